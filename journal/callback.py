@@ -1,0 +1,159 @@
+"""Decides whether a body is a Desk callback, and which one: for gateway and fold alike.
+
+The vendor's page and what it leaves open: docs/callbacks.md. Pure: no I/O, no clock.
+"""
+
+import re
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from journal.port import ID_BYTES
+
+COMMAND = "Desk.SessionEventNotify"
+"""The only `CallbackCommand` that is ours."""
+
+MAX_DEPTH = 64
+"""Nesting beyond which a body counts as no JSON. Parsers differ in how deep they can go; this is
+well within all of them, so that every process decides alike."""
+
+MAX_SESSION_ID = 256
+"""Characters of a `SessionId`; Desk's own are UUIDs of 36."""
+
+MAX_EVENT_NAME = 128
+"""Characters of an `Event`."""
+
+MAX_EVENT_TIME = 253_402_300_799_999
+"""Milliseconds: the end of the year 9999, the last that protobuf's Timestamp can hold."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Malformed(ValueError):
+    """The body is not a callback; the message says why, in one bounded sentence."""
+
+
+class Callback(msgspec.Struct, frozen=True, kw_only=True):
+    """What a body says, field by field, as far as it has the type that the vendor gives it.
+
+    A field that is absent, null or of another type is empty (`""`, `None`, `False`). Which fields
+    mean anything depends on the event.
+
+    Attributes:
+        event_time: Unix time in milliseconds, Desk's clock.
+        message: `MsgBody` as parsed: a list, or None.
+        satisfaction: 1 to 5, or None.
+    """
+
+    session_id: str
+    event: str
+    event_time: int
+    channel_type: str = ""
+    client_user_id: str = ""
+    customer_service_id: str = ""
+    agent_id: str = ""
+    forward_from_agent_id: str = ""
+    message_key: str = ""
+    message: list[Any] | None = None
+    cloud_custom_data: str = ""
+    is_contact_user: bool = False
+    satisfaction: int | None = None
+
+
+def identify(sdk_app_id: int, body: bytes) -> bytes:
+    """Return the identity of a callback: 16 bytes.
+
+    Two deliveries of one callback have one identity, whatever the order of keys or the white space.
+    A body that is no JSON is identified by its bytes.
+    """
+    with suppress(Malformed):
+        body = msgspec.json.encode(_parse(body), order="sorted")
+    return blake2b(b"%d\n%b" % (sdk_app_id, body), digest_size=ID_BYTES).digest()
+
+
+def decode(body: bytes) -> Callback:
+    """Read a body as a callback.
+
+    Raises:
+        Malformed: it is none.
+    """
+    document = _parse(body)
+    if type(document) is not dict:
+        raise Malformed("the body is not a JSON object")
+    if document.get("CallbackCommand", COMMAND) != COMMAND:
+        raise Malformed("CallbackCommand in the body is not the one in the URL")
+    return Callback(
+        session_id=_name(document, "SessionId", MAX_SESSION_ID),
+        event=_name(document, "Event", MAX_EVENT_NAME),
+        event_time=_event_time(document),
+        channel_type=_text(document, "ChannelType"),
+        client_user_id=_text(document, "ClientUserId"),
+        customer_service_id=_text(document, "CustomerServiceId"),
+        agent_id=_text(document, "AgentId"),
+        forward_from_agent_id=_text(document, "ForwardFromAgentId"),
+        message_key=_text(document, "MsgKey"),
+        message=_list(document, "MsgBody"),
+        cloud_custom_data=_text(document, "CloudCustomData"),
+        is_contact_user=document.get("IsContactUser") is True,
+        satisfaction=_stars(document),
+    )
+
+
+def _parse(body: bytes) -> Any:
+    if _depth(body) > MAX_DEPTH:
+        raise Malformed(f"the body is nested deeper than {MAX_DEPTH}")
+    try:
+        return msgspec.json.decode(body)
+    except ValueError:  # covers msgspec.DecodeError and UnicodeDecodeError
+        raise Malformed("the body is not JSON") from None
+
+
+def _depth(body: bytes) -> int:
+    """An upper bound on the nesting of `body`: exact where it matters, in linear time."""
+    openings = body.count(b"[") + body.count(b"{")
+    if openings <= MAX_DEPTH:
+        return openings
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside_strings = b"".join(unescaped.split(b'"')[::2])
+    depth = deepest = 0
+    for bracket in re.findall(rb"[\[{\]}]", outside_strings):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _name(document: dict[str, Any], field: str, longest: int) -> str:
+    value = document.get(field)
+    if type(value) is not str or not value:
+        raise Malformed(f"{field} is missing or not a string")
+    if len(value) > longest:
+        raise Malformed(f"{field} is longer than {longest} characters")
+    if _CONTROL.search(value):
+        raise Malformed(f"{field} has control characters")
+    return value
+
+
+def _event_time(document: dict[str, Any]) -> int:
+    value = document.get("EventTime")
+    if type(value) is not int:
+        raise Malformed("EventTime is missing or not an integer")
+    if not 0 < value <= MAX_EVENT_TIME:
+        raise Malformed("EventTime is not a time in milliseconds")
+    return value
+
+
+def _text(document: dict[str, Any], field: str) -> str:
+    value = document.get(field)
+    return value if type(value) is str else ""
+
+
+def _list(document: dict[str, Any], field: str) -> list[Any] | None:
+    value = document.get(field)
+    return value if type(value) is list else None
+
+
+def _stars(document: dict[str, Any]) -> int | None:
+    value = document.get("SatisfactionSelected")
+    return value if type(value) is int and 1 <= value <= 5 else None

@@ -1,0 +1,50 @@
+"""What the journal keeps: a callback exactly as it came, and where it stands.
+
+Knows nothing of HTTP, of storage or of what a callback means.
+"""
+
+import msgspec
+
+
+class NewEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A callback that passed authentication, ready to be appended.
+
+    Attributes:
+        id: identity, 16 bytes; see `journal.callback.identify`.
+        sdk_app_id: the app it was sent for, 1 to 2^63 - 1.
+        received_at: Unix time in milliseconds at which its first delivery arrived.
+        request_id: Desk's `RequestID`, or "".
+        client_ip: Desk's `ClientIP`, or "".
+        platform: Desk's `OptPlatform`, or "".
+        body: the HTTP body, byte for byte.
+    """
+
+    id: bytes
+    sdk_app_id: int
+    received_at: int
+    request_id: str = ""
+    client_ip: str = ""
+    platform: str = ""
+    body: bytes
+
+
+class Entry(NewEntry, frozen=True, kw_only=True, gc=False):
+    """An entry as the journal holds it.
+
+    Attributes:
+        revision: its number: 1, 2, 3 … without gaps, in the order of appending.
+    """
+
+    revision: int
+
+
+class Appended(msgspec.Struct, frozen=True, gc=False):
+    """The outcome of an append.
+
+    Attributes:
+        revision: where the entry stands; of a duplicate, where the first copy stands.
+        duplicate: True if the id was there already and nothing was added.
+    """
+
+    revision: int
+    duplicate: bool

@@ -1,0 +1,45 @@
+"""What can go wrong with a journal. What is worth trying again is `Unavailable`."""
+
+
+class JournalError(Exception):
+    """Something is wrong with the journal."""
+
+
+class Unavailable(JournalError):
+    """The journal cannot take or give entries just now; the same call may succeed later."""
+
+
+class AppendTimedOut(Unavailable):
+    """Durability was not confirmed in time. The entry may be there or not: append it again."""
+
+
+class Overloaded(Unavailable):
+    """Too many appends are waiting already. The entry was not taken."""
+
+
+class Closed(Unavailable):
+    """The journal is shutting down. The entry was not taken."""
+
+
+class InUse(JournalError):
+    """Another process is the journal's writer."""
+
+
+class NotWritable(JournalError):
+    """The journal was opened for reading only."""
+
+
+class Unreadable(JournalError):
+    """What is stored is not a journal of this version, or it is damaged."""
+
+
+class NotKept(JournalError):
+    """The entries asked for have been removed.
+
+    Attributes:
+        oldest: the oldest revision that can still be read.
+    """
+
+    def __init__(self, oldest: int) -> None:
+        super().__init__(f"revisions before {oldest} are no longer kept")
+        self.oldest = oldest

@@ -1,0 +1,84 @@
+"""The journal's promises, which every engine keeps and the conformance suite checks."""
+
+from typing import Protocol
+
+from journal.entry import Appended, Entry, NewEntry
+
+ID_BYTES = 16
+"""Length of an entry's id."""
+
+
+class Journal(Protocol):
+    """An append-only log of callbacks: the only truth.
+
+    * **Durable.** `append` returns after the entry is on stable storage, never before. What it
+      returned survives the death of the process and of the machine.
+    * **Numbered.** Entries are numbered 1, 2, 3 … without gaps, in the order in which they became
+      durable. A number, once given, never changes its entry.
+    * **Deduplicated.** Appending an id that is there already adds nothing and returns the first
+      copy's revision, however much later.
+    * **Readable.** `read` returns entries exactly as they were appended. A reader never sees
+      an entry that could still be lost.
+    * **One writer.** Only one process at a time may append to an embedded engine; another gets
+      `InUse`. Any number may read.
+    * **Bounded.** `append` waits at most its `timeout`; `read` returns at most `limit` entries and
+      about `READ_BYTES` bytes.
+
+    All methods may be called from any thread.
+    """
+
+    @property
+    def id(self) -> str:
+        """32 lower-case hexadecimal digits, made with the journal and never changed."""
+        ...
+
+    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+        """Make `entry` durable, unless its id is there already.
+
+        Args:
+            entry: what to keep.
+            timeout: seconds after which to give up.
+
+        Raises:
+            AppendTimedOut: not confirmed within `timeout`; the outcome is unknown.
+            Overloaded: too many appends are waiting; not taken.
+            Unavailable: the storage failed (full, read-only, gone); not taken. Later calls try
+                again by themselves.
+            NotWritable: opened for reading only.
+        """
+        ...
+
+    def read(self, after: int, *, limit: int) -> list[Entry]:
+        """Return up to `limit` entries whose revision is greater than `after`, ascending.
+
+        Empty when there are none yet. May return fewer than `limit` although more follow.
+
+        Raises:
+            NotKept: entries right after `after` have been removed.
+            Unavailable: the storage failed.
+        """
+        ...
+
+    def wait(self, after: int, *, timeout: float) -> bool:
+        """Wait until there is an entry after `after`, at most `timeout` seconds.
+
+        Returns whether there is one. Costs next to nothing while it waits, and returns within a
+        few milliseconds of the append, also if another process did it.
+        """
+        ...
+
+    def head(self) -> int:
+        """The revision of the newest durable entry; 0 when empty."""
+        ...
+
+    def oldest(self) -> int:
+        """The revision of the oldest entry still kept; 1 when nothing was ever removed."""
+        ...
+
+    def close(self) -> None:
+        """Finish the appends that are under way and let go of everything. May be called twice."""
+        ...
+
+
+READ_BYTES = 4 * 1024 * 1024
+"""Bytes of bodies after which `read` stops early (it always returns at least one entry)."""

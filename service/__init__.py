@@ -1,0 +1,1 @@
+"""Journal in, gRPC out: folds callbacks into sessions, keeps the view, answers and streams."""

@@ -1,0 +1,1 @@
+"""The gRPC API over the view. Never reads the journal."""

@@ -1,0 +1,71 @@
+-- The view: everything here is computed from the journal and can be thrown away.
+-- Times and durations are integer milliseconds. Enum columns hold desk.v1 numbers.
+
+-- How far the view has come. One row, written in the transaction that applies a batch.
+CREATE TABLE progress (
+    only             INTEGER PRIMARY KEY CHECK (only = 1),
+    journal_id       TEXT    NOT NULL,
+    fingerprint      TEXT    NOT NULL,
+    applied_revision INTEGER NOT NULL,  -- the last revision in the view
+    head_revision    INTEGER NOT NULL,  -- the journal's newest revision, as last seen
+    oldest_revision  INTEGER NOT NULL,  -- the oldest revision still kept
+    behind_since     INTEGER,           -- received_at of the first entry not applied; NULL when caught up
+    digest           BLOB    NOT NULL,  -- running digest of the feed
+    complete         INTEGER NOT NULL   -- 1 once the view has caught up for the first time
+) STRICT;
+
+-- Every session that has begun, as it is now.
+CREATE TABLE sessions (
+    number         INTEGER PRIMARY KEY,  -- the revision at which it was first seen to have begun:
+                                         -- unique, the same on every replica; settles ties in every order
+    sdk_app_id     INTEGER NOT NULL,
+    session_id     TEXT    NOT NULL,
+    state          INTEGER NOT NULL,
+    end_reason     INTEGER NOT NULL,
+    client_user_id TEXT    NOT NULL,
+    channel_type   TEXT    NOT NULL,
+    agent_id       TEXT    NOT NULL,
+    begun_at       INTEGER NOT NULL,
+    ended_at       INTEGER,
+    last_event_at  INTEGER NOT NULL,
+    satisfaction   INTEGER NOT NULL,     -- 0 = not rated
+    queue_wait     INTEGER,
+    first_response INTEGER,
+    handle_time    INTEGER,
+    session        BLOB    NOT NULL,     -- desk.v1.Session
+    fold           BLOB    NOT NULL      -- the fold's own state, to go on without its history
+) STRICT;
+
+CREATE UNIQUE INDEX sessions_by_key        ON sessions (sdk_app_id, session_id);
+CREATE INDEX        sessions_by_begun      ON sessions (begun_at);
+CREATE INDEX        sessions_by_last_event ON sessions (last_event_at);
+CREATE INDEX        sessions_by_ended      ON sessions (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX        sessions_by_state      ON sessions (state, begun_at);
+CREATE INDEX        sessions_by_agent      ON sessions (agent_id, begun_at);
+CREATE INDEX        sessions_by_user       ON sessions (client_user_id, begun_at);
+
+-- What was made of every callback, append-only. Read in order of position.
+CREATE TABLE feed (
+    position       INTEGER PRIMARY KEY,  -- revision << 20 | ordinal
+    event_revision INTEGER NOT NULL,     -- the event's own revision; equal to the record's unless revised
+    sdk_app_id     INTEGER NOT NULL,
+    session_id     TEXT    NOT NULL,     -- '' when malformed
+    type           INTEGER NOT NULL,
+    verdict        INTEGER NOT NULL,
+    reason         INTEGER NOT NULL,
+    verdicts       INTEGER NOT NULL,     -- bit (1 << verdict) of every verdict ever published for the event
+    agent_id       TEXT    NOT NULL,     -- for filters: as first published, never changed by a revision
+    client_user_id TEXT    NOT NULL,
+    channel_type   TEXT    NOT NULL,
+    record         BLOB    NOT NULL,     -- desk.v1.SessionRecord without `session`
+    session        BLOB                  -- desk.v1.Session after the revision; in ordinal 0 only;
+                                         -- NULL while the session has not begun
+) STRICT;
+
+CREATE INDEX feed_by_session ON feed (sdk_app_id, session_id);
+
+-- The rejections that stand now: where in the feed each was published.
+CREATE TABLE rejections (
+    position       INTEGER PRIMARY KEY,
+    event_revision INTEGER NOT NULL UNIQUE
+) STRICT;
