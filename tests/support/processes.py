@@ -1,4 +1,4 @@
-"""Real `desk` processes for tests: `desk serve`, `desk gateway`, `desk service`, and the client commands.
+"""Real `desk` processes for tests: serve, gateway, service, and the client commands.
 
     with start("serve", data_dir=tmp_path) as desk:
         desk.ready()                        # waits until it is ready, with a deadline
@@ -65,7 +65,7 @@ def run(
 
 @contextmanager
 def start(*arguments: str, data_dir: Path, **settings: str) -> "Iterator[RunningDesk]":
-    """Start a `desk` command on `data_dir`; `settings` are `DESK_…` variables. Kills what is left."""
+    """Start a command on `data_dir`; `settings` are `DESK_…` variables. Kills what is left."""
     running = RunningDesk(arguments, data_dir, settings)
     try:
         yield running
@@ -213,11 +213,14 @@ class RunningDesk:
 
 def descendants(pid: int) -> list[int]:
     """Ids of the living descendants of `pid`, nearest first. Linux only, as everything here."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            found += [int(child) for child in task.read_text().split()]
-    return found + [grandchild for child in found for grandchild in descendants(child)]
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for ancestor in found:
+        found += [child for child, parent in parents.items() if parent == ancestor]
+    return found[1:]
 
 
 def is_running(pid: int) -> bool:
