@@ -30,6 +30,11 @@ def order_key(callback: Callback, identity: bytes) -> Key:
     return time, RANKS.get(callback.event, RANK_OF_UNKNOWN), identity
 
 
+def facts(callback: Callback) -> Callback:
+    """What the fold needs of a callback: all but the message, which may be long."""
+    return msgspec.structs.replace(callback, message=None, cloud_custom_data="")
+
+
 class Placed(msgspec.Struct):
     """A callback at its place in time order.
 
@@ -97,8 +102,8 @@ class History:
         return self._insert(placed)
 
     def trim(self) -> None:
-        """Let go of all but the last callbacks."""
-        if len(self.tail) > TAIL:
+        """Let go of the older callbacks, once there are many more than `TAIL`."""
+        if len(self.tail) > 2 * TAIL:
             del self.tail[:-TAIL]
             self._truncated = True
 

@@ -6,7 +6,7 @@ besides its state is in `service.session`.
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from transitions import EventData, Machine, MachineError
 
@@ -86,12 +86,13 @@ class ContactFlag(Protocol):
 
 def agent_contacted_user(step: EventData) -> bool:
     """An agent may join straight from the chatbot only if the agent contacted the user."""
-    return bool(step.model.agent_initiated or step.args[0].is_contact_user)
+    session, callback = cast(Stateful, step.model), cast(tuple[ContactFlag], step.args)[0]
+    return session.agent_initiated or callback.is_contact_user
 
 
 def no_end_reason_yet(step: EventData) -> bool:
     """The reason may come a moment after `SessionEnd`, once."""
-    return bool(step.model.end_reason is EndReason.UNSPECIFIED)
+    return cast(Stateful, step.model).end_reason is EndReason.UNSPECIFIED
 
 
 class Transition(NamedTuple):

@@ -137,7 +137,9 @@ def _int(content: dict[str, Any], field: str, limit: int = _INT64) -> int:
 
 def _degrees(content: dict[str, Any], field: str) -> float:
     value = content.get(field)
-    return float(value) if type(value) in (int, float) and -360 <= value <= 360 else 0.0
+    if isinstance(value, int | float) and -360 <= value <= 360:
+        return float(value)
+    return 0.0
 
 
 def _seconds(content: dict[str, Any], field: str) -> Duration | None:

@@ -14,7 +14,7 @@ from service.message import message
 from service.session import Outcome, Reason, Session, Verdict, explain
 
 STATES = {
-    state: 0
+    state: session_pb2.SESSION_STATE_UNSPECIFIED
     if state is State.NEW
     else session_pb2.SessionState.Value(f"SESSION_STATE_{state.name}")
     for state in State
@@ -22,7 +22,7 @@ STATES = {
 END_REASONS = {
     reason: session_pb2.EndReason.Value(f"END_REASON_{reason.name}") for reason in EndReason
 }
-TYPES: dict[str, int] = {
+TYPES: dict[str, event_pb2.EventType.ValueType] = {
     event.value: event_pb2.EventType.Value(f"EVENT_TYPE_{event.name}") for event in Event
 }
 VERDICTS = {verdict: event_pb2.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
@@ -57,7 +57,7 @@ _MESSAGES = frozenset(
 _CONTACTS = frozenset({Event.SESSION_BEGIN.value, Event.TRANSFER_TO_HUMAN_SUCCESS.value})
 
 
-def event_type(name: str) -> int:
+def event_type(name: str) -> event_pb2.EventType.ValueType:
     """The desk.v1.EventType of an event as Desk spells it."""
     return TYPES.get(name, event_pb2.EVENT_TYPE_UNRECOGNISED)
 
@@ -82,7 +82,7 @@ def event(entry: Entry, callback: Callback | None) -> event_pb2.Event:
 def _describe(built: event_pb2.Event, callback: Callback) -> None:
     name = callback.event
     built.session_id = callback.session_id
-    built.type = event_type(name)  # type: ignore[assignment]
+    built.type = event_type(name)
     built.type_name = name
     built.event_time.CopyFrom(timestamp(callback.event_time))
     built.channel_type = callback.channel_type
@@ -102,19 +102,28 @@ def _describe(built: event_pb2.Event, callback: Callback) -> None:
 
 
 def record(
-    *, revision: int, ordinal: int, event: event_pb2.Event, outcome: Outcome, session_state: State
+    *,
+    revision: int,
+    ordinal: int,
+    event: event_pb2.Event,
+    outcome: Outcome,
+    session_state: State,
+    problem: str = "",
 ) -> event_pb2.SessionRecord:
-    """Build the record that publishes `outcome` for `event` at `revision`."""
+    """Build the record that publishes `outcome` for `event` at `revision`.
+
+    `problem` says what is wrong with a malformed body.
+    """
     return event_pb2.SessionRecord(
         revision=revision,
         ordinal=ordinal,
         event=event,
-        verdict=VERDICTS[outcome.verdict],  # type: ignore[arg-type]
-        rejection_reason=REASONS[outcome.reason],  # type: ignore[arg-type]
-        rejection_detail=explain(outcome, event.type_name),
-        state_before=STATES[outcome.before],  # type: ignore[arg-type]
-        state_after=STATES[outcome.after],  # type: ignore[arg-type]
-        session_state=STATES[session_state],  # type: ignore[arg-type]
+        verdict=VERDICTS[outcome.verdict],
+        rejection_reason=REASONS[outcome.reason],
+        rejection_detail=problem or explain(outcome, event.type_name),
+        state_before=STATES[outcome.before],
+        state_after=STATES[outcome.after],
+        session_state=STATES[session_state],
         revised=ordinal > 0,
     )
 
@@ -126,8 +135,8 @@ def session_message(
     return session_pb2.Session(
         sdk_app_id=sdk_app_id,
         session_id=session_id,
-        state=STATES[session.state],  # type: ignore[arg-type]
-        end_reason=END_REASONS[session.end_reason],  # type: ignore[arg-type]
+        state=STATES[session.state],
+        end_reason=END_REASONS[session.end_reason],
         client_user_id=session.client_user_id,
         customer_service_id=session.customer_service_id,
         channel_type=session.channel_type,

@@ -1,0 +1,251 @@
+"""Turns journal entries into the view: one batch, one transaction.
+
+Deterministic: what is written depends on the entries alone, never on how they are cut into batches.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import msgspec
+
+from desk.v1 import event_pb2
+from journal.callback import Malformed, decode
+from journal.entry import Entry
+from service import records
+from service.history import History, Placed, Truncated, facts, order_key
+from service.machine import State
+from service.session import Outcome
+from service.view.store import POSITION_BITS, fingerprint
+from service.view.writer import FeedRow, Progress, SessionKey, SessionRow, ViewWriter, saved_fold
+
+KEPT_SESSIONS = 4_000
+"""Sessions whose history stays in memory between batches; any other is read from the view when it
+is needed. With histories of up to `history.TAIL` callbacks this is some tens of MB."""
+
+
+class Known(msgspec.Struct):
+    """A session at hand. `number` is 0 until it has begun; `revision` is its last callback's.
+
+    `snapshot` is the session after that, serialised; None until it has begun.
+    """
+
+    history: History
+    number: int = 0
+    revision: int = 0
+    snapshot: bytes | None = None
+
+
+class Projection:
+    """The view's content as a function of the journal.
+
+    Attributes:
+        progress: how far the view has come, as of the last batch.
+    """
+
+    def __init__(self, writer: ViewWriter, journal_id: str) -> None:
+        self._writer = writer
+        self._sessions: OrderedDict[SessionKey, Known] = OrderedDict()
+        self._touched: set[SessionKey] = set()
+        self._rows: list[FeedRow] = []
+        self.progress = writer.progress() or Progress(journal_id, fingerprint())
+        self._digest = self.progress.digest
+
+    def apply(self, entries: Sequence[Entry], *, head: int, behind_since: int | None) -> None:
+        """Take a batch into the view, all of it or nothing.
+
+        Args:
+            entries: the journal's next ones, without a gap; may be empty.
+            head: the journal's newest revision.
+            behind_since: `received_at` of the first entry after these; None if there is none.
+        """
+        with self._writer.transaction():
+            for entry in entries:
+                self._take(entry)
+            self._flush()
+            self._writer.save_sessions([self._row(key) for key in sorted(self._touched)])
+            progress = self._progress_after(entries, head, behind_since)
+            self._writer.save_progress(progress)
+        self.progress = progress
+        self._touched.clear()
+        self._forget()
+
+    def _progress_after(
+        self, entries: Sequence[Entry], head: int, behind_since: int | None
+    ) -> Progress:
+        applied = entries[-1].revision if entries else self.progress.applied_revision
+        return msgspec.structs.replace(
+            self.progress,
+            applied_revision=applied,
+            head_revision=max(head, applied),
+            behind_since=behind_since,
+            digest=self._digest,
+            complete=self.progress.complete or behind_since is None,
+        )
+
+    def _take(self, entry: Entry) -> None:
+        try:
+            callback = decode(entry.body)
+        except Malformed as problem:
+            self._reject_malformed(entry, str(problem))
+            return
+        event = records.event(entry, callback)
+        key = (entry.sdk_app_id, callback.session_id)
+        placed = Placed(order_key(callback, entry.id), entry.revision, facts(callback))
+        known, changed = self._place(key, placed)
+        self._note(key, known, entry.revision)
+        self._publish(key, known, event, changed)
+
+    def _place(self, key: SessionKey, placed: Placed) -> tuple[Known, list[Placed]]:
+        known = self._sessions.get(key) or self._load(key)
+        try:
+            return known, known.history.add(placed)
+        except Truncated:
+            self._flush()
+            known.history = History.replay(self._writer.load_history(key))
+            return known, known.history.add(placed)
+
+    def _load(self, key: SessionKey) -> Known:
+        """Find out what the view knows of a session that is not at hand (it has no rows waiting)."""
+        saved = self._writer.load_session(key)
+        if saved:
+            return Known(History(saved.session, saved.last), saved.number)
+        return Known(History.replay(self._writer.load_history(key)))
+
+    def _note(self, key: SessionKey, known: Known, revision: int) -> None:
+        self._sessions[key] = known
+        self._sessions.move_to_end(key)
+        known.revision = revision
+        known.history.trim()
+        if known.history.session.state is not State.NEW:
+            known.number = known.number or revision
+            self._touched.add(key)
+
+    def _publish(
+        self, key: SessionKey, known: Known, event: event_pb2.Event, changed: list[Placed]
+    ) -> None:
+        session = known.history.session
+        own, *revised = changed
+        own.agent_id = event.agent_id or session.agent_id
+        if known.number:
+            message = records.session_message(*key, session, known.revision)
+            known.snapshot = message.SerializeToString(deterministic=True)
+        self._emit(own, 0, known.revision, event, session.state, known.snapshot)
+        if revised:
+            self._flush()
+        for ordinal, placed in enumerate(revised, 1):
+            first = self._writer.load_record(placed.revision)
+            self._emit(placed, ordinal, known.revision, first.event, session.state, None)
+
+    def _emit(
+        self,
+        placed: Placed,
+        ordinal: int,
+        revision: int,
+        event: event_pb2.Event,
+        session_state: State,
+        snapshot: bytes | None,
+    ) -> None:
+        outcome = _known_outcome(placed)
+        placed.verdicts |= 1 << records.VERDICTS[outcome.verdict]
+        record = records.record(
+            revision=revision,
+            ordinal=ordinal,
+            event=event,
+            outcome=outcome,
+            session_state=session_state,
+        )
+        self._append(record, outcome, placed.verdicts, placed.agent_id, snapshot)
+
+    def _reject_malformed(self, entry: Entry, problem: str) -> None:
+        record = records.record(
+            revision=entry.revision,
+            ordinal=0,
+            event=records.event(entry, None),
+            outcome=records.MALFORMED,
+            session_state=State.NEW,
+            problem=problem,
+        )
+        verdicts = 1 << records.VERDICTS[records.MALFORMED.verdict]
+        self._append(record, records.MALFORMED, verdicts, "", None)
+
+    def _append(
+        self,
+        record: event_pb2.SessionRecord,
+        outcome: Outcome,
+        verdicts: int,
+        agent_id: str,
+        snapshot: bytes | None,
+    ) -> None:
+        event = record.event
+        row = FeedRow(
+            record.revision << POSITION_BITS | record.ordinal,
+            event.revision,
+            event.sdk_app_id,
+            event.session_id,
+            event.type,
+            record.verdict,
+            record.rejection_reason,
+            verdicts,
+            agent_id,
+            event.client_user_id,
+            event.channel_type,
+            record.SerializeToString(deterministic=True),
+            snapshot,
+        )
+        self._rows.append(row)
+        self._digest = blake2b(
+            b"".join((self._digest, row.record, snapshot or b"")), digest_size=16
+        ).digest()
+
+    def _flush(self) -> None:
+        """Write the feed rows that wait, so that they can be read back."""
+        if self._rows:
+            self._writer.add_feed(self._rows)
+            for row in self._rows:
+                self._file_rejection(row)
+            self._rows.clear()
+
+    def _file_rejection(self, row: FeedRow) -> None:
+        if row.reason:
+            self._writer.add_rejection(row.position, row.event_revision)
+        elif row.position != row.event_revision << POSITION_BITS:
+            self._writer.drop_rejection(row.event_revision)
+
+    def _row(self, key: SessionKey) -> SessionRow:
+        known = self._sessions[key]
+        session = known.history.session
+        return SessionRow(
+            known.number,
+            *key,
+            records.STATES[session.state],
+            records.END_REASONS[session.end_reason],
+            session.client_user_id,
+            session.channel_type,
+            session.agent_id,
+            _happened(session.begun_at),
+            session.ended_at,
+            _happened(session.last_event_at),
+            session.satisfaction,
+            session.queue_wait,
+            session.first_response,
+            session.handle_time,
+            known.snapshot or b"",
+            saved_fold(session, known.history.last or (0, 0, b"")),
+        )
+
+    def _forget(self) -> None:
+        for _ in range(len(self._sessions) - KEPT_SESSIONS):
+            self._sessions.popitem(last=False)
+
+
+def _happened(time: int | None) -> int:
+    if time is None:
+        raise AssertionError("a session that has begun has a time of begin")
+    return time
+
+
+def _known_outcome(placed: Placed) -> Outcome:
+    if placed.outcome is None:
+        raise AssertionError("a callback is folded before it is published")
+    return placed.outcome

@@ -1,0 +1,85 @@
+"""Where the view lives, and which one is ours: file names, fingerprint, connections.
+
+A view file is named after what it was computed with, so that a new version builds its own beside
+the old one. Nothing here knows what is in the tables.
+"""
+
+from functools import cache
+from hashlib import blake2b
+from importlib.resources import files
+from pathlib import Path
+
+import apsw
+
+from desk.v1 import event_pb2, session_pb2
+from service.machine import BEGIN_HEAD_START, RANKS, steps
+
+FOLD_VERSION = 1
+"""Raise it whenever the same callbacks would give other sessions, verdicts or records than before,
+and neither the table nor the schema tells (a test with a known digest goes red)."""
+
+POSITION_BITS = 20
+"""A feed position is `revision << POSITION_BITS | ordinal`."""
+
+BUSY_TIMEOUT = 5_000
+"""Milliseconds to wait for a lock of SQLite's; in WAL mode readers and writer hardly ever meet."""
+
+SCHEMA = files("service.view").joinpath("schema.sql").read_text()
+
+
+@cache
+def fingerprint() -> str:
+    """Name what the view is computed with: table, order, schema, messages, fold version.
+
+    12 lower-case hexadecimal digits. Equal fingerprints make equal views of equal journals.
+    """
+    digest = blake2b(digest_size=6)
+    for part in (
+        str(FOLD_VERSION),
+        str([tuple(map(str, step)) for step in steps()]),
+        str([(str(name), rank) for name, rank in RANKS.items()]),
+        str(BEGIN_HEAD_START),
+        SCHEMA,
+    ):
+        digest.update(part.encode())
+    for module in (event_pb2, session_pb2):
+        digest.update(module.DESCRIPTOR.serialized_pb)
+    return digest.hexdigest()
+
+
+def locate(data_dir: Path) -> Path:
+    """The file of this version's view, whether it is there yet or not."""
+    return data_dir / f"view-{fingerprint()}.db"
+
+
+def others(data_dir: Path) -> list[Path]:
+    """The files of other versions' views."""
+    return sorted(set(data_dir.glob("view-*.db")) - {locate(data_dir)})
+
+
+def open_reader(path: Path) -> apsw.Connection:
+    """Open a view for reading.
+
+    Raises:
+        apsw.CantOpenError: it is not there yet.
+    """
+    connection = apsw.Connection(
+        f"{path.absolute().as_uri()}?mode=ro",
+        flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
+    )
+    connection.set_busy_timeout(BUSY_TIMEOUT)
+    return connection
+
+
+def open_writer(path: Path) -> apsw.Connection:
+    """Open a view for writing; make it if it is not there."""
+    connection = apsw.Connection(str(path))
+    connection.set_busy_timeout(BUSY_TIMEOUT)
+    path.chmod(0o600)
+    # NORMAL: after a power cut the view may be behind, never wrong; the journal has the rest.
+    connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA cache_size = -32768; PRAGMA journal_size_limit = 67108864")
+    with connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
+            connection.execute(SCHEMA)
+    return connection

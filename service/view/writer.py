@@ -1,0 +1,225 @@
+"""Writes the view, and reads back what the fold needs to go on. Used by the follower alone."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from desk.v1 import event_pb2
+from journal.callback import decode
+from journal.errors import InUse
+from service.history import Key, Placed, facts, order_key
+from service.session import Session
+from service.view import store
+
+SessionKey = tuple[int, str]
+"""SDKAppID, session id."""
+
+
+class FeedRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A row of the table `feed`, column by column."""
+
+    position: int
+    event_revision: int
+    sdk_app_id: int
+    session_id: str
+    type: int
+    verdict: int
+    reason: int
+    verdicts: int
+    agent_id: str
+    client_user_id: str
+    channel_type: str
+    record: bytes
+    session: bytes | None
+
+
+class SessionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A row of the table `sessions`, column by column."""
+
+    number: int
+    sdk_app_id: int
+    session_id: str
+    state: int
+    end_reason: int
+    client_user_id: str
+    channel_type: str
+    agent_id: str
+    begun_at: int
+    ended_at: int | None
+    last_event_at: int
+    satisfaction: int
+    queue_wait: int | None
+    first_response: int | None
+    handle_time: int | None
+    session: bytes
+    fold: bytes
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """The row of the table `progress`, without its key."""
+
+    journal_id: str
+    fingerprint: str
+    applied_revision: int = 0
+    head_revision: int = 0
+    oldest_revision: int = 1
+    behind_since: int | None = None
+    digest: bytes = bytes(16)
+    complete: bool = False
+
+
+class SavedSession(msgspec.Struct, frozen=True):
+    """A session as the view holds it: enough to go on in order."""
+
+    number: int
+    session: Session
+    last: Key
+
+
+def _insert(verb: str, table: str, row: type[msgspec.Struct], extra: str = "") -> str:
+    columns = row.__struct_fields__
+    names = ", ".join(columns)
+    marks = ", ".join("?" * len(columns))
+    return f"{verb} INTO {table} ({names}{extra and ', only'}) VALUES ({marks}{extra})"
+
+
+INSERT_FEED = _insert("INSERT", "feed", FeedRow)
+SAVE_SESSION = _insert("REPLACE", "sessions", SessionRow)
+SAVE_PROGRESS = _insert("REPLACE", "progress", Progress, ", 1")
+# event_revision is unique: a rejection that got another reason moves to its new position.
+ADD_REJECTION = "REPLACE INTO rejections (position, event_revision) VALUES (?, ?)"
+DROP_REJECTION = "DELETE FROM rejections WHERE event_revision = ?"
+LOAD_SESSION = "SELECT number, fold FROM sessions WHERE sdk_app_id = ? AND session_id = ?"
+LOAD_HISTORY = """
+    SELECT event_revision, verdicts, agent_id, record FROM feed
+    WHERE sdk_app_id = ? AND session_id = ? ORDER BY position
+"""
+LOAD_RECORD = "SELECT record FROM feed WHERE position = ?"
+LOAD_PROGRESS = f"SELECT {', '.join(Progress.__struct_fields__)} FROM progress"  # noqa: S608
+RESET = "DELETE FROM sessions; DELETE FROM feed; DELETE FROM rejections; DELETE FROM progress"
+
+_FOLD = msgspec.msgpack.Decoder(tuple[Session, Key])
+
+
+def saved_fold(session: Session, last: Key) -> bytes:
+    """Serialise what the fold needs to go on with a session in order."""
+    return msgspec.msgpack.encode((session, last))
+
+
+class ViewWriter:
+    """The only writer of one view file.
+
+    Raises, at construction:
+        InUse: another follower is writing this view.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.path = store.locate(data_dir)
+        self._lock = lock(self.path)
+        self._db = store.open_writer(self.path)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+        os.close(self._lock)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Make everything inside visible at once, or not at all."""
+        with self._db:
+            yield
+
+    def progress(self) -> Progress | None:
+        """How far the view has come; None when it is new."""
+        row = self._db.execute(LOAD_PROGRESS).fetchone()
+        return msgspec.convert(row, Progress, strict=False) if row else None
+
+    def reset(self) -> None:
+        """Empty the view."""
+        with self._db:
+            self._db.execute(RESET)
+
+    def save_progress(self, progress: Progress) -> None:
+        """Say how far the view has come."""
+        self._db.execute(SAVE_PROGRESS, msgspec.structs.astuple(progress))
+
+    def add_feed(self, rows: Sequence[FeedRow]) -> None:
+        """Append to the feed, in order of position."""
+        self._db.executemany(INSERT_FEED, map(msgspec.structs.astuple, rows))
+
+    def save_sessions(self, rows: Sequence[SessionRow]) -> None:
+        """Put sessions in the place of their earlier state."""
+        self._db.executemany(SAVE_SESSION, map(msgspec.structs.astuple, rows))
+
+    def add_rejection(self, position: int, event_revision: int) -> None:
+        """Note that an event stands rejected, as published at `position`."""
+        self._db.execute(ADD_REJECTION, (position, event_revision))
+
+    def drop_rejection(self, event_revision: int) -> None:
+        """Note that an event does not stand rejected any more."""
+        self._db.execute(DROP_REJECTION, (event_revision,))
+
+    def load_session(self, key: SessionKey) -> SavedSession | None:
+        """The session as saved last; None if it has not begun."""
+        row = self._db.execute(LOAD_SESSION, key).fetchone()
+        return SavedSession(row[0], *_FOLD.decode(row[1])) if row else None
+
+    def load_history(self, key: SessionKey) -> list[Placed]:
+        """All callbacks of a session, in order of revision, with what was published for them."""
+        placed: dict[int, Placed] = {}
+        for revision, verdicts, agent_id, record in self._db.execute(LOAD_HISTORY, key):
+            if revision not in placed:
+                placed[revision] = _placed(revision, record, agent_id)
+            placed[revision].verdicts = verdicts
+        return list(placed.values())
+
+    def load_record(self, revision: int) -> event_pb2.SessionRecord:
+        """The record that an event was first published with."""
+        position = revision << store.POSITION_BITS
+        (record,) = next(iter(self._db.execute(LOAD_RECORD, (position,))))
+        return event_pb2.SessionRecord.FromString(record)
+
+
+def _placed(revision: int, record: bytes, agent_id: str) -> Placed:
+    event = event_pb2.SessionRecord.FromString(record).event
+    callback = decode(event.raw_body)
+    key = order_key(callback, bytes.fromhex(event.id))
+    return Placed(key, revision, facts(callback), agent_id=agent_id)
+
+
+def lock(path: Path) -> int:
+    """Take the writer's lock of a view; the death of the process gives it back.
+
+    Returns the descriptor that holds it.
+
+    Raises:
+        InUse: another process has it.
+    """
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise InUse(f"another follower is writing {path}; stop it first") from None
+    return descriptor
+
+
+def discard(path: Path) -> bool:
+    """Delete the view of another version, unless its follower is running. Says whether it did."""
+    try:
+        descriptor = lock(path)
+    except InUse:
+        return False
+    for suffix in ("-wal", "-shm", "", ".lock"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    os.close(descriptor)
+    return True
+
+
+ViewError = apsw.Error
+"""What the view's storage raises when it fails."""
