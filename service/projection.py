@@ -106,7 +106,7 @@ class Projection:
             return known, known.history.add(placed)
 
     def _load(self, key: SessionKey) -> Known:
-        """Find out what the view knows of a session that is not at hand (it has no rows waiting)."""
+        """Find out what the view knows of a session not at hand; it has no rows waiting."""
         saved = self._writer.load_session(key)
         if saved:
             return Known(History(saved.session, saved.last), saved.number)

@@ -1,0 +1,85 @@
+"""The transition table, against the decision it was written from, pair by pair."""
+
+import pytest
+
+from journal.callback import Callback
+from service.machine import RANKS, EndReason, Event, State, fire, steps
+from service.session import Session
+
+LIVE = "CHATBOT TRANSFERRING QUEUED WITH_AGENT FORWARDED"
+DECIDED = f"""
+SessionBegin                | NEW                                        | CHATBOT
+ChatBot.UserSendMsg         | CHATBOT TRANSFERRING QUEUED                | same
+ChatBot.RobotSendMsg        | CHATBOT TRANSFERRING QUEUED CLOSING        | same
+TransferringToHuman         | CHATBOT FORWARDED                          | TRANSFERRING
+TransferringToHumanWait     | TRANSFERRING FORWARDED QUEUED              | QUEUED
+TransferToHumanSuccess      | TRANSFERRING QUEUED FORWARDED              | WITH_AGENT
+NoAgentOnline               | CHATBOT TRANSFERRING QUEUED                | CHATBOT
+Human.UserSendMsg           | TRANSFERRING QUEUED WITH_AGENT FORWARDED   | same
+Human.AgentSendMsg          | WITH_AGENT CLOSING                         | same
+Human.AgentSendMsg          | FORWARDED                                  | WITH_AGENT
+AgentForward                | TRANSFERRING                               | same
+AgentForward                | WITH_AGENT FORWARDED                       | FORWARDED
+SatisfactionSelected        | WITH_AGENT FORWARDED CLOSING ENDED         | same
+SessionUserEnd              | {LIVE}                                     | CLOSING
+SessionAgentEnd             | WITH_AGENT FORWARDED                       | CLOSING
+SessionUserTimeoutEnd       | {LIVE}                                     | CLOSING
+SessionAgentTimeoutEnd      | TRANSFERRING WITH_AGENT FORWARDED          | CLOSING
+SessionPendingAutoFinishEnd | TRANSFERRING QUEUED                        | CLOSING
+SessionEnd                  | {LIVE} CLOSING                             | ENDED
+SessionUserEnd              | ENDED                                      | same
+SessionAgentEnd             | ENDED                                      | same
+SessionUserTimeoutEnd       | ENDED                                      | same
+SessionAgentTimeoutEnd      | ENDED                                      | same
+SessionPendingAutoFinishEnd | ENDED                                      | same
+"""
+
+
+def decided() -> dict[tuple[str, str], str]:
+    table = {}
+    for line in DECIDED.strip().splitlines():
+        event, sources, dest = (cell.strip() for cell in line.split("|"))
+        for source in sources.split():
+            table[event, source] = source if dest == "same" else dest
+    return table
+
+
+def callback(event: str, *, is_contact_user: bool = False) -> Callback:
+    return Callback(session_id="s", event=event, event_time=1, is_contact_user=is_contact_user)
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", Event)
+def test_every_event_in_every_state_does_what_was_decided(event: Event, state: State) -> None:
+    session = Session(state=state)
+    expected = decided().get((event.value, state.value))
+    assert fire(session, event, callback(event)) is (expected is not None)
+    assert session.state == (expected or state)
+
+
+@pytest.mark.parametrize(
+    ("on_begin", "on_event", "joins"),
+    [(False, False, False), (True, False, True), (False, True, True)],
+)
+def test_an_agent_joins_from_the_chatbot_only_after_contacting_the_user(
+    on_begin: bool, on_event: bool, joins: bool
+) -> None:
+    session = Session(state=State.CHATBOT, agent_initiated=on_begin)
+    event = Event.TRANSFER_TO_HUMAN_SUCCESS
+    assert fire(session, event, callback(event, is_contact_user=on_event)) is joins
+    assert session.state is (State.WITH_AGENT if joins else State.CHATBOT)
+
+
+@pytest.mark.parametrize("event", [event for event in Event if event in RANKS and "End" in event])
+def test_an_ended_session_takes_one_end_reason_only(event: Event) -> None:
+    session = Session(state=State.ENDED, end_reason=EndReason.USER)
+    assert fire(session, event, callback(event)) is False
+
+
+def test_the_table_has_one_row_for_each_pair() -> None:
+    pairs = [(event, source) for event, source, _, _ in steps()]
+    assert len(pairs) == len(set(pairs))
+
+
+def test_every_event_has_a_rank() -> None:
+    assert set(RANKS) == set(Event)

@@ -1,0 +1,155 @@
+"""What the view holds after given callbacks: rejections, revisions, numbers, a known digest."""
+
+from pathlib import Path
+
+import apsw
+import pytest
+
+from desk.v1 import event_pb2, session_pb2
+from journal.entry import Entry
+from journal.errors import InUse
+from service.projection import Projection
+from service.view import store
+from service.view.writer import ViewWriter, discard
+from tests.support.callbacks import NOON, SESSION, body, entries, life
+
+JOURNAL = "0" * 32
+
+KNOWN = (1, "84e26a831b70318f61545b1614632ebd")
+"""Fold version and feed digest of `fixed_journal`. If this test fails although neither table nor
+schema has changed, raise `store.FOLD_VERSION` and put both new values here: views built by the
+earlier version are of no more use."""
+
+
+def fixed_journal() -> list[Entry]:
+    bodies = [
+        *life("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", MsgKey="k"),
+        body("Human.AgentSendMsg", NOON + 50_000, AgentId="ann", MsgBody=every_element()),
+        body("TransferToHumanSuccess", NOON + 40_000, AgentId="ann"),
+        body("Brand.New", NOON + 60_000),
+        b"not json",
+        body("SatisfactionSelected", NOON + 70_000, SatisfactionSelected=3),
+        body("SessionEnd", NOON + 65_000),
+    ]
+    return entries(bodies)
+
+
+def every_element() -> list[dict[str, object]]:
+    return [
+        {"MsgType": "TIMTextElem", "MsgContent": {"Text": "Halo, ada yang bisa dibantu?"}},
+        {"MsgType": "TIMFaceElem", "MsgContent": {"Index": 2**70, "Data": "x"}},
+        {"MsgType": "TIMLocationElem", "MsgContent": {"Latitude": 10**300, "Longitude": 2}},
+        {"MsgType": "TIMRelayElem", "MsgContent": {"Title": "bundle"}},
+    ]
+
+
+def project(folder: Path, journal: list[Entry]) -> ViewWriter:
+    writer = ViewWriter(folder)
+    Projection(writer, JOURNAL).apply(journal, head=len(journal), behind_since=None)
+    return writer
+
+
+def read(folder: Path, sql: str) -> list[tuple[object, ...]]:
+    db = store.open_reader(store.locate(folder))
+    try:
+        return list(db.execute(sql))
+    finally:
+        db.close()
+
+
+def records(folder: Path) -> list[event_pb2.SessionRecord]:
+    rows = read(folder, "SELECT record FROM feed ORDER BY position")
+    return [event_pb2.SessionRecord.FromString(row[0]) for row in rows]  # type: ignore[arg-type]
+
+
+def test_the_fold_gives_the_digest_that_its_version_stands_for(tmp_path: Path) -> None:
+    project(tmp_path, fixed_journal()).close()
+    [(digest,)] = read(tmp_path, "SELECT lower(hex(digest)) FROM progress")
+    assert (store.FOLD_VERSION, digest) == KNOWN
+
+
+def test_a_late_event_turns_a_rejection_into_an_acceptance_and_says_so(tmp_path: Path) -> None:
+    project(tmp_path, fixed_journal()).close()
+    reply, joined, revised = records(tmp_path)[3:6]
+    assert reply.rejection_reason == event_pb2.REJECTION_REASON_IMPOSSIBLE_IN_STATE
+    assert reply.rejection_detail == (
+        "Human.AgentSendMsg is impossible while the session is TRANSFERRING"
+    )
+    assert joined.verdict == event_pb2.VERDICT_ACCEPTED
+    assert (joined.revision, joined.ordinal) == (5, 0)
+    assert joined.session_state == session_pb2.SESSION_STATE_WITH_AGENT
+    assert (revised.revision, revised.ordinal, revised.revised) == (5, 1, True)
+    assert revised.event == reply.event
+    assert revised.verdict == event_pb2.VERDICT_ACCEPTED
+    assert revised.state_before == session_pb2.SESSION_STATE_WITH_AGENT
+
+
+def test_only_standing_rejections_are_listed(tmp_path: Path) -> None:
+    journal = entries([*life("SessionBegin", "AgentForward"), b"not json"])
+    project(tmp_path, journal).close()
+    assert read(tmp_path, "SELECT event_revision FROM rejections ORDER BY 1") == [(2,), (3,)]
+    late = entries(
+        [
+            *life("SessionBegin", "AgentForward"),
+            b"not json",
+            body("TransferringToHuman", NOON + 1),
+        ]
+    )
+    writer = ViewWriter(tmp_path)
+    Projection(writer, JOURNAL).apply(late[3:], head=4, behind_since=None)
+    writer.close()
+    assert read(tmp_path, "SELECT event_revision FROM rejections") == [(3,)]
+
+
+def test_a_session_is_numbered_by_the_revision_that_began_it(tmp_path: Path) -> None:
+    early = life("ChatBot.UserSendMsg", start=NOON + 1)
+    project(tmp_path, entries([*early, body("SessionBegin", NOON)])).close()
+    assert read(tmp_path, "SELECT number, session_id FROM sessions") == [(2, SESSION)]
+    assert read(tmp_path, "SELECT session IS NULL FROM feed ORDER BY position") == [
+        (1,),
+        (0,),
+        (1,),
+    ]
+
+
+def test_a_malformed_body_is_in_the_feed_with_its_reason_and_every_byte(tmp_path: Path) -> None:
+    project(tmp_path, entries([b'{"SessionId": "s"}'])).close()
+    [record] = records(tmp_path)
+    assert record.rejection_reason == event_pb2.REJECTION_REASON_MALFORMED
+    assert record.rejection_detail == "Event is missing or not a string"
+    assert record.event.raw_body == b'{"SessionId": "s"}'
+    assert record.event.type == event_pb2.EVENT_TYPE_UNSPECIFIED
+
+
+def test_a_batch_that_fails_leaves_no_trace(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    projection = Projection(writer, JOURNAL)
+    journal = fixed_journal()
+    with pytest.raises(apsw.ConstraintError):
+        projection.apply([*journal, journal[0]], head=9, behind_since=None)
+    assert writer.progress() is None
+    Projection(writer, JOURNAL).apply(journal, head=9, behind_since=None)
+    writer.close()
+    [(digest,)] = read(tmp_path, "SELECT lower(hex(digest)) FROM progress")
+    assert digest == KNOWN[1]
+
+
+def test_a_second_follower_is_refused(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    with pytest.raises(InUse, match="another follower"):
+        ViewWriter(tmp_path)
+    writer.close()
+    ViewWriter(tmp_path).close()
+
+
+def test_the_view_of_another_version_is_discarded_unless_it_is_in_use(tmp_path: Path) -> None:
+    project(tmp_path, fixed_journal()).close()
+    other = tmp_path / "view-0123456789ab.db"
+    for suffix in ("", "-wal", ".lock"):
+        Path(f"{other}{suffix}").write_bytes(b"")
+    assert store.others(tmp_path) == [other]
+    assert discard(other)
+    assert store.others(tmp_path) == []
+    writer = ViewWriter(tmp_path)
+    assert not discard(store.locate(tmp_path))
+    writer.close()
