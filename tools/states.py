@@ -2,6 +2,7 @@
 
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from service.machine import TABLE, State, Transition
@@ -15,6 +16,11 @@ HEAD = """<!-- Generated from service/machine.py by `make diagram`; do not edit.
 What is not on this page is impossible, and is rejected with its reason. Where the table comes from
 is told in [callbacks.md](callbacks.md).
 """
+
+Moves = dict[tuple[str, State], list[str]]
+
+LIVE_NAME = "LIVE"
+LIVE = {"CHATBOT", "TRANSFERRING", "QUEUED", "WITH_AGENT", "FORWARDED"}
 
 GUARDS = {
     "": "",
@@ -30,17 +36,36 @@ def page() -> str:
 
 
 def diagram() -> list[str]:
-    """The steps that move a session, as a mermaid state diagram; those that do not, as notes."""
-    moves: dict[tuple[State, State], list[str]] = defaultdict(list)
+    """The steps that move a session, as a mermaid state diagram; the table has those that do not."""
+    inside: Moves = defaultdict(list)
+    outside: Moves = defaultdict(list)
     for event, sources, dest, guard in TABLE:
-        for source in sources:
-            if dest not in (None, source):
+        for source in starts(sources):
+            if dest and dest != source:
+                moves = inside if {source, dest} <= LIVE else outside
                 moves[source, dest].append(event.value + (" (guarded)" if guard else ""))
-    lines = ["stateDiagram-v2", "    direction TB"]
-    for (source, dest), events in moves.items():
-        start = "[*]" if source is State.NEW else source
-        lines.append(f"    {start} --> {dest}: {' / '.join(events)}")
-    return [*lines, f"    {State.ENDED} --> [*]"]
+    return [
+        "stateDiagram-v2",
+        *arrows(outside, "    "),
+        f"    {State.ENDED} --> [*]",
+        f"    state {LIVE_NAME} {{",
+        *arrows(inside, "        "),
+        "    }",
+    ]
+
+
+def starts(sources: Iterable[State]) -> list[str]:
+    """The states that arrows start from; where all live ones do the same, the box around them."""
+    names = {"[*]" if source is State.NEW else str(source) for source in sources}
+    return sorted(names - LIVE | {LIVE_NAME} if names >= LIVE else names)
+
+
+def arrows(moves: Moves, indent: str) -> list[str]:
+    """One arrow for each pair of states, labelled with all events that take it."""
+    return [
+        f"{indent}{source} --> {dest}: {' / '.join(events)}"
+        for (source, dest), events in moves.items()
+    ]
 
 
 def table() -> list[str]:
