@@ -1,0 +1,59 @@
+"""The `desk` command: run the service, and ask it. Commands load what they need when they run."""
+
+from importlib import import_module
+from typing import cast
+
+import click
+
+COMMANDS = {
+    "serve": ("desk.cli.server:serve", "Run everything on this machine."),
+    "gateway": ("desk.cli.server:gateway", "Run the gateway: callbacks in, journal out."),
+    "service": ("desk.cli.server:service", "Run the service: journal in, gRPC out."),
+    "simulate": ("desk.simulator.command:simulate", "Send made-up callbacks as Desk would."),
+    "sessions": ("desk.cli.sessions:sessions", "List, get, count, explain or await sessions."),
+    "rejections": ("desk.cli.rejections:rejections", "List what was rejected and why."),
+    "watch": ("desk.cli.watch:watch", "Follow what happens, live or from any revision."),
+    "status": ("desk.cli.status:status", "Show where the service stands."),
+    "health": ("desk.cli.health:health", "Say by the exit code whether a process is ready."),
+}
+"""Where each command is, and what it says of itself in the list."""
+
+EXIT_CODES = """\
+\b
+Exit codes:
+  0    done, or stopped as told
+  1    failed, or not found
+  2    wrong usage, or wrong settings
+  3    the service cannot be reached, or is not ready
+  4    it did not come to pass in time (--timeout)
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called, not when it is listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order in which they are helpful."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        return cast(click.Command, getattr(import_module(module), name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"max_content_width": 100})
+@click.version_option(package_name="desk-sessions", prog_name="desk")
+def main() -> None:
+    """Take Tencent Cloud Desk's session callbacks, keep them, and tell the truth about sessions.
+
+    `desk serve` runs it all. Settings are environment variables, see `.env.example`; the commands
+    that ask connect to --target or DESK_TARGET.
+    """

@@ -1,0 +1,87 @@
+"""How the processes log: one JSON object per line, or coloured lines on a terminal, to stderr.
+
+What the standard library's loggers say (waitress, grpc) takes the same way. Lines are bounded.
+Knows nothing of what is logged; who logs leaves out message text, signatures and tokens.
+"""
+
+import logging
+import os
+import sys
+import traceback
+
+import structlog
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+
+from desk.settings import Settings
+
+MAX_VALUE = 2_000
+"""Characters of one value."""
+
+MAX_TRACEBACK = 8_000
+"""Characters of a rendered exception, of which the end is kept: that is where the error is."""
+
+_FRAMES = 15
+
+
+def configure(settings: Settings, role: str) -> None:
+    """Route every log record of this process to stderr; `role` names the process in each."""
+    # gRPC's core writes to stderr on its own, in its own format; what matters comes as errors too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    shared = _processors(role)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _bound,
+                _renderer(settings),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    # It would say so once per request that has to wait; the gateway has a limit of its own.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    logging.raiseExceptions = False  # a log that cannot be written must not make more of them
+
+
+def _processors(role: str) -> list[Processor]:
+    def name_process(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event["process"] = role
+        return event
+
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        name_process,
+        structlog.processors.ExceptionRenderer(_render_exception),
+    ]
+
+
+def _renderer(settings: Settings) -> Processor:
+    on_terminal = settings.log_format == "auto" and sys.stderr.isatty()
+    if settings.log_format == "console" or on_terminal:
+        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    return structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+
+
+def _render_exception(exc_info: ExcInfo) -> str:
+    # Not structlog's own: those show local variables, and a local variable may be a token.
+    lines = traceback.format_exception(*exc_info, limit=-_FRAMES)
+    return "".join(lines)[-MAX_TRACEBACK:].rstrip()
+
+
+def _bound(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for name, value in event.items():
+        longest = MAX_TRACEBACK if name == "exception" else MAX_VALUE
+        if isinstance(value, str) and len(value) > longest:
+            event[name] = value[:longest] + "…"
+    return event

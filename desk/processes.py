@@ -1,0 +1,144 @@
+"""The processes there are: what each runs, and in which order they stop.
+
+An entry function runs in a spawned child and imports what it needs there, so that the gateway never
+loads gRPC, nor the service waitress.
+"""
+
+import asyncio
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from desk import logs
+from desk.address import Address
+from desk.settings import Settings
+from desk.signals import when_told_to_stop
+from desk.supervisor import Part, Report
+
+if TYPE_CHECKING:
+    from journal.sqlite import SqliteJournal
+
+JOURNAL_FILE = "journal.db"
+
+RETRY = 0.2
+"""Seconds between two looks for a journal that is not there yet."""
+
+log = structlog.get_logger()
+
+
+def gateway_parts(settings: Settings, listener: socket.socket) -> list[Part]:
+    """The gateway; it stops first, so that whatever was acknowledged is still served."""
+    return [Part(name="gateway", run=gateway, arguments=(settings, listener), stage=0)]
+
+
+def service_parts(settings: Settings, address: Address) -> list[Part]:
+    """The follower and the rpc workers; streams end before the view stands still."""
+    workers = [
+        Part(name=name, run=rpc_worker, arguments=(settings, address, name), stage=1)
+        for name in (f"rpc-{number}" for number in range(1, settings.rpc_workers + 1))
+    ]
+    return [Part(name="follower", run=follower, arguments=(settings,), stage=2), *workers]
+
+
+def gateway(report: Report, settings: Settings, listener: socket.socket) -> None:
+    """Run the gateway: take callbacks from `listener`, append them to the journal."""
+    with _process(report, settings, "gateway"):
+        from gateway.app import Options, create_app
+        from gateway.server import Server
+        from journal.sqlite import SqliteJournal
+
+        options = Options(
+            sdk_app_ids=frozenset(settings.sdk_app_ids),
+            tokens=settings.tokens(),
+            path=settings.callback_path,
+        )
+        with closing(SqliteJournal.open_writer(settings.data_dir / JOURNAL_FILE)) as journal:
+            server = Server(create_app(journal, options), listener)
+            when_told_to_stop(server.stop)
+            report.ready()
+            server.run()
+
+
+def follower(report: Report, settings: Settings) -> None:
+    """Run the follower: fold the journal into the view."""
+    with _process(report, settings, "follower"):
+        from service.follower import Follower
+
+        stop = threading.Event()
+        when_told_to_stop(stop.set)
+        report.ready()
+        journal = _open_journal(settings.data_dir / JOURNAL_FILE, stop)
+        if journal is not None:
+            with closing(journal):
+                Follower(journal, settings.data_dir).run(stop)
+
+
+def rpc_worker(report: Report, settings: Settings, address: Address, name: str) -> None:
+    """Run one rpc worker: answer gRPC from the view."""
+    with _process(report, settings, name):
+        asyncio.run(_serve(report, settings, address))
+
+
+async def _serve(report: Report, settings: Settings, address: Address) -> None:
+    from service.rpc.server import serve
+    from service.view.store import locate
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    when_told_to_stop(lambda: _set(loop, stop))
+    await serve(
+        locate(settings.data_dir),
+        str(address),
+        sdk_app_ids=settings.sdk_app_ids,
+        stop=stop,
+        on_ready=lambda _: report.ready(),
+    )
+
+
+def _set(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(stop.set)
+
+
+def _open_journal(path: Path, stop: threading.Event) -> "SqliteJournal | None":
+    """Open the journal as soon as the gateway has made it; None if told to stop before."""
+    from journal.errors import Unavailable
+    from journal.sqlite import SqliteJournal
+
+    announced = False
+    while not stop.is_set():
+        try:
+            return SqliteJournal.open_reader(path)
+        except Unavailable as reason:
+            if not announced:
+                log.info("waiting for the journal", reason=str(reason))
+            announced = True
+            stop.wait(RETRY)
+    return None
+
+
+@contextmanager
+def _process(report: Report, settings: Settings, role: str) -> Iterator[None]:
+    """What every child has in common: logs, and an end that its supervisor understands."""
+    logs.configure(settings, role)
+    try:
+        yield
+    except Exception as error:
+        if _is_final(error):
+            report.failed(str(error))
+        else:
+            log.exception("failed")
+        sys.exit(1)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether another start would end the same way."""
+    from journal.errors import JournalError, Unavailable
+
+    return isinstance(error, JournalError) and not isinstance(error, Unavailable)

@@ -1,0 +1,269 @@
+"""Starts child processes, restarts those that die, and stops them in order.
+
+Knows nothing of what the children do. They are spawned, never forked: a fork would copy threads'
+locks and gRPC's state. A child is told to stop by SIGTERM; how it tells of itself is `Report`.
+"""
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any
+
+import structlog
+
+from desk.signals import Signals
+
+STOP_WITHIN = 10.0
+"""Seconds from the first signal until whatever still runs is killed: as long as Docker waits."""
+
+STAGE_WITHIN = 4.0
+"""Seconds of these that one stage may take before the next one is told."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+"""Seconds before a restart; doubled with each death."""
+
+STABLE_AFTER = 30.0
+"""Seconds of life after which a death counts as the first one again."""
+
+MAX_FAILED_STARTS = 5
+"""Deaths in a row, before the child was ever ready, after which the supervisor gives up."""
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+log = structlog.get_logger()
+
+
+class Report:
+    """A child's line to its supervisor."""
+
+    def __init__(self, line: Connection) -> None:
+        self._line = line
+
+    def ready(self) -> None:
+        """Say that the child does its work."""
+        self._send(None)
+
+    def failed(self, reason: str) -> None:
+        """Say, in one line, why the child cannot work and never will."""
+        self._send(reason)
+
+    def _send(self, message: str | None) -> None:
+        with suppress(OSError):  # the supervisor is gone; the child will be told
+            self._line.send(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A process to keep running.
+
+    Attributes:
+        name: for logs; unique.
+        run: called in the child with a `Report` and `arguments`; an importable function.
+        arguments: must pickle; sockets may be among them.
+        stage: parts of a lower stage are stopped, and have ended, before those of a higher one.
+    """
+
+    name: str
+    run: Callable[..., None]
+    arguments: tuple[Any, ...] = ()
+    stage: int = 0
+
+
+class Supervisor:
+    """Keeps parts running until it is told to stop.
+
+    Attributes:
+        failure: why it gave up, in one line; empty if it did not.
+    """
+
+    def __init__(
+        self,
+        parts: Iterable[Part],
+        *,
+        on_ready: Callable[[], None],
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            parts: what to run.
+            on_ready: called once, when every part has been ready.
+            on_stop: called once, before the first part is told to stop.
+        """
+        self.failure = ""
+        self._children = [_Child(part) for part in parts]
+        self._on_ready = on_ready
+        self._on_stop = on_stop
+
+    def run(self) -> int:
+        """Run until SIGTERM, SIGINT or SIGHUP, or until a part fails for good.
+
+        Returns:
+            The exit code: 0 = stopped as told, 1 = failed, or something had to be killed.
+        """
+        with Signals() as signals:
+            try:
+                self._keep_running(signals)
+            except _GaveUp as reason:
+                self.failure = str(reason)
+                log.critical("giving up", reason=self.failure)
+            ended = self._stop(signals)
+        return 0 if ended and not self.failure else 1
+
+    def _keep_running(self, signals: Signals) -> None:
+        announced = False
+        while not signals.count:
+            for child in self._children:
+                child.look_after()
+            if not announced and all(child.ready for child in self._children):
+                announced = True
+                self._on_ready()
+            pauses = [child.pause for child in self._children if child.pause is not None]
+            signals.wait(self._sources(), timeout=min(pauses, default=None))
+
+    def _sources(self) -> list[Any]:
+        return [source for child in self._children for source in child.sources]
+
+    def _stop(self, signals: Signals) -> bool:
+        """Stop stage by stage; return whether all ended by themselves."""
+        log.info("stopping")
+        self._on_stop()
+        deadline = time.monotonic() + STOP_WITHIN
+        for stage in sorted({child.part.stage for child in self._children}):
+            members = [child for child in self._children if child.part.stage == stage]
+            for child in members:
+                child.terminate()
+            self._await_end(members, signals, min(deadline, time.monotonic() + STAGE_WITHIN))
+        self._await_end(self._children, signals, deadline)
+        stuck = [child for child in self._children if child.is_alive]
+        for child in stuck:
+            child.kill()
+        log.info("stopped")
+        return not stuck
+
+    def _await_end(self, children: Sequence["_Child"], signals: Signals, deadline: float) -> None:
+        while alive := [child.sentinel for child in children if child.is_alive]:
+            left = deadline - time.monotonic()
+            if left <= 0 or signals.insisted:
+                return
+            signals.wait(alive, timeout=left)
+
+
+class _GaveUp(Exception):
+    """A part will not run."""
+
+
+class _Child:
+    """One part, and the process that is it at the moment."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.ready = False
+        self._process: Any = None
+        self._line: Connection | None = None
+        self._failed_starts = 0
+        self._deaths = 0
+        self._started_at = 0.0
+        self._restart_at = 0.0
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.is_alive()
+
+    @property
+    def sentinel(self) -> int:
+        return int(self._process.sentinel)
+
+    @property
+    def sources(self) -> list[Any]:
+        """What to wait for: word from the process, or its end."""
+        lines = [self._line] if self._line is not None else []
+        return [self.sentinel, *lines] if self._process is not None else []
+
+    @property
+    def pause(self) -> float | None:
+        """Seconds until the process is to be started; None while there is one."""
+        return max(0.0, self._restart_at - time.monotonic()) if self._process is None else None
+
+    def look_after(self) -> None:
+        """Hear what the process reports, bury it if it died, start it if it is time."""
+        self._listen()
+        if self._process is not None and not self._process.is_alive():
+            self._bury()
+        if self.pause == 0.0:
+            self._start()
+
+    def terminate(self) -> None:
+        if self.is_alive:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        log.error("killed: it did not stop in time", name=self.part.name, pid=self._process.pid)
+        self._process.kill()
+        self._process.join()
+
+    def _start(self) -> None:
+        self._line, childs_end = _SPAWN.Pipe(duplex=False)
+        arguments = (Report(childs_end), *self.part.arguments)
+        self._process = _SPAWN.Process(  # daemon: killed also if the supervisor itself fails
+            target=self.part.run, args=arguments, name=self.part.name, daemon=True
+        )
+        with _interrupts_blocked():
+            self._process.start()
+        childs_end.close()
+        self._started_at = time.monotonic()
+        log.info("process started", name=self.part.name, pid=self._process.pid)
+
+    def _listen(self) -> None:
+        while self._line is not None and self._line.poll():
+            try:
+                reason = self._line.recv()
+            except (EOFError, OSError):
+                self._line.close()
+                self._line = None
+                return
+            if reason is not None:
+                raise _GaveUp(f"{self.part.name}: {reason}")
+            self._is_ready()
+
+    def _is_ready(self) -> None:
+        self.ready = True
+        self._failed_starts = 0
+        seconds = round(time.monotonic() - self._started_at, 3)
+        log.info("process ready", name=self.part.name, after_s=seconds)
+
+    def _bury(self) -> None:
+        lived = time.monotonic() - self._started_at
+        self._deaths = 1 if lived > STABLE_AFTER else self._deaths + 1
+        self._failed_starts += 1
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._deaths - 1, 20))
+        code = self._process.exitcode
+        self._process.close()
+        self._process = None
+        log.warning(
+            "process died",
+            name=self.part.name,
+            exit_code=code,
+            lived_s=round(lived, 3),
+            restart_in_s=pause,
+        )
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            raise _GaveUp(f"{self.part.name} died {MAX_FAILED_STARTS} times while starting")
+        self._restart_at = time.monotonic() + pause
+
+
+class _interrupts_blocked:  # noqa: N801 (used like a function)
+    """Keeps SIGINT from a child until it ignores it: on Ctrl-C the whole group is sent one."""
+
+    def __enter__(self) -> None:
+        # Starting the first child also starts this, which unblocks SIGINT when it is done.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def __exit__(self, *_: object) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
