@@ -36,7 +36,7 @@ def page() -> str:
 
 
 def diagram() -> list[str]:
-    """The steps that move a session, as a mermaid state diagram; the table has those that do not."""
+    """The steps that move a session, as a mermaid state diagram; the table has all of them."""
     inside: Moves = defaultdict(list)
     outside: Moves = defaultdict(list)
     for event, sources, dest, guard in TABLE:
