@@ -1,0 +1,127 @@
+# A newcomer's day: make serve, make test, edit, make check.
+#
+# Needs make and a Python >= 3.11; everything else is installed into .venv from PyPI.
+# Another Python: make PYTHON=/path/to/python. Settings: DESK_… variables, see .env.example.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:  # one pip at a time in one .venv; -j is accepted and changes nothing
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+PYTHON ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := $(BIN)/python -m
+
+# ---- The environment ----
+# A stamp says what is installed, for which pyproject.toml, and where: an environment does not
+# survive that its directory is moved, nor that the Python it was made with goes away.
+
+RUNTIME := $(VENV)/.installed-runtime
+DEV     := $(VENV)/.installed-dev
+USABLE   = $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+           && { [ ! -e $(RUNTIME) ] || [ "$$(cat $(RUNTIME))" = "$(CURDIR)" ]; }
+
+ifneq ($(shell [ -e $(RUNTIME) ] && { $(USABLE) || echo broken; }),)
+.PHONY: $(RUNTIME) $(DEV)
+endif
+
+# The first of these that runs (a pyenv shim may be there and fail), is new enough, and can make
+# an environment (Debian ships venv in a package of its own).
+define make-venv
+@set -e; if $(USABLE); then exit 0; fi; \
+for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python); do \
+	if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		echo "Creating $(VENV) with $$python"; exec "$$python" -m venv --clear $(VENV); \
+	fi; \
+done; \
+echo "make: no usable Python >= 3.11 with venv among: $(or $(PYTHON),python3.13 python3.12 python3.11 python3 python);" \
+	"install one, or say make PYTHON=/path/to/python" >&2; exit 1
+endef
+
+PIP_INSTALL = $(RUN) pip install --quiet --disable-pip-version-check
+
+$(RUNTIME): pyproject.toml
+	$(make-venv)
+	@echo "Installing what the service needs into $(VENV)"
+	@$(PIP_INSTALL) --editable .
+	@echo "$(CURDIR)" > $@
+
+$(DEV): pyproject.toml
+	$(make-venv)
+	@echo "Installing what the service and its tests need into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@echo "$(CURDIR)" | tee $(RUNTIME) > $@
+
+# ---- Run ----
+
+.PHONY: help
+help:  ## show this
+	@echo "Usage: make <target>"; echo
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
+
+.PHONY: serve
+serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
+	@exec $(BIN)/desk serve
+
+# ---- Check ----
+
+.PHONY: check
+check: lint types imports proto stubs-check diagram-check compose-check test  ## everything that CI checks
+
+.PHONY: test
+test: $(DEV)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
+	$(RUN) pytest $(ARGS)
+
+.PHONY: lint
+lint: $(DEV)  ## style and layout of the code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.PHONY: types
+types: $(DEV)  ## types, strictly
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(DEV)  ## who may import whom
+	$(BIN)/lint-imports --no-cache
+
+.PHONY: proto
+proto: $(DEV)  ## style of the wire contract
+	$(BIN)/buf lint
+
+.PHONY: proto-breaking
+proto-breaking: $(DEV)  ## has the wire contract been broken since AGAINST (default: main)?
+	$(BIN)/buf breaking --against '.git#ref=$(or $(AGAINST),main)'
+
+.PHONY: stubs-check
+stubs-check: $(DEV)
+	$(RUN) tools.stubs --check
+
+.PHONY: diagram-check
+diagram-check: $(DEV)
+	$(RUN) tools.states --check
+
+.PHONY: compose-check
+compose-check: $(DEV)
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+# ---- Edit ----
+
+.PHONY: format
+format: $(DEV)  ## format the code and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: stubs
+stubs: $(DEV)  ## generate desk/v1 from proto/
+	$(RUN) tools.stubs
+
+.PHONY: diagram
+diagram: $(DEV)  ## generate docs/states.md from the transition table
+	$(RUN) tools.states
+
+.PHONY: clean
+clean:  ## remove what was installed, built and cached; ./data stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

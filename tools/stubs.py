@@ -1,0 +1,68 @@
+"""Generates desk/v1 from proto/; with --check, says which stubs are not what it would generate."""
+
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTO = ROOT / "proto"
+STUBS = ROOT / "desk" / "v1"
+
+Stubs = Mapping[str, bytes]
+"""By file name, what it holds."""
+
+
+def generated() -> Stubs:
+    """What the proto files give: messages for each of them, services where there are any."""
+    protos = sorted(PROTO.glob("desk/v1/*.proto"))
+    with TemporaryDirectory() as directory:
+        _protoc(protos, f"--python_out={directory}", f"--mypy_out=quiet:{directory}")
+        with_services = filter(_has_service, protos)
+        _protoc(
+            with_services, f"--grpc_python_out={directory}", f"--mypy_grpc_out=quiet:{directory}"
+        )
+        return _read(Path(directory, "desk", "v1"))
+
+
+def _protoc(protos: Iterable[Path], *outputs: str) -> None:
+    scripts = Path(sys.executable).parent  # where the plugins are; the PATH need not name it
+    plugins = [
+        f"--plugin={path}"
+        for path in map(scripts.joinpath, ("protoc-gen-mypy", "protoc-gen-mypy_grpc"))
+    ]
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={PROTO}"]
+    subprocess.run([*command, *plugins, *outputs, *map(str, protos)], check=True)
+
+
+def _has_service(proto: Path) -> bool:
+    return any(line.startswith("service ") for line in proto.read_text().splitlines())
+
+
+def _read(directory: Path) -> Stubs:
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("*_pb2*"))}
+
+
+def _write(wanted: Stubs, stale: Iterable[str]) -> None:
+    for name in stale:
+        if name in wanted:
+            (STUBS / name).write_bytes(wanted[name])
+        else:
+            (STUBS / name).unlink()
+
+
+def main(arguments: list[str]) -> int:
+    """Write the stubs that differ, or with `--check` name them. Returns the exit status."""
+    wanted, found = generated(), _read(STUBS)
+    stale = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
+    if "--check" not in arguments:
+        _write(wanted, stale)
+        return 0
+    for name in stale:
+        print(f"desk/v1/{name} is out of date: run `make stubs`", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
