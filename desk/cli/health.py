@@ -48,8 +48,8 @@ def service_health(target: str, timeout: float) -> None:
     target = target or _listen("DESK_GRPC_LISTEN", "127.0.0.1:50051")
     with grpc.insecure_channel(target) as channel:
         try:
-            request = health_pb2.HealthCheckRequest()
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
+            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
+            answer = check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError as error:
             _not_ready(f"{target}: {error.code().name}")
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
