@@ -1,0 +1,271 @@
+"""What the environment may say, and what it is told when it says something else."""
+
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+from desk.address import Address
+from desk.settings import SAMPLE_SDK_APP_ID, Settings, SettingsError, TrialSettings
+
+SECRET = "hush-hush-4711"
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    """Sets variables in an environment that has no others of ours, and no `.env`."""
+    import os
+
+    for name in [name for name in os.environ if name.startswith("DESK_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    def set_variables(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_variables
+
+
+def problems(**variables):
+    with pytest.raises(SettingsError) as raised:
+        Settings.load()
+    return raised.value.problems
+
+
+def test_nothing_but_the_app_needs_to_be_set(environment, tmp_path):
+    environment(DESK_SDK_APP_IDS="1600012345")
+    settings = Settings.load()
+    assert settings.sdk_app_ids == (1600012345,)
+    assert settings.tokens() == {}
+    assert settings.http_listen == Address("127.0.0.1", 8080)
+    assert settings.grpc_listen == Address("127.0.0.1", 50051)
+    assert settings.callback_path == "/"
+    assert settings.data_dir == tmp_path / "data"
+    assert settings.journal == "sqlite"
+    assert settings.rpc_workers == 1
+    assert settings.warnings() == []
+
+
+def test_without_an_app_there_is_one_clear_line(environment):
+    environment()
+    assert problems() == ["DESK_SDK_APP_IDS must be set"]
+
+
+def test_an_empty_value_counts_as_not_set(environment):
+    environment(DESK_SDK_APP_IDS="", DESK_RPC_WORKERS="", DESK_HTTP_LISTEN="")
+    assert problems() == ["DESK_SDK_APP_IDS must be set"]
+
+
+def test_a_trial_takes_the_sample_app_and_knows_it(environment):
+    environment()
+    settings = TrialSettings.load()
+    assert settings.sdk_app_ids == (SAMPLE_SDK_APP_ID,)
+    assert settings.is_trial
+    environment(DESK_SDK_APP_IDS="7")
+    assert not TrialSettings.load().is_trial
+
+
+def test_app_ids_may_have_spaces_and_come_sorted_and_once(environment):
+    environment(DESK_SDK_APP_IDS=" 3, 1,2 ,1")
+    assert Settings.load().sdk_app_ids == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("DESK_SDK_APP_IDS", "x", "DESK_SDK_APP_IDS must be a whole number from 1 to"),
+        ("DESK_SDK_APP_IDS", "1,", "DESK_SDK_APP_IDS must be a whole number"),
+        ("DESK_SDK_APP_IDS", "0", "DESK_SDK_APP_IDS must be a whole number"),
+        ("DESK_SDK_APP_IDS", "-1", "DESK_SDK_APP_IDS must be a whole number"),
+        ("DESK_SDK_APP_IDS", "9223372036854775808", "DESK_SDK_APP_IDS must be a whole number"),
+        ("DESK_SDK_APP_IDS", "١", "DESK_SDK_APP_IDS must be a whole number"),
+        ("DESK_RPC_WORKERS", "0", "DESK_RPC_WORKERS must be a whole number from 1 to 64, not '0'"),
+        ("DESK_RPC_WORKERS", "65", "DESK_RPC_WORKERS must be a whole number from 1 to 64"),
+        ("DESK_RPC_WORKERS", "two", "DESK_RPC_WORKERS must be a whole number from 1 to 64"),
+        ("DESK_HTTP_LISTEN", "8080", "DESK_HTTP_LISTEN must be host:port"),
+        ("DESK_HTTP_LISTEN", ":8080", "DESK_HTTP_LISTEN must be host:port"),
+        ("DESK_HTTP_LISTEN", "::1:8080", "DESK_HTTP_LISTEN must be host:port"),
+        ("DESK_HTTP_LISTEN", "localhost:65536", "DESK_HTTP_LISTEN must be host:port"),
+        ("DESK_HTTP_LISTEN", "http://localhost:80", "DESK_HTTP_LISTEN must be host:port"),
+        ("DESK_GRPC_LISTEN", "localhost", "DESK_GRPC_LISTEN must be host:port"),
+        ("DESK_GRPC_LISTEN", "0.0.0.0:50051", "DESK_GRPC_LISTEN 0.0.0.0:50051 leaves this machine"),
+        ("DESK_GRPC_LISTEN", "[::]:50051", "DESK_GRPC_LISTEN [::]:50051 leaves this machine"),
+        ("DESK_GRPC_LISTEN", "desk.example:1", "DESK_GRPC_LISTEN desk.example:1 leaves this"),
+        ("DESK_GRPC_INSECURE", "maybe", "DESK_GRPC_INSECURE must be true or false"),
+        ("DESK_CALLBACK_PATH", "desk", "DESK_CALLBACK_PATH must be a URL path"),
+        ("DESK_CALLBACK_PATH", "/a?b", "DESK_CALLBACK_PATH must be a URL path"),
+        ("DESK_CALLBACK_PATH", "/a b", "DESK_CALLBACK_PATH must be a URL path"),
+        ("DESK_CALLBACK_PATH", "/readyz", "DESK_CALLBACK_PATH /readyz is where the gateway"),
+        ("DESK_DATA_DIR", "/etc/passwd", "DESK_DATA_DIR '/etc/passwd' is not a directory"),
+        ("DESK_JOURNAL", "nats://n:4222", "DESK_JOURNAL nats:// is not available in this version"),
+        ("DESK_JOURNAL", "mysql", "DESK_JOURNAL must be sqlite, not 'mysql'"),
+        ("DESK_LOG_LEVEL", "loud", "DESK_LOG_LEVEL must be 'debug', 'info', 'warning' or 'error'"),
+        ("DESK_LOG_FORMAT", "xml", "DESK_LOG_FORMAT must be 'auto', 'json' or 'console'"),
+        ("DESK_CALLBACK_TOKENS", SECRET, "DESK_CALLBACK_TOKENS entry 1 is not of the form"),
+        ("DESK_CALLBACK_TOKENS", f"1=a,x={SECRET}", "DESK_CALLBACK_TOKENS entry 2 is not of"),
+        ("DESK_CALLBACK_TOKENS", f"1={SECRET},1=", "DESK_CALLBACK_TOKENS entry 2 is not of"),
+        (
+            "DESK_CALLBACK_TOKENS",
+            f"2={SECRET}",
+            "DESK_CALLBACK_TOKENS has a token for app 2, which",
+        ),
+        ("DESK_CALLBACK_TOKENS_FILE", "/no/such", "DESK_CALLBACK_TOKENS cannot read '/no/such'"),
+        ("DESK_CALLBACK_TOKENS_FILE", "/", "DESK_CALLBACK_TOKENS cannot read '/'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_variable(environment, variable, value, line):
+    environment(**{"DESK_SDK_APP_IDS": "1", variable: value})
+    (found,) = problems()
+    assert found.startswith(line)
+    assert "\n" not in found
+    assert len(found) < 200
+    assert SECRET not in found
+
+
+def test_all_problems_come_together(environment):
+    environment(
+        DESK_RPC_WORKERS="0",
+        DESK_HTTP_LISTEN="nowhere",
+        DESK_GRPC_LISTEN="0.0.0.0:1",
+        DESK_CALLBACK_TOKENS=SECRET,
+    )
+    named = [line.split()[0] for line in problems()]
+    assert named == [
+        "DESK_SDK_APP_IDS",
+        "DESK_CALLBACK_TOKENS",
+        "DESK_HTTP_LISTEN",
+        "DESK_GRPC_LISTEN",
+        "DESK_RPC_WORKERS",
+    ]
+
+
+def test_a_long_value_is_shown_in_part(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_JOURNAL="x" * 5_000)
+    assert len(problems()[0]) < 200
+
+
+def test_an_app_may_have_several_tokens_and_a_token_an_equals_sign(environment):
+    environment(DESK_SDK_APP_IDS="1,2", DESK_CALLBACK_TOKENS="1=old, 1=new ,2=a=b")
+    assert Settings.load().tokens() == {1: ("old", "new"), 2: ("a=b",)}
+
+
+def test_tokens_are_read_from_a_file_line_by_line(environment, tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text(f"1={SECRET}\n1=new,2=other\n\n")
+    environment(DESK_SDK_APP_IDS="1,2", DESK_CALLBACK_TOKENS_FILE=str(file))
+    assert Settings.load().tokens() == {1: (SECRET, "new"), 2: ("other",)}
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 10, b"1=" + b"x" * 70_000, SECRET.encode()])
+def test_a_file_that_is_no_list_of_tokens_is_refused(environment, tmp_path, content):
+    file = tmp_path / "tokens"
+    file.write_bytes(content)
+    environment(DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS_FILE=str(file))
+    (found,) = problems()
+    assert found.startswith("DESK_CALLBACK_TOKENS ")
+    assert SECRET not in found
+
+
+def test_tokens_come_from_one_place(environment, tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text("1=a")
+    environment(
+        DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS="1=a", DESK_CALLBACK_TOKENS_FILE=str(file)
+    )
+    assert problems() == [
+        "DESK_CALLBACK_TOKENS is set and so is DESK_CALLBACK_TOKENS_FILE; set one of them"
+    ]
+
+
+def test_settings_never_show_a_token(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS=f"1={SECRET}")
+    settings = Settings.load()
+    assert settings.tokens() == {1: (SECRET,)}
+    assert SECRET not in repr(settings) + str(settings) + str(settings.warnings())
+    assert SECRET not in settings.model_dump_json()
+
+
+def test_settings_cannot_be_changed(environment):
+    environment(DESK_SDK_APP_IDS="1")
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.load().rpc_workers = 2
+
+
+def test_settings_reach_another_process_as_they_are(environment, monkeypatch):
+    environment(DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS=f"1={SECRET}", DESK_RPC_WORKERS="3")
+    settings = Settings.load()
+    pickled = pickle.dumps(settings)
+    monkeypatch.setenv("DESK_RPC_WORKERS", "4")
+    assert pickle.loads(pickled) == settings
+    assert pickle.loads(pickled).rpc_workers == 3
+
+
+def test_an_app_without_a_token_among_others_is_warned_of(environment):
+    environment(DESK_SDK_APP_IDS="1,2", DESK_CALLBACK_TOKENS="1=a")
+    assert Settings.load().warnings() == [
+        "DESK_CALLBACK_TOKENS has no token for app 2: its callbacks need no signature"
+    ]
+
+
+def test_unsigned_callbacks_from_elsewhere_are_warned_of(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_HTTP_LISTEN="0.0.0.0:8080")
+    assert len(Settings.load().warnings()) == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "line"),
+    [
+        ("DESK_RPC_WORKER", "DESK_RPC_WORKER is not a setting; did you mean DESK_RPC_WORKERS?"),
+        ("DESK_XYZZY", "DESK_XYZZY is not a setting"),
+    ],
+)
+def test_an_unknown_variable_is_warned_of_with_the_closest_one(environment, variable, line):
+    environment(DESK_SDK_APP_IDS="1", DESK_TARGET="localhost:1", **{variable: "3"})
+    assert Settings.load().warnings() == [line]
+
+
+def test_the_environment_wins_over_the_env_file(environment, tmp_path):
+    Path(".env").write_text("DESK_SDK_APP_IDS=1\nDESK_RPC_WORKERS=2\nDESK_RPC_WORKER=2\n")
+    environment(DESK_RPC_WORKERS="3")
+    settings = Settings.load()
+    assert (settings.sdk_app_ids, settings.rpc_workers) == ((1,), 3)
+    assert len(settings.warnings()) == 1
+
+
+def test_grpc_may_leave_the_machine_when_the_network_is_trusted(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_GRPC_LISTEN="[::]:50051", DESK_GRPC_INSECURE="true")
+    assert Settings.load().grpc_listen == Address("::", 50051)
+
+
+def test_the_example_documents_every_variable_with_its_default(environment, tmp_path):
+    example = (Path(__file__).parents[2] / ".env.example").read_text()
+    given = dict(re.findall(r"^(?:# )?(DESK_[A-Z_]+)=(.*)$", example, re.MULTILINE))
+    assert {name.removeprefix("DESK_").lower() for name in given} == {
+        *Settings.model_fields,
+        "target",
+    }
+    environment(DESK_SDK_APP_IDS="1600012345")
+    defaults = Settings.load()
+    for secret in ("DESK_CALLBACK_TOKENS", "DESK_CALLBACK_TOKENS_FILE", "DESK_TARGET"):
+        del given[secret]
+    environment(**given)
+    assert Settings.load() == defaults
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "loopback"),
+    [
+        ("127.0.0.1:1", Address("127.0.0.1", 1), True),
+        ("127.9.9.9:1", Address("127.9.9.9", 1), True),
+        ("[::1]:50051", Address("::1", 50051), True),
+        ("LOCALHOST:0", Address("LOCALHOST", 0), True),
+        ("0.0.0.0:80", Address("0.0.0.0", 80), False),
+        ("desk.example:80", Address("desk.example", 80), False),
+    ],
+)
+def test_an_address_is_read_written_and_placed(text, address, loopback):
+    assert Address.parse(text) == address
+    assert str(address) == text
+    assert address.is_loopback is loopback
