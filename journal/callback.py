@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from journal.port import ID_BYTES
+from journal.entry import ID_BYTES
 
 COMMAND = "Desk.SessionEventNotify"
 """The only `CallbackCommand` that is ours."""

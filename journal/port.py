@@ -4,9 +4,6 @@ from typing import Protocol
 
 from journal.entry import Appended, Entry, NewEntry
 
-ID_BYTES = 16
-"""Length of an entry's id."""
-
 
 class Journal(Protocol):
     """An append-only log of callbacks: the only truth.

@@ -1,0 +1,69 @@
+"""The journal in memory: for tests, and the plainest statement of the port. Survives nothing."""
+# ruff: noqa: D102 -- the port documents the methods
+
+import threading
+from uuid import uuid4
+
+from journal.entry import Appended, Entry, NewEntry, numbered, validate
+from journal.errors import Closed
+from journal.port import READ_BYTES
+
+
+class MemoryJournal:
+    """Keeps the promises of `journal.port.Journal` for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._id = uuid4().hex
+        self._entries: list[Entry] = []
+        self._revisions: dict[bytes, int] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+        validate(entry)
+        with self._changed:
+            self._check_open()
+            revision = len(self._entries) + 1
+            first = self._revisions.setdefault(entry.id, revision)
+            if first == revision:
+                self._entries.append(numbered(entry, revision))
+                self._changed.notify_all()
+        return Appended(revision=first, duplicate=first != revision)
+
+    def read(self, after: int, *, limit: int) -> list[Entry]:
+        with self._changed:
+            self._check_open()
+            entries = self._entries[after : after + limit]
+        room = READ_BYTES
+        for count, entry in enumerate(entries, start=1):
+            room -= len(entry.body)
+            if room <= 0:
+                return entries[:count]
+        return entries
+
+    def wait(self, after: int, *, timeout: float) -> bool:
+        with self._changed:
+            self._check_open()
+            self._changed.wait_for(lambda: self._closed or len(self._entries) > after, timeout)
+            return len(self._entries) > after
+
+    def head(self) -> int:
+        with self._changed:
+            self._check_open()
+            return len(self._entries)
+
+    def oldest(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("the journal is closed")

@@ -1,0 +1,213 @@
+"""The journal's SQLite file: what makes a file ours, and how it is opened, locked and reopened.
+
+Knows nothing of appending and reading. Never opens the file but through SQLite: closing any other
+descriptor of it would drop the locks that SQLite holds in this process.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import apsw
+
+from journal.errors import InUse, JournalError, Unavailable, Unreadable
+
+APPLICATION_ID = 0x4465736B
+"""`PRAGMA application_id` of a journal: "Desk" in ASCII."""
+
+VERSION = 1
+"""`PRAGMA user_version`: of the schema."""
+
+BUSY_MS = 200
+"""Milliseconds to wait for another connection's lock; locks are held for a few at most."""
+
+WAL_KEPT = 64 * 1024 * 1024
+"""Bytes of the WAL file that are kept for reuse when a slow reader had made it grow."""
+
+FULL = 2
+
+Connect = Callable[[Path], apsw.Connection]
+
+
+class WriterLock:
+    """The right to write, held until `release` or the death of the process.
+
+    The lock is on a file of its own, which is never removed: removing it would let two in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take it, without waiting.
+
+        Raises:
+            InUse: another holds it.
+        """
+        self._descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise InUse(
+                f"another process is writing {path}: stop it first, or use another directory"
+            ) from None
+
+    def release(self) -> None:
+        """Let the next one in."""
+        os.close(self._descriptor)
+
+
+class Handle:
+    """A connection that is opened anew after a failure, or when its file was moved away.
+
+    Not safe for use by several threads at once.
+
+    Attributes:
+        journal_id: of the journal first opened. Another one in its place is refused.
+    """
+
+    def __init__(self, path: Path, connect: Connect) -> None:
+        self._path = path
+        self._connect = connect
+        self._connection: apsw.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self.journal_id = ""
+        self.journal_id = _journal_id(self.get())
+
+    def get(self) -> apsw.Connection:
+        """Return the open connection, or open one.
+
+        Raises:
+            apsw.Error: it cannot be opened.
+            Unavailable: there is no journal.
+            Unreadable: there is another one, or none of ours.
+        """
+        if self._connection is None or self._file != _identity(self._path):
+            self.drop()
+            self._connection = self._connect(self._path)
+            self._file = _identity(self._path)
+            if self.journal_id not in ("", _journal_id(self._connection)):
+                self.drop()
+                raise Unreadable(f"{self._path} was replaced by another journal: start again")
+        return self._connection
+
+    def drop(self) -> None:
+        """Close the connection, for what the disk makes of it; what was open is rolled back."""
+        if self._connection is not None:
+            with suppress(apsw.Error):
+                self._connection.close(True)
+            self._connection = None
+
+
+def create(path: Path) -> None:
+    """Make `path` a journal, unless it is one. For the holder of the lock.
+
+    Raises:
+        Unreadable: it is something else, or of another version.
+    """
+    path.touch(mode=0o600)
+    connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
+    if _is_empty(connection):
+        _prepare_to_write(connection)
+        connection.execute(
+            f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+            f"{files('journal').joinpath('schema.sql').read_text()}"
+        )
+        connection.execute("INSERT INTO header VALUES (1, ?); COMMIT", (uuid4().hex,))
+    connection.close()
+
+
+def connect_to_write(path: Path) -> apsw.Connection:
+    """Open an existing journal as its writer.
+
+    Commits that a crash left in the WAL are moved to the database first: they were read back from
+    memory and may never have reached the disk, and what follows must not depend on them.
+    """
+    connection = _checked(path, apsw.SQLITE_OPEN_READWRITE)
+    _prepare_to_write(connection)
+    with suppress(apsw.BusyError):  # somebody has it open: then it is not a WAL left by a crash
+        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    return connection
+
+
+def connect_to_read(path: Path) -> apsw.Connection:
+    """Open an existing journal as one of its readers."""
+    connection = _checked(path, apsw.SQLITE_OPEN_READONLY)
+    with suppress(FileNotFoundError):
+        _sync(f"{path}-wal")
+    return connection
+
+
+def failure(error: Exception, path: Path) -> JournalError:
+    """Return the journal's error for what went wrong below it."""
+    if isinstance(error, JournalError):
+        return error
+    if isinstance(error, apsw.NotADBError):
+        return Unreadable(f"{path} is not a journal")
+    if isinstance(error, apsw.CorruptError):
+        return Unreadable(f"{path} is damaged: {error}")
+    return Unavailable(f"{path}: {type(error).__name__}: {error}")
+
+
+def value(connection: apsw.Connection, query: str) -> Any:
+    """Return the single value that `query` has."""
+    return connection.execute(query).get
+
+
+def _connect(path: Path, flags: int) -> apsw.Connection:
+    if not path.is_file():
+        raise Unavailable(f"there is no journal at {path} yet")
+    connection = apsw.Connection(str(path), flags=flags)
+    connection.set_busy_timeout(BUSY_MS)
+    return connection
+
+
+def _checked(path: Path, flags: int) -> apsw.Connection:
+    connection = _connect(path, flags)
+    if _is_empty(connection):
+        raise Unavailable(f"there is no journal at {path} yet")
+    if value(connection, "PRAGMA application_id") != APPLICATION_ID:
+        raise Unreadable(f"{path} is not a journal")
+    version = value(connection, "PRAGMA user_version")
+    if version != VERSION:
+        raise Unreadable(f"{path} has version {version}, this program reads {VERSION}: upgrade it")
+    return connection
+
+
+def _prepare_to_write(connection: apsw.Connection) -> None:
+    mode = value(connection, "PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
+    if mode != "wal" or value(connection, "PRAGMA synchronous") != FULL:
+        raise Unavailable("SQLite would not be durable here: is this a local file system?")
+    connection.wal_autocheckpoint(0)  # the writer does it when nobody waits
+
+
+def _is_empty(connection: apsw.Connection) -> bool:
+    tables = value(connection, "SELECT count(*) FROM sqlite_schema")
+    return (tables, value(connection, "PRAGMA application_id")) == (0, 0)
+
+
+def _journal_id(connection: apsw.Connection) -> str:
+    return str(value(connection, "SELECT journal_id FROM header"))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at `path` now: a file that was deleted can be written without any error."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _sync(path: str) -> None:
+    """What a crash left in the WAL is read as committed: make it so, before anyone relies on it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
