@@ -1,0 +1,188 @@
+"""One HTTP connection on waitress: what it reads, how it answers, how it ends.
+
+Changes waitress 3 where the gateway needs it to: no busy loop while a thread answers, one packet
+per answer, the vendor's JSON also for waitress's own errors, no ambiguous framing. Knows no routes.
+"""
+
+import re
+import socket
+from math import inf
+from time import monotonic
+from typing import Any
+
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.task import ErrorTask, Task, WSGITask
+
+from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
+from gateway.app import ARRIVED, CONDITION
+
+DISCARD = 4 * 1024 * 1024
+"""Bytes that are read and thrown away behind a request that was refused half-read, so that its
+sender gets to read the answer."""
+
+_TRANSFER_ENCODING = re.compile(rb"(?im)^transfer-encoding:[ \t]*(.*?)[ \t\r]*$")
+
+
+class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    """Refuses requests whose end is ambiguous, and notes when one began and arrived.
+
+    Attributes:
+        begun: when its first byte came, `time.monotonic`.
+        arrived: when its last byte came.
+        refused: the server has too much to do already.
+    """
+
+    arrived = 0.0
+    refused = False
+
+    def __init__(self, adj: Any) -> None:
+        super().__init__(adj)
+        self.begun = monotonic()
+
+    def received(self, data: bytes) -> int:
+        """Take bytes; see waitress."""
+        consumed: int = super().received(data)
+        if self.completed:
+            self.arrived = monotonic()
+        return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the request's head; see waitress.
+
+        waitress lets some of what RFC 9112, 6.1 wants refused pass. A proxy in front may read such
+        a request differently: that is how requests are smuggled.
+        """
+        super().parse_header(header_plus)
+        codings = _TRANSFER_ENCODING.findall(header_plus)
+        if codings and (
+            [coding.lower() for coding in codings] != [b"chunked"]
+            or "CONTENT_LENGTH" in self.headers
+            or self.version != "1.1"
+        ):
+            raise ParsingError("ambiguous length of the body")
+
+
+class _Answer(Task):  # type: ignore[misc]
+    """What all answers of ours have in common, whether or not the app gave them."""
+
+    def build_response_header(self) -> bytes:
+        """Say `Connection: close` while the server drains, on the last answer."""
+        channel = self.channel
+        if channel.server.draining:
+            with channel.requests_lock:  # while it is held, nothing that came with us is unread
+                last = len(channel.requests) <= 1 and channel.request is None
+            if last:
+                self.set_close_on_finish()
+        header: bytes = super().build_response_header()
+        return header
+
+    def finish(self) -> None:
+        """Send the whole answer at once, from this thread."""
+        super().finish()
+        self.channel.send_answer()
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Answer with an outcome of our table."""
+        answer, body = ACKNOWLEDGEMENTS[outcome], BODIES[outcome]
+        self.complete = True
+        self.status = f"{answer.status.value} {answer.status.phrase}"
+        self.response_headers.append(("Content-Type", CONTENT_TYPE))
+        if answer.retry_after is not None:
+            self.response_headers.append(("Retry-After", str(answer.retry_after)))
+        self.content_length = len(body)
+        self.write(body)
+
+
+class AppTask(_Answer, WSGITask):  # type: ignore[misc]
+    """A request for the app; or, when too many wait already, a refusal."""
+
+    def execute(self) -> None:
+        """Answer."""
+        if self.request.refused:
+            self.write_outcome(Outcome.OVERLOADED)
+        else:
+            super().execute()
+
+    def get_environment(self) -> dict[str, Any]:
+        """Tell the app what only the server knows."""
+        environ: dict[str, Any] = super().get_environment()
+        environ[ARRIVED] = self.request.arrived
+        environ[CONDITION] = self.channel.server.condition()
+        return environ
+
+
+class RefusalTask(_Answer, ErrorTask):  # type: ignore[misc]
+    """A request that waitress could not read, or an app that failed."""
+
+    def execute(self) -> None:
+        """Answer, and give up the connection: where the next request begins is not known."""
+        self.channel.discards = DISCARD
+        self.set_close_on_finish()
+        self.write_outcome(BY_STATUS.get(self.request.error.code, Outcome.FAILED))
+
+
+class Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection.
+
+    Attributes:
+        discards: bytes still to be thrown away before it is closed.
+        lingering: the answer is sent, and what comes now is thrown away.
+        lingering_since: when that began, `time.monotonic`.
+    """
+
+    task_class = AppTask
+    error_task_class = RefusalTask
+    parser_class = Parser
+    discards = 0
+    lingering = False
+    lingering_since = inf
+
+    def readable(self) -> bool:
+        """Whether to wait for bytes."""
+        return self.lingering or super().readable()
+
+    def writable(self) -> bool:
+        """Whether to wait for room to send.
+
+        Unlike waitress's, False while a thread writes an answer that it will send itself: the event
+        loop would wake at once, find nothing that it may do, and try again, as fast as it can, on
+        the time of the very thread that it is waiting for.
+        """
+        if self.lingering:
+            return bool(self.will_close)
+        if self.requests and self.total_outbufs_len < self.adj.send_bytes:
+            return bool(self.will_close or self.close_when_flushed)
+        return bool(super().writable())
+
+    def send_answer(self) -> None:
+        """Send what has been written; what does not fit is left to the event loop."""
+        with self.outbuf_lock:
+            self._flush_exception(self._flush_some, do_close=False)
+
+    def handle_write(self) -> None:
+        """There is room to send, or the connection is to be closed."""
+        if self.discards and self.close_when_flushed and not self.total_outbufs_len:
+            self._linger()
+        else:
+            super().handle_write()
+
+    def handle_read(self) -> None:
+        """There are bytes to read."""
+        if self.lingering:
+            self._discard()
+        else:
+            super().handle_read()
+
+    def _linger(self) -> None:
+        # Closing while bytes are unread makes the kernel send a reset, and the sender may see that
+        # instead of the answer (RFC 9112, 9.6).
+        self.close_when_flushed = False
+        self.lingering = True
+        self.lingering_since = monotonic()
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def _discard(self) -> None:
+        self.discards -= len(self.recv(self.adj.recv_bytes))
+        if self.connected and self.discards <= 0:
+            self.handle_close()

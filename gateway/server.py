@@ -1,0 +1,222 @@
+"""waitress as the gateway needs it: bounded, fair to probes, and drained when it stops.
+
+Owns the threads and the listening socket. Handles no signals and knows no routes.
+"""
+
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+import structlog
+from waitress import wasyncore
+from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
+
+from gateway.app import MAX_BODY
+from gateway.channel import Channel
+
+THREADS = 32
+"""Requests that are served at once. Each waits for the disk most of the time, and all that wait
+share one commit; more threads than this gain nothing (measured: 8, 16, 32, 64)."""
+
+EXPRESS_THREADS = 2
+"""Threads for what never waits for the disk: probes, refusals, errors."""
+
+MAX_CONNECTIONS = 1024
+"""Connections at once, if the process may have that many. Further ones wait in the kernel."""
+
+OTHER_FILES = 64
+"""File descriptors that are not connections."""
+
+MAX_WAITING = 512
+"""Callbacks that may wait for a thread. Further ones are refused at once."""
+
+MAX_HEADERS = 16 * 1024
+"""Bytes of a request's head."""
+
+FRAMING = 64 * 1024
+"""Bytes that a chunked body may be larger than its content. The app knows the exact limit."""
+
+IDLE = 75
+"""Seconds after which a connection without a request is closed."""
+
+RECEIVE = 10
+"""Seconds that a request may take to arrive, from its first byte to its last."""
+
+GRACE = 0.5
+"""Seconds for requests that are half-received when the server is told to stop, and for those that
+cross with the closing of an idle connection."""
+
+DRAIN = 5.0
+"""Seconds after which `run` returns, whatever is still unfinished."""
+
+_Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
+_log = structlog.get_logger(__name__)
+
+
+class _Settings(Adjustments):  # type: ignore[misc]  # waitress has no types
+    # With less, each part of an answer is a packet of its own. A class attribute, because the
+    # parameter of that name is deprecated: should it go, so does what it cures.
+    send_bytes = 65536
+
+
+class _Threads(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """waitress's threads, without a log line per request that waits."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.set_thread_count(count)
+
+    def add_task(self, task: Channel) -> None:
+        with self.lock:
+            self.queue.append(task)
+            self.queue_cv.notify()
+
+
+class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
+    """Accepts, reads and closes connections, and hands requests to threads."""
+
+    channel_class = Channel
+    draining = False
+    closed = False
+
+    def __init__(self, app: _Wsgi, sock: socket.socket, settings: Adjustments) -> None:
+        self.express = _Threads(EXPRESS_THREADS)
+        super().__init__(
+            app,
+            map={},
+            dispatcher=_Threads(settings.threads),
+            adj=settings,
+            _sock=sock,
+            bind_socket=False,
+            sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
+        )
+        os.set_blocking(self.trigger.trigger, False)
+
+    def add_task(self, task: Channel) -> None:
+        """Give a connection's next request to a thread."""
+        request = task.requests[0]
+        if request.error or request.command != "POST":
+            self.express.add_task(task)
+        elif self.is_overloaded():
+            request.refused = True
+            self.express.add_task(task)
+        else:
+            self.task_dispatcher.add_task(task)
+
+    def is_overloaded(self) -> bool:
+        """Whether as many callbacks wait as may."""
+        return len(self.task_dispatcher.queue) >= MAX_WAITING
+
+    def condition(self) -> str:
+        """Why there should be no more traffic; "" if there may."""
+        if self.draining:
+            return "stopping"
+        return "overloaded" if self.is_overloaded() else ""
+
+    def pull_trigger(self) -> None:
+        """Wake the loop. Safe in any thread and in a signal handler."""
+        if not self.closed:
+            with suppress(BlockingIOError):  # full: so it will wake
+                super().pull_trigger()
+
+    def maintenance(self, now: float) -> None:
+        """Close what has been idle, or has been sending one request, for too long."""
+        super().maintenance(now)
+        oldest = monotonic() - RECEIVE
+        for channel in self.active_channels.values():
+            request = channel.request
+            if channel.lingering_since < oldest or (request and request.begun < oldest):
+                channel.will_close = True
+
+    def turn(self, timeout: float) -> None:
+        """Handle what is ready, or wait for it."""
+        wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
+
+    def stop_accepting(self) -> None:
+        """Take the connections that the kernel has already made, and refuse further ones."""
+        before = -1
+        while before < len(self._map) < self.adj.connection_limit:
+            before = len(self._map)
+            self.handle_accept()
+        wasyncore.dispatcher.close(self)
+
+    def close_idle(self) -> None:
+        """Close connections that have no request which arrived in full, and nothing to send."""
+        for channel in list(self.active_channels.values()):
+            if not channel.requests and not channel.total_outbufs_len:
+                channel.handle_close()
+
+    def shut_down(self, timeout: float) -> None:
+        """End the threads, then close everything."""
+        self.task_dispatcher.shutdown(timeout=timeout)
+        self.express.shutdown(timeout=0.1)
+        self.closed = True
+        wasyncore.close_all(self._map)
+
+
+class Server:
+    """Serves a WSGI application until it is told to stop, and then finishes what it has begun.
+
+    Args:
+        app: the application; its environ has `gateway.app.ARRIVED` and `gateway.app.CONDITION`.
+        sock: a bound TCP socket. The server closes it.
+        threads: requests that are served at once.
+    """
+
+    def __init__(self, app: _Wsgi, sock: socket.socket, *, threads: int = THREADS) -> None:
+        self._stopping = False
+        self._loop = _EventLoop(app, sock, _settings(threads))
+
+    def run(self) -> None:
+        """Serve until `stop`, then drain: at most `DRAIN` seconds."""
+        while not self._stopping:
+            self._loop.turn(1.0)
+        self._drain()
+
+    def stop(self) -> None:
+        """Make `run` drain and return. Safe in any thread and in a signal handler."""
+        self._stopping = True
+        self._loop.pull_trigger()
+
+    def _drain(self) -> None:
+        begun = monotonic()
+        loop = self._loop
+        loop.draining = True
+        loop.stop_accepting()
+        while loop.active_channels and monotonic() < begun + DRAIN:
+            loop.turn(0.05)
+            if monotonic() > begun + GRACE:
+                loop.close_idle()
+        if unfinished := len(loop.active_channels):
+            _log.warning("drain_unfinished", connections=unfinished)
+        loop.shut_down(max(0.1, begun + DRAIN - monotonic()))
+
+
+def _settings(threads: int) -> Adjustments:
+    return _Settings(
+        threads=threads,
+        backlog=MAX_CONNECTIONS,
+        connection_limit=_affordable_connections(),
+        max_request_header_size=MAX_HEADERS,
+        max_request_body_size=MAX_BODY + FRAMING,
+        inbuf_overflow=2 * MAX_BODY,  # above the limit: a body is never written to a file
+        channel_timeout=IDLE,
+        cleanup_interval=1,
+        channel_request_lookahead=0,
+        asyncore_use_poll=True,
+        log_socket_errors=False,  # peers that leave are no news
+        clear_untrusted_proxy_headers=True,
+        ident=None,
+    )
+
+
+def _affordable_connections() -> int:
+    # Were descriptors to run out first, accepting would fail again and again without a pause.
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(MAX_CONNECTIONS, soft - OTHER_FILES))
