@@ -39,7 +39,7 @@ echo "make: no usable Python >= 3.11 with venv among: $(or $(PYTHON),python3.13 
 	"install one, or say make PYTHON=/path/to/python" >&2; exit 1
 endef
 
-PIP_INSTALL = $(RUN) pip install --quiet --disable-pip-version-check
+PIP_INSTALL = $(RUN) pip install -qq --disable-pip-version-check
 
 $(RUNTIME): pyproject.toml
 	$(make-venv)
