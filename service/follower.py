@@ -13,7 +13,7 @@ from journal.errors import Unavailable
 from journal.port import Journal
 from service.projection import Projection
 from service.view import store
-from service.view.writer import Progress, ViewError, ViewWriter, discard
+from service.view.writer import Progress, ViewDamaged, ViewError, ViewWriter, discard
 
 BATCH = 1_000
 """Entries per transaction."""
@@ -49,6 +49,8 @@ class Follower:
             while not stop.is_set():
                 try:
                     self._follow(stop)
+                except ViewDamaged:
+                    self._writer.renew()
                 except (ViewError, Unavailable) as problem:
                     log.warning(
                         "follower.retrying", error=type(problem).__name__, detail=str(problem)

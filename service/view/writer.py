@@ -8,6 +8,7 @@ from pathlib import Path
 
 import apsw
 import msgspec
+import structlog
 
 from desk.v1 import event_pb2
 from journal.callback import decode
@@ -15,6 +16,14 @@ from journal.errors import InUse
 from service.history import Key, Placed, facts, order_key
 from service.session import Session
 from service.view import store
+
+ViewError = apsw.Error
+"""What the view's storage raises when it fails."""
+
+ViewDamaged = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
+"""What it raises when the file is no good any more."""
+
+log = structlog.get_logger()
 
 SessionKey = tuple[int, str]
 """SDKAppID, session id."""
@@ -121,12 +130,23 @@ class ViewWriter:
     def __init__(self, data_dir: Path) -> None:
         self.path = store.locate(data_dir)
         self._lock = lock(self.path)
-        self._db = store.open_writer(self.path)
+        try:
+            self._db = store.open_writer(self.path)
+        except ViewDamaged:
+            self.renew()
 
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
         os.close(self._lock)
+
+    def renew(self) -> None:
+        """Throw the file away and start an empty one: for a view that is damaged."""
+        log.error("view.damaged", view=self.path.name)
+        if hasattr(self, "_db"):
+            self._db.close(True)
+        _delete(self.path)
+        self._db = store.open_writer(self.path)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -215,11 +235,12 @@ def discard(path: Path) -> bool:
         descriptor = lock(path)
     except InUse:
         return False
-    for suffix in ("-wal", "-shm", "", ".lock"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    _delete(path)
+    Path(f"{path}.lock").unlink(missing_ok=True)
     os.close(descriptor)
     return True
 
 
-ViewError = apsw.Error
-"""What the view's storage raises when it fails."""
+def _delete(path: Path) -> None:
+    for suffix in ("-wal", "-shm", ""):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

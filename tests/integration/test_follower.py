@@ -1,0 +1,203 @@
+"""The follower: lives with its journal, survives its own death, replaces what is out of date."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from journal.entry import NewEntry
+from journal.memory import MemoryJournal
+from journal.port import Journal
+from journal.sqlite import SqliteJournal
+from service.follower import Follower
+from service.projection import Projection
+from service.view import store
+from service.view.writer import ViewWriter
+from tests.support.callbacks import NOON, body, entry, life
+from tests.support.waiting import eventually
+
+LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "TransferToHumanSuccess")
+
+
+def append(journal: Journal, bodies: list[bytes]) -> None:
+    for each in bodies:
+        made = entry(1, each)
+        new = NewEntry(id=made.id, sdk_app_id=made.sdk_app_id, received_at=NOON, body=each)
+        journal.append(new, timeout=10)
+
+
+def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    """What a reader of the view sees now; nothing if there is no view yet."""
+    try:
+        db = store.open_reader(store.locate(folder))
+    except apsw.CantOpenError:
+        return []
+    try:
+        return list(db.execute(sql))
+    except (apsw.SQLError, apsw.CorruptError, apsw.NotADBError):  # no tables yet, or damaged
+        return []
+    finally:
+        db.close()
+
+
+def applied(folder: Path) -> int:
+    return next((row[0] for row in rows(folder, "SELECT applied_revision FROM progress")), -1)
+
+
+def content(folder: Path) -> list[list[tuple[Any, ...]]]:
+    return [
+        rows(folder, "SELECT * FROM feed ORDER BY position"),
+        rows(folder, "SELECT * FROM sessions ORDER BY number"),
+        rows(folder, "SELECT digest FROM progress"),
+    ]
+
+
+@contextmanager
+def following(journal: Journal, folder: Path) -> Iterator[None]:
+    stop = threading.Event()
+    follower = Follower(journal, folder)
+    thread = threading.Thread(target=follower.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_an_empty_journal_makes_a_complete_view(tmp_path: Path) -> None:
+    with following(MemoryJournal(), tmp_path):
+        eventually(lambda: rows(tmp_path, "SELECT complete FROM progress") == [(1,)])
+
+
+def test_new_entries_are_in_the_view_soon(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    with following(journal, tmp_path):
+        for count, each in enumerate(life(*LIFE), 1):
+            append(journal, [each])
+            eventually(lambda expected=count: applied(tmp_path) == expected)
+
+
+def test_a_stopped_follower_goes_on_where_it_stood(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    first, second = life(*LIFE), life(*LIFE, session_id="another")
+    append(journal, first)
+    with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 4)
+    append(journal, second)
+    with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 8)
+    assert rows(tmp_path, "SELECT number FROM sessions ORDER BY 1") == [(1,), (5,)]
+
+
+@pytest.mark.parametrize("other_length", [1, 20])
+def test_a_view_of_another_journal_is_emptied_and_built_anew(
+    tmp_path: Path, other_length: int
+) -> None:
+    other = MemoryJournal()
+    append(other, [body("SessionBegin", NOON, session_id=f"o{n}") for n in range(other_length)])
+    with following(other, tmp_path):
+        eventually(lambda: applied(tmp_path) == other_length)
+    journal = MemoryJournal()
+    append(journal, life(*LIFE))
+    with following(journal, tmp_path):
+        eventually(lambda: rows(tmp_path, "SELECT journal_id FROM progress") == [(journal.id,)])
+        eventually(lambda: applied(tmp_path) == 4)
+    assert len(rows(tmp_path, "SELECT 1 FROM sessions")) == 1
+
+
+def test_a_journal_shorter_than_its_view_has_it_built_anew(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    append(journal, life(*LIFE))
+    writer = ViewWriter(tmp_path)
+    Projection(writer, journal.id).apply(
+        [entry(n, body("SessionBegin", NOON, session_id=f"s{n}")) for n in range(1, 9)],
+        head=8,
+        behind_since=None,
+    )
+    writer.close()
+    with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 4)
+
+
+def test_a_new_version_builds_its_view_beside_the_old_one_then_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = MemoryJournal()
+    append(journal, life(*LIFE))
+    with monkeypatch.context() as old_version:
+        old_version.setattr(store, "FOLD_VERSION", 0)
+        store.fingerprint.cache_clear()
+        old = store.locate(tmp_path)
+        with following(journal, tmp_path):
+            eventually(lambda: applied(tmp_path) == 4)
+    store.fingerprint.cache_clear()
+    assert old.exists()
+    assert old != store.locate(tmp_path)
+    with following(journal, tmp_path):
+        eventually(lambda: not old.exists())
+        assert applied(tmp_path) == 4
+    assert [path.name for path in tmp_path.glob("view-*.db")] == [store.locate(tmp_path).name]
+
+
+@pytest.mark.parametrize("page", [0, 1, 3])
+def test_a_damaged_view_is_thrown_away_and_built_anew(tmp_path: Path, page: int) -> None:
+    journal = MemoryJournal()
+    append(journal, [body("SessionBegin", NOON + n, session_id=f"s{n}") for n in range(50)])
+    with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 50)
+    with store.locate(tmp_path).open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xa5" * 4096)
+    append(journal, life(*LIFE))
+    with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 54)
+        assert len(rows(tmp_path, "SELECT 1 FROM feed")) == 54
+
+
+def start_follower(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.support.follow", str(folder)],
+        cwd=Path(__file__).parents[2],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def test_a_follower_killed_again_and_again_builds_the_same_view(tmp_path: Path) -> None:
+    journal = SqliteJournal.open_writer(tmp_path / "journal.db")
+    bodies = [
+        each
+        for number in range(300)
+        for each in life(*LIFE, session_id=f"s{number}", start=NOON + number)
+    ]
+    bodies = [*bodies[1::2], *bodies[::2]]  # half of them late
+    killed_at = []
+    for round_, start in enumerate(range(0, len(bodies), 200), 1):
+        process = start_follower(tmp_path)
+        append(journal, bodies[start : start + 200])
+        eventually(lambda least=200 * round_ - 150: applied(tmp_path) >= least)
+        process.kill()
+        process.wait(10)
+        killed_at.append(applied(tmp_path))
+    assert len(killed_at) == 6
+    process = start_follower(tmp_path)
+    append(journal, [body("SessionBegin", NOON, session_id="last")])
+    eventually(lambda: applied(tmp_path) == len(bodies) + 1)
+    process.terminate()
+    assert process.wait(10) == 0
+    survived = content(tmp_path)
+
+    rebuilt = tmp_path / "rebuilt"
+    rebuilt.mkdir()
+    with following(journal, rebuilt):
+        eventually(lambda: applied(rebuilt) == len(bodies) + 1)
+    assert content(rebuilt) == survived
+    journal.close()
