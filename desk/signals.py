@@ -35,15 +35,15 @@ class Signals:
 
     def __enter__(self) -> Self:
         self._reader, self._writer = _wakeup_pipe()
-        self._previous = {
-            signum: signal.signal(signum, self._note)
-            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        }
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
+        # All that is left to do is to exit, and one more Ctrl-C must not spoil the exit code.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         os.close(self._reader)
         os.close(self._writer)

@@ -18,11 +18,11 @@ import structlog
 
 from desk.signals import Signals
 
-STOP_WITHIN = 10.0
-"""Seconds from the first signal until whatever still runs is killed: as long as Docker waits."""
+STOP_WITHIN = 9.0
+"""Seconds from the first signal until whatever still runs is killed; Docker waits 10 s for us."""
 
-STAGE_WITHIN = 4.0
-"""Seconds of these that one stage may take before the next one is told."""
+STAGE_WITHIN = 6.0
+"""Seconds of these that one stage may take before the next one is told as well."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds before a restart; doubled with each death."""
@@ -87,6 +87,7 @@ class Supervisor:
         *,
         on_ready: Callable[[], None],
         on_stop: Callable[[], None] = lambda: None,
+        stop_within: float = STOP_WITHIN,
     ) -> None:
         """Prepare.
 
@@ -94,11 +95,13 @@ class Supervisor:
             parts: what to run.
             on_ready: called once, when every part has been ready.
             on_stop: called once, before the first part is told to stop.
+            stop_within: seconds that all parts together may take to stop.
         """
         self.failure = ""
         self._children = [_Child(part) for part in parts]
         self._on_ready = on_ready
         self._on_stop = on_stop
+        self._stop_within = stop_within
 
     def run(self) -> int:
         """Run until SIGTERM, SIGINT or SIGHUP, or until a part fails for good.
@@ -133,7 +136,7 @@ class Supervisor:
         """Stop stage by stage; return whether all ended by themselves."""
         log.info("stopping")
         self._on_stop()
-        deadline = time.monotonic() + STOP_WITHIN
+        deadline = time.monotonic() + self._stop_within
         for stage in sorted({child.part.stage for child in self._children}):
             members = [child for child in self._children if child.part.stage == stage]
             for child in members:

@@ -30,6 +30,8 @@ from urllib.parse import urlencode
 SDK_APP_ID = 1600012345
 """The app that is configured unless a test says otherwise."""
 
+ROOT = Path(__file__).parents[2]
+
 DEADLINE = 30.0
 """Seconds that a start or a stop may take before the test fails: far more than it should."""
 
@@ -37,7 +39,7 @@ DEADLINE = 30.0
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment without its `DESK_` variables, and with `settings`."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DESK_")}
-    return {**inherited, "PYTHONUNBUFFERED": "1", **settings}
+    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings}
 
 
 def run(
@@ -64,9 +66,11 @@ def run(
 
 
 @contextmanager
-def start(*arguments: str, data_dir: Path, **settings: str) -> "Iterator[RunningDesk]":
+def start(
+    *arguments: str, data_dir: Path, module: str = "desk", **settings: str
+) -> "Iterator[RunningDesk]":
     """Start a command on `data_dir`; `settings` are `DESK_…` variables. Kills what is left."""
-    running = RunningDesk(arguments, data_dir, settings)
+    running = RunningDesk((module, *arguments), data_dir, settings)
     try:
         yield running
     finally:
@@ -87,7 +91,7 @@ class RunningDesk:
             "DESK_SDK_APP_IDS": str(SDK_APP_ID),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "desk", *arguments],
+            [sys.executable, "-m", *arguments],
             env=environment({**ours, **settings}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

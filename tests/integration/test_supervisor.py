@@ -1,0 +1,115 @@
+"""The supervisor with small parts that really are processes."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.support.processes import is_running, start, wait_until
+
+
+@pytest.fixture
+def supervise(tmp_path):
+    def run(*scenario):
+        return start(*scenario, data_dir=tmp_path / "data", module="tests.support.parts")
+
+    return run
+
+
+def named(event, name):
+    return lambda record: record["event"] == event and record.get("name") == name
+
+
+def pid_of(running, name):
+    return running.wait_for(named("process started", name))["pid"]
+
+
+def test_a_part_that_dies_is_started_again(supervise):
+    with supervise("two-stages") as running:
+        running.ready()
+        os.kill(pid_of(running, "first"), signal.SIGKILL)
+        died = running.wait_for(named("process died", "first"))
+        assert died["exit_code"] == -signal.SIGKILL
+        wait_until(lambda: sum(map(named("process ready", "first"), running.records)) == 2)
+        assert running.terminate() == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_parts_are_stopped_stage_by_stage(supervise, signum):
+    with supervise("two-stages") as running:
+        running.ready()
+        children = running.children()
+        assert running.terminate(signum) == 0
+        ended = [record["process"] for record in running.records if record["event"] == "ended"]
+        assert ended == ["first", "last"]
+        assert not any(map(is_running, children))
+
+
+def test_ctrl_c_in_a_terminal_reaches_everybody_and_still_stops_in_order(supervise):
+    with supervise("two-stages") as running:
+        running.ready()
+        running.interrupt_group()
+        assert running.wait() == 0
+        ended = [record["process"] for record in running.records if record["event"] == "ended"]
+        assert ended == ["first", "last"]
+        assert "Traceback" not in running.output
+
+
+def test_ctrl_c_while_parts_are_starting_is_no_traceback(supervise):
+    with supervise("two-stages") as running:
+        pid_of(running, "last")
+        running.interrupt_group()
+        assert running.wait() == 0
+        assert "Traceback" not in running.output
+
+
+def test_a_part_that_dies_at_every_start_is_given_up_with_growing_pauses(supervise):
+    with supervise("crashing") as running:
+        assert running.wait() == 1
+        pauses = [r["restart_in_s"] for r in running.records if r["event"] == "process died"]
+        assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6]
+        assert running.stdout == ["crashing died 5 times while starting"]
+
+
+def test_a_part_that_knows_it_cannot_work_is_not_started_again(supervise):
+    with supervise("hopeless") as running:
+        assert running.wait() == 1
+        assert running.stdout == ["hopeless: the disk is made of cheese"]
+        assert sum(map(named("process started", "hopeless"), running.records)) == 1
+        assert not any(r["event"] == "ready" for r in running.records)
+
+
+def test_a_part_that_does_not_stop_is_killed_in_time(supervise):
+    with supervise("stubborn", "1.0") as running:
+        running.ready()
+        pid = pid_of(running, "stubborn")
+        began = time.monotonic()
+        assert running.terminate() == 1
+        assert time.monotonic() - began < 5
+        assert not is_running(pid)
+
+
+def test_a_second_ctrl_c_stops_at_once(supervise):
+    with supervise("stubborn", "60") as running:
+        running.ready()
+        pid = pid_of(running, "stubborn")
+        began = time.monotonic()
+
+        def insist():
+            running.interrupt_group()
+            return running.process.poll() is not None
+
+        wait_until(insist, timeout=10)
+        assert running.wait() == 1
+        assert time.monotonic() - began < 5
+        assert not is_running(pid)
+
+
+def test_parts_end_when_their_supervisor_is_killed(supervise):
+    with supervise("two-stages") as running:
+        running.ready()
+        children = running.children()
+        assert len(children) >= 2
+        os.kill(running.pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_running, children)))
