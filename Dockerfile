@@ -1,0 +1,37 @@
+# The image that both halves run from: `desk gateway`, `desk service`, or `desk serve`.
+
+ARG PYTHON=3.13.5-slim-bookworm
+
+FROM python:${PYTHON} AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY desk ./desk
+COPY gateway ./gateway
+COPY journal ./journal
+COPY service ./service
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+ && python -m venv /opt/desk \
+ && /opt/desk/bin/pip install --no-cache-dir /wheels/*.whl
+
+FROM python:${PYTHON}
+LABEL org.opencontainers.image.title="Desk Sessions" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# A fixed uid, so that files on a volume and mounted secrets keep their owner across images.
+RUN groupadd --gid 10001 desk \
+ && useradd --uid 10001 --gid desk --no-create-home --home-dir /data --shell /usr/sbin/nologin desk \
+ && install --directory --owner=desk --group=desk --mode=0700 /data
+COPY --from=build /opt/desk /opt/desk
+ENV PATH=/opt/desk/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    DESK_DATA_DIR=/data \
+    DESK_LOG_FORMAT=json
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 8080 50051
+STOPSIGNAL SIGTERM
+# No HEALTHCHECK here: what is healthy depends on the command. docker-compose.yml has one for each:
+# `desk health gateway`, `desk health service`.
+ENTRYPOINT ["desk"]
+CMD ["--help"]
