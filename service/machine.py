@@ -6,9 +6,9 @@ besides its state is in `service.session`.
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
-from transitions import EventData, Machine, MachineError
+from transitions import Machine
 
 
 class State(StrEnum):
@@ -84,15 +84,18 @@ class ContactFlag(Protocol):
         ...
 
 
-def agent_contacted_user(step: EventData) -> bool:
+Guard = Callable[[Stateful, ContactFlag], bool]
+"""Whether a session may take a step by a callback."""
+
+
+def agent_contacted_user(session: Stateful, callback: ContactFlag) -> bool:
     """An agent may join straight from the chatbot only if the agent contacted the user."""
-    session, callback = cast(Stateful, step.model), cast(tuple[ContactFlag], step.args)[0]
     return session.agent_initiated or callback.is_contact_user
 
 
-def no_end_reason_yet(step: EventData) -> bool:
+def no_end_reason_yet(session: Stateful, _callback: ContactFlag) -> bool:
     """The reason may come a moment after `SessionEnd`, once."""
-    return cast(Stateful, step.model).end_reason is EndReason.UNSPECIFIED
+    return session.end_reason is EndReason.UNSPECIFIED
 
 
 class Transition(NamedTuple):
@@ -101,7 +104,7 @@ class Transition(NamedTuple):
     event: Event
     sources: tuple[State, ...]
     dest: State | None
-    guard: Callable[[EventData], bool] | None = None
+    guard: Guard | None = None
 
 
 _S, _E = State, Event
@@ -180,7 +183,6 @@ def _build() -> Machine:
         states=State,
         initial=State.NEW,
         auto_transitions=False,
-        send_event=True,
         queued=False,
     )
     for event, sources, dest, guard in TABLE:
@@ -188,16 +190,34 @@ def _build() -> Machine:
     return machine
 
 
-_MACHINE = _build()
-_TRIGGERS: dict[Event, Any] = {event: _MACHINE.events[event.value] for event in Event}
+MACHINE = _build()
+"""The table as a machine. To move a session: `MACHINE.events[event].trigger(session, session,
+callback)`, which raises `transitions.MachineError` where the table has no step."""
+
+
+def _compile(machine: Machine) -> dict[tuple[str, str], tuple[State, list[Guard]]]:
+    return {
+        (event, source): (State[step.dest], [condition.func for condition in step.conditions])
+        for event in Event
+        for source, [step] in machine.events[event.value].transitions.items()
+    }
+
+
+_STEPS = _compile(MACHINE)
 
 
 def fire(session: Stateful, event: Event, callback: ContactFlag) -> bool:
     """Move `session` by `event` if the table allows it; say whether it did.
 
-    The session is not registered with the machine: registering costs more than the whole step.
+    The same as triggering `MACHINE`, from a dict made of it: that takes a tenth of the time, and
+    a refold does it for every callback.
     """
-    try:
-        return bool(_TRIGGERS[event].trigger(session, callback))
-    except MachineError:
+    step = _STEPS.get((event, session.state))
+    if step is None:
         return False
+    dest, guards = step
+    for guard in guards:
+        if not guard(session, callback):
+            return False
+    session.state = dest
+    return True

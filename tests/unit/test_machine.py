@@ -1,9 +1,10 @@
 """The transition table, against the decision it was written from, pair by pair."""
 
 import pytest
+from transitions import MachineError
 
 from journal.callback import Callback
-from service.machine import RANKS, EndReason, Event, State, fire, steps
+from service.machine import MACHINE, RANKS, EndReason, Event, State, fire, steps
 from service.session import Session
 
 LIVE = "CHATBOT TRANSFERRING QUEUED WITH_AGENT FORWARDED"
@@ -55,6 +56,23 @@ def test_every_event_in_every_state_does_what_was_decided(event: Event, state: S
     expected = decided().get((event.value, state.value))
     assert fire(session, event, callback(event)) is (expected is not None)
     assert session.state == (expected or state)
+
+
+@pytest.mark.parametrize("end_reason", [EndReason.UNSPECIFIED, EndReason.USER])
+@pytest.mark.parametrize("contacted", [False, True])
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", Event)
+def test_the_quick_way_agrees_with_the_machine(
+    event: Event, state: State, contacted: bool, end_reason: EndReason
+) -> None:
+    quick, slow = (Session(state=state, end_reason=end_reason) for _ in range(2))
+    caused_by = callback(event, is_contact_user=contacted)
+    try:
+        moved = bool(MACHINE.events[event.value].trigger(slow, slow, caused_by))
+    except MachineError:
+        moved = False
+    assert fire(quick, event, caused_by) is moved
+    assert quick == slow
 
 
 @pytest.mark.parametrize(
