@@ -31,7 +31,7 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8080 50051
 STOPSIGNAL SIGTERM
-# No HEALTHCHECK here: what is healthy depends on the command. docker-compose.yml has one for each:
+# No HEALTHCHECK here: what is healthy depends on the command, so docker-compose.yml has one for each:
 # `desk health gateway`, `desk health service`.
 ENTRYPOINT ["desk"]
 CMD ["--help"]
