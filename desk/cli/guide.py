@@ -42,7 +42,7 @@ Try it: begin a session, send the vendor's sample message, ask what became of it
 
   {sample}
 
-  desk sessions explain {session}{target}
+  desk sessions explain {session}{app}{target}
 
 Or let a call centre happen, and watch it:
 
@@ -70,6 +70,7 @@ def what_to_try(settings: Settings, http: Address, grpc: Address) -> str:
         begin=_curl(url, app, BEGIN, signed=signed),
         sample=_curl(url, app, SAMPLE, signed=signed),
         session=SESSION_ID,
+        app=f" --app {app}" if len(settings.sdk_app_ids) > 1 else "",
         target="" if target == "127.0.0.1:50051" else f" --target {target}",
     )
 
@@ -85,4 +86,4 @@ def _curl(url: str, app: int, callback: dict[str, Any], *, signed: bool) -> str:
     query = shlex.quote(f"{url}?{urlencode(parameters)}")
     if signed:
         query += '"&RequestTime=$T&Sign=$S"'
-    return f"curl {query} -d {shlex.quote(json.dumps(callback, separators=(',', ':')))}"
+    return f"curl -sS {query} -d {shlex.quote(json.dumps(callback, separators=(',', ':')))}"

@@ -1,0 +1,337 @@
+"""The commands that ask, against a real `desk serve` with a handful of sessions."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.processes import environment, run, start
+
+DAY = 1_725_494_400_000  # 2024-09-05T00:00:00Z
+MINUTE = 60_000
+OTHER_APP = 1600099999
+
+
+def callback(session_id, event, minutes, **more):
+    time = DAY + int(minutes * MINUTE)
+    return {"SessionId": session_id, "Event": event, "EventTime": time, **more}
+
+
+def story(session_id, *events, **more):
+    return [callback(session_id, event, minute, **more) for minute, event in enumerate(events)]
+
+
+ENDED = story(
+    "ended",
+    "SessionBegin",
+    "TransferringToHuman",
+    "TransferringToHumanWait",
+    "TransferToHumanSuccess",
+    "Human.AgentSendMsg",
+    "SessionAgentEnd",
+    "SessionEnd",
+    "SatisfactionSelected",
+    ClientUserId="ann",
+    AgentId="bob",
+    ChannelType="Web (H5)",
+    SatisfactionSelected=4,
+)
+LATE = [
+    callback("late", "SessionBegin", 100),
+    callback("late", "Human.UserSendMsg", 103),  # impossible, until the transfer is known
+    callback("late", "TransferringToHuman", 101),
+]
+QUEUED = story(
+    "queued", "SessionBegin", "TransferringToHuman", "TransferringToHumanWait", "Brand.New"
+)
+NASTY = [callback("nasty", "SessionBegin", 200, ClientUserId="\x1b[31mred\x1b]0;owned\x07")]
+SEED = [*ENDED, *LATE, *QUEUED, *NASTY, callback("never", "SessionEnd", 1)]
+MALFORMED = b"this is no callback"
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("cli") / "data"
+    apps = f"1600012345,{OTHER_APP}"
+    with start("serve", data_dir=data_dir, DESK_SDK_APP_IDS=apps) as running:
+        for body in SEED:
+            assert running.post(body)[0] == 200
+        assert running.post(MALFORMED)[0] == 400
+        assert (
+            running.post(callback("elsewhere", "SessionBegin", 1), sdk_app_id=OTHER_APP)[0] == 200
+        )
+        listed = run(
+            "sessions", "list", "--min-revision", str(len(SEED) + 2), target=running.target
+        )
+        assert listed.returncode == 0, listed.stderr
+        yield running
+
+
+@pytest.fixture
+def ask(desk):
+    def question(*arguments, **options):
+        return run(*arguments, target=desk.target, **options)
+
+    return question
+
+
+@pytest.fixture
+def ask_json(ask):
+    def question(*arguments):
+        answer = ask(*arguments, "--json")
+        assert answer.returncode == 0, answer.stderr
+        return [json.loads(line) for line in answer.stdout.splitlines()]
+
+    return question
+
+
+def ids(sessions):
+    return {session["session_id"] for session in sessions}
+
+
+def test_list_shows_the_newest_first(ask_json):
+    listed = ask_json("sessions", "list")
+    assert [session["session_id"] for session in listed][:2] == ["nasty", "late"]
+    assert ids(listed) == {"ended", "late", "queued", "nasty", "elsewhere"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--state", "ENDED"], {"ended"}),
+        (["--state", "queued", "--state", "Ended"], {"ended", "queued"}),
+        (["--agent", "bob"], {"ended"}),
+        (["--user", "ann"], {"ended"}),
+        (["--channel", "Web (H5)"], {"ended"}),
+        (["--end-reason", "agent"], {"ended"}),
+        (["--end-reason", "none"], {"late", "queued", "nasty", "elsewhere"}),
+        (["--app", str(OTHER_APP)], {"elsewhere"}),
+        (["--begun-since", "2024-09-05T01:40:00Z"], {"late", "nasty"}),
+        (["--begun-since", "2024-09-05T01:40", "--begun-until", "2024-09-05T03:00"], {"late"}),
+        (["--begun-until", "2024-09-05T02:00+02:00"], set()),
+        (["--ended-since", "2024-09-05"], {"ended"}),
+        (["--active-since", "2024-09-05T03:20"], {"nasty"}),
+        (["--active-since", "1h"], set()),
+    ],
+)
+def test_list_selects_by_every_field_of_the_filter(ask_json, options, expected):
+    assert ids(ask_json("sessions", "list", *options)) == expected
+
+
+def test_list_orders_and_stops_at_the_limit_and_says_so(ask):
+    answer = ask("sessions", "list", "--order-by", "begun_at asc", "--limit", "2", "--json")
+    assert len(answer.stdout.splitlines()) == 2
+    assert answer.stderr == "desk: there are more than 2; see --limit\n"
+
+
+def test_get_shows_a_session_as_it_is_and_as_it_was(ask_json):
+    app = ("--app", "1600012345")
+    (now,) = ask_json("sessions", "get", "ended", *app)
+    assert now["state"] == "SESSION_STATE_ENDED"
+    assert now["end_reason"] == "END_REASON_AGENT"
+    assert now["sdk_app_id"] == 1600012345
+    assert now["satisfaction"] == 4
+    assert now["queue_wait"] == "60s"
+    assert now["begun_at"] == "2024-09-05T00:00:00Z"
+    (then,) = ask_json("sessions", "get", "ended", *app, "--as-of", "3")
+    assert then["state"] == "SESSION_STATE_QUEUED"
+    assert "ended_at" not in then
+
+
+def test_get_is_readable(ask):
+    answer = ask("sessions", "get", "ended", "--app", "1600012345")
+    assert "state               ENDED\n" in answer.stdout
+    assert "ended               2024-09-05 00:06:00.000Z\n" in answer.stdout
+    assert "queue wait          1m00s\n" in answer.stdout
+    assert "rating              4\n" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["sessions", "get", "nobody", "--app", "1600012345"], 1, "SESSION_NOT_FOUND"),
+        (["sessions", "get", "never", "--app", "1600012345"], 1, "SESSION_NOT_FOUND"),
+        (["sessions", "get", "ended"], 2, "SDK_APP_ID_REQUIRED"),
+        (["sessions", "get", "ended", "--app", "1600012345", "--as-of", "999"], 1, "REVISION_IN"),
+        (["sessions", "explain", "nobody", "--app", "1600012345"], 1, "SESSION_NOT_FOUND"),
+        (["sessions", "get", "ended", "--app", "1600012345", "--min-revision", "999",
+          "--timeout", "0.5"], 4, "DEADLINE_EXCEEDED"),
+        (["sessions", "wait", "queued", "--state", "ENDED", "--app", "1600012345",
+          "--timeout", "0.5"], 4, "DEADLINE_EXCEEDED"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_one_line_and_a_code_of_its_own(ask, arguments, code, words):
+    answer = ask(*arguments)
+    assert answer.returncode == code, answer.stderr
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("desk: ")
+    assert answer.stderr.count("\n") == 1
+    assert words in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sessions", "list"],
+        ["sessions", "get", "a"],
+        ["sessions", "count"],
+        ["rejections"],
+        ["status"],
+        ["watch"],
+    ],
+)
+def test_a_service_that_cannot_be_reached_is_one_line_and_code_3(arguments):
+    answer = run(*arguments, target="127.0.0.1:1")
+    assert answer.returncode == 3
+    assert answer.stderr == "desk: cannot reach 127.0.0.1:1: Connection refused (UNAVAILABLE)\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sessions", "list", "--state", "ASLEEP"],
+        ["sessions", "list", "--begun-since", "yesterday-ish"],
+        ["sessions", "list", "--limit", "0"],
+        ["sessions", "list", "--order-by", "agent"],
+        ["sessions", "wait", "a"],
+        ["rejections", "--type", "Coffee"],
+        ["watch", "--after", "1", "--from-start"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage_is_code_2(ask, arguments):
+    answer = ask(*arguments)
+    assert answer.returncode == 2
+    assert "Error: " in answer.stderr
+    assert answer.stdout == ""
+
+
+def test_explain_tells_the_story_in_time_order(ask_json):
+    records = ask_json("sessions", "explain", "late", "--app", "1600012345")
+    assert [record["event"]["type_name"] for record in records] == [
+        "SessionBegin",
+        "TransferringToHuman",
+        "Human.UserSendMsg",
+    ]
+    assert [record["verdict"] for record in records] == ["VERDICT_ACCEPTED"] * 3
+    assert records[1]["late_by"] == "120s"
+    assert records[2]["revised"] is True
+
+
+def test_explain_is_readable(ask):
+    answer = ask("sessions", "explain", "late", "--app", "1600012345")
+    lines = answer.stdout.splitlines()
+    assert lines[0].endswith(": TRANSFERRING, 2024-09-05")
+    assert "CHATBOT → TRANSFERRING" in answer.stdout
+    assert "2m00s" in answer.stdout
+    assert "revised at" in answer.stdout
+
+
+def test_explain_answers_for_a_session_that_never_began(ask, ask_json):
+    (record,) = ask_json("sessions", "explain", "never", "--app", "1600012345")
+    assert record["rejection_reason"] == "REJECTION_REASON_NOT_BEGUN"
+    answer = ask("sessions", "explain", "never", "--app", "1600012345")
+    assert "not begun" in answer.stdout
+    assert "NOT_BEGUN" in answer.stdout
+
+
+def test_count_groups(ask, ask_json):
+    groups = {row["key"]: row["sessions"] for row in ask_json("sessions", "count", "--by", "state")}
+    assert groups == {
+        "SESSION_STATE_CHATBOT": 2,
+        "SESSION_STATE_ENDED": 1,
+        "SESSION_STATE_QUEUED": 1,
+        "SESSION_STATE_TRANSFERRING": 1,
+    }
+    assert "CHATBOT" in ask("sessions", "count", "--by", "state").stdout
+    (all_in_one,) = ask_json("sessions", "count", "--user", "ann")
+    assert all_in_one["sessions"] == 1
+
+
+def test_rejections_list_what_and_why(ask, ask_json):
+    found = ask_json("rejections")
+    reasons = [record["rejection_reason"] for record in found]
+    assert reasons == ["REJECTION_REASON_MALFORMED", "REJECTION_REASON_NOT_BEGUN"]
+    assert ids(record["event"] for record in ask_json("rejections", "--type", "SessionEnd")) == {
+        "never"
+    }
+    assert len(ask_json("rejections", "--reason", "malformed")) == 1
+    assert "(malformed)" in ask("rejections").stdout
+
+
+def test_status_shows_where_the_service_stands(ask, ask_json):
+    (status,) = ask_json("status")
+    assert status["header"]["revision"] == status["head_revision"] == len(SEED) + 2
+    assert status["lag"] == 0
+    assert status["sdk_app_ids"] == [1600012345, OTHER_APP]
+    text = ask("status").stdout
+    assert status["feed_digest"] in text
+    assert "lag               none\n" in text
+
+
+def test_what_is_printed_cannot_write_on_the_terminal(ask):
+    for answer in (
+        ask("sessions", "list"),
+        ask("sessions", "get", "nasty", "--app", "1600012345"),
+        ask("sessions", "list", "--json"),
+    ):
+        assert answer.returncode == 0
+        assert "\x1b" not in answer.stdout
+        assert "\x07" not in answer.stdout
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sessions", "list"],
+        ["sessions", "explain", "late", "--app", "1600012345"],
+        ["sessions", "count", "--by", "state"],
+        ["rejections"],
+    ],
+)
+def test_tables_fit_the_terminal(ask, columns, arguments):
+    answer = ask(*arguments, COLUMNS=str(columns))
+    assert answer.returncode == 0
+    assert max(map(len, answer.stdout.splitlines())) <= columns
+
+
+def test_a_reader_that_leaves_early_hears_no_complaint(desk):
+    command = f"{sys.executable} -m desk sessions list --json | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=environment({"DESK_TARGET": desk.target}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
+
+
+def test_on_a_terminal_a_table_may_have_colours_and_fits(desk):
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "desk", "sessions", "list"],
+            env=environment({"DESK_TARGET": desk.target, "COLUMNS": "100", "TERM": "xterm"}),
+            stdout=follower,
+            stdin=subprocess.DEVNULL,
+        )
+        os.close(follower)
+        shown = b""
+        while chunk := _read(terminal):
+            shown += chunk
+        assert process.wait(30) == 0
+    assert b"ended" in shown
+
+
+def _read(terminal):
+    try:
+        return terminal.read(65536)
+    except OSError:  # how Linux says that the other end is closed
+        return b""

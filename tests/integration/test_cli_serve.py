@@ -1,0 +1,95 @@
+"""What `desk serve` says, done as it says; and the command itself."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from desk.cli import COMMANDS
+from tests.support.processes import environment, run, start, wait_until
+
+
+def guide(running):
+    """What `serve` printed when it was ready."""
+    wait_until(lambda: any("desk watch" in line for line in running.stdout))
+    return "\n".join(running.stdout)
+
+
+@pytest.mark.parametrize("tokens", ["", "1600012345=xxxxyyyy"])
+def test_what_serve_suggests_works_as_it_stands(tmp_path, tokens):
+    with start("serve", data_dir=tmp_path / "data", DESK_CALLBACK_TOKENS=tokens) as desk:
+        text = guide(desk)
+        wanted = re.compile(r"(T=|curl |desk sessions explain )")
+        lines = [line.strip() for line in text.splitlines() if wanted.match(line.strip())]
+        script = "\n".join(lines).replace("desk sessions", f"{sys.executable} -m desk sessions")
+        done = subprocess.run(
+            ["bash", "-ec", script],
+            env=environment({"TOKEN": "xxxxyyyy"}),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('"ActionStatus":"OK"') == 2
+    assert "2 callbacks at revision 2: CHATBOT" in done.stdout
+    assert "xxxxyyyy" not in text
+
+
+def test_serve_can_be_tried_without_any_setting_and_says_which_app_it_takes(tmp_path):
+    with start("serve", data_dir=tmp_path / "data", DESK_SDK_APP_IDS="") as desk:
+        assert "SdkAppid=1600012345" in guide(desk)
+        assert desk.stderr[0] == (
+            "desk: DESK_SDK_APP_IDS is not set: taking the sample app 1600012345"
+        )
+
+
+def test_the_version_is_that_of_the_package():
+    answer = run("--version")
+    assert answer.returncode == 0
+    assert re.fullmatch(r"desk, version \d+\.\d+\.\d+\n", answer.stdout)
+
+
+def test_help_lists_every_command_without_loading_one():
+    code = (
+        "import sys, desk.cli\n"
+        "try: desk.cli.main(['--help'])\n"
+        "finally: print([name for name in ('grpc', 'pydantic', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in COMMANDS:
+        assert f"\n  {name} " in done.stdout
+    assert "Exit codes:" in done.stdout
+    assert done.stdout.rstrip().endswith("[]")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name):
+    answer = run(name, "--help")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith(f"Usage: python -m desk {name} ")
+
+
+def test_a_data_directory_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    answer = run("serve", DESK_DATA_DIR=str(tmp_path / "file" / "data"), cwd=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stderr.splitlines()[-1] == "desk: DESK_DATA_DIR cannot be made: Not a directory"
+
+
+def test_data_is_readable_by_its_owner_only(tmp_path):
+    with start("gateway", data_dir=tmp_path / "data") as desk:
+        desk.ready()
+        made = [tmp_path / "data", *(tmp_path / "data").iterdir()]
+        assert [oct(path.stat().st_mode & 0o077) for path in made] == ["0o0"] * len(made)
+        assert Path(tmp_path / "data" / "journal.db") in made
+        assert os.access(made[0], os.W_OK)

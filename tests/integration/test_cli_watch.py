@@ -1,0 +1,189 @@
+"""`desk watch` against a real `desk serve`: live, resumed, interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.processes import DEADLINE, environment, run, start
+
+BEGIN_AT = 1_725_540_020_000
+
+
+def callback(session_id, event="SessionBegin", seconds=0):
+    return {"SessionId": session_id, "Event": event, "EventTime": BEGIN_AT + 1000 * seconds}
+
+
+@pytest.fixture
+def desk(tmp_path):
+    with start("serve", data_dir=tmp_path / "data") as running:
+        running.ready()
+        yield running
+
+
+class Watch:
+    """A running `desk watch`."""
+
+    def __init__(self, process):
+        self.process = process
+        self.lines = []
+        self.errors = []
+        self._news = threading.Condition()
+        for stream, lines in ((process.stdout, self.lines), (process.stderr, self.errors)):
+            threading.Thread(target=self._collect, args=(stream, lines), daemon=True).start()
+
+    def _collect(self, stream, lines):
+        for line in stream:
+            with self._news:
+                lines.append(line.rstrip("\n"))
+                self._news.notify_all()
+
+    def wait_for(self, condition, what):
+        with self._news:
+            if not self._news.wait_for(lambda: condition(self), DEADLINE):
+                raise AssertionError(f"{what} did not come: {self.lines} {self.errors}")
+
+    def records(self, count):
+        self.wait_for(lambda watch: len(watch.lines) >= count, f"record {count}")
+        return [json.loads(line) for line in self.lines]
+
+    def stop(self, signum=signal.SIGINT):
+        self.process.send_signal(signum)
+        return self.process.wait(DEADLINE)
+
+
+@contextmanager
+def watching(target, *arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "desk", "watch", *arguments],
+        env=environment({"DESK_TARGET": target}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Watch(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def revisions(records):
+    return [record["revision"] for record in records]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_watch_shows_what_was_and_what_comes_and_ends_with_0(desk, signum):
+    desk.post(callback("a"))
+    with watching(desk.target, "--from-start", "--json") as watch:
+        assert revisions(watch.records(1)) == [1]
+        desk.post(callback("b"))
+        assert revisions(watch.records(2)) == [1, 2]
+        assert watch.stop(signum) == 0
+        assert watch.errors == []
+
+
+def test_watch_goes_on_after_a_revision(desk):
+    for name in "abc":
+        desk.post(callback(name))
+    with watching(desk.target, "--after", "2", "--json") as watch:
+        assert revisions(watch.records(1)) == [3]
+
+
+def test_watch_is_readable_and_marks_what_was_revised(desk):
+    desk.post(callback("a"))
+    desk.post(callback("a", "Human.UserSendMsg", 20))
+    desk.post(callback("a", "TransferringToHuman", 10))
+    with watching(
+        desk.target, "--from-start", "--verdict", "accepted", "--verdict", "rejected"
+    ) as watch:
+        watch.wait_for(lambda watch: len(watch.lines) >= 4, "line 4")
+        assert "IMPOSSIBLE_IN_STATE" in watch.lines[1]
+        assert "CHATBOT → TRANSFERRING" in watch.lines[2]
+        assert watch.lines[3].endswith("(revised)")
+        assert "\x1b" not in "".join(watch.lines)
+
+
+def test_watch_selects_and_shows_the_session_after_each_record(desk):
+    desk.post(callback("a"))
+    desk.post(callback("b"))
+    with watching(
+        desk.target, "--from-start", "--session", "b", "--include-session", "--json"
+    ) as watch:
+        (record,) = watch.records(1)
+        assert record["session"]["session_id"] == "b"
+        assert record["session"]["state"] == "SESSION_STATE_CHATBOT"
+
+
+def test_watch_goes_on_from_its_checkpoint_file(desk, tmp_path):
+    file = tmp_path / "checkpoint"
+    options = ("--from-start", "--json", "--checkpoint-file", str(file))
+    desk.post(callback("a"))
+    with watching(desk.target, *options) as watch:
+        assert revisions(watch.records(1)) == [1]
+        assert watch.stop() == 0
+    assert json.loads(file.read_text())["revision"] == 1
+    desk.post(callback("b"))
+    with watching(desk.target, *options) as watch:
+        assert revisions(watch.records(1)) == [2]
+        assert watch.stop() == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("check")] == [
+        "checkpoint"
+    ]
+
+
+def test_watch_connects_again_and_misses_nothing(desk):
+    desk.post(callback("a"))
+    with watching(desk.target, "--from-start", "--json") as watch:
+        watch.records(1)
+        worker = next(r["pid"] for r in desk.records if r.get("name") == "rpc-1")
+        os.kill(worker, signal.SIGKILL)
+        watch.wait_for(lambda watch: watch.errors, "a word about the lost connection")
+        assert watch.errors[0].startswith("desk: connection lost")
+        desk.post(callback("b"))
+        assert revisions(watch.records(2)) == [1, 2]
+
+
+def test_a_checkpoint_of_another_journal_is_refused(desk, tmp_path):
+    file = tmp_path / "checkpoint"
+    file.write_text(json.dumps({"journal_id": "0" * 32, "revision": 0}))
+    answer = run("watch", "--checkpoint-file", str(file), target=desk.target)
+    assert answer.returncode == 1
+    assert "JOURNAL_MISMATCH" in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_no_checkpoint_is_wrong_usage_and_stays(desk, tmp_path):
+    file = tmp_path / "checkpoint"
+    file.write_text("my diary")
+    answer = run("watch", "--checkpoint-file", str(file), target=desk.target)
+    assert answer.returncode == 2
+    assert file.read_text() == "my diary"
+
+
+def test_watch_ends_quietly_when_its_reader_leaves(desk):
+    for name in "abc":
+        desk.post(callback(name))
+    done = subprocess.Popen(
+        ["bash", "-c", f"{sys.executable} -m desk watch --from-start --json | head -n 1"],
+        env=environment({"DESK_TARGET": desk.target}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + DEADLINE
+    try:
+        first = done.stdout.readline()
+        assert json.loads(first)["revision"] == 1
+        while done.poll() is None and time.monotonic() < deadline:
+            desk.post(callback(f"more-{time.monotonic_ns()}"))
+        assert done.stderr.read() == ""
+    finally:
+        done.kill()
+        done.wait()

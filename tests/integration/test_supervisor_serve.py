@@ -1,0 +1,198 @@
+"""`desk serve`, `desk gateway` and `desk service` as real processes: start, crash, stop."""
+
+import http.client
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from tests.support.processes import SDK_APP_ID, is_running, run, start, wait_until
+
+BEGIN_AT = 1_725_540_020_000
+
+
+def begin(session_id):
+    return {"SessionId": session_id, "Event": "SessionBegin", "EventTime": BEGIN_AT}
+
+
+def pid_of(running, name):
+    started = [r for r in running.records if r["event"] == "process started" and r["name"] == name]
+    return started[-1]["pid"]
+
+
+def times(running, event, name):
+    return sum(r["event"] == event and r.get("name") == name for r in running.records)
+
+
+def state(running, session_id):
+    """The session's state as the service tells it; waits until it has begun."""
+    found = run("sessions", "wait", session_id, "--state", "CHATBOT", "--json",
+                target=running.target)  # fmt: skip
+    return found.returncode, found.stdout
+
+
+@pytest.fixture
+def serve(tmp_path):
+    with start("serve", data_dir=tmp_path / "data") as running:
+        running.ready()
+        yield running
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_serve_stops_with_0_in_time_and_leaves_no_process(serve, signum):
+    children = serve.children()
+    assert len(children) >= 3
+    began = time.monotonic()
+    assert serve.terminate(signum) == 0
+    assert time.monotonic() - began < 8
+    assert not any(map(is_running, children))
+
+
+def test_ctrl_c_in_a_terminal_stops_serve_without_a_traceback(serve):
+    serve.interrupt_group()
+    assert serve.wait() == 0
+    assert "Traceback" not in serve.output
+
+
+def test_the_gateway_comes_back_on_the_same_port_with_what_it_acknowledged(serve):
+    assert serve.post(begin("before"))[0] == 200
+    os.kill(pid_of(serve, "gateway"), signal.SIGKILL)
+    wait_until(lambda: times(serve, "process ready", "gateway") == 2)
+    assert serve.post(begin("after"))[0] == 200
+    assert state(serve, "before")[0] == state(serve, "after")[0] == 0
+
+
+def test_connections_wait_while_the_gateway_is_restarted(serve):
+    os.kill(pid_of(serve, "gateway"), signal.SIGKILL)
+    assert serve.post(begin("meanwhile"))[0] == 200
+
+
+@pytest.mark.parametrize("name", ["follower", "rpc-1"])
+def test_a_killed_process_of_the_service_comes_back_and_works(serve, name):
+    os.kill(pid_of(serve, name), signal.SIGKILL)
+    wait_until(lambda: times(serve, "process ready", name) == 2)
+    assert serve.post(begin("after"))[0] == 200
+    assert state(serve, "after")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["serve", "gateway", "service"])
+def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path, command):
+    with start(command, data_dir=tmp_path / "data") as running:
+        first = "follower" if command == "service" else "gateway"
+        wait_until(lambda: times(running, "process ready", first) == 1)
+        children = running.children()
+        assert children
+        os.kill(running.pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_running, children)))
+
+
+def test_a_second_gateway_on_the_same_directory_is_refused_in_one_line(tmp_path):
+    with start("gateway", data_dir=tmp_path / "data") as first:
+        first.ready()
+        with start("gateway", data_dir=tmp_path / "data") as second:
+            assert second.wait() == 1
+            assert second.stderr[-1].startswith("desk: gateway: another process is writing ")
+        assert first.post(begin("a"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("command", "variable"), [("gateway", "DESK_HTTP_LISTEN"), ("service", "DESK_GRPC_LISTEN")]
+)
+def test_a_port_that_is_taken_is_one_line(tmp_path, command, variable):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = run(
+            command, DESK_SDK_APP_IDS="1", DESK_DATA_DIR=str(tmp_path), **{variable: address}
+        )
+    assert result.returncode == 1
+    assert (
+        result.stderr == f"desk: {variable}: cannot listen on {address}: Address already in use\n"
+    )
+
+
+def test_a_second_service_does_not_share_the_port_of_the_first(tmp_path, serve):
+    result = run(
+        "service",
+        DESK_SDK_APP_IDS="1",
+        DESK_DATA_DIR=str(tmp_path / "b"),
+        DESK_GRPC_LISTEN=serve.target,
+    )
+    assert result.returncode == 1
+    assert "Address already in use" in result.stderr
+
+
+def test_several_workers_share_the_port_and_it_survives_each(tmp_path):
+    with start("serve", data_dir=tmp_path / "data", DESK_RPC_WORKERS="2") as running:
+        running.ready()
+        assert running.post(begin("a"))[0] == 200
+        os.kill(pid_of(running, "rpc-2"), signal.SIGKILL)
+        assert state(running, "a")[0] == 0
+        wait_until(lambda: times(running, "process ready", "rpc-2") == 2)
+        assert state(running, "a")[0] == 0
+
+
+def test_gateway_and_service_work_as_two_commands_whichever_starts_first(tmp_path):
+    data_dir = tmp_path / "data"
+    with start("service", data_dir=data_dir) as service:
+        service.wait_for(lambda record: record["event"] == "waiting for the journal")
+        with start("gateway", data_dir=data_dir) as gateway:
+            assert gateway.post(begin("a"))[0] == 200
+            assert state(service, "a")[0] == 0
+            assert gateway.terminate() == 0
+        assert state(service, "a")[0] == 0
+        assert service.terminate() == 0
+
+
+def test_health_says_by_its_exit_code_who_is_ready(serve):
+    host, port = serve.http
+    gateway, service = f"http://{host}:{port}/readyz", serve.target
+    assert run("health", "gateway", gateway).returncode == 0
+    assert run("health", "gateway", DESK_HTTP_LISTEN=f"{host}:{port}").returncode == 0
+    assert run("health", "service", service).returncode == 0
+    assert run("health", "service", DESK_GRPC_LISTEN=service).returncode == 0
+    serve.terminate()
+    for answer in (run("health", "gateway", gateway), run("health", "service", service)):
+        assert answer.returncode == 1
+        assert answer.stderr.startswith("desk: not ready: ")
+        assert answer.stderr.count("\n") == 1
+
+
+def test_wrong_settings_are_exit_code_2_and_a_line_each_without_the_token(tmp_path):
+    result = run("serve", cwd=tmp_path, DESK_RPC_WORKERS="0", DESK_CALLBACK_TOKENS="hush-4711")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "desk: DESK_CALLBACK_TOKENS entry 1 is not of the form appid=token",
+        "desk: DESK_RPC_WORKERS must be a whole number from 1 to 64, not '0'",
+    ]
+
+
+def test_a_token_is_in_no_output_and_no_command_line(tmp_path):
+    tokens = f"{SDK_APP_ID}=hush-4711"
+    with start("serve", data_dir=tmp_path / "data", DESK_CALLBACK_TOKENS=tokens) as running:
+        running.ready()
+        assert running.post(begin("a"))[0] == 403
+        for pid in [running.pid, *running.children()]:
+            with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+                assert b"hush-4711" not in cmdline.read()
+        running.terminate()
+        assert "hush-4711" not in running.output
+
+
+def test_a_warning_names_the_setting_that_was_probably_meant(tmp_path):
+    with start("gateway", data_dir=tmp_path / "data", DESK_RPC_WORKER="2") as running:
+        warning = running.wait_for(lambda record: record["level"] == "warning")
+        assert warning["problem"].endswith("did you mean DESK_RPC_WORKERS?")
+
+
+def test_requests_that_are_under_way_are_answered_when_serve_stops(serve):
+    connection = http.client.HTTPConnection(*serve.http, timeout=10)
+    connection.request("GET", "/livez")
+    assert connection.getresponse().read()
+    serve.process.send_signal(signal.SIGTERM)
+    serve.wait_for(lambda record: record["event"] == "stopping")
+    assert serve.wait() == 0
+    with pytest.raises(ConnectionError):
+        http.client.HTTPConnection(*serve.http, timeout=2).request("GET", "/livez")
