@@ -1,0 +1,57 @@
+"""Remembers what was sent, what became of it, and what the service must make of it."""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from desk.simulator.callbacks import Made
+from desk.simulator.expectation import Expectation
+from desk.simulator.lives import Life
+from desk.simulator.sender import Fate
+from desk.simulator.traffic import Delivery
+from journal.callback import identify
+
+_STRENGTH = {Fate.REFUSED: 0, Fate.UNKNOWN: 1, Fate.KEPT: 2}
+
+
+class Planned(msgspec.Struct, gc=False):
+    """A callback and what became of all its deliveries; None = never sent.
+
+    One delivery that was kept is enough, whatever became of the others.
+    """
+
+    callback: Made
+    fate: Fate | None = None
+
+
+class Ledger:
+    """What a run sends.
+
+    Attributes:
+        sdk_app_id: the app that it is sent for.
+        callbacks: by identity, 32 hexadecimal digits.
+        sessions: by id; None where there must be no session.
+    """
+
+    def __init__(self, sdk_app_id: int) -> None:
+        self.sdk_app_id = sdk_app_id
+        self.callbacks: dict[str, Planned] = {}
+        self.sessions: dict[str, Expectation | None] = {}
+
+    def record(self, lives: Iterable[Life]) -> Iterator[Life]:
+        """Pass lives through, and remember them."""
+        for life in lives:
+            self.sessions[life.session_id] = life.expectation
+            for callback in life.callbacks:
+                self.callbacks[self.identify(callback.body)] = Planned(callback)
+            yield life
+
+    def note(self, delivery: Delivery, fate: Fate) -> None:
+        """Remember what became of a delivery."""
+        planned = self.callbacks[self.identify(delivery.callback.body)]
+        if planned.fate is None or _STRENGTH[fate] > _STRENGTH[planned.fate]:
+            planned.fate = fate
+
+    def identify(self, body: bytes) -> str:
+        """A callback's identity."""
+        return identify(self.sdk_app_id, body).hex()
