@@ -33,7 +33,7 @@ MAX_TOKEN_FILE = 64 * 1024
 """Bytes of a file with tokens."""
 
 _PREFIX = "DESK_"
-_OF_CLIENTS = ("target",)
+_OF_CLIENTS = ("target", "simulate_token")
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 
 Tokens = dict[int, tuple[SecretStr, ...]]

@@ -42,12 +42,13 @@ Try it: begin a session, send the vendor's sample message, ask what became of it
 
   {sample}
 
-  desk sessions explain {session}{app}{target}
+  desk sessions explain {session}{which}{target}
 
-Or let a call centre happen, and watch it:
+Or let a call centre happen here, and watch it in another terminal:
 
-  desk simulate
-  desk watch --from-start{target}
+  {token}desk simulate {url} --app {app} --sessions 20 --rate 20
+
+  desk watch{target}
 """
 
 SIGNING = """
@@ -70,7 +71,9 @@ def what_to_try(settings: Settings, http: Address, grpc: Address) -> str:
         begin=_curl(url, app, BEGIN, signed=signed),
         sample=_curl(url, app, SAMPLE, signed=signed),
         session=SESSION_ID,
-        app=f" --app {app}" if len(settings.sdk_app_ids) > 1 else "",
+        app=app,
+        token='DESK_SIMULATE_TOKEN="$TOKEN" ' if signed else "",
+        which=f" --app {app}" if len(settings.sdk_app_ids) > 1 else "",
         target="" if target == "127.0.0.1:50051" else f" --target {target}",
     )
 

@@ -245,11 +245,12 @@ def test_the_example_documents_every_variable_with_its_default(environment, tmp_
     assert {name.removeprefix("DESK_").lower() for name in given} == {
         *Settings.model_fields,
         "target",
+        "simulate_token",
     }
     environment(DESK_SDK_APP_IDS="1600012345")
     defaults = Settings.load()
-    for secret in ("DESK_CALLBACK_TOKENS", "DESK_CALLBACK_TOKENS_FILE", "DESK_TARGET"):
-        del given[secret]
+    for name in ("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE", "TARGET", "SIMULATE_TOKEN"):
+        del given[f"DESK_{name}"]
     environment(**given)
     assert Settings.load() == defaults
 
