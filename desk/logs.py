@@ -47,8 +47,6 @@ def configure(settings: Settings, role: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    # It would say so once per request that has to wait; the gateway has a limit of its own.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     logging.raiseExceptions = False  # a log that cannot be written must not make more of them
 
 

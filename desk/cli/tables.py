@@ -40,6 +40,8 @@ def print_sessions(sessions: Sequence[Session]) -> None:
     several = len({session.sdk_app_id for session in sessions}) > 1
     if sessions:
         print_table([_APP, *_SESSIONS] if several else _SESSIONS, sessions)
+    else:
+        click.echo("desk: no session is like that", err=True)
 
 
 def print_session(session: Session) -> None:
@@ -138,6 +140,8 @@ def print_rejections(records: Sequence[SessionRecord]) -> None:
     """Print a row for each."""
     if records:
         print_table(_REJECTIONS, records)
+    else:
+        click.echo("desk: nothing stands rejected", err=True)
 
 
 def print_groups(counted: CountSessionsResponse, by: str) -> None:
