@@ -1,0 +1,236 @@
+"""Raw bytes on real connections: what is no HTTP, what is ambiguous, what is slow, what is many."""
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.app import MAX_BODY
+from gateway.server import MAX_HEADERS
+from tests.support.callbacks import NOON
+from tests.support.callbacks import body as callback
+from tests.support.gateway import (
+    CALLBACK,
+    answers_until_close,
+    gateway,
+    next_answer,
+    query,
+    request,
+)
+from tests.support.waiting import eventually
+
+HEAD = f"POST /?{query()} HTTP/1.1\r\nHost: gateway\r\n"
+
+
+def numbered(number: int) -> bytes:
+    return callback("SessionBegin", NOON + number)
+
+
+@pytest.fixture(scope="module")
+def desk():
+    with gateway() as running:
+        yield running
+
+
+NOT_HTTP = {
+    "garbage": (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),
+    "no target": (b"POST\r\n\r\n", 400),
+    "lower-case method": (b"post / HTTP/1.1\r\n\r\n", 400),
+    "a header without a colon": (HEAD.encode() + b"oops\r\n\r\n", 400),
+    "space before the colon": (HEAD.encode() + b"Content-Length : 5\r\n\r\n12345", 400),
+    "a bare line feed": (HEAD.encode() + b"A: b\nC: d\r\n\r\n", 400),
+    "a negative length": (HEAD.encode() + b"Content-Length: -1\r\n\r\n", 400),
+    "a length that is no number": (HEAD.encode() + b"Content-Length: 0x10\r\n\r\n", 400),
+    "a length with a plus sign": (HEAD.encode() + b"Content-Length: +5\r\n\r\n12345", 400),
+    "too large headers": (HEAD.encode() + b"A: " + b"x" * MAX_HEADERS + b"\r\n\r\n", 431),
+    "too many headers": (HEAD.encode() + b"A: b\r\n" * MAX_HEADERS + b"\r\n", 431),
+    "a long target": (b"POST /?" + b"x" * MAX_HEADERS + b" HTTP/1.1\r\n\r\n", 431),
+    "a declared body that is too large": (
+        HEAD.encode() + b"Content-Length: 99999999999999\r\n\r\n" + b"x" * 10_000,
+        413,
+    ),
+    "a transfer coding that is not there": (
+        HEAD.encode() + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        501,
+    ),
+    "a bad chunk size": (HEAD.encode() + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nab\r\n", 400),
+    "a chunk with a bad end": (
+        HEAD.encode() + b"Transfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n0\r\n\r\n",
+        400,
+    ),
+}
+
+
+@pytest.mark.parametrize(("wire", "status"), NOT_HTTP.values(), ids=NOT_HTTP.keys())
+def test_what_is_no_request_is_answered_in_shape_and_ends_the_connection(desk, wire, status):
+    before = len(desk.kept())
+    [answer] = desk.raw(wire)
+    answer.assert_fail(status)
+    assert answer.headers["connection"] == "close"
+    assert len(desk.kept()) == before
+
+
+INNER = request(numbered(666))
+
+SMUGGLED = {
+    "two lengths": "Content-Length: 0\r\nContent-Length: 5\r\n\r\n",
+    "two equal lengths": "Content-Length: 5\r\nContent-Length: 5\r\n\r\n",
+    "a list of lengths": "Content-Length: 0, 5\r\n\r\n",
+    "length, then chunks": "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks, then length": "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "chunked twice": "Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+    "chunked in two headers": (
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "an empty coding": "Transfer-Encoding:\r\n\r\n",
+    "a folded coding": "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+    "a coding with a comma": "Transfer-Encoding: chunked,\r\n\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("headers", SMUGGLED.values(), ids=SMUGGLED.keys())
+def test_a_request_of_ambiguous_length_is_refused_with_all_that_follows(desk, headers):
+    before = desk.bodies()
+    [answer] = desk.raw(HEAD.encode() + headers.encode() + INNER)
+    answer.assert_fail(400)
+    assert answer.headers["connection"] == "close"
+    assert desk.bodies() == before
+
+
+def test_chunks_in_http_1_0_are_refused(desk):
+    head = HEAD.replace("HTTP/1.1", "HTTP/1.0")
+    [answer] = desk.raw(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + INNER)
+    answer.assert_fail(400)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(wire=st.binary(min_size=1, max_size=200), prefix=st.sampled_from([b"", HEAD.encode()]))
+def test_no_bytes_whatever_break_the_gateway(desk, wire, prefix):
+    sock = desk.connect()
+    sock.sendall(prefix + wire)
+    sock.shutdown(socket.SHUT_WR)
+    for answer in answers_until_close(sock):
+        assert answer.headers["content-type"] == "application/json"
+        assert set(answer.fields) == {"ActionStatus", "ErrorInfo", "ErrorCode"}
+    sock.close()
+
+
+def test_http_1_0_is_answered_and_closed(desk):
+    [answer] = desk.raw(request().replace(b"HTTP/1.1", b"HTTP/1.0"))
+    answer.assert_ok()
+
+
+def test_expect_continue_is_honoured(desk):
+    sock = desk.connect()
+    wire = request(numbered(100), headers="Expect: 100-continue\r\n")
+    head, _, body = wire.partition(b"\r\n\r\n")
+    sock.sendall(head + b"\r\n\r\n")
+    assert sock.recv(100).startswith(b"HTTP/1.1 100 ")
+    sock.sendall(body)
+    next_answer(sock).assert_ok()
+
+
+def test_pipelined_requests_are_answered_in_their_order(desk):
+    wire = b"".join(request(body) for body in (numbered(1), b"nonsense", numbered(2), numbered(3)))
+    wire += request(numbered(4), headers="Connection: close\r\n")
+    assert [answer.status for answer in desk.raw(wire)] == [200, 400, 200, 200, 200]
+
+
+def test_a_length_that_is_too_short_cuts_the_body_there(desk):
+    body = numbered(200)
+    wire = request(body).replace(b"Content-Length: %d" % len(body), b"Content-Length: 20")
+    kept, refused = desk.raw(wire + b"\r\n\r\n")
+    kept.assert_fail(400)
+    refused.assert_fail(400)
+    assert desk.bodies()[-1] == body[:20]
+
+
+def test_a_length_that_is_too_long_keeps_nothing(desk):
+    before = desk.bodies()
+    sock = desk.connect()
+    wire = request(numbered(300)).replace(b"Content-Length: ", b"Content-Length: 9")
+    sock.sendall(wire)
+    sock.shutdown(socket.SHUT_WR)
+    assert sock.recv(100) == b""
+    assert desk.bodies() == before
+
+
+def test_a_body_that_arrives_byte_by_byte_is_kept_whole(desk):
+    sock = desk.connect()
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    body = numbered(400)
+    for byte in request(body):
+        sock.send(bytes([byte]))
+    next_answer(sock).assert_ok()
+    assert body in desk.bodies()
+
+
+def test_half_requests_do_not_hold_up_others():
+    with gateway(threads=2) as desk:
+        half = request()[:-1]
+        waiting = [desk.connect() for _ in range(100)]
+        for sock in waiting:
+            sock.sendall(half)
+        desk.post(numbered(1)).assert_ok()
+        for sock in waiting:
+            sock.sendall(CALLBACK[-1:])
+        assert [next_answer(sock).status for sock in waiting] == [200] * 100
+        assert desk.bodies() == [numbered(1), CALLBACK]
+
+
+def test_a_request_that_takes_too_long_to_arrive_is_given_up(monkeypatch):
+    monkeypatch.setattr("gateway.server.RECEIVE", 0.2)
+    with gateway() as desk:
+        slow, idle = desk.connect(), desk.connect()
+        slow.sendall(request()[:-1])
+        assert slow.recv(100) == b""
+        idle.sendall(request())
+        next_answer(idle).assert_ok()
+        assert len(desk.kept()) == 1
+
+
+def test_an_oversize_sender_that_never_stops_is_given_up(monkeypatch):
+    monkeypatch.setattr("gateway.channel.DISCARD", 10**6)
+    with gateway() as desk:
+        sock = desk.connect()
+        sock.sendall(HEAD.encode() + b"Content-Length: 1000000000\r\n\r\n")
+
+        def is_cut_off() -> bool:
+            try:
+                sock.sendall(b"x" * MAX_BODY)
+            except OSError:
+                return True
+            return False
+
+        eventually(is_cut_off)
+        desk.post().assert_ok()
+
+
+def test_connections_over_the_limit_wait_and_are_served_in_their_turn(monkeypatch):
+    monkeypatch.setattr("gateway.server.MAX_CONNECTIONS", 10)
+    with gateway() as desk:
+        held = [desk.connect() for _ in range(8)]
+        for sock in held:
+            sock.sendall(request())
+            next_answer(sock).assert_ok()
+        late = desk.connect()
+        late.sendall(request(numbered(1)))
+        late.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            late.recv(1)
+        held[0].close()
+        late.settimeout(20)
+        next_answer(late).assert_ok()
+
+
+def test_many_callbacks_at_once_are_each_kept_once(desk):
+    bodies = [numbered(1000 + number) for number in range(300)]
+    before = len(desk.kept())
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(desk.post, bodies * 2))
+    assert {answer.status for answer in answers} == {200}
+    assert sorted(desk.bodies()[before:]) == sorted(bodies)

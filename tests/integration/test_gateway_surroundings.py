@@ -1,0 +1,138 @@
+"""The app on another WSGI server, on the real journal, and what it writes to its log."""
+
+import http.client
+import threading
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.validate import validator
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.app import MAX_BODY, Options, create_app
+from journal.errors import Unavailable
+from journal.memory import MemoryJournal
+from journal.sqlite import SqliteJournal
+from tests.support.callbacks import APP, NOON
+from tests.support.callbacks import body as callback
+from tests.support.gateway import CALLBACK, FailingJournal, Gateway, gateway, sign
+
+NOW = 1725540000
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def elsewhere():
+    """The app on the standard library's server, behind its checker of the WSGI rules."""
+    journal = MemoryJournal()
+    app = create_app(journal, Options(sdk_app_ids=frozenset({APP}), tokens={}))
+    with make_server("127.0.0.1", 0, validator(app), handler_class=Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield Gateway(server.server_port, journal)
+        server.shutdown()
+        thread.join(10)
+
+
+def test_the_app_runs_on_any_wsgi_server(elsewhere):
+    elsewhere.post().assert_ok()
+    elsewhere.post(b"nonsense").assert_fail(400)
+    elsewhere.post(b"").assert_fail(400)
+    elsewhere.post(SdkAppid=1).assert_fail(403)
+    elsewhere.ask("GET", "/").assert_fail(405)
+    elsewhere.ask("GET", "/nowhere").assert_fail(404)
+    elsewhere.ask("GET", "/livez").assert_ok()
+    elsewhere.ask("GET", "/readyz").assert_ok()
+    assert elsewhere.bodies() == [CALLBACK, b"nonsense", b""]
+
+
+def test_a_body_that_breaks_off_is_not_kept(elsewhere):
+    connection = http.client.HTTPConnection("127.0.0.1", elsewhere.port, timeout=10)
+    connection.putrequest("POST", f"/?SdkAppid={APP}&CallbackCommand=Desk.SessionEventNotify")
+    connection.putheader("Content-Length", str(len(CALLBACK) + 1))
+    connection.endheaders(CALLBACK)
+    connection.sock.shutdown(1)
+    assert connection.getresponse().status == 400
+    connection.close()
+    assert elsewhere.kept() == []
+
+
+def test_a_body_that_is_too_large_is_refused_elsewhere_too(elsewhere):
+    connection = http.client.HTTPConnection("127.0.0.1", elsewhere.port, timeout=10)
+    connection.putrequest("POST", "/")
+    connection.putheader("Content-Length", str(MAX_BODY + 1))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_what_was_acknowledged_is_in_the_journal_file(tmp_path):
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal.open_writer(path)
+    with gateway(journal) as desk:
+        desk.post(RequestID="first").assert_ok()
+        reader = SqliteJournal.open_reader(path)
+        [entry] = reader.read(0, limit=10)
+        assert (entry.body, entry.request_id) == (CALLBACK, "first")
+        reader.close()
+    journal.close()
+    with gateway(SqliteJournal.open_reader(path)) as desk:
+        desk.post(b"read-only").assert_fail(503)
+
+
+def test_a_closed_journal_makes_the_gateway_unready(tmp_path):
+    journal = SqliteJournal.open_writer(tmp_path / "journal.db")
+    with gateway(journal) as desk:
+        desk.post().assert_ok()
+        journal.close()
+        desk.post(callback("SessionEnd", NOON)).assert_fail(503)
+        desk.ask("GET", "/readyz").assert_fail(503)
+        desk.ask("GET", "/livez").assert_ok()
+
+
+def test_logs_say_what_happened_and_nothing_of_what_was_said():
+    secrets = ["t0ken", "s3cret", "203.0.113.9", "r3quest"]
+    journal = FailingJournal()
+    with capture_logs() as logs, gateway(journal, tokens={APP: ("t0ken",)}, now=NOW) as desk:
+
+        def post(body: bytes = b'{"s3cret"', token: str = "t0ken", time: int = NOW, **more):
+            signature = sign(token, time)
+            secrets.append(signature)
+            described = {"ClientIP": "203.0.113.9", "RequestID": "r3quest"}
+            given = {"RequestTime": time, "Sign": signature} | described | more
+            return desk.post(body, **given)
+
+        statuses = [
+            post().status,
+            post(token="wrong").status,
+            post(time=NOW - 61).status,
+            post(Sign=None).status,
+            post(RequestTime="s3cret").status,
+            post(SdkAppid=7).status,
+            post(CallbackCommand="s3cret").status,
+        ]
+        journal.error = Unavailable("s3cret")
+        statuses.append(post().status)
+        journal.error = RuntimeError("s3cret")
+        statuses.append(post().status)
+
+    assert statuses == [400, 403, 403, 403, 403, 403, 400, 503, 500]
+    told = [(entry["event"], entry.get("reason")) for entry in logs]
+    assert told == [
+        ("callback_malformed", "the body is not JSON"),
+        ("callback_refused", "wrong_sign"),
+        ("callback_refused", "stale"),
+        ("callback_refused", "bad_sign"),
+        ("callback_refused", "bad_request_time"),
+        ("callback_refused", "not_our_app"),
+        ("callback_not_ours", None),
+        ("callback_not_kept", None),
+        ("unexpected_error", None),
+    ]
+    assert logs[2]["age"] == 61
+    written = repr(logs)
+    assert not [secret for secret in secrets if secret in written]
+    assert len(written) < 4000

@@ -1,0 +1,225 @@
+"""A real gateway on a loopback port, the ways to talk to it, and journals that misbehave."""
+
+import hashlib
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+from gateway.app import Options, create_app
+from gateway.server import Server
+from journal.callback import COMMAND
+from journal.entry import Appended, Entry, NewEntry
+from journal.errors import AppendTimedOut
+from journal.memory import MemoryJournal
+from journal.port import Journal
+from tests.support.callbacks import APP, NOON
+from tests.support.callbacks import body as callback_body
+
+OK = b'{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}'
+CALLBACK = callback_body("SessionBegin", NOON)
+
+
+@dataclass
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return json.loads(self.body)
+
+    def assert_fail(self, status: int) -> "Answer":
+        """It has this status, and the vendor's shape of a failure."""
+        assert self.status == status, (self.status, self.body)
+        assert self.headers["content-type"] == "application/json"
+        assert list(self.fields) == ["ActionStatus", "ErrorInfo", "ErrorCode"]
+        assert self.fields["ActionStatus"] == "FAIL"
+        assert isinstance(self.fields["ErrorCode"], int)
+        assert self.fields["ErrorCode"] != 0
+        assert self.fields["ErrorInfo"]
+        return self
+
+    def assert_ok(self) -> "Answer":
+        assert (self.status, self.body) == (200, OK)
+        assert self.headers["content-type"] == "application/json"
+        return self
+
+
+def query(**parameters: Any) -> str:
+    """The query that Desk appends; None leaves a parameter out, a list repeats it."""
+    desk: dict[str, Any] = {
+        "SdkAppid": APP,
+        "CallbackCommand": COMMAND,
+        "contenttype": "json",
+        "ClientIP": "127.0.0.1",
+        "OptPlatform": "RESTAPI",
+    }
+    given = {name: value for name, value in (desk | parameters).items() if value is not None}
+    return urlencode(given, doseq=True)
+
+
+@dataclass
+class Gateway:
+    """Where it listens, and what it keeps."""
+
+    port: int
+    journal: Journal
+    server: Any = None
+    thread: threading.Thread | None = None
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    def post(
+        self, body: bytes = CALLBACK, *, path: str = "/", headers: Any = (), **parameters: Any
+    ) -> Answer:
+        """One callback, on a connection of its own."""
+        return self.ask("POST", f"{path}?{query(**parameters)}", body, dict(headers))
+
+    def ask(
+        self, method: str, target: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, target, body, dict(headers or {}))
+            return read_answer(connection.getresponse())
+        finally:
+            connection.close()
+
+    def connect(self) -> socket.socket:
+        """A raw connection; closed when the gateway is."""
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        self.sockets.append(sock)
+        return sock
+
+    def raw(self, *packets: bytes) -> list[Answer]:
+        """All answers to these bytes, until the gateway closes the connection."""
+        sock = self.connect()
+        for packet in packets:
+            sock.sendall(packet)
+        return answers_until_close(sock)
+
+    def kept(self) -> list[Entry]:
+        return self.journal.read(0, limit=10_000)
+
+    def bodies(self) -> list[bytes]:
+        return [entry.body for entry in self.kept()]
+
+
+@contextmanager
+def gateway(
+    journal: Journal | None = None,
+    *,
+    sdk_app_ids: frozenset[int] = frozenset({APP}),
+    tokens: Mapping[int, tuple[str, ...]] | None = None,
+    path: str = "/",
+    now: float | None = None,
+    threads: int = 8,
+) -> Iterator[Gateway]:
+    """A gateway on waitress, in a thread; `now` stops its clock."""
+    journal = journal or MemoryJournal()
+    options = Options(sdk_app_ids=sdk_app_ids, tokens=tokens or {}, path=path)
+    clock = {} if now is None else {"clock": lambda: now}
+    sock = socket.create_server(("127.0.0.1", 0))
+    port = sock.getsockname()[1]
+    server = Server(create_app(journal, options, **clock), sock, threads=threads)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    running = Gateway(port, journal, server, thread)
+    try:
+        yield running
+    finally:
+        for each in running.sockets:
+            each.close()
+        server.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def request(body: bytes = CALLBACK, *, headers: str = "", **parameters: Any) -> bytes:
+    """A whole request as bytes."""
+    head = f"POST /?{query(**parameters)} HTTP/1.1\r\nHost: gateway\r\n{headers}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def read_answer(response: http.client.HTTPResponse) -> Answer:
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, headers, response.read())
+
+
+def next_answer(sock: socket.socket) -> Answer:
+    """The next answer on a connection on which nothing was pipelined."""
+    response = http.client.HTTPResponse(sock, method="POST")
+    response.begin()
+    return read_answer(response)
+
+
+def answers_until_close(sock: socket.socket) -> list[Answer]:
+    rest = b""
+    while packet := sock.recv(65536):
+        rest += packet
+    answers = []
+    while rest:
+        head, _, rest = rest.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        length = int(headers.get("content-length", 0))
+        answers.append(Answer(int(status.split()[1]), headers, rest[:length]))
+        rest = rest[length:]
+    return answers
+
+
+class StallingJournal(MemoryJournal):
+    """A memory journal whose disk hangs until it is released; it keeps its timeouts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+        self._stalled = 0
+        self._count = threading.Lock()
+
+    @property
+    def stalled(self) -> int:
+        """Appends that wait."""
+        return self._stalled
+
+    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+        with self._count:
+            self._stalled += 1
+        try:
+            if not self.released.wait(timeout):
+                raise AppendTimedOut("the disk hangs")
+        finally:
+            with self._count:
+                self._stalled -= 1
+        return super().append(entry, timeout=timeout)
+
+
+class FailingJournal(MemoryJournal):
+    """A memory journal that raises what it is told to, as long as it is told to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.head_error: Exception | None = None
+
+    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+        if self.error is not None:
+            raise self.error
+        return super().append(entry, timeout=timeout)
+
+    def head(self) -> int:
+        if self.head_error is not None:
+            raise self.head_error
+        return super().head()
+
+
+def sign(token: str, request_time: int | str) -> str:
+    return hashlib.sha256(f"{token}{request_time}".encode()).hexdigest()
