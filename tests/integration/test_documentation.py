@@ -1,0 +1,97 @@
+"""What the documents say of the code is still so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from desk import settings
+from desk.cli import EXIT_CODES
+from desk.settings import Settings
+from gateway import app, authentication, server
+from journal import callback
+from service import message
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+README = (ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows(title: str) -> dict[str, str]:
+    """By its first cell, the second cell of each row of the first table in a section."""
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section(title).splitlines()
+        if line.startswith("|")
+    ]
+    return {row[0]: row[1] for row in cells[2:]}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    documented = {
+        name.strip("`"): default.strip("`") for name, default in rows("Configure it").items()
+    }
+
+    assert documented == {
+        f"DESK_{name.upper()}": described(field.get_default())
+        if not field.is_required()
+        else "must be set"
+        for name, field in Settings.model_fields.items()
+    }
+
+
+def described(default: object) -> str:
+    return str(default).lower() if default not in (None, {}) else "none"
+
+
+def kib(size: int) -> str:
+    return f"{size // 1024} KiB"
+
+
+LIMITS = {
+    "body of a callback": kib(app.MAX_BODY),
+    "nesting of its JSON": str(callback.MAX_DEPTH),
+    "`SessionId`, `Event`": f"{callback.MAX_SESSION_ID}, {callback.MAX_EVENT_NAME} characters",
+    "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
+    "time to answer a callback": f"{app.BUDGET} s",
+    "callbacks waiting for a thread": str(server.MAX_WAITING),
+    "HTTP connections": f"{server.MAX_CONNECTIONS:,}",
+    "head of a request": kib(server.MAX_HEADERS),
+    "parts of a message": str(message.MAX_ELEMENTS),
+    "processes that answer gRPC": str(settings.MAX_RPC_WORKERS),
+}
+
+
+def test_the_limits_in_the_readme_are_those_of_the_code() -> None:
+    assert rows("Limits") == LIMITS
+
+
+def test_the_readme_knows_every_exit_code() -> None:
+    codes = re.findall(r"^  (\d) ", EXIT_CODES, flags=re.MULTILINE)
+
+    listed = re.search(r"^Exit codes: (.*?)\n\n", README, flags=re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    assert re.findall(r"(?:^|; )(\d) ", listed[1].replace("\n", " ")) == codes
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
+    named = set(
+        re.findall(
+            r"^    make (?!PYTHON)([a-z-]+)|`make ([a-z-]+)", page.read_text(), flags=re.MULTILINE
+        )
+    )
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+    assert {first or second for first, second in named} <= targets
