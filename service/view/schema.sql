@@ -62,7 +62,7 @@ CREATE TABLE feed (
                                          -- NULL while the session has not begun
 ) STRICT;
 
-CREATE INDEX feed_by_session ON feed (sdk_app_id, session_id);
+CREATE INDEX feed_by_session ON feed (session_id, sdk_app_id);
 
 -- The rejections that stand now: where in the feed each was published.
 CREATE TABLE rejections (

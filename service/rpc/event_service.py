@@ -1,0 +1,104 @@
+"""desk.v1.EventService: the feed, and what was rejected."""
+
+from typing import Any
+
+from desk.v1.event_pb2 import SessionRecord
+from desk.v1.event_service_pb2 import (
+    ListRejectionsRequest,
+    ListRejectionsResponse,
+    SubscribeRequest,
+)
+from desk.v1.status_pb2 import ResponseHeader
+from service.rpc import frames, freshness, pages, requests, snapshot
+from service.rpc.errors import Reason, Refused, refusing
+from service.rpc.feed import Feed
+from service.rpc.stream import Stream, Wish, check_kept
+from service.view.reader import Progress, Reader, Row, first_of, last_of
+from service.view.readers import Readers
+from service.view.selection import EventSelection
+
+DEFAULT_PAGE = 100
+
+
+class EventService:
+    """Answers from the view; live from the feed."""
+
+    def __init__(self, readers: Readers, feed: Feed) -> None:
+        self._readers = readers
+        self._feed = feed
+
+    @refusing
+    async def Subscribe(self, request: SubscribeRequest, context: Any) -> None:  # noqa: N802
+        """Stream the feed, as serialised SubscribeResponses."""
+        selection, max_batch = requests.subscription(request)
+        wish = Wish(selection=selection, max_batch=max_batch, with_session=request.include_session)
+        start = await self._start(request)
+        with self._feed.audience(selection) as audience:
+            stream = Stream(self._feed, self._readers, audience, context.write, wish=wish)
+            if request.sessions_first:
+                await self._send_sessions(stream, selection, start)
+            await stream.run(last_of(start))
+
+    @refusing
+    async def ListRejections(  # noqa: N802
+        self, request: ListRejectionsRequest, _context: Any
+    ) -> ListRejectionsResponse:
+        """Return the records that stand rejected, newest first."""
+        check = requests.Check()
+        selection = requests.rejections_selection(check, request)
+        size = check.size(
+            "page_size", request.page_size, default=DEFAULT_PAGE, most=requests.MAX_PAGE
+        )
+        check.done()
+        bound_to = ("ListRejections", self._feed.journal_id, selection)
+        place = pages.places(request.page_token, request=bound_to, count=1)
+        before = place[0] if place else first_of(1 << 42)
+        progress, rows, following = await self._readers.run(_rejections, selection, before, size)
+        return ListRejectionsResponse(
+            header=header(progress),
+            records=[SessionRecord.FromString(record) for _, record in rows],
+            next_page_token=pages.token((following,), request=bound_to) if following else "",
+        )
+
+    async def _start(self, request: SubscribeRequest) -> int:
+        """The revision after which the stream begins."""
+        reader = self._readers.inline
+        progress = reader.progress()
+        if request.journal_id and request.journal_id != progress.journal_id:
+            raise Refused(
+                Reason.JOURNAL_MISMATCH,
+                "journal_id is not the journal that this service counts revisions in",
+                journal_id=progress.journal_id,
+            )
+        if not request.HasField("after_revision"):
+            return progress.applied_revision
+        after = request.after_revision or progress.oldest_revision - 1
+        check_kept(after, progress.oldest_revision)
+        if not await freshness.reach(self._feed, reader, after, freshness.REVISION_WAIT):
+            raise freshness.in_future(after, reader.progress().applied_revision)
+        return after
+
+    async def _send_sessions(
+        self, stream: Stream, selection: EventSelection, revision: int
+    ) -> None:
+        stream.position = last_of(revision)
+        chosen = requests.snapshot_selection(selection)
+        reached, complete = 0, False
+        while not complete and not self._feed.draining:
+            part = await self._readers.run(snapshot.read, chosen, reached, revision)
+            reached, complete = part.reached, part.reached >= revision
+            if part.sessions or complete or stream.is_due():
+                message = frames.sessions(stream.header(), part.sessions, complete=complete)
+                await stream.send(message)
+
+
+def header(progress: Progress) -> ResponseHeader:
+    """The header of an answer that was read together with `progress`."""
+    return ResponseHeader(journal_id=progress.journal_id, revision=progress.applied_revision)
+
+
+def _rejections(
+    reader: Reader, selection: EventSelection, before: int, size: int
+) -> tuple[Progress, list[Row], int | None]:
+    with reader.snapshot() as progress:
+        return (progress, *reader.rejections(selection, before, size))

@@ -1,0 +1,215 @@
+"""Checks what clients send and turns it into what the view is asked: selections, keys, sizes.
+
+The rules are the comments of proto/desk/v1. All that is wrong with a request is told at once.
+"""
+
+from collections.abc import Container, Iterable, Sequence
+from typing import TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
+from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
+from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
+from service.rpc.errors import Reason, Refused
+from service.view.selection import Between, EventSelection, SessionSelection, SnapshotSelection
+
+MAX_VALUES = 100
+"""Values in one field of a filter."""
+
+MAX_BATCH = 1_000
+DEFAULT_BATCH = 500
+MAX_PAGE = 1_000
+
+LATEST = 253_402_300_799
+"""Seconds: the end of the year 9999, the last that a Timestamp may hold."""
+
+_EVENT_TYPES = frozenset(EventType.values())
+_VERDICTS = frozenset(Verdict.values()) - {0}
+_REASONS = frozenset(RejectionReason.values()) - {0}
+_STATES = frozenset(SessionState.values()) - {0}
+_END_REASONS = frozenset(EndReason.values())
+
+_SHOWN = 1 << Verdict.Value("VERDICT_ACCEPTED") | 1 << Verdict.Value("VERDICT_UNRECOGNISED")
+
+T = TypeVar("T", int, str)
+
+
+class Check:
+    """Collects what is wrong with one request."""
+
+    def __init__(self) -> None:
+        self._violations: list[tuple[str, str]] = []
+
+    def wrong(self, field: str, description: str) -> None:
+        """Note that a field is at fault."""
+        self._violations.append((field, description))
+
+    def done(self) -> None:
+        """Refuse the request if anything was wrong.
+
+        Raises:
+            Refused: INVALID_REQUEST with all violations.
+        """
+        if self._violations:
+            field, description = self._violations[0]
+            raise Refused(
+                Reason.INVALID_REQUEST,
+                f"{field} {description}",
+                violations=tuple(self._violations),
+            )
+
+    def not_negative(self, field: str, value: int) -> int:
+        """A number that must be 0 or more."""
+        if value < 0:
+            self.wrong(field, "must not be negative")
+        return value
+
+    def size(self, field: str, value: int, *, default: int, most: int) -> int:
+        """How many a message or page may hold: 0 = the default, more than the most = the most."""
+        return min(self.not_negative(field, value) or default, most)
+
+    def values(
+        self, field: str, values: Iterable[T], allowed: Container[T] | None = None
+    ) -> tuple[T, ...]:
+        """The values of a filter's field, without repetitions, in an order of our own."""
+        given = tuple(values)
+        if len(given) > MAX_VALUES:
+            self.wrong(field, f"must not have more than {MAX_VALUES} values")
+        if allowed is not None and any(value not in allowed for value in given):
+            self.wrong(field, "must have values that can be selected")
+        return tuple(sorted(set(given)))
+
+    def between(self, field: str, asked: TimeRange, *, present: bool) -> Between:
+        """A time range in milliseconds."""
+        if not present:
+            return Between()
+        start = self._bound(f"{field}.start_time", asked, "start_time")
+        end = self._bound(f"{field}.end_time", asked, "end_time")
+        if start is None and end is None:
+            self.wrong(field, "must have a start_time or an end_time")
+        elif start is not None and end is not None and end <= start:
+            self.wrong(f"{field}.end_time", "must be later than start_time")
+        return Between(start, end)
+
+    def _bound(self, field: str, asked: TimeRange, end: str) -> int | None:
+        if not asked.HasField(end):  # type: ignore[arg-type]
+            return None
+        time: Timestamp = getattr(asked, end)
+        if abs(time.seconds) > LATEST or not 0 <= time.nanos < 1_000_000_000:
+            self.wrong(field, "is not a time")
+        # Stored times are whole milliseconds: both ends of a half-open interval round up.
+        return time.seconds * 1000 + -(-time.nanos // 1_000_000)
+
+
+class Apps:
+    """The configured SDKAppIDs, and what 0 means."""
+
+    def __init__(self, sdk_app_ids: Sequence[int]) -> None:
+        self.ids = tuple(sorted(sdk_app_ids))
+
+    def key(self, sdk_app_id: int, session_id: str, prefix: str = "") -> tuple[int, str]:
+        """The key of a session, 0 replaced.
+
+        Raises:
+            Refused: INVALID_REQUEST, SDK_APP_ID_REQUIRED.
+        """
+        check = Check()
+        check.not_negative(f"{prefix}sdk_app_id", sdk_app_id)
+        if not session_id:
+            check.wrong(f"{prefix}session_id", "is required")
+        check.done()
+        return sdk_app_id or self._only(), session_id
+
+    def keys(self, keys: Sequence[SessionKey]) -> list[tuple[int, str]]:
+        """The keys of many sessions, each once, in the order given."""
+        named = (
+            self.key(key.sdk_app_id, key.session_id, f"keys[{i}].") for i, key in enumerate(keys)
+        )
+        return list(dict.fromkeys(named))
+
+    def _only(self) -> int:
+        if len(self.ids) != 1:
+            raise Refused(
+                Reason.SDK_APP_ID_REQUIRED,
+                "sdk_app_id may be left out only where one app is configured",
+            )
+        return self.ids[0]
+
+
+def event_selection(check: Check, asked: EventFilter) -> EventSelection:
+    """What a filter of events selects."""
+    verdicts = check.values("filter.verdicts", asked.verdicts, _VERDICTS)
+    known = (verdict for verdict in verdicts if verdict in _VERDICTS)
+    return _events(check, asked, verdicts=sum(1 << verdict for verdict in known) or _SHOWN)
+
+
+def rejections_selection(check: Check, request: ListRejectionsRequest) -> EventSelection:
+    """Which rejections a request selects."""
+    if request.filter.verdicts:
+        check.wrong("filter.verdicts", "must be empty")
+    reasons = check.values("reasons", request.reasons, _REASONS)
+    return _events(check, request.filter, reasons=reasons)
+
+
+def _events(
+    check: Check, asked: EventFilter, *, verdicts: int = 0, reasons: tuple[int, ...] = ()
+) -> EventSelection:
+    return EventSelection(
+        sdk_app_ids=check.values("filter.sdk_app_ids", asked.sdk_app_ids),
+        session_ids=check.values("filter.session_ids", asked.session_ids),
+        types=check.values("filter.types", asked.types, _EVENT_TYPES),
+        agent_ids=check.values("filter.agent_ids", asked.agent_ids),
+        client_user_ids=check.values("filter.client_user_ids", asked.client_user_ids),
+        channel_types=check.values("filter.channel_types", asked.channel_types),
+        verdicts=verdicts,
+        reasons=reasons,
+    )
+
+
+def snapshot_selection(events: EventSelection) -> SnapshotSelection:
+    """Which sessions a subscriber is sent first."""
+    return SnapshotSelection(
+        sdk_app_ids=events.sdk_app_ids,
+        session_ids=events.session_ids,
+        agent_ids=events.agent_ids,
+        client_user_ids=events.client_user_ids,
+        channel_types=events.channel_types,
+    )
+
+
+def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
+    """What a filter of sessions selects."""
+    return SessionSelection(
+        sdk_app_ids=check.values("filter.sdk_app_ids", asked.sdk_app_ids),
+        states=check.values("filter.states", asked.states, _STATES),
+        agent_ids=check.values("filter.agent_ids", asked.agent_ids),
+        client_user_ids=check.values("filter.client_user_ids", asked.client_user_ids),
+        channel_types=check.values("filter.channel_types", asked.channel_types),
+        end_reasons=check.values("filter.end_reasons", asked.end_reasons, _END_REASONS),
+        begun=check.between("filter.begun", asked.begun, present=asked.HasField("begun")),
+        ended=check.between("filter.ended", asked.ended, present=asked.HasField("ended")),
+        active=check.between("filter.active", asked.active, present=asked.HasField("active")),
+    )
+
+
+def wanted_states(states: Iterable[int]) -> frozenset[int]:
+    """The states of a WaitForStateRequest."""
+    check = Check()
+    wanted = check.values("states", states, _STATES)
+    if not wanted:
+        check.wrong("states", "must have at least one value")
+    check.done()
+    return frozenset(wanted)
+
+
+def subscription(request: SubscribeRequest) -> tuple[EventSelection, int]:
+    """What a subscriber wants, and the records per message."""
+    check = Check()
+    check.not_negative("after_revision", request.after_revision)
+    if request.sessions_first and request.HasField("after_revision"):
+        check.wrong("sessions_first", "cannot be combined with after_revision")
+    batch = check.size("max_batch", request.max_batch, default=DEFAULT_BATCH, most=MAX_BATCH)
+    selection = event_selection(check, request.filter)
+    check.done()
+    return selection, batch

@@ -1,0 +1,190 @@
+"""Runs one rpc worker: waits for the view, binds, serves, drains.
+
+The worker opens one view file for its life, read-only. Knows nothing of the journal or the follower.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import apsw
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from desk.v1 import (
+    event_service_pb2,
+    session_service_pb2,
+    session_service_pb2_grpc,
+    status_pb2,
+    status_pb2_grpc,
+)
+from service.rpc.event_service import EventService
+from service.rpc.feed import MAX_SUBSCRIBERS, Feed
+from service.rpc.requests import Apps
+from service.rpc.session_service import SessionService
+from service.rpc.status_service import StatusService
+from service.rpc.waiters import MAX_WAITERS
+from service.view.reader import Reader
+from service.view.readers import Readers
+
+GRACE = 3.0
+"""Seconds that calls have to end once the server drains."""
+
+VIEW_POLL = 0.1
+"""Seconds between two looks for a view that is not complete yet."""
+
+MAX_UNARY = 1_000
+"""Calls at work at once, beyond streams and waiters; more get RESOURCE_EXHAUSTED from gRPC."""
+
+_MINUTE = 60_000
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 1),
+    ("grpc.max_receive_message_length", 1024 * 1024),
+    ("grpc.max_concurrent_streams", 1_000),
+    # A client that vanished without a word is noticed within 50 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients commonly ping every 20-30 s; gRPC's default is to hang up on more than one in 5 min.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # gRPC adds 10 % of jitter. Streams end themselves within the grace, with a last checkpoint.
+    ("grpc.max_connection_age_ms", 30 * _MINUTE),
+    ("grpc.max_connection_age_grace_ms", 35 * _MINUTE),
+)
+
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (session_service_pb2, "SessionService"),
+        (event_service_pb2, "EventService"),
+        (status_pb2, "StatusService"),
+    )
+)
+
+_log = structlog.get_logger()
+
+
+async def serve(
+    view_path: Path,
+    address: str,
+    *,
+    sdk_app_ids: Sequence[int],
+    stop: asyncio.Event,
+    on_ready: Callable[[int], None],
+) -> None:
+    """Serve a view until `stop` is set, then drain and return.
+
+    Args:
+        view_path: the view's file; waited for until it is there and complete.
+        address: `host:port`; port 0 picks a free one. Several workers may share one port.
+        sdk_app_ids: the configured apps.
+        stop: set it to have the worker drain; also ends the waiting.
+        on_ready: called with the port once calls are answered.
+
+    Raises:
+        RuntimeError: the address cannot be bound.
+    """
+    if not await _view_is_complete(view_path, stop):
+        return
+    readers = Readers(view_path)
+    try:
+        await _serve(readers, address, Apps(sdk_app_ids), stop, on_ready)
+    finally:
+        readers.close()
+
+
+async def _view_is_complete(path: Path, stop: asyncio.Event) -> bool:
+    while not stop.is_set():
+        if _is_complete(path):
+            return True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), VIEW_POLL)
+    return False
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether the view is there, has its tables and its first row, and had caught up once."""
+    try:
+        reader = Reader(path)
+    except apsw.CantOpenError:
+        return False
+    try:
+        return bool(reader.progress().complete)
+    except apsw.Error:
+        return False
+    finally:
+        reader.close()
+
+
+async def _serve(
+    readers: Readers,
+    address: str,
+    apps: Apps,
+    stop: asyncio.Event,
+    on_ready: Callable[[int], None],
+) -> None:
+    feed = Feed(readers.inline)
+    health = HealthServicer()
+    server = _server(readers, feed, apps, health)
+    port = server.add_insecure_port(address)
+    following = asyncio.create_task(feed.run())
+    try:
+        await server.start()
+        await _say(health, health_pb2.HealthCheckResponse.SERVING)
+        _log.info("rpc_serving", port=port)
+        on_ready(port)
+        await stop.wait()
+        await _drain(server, feed, health)
+    finally:
+        following.cancel()
+        await server.stop(None)
+
+
+def _server(readers: Readers, feed: Feed, apps: Apps, health: HealthServicer) -> grpc.aio.Server:
+    server = grpc.aio.server(
+        options=OPTIONS, maximum_concurrent_rpcs=MAX_SUBSCRIBERS + MAX_WAITERS + MAX_UNARY
+    )
+    server.add_generic_rpc_handlers((_event_handlers(EventService(readers, feed)),))
+    session_service_pb2_grpc.add_SessionServiceServicer_to_server(
+        SessionService(readers, feed, apps), server
+    )
+    status_pb2_grpc.add_StatusServiceServicer_to_server(StatusService(readers, feed, apps), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _event_handlers(events: EventService) -> Any:
+    """Like the generated registration, but Subscribe's messages are serialised already."""
+    pb = event_service_pb2
+    handlers = {
+        "Subscribe": grpc.unary_stream_rpc_method_handler(
+            events.Subscribe, request_deserializer=pb.SubscribeRequest.FromString
+        ),
+        "ListRejections": grpc.unary_unary_rpc_method_handler(
+            events.ListRejections,
+            request_deserializer=pb.ListRejectionsRequest.FromString,
+            response_serializer=pb.ListRejectionsResponse.SerializeToString,
+        ),
+    }
+    name = pb.DESCRIPTOR.services_by_name["EventService"].full_name
+    return grpc.method_handlers_generic_handler(name, handlers)
+
+
+async def _say(health: HealthServicer, status: Any) -> None:
+    for name in ("", *SERVICES):
+        await health.set(name, status)
+
+
+async def _drain(server: grpc.aio.Server, feed: Feed, health: HealthServicer) -> None:
+    """End the streams first: `stop` alone would let them sleep until the grace is over."""
+    _log.info("rpc_draining", subscribers=feed.subscribers, waiters=len(feed.waiters))
+    await _say(health, health_pb2.HealthCheckResponse.NOT_SERVING)
+    feed.drain()
+    await server.stop(GRACE)

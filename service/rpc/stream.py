@@ -1,0 +1,163 @@
+"""One Subscribe stream: from the view until it has caught up, then from the ring, and back.
+
+A stream is nothing but a position. It holds no records between two writes, so a client that stops
+reading costs the message that is being written.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from desk.v1.status_pb2 import ResponseHeader
+from service.rpc import frames
+from service.rpc.audience import Audience, Sleeper
+from service.rpc.batches import Encoded, encode
+from service.rpc.errors import Reason, Refused, shutting_down
+from service.rpc.feed import Feed
+from service.view.queries import RECORD_AND_SESSION_COLUMNS, RECORD_COLUMNS
+from service.view.reader import Reader, complete_revision
+from service.view.readers import Readers
+from service.view.selection import EventSelection
+
+CHECKPOINT = (4.0, 4.8)
+"""Seconds of silence after which a stream is given a checkpoint; drawn for each stream."""
+
+MAX_AGE = (27 * 60.0, 33 * 60.0)
+"""Seconds after which a stream is closed for the client to resume, so that load spreads again."""
+
+Send = Callable[[bytes], Awaitable[None]]
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a subscriber is sent."""
+
+    selection: EventSelection
+    max_batch: int
+    with_session: bool
+
+
+class Stream:
+    """One subscriber.
+
+    Attributes:
+        position: everything up to here has been sent, or did not pass the filter.
+    """
+
+    def __init__(
+        self, feed: Feed, readers: Readers, audience: Audience, send: Send, *, wish: Wish
+    ) -> None:
+        self.position = 0
+        self._feed = feed
+        self._readers = readers
+        self._audience = audience
+        self._write = send
+        self._wish = wish
+        self._live = False
+        self._clock = asyncio.get_running_loop().time
+        self._silence = random.uniform(*CHECKPOINT)  # noqa: S311
+        self._end = self._clock() + random.uniform(*MAX_AGE)  # noqa: S311
+        self._due = self._clock() + self._silence
+
+    async def run(self, position: int) -> None:
+        """Send everything after a position, then what comes, until the server closes the stream.
+
+        Raises:
+            Refused: SHUTTING_DOWN, after a last checkpoint; REVISION_NOT_KEPT.
+        """
+        self.position = position
+        sleeper = Sleeper()
+        self._audience.sleepers.add(sleeper)
+        try:
+            while not self._feed.draining and self._clock() < self._end:
+                await self._step(sleeper)
+        finally:
+            self._audience.sleepers.discard(sleeper)
+            sleeper.close()
+        await self.send(frames.checkpoint(self.header()))
+        raise shutting_down()
+
+    def header(self) -> ResponseHeader:
+        """Where the stream stands."""
+        return ResponseHeader(
+            journal_id=self._feed.journal_id, revision=complete_revision(self.position)
+        )
+
+    async def send(self, message: bytes) -> None:
+        """Write one message; returns when the client has room for it."""
+        await self._write(message)
+        self._due = self._clock() + self._silence
+
+    def is_due(self) -> bool:
+        """Whether the client has been left without a message for too long."""
+        return self._clock() >= self._due
+
+    async def _step(self, sleeper: Sleeper) -> None:
+        if self.position < self._audience.heard:
+            await self._deliver()
+        else:
+            self.position = max(self.position, self._feed.told)
+            await self._idle(sleeper)
+
+    async def _deliver(self) -> None:
+        if self.position >= self._feed.ring.floor:
+            encoded = self._feed.take(
+                self._audience,
+                self.position,
+                max_batch=self._wish.max_batch,
+                with_session=self._wish.with_session,
+            )
+        else:
+            await self._fall_behind()
+            encoded = await self._readers.run(self._read, self.position)
+        for message in encoded.messages:
+            await self.send(message)
+        self.position = encoded.reached
+        await self._checkpoint_if_due()
+
+    async def _fall_behind(self) -> None:
+        if self._live:
+            self._live = False
+            await self.send(frames.fell_behind(self.header()))
+
+    def _read(self, reader: Reader, position: int) -> Encoded:
+        wish = self._wish
+        columns = RECORD_AND_SESSION_COLUMNS if wish.with_session else RECORD_COLUMNS
+        window = reader.feed(wish.selection, position, columns=columns)
+        check_kept(complete_revision(position), window.progress.oldest_revision)
+        return encode(
+            window.progress.journal_id,
+            window.rows,
+            window.reached,
+            max_batch=wish.max_batch,
+            with_session=wish.with_session,
+        )
+
+    async def _idle(self, sleeper: Sleeper) -> None:
+        if not self._live:
+            self._live = True
+            await self.send(frames.caught_up(self.header()))
+        elif not await self._checkpoint_if_due():
+            # Nothing is awaited between the look at `heard` and this: no news is slept through.
+            await sleeper.sleep(self._due)
+
+    async def _checkpoint_if_due(self) -> bool:
+        if not self.is_due():
+            return False
+        await self.send(frames.checkpoint(self.header()))
+        return True
+
+
+def check_kept(after: int, oldest: int) -> None:
+    """Make sure that everything after a revision can still be read.
+
+    Raises:
+        Refused: REVISION_NOT_KEPT.
+    """
+    if after < oldest - 1:
+        raise Refused(
+            Reason.REVISION_NOT_KEPT,
+            f"revisions before {oldest} are no longer kept",
+            oldest_revision=oldest,
+        )

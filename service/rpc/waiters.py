@@ -1,0 +1,118 @@
+"""Calls that wait: for the view to reach a revision, or for a session to be in a state."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from desk.v1.session_pb2 import Session
+from service.rpc.errors import Reason, Refused
+from service.view.selection import LiveRow
+from service.view.store import POSITION_BITS
+
+MAX_WAITERS = 10_000
+"""Calls that may wait at once on one worker."""
+
+
+class Seen(NamedTuple):
+    """A session in a state that was waited for, and the revision at which it was."""
+
+    revision: int
+    session: Session
+
+
+class StateWaiter:
+    """Waits for one session to be in one of some states after a revision."""
+
+    def __init__(self, states: frozenset[int]) -> None:
+        self.seen: asyncio.Future[Seen] = asyncio.get_running_loop().create_future()
+        self.after = 0
+        self._states = states
+
+    def wants(self, session: Session) -> bool:
+        """Whether the session is in one of the states."""
+        return session.state in self._states
+
+    def see(self, revision: int, session: Session) -> None:
+        """Be shown the session as it was after a revision."""
+        if revision > self.after and self.wants(session) and not self.seen.done():
+            self.seen.set_result(Seen(revision, session))
+
+
+class Waiters:
+    """Everybody who waits on this worker. Woken by what the feed reads; nobody asks the view."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._revisions: set[tuple[int, asyncio.Future[None]]] = set()
+        self._states: defaultdict[tuple[int, str], set[StateWaiter]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @contextmanager
+    def revision(self, revision: int) -> Iterator[asyncio.Future[None]]:
+        """Wait for the view to contain a revision.
+
+        Raises:
+            Refused: TOO_MANY_WAITERS.
+        """
+        waiter = (revision, asyncio.get_running_loop().create_future())
+        with self._counted():
+            self._revisions.add(waiter)
+            try:
+                yield waiter[1]
+            finally:
+                self._revisions.discard(waiter)
+
+    @contextmanager
+    def state(self, key: tuple[int, str], states: frozenset[int]) -> Iterator[StateWaiter]:
+        """Wait for a session's state.
+
+        Raises:
+            Refused: TOO_MANY_WAITERS.
+        """
+        waiter = StateWaiter(states)
+        with self._counted():
+            self._states[key].add(waiter)
+            try:
+                yield waiter
+            finally:
+                self._states[key].discard(waiter)
+                if not self._states[key]:
+                    del self._states[key]
+
+    def reach(self, revision: int) -> None:
+        """Wake who waits for this or an earlier revision."""
+        for wanted, future in self._revisions:
+            if wanted <= revision and not future.done():
+                future.set_result(None)
+
+    def see(self, rows: Iterable[LiveRow]) -> None:
+        """Show new rows, in their order: a state that lasted for one revision is seen as well."""
+        if not self._states:
+            return
+        for row in rows:
+            waiters = self._states.get((row.sdk_app_id, row.session_id))
+            if waiters and row.session:
+                session = Session.FromString(row.session)
+                for waiter in waiters:
+                    waiter.see(row.position >> POSITION_BITS, session)
+
+    def refuse(self, error: Callable[[], Refused]) -> None:
+        """Wake everybody with an error."""
+        states = [waiter.seen for waiters in self._states.values() for waiter in waiters]
+        for future in (*states, *(future for _, future in self._revisions)):
+            if not future.done():
+                future.set_exception(error())
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._count >= MAX_WAITERS:
+            raise Refused(Reason.TOO_MANY_WAITERS, f"{MAX_WAITERS} calls are waiting already")
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1

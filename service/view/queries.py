@@ -1,0 +1,116 @@
+"""Every SQL text that reads the view. Positions are inclusive ends, exclusive beginnings.
+
+`{columns}`, `{where}`, `{index}`, `{order}` … are filled in by `service.view.selection` and
+`service.view.reader` from fixed words; values are always bound.
+"""
+
+# How far the view has come, in one row.
+PROGRESS = """
+SELECT journal_id, fingerprint, applied_revision, head_revision, oldest_revision, behind_since,
+       digest, complete
+FROM progress
+"""
+
+# Whether another process has committed since the last look; costs microseconds.
+DATA_VERSION = "PRAGMA data_version"
+
+# One session as it is now. Of a subquery's statement: progress and session are of one snapshot.
+SESSION = "SELECT session FROM sessions WHERE sdk_app_id = ? AND session_id = ?"
+
+# One session as it was after a position; the feed keeps a copy for each of its callbacks.
+SESSION_AS_OF = """
+SELECT session FROM feed INDEXED BY feed_by_session
+WHERE session_id = ? AND sdk_app_id = ? AND position <= ? AND session IS NOT NULL
+ORDER BY position DESC LIMIT 1
+"""
+
+# A part of the feed, in order.
+FEED = """
+SELECT {columns} FROM feed {index}
+WHERE position > ? AND position <= ? {where}
+ORDER BY position
+"""
+
+RECORD_COLUMNS = "position, record"
+
+# The session of a revision stands with its first record; revised verdicts borrow it from there.
+SESSION_COLUMN = """
+CASE position & 1048575 WHEN 0 THEN session
+ELSE (SELECT first.session FROM feed AS first WHERE first.position = feed.position & ~1048575) END
+"""
+
+RECORD_AND_SESSION_COLUMNS = f"position, record, {SESSION_COLUMN}"
+
+# What a live subscriber's filter may ask about, too.
+LIVE_COLUMNS = f"""
+position, record, {SESSION_COLUMN}, sdk_app_id, session_id, type, verdicts, agent_id,
+client_user_id, channel_type
+"""
+
+# All callbacks of a session with every verdict published for them.
+STORY = """
+SELECT position, event_revision, record FROM feed INDEXED BY feed_by_session
+WHERE session_id = ? AND sdk_app_id = ? AND position <= ?
+ORDER BY position
+"""
+
+# Rejections that stand, newest first.
+REJECTIONS = """
+SELECT feed.position, feed.record
+FROM rejections CROSS JOIN feed ON feed.position = rejections.position
+WHERE rejections.position < ? AND rejections.position > ? {where}
+ORDER BY rejections.position DESC LIMIT ?
+"""
+
+# Where a page of rejections stops looking: the n-th next one.
+REJECTIONS_HORIZON = """
+SELECT position FROM rejections WHERE position < ? ORDER BY position DESC LIMIT 1 OFFSET ?
+"""
+
+# Keys of sessions along one index, from one key to another.
+SESSIONS_WALK = """
+SELECT {order}, number FROM sessions INDEXED BY {index}
+WHERE {where}
+ORDER BY {order} {direction}, number {direction} LIMIT ?
+"""
+
+# Where a walk along one index stops looking: the n-th next key.
+SESSIONS_HORIZON = """
+SELECT {order}, number FROM sessions INDEXED BY {index}
+WHERE {where}
+ORDER BY {order} {direction}, number {direction} LIMIT 1 OFFSET ?
+"""
+
+# One session by its number.
+SESSION_BY_NUMBER = "SELECT session FROM sessions WHERE number = ?"
+
+# The sessions that had begun by a revision, in the order in which they were first seen. Those that
+# changed later are let through whatever the filter says: it must be asked about an older state.
+SESSIONS_SNAPSHOT = """
+SELECT number, session FROM sessions
+WHERE number > ? AND number <= ? AND ((TRUE {where}) OR EXISTS (
+    SELECT 1 FROM feed INDEXED BY feed_by_session
+    WHERE feed.session_id = sessions.session_id AND feed.sdk_app_id = sessions.sdk_app_id
+      AND feed.position > ?))
+ORDER BY number
+"""
+
+# Where a part of a snapshot stops looking: the n-th next session.
+SNAPSHOT_HORIZON = """
+SELECT number FROM sessions WHERE number > ? AND number <= ? ORDER BY number LIMIT 1 OFFSET ?
+"""
+
+# Counts and figures by group. Means are rounded down: SQLite divides integers.
+COUNT = """
+SELECT {key} AS key, count(*) AS sessions,
+       count(queue_wait), sum(queue_wait) / count(queue_wait), max(queue_wait),
+       count(first_response), sum(first_response) / count(first_response), max(first_response),
+       count(handle_time), sum(handle_time) / count(handle_time), max(handle_time),
+       count(nullif(satisfaction, 0)), ifnull(avg(nullif(satisfaction, 0)), 0.0),
+       sum(count(*)) OVER ()
+FROM sessions
+WHERE TRUE {where}
+GROUP BY key
+ORDER BY sessions DESC, key
+LIMIT ?
+"""

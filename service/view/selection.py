@@ -1,0 +1,182 @@
+"""What a filter selects, as SQL conditions and as a predicate that agrees with them.
+
+Values come checked; nothing here knows protobuf or gRPC.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+
+Values = tuple[int, ...] | tuple[str, ...]
+
+
+class LiveRow(NamedTuple):
+    """A row of the feed with all that a filter may ask about; see schema.sql."""
+
+    position: int
+    record: bytes
+    session: bytes | None
+    sdk_app_id: int
+    session_id: str
+    type: int
+    verdicts: int
+    agent_id: str
+    client_user_id: str
+    channel_type: str
+
+
+class Where(NamedTuple):
+    """Conditions that follow a WHERE clause, and the values to bind."""
+
+    sql: str
+    values: tuple[int | str, ...]
+
+
+class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which records. Empty = any.
+
+    Attributes:
+        verdicts: mask of bits `1 << verdict`; a record with any of them is selected.
+        reasons: rejection reasons; only what is read from the view is asked about them.
+    """
+
+    sdk_app_ids: tuple[int, ...] = ()
+    session_ids: tuple[str, ...] = ()
+    types: tuple[int, ...] = ()
+    agent_ids: tuple[str, ...] = ()
+    client_user_ids: tuple[str, ...] = ()
+    channel_types: tuple[str, ...] = ()
+    verdicts: int = 0
+    reasons: tuple[int, ...] = ()
+
+    def where(self) -> Where:
+        """The conditions on the feed's columns."""
+        listed = one_of(
+            {
+                "feed.sdk_app_id": self.sdk_app_ids,
+                "feed.session_id": self.session_ids,
+                "feed.type": self.types,
+                "feed.agent_id": self.agent_ids,
+                "feed.client_user_id": self.client_user_ids,
+                "feed.channel_type": self.channel_types,
+                "feed.reason": self.reasons,
+            }
+        )
+        if not self.verdicts:
+            return listed
+        return Where(f"{listed.sql} AND feed.verdicts & ? != 0", (*listed.values, self.verdicts))
+
+    def predicate(self) -> Callable[[LiveRow], bool]:
+        """The same conditions, `reasons` apart, for a row at hand."""
+        wanted = [
+            (LiveRow._fields.index(column), frozenset(values))
+            for column, values in (
+                ("session_id", self.session_ids),
+                ("sdk_app_id", self.sdk_app_ids),
+                ("agent_id", self.agent_ids),
+                ("client_user_id", self.client_user_ids),
+                ("type", self.types),
+                ("channel_type", self.channel_types),
+            )
+            if values
+        ]
+        mask = self.verdicts or -1
+
+        def selects(row: LiveRow) -> bool:
+            for column, values in wanted:
+                if row[column] not in values:
+                    return False
+            return row.verdicts & mask != 0
+
+        return selects
+
+
+class Between(msgspec.Struct, frozen=True):
+    """A half-open interval of milliseconds. None = open."""
+
+    start: int | None = None
+    end: int | None = None
+
+
+class SessionSelection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sessions. Empty = any."""
+
+    sdk_app_ids: tuple[int, ...] = ()
+    states: tuple[int, ...] = ()
+    agent_ids: tuple[str, ...] = ()
+    client_user_ids: tuple[str, ...] = ()
+    channel_types: tuple[str, ...] = ()
+    end_reasons: tuple[int, ...] = ()
+    begun: Between = Between()
+    ended: Between = Between()
+    active: Between = Between()
+
+    def where(self) -> Where:
+        """The conditions on the columns of `sessions`."""
+        listed = one_of(
+            {
+                "sdk_app_id": self.sdk_app_ids,
+                "state": self.states,
+                "agent_id": self.agent_ids,
+                "client_user_id": self.client_user_ids,
+                "channel_type": self.channel_types,
+                "end_reason": self.end_reasons,
+            }
+        )
+        times = _within(
+            {"begun_at": self.begun, "ended_at": self.ended, "last_event_at": self.active}
+        )
+        return Where(listed.sql + times.sql, listed.values + times.values)
+
+
+class SnapshotSelection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of the present sessions a subscriber is sent first. Empty = any."""
+
+    sdk_app_ids: tuple[int, ...] = ()
+    session_ids: tuple[str, ...] = ()
+    agent_ids: tuple[str, ...] = ()
+    client_user_ids: tuple[str, ...] = ()
+    channel_types: tuple[str, ...] = ()
+
+    def columns(self) -> dict[str, Values]:
+        """The wanted values by the name that column and protobuf field share."""
+        return msgspec.structs.asdict(self)
+
+    def where(self) -> Where:
+        """The conditions on the columns of `sessions`."""
+        return one_of(self.columns_in_singular())
+
+    def columns_in_singular(self) -> dict[str, Values]:
+        """Wanted values by column: `sdk_app_ids` are looked for in `sdk_app_id`."""
+        return {name.removesuffix("s"): values for name, values in self.columns().items()}
+
+    def selects(self, session: Any) -> bool:
+        """The same conditions, for a desk.v1.Session at hand."""
+        return all(
+            not values or getattr(session, name) in values
+            for name, values in self.columns_in_singular().items()
+        )
+
+
+def one_of(columns: dict[str, Values]) -> Where:
+    """Each column that has values must have one of them."""
+    listed = {column: values for column, values in columns.items() if values}
+    sql = "".join(
+        f" AND {column} IN ({','.join('?' * len(values))})" for column, values in listed.items()
+    )
+    return Where(sql, _flat(listed.values()))
+
+
+def _within(columns: dict[str, Between]) -> Where:
+    bounds = [
+        (f" AND {column} {sign} ?", bound)
+        for column, between in columns.items()
+        for sign, bound in ((">=", between.start), ("<", between.end))
+        if bound is not None
+    ]
+    return Where("".join(sql for sql, _ in bounds), tuple(bound for _, bound in bounds))
+
+
+def _flat(lists: Iterable[Values]) -> tuple[int | str, ...]:
+    return tuple(value for values in lists for value in values)

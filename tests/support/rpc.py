@@ -1,0 +1,229 @@
+"""A real worker over a real view: a journal in memory, its follower in a thread, gRPC on loopback."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import grpc
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from grpc_status import rpc_status
+
+from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
+from desk.v1.event_service_pb2_grpc import EventServiceStub
+from desk.v1.session_service_pb2_grpc import SessionServiceStub
+from desk.v1.status_pb2 import GetStatusRequest
+from desk.v1.status_pb2_grpc import StatusServiceStub
+from journal.entry import NewEntry
+from journal.memory import MemoryJournal
+from service.follower import Follower
+from service.rpc.server import serve
+from service.view import store
+from tests.support.callbacks import APP, entry
+
+PATIENCE = 10.0
+"""Seconds after which a test that waits gives up."""
+
+
+class World:
+    """A journal and the view that follows it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.journal = MemoryJournal()
+        self.folder = folder
+        self.view = store.locate(folder)
+        self._stop = Event()
+        self._thread: Thread | None = None
+
+    def append(self, *bodies: bytes, app: int = APP) -> int:
+        """Add callbacks; the revision of the last."""
+        last = 0
+        for each in bodies:
+            made = entry(1, each, sdk_app_id=app)
+            new = NewEntry(**{name: getattr(made, name) for name in NewEntry.__struct_fields__})
+            last = self.journal.append(new, timeout=1).revision
+        return last
+
+    def follow(self) -> None:
+        """Start the follower."""
+        follower = Follower(self.journal, self.folder)
+        self._thread = Thread(target=follower.run, args=(self._stop,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+        self.journal.close()
+
+
+@contextmanager
+def world(bodies: Iterable[bytes] = (), *, follow: bool = True) -> Any:
+    """A journal of these callbacks, followed."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = World(Path(folder))
+        made.append(*bodies)
+        try:
+            if follow:
+                made.follow()
+            yield made
+        finally:
+            made.close()
+
+
+class Worker:
+    """A serving worker and stubs to call it."""
+
+    def __init__(self, port: int, stop: asyncio.Event, task: asyncio.Task[None]) -> None:
+        self.port = port
+        self.stop = stop
+        self.task = task
+        self.channel = self.connect()
+
+    def connect(self) -> grpc.aio.Channel:
+        """A connection of its own."""
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        return grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=options)
+
+    @property
+    def sessions(self) -> Any:
+        return SessionServiceStub(self.channel)
+
+    @property
+    def events(self) -> Any:
+        return EventServiceStub(self.channel)
+
+    @property
+    def status(self) -> Any:
+        return StatusServiceStub(self.channel)
+
+    def subscribe(self, channel: grpc.aio.Channel | None = None, **fields: Any) -> Any:
+        stub: Any = EventServiceStub(channel or self.channel)
+        return stub.Subscribe(SubscribeRequest(**fields))
+
+    async def revision(self, at_least: int) -> None:
+        """Wait until the worker's view contains a revision."""
+        await until(lambda: self._contains(at_least))
+
+    async def subscribers(self) -> int:
+        status = await self.status.GetStatus(GetStatusRequest())
+        return int(status.subscribers)
+
+    async def _contains(self, revision: int) -> bool:
+        status = await self.status.GetStatus(GetStatusRequest())
+        return bool(status.header.revision >= revision)
+
+
+@asynccontextmanager
+async def worker(
+    made: World, *, apps: tuple[int, ...] = (APP,), port: int = 0
+) -> AsyncIterator[Worker]:
+    """Serve a world's view from this loop."""
+    stop = asyncio.Event()
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    serving = serve(
+        made.view,
+        f"127.0.0.1:{port}",
+        sdk_app_ids=apps,
+        stop=stop,
+        on_ready=ready.set_result,
+    )
+    task = asyncio.create_task(serving)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(_end, stop, task)
+        await asyncio.wait({ready, task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        made_worker = Worker(ready.result(), stop, task)
+        stack.push_async_callback(made_worker.channel.close)
+        yield made_worker
+
+
+async def _end(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
+    stop.set()
+    await asyncio.wait_for(task, PATIENCE)
+
+
+@asynccontextmanager
+async def service(*bodies: bytes, **options: Any) -> AsyncIterator[tuple[World, Worker]]:
+    """A followed journal of these callbacks and a worker that has seen all of them."""
+    with world(bodies) as made:
+        async with worker(made, **options) as serving:
+            await serving.revision(made.journal.head())
+            yield made, serving
+
+
+async def until(condition: Callable[[], Any], *, within: float = PATIENCE) -> Any:
+    """Ask an async condition again and again until it holds."""
+    async with asyncio.timeout(within):
+        while not (answer := await condition()):
+            await asyncio.sleep(0.005)
+        return answer
+
+
+async def take(call: Any, *, until: str = "caught_up") -> list[SubscribeResponse]:
+    """Read a stream up to and including a kind of message."""
+    got: list[SubscribeResponse] = []
+    async with asyncio.timeout(PATIENCE):
+        while not got or got[-1].WhichOneof("content") != until:
+            message = await call.read()
+            if message is grpc.aio.EOF:
+                await _raise(call)
+            got.append(message)
+    return got
+
+
+async def _raise(call: Any) -> None:
+    code, details = await call.code(), await call.details()
+    raise AssertionError(f"the stream ended: {code} {details}")
+
+
+def records(messages: Iterable[SubscribeResponse]) -> list[Any]:
+    """All records of some messages."""
+    return [record for message in messages for record in message.records.records]
+
+
+def places(messages: Iterable[SubscribeResponse]) -> list[tuple[int, int]]:
+    """(revision, ordinal) of all records of some messages."""
+    return [(record.revision, record.ordinal) for record in records(messages)]
+
+
+async def refusal(call: Any) -> grpc.aio.AioRpcError:
+    """The error that a call ends with."""
+    with suppress(asyncio.CancelledError):
+        try:
+            async with asyncio.timeout(PATIENCE * 2):
+                if hasattr(call, "read"):
+                    while await call.read() is not grpc.aio.EOF:
+                        pass
+                    await call
+                else:
+                    await call
+        except grpc.aio.AioRpcError as error:
+            return error
+    raise AssertionError("the call was not refused")
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    """`ErrorInfo.reason` of an error; its domain must be ours."""
+    info = _detail(error, ErrorInfo)
+    assert info.domain == "desk.v1"
+    return str(info.reason)
+
+
+def fields(error: grpc.aio.AioRpcError) -> list[str]:
+    """The fields at fault."""
+    return [violation.field for violation in _detail(error, BadRequest).field_violations]
+
+
+def _detail(error: grpc.aio.AioRpcError, kind: Any) -> Any:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    assert status is not None, error
+    found = kind()
+    for detail in status.details:
+        if detail.Unpack(found):
+            return found
+    raise AssertionError(f"no {kind.__name__} in {status}")
