@@ -8,8 +8,8 @@
         run("sessions", "get", session_id, target=desk.target)
         desk.terminate()                    # SIGTERM; returns the exit code
 
-Everything listens on ephemeral loopback ports. Whatever still runs when the block is left is killed
-by its process id, children included. `desk.records` are the log records so far (JSON, parsed);
+Everything listens on ephemeral loopback ports. What still runs when the block is left is killed,
+children included. `desk.records` are the log records so far (JSON, parsed);
 `desk.wait_for(predicate)` waits for one.
 """
 
@@ -208,10 +208,9 @@ class RunningDesk:
         return descendants(self.pid)
 
     def kill(self) -> None:
-        """SIGKILL to what still runs, descendants included."""
-        for pid in [*self.children(), self.pid] if self.process.poll() is None else []:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """SIGKILL to the whole process group: also to children whose parent is gone."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.wait()
 
 
