@@ -1,5 +1,6 @@
 """What the documents say of the code is still so."""
 
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from desk.settings import Settings
 from gateway import app, authentication, server
 from journal import callback
 from service import message
+from service.rpc import feed, freshness, requests, session_service, stream, waiters
+from service.rpc import server as rpc
+from service.view import reader
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -69,7 +73,20 @@ LIMITS = {
     "HTTP connections": f"{server.MAX_CONNECTIONS:,}",
     "head of a request": kib(server.MAX_HEADERS),
     "parts of a message": str(message.MAX_ELEMENTS),
-    "processes that answer gRPC": str(settings.MAX_RPC_WORKERS),
+    "processes that answer gRPC (workers)": str(settings.MAX_RPC_WORKERS),
+    "gRPC request": f"{dict(rpc.OPTIONS)['grpc.max_receive_message_length'] // 2**20} MiB",
+    "values in one field of a filter": str(requests.MAX_VALUES),
+    "keys in `BatchGetSessions`": f"{session_service.MAX_KEYS:,}",
+    "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.WINDOW_BYTES // 2**20} MiB",
+    "records of a stream's message": f"{requests.MAX_BATCH:,}",
+    "streams, waiting calls, other calls of a worker": (
+        f"{feed.MAX_SUBSCRIBERS:,}, {waiters.MAX_WAITERS:,}, {rpc.MAX_UNARY:,}"
+    ),
+    "wait for `min_revision`, for a state, without a deadline": (
+        f"{freshness.REVISION_WAIT:.0f} s, {session_service.STATE_WAIT:.0f} s"
+    ),
+    "silence of a stream": f"{math.ceil(max(stream.CHECKPOINT))} s",
+    "age of a stream": f"{max(stream.MAX_AGE) / 60:.0f} min",
 }
 
 
