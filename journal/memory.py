@@ -57,7 +57,9 @@ class MemoryJournal:
             return len(self._entries)
 
     def oldest(self) -> int:
-        return 1
+        with self._changed:
+            self._check_open()
+            return 1
 
     def close(self) -> None:
         with self._changed:

@@ -31,7 +31,8 @@ WAL_KEPT = 64 * 1024 * 1024
 
 FULL = 2
 
-Connect = Callable[[Path], apsw.Connection]
+Connect = Callable[[Path, str], apsw.Connection]
+"""Opens the journal at a path; if it has another id than the one given, raises `Unreadable`."""
 
 
 class WriterLock:
@@ -87,11 +88,8 @@ class Handle:
         """
         if self._connection is None or self._file != _identity(self._path):
             self.drop()
-            self._connection = self._connect(self._path)
+            self._connection = self._connect(self._path, self.journal_id)
             self._file = _identity(self._path)
-            if self.journal_id not in ("", _journal_id(self._connection)):
-                self.drop()
-                raise Unreadable(f"{self._path} was replaced by another journal: start again")
         return self._connection
 
     def drop(self) -> None:
@@ -120,22 +118,22 @@ def create(path: Path) -> None:
     connection.close()
 
 
-def connect_to_write(path: Path) -> apsw.Connection:
+def connect_to_write(path: Path, journal_id: str) -> apsw.Connection:
     """Open an existing journal as its writer.
 
     Commits that a crash left in the WAL are moved to the database first: they were read back from
     memory and may never have reached the disk, and what follows must not depend on them.
     """
-    connection = _checked(path, apsw.SQLITE_OPEN_READWRITE)
+    connection = _checked(path, apsw.SQLITE_OPEN_READWRITE, journal_id)
     _prepare_to_write(connection)
     with suppress(apsw.BusyError):  # somebody has it open: then it is not a WAL left by a crash
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     return connection
 
 
-def connect_to_read(path: Path) -> apsw.Connection:
+def connect_to_read(path: Path, journal_id: str) -> apsw.Connection:
     """Open an existing journal as one of its readers."""
-    connection = _checked(path, apsw.SQLITE_OPEN_READONLY)
+    connection = _checked(path, apsw.SQLITE_OPEN_READONLY, journal_id)
     with suppress(FileNotFoundError):
         _sync(f"{path}-wal")
     return connection
@@ -162,10 +160,12 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
         raise Unavailable(f"there is no journal at {path} yet")
     connection = apsw.Connection(str(path), flags=flags)
     connection.set_busy_timeout(BUSY_MS)
+    # Closing must not clean up by name: the files there may be another journal's by then.
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     return connection
 
 
-def _checked(path: Path, flags: int) -> apsw.Connection:
+def _checked(path: Path, flags: int, journal_id: str) -> apsw.Connection:
     connection = _connect(path, flags)
     if _is_empty(connection):
         raise Unavailable(f"there is no journal at {path} yet")
@@ -174,6 +174,8 @@ def _checked(path: Path, flags: int) -> apsw.Connection:
     version = value(connection, "PRAGMA user_version")
     if version != VERSION:
         raise Unreadable(f"{path} has version {version}, this program reads {VERSION}: upgrade it")
+    if journal_id not in ("", _journal_id(connection)):
+        raise Unreadable(f"{path} was replaced by another journal: start again")
     return connection
 
 

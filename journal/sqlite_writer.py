@@ -5,13 +5,14 @@ next commit opens a new one and reads from it where the journal stands.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
 import structlog
 
 from journal.entry import Appended, NewEntry
-from journal.errors import Unavailable, Unreadable
+from journal.errors import JournalError, Unavailable
 from journal.sqlite_file import Handle, WriterLock, connect_to_write, create, failure, value
 
 CHECKPOINT_PAGES = 4096
@@ -56,7 +57,7 @@ class Writer:
         """
         try:
             outcomes = self._transact(self._handle.get(), entries)
-        except (apsw.Error, OSError, Unavailable, Unreadable) as error:
+        except (apsw.Error, OSError, JournalError) as error:
             self._fail(error)
             raise Unavailable(*failure(error, self._path).args) from error
         if self._failing:
@@ -77,16 +78,18 @@ class Writer:
             self._checkpoint_at = CHECKPOINT_PAGES
         except apsw.BusyError:
             log.warning("journal.checkpoint_delayed", wal_pages=self._wal_pages)
-        except (apsw.Error, Unavailable, Unreadable) as error:
+        except (apsw.Error, OSError, JournalError) as error:
             self._fail(error)
 
     def close(self) -> None:
-        """Close the file and let the next writer in."""
+        """Leave all entries in the database file itself, and let the next writer in."""
+        with suppress(apsw.Error, OSError, JournalError):
+            self._handle.get().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._handle.drop()
         self._lock.release()
 
-    def _connect(self, path: Path) -> apsw.Connection:
-        connection = connect_to_write(path)
+    def _connect(self, path: Path, journal_id: str) -> apsw.Connection:
+        connection = connect_to_write(path, journal_id)
         connection.set_wal_hook(self._committed)
         return connection
 

@@ -1,0 +1,246 @@
+"""Every promise of `journal.port.Journal`, kept by every engine."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic, thread_time
+
+import pytest
+
+from journal import port
+from journal.entry import Appended
+from journal.errors import Closed
+from journal.memory import MemoryJournal
+from journal.port import Journal
+from journal.sqlite import SqliteJournal
+from tests.support.journals import (
+    PATIENCE,
+    append,
+    append_together,
+    new_entry,
+    read_all,
+)
+from tests.support.waiting import eventually
+
+ENGINES: dict[str, Callable[[Path], Journal]] = {
+    "memory": lambda _directory: MemoryJournal(),
+    "sqlite": lambda directory: SqliteJournal.open_writer(directory / "journal.db"),
+}
+
+
+@pytest.fixture(params=ENGINES)
+def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
+    journal = ENGINES[request.param](tmp_path)
+    yield journal
+    journal.close()
+
+
+def test_an_empty_journal_has_head_0_and_oldest_1_and_nothing_to_read(journal: Journal) -> None:
+    assert (journal.head(), journal.oldest(), journal.read(0, limit=10)) == (0, 1, [])
+
+
+def test_the_id_is_32_lower_case_hexadecimal_digits_and_stays(journal: Journal) -> None:
+    first = journal.id
+    append(journal)
+    assert journal.id == first
+    assert len(first) == 32
+    assert set(first) <= set("0123456789abcdef")
+
+
+def test_entries_are_numbered_from_1_without_gaps(journal: Journal) -> None:
+    assert [append(journal, name).revision for name in "abc"] == [1, 2, 3]
+    assert journal.head() == 3
+    assert journal.oldest() == 1
+
+
+def test_an_entry_is_read_exactly_as_it_was_appended(journal: Journal) -> None:
+    entry = new_entry(
+        sdk_app_id=2**63 - 1,
+        received_at=0,
+        request_id="",
+        client_ip="2001:db8::1",
+        platform="\x00 ünï 🙂 \r\n",
+        body=bytes(range(256)) + b"\xff\xfe\x00",
+    )
+    journal.append(entry, timeout=PATIENCE)
+    (read,) = journal.read(0, limit=1)
+    assert read.revision == 1
+    for field in entry.__struct_fields__:
+        assert getattr(read, field) == getattr(entry, field)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x00", b"x" * 256 * 1024])
+def test_a_body_of_any_length_is_kept(journal: Journal, body: bytes) -> None:
+    append(journal, body=body)
+    assert journal.read(0, limit=1)[0].body == body
+
+
+def test_a_duplicate_adds_nothing_and_gets_the_first_copys_revision(journal: Journal) -> None:
+    assert append(journal, "a") == Appended(revision=1, duplicate=False)
+    append(journal, "b")
+    assert append(journal, "a", request_id="other", body=b"other") == Appended(1, True)
+    assert append(journal, "c").revision == 3
+    assert journal.read(0, limit=1)[0].request_id == "request-a"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": b"short"},
+        {"id": b"x" * 17},
+        {"sdk_app_id": 0},
+        {"sdk_app_id": 2**63},
+        {"received_at": -1},
+        {"received_at": 2**63},
+        {"request_id": "\ud800"},
+        {"client_ip": "\udfff"},
+        {"platform": "\ud800"},
+    ],
+)
+def test_what_cannot_be_stored_is_refused_and_harms_nobody(
+    journal: Journal, changes: dict[str, object]
+) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        append(journal, "bad", **changes)
+    assert append(journal, "good").revision == 1
+
+
+def test_read_starts_after_the_given_revision_and_is_ascending(journal: Journal) -> None:
+    append_together(journal, [list(range(20))])
+    assert [entry.revision for entry in journal.read(5, limit=4)] == [6, 7, 8, 9]
+    assert [entry.revision for entry in journal.read(18, limit=100)] == [19, 20]
+    assert journal.read(20, limit=100) == []
+    assert journal.read(1000, limit=100) == []
+
+
+def test_read_stops_after_about_read_bytes_but_returns_at_least_one(journal: Journal) -> None:
+    quarter = b"x" * (port.READ_BYTES // 4)
+    for name in range(6):
+        append(journal, name, body=quarter)
+    append(journal, "huge", body=b"x" * (port.READ_BYTES + 1))
+    assert len(journal.read(0, limit=100)) == 4
+    assert len(journal.read(6, limit=100)) == 1
+    assert len(read_all(journal)) == 7
+
+
+def test_concurrent_appends_get_each_a_number_of_their_own_without_gaps(journal: Journal) -> None:
+    names = [[f"{thread}-{n}" for n in range(25)] for thread in range(16)]
+    outcomes = append_together(journal, names)
+    acknowledged = {
+        new_entry(name).id: outcome.revision for mine in outcomes for name, outcome in mine.items()
+    }
+    stored = {entry.id: entry.revision for entry in read_all(journal, limit=37)}
+    assert stored == acknowledged
+    assert sorted(stored.values()) == list(range(1, 401))
+
+
+def test_the_appends_of_one_thread_are_numbered_in_their_order(journal: Journal) -> None:
+    for mine in append_together(journal, [[f"{t}-{n}" for n in range(25)] for t in range(8)]):
+        revisions = [outcome.revision for outcome in mine.values()]
+        assert revisions == sorted(revisions)
+
+
+def test_concurrent_duplicates_become_one_entry(journal: Journal) -> None:
+    outcomes = append_together(journal, [list(range(20))] * 16)
+    for name in range(20):
+        copies = [mine[name] for mine in outcomes]
+        assert len({copy.revision for copy in copies}) == 1
+        assert [copy.duplicate for copy in copies].count(False) == 1
+    assert journal.head() == 20
+
+
+def test_an_acknowledged_entry_is_visible_at_once_and_a_visible_entry_never_changes(
+    journal: Journal,
+) -> None:
+    seen: list[bytes] = []
+    finished = threading.Event()
+
+    def follow() -> None:
+        while not finished.is_set() or journal.head() > len(seen):
+            page = journal.read(len(seen), limit=7)
+            assert [e.revision for e in page] == list(
+                range(len(seen) + 1, len(seen) + 1 + len(page))
+            )
+            seen.extend(entry.id for entry in page)
+            journal.wait(len(seen), timeout=0.01)
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    for n in range(100):
+        outcome = append(journal, n)
+        assert journal.head() >= outcome.revision
+        assert journal.read(outcome.revision - 1, limit=1)[0].id == new_entry(n).id
+    finished.set()
+    follower.join(PATIENCE)
+    assert seen == [entry.id for entry in read_all(journal)]
+
+
+def test_wait_returns_at_once_when_there_is_an_entry(journal: Journal) -> None:
+    append(journal)
+    assert journal.wait(0, timeout=0) is True
+    assert journal.wait(1, timeout=0) is False
+
+
+def test_wait_gives_up_after_its_timeout_and_costs_little(journal: Journal) -> None:
+    begin, cpu = monotonic(), thread_time()
+    assert journal.wait(0, timeout=0.3) is False
+    assert 0.3 <= monotonic() - begin < 3
+    assert thread_time() - cpu < 0.1
+
+
+def test_wait_is_ended_by_an_append(journal: Journal) -> None:
+    outcome: list[bool] = []
+    waiter = threading.Thread(target=lambda: outcome.append(journal.wait(0, timeout=PATIENCE)))
+    waiter.start()
+    append(journal)
+    waiter.join(PATIENCE / 2)
+    assert outcome == [True]
+
+
+def test_wait_is_ended_by_close(journal: Journal) -> None:
+    waiter = threading.Thread(target=lambda: journal.wait(0, timeout=PATIENCE), daemon=True)
+    waiter.start()
+    journal.close()
+    waiter.join(PATIENCE / 2)
+    assert not waiter.is_alive()
+
+
+def test_after_close_everything_is_refused_as_closed(journal: Journal) -> None:
+    journal_id = journal.id
+    append(journal)
+    journal.close()
+    journal.close()
+    calls: list[Callable[[], object]] = [
+        lambda: append(journal, "late"),
+        lambda: journal.read(0, limit=1),
+        lambda: journal.wait(0, timeout=1),
+        journal.head,
+        journal.oldest,
+    ]
+    for call in calls:
+        with pytest.raises(Closed):
+            call()
+    assert journal.id == journal_id
+
+
+def test_close_finishes_the_appends_under_way_and_refuses_the_rest(journal: Journal) -> None:
+    acknowledged: list[int] = []
+    refused: list[str] = []
+
+    def work(name: int) -> None:
+        for n in range(10_000):
+            try:
+                acknowledged.append(append(journal, f"{name}-{n}").revision)
+            except Closed:
+                refused.append("closed")
+                return
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(acknowledged) > 50)
+    journal.close()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert refused == ["closed"] * 8
+    assert sorted(acknowledged) == list(range(1, len(acknowledged) + 1))

@@ -1,0 +1,227 @@
+"""A disk that fails or hangs: nobody is told a lie, nothing doubles, and it works again after."""
+
+import os
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from time import monotonic
+
+import apsw
+import pytest
+
+from journal import group_commit
+from journal.errors import AppendTimedOut, Overloaded, Unavailable, Unreadable
+from journal.sqlite import SqliteJournal
+from tests.support.faulty_disk import FaultyDisk, faulty_disk
+from tests.support.journals import PATIENCE, append, new_entry, read_all
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def disk() -> Iterator[FaultyDisk]:
+    with faulty_disk() as disk:
+        yield disk
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def journal(disk: FaultyDisk, path: Path) -> Iterator[SqliteJournal]:
+    journal = SqliteJournal.open_writer(path)
+    yield journal
+    disk.heal()
+    journal.close()
+
+
+FAULTS = [
+    ("sync", apsw.IOError("the disk lost it")),
+    ("write", apsw.IOError("the disk refused it")),
+    ("write", apsw.FullError("no space left")),
+    ("write", apsw.ReadOnlyError("remounted read-only")),
+    ("sync", apsw.ReadOnlyError("remounted read-only")),
+]
+
+
+@pytest.mark.parametrize(("operation", "error"), FAULTS)
+def test_a_failing_disk_is_unavailable_and_works_again_when_it_does(
+    disk: FaultyDisk, journal: SqliteJournal, operation: str, error: Exception
+) -> None:
+    append(journal, "before")
+    disk.fail(operation, error)
+    for name in ("one", "two"):
+        with pytest.raises(Unavailable):
+            append(journal, name)
+        assert journal.head() == 1
+    disk.heal()
+    assert append(journal, "two").revision == 2
+    assert append(journal, "one").revision == 3
+    assert [entry.request_id for entry in read_all(journal)] == [
+        "request-before",
+        "request-two",
+        "request-one",
+    ]
+
+
+def test_each_caller_of_a_failed_batch_is_told(disk: FaultyDisk, journal: SqliteJournal) -> None:
+    disk.fail("sync", apsw.IOError("the disk lost it"))
+
+    def work(name: int) -> str:
+        try:
+            append(journal, name)
+        except Unavailable:
+            return "unavailable"
+        return "acknowledged"
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(work, range(64))) == {"unavailable"}
+    disk.heal()
+    assert journal.head() == 0
+    assert append(journal, 0).revision == 1
+
+
+def test_every_acknowledged_append_was_synced_first(
+    disk: FaultyDisk, journal: SqliteJournal
+) -> None:
+    for name in range(20):
+        before = disk.synced
+        append(journal, name)
+        assert disk.synced > before
+
+
+def test_a_disk_that_fails_now_and_then_loses_and_doubles_nothing(
+    disk: FaultyDisk, journal: SqliteJournal, path: Path
+) -> None:
+    dice = random.Random(7)
+
+    def fault(_operation: str) -> None:
+        if dice.random() < 0.02:
+            raise apsw.IOError("now and then")
+
+    disk.fault = fault
+    acknowledged: dict[bytes, int] = {}
+
+    def work(thread: int) -> int:
+        failures = 0
+        for n in range(40):
+            entry = new_entry(f"{thread}-{n}")
+            while entry.id not in acknowledged:
+                try:
+                    appended = journal.append(entry, timeout=PATIENCE)
+                    acknowledged[entry.id] = appended.revision
+                except Unavailable:
+                    failures += 1
+        return failures
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(work, range(8))) > 0
+    disk.heal()
+    assert {entry.id: entry.revision for entry in read_all(journal)} == acknowledged
+    assert sorted(acknowledged.values()) == list(range(1, 321))
+    journal.close()
+    reopened = SqliteJournal.open_reader(path)
+    assert {entry.id: entry.revision for entry in read_all(reopened)} == acknowledged
+    reopened.close()
+
+
+def test_a_hanging_disk_times_out_in_time_and_the_retry_tells_the_truth(
+    disk: FaultyDisk, journal: SqliteJournal
+) -> None:
+    with disk.hanging() as hangs:
+        begin = monotonic()
+        with pytest.raises(AppendTimedOut):
+            journal.append(new_entry("taken"), timeout=0.2)
+        assert hangs.is_set()
+        with pytest.raises(AppendTimedOut):
+            journal.append(new_entry("waiting"), timeout=0.2)
+        assert monotonic() - begin < 2
+        assert journal.head() == 0, "a reader sees nothing that is not on the disk"
+    assert append(journal, "taken").revision == 1
+    assert append(journal, "waiting").revision == 2
+    assert not append(journal, "more").duplicate
+
+
+def test_an_append_that_timed_out_while_it_waited_was_withdrawn(
+    disk: FaultyDisk, journal: SqliteJournal
+) -> None:
+    with ThreadPoolExecutor(1) as pool, disk.hanging() as hangs:
+        first = pool.submit(append, journal, "taken")
+        assert hangs.wait(PATIENCE)
+        with pytest.raises(AppendTimedOut):
+            journal.append(new_entry("withdrawn"), timeout=0.1)
+    assert first.result().revision == 1
+    append(journal, "next")
+    assert [e.request_id for e in read_all(journal)] == ["request-taken", "request-next"]
+
+
+def test_more_appends_than_may_wait_are_refused_at_once(
+    disk: FaultyDisk, journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "MAX_WAITING", 4)
+    refused: list[Overloaded] = []
+    with ThreadPoolExecutor(6) as pool, disk.hanging() as hangs:
+        pool.submit(append, journal, "taken")
+        assert hangs.wait(PATIENCE)
+
+        def work(name: int) -> None:
+            try:
+                append(journal, name)
+            except Overloaded as error:
+                refused.append(error)
+
+        for name in range(5):
+            pool.submit(work, name)
+        eventually(lambda: refused)
+    assert len(refused) == 1
+    assert journal.head() == 5
+
+
+def test_close_waits_for_a_disk_that_hangs_only_so_long(
+    disk: FaultyDisk, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("journal.sqlite.CLOSE_TIMEOUT", 0.2)
+    journal = SqliteJournal.open_writer(path)
+    with disk.hanging():
+        with pytest.raises(AppendTimedOut):
+            journal.append(new_entry(), timeout=0.1)
+        begin = monotonic()
+        journal.close()
+        assert monotonic() - begin < 5
+    eventually(lambda: not any(t.name == "journal-commit" for t in threading.enumerate()))
+
+
+def test_a_file_that_was_moved_away_takes_nothing_until_it_is_back(
+    journal: SqliteJournal, path: Path
+) -> None:
+    append(journal, "before")
+    away = path.with_name("away.db")
+    os.rename(path, away)
+    with pytest.raises(Unavailable):
+        append(journal, "lost?")
+    with pytest.raises(Unavailable):
+        journal.read(0, limit=1)
+    os.rename(away, path)
+    eventually(lambda: journal.head() == 1)
+    assert append(journal, "after").revision == 2
+
+
+def test_another_journal_in_its_place_is_not_taken_for_it(
+    journal: SqliteJournal, path: Path, tmp_path: Path
+) -> None:
+    append(journal, "before")
+    other = SqliteJournal.open_writer(tmp_path / "other.db")
+    append(other, "theirs")
+    other.close()
+    for suffix in ("", "-wal", "-shm"):
+        os.replace(tmp_path / f"other.db{suffix}", tmp_path / f"journal.db{suffix}")
+    with pytest.raises(Unavailable):
+        append(journal, "mine")
+    with pytest.raises(Unreadable):
+        journal.head()
+    with closing(SqliteJournal.open_reader(path)) as reader:
+        assert [entry.request_id for entry in read_all(reader)] == ["request-theirs"]

@@ -1,0 +1,80 @@
+"""A disk that fails or hangs on demand, below SQLite: an apsw VFS around the real one."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import apsw
+
+NAME, REAL = "faulty", "unix"
+
+
+class FaultyDisk(apsw.VFS):
+    """Asks `fault` before each write ("write") and sync ("sync"); what it raises is what happens.
+
+    Attributes:
+        synced: successful syncs so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NAME, REAL)
+        self.fault: Callable[[str], None] = lambda _operation: None
+        self.synced = 0
+
+    def heal(self) -> None:
+        self.fault = lambda _operation: None
+
+    def fail(self, operation: str, error: Exception) -> None:
+        def fault(current: str) -> None:
+            if current == operation:
+                raise error
+
+        self.fault = fault
+
+    @contextmanager
+    def hanging(self) -> Iterator[threading.Event]:
+        """Make syncs hang until the end of the block; yields an event: one hangs."""
+        hangs, released = threading.Event(), threading.Event()
+
+        def fault(operation: str) -> None:
+            if operation == "sync":
+                hangs.set()
+                released.wait()
+
+        self.fault = fault
+        try:
+            yield hangs
+        finally:
+            self.heal()
+            released.set()
+
+    def xOpen(self, name: Any, flags: list[int]) -> "_File":  # noqa: N802
+        return _File(self, name, flags)
+
+
+class _File(apsw.VFSFile):
+    def __init__(self, disk: FaultyDisk, name: Any, flags: list[int]) -> None:
+        super().__init__(REAL, name, flags)
+        self._disk = disk
+
+    def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802
+        self._disk.fault("write")
+        super().xWrite(data, offset)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        self._disk.fault("sync")
+        super().xSync(flags)
+        self._disk.synced += 1
+
+
+@contextmanager
+def faulty_disk() -> Iterator[FaultyDisk]:
+    """Put a faulty disk under every connection that this process opens in the block."""
+    disk = FaultyDisk()
+    apsw.set_default_vfs(NAME)
+    try:
+        yield disk
+    finally:
+        apsw.set_default_vfs(REAL)
+        disk.unregister()
