@@ -54,6 +54,8 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         a request differently: that is how requests are smuggled.
         """
         super().parse_header(header_plus)
+        if b"ransfer-" not in header_plus.lower():
+            return
         codings = _TRANSFER_ENCODING.findall(header_plus)
         if codings and (
             [coding.lower() for coding in codings] != [b"chunked"]

@@ -37,8 +37,7 @@ def test_requests_in_flight_are_answered_and_kept_and_new_connections_refused(di
         sockets = [desk.connect() for _ in range(20)]
         for number, sock in enumerate(sockets):
             sock.sendall(request(numbered(number)))
-        queue = desk.server._loop.task_dispatcher.queue
-        eventually(lambda: disk.stalled == 4 and len(queue) == 16)
+        eventually(lambda: disk.stalled == 4 and desk.waiting() == 16)
 
         desk.server.stop()
         eventually(lambda: is_refused(desk.port))
@@ -123,7 +122,7 @@ def test_a_disk_that_hangs_does_not_hold_up_the_stop_for_ever(disk):
 
 def test_a_client_that_does_not_read_does_not_hold_up_the_stop_for_ever(monkeypatch):
     monkeypatch.setattr(server_module, "DRAIN", 1.0)
-    with gateway() as desk:
+    with gateway(send_buffer=4096) as desk:
         sock = desk.connect()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.setblocking(False)
@@ -172,3 +171,11 @@ def test_stopping_twice_and_after_the_end_is_harmless():
         desk.thread.join(10)
         assert not desk.thread.is_alive()
         desk.server.stop()
+
+
+def test_stopping_from_another_thread_is_safe_at_any_moment():
+    for _ in range(100):
+        with gateway(threads=1) as desk, ThreadPoolExecutor(4) as pool:
+            stops = [pool.submit(desk.server.stop) for _ in range(8)]
+            for stop in stops:
+                stop.result(10)

@@ -72,12 +72,11 @@ def test_what_waits_is_bounded_and_the_rest_refused_at_once_on_a_connection_that
 ):
     monkeypatch.setattr(server_module, "MAX_WAITING", 3)
     with gateway(disk, threads=1) as desk:
-        queue = desk.server._loop.task_dispatcher.queue
         patient = [desk.connect() for _ in range(4)]
         for number, sock in enumerate(patient):
             sock.sendall(request(numbered(number)))
             eventually(lambda: disk.stalled == 1)
-        eventually(lambda: len(queue) == 3)
+        eventually(lambda: desk.waiting() == 3)
 
         refused = desk.connect()
         refused.sendall(request(numbered(9)))

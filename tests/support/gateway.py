@@ -106,6 +106,10 @@ class Gateway:
             sock.sendall(packet)
         return answers_until_close(sock)
 
+    def waiting(self) -> int:
+        """Callbacks that no thread has turned to yet."""
+        return self.server._loop.task_dispatcher.waiting()
+
     def kept(self) -> list[Entry]:
         return self.journal.read(0, limit=10_000)
 
@@ -122,12 +126,15 @@ def gateway(
     path: str = "/",
     now: float | None = None,
     threads: int = 8,
+    send_buffer: int | None = None,
 ) -> Iterator[Gateway]:
     """A gateway on waitress, in a thread; `now` stops its clock."""
     journal = journal or MemoryJournal()
     options = Options(sdk_app_ids=sdk_app_ids, tokens=tokens or {}, path=path)
     clock = {} if now is None else {"clock": lambda: now}
     sock = socket.create_server(("127.0.0.1", 0))
+    if send_buffer is not None:  # connections inherit it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     port = sock.getsockname()[1]
     server = Server(create_app(journal, options, **clock), sock, threads=threads)
     thread = threading.Thread(target=server.run)
