@@ -13,6 +13,7 @@ class Report:
         differences: how many there are.
         details: the first of them, a sentence each.
         sessions, callbacks: how many were compared.
+        stories: sessions of which each callback was compared at its place in time order.
         rejected: callbacks that were rejected and had to be.
         unknown_kept, unknown_lost: callbacks without an answer that the service has, or has not.
         skipped: sessions not compared, because callbacks of theirs never arrived.
@@ -21,7 +22,7 @@ class Report:
     def __init__(self) -> None:
         self.differences = 0
         self.details: list[str] = []
-        self.sessions = self.callbacks = self.rejected = 0
+        self.sessions = self.callbacks = self.stories = self.rejected = 0
         self.unknown_kept = self.unknown_lost = self.skipped = 0
 
     def differ(self, what: str) -> None:

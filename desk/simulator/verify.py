@@ -1,23 +1,26 @@
 """Asks the service what it made of a run, over its public API, and compares."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import aclosing
-from itertools import islice
-from typing import Any
 
 import msgspec
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from desk.client import Client
-from desk.simulator.expectation import Expectation
-from desk.simulator.ledger import Ledger, Planned
+from desk.simulator.callbacks import Made
+from desk.simulator.comparison import (
+    Found,
+    compare_callback,
+    compare_session,
+    compare_story,
+    name,
+)
+from desk.simulator.ledger import Ledger
 from desk.simulator.report import Report
 from desk.simulator.sender import Fate
-from desk.v1.event_pb2 import EventFilter, RejectionReason, SessionRecord, Verdict
-from desk.v1.session_pb2 import EndReason, Session, SessionKey, SessionState
-from desk.v1.session_service_pb2 import BatchGetSessionsRequest
+from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
+from desk.v1.session_pb2 import SessionKey
+from desk.v1.session_service_pb2 import BatchGetSessionsRequest, ExplainSessionRequest
 
 SETTLE = 1.0
 """Seconds after the last answer in which the follower surely learns of the journal's head."""
@@ -27,6 +30,9 @@ PATIENCE = 30.0
 
 BATCH = 500
 """Sessions asked for at once."""
+
+STORIES = 200
+"""Sessions whose whole story is asked for, at most: that takes a call for each."""
 
 _POLL = 0.1
 
@@ -43,13 +49,6 @@ class Start(msgspec.Struct, frozen=True):
 
 class Stuck(Exception):
     """The view stands still."""
-
-
-class Found(msgspec.Struct, gc=False):
-    """What the feed says of one callback."""
-
-    event_revision: int
-    last: SessionRecord
 
 
 async def note_start(client: Client) -> Start:
@@ -76,8 +75,11 @@ async def verify(
     head = await _settle(client, on_progress, patience)
     found = await _read_feed(client, ledger, start, head, report, patience)
     for identity, planned in ledger.callbacks.items():
-        _compare_callback(report, planned, found.get(identity))
-    await _compare_sessions(client, ledger, found, report)
+        compare_callback(report, planned, found.get(identity))
+    whole = _whole_sessions(ledger, found)
+    report.skipped = len(ledger.sessions) - len(whole)
+    await _compare_sessions(client, ledger, whole, found, report)
+    await _compare_stories(client, ledger, whole, report)
     return report
 
 
@@ -137,145 +139,64 @@ def _take(report: Report, ledger: Ledger, found: dict[str, Found], record: Sessi
     identity = ledger.identify(event.raw_body)
     if identity not in ledger.callbacks:
         if event.session_id in ledger.sessions:
-            report.differ(f"{_name(record)} was never sent like this")
+            report.differ(f"{name(record)} was never sent like this")
         return
-    report.compare(f"{_name(record)}, id", expected=identity, found=event.id)
+    report.compare(f"{name(record)}, id", expected=identity, found=event.id)
     known = found.get(identity)
     if known is None:
         found[identity] = Found(event.revision, record)
         return
     if not record.revised or known.event_revision != event.revision:
-        report.differ(f"{_name(record)} is there twice, also at revision {known.event_revision}")
+        report.differ(f"{name(record)} is there twice, also at revision {known.event_revision}")
     known.last = record
 
 
-def _name(record: SessionRecord) -> str:
-    event = record.event
-    return f"session {event.session_id or '-'}, {event.type_name or 'malformed'}, " \
-           f"revision {event.revision}"  # fmt: skip
-
-
-def _compare_callback(report: Report, planned: Planned, found: Found | None) -> None:
-    callback = planned.callback
-    name = f"session {callback.session_id or '-'}, callback of {callback.at}"
-    unknown = planned.fate is Fate.UNKNOWN
-    if found is None:
-        report.unknown_lost += unknown
-        if planned.fate is Fate.KEPT:
-            report.differ(f"{name}: acknowledged, and lost")
-        return
-    report.unknown_kept += unknown
-    report.callbacks += 1
-    if planned.fate in (Fate.REFUSED, None):
-        report.differ(f"{name}: {'refused' if planned.fate else 'never sent'}, and yet there")
-    before = report.differences
-    _compare_record(report, planned, found.last)
-    report.rejected += bool(callback.reason) and report.differences == before
-
-
-def _compare_record(report: Report, planned: Planned, record: SessionRecord) -> None:
-    callback, name = planned.callback, _name(record)
-    verdict = "REJECTED" if callback.reason else "ACCEPTED"
-    for what, expected, found in (
-        ("session", callback.session_id, record.event.session_id),
-        ("verdict", verdict, Verdict.Name(record.verdict).removeprefix("VERDICT_")),
-        ("reason", callback.reason, _word(RejectionReason.Name(record.rejection_reason))),
-        ("state before", callback.before.replace("NEW", ""), _state(record.state_before)),
-        ("state after", callback.after.replace("NEW", ""), _state(record.state_after)),
-        ("time", callback.at if callback.session_id else None, _ms(record.event, "event_time")),
-    ):
-        report.compare(f"{name}, {what}", expected=expected, found=found)
-
-
-async def _compare_sessions(
-    client: Client, ledger: Ledger, found: dict[str, Found], report: Report
-) -> None:
-    revisions = _revisions(ledger, found)
-    skip = _incomplete(ledger, found)
-    report.skipped = len(skip)
-    names = (name for name in ledger.sessions if name not in skip)
-    while batch := list(islice(names, BATCH)):
-        sessions = await _fetch(client, ledger.sdk_app_id, batch)
-        for name in batch:
-            session, expected = sessions.get(name), ledger.sessions[name]
-            report.sessions += expected is not None
-            if expected is None or session is None:
-                _compare_presence(report, name, expected, session)
-                continue
-            _compare_session(report, name, expected, session)
-            if session.revision != revisions.get(name):
-                report.compare(
-                    f"session {name}, revision",
-                    expected=revisions.get(name),
-                    found=session.revision,
-                )
-
-
-async def _fetch(client: Client, sdk_app_id: int, names: Sequence[str]) -> dict[str, Session]:
-    keys = [SessionKey(sdk_app_id=sdk_app_id, session_id=name) for name in names]
-    answer = await client.call(
-        client.session_service.BatchGetSessions, BatchGetSessionsRequest(keys=keys)
-    )
-    return {session.session_id: session for session in answer.sessions}
-
-
-def _revisions(ledger: Ledger, found: dict[str, Found]) -> dict[str, int]:
-    """The last revision of each session's callbacks."""
-    last: dict[str, int] = {}
-    for identity, each in found.items():
-        name = ledger.callbacks[identity].callback.session_id
-        last[name] = max(last.get(name, 0), each.event_revision)
-    return last
-
-
-def _incomplete(ledger: Ledger, found: dict[str, Found]) -> set[str]:
-    """Sessions of which not all callbacks reached the service, through no fault of its own."""
-    return {
+def _whole_sessions(ledger: Ledger, found: dict[str, Found]) -> list[str]:
+    """Sessions all of whose callbacks reached the service, or should have: they were kept."""
+    incomplete = {
         planned.callback.session_id
         for identity, planned in ledger.callbacks.items()
         if identity not in found and planned.fate is not Fate.KEPT
-    } - {""}
+    }
+    return [session_id for session_id in ledger.sessions if session_id not in incomplete]
 
 
-def _compare_presence(
-    report: Report, name: str, expected: Expectation | None, session: Session | None
+async def _compare_sessions(
+    client: Client, ledger: Ledger, whole: list[str], found: dict[str, Found], report: Report
 ) -> None:
-    if session is not None:
-        report.differ(f"session {name}: it never began, and yet it is there")
-    elif expected is not None:
-        report.differ(f"session {name}: missing")
+    revisions = _last_revisions(ledger, found)
+    for start in range(0, len(whole), BATCH):
+        batch = whole[start : start + BATCH]
+        keys = [SessionKey(sdk_app_id=ledger.sdk_app_id, session_id=each) for each in batch]
+        request = BatchGetSessionsRequest(keys=keys)
+        answer = await client.call(client.session_service.BatchGetSessions, request)
+        sessions = {session.session_id: session for session in answer.sessions}
+        for each in batch:
+            compare_session(
+                report, each, ledger.sessions[each], sessions.get(each), revisions.get(each, 0)
+            )
 
 
-def _compare_session(report: Report, name: str, expected: Expectation, session: Session) -> None:
-    for field, value in _as_expectation(session):
-        report.compare(f"session {name}, {field}", expected=getattr(expected, field), found=value)
+def _last_revisions(ledger: Ledger, found: dict[str, Found]) -> dict[str, int]:
+    """The last revision of each session's callbacks."""
+    last: dict[str, int] = {}
+    for identity, each in found.items():
+        session_id = ledger.callbacks[identity].callback.session_id
+        last[session_id] = max(last.get(session_id, 0), each.event_revision)
+    return last
 
 
-def _as_expectation(session: Session) -> Iterator[tuple[str, object]]:
-    for field in Expectation.__struct_fields__:
-        value = getattr(session, field)
-        if field == "state":
-            value = _state(value)
-        elif field == "end_reason":
-            value = _word(EndReason.Name(value))
-        elif field == "agent_ids":
-            value = tuple(value)
-        elif isinstance(value, Timestamp | Duration):
-            value = _ms(session, field)
-        yield field, value
-
-
-def _ms(message: Any, field: str) -> int | None:
-    """A time or duration in milliseconds; None = unset."""
-    return getattr(message, field).ToMilliseconds() if message.HasField(field) else None
-
-
-def _state(value: SessionState.ValueType) -> str:
-    return _word(SessionState.Name(value))
-
-
-def _word(name: str) -> str:
-    """An enum value's name without its prefix; "" for `…_UNSPECIFIED`."""
-    for prefix in ("SESSION_STATE_", "END_REASON_", "REJECTION_REASON_"):
-        name = name.removeprefix(prefix)
-    return "" if name == "UNSPECIFIED" else name
+async def _compare_stories(
+    client: Client, ledger: Ledger, whole: list[str], report: Report
+) -> None:
+    """Compare what becomes of each callback at its place, for sessions spread over the run."""
+    chosen = whole[:: len(whole) // STORIES + 1]
+    stories: dict[str, list[Made]] = {session_id: [] for session_id in chosen}
+    for planned in ledger.callbacks.values():
+        if planned.callback.session_id in stories:
+            stories[planned.callback.session_id].append(planned.callback)
+    for session_id, callbacks in stories.items():
+        request = ExplainSessionRequest(sdk_app_id=ledger.sdk_app_id, session_id=session_id)
+        answer = await client.call(client.session_service.ExplainSession, request)
+        compare_story(report, session_id, callbacks, answer.records)
+        report.stories += 1

@@ -1,0 +1,143 @@
+"""Compares what was found with what was to be expected. Asks nobody."""
+
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import msgspec
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from desk.simulator.callbacks import Made
+from desk.simulator.expectation import Expectation
+from desk.simulator.ledger import Planned
+from desk.simulator.report import Report
+from desk.simulator.scripts import NEW
+from desk.simulator.sender import Fate
+from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
+from desk.v1.session_pb2 import EndReason, Session, SessionState
+
+
+class Found(msgspec.Struct, gc=False):
+    """What the feed says of one callback: its own revision, and the last record of it."""
+
+    event_revision: int
+    last: SessionRecord
+
+
+def name(record: SessionRecord) -> str:
+    """What to call a record in a difference."""
+    event = record.event
+    what = event.type_name or "malformed"
+    return f"session {event.session_id or '-'}, {what}, revision {event.revision}"
+
+
+def compare_callback(report: Report, planned: Planned, found: Found | None) -> None:
+    """Compare one callback, which the feed may have or not."""
+    callback = planned.callback
+    what = f"session {callback.session_id or '-'}, callback of {callback.at}"
+    unknown = planned.fate is Fate.UNKNOWN
+    if found is None:
+        report.unknown_lost += unknown
+        if planned.fate is Fate.KEPT:
+            report.differ(f"{what}: acknowledged, and lost")
+        return
+    report.unknown_kept += unknown
+    report.callbacks += 1
+    if planned.fate in (Fate.REFUSED, None):
+        report.differ(f"{what}: {'refused' if planned.fate else 'never sent'}, and yet there")
+    before = report.differences
+    _compare_record(report, planned, found.last)
+    report.rejected += bool(callback.reason) and report.differences == before
+
+
+def _compare_record(report: Report, planned: Planned, record: SessionRecord) -> None:
+    callback = planned.callback
+    time = callback.at if callback.session_id else None
+    for what, expected, found in (
+        ("session", callback.session_id, record.event.session_id),
+        ("verdict", _verdict(callback), (_word(Verdict, record.verdict), _reason(record))),
+        ("time", time, _ms(record.event, "event_time")),
+    ):
+        report.compare(f"{name(record)}, {what}", expected=expected, found=found)
+
+
+def compare_story(
+    report: Report, session_id: str, callbacks: Sequence[Made], records: Sequence[SessionRecord]
+) -> None:
+    """Compare all callbacks of a session, in time order, with what became of each at its place."""
+    for place, (callback, record) in enumerate(zip_longest(callbacks, records), 1):
+        report.compare(
+            f"session {session_id}, explained, callback {place}",
+            expected=callback and (callback.at, *_verdict(callback), *_states(callback)),
+            found=record and _told(record),
+        )
+
+
+def compare_session(
+    report: Report,
+    session_id: str,
+    expected: Expectation | None,
+    found: Session | None,
+    revision: int,
+) -> None:
+    """Compare a session; None = there is none."""
+    if expected is None or found is None:
+        if expected is not None:
+            report.differ(f"session {session_id}: missing")
+        if found is not None:
+            report.differ(f"session {session_id}: it never began, and yet it is there")
+        return
+    report.sessions += 1
+    report.compare(f"session {session_id}, revision", expected=revision, found=found.revision)
+    for field, value in _fields(found):
+        what = f"session {session_id}, {field}"
+        report.compare(what, expected=getattr(expected, field), found=value)
+
+
+def _fields(session: Session) -> Iterator[tuple[str, object]]:
+    for field in Expectation.__struct_fields__:
+        value = getattr(session, field)
+        if field in _ENUMS:
+            value = _word(_ENUMS[field], value)
+        elif field == "agent_ids":
+            value = tuple(value)
+        elif isinstance(value, Timestamp | Duration):
+            value = _ms(session, field)
+        yield field, value
+
+
+_ENUMS: dict[str, Any] = {"state": SessionState, "end_reason": EndReason}
+
+
+def _verdict(callback: Made) -> tuple[str, str]:
+    return "REJECTED" if callback.reason else "ACCEPTED", callback.reason
+
+
+def _states(callback: Made) -> tuple[str, ...]:
+    return tuple("" if state == NEW else state for state in (callback.before, callback.after))
+
+
+def _told(record: SessionRecord) -> tuple[object, ...]:
+    return (
+        _ms(record.event, "event_time"),
+        _word(Verdict, record.verdict),
+        _reason(record),
+        _word(SessionState, record.state_before),
+        _word(SessionState, record.state_after),
+    )
+
+
+def _reason(record: SessionRecord) -> str:
+    return _word(RejectionReason, record.rejection_reason)
+
+
+def _ms(message: Any, field: str) -> int | None:
+    """A time or duration in milliseconds; None = unset."""
+    return getattr(message, field).ToMilliseconds() if message.HasField(field) else None
+
+
+def _word(enum: Any, value: int) -> str:
+    """An enum value's name without its prefix; "" for `…_UNSPECIFIED`."""
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    return str(enum.Name(value).removeprefix(prefix)) if value else ""
