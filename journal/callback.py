@@ -6,6 +6,7 @@ The vendor's page and what it leaves open: docs/callbacks.md. Pure: no I/O, no c
 import re
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -28,6 +29,8 @@ MAX_EVENT_NAME = 128
 MAX_EVENT_TIME = 253_402_300_799_999
 """Milliseconds: the end of the year 9999, the last that protobuf's Timestamp can hold."""
 
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -117,11 +120,8 @@ def _depth(body: bytes) -> int:
         return openings
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside_strings = b"".join(unescaped.split(b'"')[::2])
-    depth = deepest = 0
-    for bracket in re.findall(rb"[\[{\]}]", outside_strings):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+    brackets = outside_strings.translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
 def _name(document: dict[str, Any], field: str, longest: int) -> str:

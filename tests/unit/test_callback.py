@@ -1,0 +1,229 @@
+"""What counts as a callback, and when two bodies are one."""
+
+import json
+from hashlib import blake2b
+from time import process_time
+from typing import Any
+
+import pytest
+
+from journal.callback import (
+    MAX_DEPTH,
+    MAX_EVENT_NAME,
+    MAX_EVENT_TIME,
+    MAX_SESSION_ID,
+    Malformed,
+    decode,
+    identify,
+)
+
+MINIMAL = {"SessionId": "s", "Event": "SessionBegin", "EventTime": 1_700_000_000_000}
+LIMIT = 256 * 1024
+
+
+def body(**changes: Any) -> bytes:
+    return json.dumps(MINIMAL | changes).encode()
+
+
+def without(field: str) -> bytes:
+    return json.dumps({k: v for k, v in MINIMAL.items() if k != field}).encode()
+
+
+def test_the_three_required_fields_make_a_callback() -> None:
+    callback = decode(body())
+    assert (callback.session_id, callback.event, callback.event_time) == tuple(MINIMAL.values())
+    assert callback.message is None
+    assert callback.satisfaction is None
+    assert callback.is_contact_user is False
+    assert callback.agent_id == ""
+
+
+def test_every_field_is_read() -> None:
+    message = [{"MsgType": "TIMTextElem", "MsgContent": {"Text": "hi"}}]
+    callback = decode(
+        body(
+            CallbackCommand="Desk.SessionEventNotify",
+            ChannelType="c",
+            ClientUserId="u",
+            CustomerServiceId="n",
+            AgentId="a",
+            ForwardFromAgentId="f",
+            MsgKey="k",
+            MsgBody=message,
+            CloudCustomData="d",
+            IsContactUser=True,
+            SatisfactionSelected=5,
+        )
+    )
+    assert callback.channel_type == "c"
+    assert callback.client_user_id == "u"
+    assert callback.customer_service_id == "n"
+    assert callback.agent_id == "a"
+    assert callback.forward_from_agent_id == "f"
+    assert callback.message_key == "k"
+    assert callback.message == message
+    assert callback.cloud_custom_data == "d"
+    assert callback.is_contact_user is True
+    assert callback.satisfaction == 5
+
+
+@pytest.mark.parametrize("other", [None, 7, 1.5, True, [], {}])
+def test_an_optional_text_of_another_type_is_empty(other: object) -> None:
+    assert decode(body(AgentId=other)).agent_id == ""
+
+
+@pytest.mark.parametrize("other", [None, "true", 1, "", []])
+def test_only_true_is_contact_user(other: object) -> None:
+    assert decode(body(IsContactUser=other)).is_contact_user is False
+
+
+@pytest.mark.parametrize("other", [None, 0, 6, -1, "5", 5.0, True, 10**30])
+def test_a_rating_that_is_none_of_1_to_5_is_none(other: object) -> None:
+    assert decode(body(SatisfactionSelected=other)).satisfaction is None
+
+
+@pytest.mark.parametrize("field", MINIMAL)
+def test_a_missing_required_field_is_named(field: str) -> None:
+    with pytest.raises(Malformed, match=f"{field} is missing"):
+        decode(without(field))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"SessionId": ""},
+        {"SessionId": 7},
+        {"SessionId": None},
+        {"SessionId": "a\nb"},
+        {"SessionId": "\x00"},
+        {"SessionId": "\x7f"},
+        {"SessionId": "s" * (MAX_SESSION_ID + 1)},
+        {"Event": ""},
+        {"Event": ["SessionBegin"]},
+        {"Event": "e" * (MAX_EVENT_NAME + 1)},
+        {"EventTime": "1700000000000"},
+        {"EventTime": 1.7e12},
+        {"EventTime": True},
+        {"EventTime": None},
+        {"EventTime": 0},
+        {"EventTime": -1},
+        {"EventTime": MAX_EVENT_TIME + 1},
+        {"EventTime": 2**63},
+        {"EventTime": 2**64},
+        {"EventTime": 10**100},
+        {"CallbackCommand": "Desk.Other"},
+        {"CallbackCommand": None},
+    ],
+)
+def test_a_field_that_is_unusable_is_malformed(changes: dict[str, Any]) -> None:
+    with pytest.raises(Malformed):
+        decode(body(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"SessionId": "s" * MAX_SESSION_ID},
+        {"SessionId": "会话 🙂"},
+        {"Event": "e" * MAX_EVENT_NAME},
+        {"EventTime": 1},
+        {"EventTime": MAX_EVENT_TIME},
+        {"Unknown": {"of": ["any", "shape", None, 1e300, 2**63]}},
+    ],
+)
+def test_the_limits_themselves_and_unknown_fields_are_allowed(changes: dict[str, Any]) -> None:
+    decode(body(**changes))
+
+
+NOT_JSON = {
+    "empty": b"",
+    "blank": b" \n",
+    "text": b"hello",
+    "truncated": body()[:-1],
+    "trailing": body() + b"x",
+    "two documents": body() + body(),
+    "NaN": body()[:-1] + b', "x": NaN}',
+    "Infinity": body()[:-1] + b', "x": -Infinity}',
+    "a float out of range": body()[:-1] + b', "x": 1e999}',
+    "an integer of 5000 digits": body()[:-1] + b', "x": ' + b"9" * 5000 + b"}",
+    "lone high surrogate": body()[:-1] + b', "x": "\\ud800"}',
+    "lone low surrogate": body()[:-1] + b', "x": "\\udc00"}',
+    "lone surrogate as a key": body()[:-1] + b', "\\ud800": 1}',
+    "surrogates the wrong way round": body()[:-1] + b', "x": "\\udc00\\ud800"}',
+    "bad UTF-8": body()[:-1] + b', "x": "\xff"}',
+    "surrogate in UTF-8": body()[:-1] + b', "x": "\xed\xa0\x80"}',
+    "overlong UTF-8": body()[:-1] + b', "x": "\xc0\xaf"}',
+    "byte order mark": b"\xef\xbb\xbf" + body(),
+    "UTF-16": body().decode().encode("utf-16"),
+    "raw control character": body()[:-1] + b', "x": "\n"}',
+    "comment": b"/* */" + body(),
+    "single quotes": body().replace(b'"', b"'"),
+    "nested too deep": b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1),
+}
+
+
+@pytest.mark.parametrize("name", NOT_JSON)
+def test_what_is_no_json_is_malformed_and_identified_by_its_bytes(name: str) -> None:
+    bad = NOT_JSON[name]
+    with pytest.raises(Malformed) as error:
+        decode(bad)
+    assert len(str(error.value)) < 200
+    assert identify(1, bad) == identify(1, bytes(bad))
+    assert identify(1, bad) != identify(1, bad + b" ")
+
+
+@pytest.mark.parametrize("other", [b"[]", b"null", b'"text"', b"1", b"true"])
+def test_json_that_is_no_object_is_malformed(other: bytes) -> None:
+    with pytest.raises(Malformed, match="not a JSON object"):
+        decode(other)
+
+
+def test_nesting_is_allowed_to_the_limit_and_brackets_in_strings_do_not_count() -> None:
+    deep: Any = "[{" * 1000 + '\\"' * 3
+    for _ in range(MAX_DEPTH - 1):
+        deep = [deep]
+    decode(body(x=deep))
+    with pytest.raises(Malformed, match="nested deeper"):
+        decode(body(x=[deep]))
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1, 2**64, -(2**63) - 1, 10**40, 1e300])
+def test_a_callback_with_a_huge_number_in_a_field_nobody_reads_has_an_identity(
+    number: float,
+) -> None:
+    decode(body(x=number))
+    assert identify(1, body(x=number)) == identify(1, body(x=number).replace(b" ", b"\n"))
+    assert identify(1, body(x=number)) != identify(1, body(x=1))
+
+
+def test_of_duplicate_keys_the_last_counts_for_identity_too() -> None:
+    twice = b'{"AgentId": "first",' + body(AgentId="last")[1:]
+    assert decode(twice).agent_id == "last"
+    assert identify(1, twice) == identify(1, body(AgentId="last"))
+
+
+def test_identity_has_16_bytes_and_tells_apps_apart() -> None:
+    assert len(identify(1, body())) == 16
+    assert identify(1, body()) != identify(2, body())
+    assert identify(1, b"1") != identify(11, b"")
+
+
+def test_identity_never_changes() -> None:
+    """Stored ids depend on it: a retry after an upgrade must still be a duplicate."""
+    untidy = b'{"b": [1, 2.5, "\\u4f60"], "a": null}'
+    canonical = '1400000001\n{"a":null,"b":[1,2.5,"你"]}'.encode()
+    assert identify(1400000001, untidy) == blake2b(canonical, digest_size=16).digest()
+    assert identify(7, b"no json") == blake2b(b"7\nno json", digest_size=16).digest()
+
+
+@pytest.mark.parametrize("prefix", [b"", b'"', b"[" * 65])
+@pytest.mark.parametrize(
+    "unit", [b"[", b"]", b"[]", b'{"a":', b'"', b'\\"', b"\\", b'"[', b"0", b" ", b"\xff"]
+)
+def test_hostile_bodies_take_linear_time(prefix: bytes, unit: bytes) -> None:
+    hostile = prefix + unit * ((LIMIT - len(prefix)) // len(unit))
+    begin = process_time()
+    identify(1, hostile)
+    with pytest.raises(Malformed):
+        decode(hostile)
+    assert process_time() - begin < 0.5
