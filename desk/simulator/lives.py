@@ -33,6 +33,8 @@ SPAN = 1_200_000
 BEFORE_NOW = 1_800_000
 """How many milliseconds before now the first life begins."""
 
+_STRAY = ("ChatBot.UserSendMsg", "Human.AgentSendMsg", "SessionEnd")
+
 _UNFINISHED = 0.1  # share of lives that are cut off: their sessions stay as they are
 
 
@@ -52,22 +54,21 @@ def make_lives(
 ) -> Iterator[Life]:
     """Yield `count` lives, roughly ascending by the time at which they begin.
 
-    Besides, there are some strays: sessions that never begin (a share `impossible` of `count`), and
-    bodies that are no callbacks (a share `malformed` of the lives have one).
+    Besides, there are some strays: sessions that never begin.
 
     Args:
         count: how many.
         seed: of everything that is random.
         run: makes session ids unique; they are derived from seed, run and number.
         now: Unix time in milliseconds.
-        impossible: share of callbacks that are impossible at their place, 0 to 1.
-        malformed: share of bodies that are no callbacks, 0 to 1.
+        impossible: share of callbacks that are impossible at their place, 0 to below 1.
+        malformed: share of callbacks beside which a broken copy is sent, 0 to 1.
     """
     for number in range(count):
         random = Random(f"{seed}/{number}")  # noqa: S311 (repeatable, not secret)
         start = now - BEFORE_NOW + number * SPAN // count
         yield _life(random, _session_id(seed, run, number), start, impossible, malformed)
-        if random.random() < impossible:
+        if random.random() < impossible / len(_STRAY):
             yield _stray(random, _session_id(seed, run, number, "stray"), start)
 
 
@@ -95,7 +96,7 @@ def _stray(random: Random, session_id: str, start: int) -> Life:
     writer = Writer(random, session_id)
     happenings = [
         Happening(event, start + place * 4_000, NEW, NEW, NOT_BEGUN, texts.STRANGER)
-        for place, event in enumerate(("ChatBot.UserSendMsg", "Human.AgentSendMsg", "SessionEnd"))
+        for place, event in enumerate(_STRAY)
     ]
     return Life(session_id, tuple(map(writer.write, happenings)), None)
 
@@ -131,7 +132,8 @@ def _happen(random: Random, script: list[Step], start: int) -> list[Happening]:
 
 def _intruders(random: Random, legal: list[Happening], share: float) -> Iterator[Happening]:
     """Impossible events, so that they make up about `share` of all."""
-    odds = share / (1 - share) if share < 1 else 1.0
+    # There is a slot more than there are events, and the strays come on top of all.
+    odds = share / (1 - share) * (len(legal) - 1) / (len(legal) + 1)
     edges = [legal[0].place - 60_000, *(happening.place for happening in legal)]
     edges.append(edges[-1] + 30_000)
     states = [NEW, *(happening.after for happening in legal)]
