@@ -28,7 +28,7 @@ class Reason(StrEnum):
     """`ErrorInfo.reason`; what each means is said in proto/desk/v1."""
 
     INVALID_REQUEST = "INVALID_REQUEST"
-    INVALID_PAGE_TOKEN = "INVALID_PAGE_TOKEN"
+    INVALID_PAGE_TOKEN = "INVALID_PAGE_TOKEN"  # noqa: S105
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     JOURNAL_MISMATCH = "JOURNAL_MISMATCH"
     SDK_APP_ID_REQUIRED = "SDK_APP_ID_REQUIRED"
@@ -127,12 +127,13 @@ def refusing(method: Method[T]) -> Method[T]:
             if context.cancelled() or context.done():
                 # The client has left; what grpc raises then is private to it.
                 raise asyncio.CancelledError from error
-            return await _abort(context, method.__name__, error)
+            await _abort(context, method.__name__, error)
+            raise
 
     return answer
 
 
-async def _abort(context: Any, method: str, error: Exception) -> Any:
+async def _abort(context: Any, method: str, error: Exception) -> None:
     if isinstance(error, apsw.Error):
         _log.error("view_not_readable", method=method, error=type(error).__name__)
         error = Refused(Reason.VIEW_NOT_READY, "the view cannot be read just now; try again")

@@ -17,8 +17,6 @@ from service.view.reader import Progress, Reader, Row, first_of, last_of
 from service.view.readers import Readers
 from service.view.selection import EventSelection
 
-DEFAULT_PAGE = 100
-
 
 class EventService:
     """Answers from the view; live from the feed."""
@@ -47,7 +45,7 @@ class EventService:
         check = requests.Check()
         selection = requests.rejections_selection(check, request)
         size = check.size(
-            "page_size", request.page_size, default=DEFAULT_PAGE, most=requests.MAX_PAGE
+            "page_size", request.page_size, default=requests.DEFAULT_PAGE, most=requests.MAX_PAGE
         )
         check.done()
         bound_to = ("ListRejections", self._feed.journal_id, selection)

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import cast
 
 import apsw
 import structlog
@@ -192,14 +193,14 @@ class Feed:
         version = self._reader.data_version()
         if version == self._version:
             return
-        while self._advance():
+        while self._advance():  # noqa: ASYNC110 -- not waiting: letting others have the loop
             await asyncio.sleep(0)
         self._version = version
 
     def _advance(self) -> bool:
         """Read the next rows; say whether there are more."""
         window = self._reader.tail(self.ring.head)
-        rows: list[LiveRow] = window.rows
+        rows = cast(list[LiveRow], window.rows)
         self.waiters.see(rows)
         revision = complete_revision(window.reached)
         if last_of(revision) == window.reached:

@@ -3,6 +3,7 @@
 The rules are the comments of proto/desk/v1. All that is wrong with a request is told at once.
 """
 
+import re
 from collections.abc import Container, Iterable, Sequence
 from typing import TypeVar
 
@@ -13,12 +14,14 @@ from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
 from service.rpc.errors import Reason, Refused
 from service.view.selection import Between, EventSelection, SessionSelection, SnapshotSelection
+from service.view.walks import Order
 
 MAX_VALUES = 100
 """Values in one field of a filter."""
 
 MAX_BATCH = 1_000
 DEFAULT_BATCH = 500
+DEFAULT_PAGE = 100
 MAX_PAGE = 1_000
 
 LATEST = 253_402_300_799
@@ -31,6 +34,8 @@ _STATES = frozenset(SessionState.values()) - {0}
 _END_REASONS = frozenset(EndReason.values())
 
 _SHOWN = 1 << Verdict.Value("VERDICT_ACCEPTED") | 1 << Verdict.Value("VERDICT_UNRECOGNISED")
+
+_ORDER = re.compile(r"(begun_at|last_event_at|ended_at)(?: +(asc|desc))?")
 
 T = TypeVar("T", int, str)
 
@@ -191,6 +196,17 @@ def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
         ended=check.between("filter.ended", asked.ended, present=asked.HasField("ended")),
         active=check.between("filter.active", asked.active, present=asked.HasField("active")),
     )
+
+
+def order(check: Check, order_by: str) -> Order:
+    """What sessions are ordered by; ascending unless said otherwise (AIP-132)."""
+    if not order_by.strip():
+        return Order("begun_at", descending=True)
+    parsed = _ORDER.fullmatch(order_by.strip())
+    if parsed is None:
+        check.wrong("order_by", "must be begun_at, last_event_at or ended_at, then asc or desc")
+        return Order("begun_at", descending=True)
+    return Order(parsed[1], descending=parsed[2] == "desc")
 
 
 def wanted_states(states: Iterable[int]) -> frozenset[int]:

@@ -1,6 +1,6 @@
 """Runs one rpc worker: waits for the view, binds, serves, drains.
 
-The worker opens one view file for its life, read-only. Knows nothing of the journal or the follower.
+The worker opens one view file for its life, read-only. Knows nothing of journal or follower.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from desk.v1 import (
     event_service_pb2,
@@ -163,7 +163,7 @@ def _server(readers: Readers, feed: Feed, apps: Apps, health: HealthServicer) ->
 def _event_handlers(events: EventService) -> Any:
     """Like the generated registration, but Subscribe's messages are serialised already."""
     pb = event_service_pb2
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Subscribe": grpc.unary_stream_rpc_method_handler(
             events.Subscribe, request_deserializer=pb.SubscribeRequest.FromString
         ),

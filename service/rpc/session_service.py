@@ -8,20 +8,28 @@ from desk.v1.session_pb2 import Session, SessionKey
 from desk.v1.session_service_pb2 import (
     BatchGetSessionsRequest,
     BatchGetSessionsResponse,
+    CountSessionsRequest,
+    CountSessionsResponse,
+    ExplainSessionRequest,
+    ExplainSessionResponse,
     GetSessionRequest,
     GetSessionResponse,
+    ListSessionsRequest,
+    ListSessionsResponse,
     WaitForStateRequest,
     WaitForStateResponse,
 )
 from desk.v1.status_pb2 import ResponseHeader
-from service.rpc import freshness, requests
+from service.rpc import counts, explanation, freshness, pages, requests
 from service.rpc.errors import Reason, Refused, refusing
 from service.rpc.feed import Feed
-from service.rpc.requests import Apps
-from service.rpc.stream import check_kept
+from service.rpc.requests import DEFAULT_PAGE, MAX_PAGE, Apps
 from service.rpc.waiters import Seen, StateWaiter
+from service.view import walks
 from service.view.reader import Progress, Reader
 from service.view.readers import Readers
+from service.view.selection import SessionSelection
+from service.view.walks import Order, Page, Place
 
 MAX_KEYS = 1_000
 """Keys in one BatchGetSessions."""
@@ -39,6 +47,8 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         self._readers = readers
         self._feed = feed
         self._apps = apps
+        # Counting reads all that is selected; it must not take all threads from the rest.
+        self._counting = asyncio.Semaphore(2)
 
     @refusing
     async def GetSession(self, request: GetSessionRequest, context: Any) -> GetSessionResponse:  # noqa: N802
@@ -49,12 +59,9 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         check.not_negative("as_of_revision", request.as_of_revision)
         check.done()
         reader = self._readers.inline
-        await freshness.await_revision(self._feed, reader, request.min_revision, context)
+        await self._fresh(request.min_revision, context)
         with reader.snapshot() as progress:
-            blob = reader.session(*key)
-            if request.as_of_revision:
-                _check_readable(request.as_of_revision, progress)
-                blob = _as_of(reader, key, blob, request.as_of_revision)
+            blob = explanation.session_as_of(reader, key, request.as_of_revision, progress)
         if blob is None:
             raise Refused(Reason.SESSION_NOT_FOUND, "the session has not begun by then")
         return GetSessionResponse(
@@ -87,6 +94,62 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         )
 
     @refusing
+    async def ListSessions(  # noqa: N802
+        self, request: ListSessionsRequest, context: Any
+    ) -> ListSessionsResponse:
+        """Return a page of the sessions that a filter selects."""
+        check = requests.Check()
+        selection = requests.session_selection(check, request.filter)
+        order = requests.order(check, request.order_by)
+        size = check.size("page_size", request.page_size, default=DEFAULT_PAGE, most=MAX_PAGE)
+        check.not_negative("min_revision", request.min_revision)
+        check.done()
+        bound_to = ("ListSessions", self._feed.journal_id, selection, order)
+        places = pages.places(request.page_token, request=bound_to, count=2)
+        after = (places[0], places[1]) if places else None
+        await self._fresh(request.min_revision, context)
+        progress, page = await self._readers.run(_page, selection, order, after, size)
+        return ListSessionsResponse(
+            header=_header(progress),
+            sessions=[Session.FromString(blob) for blob in page.sessions],
+            next_page_token=pages.token(page.following, request=bound_to) if page.following else "",
+        )
+
+    @refusing
+    async def CountSessions(  # noqa: N802
+        self, request: CountSessionsRequest, context: Any
+    ) -> CountSessionsResponse:
+        """Count the sessions that a filter selects."""
+        check = requests.Check()
+        selection = requests.session_selection(check, request.filter)
+        grouping = counts.grouping(check, request.group_by)
+        check.done()
+        async with self._counting:
+            seconds = freshness.time_left(context, counts.COUNT_SECONDS)
+            return await self._readers.run(counts.count, selection, grouping, seconds)
+
+    @refusing
+    async def ExplainSession(  # noqa: N802
+        self, request: ExplainSessionRequest, _context: Any
+    ) -> ExplainSessionResponse:
+        """Return every callback of a session in time order."""
+        key = self._apps.key(request.sdk_app_id, request.session_id)
+        check = requests.Check()
+        size = check.size("page_size", request.page_size, default=MAX_PAGE, most=MAX_PAGE)
+        check.done()
+        bound_to = ("ExplainSession", self._feed.journal_id, key)
+        places = pages.places(request.page_token, request=bound_to, count=2)
+        page = await self._readers.run(explanation.page, key, places or (0, 0), size)
+        return ExplainSessionResponse(
+            header=ResponseHeader(journal_id=page.journal_id, revision=page.revision),
+            session=Session.FromString(page.session) if page.session else None,
+            records=page.records,
+            next_page_token=pages.token((page.revision, page.end), request=bound_to)
+            if page.end
+            else "",
+        )
+
+    @refusing
     async def WaitForState(  # noqa: N802
         self, request: WaitForStateRequest, context: Any
     ) -> WaitForStateResponse:
@@ -99,6 +162,9 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
                 seen = await self._next(waiter, freshness.time_left(context, STATE_WAIT))
         header = ResponseHeader(journal_id=self._feed.journal_id, revision=seen.revision)
         return WaitForStateResponse(header=header, session=seen.session)
+
+    async def _fresh(self, min_revision: int, context: Any) -> None:
+        await freshness.await_revision(self._feed, self._readers.inline, min_revision, context)
 
     def _now(self, key: Key, waiter: StateWaiter) -> Seen | None:
         """The session if it is in one of the states already; else what comes after will tell."""
@@ -126,14 +192,8 @@ def _batch(reader: Reader, keys: list[Key]) -> tuple[Progress, list[bytes | None
         return progress, [reader.session(*key) for key in keys]
 
 
-def _check_readable(revision: int, progress: Progress) -> None:
-    """An earlier state can be told from the oldest kept revision on, up to the applied one."""
-    check_kept(revision, progress.oldest_revision)
-    if revision > progress.applied_revision:
-        raise freshness.in_future(revision, progress.applied_revision)
-
-
-def _as_of(reader: Reader, key: Key, now: bytes | None, revision: int) -> bytes | None:
-    if now is None or Session.FromString(now).revision <= revision:
-        return now
-    return reader.session_as_of(*key, revision)
+def _page(
+    reader: Reader, selection: SessionSelection, order: Order, after: Place | None, size: int
+) -> tuple[Progress, Page]:
+    with reader.snapshot() as progress:
+        return progress, walks.page(reader, selection, order, after, size)

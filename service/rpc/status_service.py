@@ -9,6 +9,7 @@ import apsw
 import google.protobuf
 import grpc
 
+from desk.v1 import status_pb2_grpc
 from desk.v1.status_pb2 import ComponentVersion, GetStatusRequest, GetStatusResponse, ResponseHeader
 from service.records import duration, timestamp
 from service.rpc.errors import refusing
@@ -17,7 +18,7 @@ from service.rpc.requests import Apps
 from service.view.readers import Readers
 
 
-class StatusService:
+class StatusService(status_pb2_grpc.StatusServiceServicer):
     """Answers from the view's row of progress and from what the worker knows of itself."""
 
     def __init__(self, readers: Readers, feed: Feed, apps: Apps) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from desk.v1.session_pb2 import Session
 from service.rpc.errors import Reason, Refused
@@ -102,8 +102,9 @@ class Waiters:
 
     def refuse(self, error: Callable[[], Refused]) -> None:
         """Wake everybody with an error."""
-        states = [waiter.seen for waiters in self._states.values() for waiter in waiters]
-        for future in (*states, *(future for _, future in self._revisions)):
+        futures: list[asyncio.Future[Any]] = [future for _, future in self._revisions]
+        futures += [waiter.seen for waiters in self._states.values() for waiter in waiters]
+        for future in futures:
             if not future.done():
                 future.set_exception(error())
 

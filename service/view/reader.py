@@ -1,4 +1,4 @@
-"""Reads the view: every method answers from one snapshot, in bounded work, and blocks while it does.
+"""Reads the view: from one snapshot, in bounded work, blocking while it does.
 
 One `Reader` is one connection, used by one thread at a time. Knows nothing of protobuf or gRPC.
 """
@@ -76,7 +76,7 @@ def complete_revision(position: int) -> int:
 
 
 def cut(rows: Iterable[Row], until: int) -> tuple[list[Row], int]:
-    """Take rows up to `WINDOW_BYTES`, in whole revisions where one revision alone does not exceed it.
+    """Take rows up to `WINDOW_BYTES`: whole revisions, unless one alone exceeds it.
 
     Returns the rows and the position up to which they are all there are; `until` if all are.
     """
@@ -192,11 +192,11 @@ class Reader:
         floor = horizon[0] if horizon else 0
         where = selection.where()
         sql = queries.REJECTIONS.format(where=where.sql)
-        cursor = self._db.execute(sql, (before, floor - 1, *where.values, limit))
+        cursor = self._db.execute(sql, (before, floor - 1, *where.values, limit + 1))
         rows, cut_off = take_bytes(cursor, lambda row: len(row[1]))
         cursor.close()
-        if cut_off or len(rows) == limit:
-            return rows, rows[-1][0]
+        if cut_off or len(rows) > limit:
+            return rows[:limit], rows[:limit][-1][0]
         return rows, floor or None
 
     def snapshot_sessions(

@@ -1,4 +1,4 @@
-"""A real worker over a real view: a journal in memory, its follower in a thread, gRPC on loopback."""
+"""A real worker over a real view: journal in memory, follower in a thread, gRPC on loopback."""
 
 import asyncio
 import tempfile
@@ -55,9 +55,9 @@ class World:
 
     def close(self) -> None:
         self._stop.set()
+        self.journal.close()  # wakes the follower
         if self._thread:
             self._thread.join()
-        self.journal.close()
 
 
 @contextmanager
@@ -159,7 +159,7 @@ async def service(*bodies: bytes, **options: Any) -> AsyncIterator[tuple[World, 
 async def until(condition: Callable[[], Any], *, within: float = PATIENCE) -> Any:
     """Ask an async condition again and again until it holds."""
     async with asyncio.timeout(within):
-        while not (answer := await condition()):
+        while not (answer := await condition()):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         return answer
 

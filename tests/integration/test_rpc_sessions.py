@@ -1,0 +1,391 @@
+"""SessionService on a real channel: get, batch, list, count and wait, with every refusal."""
+
+from typing import Any
+
+import grpc
+import pytest
+
+from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState, TimeRange
+from desk.v1.session_service_pb2 import (
+    BatchGetSessionsRequest,
+    CountGroup,
+    CountSessionsRequest,
+    GetSessionRequest,
+    ListSessionsRequest,
+    WaitForStateRequest,
+)
+from desk.v1.status_pb2 import GetStatusRequest
+from service.records import timestamp
+from tests.support.callbacks import APP, NOON, SESSION, body, life
+from tests.support.rpc import fields, reason, refusal, service
+
+QUEUE = ("SessionBegin", "TransferringToHuman", "TransferringToHumanWait")
+SERVED = (*QUEUE, "TransferToHumanSuccess", "Human.AgentSendMsg", "SatisfactionSelected")
+CLOSED = (*SERVED, "SessionUserEnd", "SessionEnd")
+
+
+def get(**fields: Any) -> GetSessionRequest:
+    return GetSessionRequest(**({"session_id": SESSION} | fields))
+
+
+async def test_a_session_is_returned_with_the_revision_that_it_is_of():
+    async with service(*life(*QUEUE)) as (world, worker):
+        answer = await worker.sessions.GetSession(get())
+        assert answer.header.revision == 3
+        assert answer.header.journal_id == world.journal.id
+        assert answer.session.state == SessionState.SESSION_STATE_QUEUED
+        assert (answer.session.sdk_app_id, answer.session.session_id) == (APP, SESSION)
+
+
+async def test_a_session_is_returned_as_it_was_at_every_revision():
+    async with service(*life(*CLOSED)) as (_, worker):
+        states = []
+        for revision in range(1, 9):
+            answer = await worker.sessions.GetSession(get(as_of_revision=revision))
+            assert answer.header.revision == revision
+            assert answer.session.revision == revision
+            states.append(SessionState.Name(answer.session.state).removeprefix("SESSION_STATE_"))
+        assert states == [
+            *("CHATBOT", "TRANSFERRING", "QUEUED"),
+            *("WITH_AGENT", "WITH_AGENT", "WITH_AGENT", "CLOSING", "ENDED"),
+        ]
+
+
+async def test_as_of_a_revision_before_it_began_a_session_is_not_found():
+    other = body("SessionBegin", NOON, session_id="other")
+    async with service(other, *life(*QUEUE)) as (_, worker):
+        error = await refusal(worker.sessions.GetSession(get(as_of_revision=1)))
+        assert (error.code(), reason(error)) == (
+            grpc.StatusCode.NOT_FOUND,
+            "SESSION_NOT_FOUND",
+        )
+
+
+async def test_an_unknown_session_is_not_found():
+    async with service() as (_, worker):
+        error = await refusal(worker.sessions.GetSession(get()))
+        assert (error.code(), reason(error)) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
+
+
+async def test_a_revision_in_the_future_is_out_of_range():
+    async with service(*life(*QUEUE)) as (_, worker):
+        error = await refusal(worker.sessions.GetSession(get(as_of_revision=4)))
+        assert error.code() is grpc.StatusCode.OUT_OF_RANGE
+        assert reason(error) == "REVISION_IN_FUTURE"
+
+
+async def test_what_is_wrong_with_a_request_is_told_by_field():
+    async with service() as (_, worker):
+        error = await refusal(worker.sessions.GetSession(GetSessionRequest()))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert (reason(error), fields(error)) == ("INVALID_REQUEST", ["session_id"])
+        error = await refusal(worker.sessions.GetSession(get(min_revision=-1, as_of_revision=-1)))
+        assert fields(error) == ["min_revision", "as_of_revision"]
+        error = await refusal(worker.sessions.GetSession(get(sdk_app_id=-1)))
+        assert fields(error) == ["sdk_app_id"]
+
+
+async def test_the_app_may_be_left_out_only_where_there_is_one():
+    async with service(*life(*QUEUE), apps=(APP, 7)) as (_, worker):
+        error = await refusal(worker.sessions.GetSession(get()))
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert reason(error) == "SDK_APP_ID_REQUIRED"
+        assert (await worker.sessions.GetSession(get(sdk_app_id=APP))).session.session_id
+        assert reason(await refusal(worker.sessions.GetSession(get(sdk_app_id=7)))) == (
+            "SESSION_NOT_FOUND"
+        )
+
+
+async def test_a_caller_reads_its_writes():
+    async with service() as (world, worker):
+        for place, each in enumerate(life(*CLOSED), 1):
+            waiting = worker.sessions.GetSession(get(min_revision=place), timeout=5)
+            await began(waiting, worker)
+            assert world.append(each) == place
+            answer = await waiting
+            assert answer.header.revision >= place
+            assert answer.session.revision == place
+
+
+async def test_a_revision_that_does_not_come_ends_the_wait_with_a_reason():
+    async with service() as (_, worker):
+        error = await refusal(worker.sessions.GetSession(get(min_revision=9), timeout=0.5))
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert reason(error) == "REVISION_NOT_REACHED"
+        request = ListSessionsRequest(min_revision=9)
+        error = await refusal(worker.sessions.ListSessions(request, timeout=0.5))
+        assert reason(error) == "REVISION_NOT_REACHED"
+
+
+async def test_a_batch_lists_what_is_missing_and_answers_repeated_keys_once():
+    async with service(*life(*QUEUE), *life(*CLOSED, session_id="b")) as (_, worker):
+        names = ["b", "nobody", SESSION, "b"]
+        keys = [SessionKey(session_id=name) for name in names]
+        keys.append(SessionKey(sdk_app_id=APP, session_id="b"))
+        answer = await worker.sessions.BatchGetSessions(BatchGetSessionsRequest(keys=keys))
+        assert [session.session_id for session in answer.sessions] == ["b", SESSION]
+        assert [(key.sdk_app_id, key.session_id) for key in answer.missing] == [(APP, "nobody")]
+        assert answer.header.revision == 11
+
+
+@pytest.mark.parametrize("count", [0, 1_001])
+async def test_a_batch_has_one_to_a_thousand_keys(count: int):
+    async with service() as (_, worker):
+        keys = [SessionKey(session_id=f"s{n}") for n in range(count)]
+        error = await refusal(worker.sessions.BatchGetSessions(BatchGetSessionsRequest(keys=keys)))
+        assert (reason(error), fields(error)) == ("INVALID_REQUEST", ["keys"])
+
+
+def many(count: int) -> list[bytes]:
+    """Sessions of three users and agents, some ended, some of one millisecond."""
+    bodies: list[bytes] = []
+    for n in range(count):
+        events = (QUEUE, SERVED, CLOSED)[n % 3]
+        bodies += life(
+            *events,
+            session_id=f"s{n:03}",
+            start=NOON + 1_000 * (n // 2 * 2),
+            AgentId=f"agent-{n % 5}",
+            ClientUserId=f"user-{n % 4}",
+            ChannelType=("SDK", "Web (H5)")[n % 2],
+        )
+    return bodies
+
+
+async def pages(worker: Any, **fields: Any) -> list[Any]:
+    """All sessions of a list, page by page."""
+    sessions: list[Any] = []
+    token = ""
+    while True:
+        request = ListSessionsRequest(**fields, page_token=token)
+        answer = await worker.sessions.ListSessions(request)
+        assert len(answer.sessions) <= (fields.get("page_size") or 100)
+        sessions += answer.sessions
+        token = answer.next_page_token
+        if not token:
+            return sessions
+
+
+STATES = SessionState
+FILTERS = {
+    "everything": (SessionFilter(), lambda _: True),
+    "states": (
+        SessionFilter(states=[STATES.SESSION_STATE_QUEUED, STATES.SESSION_STATE_ENDED]),
+        lambda s: s.state in (STATES.SESSION_STATE_QUEUED, STATES.SESSION_STATE_ENDED),
+    ),
+    "agents": (
+        SessionFilter(agent_ids=["agent-1", "agent-3", ""]),
+        lambda s: s.agent_id in ("agent-1", "agent-3", ""),
+    ),
+    "users and channel": (
+        SessionFilter(client_user_ids=["user-1", "user-2"], channel_types=["SDK"]),
+        lambda s: s.client_user_id in ("user-1", "user-2") and s.channel_type == "SDK",
+    ),
+    "no end reason": (SessionFilter(end_reasons=[0]), lambda s: s.end_reason == 0),
+    "begun": (
+        SessionFilter(
+            begun=TimeRange(start_time=timestamp(NOON + 4_000), end_time=timestamp(NOON + 10_000))
+        ),
+        lambda s: NOON + 4_000 <= s.begun_at.ToMilliseconds() < NOON + 10_000,
+    ),
+    "ended": (
+        SessionFilter(ended=TimeRange(start_time=timestamp(NOON + 75_000))),
+        lambda s: s.HasField("ended_at") and s.ended_at.ToMilliseconds() >= NOON + 75_000,
+    ),
+    "active": (
+        SessionFilter(active=TimeRange(end_time=timestamp(NOON + 60_000))),
+        lambda s: s.last_event_at.ToMilliseconds() < NOON + 60_000,
+    ),
+    "unknown app": (SessionFilter(sdk_app_ids=[1]), lambda s: s.sdk_app_id == 1),
+}
+
+
+async def test_every_filter_in_every_order_lists_exactly_what_it_selects():
+    async with service(*many(31)) as (_, worker):
+        everything = await pages(worker, order_by="begun_at")
+        assert len(everything) == 31
+        for selection, selects in FILTERS.values():
+            for column in ("begun_at", "last_event_at", "ended_at"):
+                for direction in ("asc", "desc"):
+                    listed = await pages(
+                        worker, filter=selection, order_by=f"{column} {direction}", page_size=4
+                    )
+                    times = [getattr(s, column).ToMilliseconds() for s in listed]
+                    assert times == sorted(times, reverse=direction == "desc")
+                    assert sorted(s.session_id for s in listed) == [
+                        s.session_id
+                        for s in sorted(everything, key=lambda s: s.session_id)
+                        if selects(s) and (column != "ended_at" or s.HasField("ended_at"))
+                    ]
+
+
+async def test_the_default_order_is_the_newest_first():
+    async with service(*many(9)) as (_, worker):
+        assert await pages(worker) == await pages(worker, order_by="begun_at desc")
+
+
+async def test_a_page_token_is_good_for_its_own_request_only():
+    async with service(*many(9)) as (_, worker):
+        first = await worker.sessions.ListSessions(ListSessionsRequest(page_size=2))
+        token = first.next_page_token
+        assert SESSION not in token
+        wrong = [
+            ListSessionsRequest(page_token=token, order_by="begun_at asc"),
+            ListSessionsRequest(page_token=token, filter=SessionFilter(agent_ids=["a"])),
+            ListSessionsRequest(page_token=token[:-1]),
+            ListSessionsRequest(page_token="!" + token[1:]),
+            ListSessionsRequest(page_token="x" * 5_000),
+            ListSessionsRequest(page_token="å"),
+        ]
+        for request in wrong:
+            error = await refusal(worker.sessions.ListSessions(request))
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert (reason(error), fields(error)) == ("INVALID_PAGE_TOKEN", ["page_token"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (ListSessionsRequest(page_size=-1), "page_size"),
+        (ListSessionsRequest(order_by="session_id"), "order_by"),
+        (ListSessionsRequest(order_by="begun_at DESC"), "order_by"),
+        (ListSessionsRequest(filter=SessionFilter(states=[99])), "filter.states"),
+        (ListSessionsRequest(filter=SessionFilter(states=[0])), "filter.states"),
+        (ListSessionsRequest(filter=SessionFilter(end_reasons=[99])), "filter.end_reasons"),
+        (ListSessionsRequest(filter=SessionFilter(begun=TimeRange())), "filter.begun"),
+        (
+            ListSessionsRequest(
+                filter=SessionFilter(
+                    active=TimeRange(start_time=timestamp(5), end_time=timestamp(5))
+                )
+            ),
+            "filter.active.end_time",
+        ),
+        (
+            ListSessionsRequest(filter=SessionFilter(agent_ids=["a"] * 101)),
+            "filter.agent_ids",
+        ),
+    ],
+)
+async def test_a_list_that_makes_no_sense_names_the_field(
+    request_: ListSessionsRequest, field: str
+):
+    async with service() as (_, worker):
+        error = await refusal(worker.sessions.ListSessions(request_))
+        assert (reason(error), fields(error)) == ("INVALID_REQUEST", [field])
+
+
+async def test_counts_have_the_figures_of_each_group():
+    async with service(*many(12)) as (_, worker):
+        everything = await pages(worker)
+        request = CountSessionsRequest(group_by=CountGroup.COUNT_GROUP_STATE)
+        answer = await worker.sessions.CountSessions(request)
+        assert [(g.key, g.sessions) for g in answer.groups] == [
+            ("SESSION_STATE_ENDED", 4),
+            ("SESSION_STATE_QUEUED", 4),
+            ("SESSION_STATE_WITH_AGENT", 4),
+        ]
+        for group in answer.groups:
+            members = [s for s in everything if STATES.Name(s.state) == group.key]
+            for figure in ("queue_wait", "first_response", "handle_time"):
+                values = [
+                    getattr(s, figure).ToMilliseconds() for s in members if s.HasField(figure)
+                ]
+                summary = getattr(group, figure)
+                assert summary.sessions == len(values)
+                assert summary.HasField("mean") == bool(values)
+                if values:
+                    assert summary.mean.ToMilliseconds() == sum(values) // len(values)
+                    assert summary.max.ToMilliseconds() == max(values)
+            rated = [s.satisfaction for s in members if s.satisfaction]
+            assert group.ratings == len(rated)
+            assert group.mean_satisfaction == (sum(rated) / len(rated) if rated else 0)
+
+
+async def test_counts_group_by_what_is_asked_and_nothing_has_no_groups():
+    async with service(*many(12)) as (_, worker):
+
+        async def keys(group_by: int, **filters: Any) -> list[tuple[str, int]]:
+            request = CountSessionsRequest(group_by=group_by, filter=SessionFilter(**filters))
+            answer = await worker.sessions.CountSessions(request)
+            assert answer.other_sessions == 0
+            return [(group.key, group.sessions) for group in answer.groups]
+
+        assert await keys(CountGroup.COUNT_GROUP_UNSPECIFIED) == [("", 12)]
+        assert await keys(CountGroup.COUNT_GROUP_CHANNEL_TYPE) == [("SDK", 6), ("Web (H5)", 6)]
+        assert await keys(CountGroup.COUNT_GROUP_SDK_APP) == [(str(APP), 12)]
+        assert await keys(CountGroup.COUNT_GROUP_END_REASON) == [
+            ("END_REASON_UNSPECIFIED", 8),
+            ("END_REASON_USER", 4),
+        ]
+        assert ("", 4) in await keys(CountGroup.COUNT_GROUP_AGENT)
+        assert await keys(CountGroup.COUNT_GROUP_AGENT, agent_ids=["nobody"]) == []
+        error = await refusal(
+            worker.sessions.CountSessions(CountSessionsRequest(group_by=99))  # type: ignore[arg-type]
+        )
+        assert (reason(error), fields(error)) == ("INVALID_REQUEST", ["group_by"])
+
+
+async def test_more_than_a_thousand_groups_are_summed_up():
+    bodies = [
+        body("SessionBegin", NOON, session_id=f"s{n}", ChannelType=f"channel-{n}")
+        for n in range(1_005)
+    ]
+    async with service(*bodies) as (_, worker):
+        request = CountSessionsRequest(group_by=CountGroup.COUNT_GROUP_CHANNEL_TYPE)
+        answer = await worker.sessions.CountSessions(request)
+        assert (len(answer.groups), answer.other_sessions) == (1_000, 5)
+
+
+def wait(*states: int, session_id: str = SESSION) -> WaitForStateRequest:
+    return WaitForStateRequest(session_id=session_id, states=states)
+
+
+async def test_a_state_that_the_session_is_in_is_returned_at_once():
+    async with service(*life(*QUEUE)) as (_, worker):
+        answer = await worker.sessions.WaitForState(wait(STATES.SESSION_STATE_QUEUED))
+        assert (answer.header.revision, answer.session.revision) == (3, 3)
+
+
+async def test_a_state_that_lasted_for_one_revision_is_seen():
+    async with service(*life(*QUEUE[:1])) as (world, worker):
+        call = worker.sessions.WaitForState(wait(STATES.SESSION_STATE_TRANSFERRING))
+        await began(call, worker)
+        world.append(*life(*CLOSED)[1:])
+        answer = await call
+        assert answer.header.revision == 2
+        assert answer.session.state == STATES.SESSION_STATE_TRANSFERRING
+
+
+async def test_a_session_may_be_waited_for_before_it_begins():
+    async with service() as (world, worker):
+        calls = [
+            worker.sessions.WaitForState(wait(STATES.SESSION_STATE_ENDED)),
+            worker.sessions.WaitForState(wait(STATES.SESSION_STATE_CHATBOT)),
+        ]
+        for call in calls:
+            await began(call, worker)
+        world.append(*life(*CLOSED))
+        assert [(await call).header.revision for call in calls] == [8, 1]
+
+
+async def test_a_state_that_does_not_come_ends_the_wait_with_a_reason():
+    async with service(*life(*QUEUE)) as (_, worker):
+        request = wait(STATES.SESSION_STATE_ENDED)
+        error = await refusal(worker.sessions.WaitForState(request, timeout=0.5))
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert reason(error) == "STATE_NOT_REACHED"
+
+
+@pytest.mark.parametrize("states", [(), (0,), (99,)])
+async def test_only_states_that_a_session_can_be_in_are_waited_for(states: tuple[int, ...]):
+    async with service() as (_, worker):
+        error = await refusal(worker.sessions.WaitForState(wait(*states)))
+        assert (reason(error), fields(error)) == ("INVALID_REQUEST", ["states"])
+
+
+async def began(call: Any, worker: Any) -> None:
+    """Wait until a call has been taken up: gRPC keeps the order of calls on one connection."""
+    assert not call.done()
+    for _ in range(2):
+        await worker.status.GetStatus(GetStatusRequest())
