@@ -68,6 +68,29 @@ def test_a_failing_disk_is_unavailable_and_works_again_when_it_does(
     ]
 
 
+def test_a_reader_that_cannot_read_is_unavailable_and_reads_again_when_it_can(
+    disk: FaultyDisk, journal: SqliteJournal, path: Path
+) -> None:
+    append(journal, body=b"x" * 100_000)
+    disk.fail("read", apsw.IOError("the disk does not answer"))
+    with pytest.raises(Unavailable):
+        journal.read(0, limit=1)
+    with pytest.raises(Unavailable):
+        SqliteJournal.open_reader(path)
+    disk.heal()
+    assert journal.read(0, limit=1)[0].body == b"x" * 100_000
+
+
+def test_a_journal_that_cannot_be_opened_lets_go_of_the_lock(disk: FaultyDisk, path: Path) -> None:
+    disk.fail("sync", apsw.IOError("the disk lost it"))
+    with pytest.raises(Unavailable):
+        SqliteJournal.open_writer(path)
+    disk.heal()
+    journal = SqliteJournal.open_writer(path)
+    assert append(journal).revision == 1
+    journal.close()
+
+
 def test_each_caller_of_a_failed_batch_is_told(disk: FaultyDisk, journal: SqliteJournal) -> None:
     disk.fail("sync", apsw.IOError("the disk lost it"))
 

@@ -86,6 +86,14 @@ def test_after_a_clean_close_the_database_file_alone_is_whole(path: Path, tmp_pa
     reader.close()
 
 
+def test_equal_ids_in_one_commit_become_one_entry(tmp_path: Path) -> None:
+    writer = sqlite_writer.Writer(tmp_path / "journal.db")
+    outcomes = writer.commit([new_entry(name) for name in "abacab"])
+    writer.close()
+    assert [outcome.revision for outcome in outcomes] == [1, 2, 1, 3, 1, 2]
+    assert [outcome.duplicate for outcome in outcomes] == [False, False, True, False, True, True]
+
+
 def test_a_second_writer_in_the_same_process_is_refused(journal: SqliteJournal, path: Path) -> None:
     with pytest.raises(InUse, match="another process is writing"):
         SqliteJournal.open_writer(path)

@@ -11,7 +11,7 @@ NAME, REAL = "faulty", "unix"
 
 
 class FaultyDisk(apsw.VFS):
-    """Asks `fault` before each write ("write") and sync ("sync"); what it raises is what happens.
+    """Asks `fault` before each "read", "write" and "sync"; what it raises is what happens.
 
     Attributes:
         synced: successful syncs so far.
@@ -57,6 +57,10 @@ class _File(apsw.VFSFile):
     def __init__(self, disk: FaultyDisk, name: Any, flags: list[int]) -> None:
         super().__init__(REAL, name, flags)
         self._disk = disk
+
+    def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
+        self._disk.fault("read")
+        return super().xRead(amount, offset)
 
     def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802
         self._disk.fault("write")
