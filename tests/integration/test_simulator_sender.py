@@ -1,0 +1,185 @@
+"""The simulator's sender against a real HTTP server."""
+
+import asyncio
+from itertools import islice
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from desk.simulator.lives import make_lives
+from desk.simulator.sender import Fate, Options, Sender, Unreachable
+from desk.simulator.summary import Figures
+from desk.simulator.traffic import Delivery, deliveries
+from tests.support.callback_server import Handler, answering, busy, ok
+
+APP = 1400000001
+
+
+def some(count: int, *, malformed: float = 0) -> list[Delivery]:
+    lives = make_lives(count, seed=1, run="r", now=1_800_000_000_000, malformed=malformed)
+    return list(islice(deliveries(lives, seed=1), count))
+
+
+async def send(
+    handler: Handler, what: list[Delivery], **options: Any
+) -> tuple[Figures, list[Fate]]:
+    figures, fates = Figures(), []
+    async with answering(handler) as url:
+        sender = Sender(
+            Options(url=url + "/callback?tenant=7", sdk_app_id=APP, **options),
+            figures,
+            on_fate=lambda _delivery, fate: fates.append(fate),
+        )
+        await sender.send(iter(what))
+    return figures, fates
+
+
+async def test_callbacks_are_posted_as_desk_posts_them() -> None:
+    requests: list[tuple[str, dict[str, str], bytes]] = []
+
+    async def keep(request: web.Request) -> web.Response:
+        requests.append((request.path, dict(request.query), await request.read()))
+        return ok()
+
+    (delivery,) = some(1)
+    figures, fates = await send(keep, [delivery], token="t")
+    ((path, query, body),) = requests
+    assert path == "/callback"
+    assert body == delivery.callback.body
+    assert len(query.pop("Sign")) == 64
+    assert query.pop("RequestTime").isdigit()
+    assert query == {
+        "tenant": "7",
+        "SdkAppid": str(APP),
+        "CallbackCommand": "Desk.SessionEventNotify",
+        "contenttype": "json",
+        "ClientIP": delivery.callback.client_ip,
+        "OptPlatform": delivery.callback.platform,
+        "RequestID": delivery.request_id,
+    }
+    assert (figures.sent, figures.accepted, figures.failed) == (1, 1, 0)
+    assert fates == [Fate.KEPT]
+
+
+async def test_connections_are_kept_alive_and_many_callbacks_are_under_way_at_once() -> None:
+    peers = set()
+    under_way = most = 0
+
+    async def slowly(request: web.Request) -> web.Response:
+        nonlocal under_way, most
+        assert request.transport is not None
+        peers.add(request.transport.get_extra_info("peername"))
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.005)
+        under_way -= 1
+        return ok()
+
+    figures, _ = await send(slowly, some(60), concurrency=6)
+    assert figures.accepted == 60
+    assert len(peers) <= 6
+    assert most == 6
+
+
+async def test_a_503_or_a_lost_connection_is_retried_with_the_same_request_id() -> None:
+    seen: list[str] = []
+
+    async def third_time(request: web.Request) -> web.Response:
+        seen.append(request.query["RequestID"])
+        if len(seen) == 1:
+            return busy()
+        if len(seen) == 2:
+            assert request.transport is not None
+            request.transport.close()
+        return ok()
+
+    (delivery,) = some(1)
+    figures, fates = await send(third_time, [delivery])
+    assert seen == [delivery.request_id] * 3
+    assert (figures.sent, figures.accepted, figures.retries) == (1, 1, 2)
+    assert fates == [Fate.KEPT]
+
+
+async def test_what_is_never_answered_well_is_unknown_in_the_end() -> None:
+    async def always_busy(_request: web.Request) -> web.Response:
+        return busy()
+
+    figures, fates = await send(always_busy, some(2), retry_for=0.05)
+    assert (figures.unknown, figures.failed) == (2, 2)
+    assert figures.retries > 0
+    assert fates == [Fate.UNKNOWN] * 2
+
+
+async def test_a_refusal_is_counted_by_status_and_not_retried() -> None:
+    async def refuse(_request: web.Request) -> web.Response:
+        return web.json_response({}, status=403)
+
+    figures, fates = await send(refuse, some(3))
+    assert figures.refused == {403: 3}
+    assert (figures.failed, figures.retries) == (3, 0)
+    assert fates == [Fate.REFUSED] * 3
+
+
+async def test_a_400_for_a_malformed_body_is_as_expected() -> None:
+    malformed = [each for each in some(40, malformed=0.5) if not each.callback.session_id]
+
+    async def reject(_request: web.Request) -> web.Response:
+        return web.json_response({}, status=400)
+
+    figures, fates = await send(reject, malformed)
+    assert malformed
+    assert figures.as_expected == len(malformed)
+    assert figures.failed == 0
+    assert set(fates) == {Fate.KEPT}
+
+
+async def test_latency_counts_from_the_schedule_so_that_a_slow_service_cannot_hide() -> None:
+    async def slowly(_request: web.Request) -> web.Response:
+        await asyncio.sleep(0.05)
+        return ok()
+
+    figures, _ = await send(slowly, some(10), rate=1000, concurrency=1)
+    assert max(figures.latencies) > 0.4  # the last was due at once, and waited for nine others
+
+
+async def test_a_rate_is_kept() -> None:
+    async def at_once(_request: web.Request) -> web.Response:
+        return ok()
+
+    figures, _ = await send(at_once, some(40), rate=100)
+    assert figures.seconds == pytest.approx(0.39, abs=0.2)
+
+
+async def test_nothing_at_the_url_is_said_so_early() -> None:
+    async def never(_request: web.Request) -> web.Response:
+        raise AssertionError
+
+    async with answering(never) as url:
+        pass  # nobody listens there any more
+    figures = Figures()
+    sender = Sender(Options(url=url, sdk_app_id=APP, retry_for=0.1), figures)
+    with pytest.raises(Unreachable):
+        await sender.send(iter(some(500)))
+    assert figures.sent < 100
+
+
+async def test_a_cancelled_run_keeps_its_figures() -> None:
+    reached = asyncio.Event()
+
+    async def hang(_request: web.Request) -> web.Response:
+        reached.set()
+        await asyncio.sleep(60)
+        return ok()
+
+    figures = Figures()
+    async with answering(hang) as url:
+        sender = Sender(Options(url=url, sdk_app_id=APP, concurrency=2), figures)
+        task = asyncio.create_task(sender.send(iter(some(10))))
+        async with asyncio.timeout(10):
+            await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert figures.sent == figures.unknown == 2
+    assert figures.seconds > 0
