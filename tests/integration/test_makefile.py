@@ -7,6 +7,7 @@ log of what they were asked for. So no test needs the network or a minute.
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 SHIM = "#!/bin/sh\necho 'pyenv: command not found' >&2; exit 127\n"
-OLD = "#!/bin/sh\nexit 1\n"
+OLD = f"""#!/bin/sh
+[ "$1" = -c ] && exec {sys.executable} -c "import sys; sys.version_info = (3, 10, 12); $2"
+"""
 USABLE = """#!/bin/sh
 # make asks: are you usable (-c), make an environment (-m venv), install (-m pip).
 case "$2" in
