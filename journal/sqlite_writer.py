@@ -57,7 +57,7 @@ class Writer:
         """
         try:
             outcomes = self._transact(self._handle.get(), entries)
-        except (apsw.Error, OSError, JournalError) as error:
+        except Exception as error:  # whatever it was, a transaction may be open
             self._fail(error)
             raise Unavailable(*failure(error, self._path).args) from error
         if self._failing:

@@ -94,6 +94,18 @@ def test_equal_ids_in_one_commit_become_one_entry(tmp_path: Path) -> None:
     assert [outcome.duplicate for outcome in outcomes] == [False, False, True, False, True, True]
 
 
+def test_a_commit_that_broke_half_way_leaves_no_trace(tmp_path: Path) -> None:
+    writer = sqlite_writer.Writer(tmp_path / "journal.db")
+    with pytest.raises(Unavailable):
+        writer.commit([new_entry("a"), new_entry("b", sdk_app_id=2**70)])
+    outcomes = writer.commit([new_entry("b"), new_entry("a")])
+    writer.close()
+    assert [(outcome.revision, outcome.duplicate) for outcome in outcomes] == [
+        (1, False),
+        (2, False),
+    ]
+
+
 def test_a_second_writer_in_the_same_process_is_refused(journal: SqliteJournal, path: Path) -> None:
     with pytest.raises(InUse, match="another process is writing"):
         SqliteJournal.open_writer(path)
