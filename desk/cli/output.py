@@ -17,7 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -113,7 +113,7 @@ class Column(NamedTuple, Generic[Row]):
         text: what it says of a row.
         from_width: columns of terminal from which on it is shown.
         right: aligned to the right.
-        elastic: gives way when there is too little room.
+        elastic: gives way when there is too little room: breaks between words, cuts long ones.
     """
 
     title: str
@@ -135,20 +135,20 @@ def console() -> Console:
 
 
 def print_table(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> None:
-    """Print the rows under the columns that there is room for."""
-    out = console()
-    shown = [column for column in columns if column.from_width <= out.width]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in shown:
-        table.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis" if column.elastic else "fold",
-            min_width=None if column.elastic else len(column.title),
-        )
-    for row in rows:
-        table.add_row(*(Text(harmless(column.text(row))) for column in shown))
+    """Print the rows under the columns that there is room for and that say anything."""
+    out, rows = console(), list(rows)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    shown: list[list[Text]] = []
+    for column in columns:
+        cells = [Text(harmless(column.text(row))) for row in rows]
+        if column.from_width <= out.width and any(cell.plain for cell in cells):
+            justify: JustifyMethod = "right" if column.right else "left"
+            table.add_column(
+                column.title, justify=justify, no_wrap=not column.elastic, overflow="ellipsis"
+            )
+            shown.append(cells)
+    for line in zip(*shown, strict=True):
+        table.add_row(*line)
     out.print(table)
 
 

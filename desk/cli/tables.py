@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import click
 
-from desk.cli.output import Column, how_long, name_of, print_facts, print_table, when
-from desk.v1.event_pb2 import SessionRecord, Verdict
+from desk.cli.output import Column, how_long, name_of, print_facts, print_table, when, width
+from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from desk.v1.session_service_pb2 import (
     CountSessionsResponse,
@@ -16,6 +16,9 @@ from desk.v1.session_service_pb2 import (
 CLOCK = "%H:%M:%S.%LZ"
 DAY_AND_CLOCK = "%Y-%m-%d %H:%M:%S.%LZ"
 DAY = "%Y-%m-%d"
+
+WIDE = 140
+"""Columns of terminal from which on there is room for everything that matters."""
 
 _SESSIONS: list[Column[Session]] = [
     Column("SESSION", lambda session: session.session_id),
@@ -83,16 +86,24 @@ def print_session(session: Session) -> None:
 
 
 def verdict(record: SessionRecord) -> str:
-    """The verdict in a word, and why if it is a rejection."""
-    if record.verdict == Verdict.VERDICT_REJECTED:
-        return name_of(record, "rejection_reason")
+    """The verdict in a word."""
     return name_of(record, "verdict").lower()
+
+
+def reason(record: SessionRecord) -> str:
+    """Why it was rejected; empty if it was not."""
+    return name_of(record, "rejection_reason") if record.rejection_reason else ""
 
 
 def states(record: SessionRecord) -> str:
     """The state before and, if it changed, after."""
     before, after = name_of(record, "state_before"), name_of(record, "state_after")
     return before if before == after else f"{before} → {after}"
+
+
+def outcome(record: SessionRecord) -> str:
+    """Why it was rejected, or what it did: a rejected event does nothing."""
+    return reason(record) or states(record)
 
 
 def event_name(record: SessionRecord) -> str:
@@ -103,21 +114,25 @@ def event_name(record: SessionRecord) -> str:
 def print_story(story: ExplainSessionResponse) -> None:
     """Print every callback of a session in its time order."""
     days = {when(record.event, "event_time", form=DAY) for record in story.records}
-    form = CLOCK if len(days) == 1 else DAY_AND_CLOCK
     session = story.session
     state = name_of(session, "state") if story.HasField("session") else "not begun"
     on = f", {min(days)}" if len(days) == 1 else ""
     click.echo(f"{len(story.records)} callbacks at revision {story.header.revision}: {state}{on}")
-    columns: list[Column[SessionRecord]] = [
-        Column("TIME", lambda record: when(record.event, "event_time", form=form)),
+    print_table(_story_columns(CLOCK if on else DAY_AND_CLOCK), story.records)
+
+
+def _story_columns(time_form: str) -> list[Column[SessionRecord]]:
+    wide = width() >= WIDE
+    return [
+        Column("TIME", lambda record: when(record.event, "event_time", form=time_form)),
         Column("EVENT", event_name, elastic=True),
         Column("VERDICT", verdict),
-        Column("STATE", states),
+        Column("STATE", states if wide else outcome),
         Column("LATE", lambda record: how_long(record, "late_by"), right=True),
         Column("REVISION", _revisions, from_width=100, right=True),
-        Column("WHY", lambda record: record.rejection_detail, from_width=130, elastic=True),
+        Column("REASON", reason, from_width=WIDE),
+        Column("WHY", lambda record: record.rejection_detail, from_width=170, elastic=True),
     ]
-    print_table(columns, story.records)
 
 
 def _revisions(record: SessionRecord) -> str:
@@ -155,12 +170,20 @@ def print_groups(counted: CountSessionsResponse, by: str) -> None:
         Column("MAX", lambda group: how_long(group.first_response, "max"), right=True),
         Column("HANDLED", lambda group: how_long(group.handle_time, "mean"), right=True),
         Column("MAX", lambda group: how_long(group.handle_time, "max"), right=True),
-        Column("RATED", lambda group: f"{group.mean_satisfaction:.1f}" if group.ratings else "-"),
+        Column(
+            "RATED",
+            lambda group: f"{group.mean_satisfaction:.1f}" if group.ratings else "-",
+            right=True,
+        ),
     ]
     if counted.groups:
         print_table(columns, counted.groups)
     if counted.other_sessions:
         click.echo(f"and {counted.other_sessions} sessions in smaller groups")
+
+
+def _rating(group: SessionGroup) -> str:
+    return f"{group.mean_satisfaction:.1f}" if group.ratings else "-"
 
 
 def _key(key: str) -> str:

@@ -16,15 +16,12 @@ from structlog.typing import EventDict, WrappedLogger
 from desk.cli.connection import asks
 from desk.cli.filters import VERDICT, event_filter, event_options
 from desk.cli.output import harmless, json_option, name_of, print_json, when, width
-from desk.cli.tables import CLOCK, event_name, states, verdict
+from desk.cli.tables import CLOCK, DAY_AND_CLOCK, WIDE, event_name, outcome, verdict
 from desk.client import Client, Update
 from desk.v1.event_pb2 import SessionRecord, Verdict
 
 SAVE_EVERY = 1.0
 """Seconds between two writes of the checkpoint file; it is also written at the end."""
-
-WIDE = 120
-"""Columns of terminal from which on session ids are shown in full."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -139,20 +136,19 @@ def _show(update: Update, *, as_json: bool) -> None:
 
 
 def _line(record: SessionRecord) -> str:
-    event = record.event
-    session = event.session_id or "-"
+    event, wide = record.event, width() >= WIDE
     fields = [
         f"{record.revision:>7}",
-        when(event, "event_time", form=CLOCK),
-        session if width() >= WIDE else f"{session[:8]:<8}",
+        when(event, "event_time", form=DAY_AND_CLOCK if wide else CLOCK),
+        f"{event.session_id:<36}" if wide else f"{event.session_id[:8]:<8}",
         f"{event_name(record):<23}",
-        f"{verdict(record):<12}",
-        states(record),
+        f"{verdict(record):<8}",
+        outcome(record),
     ]
     if record.revised:
         fields.append("(revised)")
     if record.HasField("session"):
-        fields.append(f"| now {name_of(record.session, 'state')}, rev {record.session.revision}")
+        fields.append(f"now {name_of(record.session, 'state')} {record.session.agent_id}".rstrip())
     colour = {Verdict.VERDICT_REJECTED: "red", Verdict.VERDICT_UNRECOGNISED: "yellow"}
     tint = "magenta" if record.revised else colour.get(record.verdict)
     return click.style(harmless("  ".join(fields)), fg=tint)
