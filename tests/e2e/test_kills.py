@@ -1,0 +1,85 @@
+"""SIGKILL to each process under load, again and again: nothing is lost, nothing is doubled."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+import pytest
+
+from service.view import store
+from tests.support.processes import SDK_APP_ID, RunningDesk, environment, start, wait_until
+
+KILLS = 3
+
+
+@contextmanager
+def load(desk: RunningDesk) -> Iterator["subprocess.Popen[str]"]:
+    """A simulation under way, which verifies itself at its end."""
+    host, port = desk.http
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "desk", "simulate", f"http://{host}:{port}/", "--json"),
+            *("--app", str(SDK_APP_ID), "--sessions", "150", "--rate", "250"),
+            *("--duplicates", "10%", "--shuffle", "30%", "--impossible", "5%"),
+            *("--retry-for", "30", "--verify", desk.target),
+        ],
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def started(desk: RunningDesk, part: str) -> list[int]:
+    """Process ids of a part, oldest first."""
+    return [
+        record["pid"]
+        for record in desk.records
+        if record["event"] == "process started" and record["name"] == part
+    ]
+
+
+def readied(desk: RunningDesk, part: str) -> int:
+    """How often a part has said that it is ready."""
+    return sum(
+        record["event"] == "process ready" and record["name"] == part for record in desk.records
+    )
+
+
+def applied(data_dir: Path) -> int:
+    """The revision that the view has come to."""
+    try:
+        db = store.open_reader(store.locate(data_dir))
+        return int(db.execute("SELECT applied_revision FROM progress").get or 0)
+    except apsw.Error:
+        return 0
+
+
+@pytest.mark.parametrize("part", ["gateway", "follower", "rpc-1"])
+def test_a_process_killed_under_load_loses_and_doubles_nothing(part: str, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with start("serve", data_dir=data_dir) as desk:
+        desk.ready()
+        with load(desk) as simulation:
+            for kill in range(1, KILLS + 1):
+                before = applied(data_dir)
+                wait_until(lambda least=before + 200: applied(data_dir) >= least)
+                assert simulation.poll() is None, "the load ended before the last kill"
+                os.kill(started(desk, part)[-1], signal.SIGKILL)
+                wait_until(lambda times=kill + 1: readied(desk, part) >= times)
+            out, _ = simulation.communicate(timeout=90)
+        summary = json.loads(out)
+        assert summary["verification"]["details"] == []
+        assert (simulation.returncode, summary["unknown"]) == (0, 0)
+        assert summary["verification"]["sessions"] == 150
+        assert desk.terminate() == 0
