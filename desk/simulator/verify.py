@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from desk.client import Client
+from desk.client import Client, NotFound
 from desk.simulator.callbacks import Made
 from desk.simulator.comparison import (
     Found,
@@ -197,6 +197,10 @@ async def _compare_stories(
             stories[planned.callback.session_id].append(planned.callback)
     for session_id, callbacks in stories.items():
         request = ExplainSessionRequest(sdk_app_id=ledger.sdk_app_id, session_id=session_id)
-        answer = await client.call(client.session_service.ExplainSession, request)
+        try:
+            answer = await client.call(client.session_service.ExplainSession, request)
+        except NotFound:
+            report.differ(f"session {session_id}: there is nothing to explain")
+            continue
         compare_story(report, session_id, callbacks, answer.records)
         report.stories += 1

@@ -26,6 +26,7 @@ from desk.v1.event_service_pb2 import (
 from desk.v1.session_pb2 import Session
 from desk.v1.session_service_pb2 import (
     BatchGetSessionsResponse,
+    ExplainSessionResponse,
     GetSessionResponse,
     ListSessionsResponse,
 )
@@ -65,6 +66,8 @@ class FeedServer(
         batch: revisions per message, at most; a revision of more records than `part` is split.
         breaks: what happens to the first streams, one each; those after them last.
         sessions: for `sessions_first` (one per message), Get, BatchGet and List (two per page).
+        stories: for ExplainSession, by session id.
+        ahead: how far the journal is ahead of the view.
         requests: the Subscribe requests so far.
         left: set whenever a stream is over.
     """
@@ -74,6 +77,8 @@ class FeedServer(
     part: int = 2
     breaks: list[Break] = field(default_factory=list)
     sessions: Sequence[Session] = ()
+    stories: dict[str, list[SessionRecord]] = field(default_factory=dict)
+    ahead: int = 0
     requests: list[SubscribeRequest] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -130,7 +135,7 @@ class FeedServer(
         return self.feed[-1].revision if self.feed else 0
 
     async def GetStatus(self, request: Any, context: Any) -> GetStatusResponse:  # noqa: N802
-        return GetStatusResponse(header=_header(self.head), head_revision=self.head)
+        return GetStatusResponse(header=_header(self.head), head_revision=self.head + self.ahead)
 
     async def GetSession(self, request: Any, context: Any) -> GetSessionResponse:  # noqa: N802
         for session in self.sessions:
@@ -145,6 +150,12 @@ class FeedServer(
         names = {key.session_id for key in request.keys}
         found = [session for session in self.sessions if session.session_id in names]
         return BatchGetSessionsResponse(header=_header(self.head), sessions=found)
+
+    async def ExplainSession(self, request: Any, context: Any) -> ExplainSessionResponse:  # noqa: N802
+        if request.session_id not in self.stories:
+            await fail(context, grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
+        records = self.stories[request.session_id]
+        return ExplainSessionResponse(header=_header(self.head), records=records)
 
     async def ListSessions(self, request: Any, context: Any) -> ListSessionsResponse:  # noqa: N802
         start = int(request.page_token or 0)

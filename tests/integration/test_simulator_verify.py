@@ -1,0 +1,288 @@
+"""Verification against a service that is right, and against one that is wrong in one thing."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from desk.simulator import verify as verification
+from desk.simulator.callbacks import Made
+from desk.simulator.expectation import Expectation
+from desk.simulator.ledger import Ledger
+from desk.simulator.lives import make_lives
+from desk.simulator.report import MOST_DETAILS, Report
+from desk.simulator.sender import Fate
+from desk.simulator.verify import Start, Stuck, verify
+from desk.v1.event_pb2 import Event, RejectionReason, SessionRecord, Verdict
+from desk.v1.session_pb2 import EndReason, Session, SessionState
+from tests.support.feed_server import JOURNAL_ID, FeedServer, connected
+
+APP = 1400000001
+
+START = Start(JOURNAL_ID, 0)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else writes here: there is nothing to wait for."""
+    monkeypatch.setattr(verification, "SETTLE", 0)
+
+
+def sent(count: int = 12) -> Ledger:
+    """A run, all of which was acknowledged."""
+    ledger = Ledger(APP)
+    lives = make_lives(
+        count, seed=4, run="r", now=1_800_000_000_000, impossible=0.2, malformed=0.05
+    )
+    assert list(ledger.record(lives))
+    for planned in ledger.callbacks.values():
+        planned.fate = Fate.KEPT
+    return ledger
+
+
+def record(ledger: Ledger, revision: int, callback: Made) -> SessionRecord:
+    """What a service that is right makes of a callback."""
+    event = Event(
+        revision=revision,
+        sdk_app_id=APP,
+        session_id=callback.session_id,
+        id=ledger.identify(callback.body),
+        raw_body=callback.body,
+    )
+    if callback.session_id:
+        event.event_time.FromMilliseconds(callback.at)
+    return SessionRecord(
+        revision=revision,
+        event=event,
+        verdict=Verdict.VERDICT_REJECTED if callback.reason else Verdict.VERDICT_ACCEPTED,
+        rejection_reason=RejectionReason.Value(
+            f"REJECTION_REASON_{callback.reason or 'UNSPECIFIED'}"
+        ),
+        state_before=state(callback.before),
+        state_after=state(callback.after),
+    )
+
+
+def state(name: str) -> SessionState.ValueType:
+    return SessionState.Value(f"SESSION_STATE_{'UNSPECIFIED' if name in ('', 'NEW') else name}")
+
+
+def session(session_id: str, expected: Expectation, revision: int) -> Session:
+    found = Session(session_id=session_id, revision=revision)
+    for field in Expectation.__struct_fields__:
+        value = getattr(expected, field)
+        if field == "state":
+            found.state = state(value)
+        elif field == "end_reason":
+            found.end_reason = EndReason.Value(f"END_REASON_{value or 'UNSPECIFIED'}")
+        elif field == "agent_ids":
+            found.agent_ids.extend(value)
+        elif field.endswith("_at") or field in ("queue_wait", "first_response", "handle_time"):
+            if value is not None:
+                getattr(found, field).FromMilliseconds(value)
+        else:
+            setattr(found, field, value)
+    return found
+
+
+def right(ledger: Ledger) -> FeedServer:
+    """A service that made of the run what it should."""
+    callbacks = [planned.callback for planned in ledger.callbacks.values()]
+    feed = [record(ledger, revision, each) for revision, each in enumerate(callbacks, 1)]
+    stories: dict[str, list[SessionRecord]] = {session_id: [] for session_id in ledger.sessions}
+    for each in feed:
+        if each.event.session_id:
+            stories[each.event.session_id].append(copy.deepcopy(each))
+    sessions = [
+        session(session_id, expected, stories[session_id][-1].revision)
+        for session_id, expected in ledger.sessions.items()
+        if expected
+    ]
+    return FeedServer(feed=feed, batch=100, sessions=sessions, stories=stories)
+
+
+async def check(server: FeedServer, ledger: Ledger) -> Report:
+    async with connected(server) as client:
+        return await verify(client, ledger, START)
+
+
+async def test_a_service_that_is_right_differs_in_nothing() -> None:
+    ledger = sent()
+    report = await check(right(ledger), ledger)
+    assert report.details == []
+    assert report.differences == 0
+    assert report.sessions == 12
+    assert report.callbacks == len(ledger.callbacks)
+    assert report.rejected == sum(bool(p.callback.reason) for p in ledger.callbacks.values())
+
+
+def append(server: FeedServer, change: Callable[[SessionRecord], None]) -> None:
+    """Publish another record, made of the first."""
+    other = copy.deepcopy(server.feed[0])
+    other.revision = server.head + 1
+    change(other)
+    server.feed = [*server.feed, other]
+
+
+def lose_a_callback(server: FeedServer) -> None:
+    server.feed = [*server.feed[:5], *server.feed[6:]]
+
+
+def double_a_callback(server: FeedServer) -> None:
+    append(server, lambda other: setattr(other.event, "revision", other.revision))
+
+
+def repeat_a_record(server: FeedServer) -> None:
+    append(server, lambda _other: None)
+
+
+def tamper_with_a_body(server: FeedServer) -> None:
+    event = server.feed[0].event
+    event.raw_body = event.raw_body.replace(b"@", b"?", 1)
+
+
+def mistake_an_id(server: FeedServer) -> None:
+    server.feed[0].event.id = "0" * 32
+
+
+def mistake_a_verdict(server: FeedServer) -> None:
+    server.feed[0].verdict = Verdict.VERDICT_UNRECOGNISED
+
+
+def mistake_a_reason(server: FeedServer) -> None:
+    rejected = next(each for each in server.feed if each.rejection_reason)
+    rejected.rejection_reason = (
+        RejectionReason.REJECTION_REASON_AFTER_END
+        if rejected.rejection_reason != RejectionReason.REJECTION_REASON_AFTER_END
+        else RejectionReason.REJECTION_REASON_NOT_BEGUN
+    )
+
+
+def revise_wrongly(server: FeedServer) -> None:
+    def spoil(other: SessionRecord) -> None:
+        other.revised, other.verdict = True, Verdict.VERDICT_UNRECOGNISED
+
+    append(server, spoil)
+
+
+def mistake_a_time(server: FeedServer) -> None:
+    server.feed[0].event.event_time.nanos += 1_000_000
+
+
+def mistake_a_state_on_the_way(server: FeedServer) -> None:
+    server.stories[server.sessions[0].session_id][-1].state_before = state("CLOSING")
+    server.stories[server.sessions[0].session_id][-1].state_after = state("QUEUED")
+
+
+def forget_a_callback_in_a_story(server: FeedServer) -> None:
+    server.stories[server.sessions[0].session_id].pop()
+
+
+def exchange_two_in_a_story(server: FeedServer) -> None:
+    story = max(server.stories.values(), key=len)
+    story[1], story[2] = story[2], story[1]
+
+
+def lose_a_session(server: FeedServer) -> None:
+    server.sessions = server.sessions[1:]
+
+
+def mistake_a_revision(server: FeedServer) -> None:
+    server.sessions[0].revision += 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lose_a_callback,
+        double_a_callback,
+        repeat_a_record,
+        tamper_with_a_body,
+        mistake_an_id,
+        mistake_a_verdict,
+        mistake_a_reason,
+        revise_wrongly,
+        mistake_a_time,
+        mistake_a_state_on_the_way,
+        forget_a_callback_in_a_story,
+        exchange_two_in_a_story,
+        lose_a_session,
+        mistake_a_revision,
+    ],
+)
+async def test_a_service_that_is_wrong_in_one_thing_is_found_out(
+    fault: Callable[[FeedServer], None],
+) -> None:
+    ledger = sent()
+    server = right(ledger)
+    fault(server)
+    assert (await check(server, ledger)).differences > 0
+
+
+@pytest.mark.parametrize("field", Expectation.__struct_fields__)
+async def test_a_session_that_is_wrong_in_one_field_is_found_out(field: str) -> None:
+    ledger = sent()
+    server = right(ledger)
+    first = server.sessions[0]
+    value: Any = getattr(first, field)
+    if isinstance(value, str):
+        setattr(first, field, value + "?")
+    elif field == "agent_ids":
+        first.agent_ids.append("?")
+    elif field in ("state", "end_reason"):
+        setattr(first, field, 5 if value != 5 else 4)
+    elif isinstance(value, int):
+        setattr(first, field, value + 1)
+    else:
+        value.FromMilliseconds(value.ToMilliseconds() + 1)
+    report = await check(server, ledger)
+    assert report.differences == 1
+    assert field in report.details[0]
+
+
+async def test_a_session_that_never_began_must_not_be_there() -> None:
+    ledger = sent(60)
+    server = right(ledger)
+    stray = next(name for name, expected in ledger.sessions.items() if expected is None)
+    server.sessions = [*server.sessions, Session(session_id=stray)]
+    report = await check(server, ledger)
+    assert report.details == [f"session {stray}: it never began, and yet it is there"]
+
+
+async def test_callbacks_without_an_answer_may_be_there_or_not() -> None:
+    ledger = sent()
+    server = right(ledger)
+    missing = ledger.callbacks[server.feed[5].event.id]
+    missing.fate = ledger.callbacks[server.feed[0].event.id].fate = Fate.UNKNOWN
+    lose_a_callback(server)
+    report = await check(server, ledger)
+    assert (report.differences, report.unknown_kept, report.unknown_lost) == (0, 1, 1)
+    assert report.skipped == 1
+    assert "1 callbacks are there, 1 are not" in report.as_text()
+
+
+async def test_a_callback_that_was_refused_must_not_be_there() -> None:
+    ledger = sent()
+    server = right(ledger)
+    ledger.callbacks[server.feed[0].event.id].fate = Fate.REFUSED
+    report = await check(server, ledger)
+    assert report.differences == 1
+    assert "refused, and yet there" in report.details[0]
+
+
+async def test_only_the_first_differences_are_told_and_all_are_counted() -> None:
+    ledger = sent(40)
+    report = await check(FeedServer(), ledger)
+    assert report.differences >= len(ledger.callbacks)
+    assert len(report.details) == MOST_DETAILS
+    assert f"… and {report.differences - MOST_DETAILS} more" in report.as_text()
+
+
+async def test_a_view_that_stands_still_is_said_to_be_stuck() -> None:
+    ledger = sent()
+    server = right(ledger)
+    server.ahead = 1
+    async with connected(server) as client:
+        with pytest.raises(Stuck, match=f"revision {server.head}; the journal"):
+            await verify(client, ledger, START, patience=0.3)
