@@ -39,8 +39,7 @@ class Writer:
         """
         self._path = path
         self._failing = False
-        self._wal_pages = 0
-        self._checkpoint_at = CHECKPOINT_PAGES
+        self._start_wal()
         self._lock = WriterLock(path)
         try:
             create(path)
@@ -75,7 +74,7 @@ class Writer:
         self._checkpoint_at = self._wal_pages + CHECKPOINT_PAGES
         try:
             self._handle.get().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-            self._checkpoint_at = CHECKPOINT_PAGES
+            self._start_wal()
         except apsw.BusyError:
             log.warning("journal.checkpoint_delayed", wal_pages=self._wal_pages)
         except (apsw.Error, OSError, JournalError) as error:
@@ -91,7 +90,12 @@ class Writer:
     def _connect(self, path: Path, journal_id: str) -> apsw.Connection:
         connection = connect_to_write(path, journal_id)
         connection.set_wal_hook(self._committed)
+        self._start_wal()
         return connection
+
+    def _start_wal(self) -> None:
+        self._wal_pages = 0
+        self._checkpoint_at = CHECKPOINT_PAGES
 
     def _committed(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages

@@ -1,5 +1,6 @@
 """Every promise of `journal.port.Journal`, kept by every engine."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -228,7 +229,7 @@ def test_close_finishes_the_appends_under_way_and_refuses_the_rest(journal: Jour
     refused: list[str] = []
 
     def work(name: int) -> None:
-        for n in range(10_000):
+        for n in itertools.count():
             try:
                 acknowledged.append(append(journal, f"{name}-{n}").revision)
             except Closed:
