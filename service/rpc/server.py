@@ -46,6 +46,9 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 1),
     ("grpc.max_receive_message_length", 1024 * 1024),
     ("grpc.max_concurrent_streams", 1_000),
+    # When everybody reconnects at once, gRPC sheds what is above 1,000 by default, as CANCELLED.
+    ("grpc.server.max_pending_requests", 2 * MAX_SUBSCRIBERS),
+    ("grpc.server.max_pending_requests_hard_limit", 3 * MAX_SUBSCRIBERS),
     # A client that vanished without a word is noticed within 50 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),

@@ -3,11 +3,12 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import apsw
 import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
@@ -22,7 +23,9 @@ from journal.memory import MemoryJournal
 from service.follower import Follower
 from service.rpc.server import serve
 from service.view import store
+from service.view.reader import Reader
 from tests.support.callbacks import APP, entry
+from tests.support.waiting import eventually
 
 PATIENCE = 10.0
 """Seconds after which a test that waits gives up."""
@@ -52,6 +55,24 @@ class World:
         follower = Follower(self.journal, self.folder)
         self._thread = Thread(target=follower.run, args=(self._stop,))
         self._thread.start()
+
+    def wait(self, revision: int = 0) -> None:
+        """Wait until the view is complete and contains a revision, by default the newest."""
+        wanted = revision or self.journal.head()
+
+        def reached() -> bool:
+            with suppress(apsw.Error), closing(Reader(self.view)) as reader:
+                progress = reader.progress()
+                return bool(progress.complete) and progress.applied_revision >= wanted
+            return False
+
+        eventually(reached)
+
+    def edit(self, sql: str) -> None:
+        """Stop the follower and change the view behind its back."""
+        self.close()
+        with closing(apsw.Connection(str(self.view))) as connection:
+            connection.execute(sql)
 
     def close(self) -> None:
         self._stop.set()
