@@ -79,11 +79,28 @@ def test_every_command_explains_itself(name):
     assert answer.stdout.startswith(f"Usage: python -m desk {name} ")
 
 
-def test_a_data_directory_that_cannot_be_made_is_one_line(tmp_path):
+@pytest.mark.parametrize("command", ["serve", "gateway", "service"])
+@pytest.mark.parametrize("directory", ["{tmp}/file/data", "/proc"])
+def test_a_data_directory_that_cannot_be_used_is_one_line(tmp_path, command, directory):
     (tmp_path / "file").write_text("")
-    answer = run("serve", DESK_DATA_DIR=str(tmp_path / "file" / "data"), cwd=tmp_path)
+    data_dir = directory.format(tmp=tmp_path)
+    answer = run(command, DESK_DATA_DIR=data_dir, DESK_SDK_APP_IDS="1", cwd=tmp_path)
     assert answer.returncode == 2
-    assert answer.stderr.splitlines()[-1] == "desk: DESK_DATA_DIR cannot be made: Not a directory"
+    assert answer.stderr.count("\n") == 1
+    assert answer.stderr.startswith(f"desk: DESK_DATA_DIR {data_dir} cannot be written to: ")
+
+
+@pytest.mark.parametrize("command", ["serve", "gateway", "service"])
+def test_a_file_that_is_no_journal_is_one_line_and_stays_as_it_is(tmp_path, command):
+    journal = tmp_path / "data" / "journal.db"
+    journal.parent.mkdir()
+    journal.write_bytes(b"my diary " * 1000)
+    with start(command, data_dir=tmp_path / "data") as desk:
+        assert desk.wait() == 1
+        assert desk.stderr[-1].startswith("desk: ")
+        assert desk.stderr[-1].endswith("journal.db is not a journal")
+        assert "Traceback" not in desk.output
+    assert journal.read_bytes() == b"my diary " * 1000
 
 
 def test_data_is_readable_by_its_owner_only(tmp_path):

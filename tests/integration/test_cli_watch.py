@@ -150,6 +150,21 @@ def test_watch_connects_again_and_misses_nothing(desk):
         assert revisions(watch.records(2)) == [1, 2]
 
 
+def test_watch_goes_on_when_the_whole_service_is_restarted(tmp_path):
+    data_dir = tmp_path / "data"
+    with start("serve", data_dir=data_dir) as first:
+        first.post(callback("a"))
+        target = first.target
+        with watching(target, "--from-start", "--json") as watch:
+            watch.records(1)
+            assert first.terminate() == 0
+            with start("serve", data_dir=data_dir, DESK_GRPC_LISTEN=target) as second:
+                second.post(callback("b"))
+                assert revisions(watch.records(2)) == [1, 2]
+                assert watch.stop() == 0
+                assert second.terminate() == 0
+
+
 def test_a_checkpoint_of_another_journal_is_refused(desk, tmp_path):
     file = tmp_path / "checkpoint"
     file.write_text(json.dumps({"journal_id": "0" * 32, "revision": 0}))

@@ -101,8 +101,10 @@ def test_a_request_of_ambiguous_length_is_refused_with_all_that_follows(desk, he
 
 def test_chunks_in_http_1_0_are_refused(desk):
     head = HEAD.replace("HTTP/1.1", "HTTP/1.0")
+    before = desk.bodies()
     [answer] = desk.raw(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + INNER)
     answer.assert_fail(400)
+    assert desk.bodies() == before
 
 
 @settings(

@@ -2,19 +2,32 @@
 
 import http.client
 import threading
+import time
+from io import BytesIO
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.validate import validator
 
 import pytest
+from falcon.testing import create_environ
 from structlog.testing import capture_logs
 
-from gateway.app import MAX_BODY, Options, create_app
+from gateway.app import ARRIVED, BUDGET, MAX_BODY, Options, create_app
 from journal.errors import Unavailable
 from journal.memory import MemoryJournal
+from journal.port import Journal
 from journal.sqlite import SqliteJournal
 from tests.support.callbacks import APP, NOON
 from tests.support.callbacks import body as callback
-from tests.support.gateway import CALLBACK, FailingJournal, Gateway, gateway, sign
+from tests.support.gateway import (
+    CALLBACK,
+    FailingJournal,
+    Gateway,
+    StallingJournal,
+    gateway,
+    query,
+    sign,
+)
 
 NOW = 1725540000
 
@@ -67,6 +80,37 @@ def test_a_body_that_is_too_large_is_refused_elsewhere_too(elsewhere):
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()
+
+
+def call(journal: Journal, body: bytes, **environ: Any) -> int:
+    """The app as a server may call it that says nothing of lengths."""
+    app = create_app(journal, Options(sdk_app_ids=frozenset({APP}), tokens={}))
+    whole = {"wsgi.input": BytesIO(body), "wsgi.input_terminated": True} | environ
+    statuses: list[str] = []
+    target = create_environ(method="POST", query_string=query()) | whole
+    target.pop("CONTENT_LENGTH", None)
+    b"".join(app(target, lambda status, headers: statuses.append(status)))
+    return int(statuses[0].split()[0])
+
+
+def test_a_body_without_a_declared_length_has_the_same_limit():
+    journal = MemoryJournal()
+    assert call(journal, b"x" * (MAX_BODY + 1)) == 413
+    assert journal.head() == 0
+    assert call(journal, b"x" * MAX_BODY) == 400
+    assert journal.head() == 1
+
+
+def test_a_request_that_has_waited_for_too_long_is_not_even_tried():
+    journal = MemoryJournal()
+    assert call(journal, CALLBACK, **{ARRIVED: time.monotonic() - BUDGET}) == 503
+    assert journal.head() == 0
+
+
+def test_the_journal_gets_only_what_is_left_of_the_time():
+    begun = time.monotonic()
+    assert call(StallingJournal(), CALLBACK, **{ARRIVED: begun - BUDGET + 0.1}) == 503
+    assert 0.09 < time.monotonic() - begun < BUDGET / 2
 
 
 def test_what_was_acknowledged_is_in_the_journal_file(tmp_path):

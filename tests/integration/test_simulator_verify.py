@@ -1,7 +1,7 @@
 """Verification against a service that is right, and against one that is wrong in one thing."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from desk.simulator import verify as verification
 from desk.simulator.callbacks import Made
 from desk.simulator.expectation import Expectation
 from desk.simulator.ledger import Ledger
-from desk.simulator.lives import make_lives
+from desk.simulator.lives import Life, make_lives
 from desk.simulator.report import MOST_DETAILS, Report
 from desk.simulator.sender import Fate
 from desk.simulator.verify import Start, Stuck, verify
@@ -29,13 +29,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "SETTLE", 0)
 
 
+def lives(count: int) -> Iterator[Life]:
+    return make_lives(count, seed=4, run="r", now=1_800_000_000_000, impossible=0.2, malformed=0.05)
+
+
 def sent(count: int = 12) -> Ledger:
     """A run, all of which was acknowledged."""
     ledger = Ledger(APP)
-    lives = make_lives(
-        count, seed=4, run="r", now=1_800_000_000_000, impossible=0.2, malformed=0.05
-    )
-    assert list(ledger.record(lives))
+    assert list(ledger.record(lives(count)))
     for planned in ledger.callbacks.values():
         planned.fate = Fate.KEPT
     return ledger
@@ -86,9 +87,9 @@ def session(session_id: str, expected: Expectation, revision: int) -> Session:
     return found
 
 
-def right(ledger: Ledger) -> FeedServer:
+def right(ledger: Ledger, count: int = 12) -> FeedServer:
     """A service that made of the run what it should."""
-    callbacks = [planned.callback for planned in ledger.callbacks.values()]
+    callbacks = [callback for life in lives(count) for callback in life.callbacks]
     feed = [record(ledger, revision, each) for revision, each in enumerate(callbacks, 1)]
     stories: dict[str, list[SessionRecord]] = {session_id: [] for session_id in ledger.sessions}
     for each in feed:
@@ -243,7 +244,7 @@ async def test_a_session_that_is_wrong_in_one_field_is_found_out(field: str) -> 
 
 async def test_a_session_that_never_began_must_not_be_there() -> None:
     ledger = sent(60)
-    server = right(ledger)
+    server = right(ledger, 60)
     stray = next(name for name, expected in ledger.sessions.items() if expected is None)
     server.sessions = [*server.sessions, Session(session_id=stray)]
     report = await check(server, ledger)

@@ -69,7 +69,9 @@ def test_a_part_that_dies_at_every_start_is_given_up_with_growing_pauses(supervi
         assert running.wait() == 1
         pauses = [r["restart_in_s"] for r in running.records if r["event"] == "process died"]
         assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6]
-        assert running.stdout == ["crashing died 5 times while starting"]
+        assert running.stdout == [
+            "crashing died 5 times while starting: stumbled over its own feet"
+        ]
 
 
 def test_a_part_that_knows_it_cannot_work_is_not_started_again(supervise):
