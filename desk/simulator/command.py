@@ -10,6 +10,9 @@ from desk.simulator.parameters import CallbackUrl, Share, read_token
 from desk.simulator.run import Plan, Run
 from desk.simulator.sender import Options
 
+MOST_VERIFIED = 100_000
+"""Sessions that fit into the memory of a verification: about 1 kB for each of their callbacks."""
+
 
 @click.command()
 @click.argument("url", type=CallbackUrl())
@@ -98,6 +101,8 @@ def simulate(
     desk simulate http://127.0.0.1:8080 --app 1400000001 --duplicates 10% --shuffle 30% \\
                   --impossible 5% --verify 127.0.0.1:50051
     """  # noqa: D301 (click's mark for text that is not to be wrapped)
+    if target and sessions > MOST_VERIFIED:
+        raise click.UsageError(f"--verify remembers everything: {MOST_VERIFIED} sessions at most")
     options = Options(
         url=url,
         sdk_app_id=app,

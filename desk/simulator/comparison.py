@@ -19,10 +19,24 @@ from desk.v1.session_pb2 import EndReason, Session, SessionState
 
 
 class Found(msgspec.Struct, gc=False):
-    """What the feed says of one callback: its own revision, and the last record of it."""
+    """What the feed says of one callback: the last of its records, as far as it is compared."""
 
     event_revision: int
-    last: SessionRecord
+    name: str
+    session_id: str
+    time: int | None
+    verdict: tuple[str, str]
+
+
+def read_record(record: SessionRecord) -> Found:
+    """Read a record."""
+    return Found(
+        event_revision=record.event.revision,
+        name=name(record),
+        session_id=record.event.session_id,
+        time=_ms(record.event, "event_time"),
+        verdict=(_word(Verdict, record.verdict), _reason(record)),
+    )
 
 
 def name(record: SessionRecord) -> str:
@@ -47,19 +61,15 @@ def compare_callback(report: Report, planned: Planned, found: Found | None) -> N
     if planned.fate in (Fate.REFUSED, None):
         report.differ(f"{what}: {'refused' if planned.fate else 'never sent'}, and yet there")
     before = report.differences
-    _compare_record(report, planned, found.last)
+    _compare_record(report, callback, found)
     report.rejected += bool(callback.reason) and report.differences == before
 
 
-def _compare_record(report: Report, planned: Planned, record: SessionRecord) -> None:
-    callback = planned.callback
+def _compare_record(report: Report, callback: Made, found: Found) -> None:
     time = callback.at if callback.session_id else None
-    for what, expected, found in (
-        ("session", callback.session_id, record.event.session_id),
-        ("verdict", _verdict(callback), (_word(Verdict, record.verdict), _reason(record))),
-        ("time", time, _ms(record.event, "event_time")),
-    ):
-        report.compare(f"{name(record)}, {what}", expected=expected, found=found)
+    report.compare(f"{found.name}, session", expected=callback.session_id, found=found.session_id)
+    report.compare(f"{found.name}, verdict", expected=_verdict(callback), found=found.verdict)
+    report.compare(f"{found.name}, time", expected=time, found=found.time)
 
 
 def compare_story(

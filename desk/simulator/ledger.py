@@ -29,7 +29,7 @@ class Ledger:
 
     Attributes:
         sdk_app_id: the app that it is sent for.
-        callbacks: by identity, 32 hexadecimal digits.
+        callbacks: by identity, 32 hexadecimal digits; their bodies are not kept.
         sessions: by id; None where there must be no session.
     """
 
@@ -43,7 +43,7 @@ class Ledger:
         for life in lives:
             self.sessions[life.session_id] = life.expectation
             for callback in life.callbacks:
-                self.callbacks[self.identify(callback.body)] = Planned(callback)
+                self.callbacks[self.identify(callback.body)] = Planned(_without_body(callback))
             yield life
 
     def note(self, delivery: Delivery, fate: Fate) -> None:
@@ -55,3 +55,8 @@ class Ledger:
     def identify(self, body: bytes) -> str:
         """A callback's identity."""
         return identify(self.sdk_app_id, body).hex()
+
+
+def _without_body(callback: Made) -> Made:
+    """A run may be long, and its bodies have served their purpose."""
+    return msgspec.structs.replace(callback, body=b"", client_ip="", platform="")

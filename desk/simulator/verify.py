@@ -14,6 +14,7 @@ from desk.simulator.comparison import (
     compare_session,
     compare_story,
     name,
+    read_record,
 )
 from desk.simulator.ledger import Ledger
 from desk.simulator.report import Report
@@ -143,12 +144,9 @@ def _take(report: Report, ledger: Ledger, found: dict[str, Found], record: Sessi
         return
     report.compare(f"{name(record)}, id", expected=identity, found=event.id)
     known = found.get(identity)
-    if known is None:
-        found[identity] = Found(event.revision, record)
-        return
-    if not record.revised or known.event_revision != event.revision:
+    found[identity] = read_record(record)
+    if known and (not record.revised or known.event_revision != event.revision):
         report.differ(f"{name(record)} is there twice, also at revision {known.event_revision}")
-    known.last = record
 
 
 def _whole_sessions(ledger: Ledger, found: dict[str, Found]) -> list[str]:
