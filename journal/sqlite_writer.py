@@ -39,7 +39,8 @@ class Writer:
         """
         self._path = path
         self._failing = False
-        self._start_wal()
+        self._wal_pages = 0
+        self._checkpoint_at: int = CHECKPOINT_PAGES
         self._lock = WriterLock(path)
         try:
             create(path)
@@ -95,7 +96,7 @@ class Writer:
 
     def _start_wal(self) -> None:
         self._wal_pages = 0
-        self._checkpoint_at: int = CHECKPOINT_PAGES
+        self._checkpoint_at = CHECKPOINT_PAGES
 
     def _committed(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
