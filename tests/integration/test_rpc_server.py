@@ -1,0 +1,224 @@
+"""The worker as a whole: status, health, reflection, drain, several workers, failures."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+
+from desk.v1.session_pb2 import SessionState
+from desk.v1.session_service_pb2 import (
+    CountSessionsRequest,
+    GetSessionRequest,
+    WaitForStateRequest,
+)
+from desk.v1.status_pb2 import GetStatusRequest
+from desk.v1.status_pb2_grpc import StatusServiceStub
+from service.rpc import counts, waiters
+from service.rpc.server import SERVICES, serve
+from tests.support.callbacks import APP, NOON, SESSION, body, life
+from tests.support.rpc import (
+    PATIENCE,
+    Worker,
+    reason,
+    refusal,
+    service,
+    take,
+    until,
+    worker,
+    world,
+)
+
+BEGIN = life("SessionBegin", "ChatBot.UserSendMsg")
+
+
+async def test_the_status_says_where_the_view_stands():
+    async with service(*BEGIN) as (world, worker):
+        status = await worker.status.GetStatus(GetStatusRequest())
+        assert (status.header.journal_id, status.header.revision) == (world.journal.id, 2)
+        assert (status.head_revision, status.oldest_revision, status.lag) == (2, 1, 0)
+        assert status.lag_time.ToMilliseconds() == 0
+        assert list(status.sdk_app_ids) == [APP]
+        assert status.fingerprint in world.view.name
+        assert len(bytes.fromhex(status.feed_digest)) == 16
+        assert {each.name for each in status.component_versions} >= {"python", "grpcio", "sqlite"}
+        assert all(each.version for each in status.component_versions)
+
+
+async def test_the_status_says_how_far_the_view_is_behind():
+    async with service(*BEGIN) as (world, worker):
+        world.edit("UPDATE progress SET head_revision = 5, behind_since = 1000")
+        status = await worker.status.GetStatus(GetStatusRequest())
+        assert (status.head_revision, status.lag) == (5, 3)
+        assert status.lag_time.ToMilliseconds() > 1_700_000_000_000
+
+
+async def test_the_status_counts_open_streams():
+    async with service(*BEGIN) as (_, worker):
+        call = worker.subscribe()
+        await take(call)
+        assert await worker.subscribers() == 1
+        call.cancel()
+        await until(lambda: without_subscribers(worker))
+
+
+async def without_subscribers(worker: Worker) -> bool:
+    return not await worker.subscribers()
+
+
+@pytest.mark.parametrize("name", ["", *SERVICES])
+async def test_every_service_is_healthy_once_the_worker_serves(name: str):
+    async with service() as (_, worker):
+        stub: Any = HealthStub(worker.channel)
+        answer = await stub.Check(HealthCheckRequest(service=name))
+        assert answer.status == HealthCheckResponse.SERVING
+
+
+async def test_the_api_can_be_discovered():
+    async with service() as (_, worker):
+        stub: Any = ServerReflectionStub(worker.channel)
+        call = stub.ServerReflectionInfo(iter([ServerReflectionRequest(list_services="")]))
+        answer = await call.read()
+        names = {each.name for each in answer.list_services_response.service}
+        assert names >= {*SERVICES, "grpc.health.v1.Health"}
+        call.cancel()
+
+
+async def test_the_worker_binds_only_after_the_view_is_complete():
+    with world(BEGIN, follow=False) as made:
+        stop = asyncio.Event()
+        ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(
+            serve(
+                made.view,
+                "127.0.0.1:0",
+                sdk_app_ids=[APP],
+                stop=stop,
+                on_ready=ready.set_result,
+            )
+        )
+        _, pending = await asyncio.wait({ready, serving}, timeout=0.3)
+        assert pending == {ready, serving}
+        made.follow()
+        await asyncio.wait_for(ready, PATIENCE)
+        stop.set()
+        await asyncio.wait_for(serving, PATIENCE)
+
+
+async def test_a_worker_that_waits_for_its_view_can_be_stopped():
+    with world(follow=False) as made:
+        stop = asyncio.Event()
+        stop.set()
+        await asyncio.wait_for(
+            serve(made.view, "127.0.0.1:0", sdk_app_ids=[APP], stop=stop, on_ready=lambda _: None),
+            PATIENCE,
+        )
+
+
+async def test_an_address_that_cannot_be_bound_is_an_error():
+    with world(BEGIN) as made:
+        made.wait()
+        serving = serve(
+            made.view,
+            "192.0.2.1:1",
+            sdk_app_ids=[APP],
+            stop=asyncio.Event(),
+            on_ready=lambda _: None,
+        )
+        with pytest.raises(RuntimeError):
+            await asyncio.wait_for(serving, PATIENCE)
+
+
+async def test_a_drain_ends_every_stream_and_wait_with_a_reason_within_seconds():
+    async with service(*BEGIN) as (_, worker):
+        streams = [worker.subscribe(after_revision=0) for _ in range(20)]
+        for call in streams:
+            await take(call)
+        waits = [
+            worker.sessions.WaitForState(
+                WaitForStateRequest(session_id=SESSION, states=[SessionState.SESSION_STATE_ENDED])
+            ),
+            worker.sessions.GetSession(GetSessionRequest(session_id=SESSION, min_revision=9)),
+        ]
+        stub: Any = HealthStub(worker.channel)
+        watch = stub.Watch(HealthCheckRequest(service=""))
+        assert (await watch.read()).status == HealthCheckResponse.SERVING
+        worker.stop.set()
+        assert (await watch.read()).status == HealthCheckResponse.NOT_SERVING
+        for call in streams:
+            last = (await take(call, until="checkpoint"))[-1]
+            assert last.header.revision == 2
+        for ended in (*streams, *waits):
+            error = await refusal(ended)
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert reason(error) == "SHUTTING_DOWN"
+        await asyncio.wait_for(worker.task, 5)
+
+
+async def test_two_workers_share_a_port():
+    with world(BEGIN) as made:
+        async with worker(made) as one, worker(made, port=one.port):
+
+            async def started() -> str:
+                channel = one.connect()
+                stub: Any = StatusServiceStub(channel)
+                status = await stub.GetStatus(GetStatusRequest())
+                await channel.close()
+                return str(status.started_at)
+
+            met: set[str] = set()
+
+            async def met_both() -> bool:
+                met.add(await started())
+                return len(met) == 2
+
+            await until(met_both)
+
+
+async def test_more_waiters_than_allowed_are_refused(monkeypatch):
+    monkeypatch.setattr(waiters, "MAX_WAITERS", 0)
+    async with service(*BEGIN) as (_, worker):
+        states = [SessionState.SESSION_STATE_ENDED]
+        for call in (
+            worker.sessions.WaitForState(WaitForStateRequest(session_id="s", states=states)),
+            worker.sessions.GetSession(GetSessionRequest(session_id="s", min_revision=9)),
+        ):
+            error = await refusal(call)
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert reason(error) == "TOO_MANY_WAITERS"
+
+
+async def test_a_count_that_takes_too_long_is_refused(monkeypatch):
+    monkeypatch.setattr(counts, "COUNT_SECONDS", 0.0)
+    bodies = [body("SessionBegin", NOON, session_id=f"s{n}") for n in range(2_000)]
+    async with service(*bodies) as (_, worker):
+        error = await refusal(worker.sessions.CountSessions(CountSessionsRequest()))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert reason(error) == "TOO_MANY_SESSIONS"
+
+
+async def test_a_view_that_cannot_be_read_is_unavailable():
+    async with service(*BEGIN) as (world, worker):
+        world.edit("ALTER TABLE sessions RENAME TO gone")
+        error = await refusal(worker.sessions.GetSession(GetSessionRequest(session_id=SESSION)))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert reason(error) == "VIEW_NOT_READY"
+
+
+async def test_a_surprise_is_an_internal_error_that_shows_nothing_of_the_inside():
+    async with service(*BEGIN) as (world, worker):
+        world.edit("UPDATE sessions SET session = x'ff'")
+        error = await refusal(worker.sessions.GetSession(GetSessionRequest(session_id=SESSION)))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert error.details() == "internal error; the server's log has it"
+
+
+async def test_a_request_that_is_too_large_is_refused():
+    async with service(*BEGIN) as (_, worker):
+        request = GetSessionRequest(session_id="x" * 1024 * 1024)
+        error = await refusal(worker.sessions.GetSession(request))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
