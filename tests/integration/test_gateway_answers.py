@@ -283,31 +283,6 @@ def test_an_unexpected_error_is_answered_in_shape_and_without_a_word_of_it():
         desk.post().assert_ok()
 
 
-@pytest.mark.parametrize("probe", ["/livez", "/readyz"])
-def test_probes_answer(desk, probe):
-    desk.ask("GET", probe).assert_ok()
-    assert desk.ask("HEAD", probe).status == 200
-    desk.ask("POST", probe).assert_fail(405)
-
-
-def test_readiness_follows_the_journal_and_liveness_does_not():
-    journal = FailingJournal()
-    with gateway(journal) as desk:
-        desk.ask("GET", "/readyz").assert_ok()
-        journal.error = Unavailable("/secret/disk is full")
-        desk.post().assert_fail(503)
-        unready = desk.ask("GET", "/readyz").assert_fail(503)
-        assert "last callback" in unready.fields["ErrorInfo"]
-        assert int(unready.headers["retry-after"]) > 0
-        journal.error = None
-        desk.post().assert_ok()
-        desk.ask("GET", "/readyz").assert_ok()
-        journal.head_error = Unavailable("/secret/disk is gone")
-        answer = desk.ask("GET", "/readyz").assert_fail(503)
-        assert b"secret" not in answer.body
-        desk.ask("GET", "/livez").assert_ok()
-
-
 def test_a_connection_is_kept_across_refusals(desk):
     sock = desk.connect()
     for wire, status in (

@@ -1,0 +1,32 @@
+"""What /livez and /readyz say, and when."""
+
+import pytest
+
+from journal.errors import Unavailable
+from tests.support.gateway import FailingJournal, gateway
+
+
+@pytest.mark.parametrize("probe", ["/livez", "/readyz"])
+def test_probes_answer(probe):
+    with gateway() as desk:
+        desk.ask("GET", probe).assert_ok()
+        assert desk.ask("HEAD", probe).status == 200
+        desk.ask("POST", probe).assert_fail(405)
+
+
+def test_readiness_follows_the_journal_and_liveness_does_not():
+    journal = FailingJournal()
+    with gateway(journal) as desk:
+        desk.ask("GET", "/readyz").assert_ok()
+        journal.error = Unavailable("/secret/disk is full")
+        desk.post().assert_fail(503)
+        unready = desk.ask("GET", "/readyz").assert_fail(503)
+        assert "last callback" in unready.fields["ErrorInfo"]
+        assert int(unready.headers["retry-after"]) > 0
+        journal.error = None
+        desk.post().assert_ok()
+        desk.ask("GET", "/readyz").assert_ok()
+        journal.head_error = Unavailable("/secret/disk is gone")
+        answer = desk.ask("GET", "/readyz").assert_fail(503)
+        assert b"secret" not in answer.body
+        desk.ask("GET", "/livez").assert_ok()
