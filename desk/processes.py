@@ -126,19 +126,18 @@ def _open_journal(path: Path, stop: threading.Event) -> "SqliteJournal | None":
 @contextmanager
 def _process(report: Report, settings: Settings, role: str) -> Iterator[None]:
     """What every child has in common: logs, and an end that its supervisor understands."""
+    from journal.errors import JournalError, Unavailable
+
     logs.configure(settings, role)
     try:
         yield
-    except Exception as error:
-        if _is_final(error):
-            report.failed(str(error))
-        else:
-            log.exception("failed")
+    except Unavailable as error:
+        report.trouble(str(error))
         sys.exit(1)
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether another start would end the same way."""
-    from journal.errors import JournalError, Unavailable
-
-    return isinstance(error, JournalError) and not isinstance(error, Unavailable)
+    except JournalError as error:
+        report.failed(str(error))
+        sys.exit(1)
+    except Exception as error:
+        log.exception("failed")
+        report.trouble(f"{type(error).__name__}: {error}")
+        sys.exit(1)

@@ -7,8 +7,8 @@ locks and gRPC's state. A child is told to stop by SIGTERM; how it tells of itse
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -30,6 +30,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 STABLE_AFTER = 30.0
 """Seconds of life after which a death counts as the first one again."""
 
+MAX_REASON = 500
+"""Characters of a child's reason for its end."""
+
 MAX_FAILED_STARTS = 5
 """Deaths in a row, before the child was ever ready, after which the supervisor gives up."""
 
@@ -46,15 +49,19 @@ class Report:
 
     def ready(self) -> None:
         """Say that the child does its work."""
-        self._send(None)
+        self._send("ready", "")
+
+    def trouble(self, reason: str) -> None:
+        """Say, in one line, why the child is about to die; another start may help."""
+        self._send("trouble", reason)
 
     def failed(self, reason: str) -> None:
         """Say, in one line, why the child cannot work and never will."""
-        self._send(reason)
+        self._send("failed", reason)
 
-    def _send(self, message: str | None) -> None:
+    def _send(self, word: str, reason: str) -> None:
         with suppress(OSError):  # the supervisor is gone; the child will be told
-            self._line.send(message)
+            self._line.send((word, " ".join(reason.split())[:MAX_REASON]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +176,7 @@ class _Child:
         self.ready = False
         self._process: Any = None
         self._line: Connection | None = None
+        self._trouble = ""
         self._failed_starts = 0
         self._deaths = 0
         self._started_at = 0.0
@@ -195,8 +203,9 @@ class _Child:
 
     def look_after(self) -> None:
         """Hear what the process reports, bury it if it died, start it if it is time."""
-        self._listen()
-        if self._process is not None and not self._process.is_alive():
+        died = self._process is not None and not self._process.is_alive()
+        self._listen()  # after that look: what it said before it died is not missed
+        if died:
             self._bury()
         if self.pause == 0.0:
             self._start()
@@ -225,14 +234,16 @@ class _Child:
     def _listen(self) -> None:
         while self._line is not None and self._line.poll():
             try:
-                reason = self._line.recv()
+                word, reason = self._line.recv()
             except (EOFError, OSError):
                 self._line.close()
                 self._line = None
                 return
-            if reason is not None:
+            if word == "failed":
                 raise _GaveUp(f"{self.part.name}: {reason}")
-            self._is_ready()
+            if word == "ready":
+                self._is_ready()
+            self._trouble = reason
 
     def _is_ready(self) -> None:
         self.ready = True
@@ -252,21 +263,23 @@ class _Child:
             "process died",
             name=self.part.name,
             exit_code=code,
+            reason=self._trouble,
             lived_s=round(lived, 3),
             restart_in_s=pause,
         )
         if self._failed_starts >= MAX_FAILED_STARTS:
-            raise _GaveUp(f"{self.part.name} died {MAX_FAILED_STARTS} times while starting")
+            why = f": {self._trouble}" if self._trouble else ""
+            raise _GaveUp(f"{self.part.name} died {MAX_FAILED_STARTS} times while starting{why}")
         self._restart_at = time.monotonic() + pause
 
 
-class _interrupts_blocked:  # noqa: N801 (used like a function)
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
     """Keeps SIGINT from a child until it ignores it: on Ctrl-C the whole group is sent one."""
-
-    def __enter__(self) -> None:
-        # Starting the first child also starts this, which unblocks SIGINT when it is done.
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-    def __exit__(self, *_: object) -> None:
+    # Starting the first child also starts this, which unblocks SIGINT when it is done.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from socket import socket
+from tempfile import TemporaryFile
 from typing import NoReturn, TypeVar
 
 import click
@@ -81,8 +82,9 @@ def _load(kind: type[AnySettings]) -> AnySettings:
         _refuse(*error.problems)
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        TemporaryFile(dir=settings.data_dir).close()
     except OSError as error:
-        _refuse(f"DESK_DATA_DIR cannot be made: {error.strerror}")
+        _refuse(f"DESK_DATA_DIR {settings.data_dir} cannot be written to: {error.strerror}")
     logs.configure(settings, "supervisor")
     for warning in settings.warnings():
         log.warning("settings", problem=warning)

@@ -43,7 +43,7 @@ def test_parts_are_stopped_stage_by_stage(supervise, signum):
         assert running.terminate(signum) == 0
         ended = [record["process"] for record in running.records if record["event"] == "ended"]
         assert ended == ["first", "last"]
-        assert not any(map(is_running, children))
+        wait_until(lambda: not any(map(is_running, children)))
 
 
 def test_ctrl_c_in_a_terminal_reaches_everybody_and_still_stops_in_order(supervise):

@@ -47,7 +47,7 @@ def test_serve_stops_with_0_in_time_and_leaves_no_process(serve, signum):
     began = time.monotonic()
     assert serve.terminate(signum) == 0
     assert time.monotonic() - began < 8
-    assert not any(map(is_running, children))
+    wait_until(lambda: not any(map(is_running, children)))
 
 
 def test_ctrl_c_in_a_terminal_stops_serve_without_a_traceback(serve):

@@ -37,6 +37,7 @@ def stubborn(report: Report, settings: Settings) -> None:
 
 def crashing(report: Report, settings: Settings) -> None:
     """Dies while it starts."""
+    report.trouble("stumbled over\nits own feet")
     raise SystemExit(7)
 
 
