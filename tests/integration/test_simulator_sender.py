@@ -143,12 +143,12 @@ async def test_latency_counts_from_the_schedule_so_that_a_slow_service_cannot_hi
     assert max(figures.latencies) > 0.4  # the last was due at once, and waited for nine others
 
 
-async def test_a_rate_is_kept() -> None:
+async def test_a_rate_is_not_exceeded() -> None:
     async def at_once(_request: web.Request) -> web.Response:
         return ok()
 
     figures, _ = await send(at_once, some(40), rate=100)
-    assert figures.seconds == pytest.approx(0.39, abs=0.2)
+    assert 0.38 < figures.seconds < 10  # the last of 40 is due after 0.39 s
 
 
 async def test_nothing_at_the_url_is_said_so_early() -> None:
