@@ -26,10 +26,20 @@ ORDER BY position DESC LIMIT 1
 
 # A part of the feed, in order.
 FEED = """
-SELECT {columns} FROM feed {index}
+SELECT {columns} FROM feed
 WHERE position > ? AND position <= ? {where}
 ORDER BY position
 """
+
+# Where the records of some sessions are; bare positions are cheap to sort.
+FEED_OF_SESSIONS = """
+SELECT position FROM feed INDEXED BY feed_by_session
+WHERE position > ? AND position <= ? {where}
+ORDER BY position LIMIT ?
+"""
+
+# One record, if it is selected.
+FEED_AT = "SELECT {columns} FROM feed WHERE position = ? {where}"
 
 RECORD_COLUMNS = "position, record"
 

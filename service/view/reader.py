@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
+import msgspec
 
 from service.view import queries
 from service.view.selection import (
@@ -18,6 +19,7 @@ from service.view.selection import (
     SessionSelection,
     SnapshotSelection,
     Where,
+    one_of,
 )
 from service.view.store import POSITION_BITS, open_reader
 
@@ -153,24 +155,39 @@ class Reader:
         """A session as it was after a revision, as far as the feed is kept."""
         return self._blob(queries.SESSION_AS_OF, (session_id, sdk_app_id, last_of(revision)))
 
-    def feed(
-        self, selection: EventSelection, after: int, *, columns: str, until: int | None = None
-    ) -> Window:
+    def feed(self, selection: EventSelection, after: int, *, columns: str) -> Window:
         """Read the next part of the feed after a position, as much as `cut` takes.
 
-        Looks at `WINDOW_REVISIONS` at most, unless sessions are named: those have an index.
+        Looks at `WINDOW_REVISIONS` at most; where sessions are named, at theirs only.
         """
         with self.snapshot() as progress:
-            end = last_of(progress.applied_revision) if until is None else until
-            index = "INDEXED BY feed_by_session" if selection.session_ids else ""
-            if not index:
-                end = min(end, last_of((after >> POSITION_BITS) + WINDOW_REVISIONS))
-            where = selection.where()
-            sql = queries.FEED.format(columns=columns, index=index, where=where.sql)
-            cursor = self._db.execute(sql, (after, end, *where.values))
+            end = last_of(progress.applied_revision)
+            find = self._of_sessions if selection.session_ids else self._in_order
+            cursor, end = find(selection, after, end, columns)
             rows, reached = cut(cursor, end)
             cursor.close()
             return Window(progress, rows, max(reached, after))
+
+    def _in_order(
+        self, selection: EventSelection, after: int, end: int, columns: str
+    ) -> tuple[apsw.Cursor, int]:
+        end = min(end, last_of((after >> POSITION_BITS) + WINDOW_REVISIONS))
+        where = selection.where()
+        sql = queries.FEED.format(columns=columns, where=where.sql)
+        return self._db.execute(sql, (after, end, *where.values)), end
+
+    def _of_sessions(
+        self, selection: EventSelection, after: int, end: int, columns: str
+    ) -> tuple[apsw.Cursor, int]:
+        sessions = one_of({"session_id": selection.session_ids})
+        sql = queries.FEED_OF_SESSIONS.format(where=sessions.sql)
+        values = (after, end, *sessions.values, WINDOW_REVISIONS)
+        positions: list[Row] = self._db.execute(sql, values).fetchall()
+        if len(positions) == WINDOW_REVISIONS:
+            positions, end = _whole(positions, positions[-1][0])
+        where = msgspec.structs.replace(selection, session_ids=()).where()
+        sql = queries.FEED_AT.format(columns=columns, where=where.sql)
+        return self._db.executemany(sql, ((at, *where.values) for (at,) in positions)), end
 
     def tail(self, after: int) -> Window:
         """Read the next part of the whole feed; the rows are `LiveRow`s."""

@@ -1,0 +1,228 @@
+"""What must hold for every feed, filter, batch size and place at which a stream breaks."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
+from desk.v1.session_pb2 import Session
+from service import story
+from service.rpc import requests, snapshot
+from service.rpc.batches import encode
+from service.view import queries
+from service.view import reader as view
+from service.view.reader import Reader, complete_revision, last_of
+from service.view.selection import EventSelection, LiveRow, SnapshotSelection
+from tests.support.callbacks import APP, bodies
+from tests.support.rpc import PATIENCE, World, worker, world
+
+EVERY_VERDICT = EventFilter(verdicts=[Verdict.Value(v) for v in Verdict.keys()[1:]])
+
+FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+journals = st.lists(bodies(), min_size=1, max_size=25, unique=True)
+
+
+def some(values: list[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.just([]) | st.lists(st.sampled_from(values), max_size=3)
+
+
+filters = st.builds(
+    EventFilter,
+    sdk_app_ids=some([APP, 1]),
+    session_ids=some(["s1", "s2", "", "nobody"]),
+    types=some(list(range(19))),
+    agent_ids=some(["", "agent-a", "agent-b"]),
+    client_user_ids=some(["", "user-1", "user-2"]),
+    channel_types=some(["", "SDK"]),
+    verdicts=some([1, 2, 3]),
+)
+
+
+@contextmanager
+def viewed(callbacks: list[bytes]) -> Iterator[Reader]:
+    """A reader of the view of these callbacks."""
+    with world(callbacks) as made:
+        made.wait()
+        with closing(Reader(made.view)) as opened:
+            yield opened
+
+
+def selection_of(asked: EventFilter) -> EventSelection:
+    check = requests.Check()
+    selection = requests.event_selection(check, asked)
+    check.done()
+    return selection
+
+
+def whole_feed(opened: Reader) -> list[LiveRow]:
+    rows = [LiveRow._make(row) for row in opened.tail(0).rows]
+    assert rows[-1].position >> 20 == opened.progress().applied_revision
+    return rows
+
+
+@FEW
+@given(journals, filters, st.integers(0, 25))
+def test_sql_and_predicate_select_the_same(callbacks: list[bytes], asked: EventFilter, after: int):
+    selection = selection_of(asked)
+    with viewed(callbacks) as opened:
+        window = opened.feed(selection, last_of(after), columns=queries.LIVE_COLUMNS)
+        live = filter(selection.predicate(), whole_feed(opened))
+        assert window.rows == [row for row in live if row.position > last_of(after)]
+
+
+@FEW
+@given(journals, filters, st.integers(1, 5), st.integers(1, 3_000), st.integers(1, 4))
+def test_windows_of_any_size_make_up_the_feed_in_whole_revisions(
+    callbacks: list[bytes], asked: EventFilter, revisions: int, size: int, max_batch: int
+):
+    selection = selection_of(asked)
+    with viewed(callbacks) as opened:
+        expected = [row for row in whole_feed(opened) if selection.predicate()(row)]
+        limits = view.WINDOW_REVISIONS, view.WINDOW_BYTES
+        view.WINDOW_REVISIONS, view.WINDOW_BYTES = revisions, size
+        try:
+            got = list(windows(opened, selection, max_batch))
+        finally:
+            view.WINDOW_REVISIONS, view.WINDOW_BYTES = limits
+        assert got == [row.record for row in expected]
+
+
+def windows(opened: Reader, selection: EventSelection, max_batch: int) -> Iterator[bytes]:
+    """Read the feed window by window, and look at each on the way."""
+    position, end = 0, last_of(opened.progress().applied_revision)
+    while position < end:
+        window = opened.feed(selection, position, columns=queries.RECORD_COLUMNS)
+        assert window.reached > position
+        revisions = {row[0] >> 20 for row in window.rows}
+        if complete_revision(window.reached) < window.reached >> 20:
+            assert last_of(window.reached >> 20) == window.reached or len(revisions) <= 1
+        encode("j", window.rows, window.reached, max_batch=max_batch, with_session=False)
+        yield from (row[1] for row in window.rows)
+        position = window.reached
+
+
+@FEW
+@given(
+    st.lists(bodies(), min_size=1, max_size=40, unique=True),
+    filters | st.just(EVERY_VERDICT),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8)), max_size=8),
+    st.integers(1, 6),
+    st.booleans(),
+)
+def test_a_stream_that_breaks_anywhere_and_resumes_sees_exactly_the_feed(
+    callbacks: list[bytes],
+    asked: EventFilter,
+    breaks: list[tuple[int, int]],
+    max_batch: int,
+    include_session: bool,
+):
+    with world() as made:
+        got = asyncio.run(broken(made, callbacks, breaks, asked, max_batch, include_session))
+        made.wait()
+        with closing(Reader(made.view)) as opened:
+            selects = selection_of(asked).predicate()
+            expected = [
+                published(row, include_session) for row in whole_feed(opened) if selects(row)
+            ]
+    assert got == expected
+
+
+def published(row: LiveRow, include_session: bool) -> SessionRecord:
+    record = SessionRecord.FromString(row.record)
+    if include_session and row.session:
+        record.session.ParseFromString(row.session)
+    return record
+
+
+async def broken(
+    made: World,
+    callbacks: list[bytes],
+    breaks: list[tuple[int, int]],
+    asked: EventFilter,
+    max_batch: int,
+    include_session: bool,
+) -> list[SessionRecord]:
+    """Read with breaks: after so many messages, with so many more callbacks appended before."""
+    got: list[SessionRecord] = []
+    after, left = 0, list(callbacks)
+    async with worker(made) as serving:
+        for messages, more in (*breaks, (None, len(callbacks))):
+            made.append(*left[:more])
+            del left[:more]
+            if messages is None:
+                await serving.revision(made.journal.head())
+            call = serving.subscribe(
+                after_revision=after,
+                filter=asked,
+                max_batch=max_batch,
+                include_session=include_session,
+            )
+            after = await read(call, after, messages, got)
+            call.cancel()
+    return got
+
+
+async def read(call: Any, after: int, messages: int | None, got: list[Any]) -> int:
+    """Read some messages, or (None) all there are; return the revision to resume after."""
+    count = 0
+    async with asyncio.timeout(PATIENCE):
+        while messages is None or count < messages:
+            message = await call.read()
+            got += message.records.records
+            assert message.header.revision >= after
+            after = message.header.revision
+            count += 1
+            if message.WhichOneof("content") == "caught_up":
+                break
+    return after
+
+
+@FEW
+@given(journals, st.integers(1, 25), filters)
+def test_a_snapshot_is_of_its_revision_whatever_has_happened_since(
+    callbacks: list[bytes], revision: int, asked: EventFilter
+):
+    selection = requests.snapshot_selection(selection_of(asked))
+    with viewed(callbacks) as opened:
+        revision = min(revision, opened.progress().applied_revision)
+        latest = {
+            (row.sdk_app_id, row.session_id): row.session
+            for row in whole_feed(opened)
+            if row.position <= last_of(revision) and row.session
+        }
+        assert sorted(sessions(opened, selection, revision)) == sorted(
+            blob for blob in latest.values() if blob and selection.selects(Session.FromString(blob))
+        )
+
+
+def sessions(opened: Reader, selection: SnapshotSelection, revision: int) -> Iterator[bytes]:
+    reached = 0
+    while reached < revision:
+        part = snapshot.read(opened, selection, reached, revision)
+        yield from part.sessions
+        reached = part.reached
+
+
+@FEW
+@given(journals)
+def test_a_story_agrees_with_what_was_published(callbacks: list[bytes]):
+    with viewed(callbacks) as opened:
+        applied = opened.progress().applied_revision
+        for name in ("s1", "s2"):
+            rows = opened.story(APP, name, applied)
+            told = story.tell(SessionRecord.FromString(record) for *_, record in rows)
+            assert sorted(r.event.revision for r in told) == sorted({row[1] for row in rows})
+            for before, after in pairwise(told):
+                assert before.state_after == after.state_before
+            for record in told:
+                if record.verdict != Verdict.VERDICT_ACCEPTED:
+                    assert record.state_before == record.state_after
+            blob = opened.session(APP, name)
+            if blob:
+                assert told[-1].state_after == Session.FromString(blob).state

@@ -1,0 +1,58 @@
+"""Page tokens: what was put in comes out, for the same request only, and nothing crashes."""
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.rpc.errors import CODES, Reason, Refused
+from service.rpc.pages import places, token
+
+INTEGERS = st.integers(min_value=-(2**63), max_value=2**63 - 1)
+
+
+@given(st.lists(INTEGERS, min_size=1, max_size=3), st.text())
+def test_a_token_brings_back_its_places(numbers: list[int], bound_to: str):
+    made = token(numbers, request=bound_to)
+    assert places(made, request=bound_to, count=len(numbers)) == tuple(numbers)
+    assert len(made) <= 64
+
+
+def test_no_token_is_the_first_page():
+    assert places("", request="r", count=2) is None
+
+
+@given(st.text(max_size=600) | st.binary(max_size=80).map(lambda b: base64.b64encode(b).decode()))
+def test_what_is_no_token_of_ours_is_refused(text: str):
+    if text:
+        with pytest.raises(Refused) as refused:
+            places(text, request="r", count=2)
+        assert refused.value.reason is Reason.INVALID_PAGE_TOKEN
+
+
+@given(st.data())
+def test_a_token_that_was_changed_anywhere_is_refused(data: st.DataObject):
+    made = token((5, 2**40), request="r")
+    place = data.draw(st.integers(0, len(made) - 1))
+    other = data.draw(st.sampled_from("ABCDEFwxyz0189-_+/=!é ").filter(lambda c: c != made[place]))
+    changed = made[:place] + other + made[place + 1 :]
+    # The last character has bits to spare: a change of those changes nothing.
+    if place < len(made) - 1:
+        with pytest.raises(Refused):
+            places(changed, request="r", count=2)
+
+
+def test_a_token_of_another_request_or_method_is_refused():
+    made = token((5, 6), request=("ListSessions", "journal", 1))
+    for bound_to, count in (
+        (("ListSessions", "journal", 2), 2),
+        (("ListSessions", "another", 1), 2),
+        (("ListSessions", "journal", 1), 1),
+    ):
+        with pytest.raises(Refused):
+            places(made, request=bound_to, count=count)
+
+
+def test_every_reason_has_a_status_code():
+    assert set(CODES) == set(Reason)

@@ -1,0 +1,43 @@
+"""The ring of live records is bounded, and knows what it no longer holds."""
+
+from service.rpc.feed import Ring
+from service.view.reader import FRAMING, first_of, last_of
+from service.view.selection import LiveRow
+
+
+def row(revision: int, size: int = 100) -> LiveRow:
+    return LiveRow(first_of(revision), b"x" * size, None, 1, "s", 2, 2, "", "", "")
+
+
+def test_the_ring_holds_what_came_after_its_floor():
+    ring = Ring(last_of(3))
+    ring.extend([row(4), row(5)], last_of(5))
+    assert (ring.floor, ring.head) == (last_of(3), last_of(5))
+    assert ring.after(last_of(3)) == [row(4), row(5)]
+    assert ring.after(last_of(4)) == [row(5)]
+    assert ring.after(last_of(5)) == []
+
+
+def test_the_ring_is_bounded_by_count():
+    ring = Ring(0, rows=10)
+    for revision in range(1, 101):
+        ring.extend([row(revision)], last_of(revision))
+        assert len(ring) <= 10
+    assert ring.floor == first_of(90)
+    assert [each.position for each in ring.after(ring.floor)] == [
+        first_of(n) for n in range(91, 101)
+    ]
+
+
+def test_the_ring_is_bounded_by_bytes():
+    ring = Ring(0, size=10 * (1_000 + FRAMING))
+    for revision in range(1, 101):
+        ring.extend([row(revision, 1_000)], last_of(revision))
+        assert ring.bytes <= 10 * (1_000 + FRAMING)
+    assert len(ring) == 10
+
+
+def test_a_row_larger_than_the_ring_leaves_it_empty():
+    ring = Ring(0, size=1_000)
+    ring.extend([row(1, 5_000)], last_of(1))
+    assert (len(ring), ring.bytes, ring.floor) == (0, 0, first_of(1))
