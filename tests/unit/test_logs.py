@@ -1,0 +1,104 @@
+"""What a log line looks like, whoever writes it. In a process of its own: logging is global."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests.support.processes import environment
+
+PREPARE = """
+import logging, structlog
+from desk import logs
+from desk.settings import Settings
+logs.configure(Settings.load(), "gateway")
+log = structlog.get_logger()
+"""
+
+
+@pytest.fixture
+def logged(tmp_path):
+    def run(code, **settings):
+        done = subprocess.run(
+            [sys.executable, "-c", PREPARE + textwrap.dedent(code)],
+            env=environment({"DESK_SDK_APP_IDS": "1", **settings}),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+        assert done.stdout == ""
+        return done.stderr
+
+    return run
+
+
+def records(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_line_is_json_with_time_level_and_process(logged):
+    (record,) = records(logged("log.info('taken', revision=7)"))
+    assert record.pop("timestamp").endswith("Z")
+    assert record == {"event": "taken", "level": "info", "process": "gateway", "revision": 7}
+
+
+def test_what_libraries_log_comes_the_same_way(logged):
+    (record,) = records(logged("logging.getLogger('waitress').warning('full: %d', 3)"))
+    assert (record["event"], record["logger"], record["process"]) == (
+        "full: 3",
+        "waitress",
+        "gateway",
+    )
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 3), ("info", 2), ("warning", 1)])
+def test_the_level_holds_for_all(logged, level, count):
+    code = "log.debug('a'); logging.getLogger('grpc').info('b'); log.warning('c')"
+    assert len(records(logged(code, DESK_LOG_LEVEL=level))) == count
+
+
+def test_an_exception_shows_where_and_what_but_no_variables(logged):
+    code = """
+    def check(token):
+        raise KeyError("sign")
+    try:
+        check("hush-4711")
+    except KeyError:
+        log.exception("failed")
+    """
+    text = logged(code)
+    (record,) = records(text)
+    assert record["exception"].endswith("KeyError: 'sign'")
+    assert "in check" in record["exception"]
+    assert "hush-4711" not in text
+    assert "hush-4711" not in logged(code, DESK_LOG_FORMAT="console")
+
+
+def test_a_line_is_bounded(logged):
+    code = """
+    def dig(n):
+        return dig(n - 1) if n else int("x" * 3000)
+    log.info("long", text="x" * 100_000)
+    try:
+        dig(500)
+    except ValueError:
+        log.exception("deep")
+    """
+    for line in logged(code).splitlines():
+        assert len(line) < 12_000
+
+
+def test_console_lines_have_no_colours_where_there_is_no_terminal(logged):
+    text = logged("log.warning('taken', revision=7)", DESK_LOG_FORMAT="console")
+    assert "taken" in text
+    assert "revision=7" in text
+    assert "\x1b" not in text
+
+
+def test_what_cannot_be_encoded_does_not_break_the_log(logged):
+    (record,) = records(logged(r"log.info('odd', path='a\udc80b', data=b'\xff', more=object())"))
+    assert record["event"] == "odd"
