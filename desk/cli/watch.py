@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from desk.cli.connection import asks
+from desk.cli.connection import FAILED, CallFailed, asks
 from desk.cli.filters import VERDICT, event_filter, event_options
 from desk.cli.output import harmless, json_option, name_of, print_json, when, width
 from desk.cli.tables import CLOCK, DAY_AND_CLOCK, WIDE, event_name, outcome, verdict
@@ -112,16 +112,23 @@ class _Saved:
             self.write()
 
     def write(self) -> None:
-        """Replace the file as a whole: a reader sees the old one or the new one."""
         if self._path is None or self._newest in (None, self._written):
             return
-        draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        with draft.open("wb") as file:
-            file.write(msgspec.json.encode(self._newest) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
+        try:
+            _replace(self._path, msgspec.json.encode(self._newest) + b"\n")
+        except OSError as error:
+            raise CallFailed(f"{self._path} cannot be written: {error.strerror}", FAILED) from None
         self._written, self._written_at = self._newest, asyncio.get_running_loop().time()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Replace the file as a whole: a reader, or a crash, sees the old one or the new one."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def _show(update: Update, *, as_json: bool) -> None:

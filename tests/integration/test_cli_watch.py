@@ -182,6 +182,14 @@ def test_a_file_that_is_no_checkpoint_is_wrong_usage_and_stays(desk, tmp_path):
     assert file.read_text() == "my diary"
 
 
+def test_a_checkpoint_that_cannot_be_written_is_one_line(desk, tmp_path):
+    desk.post(callback("a"))
+    file = tmp_path / "nowhere" / "checkpoint"
+    answer = run("watch", "--from-start", "--checkpoint-file", str(file), target=desk.target)
+    assert answer.returncode == 1
+    assert answer.stderr == f"desk: {file} cannot be written: No such file or directory\n"
+
+
 def test_watch_ends_quietly_when_its_reader_leaves(desk):
     for name in "abc":
         desk.post(callback(name))
