@@ -29,7 +29,9 @@ MAX_SUBSCRIBERS = 10_000
 """Open streams on one worker."""
 
 POLL = 0.005
-"""Seconds between two looks for a commit."""
+QUIET_POLL = 0.025
+QUIET = 1.0
+"""Seconds between two looks for a commit: in busy times, and after nothing has come for a while."""
 
 PACE_PER_SUBSCRIBER = 0.0001
 MAX_PACE = 0.1
@@ -112,6 +114,7 @@ class Feed:
         self._audiences: dict[EventSelection, Audience] = {}
         self._interest = asyncio.Event()
         self._next_round = 0.0
+        self._active = 0.0
         self._interested = 0
         # Streams with one filter move in step: what one has been sent, the others are sent.
         self._encoded = lru_cache(CACHED)(self._encode)
@@ -121,9 +124,11 @@ class Feed:
         clock = asyncio.get_running_loop().time
         while True:
             await self._interest.wait()
-            await asyncio.sleep(POLL)
+            quiet = clock() > self._active + QUIET
+            await asyncio.sleep(QUIET_POLL if quiet else POLL)
             try:
-                await self._look()
+                if await self._look():
+                    self._active = clock()
             except apsw.Error as error:
                 _log.warning("view_not_readable", error=type(error).__name__)
             if self.told < self.ring.head and clock() >= self._next_round:
@@ -187,15 +192,17 @@ class Feed:
         self._version = 0
         self.ring.reset(last_of(self._reader.progress().applied_revision))
         self.told = self.ring.head
+        self._active = asyncio.get_running_loop().time()
         self._interest.set()
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
         version = self._reader.data_version()
         if version == self._version:
-            return
+            return False
         while self._advance():  # noqa: ASYNC110 -- not waiting: letting others have the loop
             await asyncio.sleep(0)
         self._version = version
+        return True
 
     def _advance(self) -> bool:
         """Read the next rows; say whether there are more."""
