@@ -75,15 +75,16 @@ def _read_tokens(text: str) -> Tokens:
 
 
 def _read_token_file(path: Path) -> str:
+    variable = "DESK_CALLBACK_TOKENS_FILE"
     try:
         content = path.read_bytes()
         if len(content) > MAX_TOKEN_FILE:
-            raise ValueError(f"the file is larger than {MAX_TOKEN_FILE} bytes")
+            raise ValueError(f"{variable} names a file larger than {MAX_TOKEN_FILE} bytes")
         return content.decode()
     except OSError as error:
-        raise ValueError(f"cannot read {_shown(str(path))}: {error.strerror}") from None
+        raise ValueError(f"{variable} {_shown(str(path))}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ValueError("the file is not UTF-8") from None
+        raise ValueError(f"{variable} names a file that is not UTF-8") from None
 
 
 def _parsed(read: Any) -> BeforeValidator:
@@ -261,7 +262,8 @@ def _line(*, loc: tuple[int | str, ...], type: str, msg: str, **_: object) -> st
         return f"{variable} must be set"
     if type == "bool_parsing":
         return f"{variable} must be true or false"
-    return f"{variable} {msg.removeprefix('Value error, ').replace('Input should be', 'must be')}"
+    text = msg.removeprefix("Value error, ").replace("Input should be", "must be")
+    return text if text.startswith(_PREFIX) else f"{variable} {text}"
 
 
 def _did_you_mean(variable: str) -> str:

@@ -111,8 +111,8 @@ def test_app_ids_may_have_spaces_and_come_sorted_and_once(environment):
             f"2={SECRET}",
             "DESK_CALLBACK_TOKENS has a token for app 2, which",
         ),
-        ("DESK_CALLBACK_TOKENS_FILE", "/no/such", "DESK_CALLBACK_TOKENS cannot read '/no/such'"),
-        ("DESK_CALLBACK_TOKENS_FILE", "/", "DESK_CALLBACK_TOKENS cannot read '/'"),
+        ("DESK_CALLBACK_TOKENS_FILE", "/no/such", "DESK_CALLBACK_TOKENS_FILE '/no/such': No such"),
+        ("DESK_CALLBACK_TOKENS_FILE", "/", "DESK_CALLBACK_TOKENS_FILE '/': Is a directory"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable(environment, variable, value, line):
@@ -164,7 +164,7 @@ def test_a_file_that_is_no_list_of_tokens_is_refused(environment, tmp_path, cont
     file.write_bytes(content)
     environment(DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS_FILE=str(file))
     (found,) = problems()
-    assert found.startswith("DESK_CALLBACK_TOKENS ")
+    assert found.startswith("DESK_CALLBACK_TOKENS")
     assert SECRET not in found
 
 
