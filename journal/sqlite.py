@@ -19,7 +19,7 @@ from journal.errors import Closed, NotKept, NotWritable
 from journal.group_commit import GroupCommit
 from journal.port import READ_BYTES
 from journal.sqlite_file import Handle, connect_to_read, failure, value
-from journal.sqlite_writer import HEAD, Writer
+from journal.sqlite_writer import Writer
 
 POLL_MIN, POLL_MAX = 0.001, 0.010
 """Seconds between two looks at the file while waiting for an append: the longer nothing has come,
@@ -28,6 +28,7 @@ the more. A look takes 7 µs; waking up for it costs more."""
 CLOSE_TIMEOUT = 10.0
 """Seconds that `close` grants to appends under way."""
 
+HEAD = "SELECT ifnull(max(revision), 0) FROM entries"
 OLDEST = "SELECT ifnull(min(revision), 1) FROM entries"
 READ = """
 SELECT revision, id, sdk_app_id, received_at, request_id, client_ip, platform, body

@@ -6,24 +6,26 @@ next commit opens a new one and reads from it where the journal stands.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import apsw
 import structlog
+from msgspec.structs import astuple
 
 from journal.entry import Appended, NewEntry
 from journal.errors import JournalError, Unavailable
-from journal.sqlite_file import Handle, WriterLock, connect_to_write, create, failure, value
+from journal.sqlite_file import Handle, WriterLock, connect_to_write, create, failure
 
 CHECKPOINT_PAGES = 4096
 """Pages of 4 KiB in the WAL after which they are moved to the database: 16 MiB."""
 
-HEAD = "SELECT ifnull(max(revision), 0) FROM entries"
+# No revision is given: SQLite takes the next one, and none for an id that is there already.
 INSERT = """
-INSERT INTO entries (revision, id, sdk_app_id, received_at, request_id, client_ip, platform, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING
+INSERT INTO entries (id, sdk_app_id, received_at, request_id, client_ip, platform, body)
+VALUES {rows} ON CONFLICT (id) DO NOTHING
 """
-REVISION_OF = "SELECT revision FROM entries WHERE id = ?"
+REVISIONS = "SELECT id, revision FROM entries WHERE id IN ({marks})"
 
 log = structlog.get_logger()
 
@@ -56,7 +58,7 @@ class Writer:
             Unavailable: they could not be committed.
         """
         try:
-            outcomes = self._transact(self._handle.get(), entries)
+            outcomes = _insert(self._handle.get(), entries)
         except Exception as error:  # whatever it was, a transaction may be open
             self._fail(error)
             raise Unavailable(*failure(error, self._path).args) from error
@@ -108,33 +110,37 @@ class Writer:
             log.error("journal.failed", error=str(failure(error, self._path)))
             self._failing = True
 
-    def _transact(self, connection: apsw.Connection, entries: Sequence[NewEntry]) -> list[Appended]:
-        connection.execute("BEGIN IMMEDIATE")
-        head: int = value(connection, HEAD)
-        outcomes: list[Appended] = []
-        for entry in entries:
-            outcome = _insert(connection, entry, head + 1)
-            head = max(head, outcome.revision)
-            outcomes.append(outcome)
-        connection.execute("COMMIT")
-        return outcomes
+
+def _insert(connection: apsw.Connection, entries: Sequence[NewEntry]) -> list[Appended]:
+    """Insert a batch in one statement, which is its own transaction.
+
+    In one, because each statement gives the interpreter away and has to win it back from the very
+    threads that wait for it.
+    """
+    values = [value for entry in entries for value in astuple(entry)]
+    connection.execute(_insert_rows(len(entries)), values)
+    inserted = connection.changes()
+    if inserted < len(entries):
+        return _locate(connection, entries, inserted)
+    head = connection.last_insert_rowid()
+    return [Appended(revision, False) for revision in range(head - inserted + 1, head + 1)]
 
 
-def _insert(connection: apsw.Connection, entry: NewEntry, revision: int) -> Appended:
-    connection.execute(
-        INSERT,
-        (
-            revision,
-            entry.id,
-            entry.sdk_app_id,
-            entry.received_at,
-            entry.request_id,
-            entry.client_ip,
-            entry.platform,
-            entry.body,
-        ),
-    )
-    if connection.changes():
-        return Appended(revision=revision, duplicate=False)
-    first: int = connection.execute(REVISION_OF, (entry.id,)).get
-    return Appended(revision=first, duplicate=True)
+@cache
+def _insert_rows(count: int) -> str:
+    return INSERT.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count))
+
+
+def _locate(
+    connection: apsw.Connection, entries: Sequence[NewEntry], inserted: int
+) -> list[Appended]:
+    """Find out where a batch stands of which only `inserted` entries were new."""
+    query = REVISIONS.format(marks=", ".join("?" * len(entries)))
+    revisions = dict(connection.execute(query, [entry.id for entry in entries]))
+    new = set(sorted(revisions.values(), reverse=True)[:inserted])
+    outcomes = []
+    for entry in entries:
+        revision = revisions[entry.id]
+        outcomes.append(Appended(revision, revision not in new))
+        new.discard(revision)
+    return outcomes
