@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from desk.settings import SAMPLE_SDK_APP_ID
 from desk.simulator.parameters import CallbackUrl, Share, read_token
 from desk.simulator.run import Plan, Run
 from desk.simulator.sender import Options
@@ -16,7 +17,13 @@ MOST_VERIFIED = 100_000
 
 @click.command()
 @click.argument("url", type=CallbackUrl())
-@click.option("--app", type=click.IntRange(1, 2**63 - 1), required=True, help="The SDKAppID.")
+@click.option(
+    "--app",
+    type=click.IntRange(1, 2**63 - 1),
+    default=SAMPLE_SDK_APP_ID,
+    show_default=True,
+    help="The SDKAppID; without it, the one of the vendor's sample.",
+)
 @click.option(
     "--sessions",
     type=click.IntRange(1, 1_000_000),
@@ -98,8 +105,8 @@ def simulate(
 
     \b
     desk simulate http://127.0.0.1:8080 --app 1400000001 --sessions 1000
-    desk simulate http://127.0.0.1:8080 --app 1400000001 --duplicates 10% --shuffle 30% \\
-                  --impossible 5% --verify 127.0.0.1:50051
+    desk simulate http://127.0.0.1:8080 --duplicates 10% --shuffle 30% --impossible 5% \\
+                  --verify 127.0.0.1:50051
     """  # noqa: D301 (click's mark for text that is not to be wrapped)
     if target and sessions > MOST_VERIFIED:
         raise click.UsageError(f"--verify remembers everything: {MOST_VERIFIED} sessions at most")
