@@ -1,6 +1,6 @@
 """The live end of the feed, read from the view once for everybody on this worker who waits for it.
 
-Learns of commits from `PRAGMA data_version`, and only while somebody is interested. Holds the last
+Learns of commits only while somebody is interested. Holds the last
 rows in a ring bounded by count and bytes; nobody has a queue of their own.
 """
 
@@ -18,6 +18,7 @@ from service.rpc.audience import Audience
 from service.rpc.batches import Encoded, encode
 from service.rpc.errors import Reason, Refused, shutting_down
 from service.rpc.waiters import Waiters
+from service.rpc.watch import Watch
 from service.view.reader import FRAMING, Reader, complete_revision, cut, last_of
 from service.view.selection import EventSelection, LiveRow
 
@@ -28,10 +29,8 @@ RING_BYTES = 16 * 1024 * 1024
 MAX_SUBSCRIBERS = 10_000
 """Open streams on one worker."""
 
-POLL = 0.005
-QUIET_POLL = 0.025
-QUIET = 1.0
-"""Seconds between two looks for a commit: in busy times, and after nothing has come for a while."""
+RETRY = 0.5
+"""Seconds to wait before reading again what could not be read."""
 
 PACE_PER_SUBSCRIBER = 0.0001
 MAX_PACE = 0.1
@@ -41,6 +40,10 @@ CACHED = 16
 """Encoded messages kept for the streams that have the same filter; each at most ~1 MiB."""
 
 _log = structlog.get_logger()
+
+
+class ViewReplaced(Exception):
+    """The view is not the one that was opened: everything must be opened again."""
 
 
 class Ring:
@@ -101,7 +104,7 @@ class Feed:
         told: the position up to which subscribers have been told of news.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, watch: Watch) -> None:
         progress = reader.progress()
         self.journal_id = progress.journal_id
         self.ring = Ring(last_of(progress.applied_revision))
@@ -110,30 +113,32 @@ class Feed:
         self.subscribers = 0
         self.waiters = Waiters()
         self._reader = reader
-        self._version = 0
+        self._watch = watch
+        self._loop = asyncio.get_running_loop()
         self._audiences: dict[EventSelection, Audience] = {}
-        self._interest = asyncio.Event()
         self._next_round = 0.0
-        self._active = 0.0
+        self._round: asyncio.TimerHandle | None = None
         self._interested = 0
         # Streams with one filter move in step: what one has been sent, the others are sent.
         self._encoded = lru_cache(CACHED)(self._encode)
 
     async def run(self) -> None:
-        """Follow the view until cancelled."""
-        clock = asyncio.get_running_loop().time
+        """Follow the view until cancelled.
+
+        Raises:
+            ViewReplaced: it is another journal's now.
+        """
         while True:
-            await self._interest.wait()
-            quiet = clock() > self._active + QUIET
-            await asyncio.sleep(QUIET_POLL if quiet else POLL)
+            await self._watch.news.wait()
+            self._watch.news.clear()
             try:
-                if await self._look():
-                    self._active = clock()
+                while self._advance():  # noqa: ASYNC110 -- not waiting: others may have the loop
+                    await asyncio.sleep(0)
             except apsw.Error as error:
                 _log.warning("view_not_readable", error=type(error).__name__)
-            if self.told < self.ring.head and clock() >= self._next_round:
-                self._tell()
-                self._next_round = clock() + min(MAX_PACE, PACE_PER_SUBSCRIBER * self.subscribers)
+                self._watch.news.set()
+                await asyncio.sleep(RETRY)
+            self._tell_in_time()
 
     @contextmanager
     def audience(self, selection: EventSelection) -> Iterator[Audience]:
@@ -165,7 +170,7 @@ class Feed:
         """
         if self.draining:
             raise shutting_down()
-        if not self._interest.is_set():
+        if not self._interested:
             self._start()
         self._interested += 1
         try:
@@ -173,7 +178,7 @@ class Feed:
         finally:
             self._interested -= 1
             if not self._interested:
-                self._interest.clear()
+                self._watch.want(False)
 
     def take(
         self, audience: Audience, after: int, *, max_batch: int, with_session: bool
@@ -189,24 +194,15 @@ class Feed:
             audience.wake()
 
     def _start(self) -> None:
-        self._version = 0
         self.ring.reset(last_of(self._reader.progress().applied_revision))
         self.told = self.ring.head
-        self._active = asyncio.get_running_loop().time()
-        self._interest.set()
-
-    async def _look(self) -> bool:
-        version = self._reader.data_version()
-        if version == self._version:
-            return False
-        while self._advance():  # noqa: ASYNC110 -- not waiting: letting others have the loop
-            await asyncio.sleep(0)
-        self._version = version
-        return True
+        self._watch.want(True)
 
     def _advance(self) -> bool:
         """Read the next rows; say whether there are more."""
         window = self._reader.tail(self.ring.head)
+        if window.progress.journal_id != self.journal_id:
+            raise ViewReplaced
         rows = cast(list[LiveRow], window.rows)
         self.waiters.see(rows)
         revision = complete_revision(window.reached)
@@ -219,8 +215,16 @@ class Feed:
         self.waiters.reach(revision)
         return revision < window.progress.applied_revision
 
+    def _tell_in_time(self) -> None:
+        """Tell at once if the last round was long enough ago, or else as soon as it was."""
+        if self._round is None and self.told < self.ring.head:
+            self._round = self._loop.call_at(self._next_round, self._tell)
+
     def _tell(self) -> None:
         """Wake those for whom there is something between `told` and the ring's head."""
+        self._round = None
+        pace = min(MAX_PACE, PACE_PER_SUBSCRIBER * self.subscribers)
+        self._next_round = self._loop.time() + pace
         told, self.told = self.told, self.ring.head
         lost = told < self.ring.floor
         rows = [] if lost else self.ring.after(told)

@@ -24,16 +24,20 @@ from desk.v1 import (
     status_pb2_grpc,
 )
 from service.rpc.event_service import EventService
-from service.rpc.feed import MAX_SUBSCRIBERS, Feed
+from service.rpc.feed import MAX_SUBSCRIBERS, Feed, ViewReplaced
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import StatusService
 from service.rpc.waiters import MAX_WAITERS
+from service.rpc.watch import Watch
 from service.view.reader import Reader
 from service.view.readers import Readers
 
 GRACE = 3.0
 """Seconds that calls have to end once the server drains."""
+
+GUARD = 2.0
+"""Seconds between two looks whether the view was replaced."""
 
 VIEW_POLL = 0.1
 """Seconds between two looks for a view that is not complete yet."""
@@ -87,18 +91,20 @@ async def serve(
         address: `host:port`; port 0 picks a free one. Several workers may share one port.
         sdk_app_ids: the configured apps.
         stop: set it to have the worker drain; also ends the waiting.
-        on_ready: called with the port once calls are answered.
+        on_ready: called with the port once calls are answered; again if the view was replaced.
 
     Raises:
         RuntimeError: the address cannot be bound.
     """
-    if not await _view_is_complete(view_path, stop):
-        return
-    readers = Readers(view_path)
-    try:
-        await _serve(readers, address, Apps(sdk_app_ids), stop, on_ready)
-    finally:
-        readers.close()
+    while await _view_is_complete(view_path, stop):
+        readers = Readers(view_path)
+        try:
+            await _serve(readers, address, Apps(sdk_app_ids), stop, on_ready)
+        except ViewReplaced:
+            # The follower has started anew: with another journal, or because the file was damaged.
+            _log.warning("rpc_view_replaced")
+        finally:
+            readers.close()
 
 
 async def _view_is_complete(path: Path, stop: asyncio.Event) -> bool:
@@ -131,21 +137,51 @@ async def _serve(
     stop: asyncio.Event,
     on_ready: Callable[[int], None],
 ) -> None:
-    feed = Feed(readers.inline)
+    watch = Watch(readers.path)
+    feed = Feed(readers.inline, watch)
     health = HealthServicer()
     server = _server(readers, feed, apps, health)
     port = server.add_insecure_port(address)
-    following = asyncio.create_task(feed.run())
+    tasks: list[asyncio.Task[Any]] = [
+        asyncio.create_task(feed.run()),
+        asyncio.create_task(_guard(readers, feed)),
+    ]
+    stopped = asyncio.create_task(stop.wait())
     try:
         await server.start()
         await _say(health, health_pb2.HealthCheckResponse.SERVING)
         _log.info("rpc_serving", port=port)
         on_ready(port)
-        await stop.wait()
+        await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         await _drain(server, feed, health)
+        for task in tasks:
+            if task.done():
+                task.result()
     finally:
-        following.cancel()
+        for task in (stopped, *tasks):
+            task.cancel()
+        watch.close()
         await server.stop(None)
+
+
+async def _guard(readers: Readers, feed: Feed) -> None:
+    """Watch whether the view is still the one that was opened.
+
+    Raises:
+        ViewReplaced: it is not.
+    """
+    opened = _inode(readers.path)
+    while True:
+        await asyncio.sleep(GUARD)
+        if _inode(readers.path) != opened:
+            raise ViewReplaced
+        with suppress(apsw.Error):
+            if readers.inline.progress().journal_id != feed.journal_id:
+                raise ViewReplaced
+
+
+def _inode(path: Path) -> int:
+    return path.stat().st_ino if path.exists() else 0
 
 
 def _server(readers: Readers, feed: Feed, apps: Apps, health: HealthServicer) -> grpc.aio.Server:

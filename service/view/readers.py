@@ -20,12 +20,13 @@ class Readers:
     """The connections of one process to one view.
 
     Attributes:
+        path: the view's file.
         inline: for point reads that take less time than a change of threads (~100 µs).
     """
 
     def __init__(self, path: Path) -> None:
         self.inline = Reader(path)
-        self._path = path
+        self.path = path
         self._local = threading.local()
         self._opened: list[Reader] = []
         self._threads = ThreadPoolExecutor(THREADS, "view", initializer=self._open)
@@ -47,5 +48,5 @@ class Readers:
             reader.close()
 
     def _open(self) -> None:
-        self._local.reader = Reader(self._path)
+        self._local.reader = Reader(self.path)
         self._opened.append(self._local.reader)

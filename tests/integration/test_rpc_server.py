@@ -18,7 +18,7 @@ from desk.v1.session_service_pb2 import (
 )
 from desk.v1.status_pb2 import GetStatusRequest
 from desk.v1.status_pb2_grpc import StatusServiceStub
-from service.rpc import counts, waiters
+from service.rpc import counts, server, waiters
 from service.rpc.server import SERVICES, serve
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import (
@@ -131,6 +131,32 @@ async def test_an_address_that_cannot_be_bound_is_an_error():
         )
         with pytest.raises(RuntimeError):
             await asyncio.wait_for(serving, PATIENCE)
+
+
+async def test_a_worker_opens_the_view_of_another_journal_anew(monkeypatch):
+    monkeypatch.setattr(server, "GUARD", 0.05)
+    ports: list[int] = []
+    stop = asyncio.Event()
+    with world(BEGIN) as made:
+        serving = asyncio.create_task(
+            serve(made.view, "127.0.0.1:0", sdk_app_ids=[APP], stop=stop, on_ready=ports.append)
+        )
+        await until(lambda: served(ports, 1))
+        made.edit(f"UPDATE progress SET journal_id = '{'a' * 32}'")
+        await until(lambda: served(ports, 2))
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{ports[1]}")
+        stub: Any = StatusServiceStub(channel)
+        status = await stub.GetStatus(GetStatusRequest())
+        assert status.header.journal_id == "a" * 32
+        await channel.close()
+        made.replace()
+        await until(lambda: served(ports, 3))
+        stop.set()
+        await asyncio.wait_for(serving, PATIENCE)
+
+
+async def served(ports: list[int], times: int) -> bool:
+    return len(ports) >= times
 
 
 async def test_a_drain_ends_every_stream_and_wait_with_a_reason_within_seconds():

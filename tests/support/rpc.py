@@ -74,6 +74,15 @@ class World:
         with closing(apsw.Connection(str(self.view))) as connection:
             connection.execute(sql)
 
+    def replace(self) -> None:
+        """Put another file in the view's place, as a follower does whose view is damaged."""
+        copy = self.view.with_suffix(".new")
+        with closing(apsw.Connection(str(self.view))) as connection:
+            connection.execute(f"VACUUM INTO '{copy}'")
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self.view}{suffix}").unlink(missing_ok=True)
+        copy.replace(self.view)
+
     def close(self) -> None:
         self._stop.set()
         self.journal.close()  # wakes the follower
