@@ -659,7 +659,7 @@ class EventFilter(_message.Message):
 
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[Global___EventType.ValueType]:
-        """Event types."""
+        """Event types. EVENT_TYPE_UNSPECIFIED selects the malformed."""
 
     @_builtins.property
     def agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -679,7 +679,7 @@ class EventFilter(_message.Message):
     def verdicts(self) -> _containers.RepeatedScalarFieldContainer[Global___Verdict.ValueType]:
         """Verdicts. A revised verdict is selected if this or any verdict published
         earlier for its event is selected. Empty = accepted and
-        unrecognised.
+        unrecognised. VERDICT_UNSPECIFIED is an error.
         """
 
     def __init__(

@@ -254,7 +254,8 @@ class ListRejectionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many. 0 = 100; more than 1,000 counts as 1,000; negative is
-    an error. A page may be shorter although more follow.
+    an error. A page may be shorter, or empty, although more follow: it looks
+    at 10,000 rejections and holds about 1 MiB, at most.
     """
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filter."""
@@ -264,7 +265,9 @@ class ListRejectionsRequest(_message.Message):
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.RejectionReason.ValueType]:
-        """Which reasons. Empty = all."""
+        """Which reasons. Empty = all. REJECTION_REASON_UNSPECIFIED is an error. At
+        most 100.
+        """
 
     def __init__(
         self,

@@ -69,7 +69,8 @@ class EventServiceServicer:
         UNAVAILABLE (SHUTTING_DOWN): resume, on this or any other replica.
 
         OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or
-        has not been reached within 10 s (REVISION_IN_FUTURE).
+        has not been reached within 10 s (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED
+        (TOO_MANY_STREAMS) if 10,000 streams are open on this worker.
         FAILED_PRECONDITION (JOURNAL_MISMATCH) if `journal_id` is another one's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

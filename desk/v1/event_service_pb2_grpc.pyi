@@ -51,7 +51,8 @@ class EventServiceStub:
     UNAVAILABLE (SHUTTING_DOWN): resume, on this or any other replica.
 
     OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or
-    has not been reached within 10 s (REVISION_IN_FUTURE).
+    has not been reached within 10 s (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED
+    (TOO_MANY_STREAMS) if 10,000 streams are open on this worker.
     FAILED_PRECONDITION (JOURNAL_MISMATCH) if `journal_id` is another one's.
     """
     ListRejections: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListRejectionsRequest, _event_service_pb2.ListRejectionsResponse]
@@ -83,7 +84,8 @@ class EventServiceAsyncStub(EventServiceStub):
     UNAVAILABLE (SHUTTING_DOWN): resume, on this or any other replica.
 
     OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or
-    has not been reached within 10 s (REVISION_IN_FUTURE).
+    has not been reached within 10 s (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED
+    (TOO_MANY_STREAMS) if 10,000 streams are open on this worker.
     FAILED_PRECONDITION (JOURNAL_MISMATCH) if `journal_id` is another one's.
     """
     ListRejections: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListRejectionsRequest, _event_service_pb2.ListRejectionsResponse]  # type: ignore[assignment]
@@ -118,7 +120,8 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         UNAVAILABLE (SHUTTING_DOWN): resume, on this or any other replica.
 
         OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or
-        has not been reached within 10 s (REVISION_IN_FUTURE).
+        has not been reached within 10 s (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED
+        (TOO_MANY_STREAMS) if 10,000 streams are open on this worker.
         FAILED_PRECONDITION (JOURNAL_MISMATCH) if `journal_id` is another one's.
         """
 

@@ -366,7 +366,7 @@ class SessionFilter(_message.Message):
 
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___SessionState.ValueType]:
-        """States."""
+        """States. SESSION_STATE_UNSPECIFIED is an error: no session is in it."""
 
     @_builtins.property
     def agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

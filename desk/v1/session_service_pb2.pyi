@@ -12,8 +12,11 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
   FAILED_PRECONDITION  JOURNAL_MISMATCH, SDK_APP_ID_REQUIRED
   OUT_OF_RANGE         REVISION_NOT_KEPT, REVISION_IN_FUTURE
   DEADLINE_EXCEEDED    REVISION_NOT_REACHED, STATE_NOT_REACHED
-  RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS
+  RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS, TOO_MANY_SESSIONS
   UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY
+
+INTERNAL is an error of ours; it has no reason. A message larger than 1 MiB
+is refused by gRPC itself with RESOURCE_EXHAUSTED.
 """
 
 from collections import abc as _abc
@@ -216,13 +219,15 @@ class ListSessionsRequest(_message.Message):
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     order_by: _builtins.str
     """`begun_at`, `last_event_at` or `ended_at`, each optionally followed by
-    ` asc` or ` desc` (AIP-132). Default `begun_at desc`. Ties are settled by
-    app and session id in the same direction. `ended_at` lists only sessions
-    that have ended.
+    ` asc` or ` desc` (AIP-132: ascending unless said otherwise). Empty =
+    `begun_at desc`. Ties are settled, in the same direction, by the revision
+    at which the session was first seen to have begun: the same on every
+    replica. `ended_at` lists only sessions that have ended.
     """
     page_size: _builtins.int
     """At most this many sessions. 0 = 100; more than 1,000 counts as 1,000;
-    negative is an error. A page may be shorter although more follow.
+    negative is an error. A page may be shorter, or empty, although more
+    follow: it looks at 10,000 sessions and holds about 1 MiB, at most.
     """
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filter and order."""
@@ -447,7 +452,8 @@ class ExplainSessionRequest(_message.Message):
     """Desk's id of the session. Required."""
     page_size: _builtins.int
     """At most this many records. 0 = 1,000; more than 1,000 counts as 1,000;
-    negative is an error.
+    negative is an error. A page may be shorter although more follow: it holds
+    about 1 MiB, at most.
     """
     page_token: _builtins.str
     """`next_page_token` of the page before. All pages are of the revision of
@@ -526,7 +532,7 @@ class WaitForStateRequest(_message.Message):
     """Desk's id of the session. Required. It need not have begun."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_session_pb2.SessionState.ValueType]:
-        """Any of these is enough. At least one."""
+        """Any of these is enough. 1 to 100; SESSION_STATE_UNSPECIFIED is an error."""
 
     def __init__(
         self,

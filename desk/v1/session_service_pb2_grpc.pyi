@@ -12,8 +12,11 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
   FAILED_PRECONDITION  JOURNAL_MISMATCH, SDK_APP_ID_REQUIRED
   OUT_OF_RANGE         REVISION_NOT_KEPT, REVISION_IN_FUTURE
   DEADLINE_EXCEEDED    REVISION_NOT_REACHED, STATE_NOT_REACHED
-  RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS
+  RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS, TOO_MANY_SESSIONS
   UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY
+
+INTERNAL is an error of ours; it has no reason. A message larger than 1 MiB
+is refused by gRPC itself with RESOURCE_EXHAUSTED.
 """
 
 from collections import abc as _abc
@@ -62,7 +65,8 @@ class SessionServiceStub:
     """
     CountSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CountSessionsRequest, _session_service_pb2.CountSessionsResponse]
     """CountSessions counts the sessions that a filter selects, by group, with
-    the figures that contact centres watch.
+    the figures that contact centres watch. RESOURCE_EXHAUSTED
+    (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow the filter.
     """
     ExplainSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ExplainSessionRequest, _session_service_pb2.ExplainSessionResponse]
     """ExplainSession returns every callback of a session in time order, each
@@ -96,7 +100,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     CountSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CountSessionsRequest, _session_service_pb2.CountSessionsResponse]  # type: ignore[assignment]
     """CountSessions counts the sessions that a filter selects, by group, with
-    the figures that contact centres watch.
+    the figures that contact centres watch. RESOURCE_EXHAUSTED
+    (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow the filter.
     """
     ExplainSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ExplainSessionRequest, _session_service_pb2.ExplainSessionResponse]  # type: ignore[assignment]
     """ExplainSession returns every callback of a session in time order, each
@@ -151,7 +156,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.CountSessionsResponse, _abc.Awaitable[_session_service_pb2.CountSessionsResponse]]:
         """CountSessions counts the sessions that a filter selects, by group, with
-        the figures that contact centres watch.
+        the figures that contact centres watch. RESOURCE_EXHAUSTED
+        (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow the filter.
         """
 
     @_abc_1.abstractmethod
