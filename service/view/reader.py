@@ -165,7 +165,7 @@ class Reader:
             find = self._of_sessions if selection.session_ids else self._in_order
             cursor, end = find(selection, after, end, columns)
             rows, reached = cut(cursor, end)
-            cursor.close()
+            cursor.close(True)
             return Window(progress, rows, max(reached, after))
 
     def _in_order(
@@ -211,7 +211,7 @@ class Reader:
         sql = queries.REJECTIONS.format(where=where.sql)
         cursor = self._db.execute(sql, (before, floor - 1, *where.values, limit + 1))
         rows, cut_off = take_bytes(cursor, lambda row: len(row[1]))
-        cursor.close()
+        cursor.close(True)
         if cut_off or len(rows) > limit:
             return rows[:limit], rows[:limit][-1][0]
         return rows, floor or None
@@ -230,7 +230,7 @@ class Reader:
         sql = queries.SESSIONS_SNAPSHOT.format(where=where.sql)
         cursor = self._db.execute(sql, (after, end, *where.values, last_of(revision)))
         rows, cut_off = take_bytes(cursor, lambda row: len(row[1]))
-        cursor.close()
+        cursor.close(True)
         return rows, rows[-1][0] if cut_off else end
 
     def count(self, selection: SessionSelection, key: str, limit: int) -> list[Row]:

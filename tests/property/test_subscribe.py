@@ -23,7 +23,7 @@ from tests.support.rpc import PATIENCE, World, worker, world
 
 EVERY_VERDICT = EventFilter(verdicts=[Verdict.Value(v) for v in Verdict.keys()[1:]])
 
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 journals = st.lists(bodies(), min_size=1, max_size=25, unique=True)
 
