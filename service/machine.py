@@ -6,7 +6,7 @@ besides its state is in `service.session`.
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from transitions import Machine
 
@@ -197,7 +197,10 @@ callback)`, which raises `transitions.MachineError` where the table has no step.
 
 def _compile(machine: Machine) -> dict[tuple[str, str], tuple[State, list[Guard]]]:
     return {
-        (event, source): (State[step.dest], [condition.func for condition in step.conditions])
+        (event, source): (
+            State[str(step.dest)],
+            [cast(Guard, condition.func) for condition in step.conditions],
+        )
         for event in Event
         for source, [step] in machine.events[event.value].transitions.items()
     }
