@@ -1,0 +1,58 @@
+"""Parts of the feed end where a revision ends; snapshots are of their revision."""
+
+from contextlib import closing
+
+import pytest
+
+from desk.v1.session_pb2 import Session
+from service.rpc import snapshot
+from service.view import reader
+from service.view.reader import Reader, complete_revision, cut, first_of, last_of
+from service.view.selection import SnapshotSelection
+from tests.support.callbacks import life
+from tests.support.rpc import world
+
+
+def rows(*sizes: int) -> list[tuple[int, bytes]]:
+    """Revisions 1, 2, … of that many records of 100 bytes each."""
+    return [
+        (first_of(revision) + ordinal, b"x" * 100)
+        for revision, size in enumerate(sizes, 1)
+        for ordinal in range(size)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "room", "taken", "complete"),
+    [
+        ((1, 1, 1), 9, 3, 9),
+        ((1, 1, 1), 2, 2, 2),
+        ((1, 3, 1), 2, 1, 1),
+        ((1, 3, 1), 3, 1, 1),
+        ((1, 3, 1), 4, 4, 2),
+        ((5, 1), 3, 3, 0),
+        ((5, 1), 5, 5, 1),
+    ],
+)
+def test_a_part_ends_with_a_revision_unless_one_alone_is_too_large(
+    monkeypatch, sizes, room, taken, complete
+):
+    monkeypatch.setattr(reader, "WINDOW_BYTES", room * (100 + reader.FRAMING))
+    part, reached = cut(rows(*sizes), last_of(9))
+    assert part == rows(*sizes)[:taken]
+    assert complete_revision(reached) == complete
+
+
+def test_a_session_is_in_the_snapshot_of_the_agent_who_had_it_then():
+    events = ("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess")
+    bodies = life(*events, AgentId="agent-a")
+    handed_on = life(*events, "AgentForward", AgentId="agent-b")[3:]
+    with world([*bodies, *handed_on]) as made:
+        made.wait()
+        with closing(Reader(made.view)) as opened:
+            for revision, agent in ((3, "agent-a"), (4, "agent-b")):
+                for asked in ("agent-a", "agent-b"):
+                    selection = SnapshotSelection(agent_ids=(asked,))
+                    part = snapshot.read(opened, selection, 0, revision)
+                    found = [Session.FromString(blob).agent_id for blob in part.sessions]
+                    assert found == ([agent] if asked == agent else [])
