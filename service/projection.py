@@ -27,13 +27,13 @@ is needed. With histories of up to `history.TAIL` callbacks this is some tens of
 class Known(msgspec.Struct):
     """A session at hand. `number` is 0 until it has begun; `revision` is its last callback's.
 
-    `snapshot` is the session after that, serialised; None until it has begun.
+    `message` shows the session after that; empty until it has begun.
     """
 
     history: History
+    message: records.SessionMessage
     number: int = 0
     revision: int = 0
-    snapshot: bytes | None = None
 
 
 class Projection:
@@ -94,7 +94,7 @@ class Projection:
         placed = Placed(order_key(callback, entry.id), entry.revision, facts(callback))
         known, changed = self._place(key, placed)
         self._note(key, known, entry.revision)
-        self._publish(key, known, event, changed)
+        self._publish(known, event, changed)
 
     def _place(self, key: SessionKey, placed: Placed) -> tuple[Known, list[Placed]]:
         known = self._sessions.get(key) or self._load(key)
@@ -108,9 +108,10 @@ class Projection:
     def _load(self, key: SessionKey) -> Known:
         """Find out what the view knows of a session not at hand; it has no rows waiting."""
         saved = self._writer.load_session(key)
+        message = records.SessionMessage(*key)
         if saved:
-            return Known(History(saved.session, saved.last), saved.number)
-        return Known(History.replay(self._writer.load_history(key)))
+            return Known(History(saved.session, saved.last), message, saved.number)
+        return Known(History.replay(self._writer.load_history(key)), message)
 
     def _note(self, key: SessionKey, known: Known, revision: int) -> None:
         self._sessions[key] = known
@@ -121,16 +122,12 @@ class Projection:
             known.number = known.number or revision
             self._touched.add(key)
 
-    def _publish(
-        self, key: SessionKey, known: Known, event: event_pb2.Event, changed: list[Placed]
-    ) -> None:
+    def _publish(self, known: Known, event: event_pb2.Event, changed: list[Placed]) -> None:
         session = known.history.session
         own, *revised = changed
         own.agent_id = event.agent_id or session.agent_id
-        if known.number:
-            message = records.session_message(*key, session, known.revision)
-            known.snapshot = message.SerializeToString(deterministic=True)
-        self._emit(own, 0, known.revision, event, session.state, known.snapshot)
+        snapshot = known.message.update(session, known.revision) if known.number else None
+        self._emit(own, 0, known.revision, event, session.state, snapshot)
         if revised:
             self._flush()
         for ordinal, placed in enumerate(revised, 1):
@@ -230,7 +227,7 @@ class Projection:
             session.queue_wait,
             session.first_response,
             session.handle_time,
-            known.snapshot or b"",
+            known.message.bytes,
             saved_fold(session, known.history.last or (0, 0, b"")),
         )
 

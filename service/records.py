@@ -3,6 +3,8 @@
 Deterministic: the same entry and outcome give the same bytes, which the feed's digest relies on.
 """
 
+from typing import Any
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -64,7 +66,7 @@ def event_type(name: str) -> event_pb2.EventType.ValueType:
 
 def event(entry: Entry, callback: Callback | None) -> event_pb2.Event:
     """Build the event of an entry; `callback` is None if its body is malformed."""
-    built = event_pb2.Event(
+    return event_pb2.Event(
         revision=entry.revision,
         sdk_app_id=entry.sdk_app_id,
         received_at=timestamp(entry.received_at),
@@ -73,32 +75,34 @@ def event(entry: Entry, callback: Callback | None) -> event_pb2.Event:
         platform=entry.platform,
         id=entry.id.hex(),
         raw_body=entry.body,
+        **(_facts(callback) if callback else {}),
     )
-    if callback is not None:
-        _describe(built, callback)
-    return built
 
 
-def _describe(built: event_pb2.Event, callback: Callback) -> None:
+def _facts(callback: Callback) -> dict[str, Any]:
+    """What a callback says, as far as its event makes it meaningful."""
     name = callback.event
-    built.session_id = callback.session_id
-    built.type = event_type(name)
-    built.type_name = name
-    built.event_time.CopyFrom(timestamp(callback.event_time))
-    built.channel_type = callback.channel_type
-    built.client_user_id = callback.client_user_id
-    built.customer_service_id = callback.customer_service_id
-    built.cloud_custom_data = callback.cloud_custom_data
-    if name in ABOUT_AN_AGENT:
-        built.agent_id = callback.agent_id
-    if name == Event.AGENT_FORWARD:
-        built.forward_from_agent_id = callback.forward_from_agent_id
+    facts = {
+        "session_id": callback.session_id,
+        "type": event_type(name),
+        "type_name": name,
+        "event_time": timestamp(callback.event_time),
+        "channel_type": callback.channel_type,
+        "client_user_id": callback.client_user_id,
+        "customer_service_id": callback.customer_service_id,
+        "cloud_custom_data": callback.cloud_custom_data,
+    }
     if name in _MESSAGES:
-        built.message.CopyFrom(message(callback.message_key, callback.message))
+        facts["message"] = message(callback.message_key, callback.message)
+    if name in ABOUT_AN_AGENT:
+        facts["agent_id"] = callback.agent_id
+    if name == Event.AGENT_FORWARD:
+        facts["forward_from_agent_id"] = callback.forward_from_agent_id
     if name == Event.SATISFACTION_SELECTED:
-        built.satisfaction = callback.satisfaction or 0
+        facts["satisfaction"] = callback.satisfaction or 0
     if name in _CONTACTS:
-        built.agent_contacted_user = callback.is_contact_user
+        facts["agent_contacted_user"] = callback.is_contact_user
+    return facts
 
 
 def record(
@@ -128,39 +132,74 @@ def record(
     )
 
 
-def session_message(
-    sdk_app_id: int, session_id: str, session: Session, revision: int
-) -> session_pb2.Session:
-    """Build the session as it is after `revision`, the last one that belongs to it."""
-    return session_pb2.Session(
-        sdk_app_id=sdk_app_id,
-        session_id=session_id,
-        state=STATES[session.state],
-        end_reason=END_REASONS[session.end_reason],
-        client_user_id=session.client_user_id,
-        customer_service_id=session.customer_service_id,
-        channel_type=session.channel_type,
-        agent_id=session.agent_id,
-        agent_ids=session.agent_ids,
-        satisfaction=session.satisfaction,
-        user_messages=session.user_messages,
-        robot_messages=session.robot_messages,
-        agent_messages=session.agent_messages,
-        forwards=session.forwards,
-        rejected_events=session.rejected_events,
-        revision=revision,
-        begun_at=_optional_time(session.begun_at),
-        transfer_requested_at=_optional_time(session.transfer_requested_at),
-        queued_at=_optional_time(session.queued_at),
-        agent_joined_at=_optional_time(session.agent_joined_at),
-        first_agent_reply_at=_optional_time(session.first_agent_reply_at),
-        closing_at=_optional_time(session.closing_at),
-        ended_at=_optional_time(session.ended_at),
-        last_event_at=_optional_time(session.last_event_at),
-        queue_wait=_optional_duration(session.queue_wait),
-        first_response=_optional_duration(session.first_response),
-        handle_time=_optional_duration(session.handle_time),
-    )
+_PLAIN = (
+    "client_user_id",
+    "customer_service_id",
+    "channel_type",
+    "agent_id",
+    "satisfaction",
+    "user_messages",
+    "robot_messages",
+    "agent_messages",
+    "forwards",
+    "rejected_events",
+)
+_TIMES = (
+    "begun_at",
+    "transfer_requested_at",
+    "queued_at",
+    "agent_joined_at",
+    "first_agent_reply_at",
+    "closing_at",
+    "ended_at",
+    "last_event_at",
+)
+_DURATIONS = ("queue_wait", "first_response", "handle_time")
+
+
+class SessionMessage:
+    """A session as desk.v1 shows it, brought up to date by what has changed.
+
+    Most callbacks change two or three of its thirty fields; building all of them anew took a fifth
+    of the fold's time.
+
+    Attributes:
+        bytes: the desk.v1.Session, serialised.
+    """
+
+    def __init__(self, sdk_app_id: int, session_id: str) -> None:
+        self.bytes = b""
+        self._shown = Session()
+        self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
+
+    def update(self, session: Session, revision: int) -> bytes:
+        """Show `session` as it is after `revision`, the last one that belongs to it."""
+        message, shown = self._message, self._shown
+        message.revision = revision
+        message.state = STATES[session.state]
+        message.end_reason = END_REASONS[session.end_reason]
+        if session.agent_ids != shown.agent_ids:
+            message.agent_ids[:] = session.agent_ids
+        for name in _PLAIN:
+            if (value := getattr(session, name)) != getattr(shown, name):
+                setattr(message, name, value)
+        for name in _TIMES + _DURATIONS:
+            if (value := getattr(session, name)) != getattr(shown, name):
+                _set_milliseconds(message, name, value)
+        self._shown = session
+        self.bytes = message.SerializeToString(deterministic=True)
+        return self.bytes
+
+
+def _set_milliseconds(message: session_pb2.Session, name: str, milliseconds: int | None) -> None:
+    """Set a Timestamp or a Duration: they have the same fields."""
+    if milliseconds is None:
+        message.ClearField(name)  # type: ignore[arg-type]  # a name of our own list
+        return
+    field: Timestamp | Duration = getattr(message, name)
+    field.seconds = milliseconds // 1000
+    field.nanos = milliseconds % 1000 * 1_000_000
+    field.SetInParent()  # also zero is a duration
 
 
 def timestamp(milliseconds: int) -> Timestamp:
@@ -171,11 +210,3 @@ def timestamp(milliseconds: int) -> Timestamp:
 def duration(milliseconds: int) -> Duration:
     """Non-negative milliseconds as a protobuf Duration."""
     return Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)
-
-
-def _optional_time(milliseconds: int | None) -> Timestamp | None:
-    return None if milliseconds is None else timestamp(milliseconds)
-
-
-def _optional_duration(milliseconds: int | None) -> Duration | None:
-    return None if milliseconds is None else duration(milliseconds)

@@ -113,7 +113,8 @@ def folded_once(
             )
             verdicts[ids[placed.revision]] = verdict
         if history.session.begun_at is not None:
-            expected[key] = records.session_message(*key, history.session, 0)
+            shown = records.SessionMessage(*key).update(history.session, 0)
+            expected[key] = session_pb2.Session.FromString(shown)
     return verdicts, expected
 
 
