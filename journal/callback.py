@@ -38,7 +38,7 @@ class Malformed(ValueError):
     """The body is not a callback; the message says why, in one bounded sentence."""
 
 
-class Callback(msgspec.Struct, frozen=True, kw_only=True):
+class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a body says, field by field, as far as it has the type that the vendor gives it.
 
     A field that is absent, null or of another type is empty (`""`, `None`, `False`). Which fields

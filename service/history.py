@@ -35,7 +35,7 @@ def facts(callback: Callback) -> Callback:
     return msgspec.structs.replace(callback, message=None, cloud_custom_data="")
 
 
-class Placed(msgspec.Struct):
+class Placed(msgspec.Struct, gc=False):
     """A callback at its place in time order.
 
     Attributes:

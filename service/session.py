@@ -41,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     after: State
 
 
-class Session(msgspec.Struct, omit_defaults=True):
+class Session(msgspec.Struct, omit_defaults=True, gc=False):
     """A session between two callbacks. Fields as in desk.v1.Session; None = has not happened.
 
     Attributes:
