@@ -1,0 +1,1 @@
+"""Benchmarks: ours beside what else one could run, in turn, on the same machine. See README.md."""

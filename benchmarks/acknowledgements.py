@@ -1,0 +1,69 @@
+"""Durable acknowledgements of one gateway process, as fast as 32 connections can ask for them.
+
+A closed loop by wrk; each request is another callback. Ours is `desk gateway`, as it is run. The
+reference is an empty handler on the same server: what is left when nothing is kept.
+"""
+
+import json
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measurement import Goal, Measurement, NotMeasured
+from benchmarks.work import desk, directory, peer
+
+NAME = "acknowledgements"
+REFERENCE = "empty handler"
+OURS = "desk on waitress"
+CONNECTIONS = 32
+
+RATE, P50, P99, P999 = "acknowledgements", "p50", "p99", "p99.9"
+GOALS = (
+    Goal(what=RATE, subject=OURS, of=REFERENCE, bound=0.9),
+    Goal(what=P99, subject=OURS, of=REFERENCE, bound=1.5, at_most=True),
+)
+
+SCRIPT = Path(__file__).parent / "callbacks.lua"
+
+
+def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
+    """Each subject in turn."""
+    if shutil.which("wrk") is None:
+        yield NotMeasured(NAME, "all", "wrk is not installed")
+        return
+    for subject, started in {REFERENCE: _empty, OURS: _ours}.items():
+        with started() as port:
+            yield from _load(port, subject, run, seconds=1 if quick else 4)
+
+
+def _load(port: int, subject: str, run: int, *, seconds: int) -> Iterator[Measurement]:
+    _wrk(port, 1)  # connections, caches, files
+    result = _wrk(port, seconds)
+    if result["errors"]:
+        raise RuntimeError(f"{subject}: {result['errors']} requests failed")
+    yield Measurement(NAME, RATE, subject, result["requests"] / result["seconds"], "1/s", run)
+    for what, key in ((P50, "p50_ms"), (P99, "p99_ms"), (P999, "p999_ms")):
+        yield Measurement(NAME, what, subject, result[key], "ms", run)
+
+
+def _wrk(port: int, seconds: int) -> Any:
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(SCRIPT),
+               f"http://127.0.0.1:{port}", "--", uuid.uuid4().hex]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+
+
+@contextmanager
+def _empty() -> Iterator[int]:
+    with peer("empty_falcon") as ready:
+        yield ready.said["port"]
+
+
+@contextmanager
+def _ours() -> Iterator[int]:
+    with directory("gateway") as data_dir, desk("gateway", data_dir=data_dir) as ready:
+        yield int(ready.said["http"].rpartition(":")[2])

@@ -1,0 +1,1 @@
+"""What we are compared with: small, honest, tuned as well as their authors would."""
