@@ -1,0 +1,130 @@
+"""Fold and view: callbacks per second, in order and with 30 % out of order; a rebuild.
+
+The bodies are those of the simulator's lives, interleaved over hundreds of sessions, in batches of
+1,000, into a fresh view. The floor decodes the same bodies and writes as many rows of the same size
+into the same tables and indexes, in a transaction per batch: whoever stores the outcome in SQLite
+cannot go below. The rebuild is the real follower on a real journal, in a process of its own.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from benchmarks import callbacks, populations
+from benchmarks.measurement import Goal, Measurement
+from benchmarks.work import directory
+from journal.callback import decode
+from journal.entry import Entry, numbered
+from service.follower import BATCH
+from service.projection import Projection
+from service.view import store
+from service.view.writer import ViewWriter
+
+OURS = "fold and view"
+FLOOR = "decode and insert"
+REFERENCE = FLOOR
+IN_ORDER = "callbacks/s in order"
+LATE = "callbacks/s, 30 % out of order"
+REBUILD = "seconds to rebuild 1,000,000 callbacks"
+REBUILD_RATE = "callbacks/s of a rebuild"
+GOALS = (
+    Goal(what=IN_ORDER, subject=OURS, bound=25_000),
+    Goal(what=IN_ORDER, subject=OURS, bound=0.5, of=FLOOR),
+    Goal(what=LATE, subject=OURS, bound=0.5, of=OURS, of_what=IN_ORDER),
+    Goal(what=REBUILD, subject="follower", bound=60, at_most=True),
+)
+
+COUNT, QUICK_COUNT = 50_000, 10_000
+REBUILT, QUICK_REBUILT = 1_000_000, 30_000
+
+FEED = "SELECT * FROM feed WHERE position >= ? AND position < ? ORDER BY position"
+SESSION = "SELECT * FROM sessions WHERE sdk_app_id = ? AND session_id = ?"
+
+Rows = list[tuple[Any, ...]]
+Batch = tuple[Sequence[Entry], Rows, Rows]
+"""Entries, and the rows of `feed` and of `sessions` that they give."""
+
+
+def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
+    """Ours, the floor, ours, the floor; the rebuild in the first run only, because it is long."""
+    for what, late in ((IN_ORDER, 0.0), (LATE, 0.3)):
+        entries = _entries(QUICK_COUNT if quick else COUNT, late)
+        with directory("fold") as data_dir:
+            ours = _timed(lambda: _fold(entries, data_dir))
+            batches = list(_batches(entries, data_dir))
+        with directory("floor") as data_dir:
+            floor = _timed(lambda: _insert(batches, data_dir))
+        for subject, seconds in ((OURS, ours), (FLOOR, floor)):
+            yield Measurement("fold", what, subject, len(entries) / seconds, "1/s", run)
+    if run == 1:
+        yield from _rebuild(QUICK_REBUILT if quick else REBUILT, run)
+
+
+def _entries(count: int, late: float) -> list[Entry]:
+    return [numbered(each, n) for n, each in enumerate(callbacks.traffic(count, late=late), 1)]
+
+
+def _timed(work: Callable[[], None]) -> float:
+    """Seconds that it takes, without garbage of ours to walk through."""
+    gc.collect()
+    gc.freeze()
+    began = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    gc.unfreeze()
+    return seconds
+
+
+def _fold(entries: Sequence[Entry], data_dir: Path) -> None:
+    with closing(ViewWriter(data_dir)) as writer:
+        projection = Projection(writer, "0" * 32)
+        for batch in _cut(entries):
+            projection.apply(batch, head=batch[-1].revision, behind_since=None)
+
+
+def _cut(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    return (entries[start : start + BATCH] for start in range(0, len(entries), BATCH))
+
+
+def _batches(entries: Sequence[Entry], data_dir: Path) -> Iterator[Batch]:
+    """Read back what was written: per batch the feed, and the sessions that it was about.
+
+    Of a session the last state is taken; the one at the time had the same columns and indexes.
+    """
+    with closing(store.open_reader(store.locate(data_dir))) as db:
+        for batch in _cut(entries):
+            span = (batch[0].revision << 20, batch[-1].revision + 1 << 20)
+            feed = list(db.execute(FEED, span))
+            keys = sorted({row[2:4] for row in feed})
+            sessions = [row for key in keys for row in db.execute(SESSION, key)]
+            yield batch, feed, sessions
+
+
+def _insert(batches: Sequence[Batch], data_dir: Path) -> None:
+    with closing(store.open_writer(store.locate(data_dir))) as db:
+        for entries, feed, sessions in batches:
+            for entry in entries:
+                decode(entry.body)
+            with db:
+                _write(db, "INSERT", "feed", feed)
+                _write(db, "REPLACE", "sessions", sessions)
+
+
+def _write(db: apsw.Connection, verb: str, table: str, rows: Rows) -> None:
+    if rows:
+        db.executemany(f"{verb} INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
+
+
+def _rebuild(count: int, run: int) -> Iterator[Measurement]:
+    with directory("rebuild") as data_dir:
+        populations.write_journal(data_dir, callbacks.traffic(count))
+        followed = populations.follow(data_dir)
+    if count == REBUILT:
+        yield Measurement("fold", REBUILD, "follower", followed.seconds, "s", run)
+    yield Measurement("fold", REBUILD_RATE, "follower", count / followed.seconds, "1/s", run)
+    yield Measurement("fold", "peak memory of a rebuild", "follower", followed.peak_mb, "MB", run)

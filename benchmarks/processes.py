@@ -1,0 +1,49 @@
+"""What processes cost, as the kernel counts it: memory and processor time. Linux only."""
+
+import os
+import re
+from pathlib import Path
+
+from benchmarks.work import descendants
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def rss_mb(pid: int) -> float:
+    """Memory that a process has resident now, MB."""
+    return _memory(pid, "VmRSS")
+
+
+def peak_rss_mb(pid: int) -> float:
+    """The most that it had since it was started, MB."""
+    return _memory(pid, "VmHWM")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used so far, its threads' included."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / _TICKS
+
+
+def roles(pid: int) -> dict[str, int]:
+    """The processes of a `desk` server command by what they are, told by the files they hold."""
+    named = {"supervisor": pid}
+    for child in descendants(pid):
+        named[_role(child)] = child
+    return named
+
+
+def _role(pid: int) -> str:
+    files = " ".join(os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
+    journal, view = "journal.db" in files, "view-" in files
+    if journal and view:
+        return "follower"
+    if view:
+        return "rpc worker"
+    return "gateway" if journal else "resource tracker"
+
+
+def _memory(pid: int, field: str) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (kib,) = re.findall(rf"^{field}:\s+(\d+) kB", status, re.MULTILINE)
+    return int(kib) * 1024 / 1e6
