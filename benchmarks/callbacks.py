@@ -61,20 +61,20 @@ def begins(count: int, *, start: int = START) -> Iterator[NewEntry]:
     """Yield `count` callbacks, each of which begins a session."""
     for number in range(count):
         at = start + number
-        yield entry(_body(Random(at), _session_id(at), "SessionBegin", at), at)
+        yield entry(_body(Random(at), session_id(at), "SessionBegin", at), at)
 
 
 def short_sessions(count: int) -> Iterator[NewEntry]:
     """Yield the callbacks of `count` sessions, one and a half each, a second apart."""
     for number in range(count):
-        random = Random(number)
+        random, name = Random(number), session_id(number)
         (shape,) = random.choices(list(_SHAPES), weights=list(_SHAPES.values()))
         user = WHALE if number % 100 == 0 else f"user_{random.randrange(USERS)}_{number % 100}"
         agent = f"agent{random.randrange(AGENTS)}@desk.example"
         channel = random.choices(("SDK", "Web (H5)", "WhatsApp"), weights=(70, 29, 1))[0]
         for place, event in enumerate(("SessionBegin", *shape)):
             at = START + number * 1000 + place * 300
-            body = _body(random, _session_id(number), event, at, user, agent, channel)
+            body = _body(random, name, event, at, user, agent, channel)
             yield entry(body, at)
 
 
@@ -91,13 +91,14 @@ def entry(body: bytes, at: int, *, request_id: str = "") -> NewEntry:
     )
 
 
-def _session_id(number: int) -> str:
+def session_id(number: int) -> str:
+    """The id of a short session; they are numbered from 0."""
     return str(UUID(bytes=blake2b(b"%d" % number, digest_size=16).digest(), version=4))
 
 
 def _body(
     random: Random,
-    session_id: str,
+    name: str,
     event: str,
     at: int,
     user: str = "user_1",
@@ -107,7 +108,7 @@ def _body(
     return msgspec.json.encode(
         {
             "CallbackCommand": "Desk.SessionEventNotify",
-            "SessionId": session_id,
+            "SessionId": name,
             "Event": event,
             "EventTime": at,
             "ChannelType": channel,

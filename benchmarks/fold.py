@@ -55,10 +55,10 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
     for what, late in ((IN_ORDER, 0.0), (LATE, 0.3)):
         entries = _entries(QUICK_COUNT if quick else COUNT, late)
         with directory("fold") as data_dir:
-            ours = _timed(lambda: _fold(entries, data_dir))
+            ours = _timed(_fold, entries, data_dir)
             batches = list(_batches(entries, data_dir))
         with directory("floor") as data_dir:
-            floor = _timed(lambda: _insert(batches, data_dir))
+            floor = _timed(_insert, batches, data_dir)
         for subject, seconds in ((OURS, ours), (FLOOR, floor)):
             yield Measurement("fold", what, subject, len(entries) / seconds, "1/s", run)
     if run == 1:
@@ -69,12 +69,12 @@ def _entries(count: int, late: float) -> list[Entry]:
     return [numbered(each, n) for n, each in enumerate(callbacks.traffic(count, late=late), 1)]
 
 
-def _timed(work: Callable[[], None]) -> float:
+def _timed(work: Callable[..., None], *arguments: Any) -> float:
     """Seconds that it takes, without garbage of ours to walk through."""
     gc.collect()
     gc.freeze()
     began = time.perf_counter()
-    work()
+    work(*arguments)
     seconds = time.perf_counter() - began
     gc.unfreeze()
     return seconds
