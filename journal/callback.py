@@ -26,6 +26,9 @@ MAX_SESSION_ID = 256
 MAX_EVENT_NAME = 128
 """Characters of an `Event`."""
 
+MAX_NAME = 256
+"""Characters of a UserID, agent id, channel or key; a longer one counts as absent."""
+
 MAX_EVENT_TIME = 253_402_300_799_999
 """Milliseconds: the end of the year 9999, the last that protobuf's Timestamp can hold."""
 
@@ -41,8 +44,8 @@ class Malformed(ValueError):
 class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a body says, field by field, as far as it has the type that the vendor gives it.
 
-    A field that is absent, null or of another type is empty (`""`, `None`, `False`). Which fields
-    mean anything depends on the event.
+    A field that is absent, null, of another type or longer than `MAX_NAME` is empty (`""`, `None`,
+    `False`). Which fields mean anything depends on the event.
 
     Attributes:
         event_time: Unix time in milliseconds, Desk's clock.
@@ -98,7 +101,7 @@ def decode(body: bytes) -> Callback:
         forward_from_agent_id=_text(document, "ForwardFromAgentId"),
         message_key=_text(document, "MsgKey"),
         message=_list(document, "MsgBody"),
-        cloud_custom_data=_text(document, "CloudCustomData"),
+        cloud_custom_data=_text(document, "CloudCustomData", longest=len(body)),
         is_contact_user=document.get("IsContactUser") is True,
         satisfaction=_stars(document),
     )
@@ -144,9 +147,9 @@ def _event_time(document: dict[str, Any]) -> int:
     return value
 
 
-def _text(document: dict[str, Any], field: str) -> str:
+def _text(document: dict[str, Any], field: str, *, longest: int = MAX_NAME) -> str:
     value = document.get(field)
-    return value if type(value) is str else ""
+    return value if type(value) is str and len(value) <= longest else ""
 
 
 def _list(document: dict[str, Any], field: str) -> list[Any] | None:

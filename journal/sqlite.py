@@ -46,6 +46,7 @@ class SqliteJournal:
         self._path = path
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._quiet_at, self._quiet_since = -1, 0.0
         self._reader = Handle(path, connect_to_read)
         self._writer = writer
         self._commits = GroupCommit(writer.commit, afterwards=writer.checkpoint) if writer else None
@@ -101,10 +102,13 @@ class SqliteJournal:
 
     def wait(self, after: int, *, timeout: float) -> bool:
         begin = monotonic()
+        if self._quiet_at != after:  # waiting on for the same entry goes on as quietly as before
+            self._quiet_at, self._quiet_since = after, begin
         while self.head() <= after:
-            waited = monotonic() - begin
-            pause = min(max(waited / 10, POLL_MIN), POLL_MAX, timeout - waited)
-            if pause <= 0 or self._closed.wait(pause):
+            now = monotonic()
+            pause = min(max((now - self._quiet_since) / 10, POLL_MIN), POLL_MAX)
+            left = begin + timeout - now
+            if left <= 0 or self._closed.wait(min(pause, left)):
                 return False
         return True
 

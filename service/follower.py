@@ -9,6 +9,7 @@ from threading import Event
 
 import structlog
 
+from journal.entry import Entry
 from journal.errors import Unavailable
 from journal.port import Journal
 from service.projection import Projection
@@ -28,6 +29,10 @@ REPORT = 5.0
 """Seconds between two lines on the progress of a long catch-up."""
 
 log = structlog.get_logger()
+
+
+class _AnotherHistory(Exception):
+    """The view was computed from other entries than the journal has."""
 
 
 class Follower:
@@ -50,42 +55,50 @@ class Follower:
                 try:
                     self._follow(stop)
                 except ViewDamaged:
+                    log.exception("view_damaged")
+                    self._writer.renew()
+                except _AnotherHistory as found:
+                    log.warning("view_discarded", reason=str(found))
                     self._writer.renew()
                 except (ViewError, Unavailable) as problem:
                     log.warning(
-                        "follower.retrying", error=type(problem).__name__, detail=str(problem)
+                        "follower_retrying", error=type(problem).__name__, detail=str(problem)
                     )
                     stop.wait(RETRY)
         finally:
             self._writer.close()
 
     def _follow(self, stop: Event) -> None:
-        projection = self._begin()
+        projection = Projection(self._writer, self._journal.id)
+        log.info("follower_started", revision=projection.progress.applied_revision)
+        taken_over = False
         while not stop.is_set():
-            was_complete = projection.progress.complete
             self._step(projection)
-            if projection.progress.complete and not was_complete:
+            if projection.progress.complete and not taken_over:
                 self._take_over(projection.progress)
+                taken_over = True
+            self._writer.sign_of_life()
             self._journal.wait(projection.progress.applied_revision, timeout=IDLE)
 
-    def _begin(self) -> Projection:
-        """Go on where the view stands, or from the start if it is of another journal."""
-        progress = self._writer.progress()
-        if progress and not self._belongs(progress):
-            log.warning("follower.view_reset", journal=self._journal.id, view=progress.journal_id)
-            self._writer.reset()
-        projection = Projection(self._writer, self._journal.id)
-        log.info("follower.started", revision=projection.progress.applied_revision)
-        return projection
+    def _next(self, progress: Progress) -> list[Entry]:
+        """The entries that come next.
 
-    def _belongs(self, progress: Progress) -> bool:
-        same_journal = progress.journal_id == self._journal.id
-        return same_journal and progress.applied_revision <= self._journal.head()
+        Raises:
+            _AnotherHistory: what the view contains is not what the journal has.
+        """
+        if progress.journal_id != self._journal.id:
+            raise _AnotherHistory("the view is of another journal")
+        if not progress.applied_revision:
+            return self._journal.read(0, limit=BATCH)
+        entries = self._journal.read(progress.applied_revision - 1, limit=BATCH + 1)
+        if not entries or entries[0].id != progress.applied_id:
+            raise _AnotherHistory("the journal was put back to an earlier state")
+        return entries[1:]
 
     def _step(self, projection: Projection) -> None:
         """Apply the next batch, or note that there is none."""
         applied = projection.progress.applied_revision
-        entries = self._journal.read(applied, limit=BATCH)
+        entries = self._next(projection.progress)
         if not entries and projection.progress.complete:
             return
         if entries:
@@ -100,7 +113,7 @@ class Follower:
         if lag > BATCH and time.monotonic() - self._reported > REPORT:
             self._reported = time.monotonic()
             log.info(
-                "follower.catching_up",
+                "follower_catching_up",
                 revision=progress.applied_revision,
                 head=progress.head_revision,
                 percent=round(100 * progress.applied_revision / progress.head_revision, 1),
@@ -108,6 +121,6 @@ class Follower:
 
     def _take_over(self, progress: Progress) -> None:
         """This version's view is whole: those of other versions are of no more use."""
-        log.info("follower.caught_up", revision=progress.applied_revision)
+        log.info("follower_caught_up", revision=progress.applied_revision)
         for path in store.others(self._data_dir):
-            log.info("follower.view_discarded", view=path.name, done=discard(path))
+            log.info("view_of_other_version", view=path.name, done=discard(path))

@@ -101,7 +101,7 @@ def _image(kind: str, content: dict[str, Any]) -> pb.MessageElement:
         url=_text(largest, "URL"),
         uuid=_text(content, "UUID"),
         size=_int(largest, "Size"),
-        format=image_format if type(image_format) is str else str(_int(content, "ImageFormat")),
+        format=str(image_format) if type(image_format) in (int, str) else "",
         width=_int(largest, "Width", _INT32),
         height=_int(largest, "Height", _INT32),
         thumbnail_url=_text(versions[0], "URL") if len(versions) > 1 else "",
@@ -137,11 +137,13 @@ def _int(content: dict[str, Any], field: str, limit: int = _INT64) -> int:
 
 def _degrees(content: dict[str, Any], field: str) -> float:
     value = content.get(field)
-    if isinstance(value, int | float) and -360 <= value <= 360:
+    if isinstance(value, int | float) and not isinstance(value, bool) and -360 <= value <= 360:
         return float(value)
     return 0.0
 
 
 def _seconds(content: dict[str, Any], field: str) -> Duration | None:
-    seconds = _int(content, field, _MAX_SECONDS)
-    return Duration(seconds=seconds) if seconds > 0 else None
+    value = content.get(field)
+    if not isinstance(value, int | float) or not 0 < value < _MAX_SECONDS:
+        return None
+    return Duration(seconds=int(value), nanos=int(value % 1 * 1_000) * 1_000_000)

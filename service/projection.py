@@ -63,11 +63,11 @@ class Projection:
             for entry in entries:
                 self._take(entry)
             self._flush()
-            self._writer.save_sessions([self._row(key) for key in sorted(self._touched)])
+            begun = (key for key in sorted(self._touched) if self._sessions[key].number)
+            self._writer.save_sessions([self._row(key) for key in begun])
             progress = self._progress_after(entries, head, behind_since)
             self._writer.save_progress(progress)
         self.progress = progress
-        self._touched.clear()
         self._forget()
 
     def _progress_after(
@@ -77,6 +77,7 @@ class Projection:
         return msgspec.structs.replace(
             self.progress,
             applied_revision=applied,
+            applied_id=entries[-1].id if entries else self.progress.applied_id,
             head_revision=max(head, applied),
             behind_since=behind_since,
             digest=self._digest,
@@ -117,10 +118,9 @@ class Projection:
         self._sessions[key] = known
         self._sessions.move_to_end(key)
         known.revision = revision
-        known.history.trim()
+        self._touched.add(key)
         if known.history.session.state is not State.NEW:
             known.number = known.number or revision
-            self._touched.add(key)
 
     def _publish(self, known: Known, event: event_pb2.Event, changed: list[Placed]) -> None:
         session = known.history.session
@@ -232,6 +232,9 @@ class Projection:
         )
 
     def _forget(self) -> None:
+        for key in self._touched:
+            self._sessions[key].history.trim()
+        self._touched.clear()
         for _ in range(len(self._sessions) - KEPT_SESSIONS):
             self._sessions.popitem(last=False)
 

@@ -12,6 +12,9 @@ import msgspec
 from journal.callback import Callback
 from service.machine import END_REASONS, EndReason, Event, State, fire
 
+MAX_AGENTS = 100
+"""Agents that a session remembers; a snapshot of it stands with each of its callbacks."""
+
 
 class Verdict(StrEnum):
     """What the state machine made of a callback."""
@@ -80,11 +83,12 @@ class Session(msgspec.Struct, omit_defaults=True, gc=False):
     @property
     def first_response(self) -> int | None:
         """From the first request for an agent, or else the agent's joining, to the first reply."""
-        if self.first_agent_reply_at is None:
+        reply, asked = self.first_agent_reply_at, self.transfer_requested_at
+        if reply is None:
             return None
-        asked = self.transfer_requested_at
-        since = self.agent_joined_at if asked is None else asked
-        return None if since is None else self.first_agent_reply_at - since
+        if asked is None or asked > reply:  # asked for only later: the agent contacted the user
+            asked = self.agent_joined_at
+        return None if asked is None else reply - asked
 
 
 def apply(session: Session, callback: Callback) -> Outcome:
@@ -255,7 +259,7 @@ def _hand_to(session: Session, agent_id: str) -> None:
 
 
 def _remember(session: Session, agent_id: str) -> None:
-    if agent_id and agent_id not in session.agent_ids:
+    if agent_id and agent_id not in session.agent_ids and len(session.agent_ids) < MAX_AGENTS:
         session.agent_ids = (*session.agent_ids, agent_id)
 
 

@@ -9,6 +9,7 @@ from desk.v1.event_pb2 import SessionRecord
 from journal.callback import decode
 from service.history import History, Placed, facts, order_key
 from service.records import STATES, duration
+from service.session import explain
 
 
 def tell(published: Iterable[SessionRecord]) -> list[SessionRecord]:
@@ -55,4 +56,5 @@ def _retold(record: SessionRecord, placed: Placed) -> SessionRecord:
     if placed.outcome:
         record.state_before = STATES[placed.outcome.before]
         record.state_after = STATES[placed.outcome.after]
+        record.rejection_detail = explain(placed.outcome, record.event.type_name)
     return record

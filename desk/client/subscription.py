@@ -12,7 +12,15 @@ import msgspec
 import structlog
 from grpc.aio import AioRpcError, UnaryStreamCall
 
-from desk.client.errors import Retryable, TimedOut, Unavailable, translate
+from desk.client.errors import (
+    ClientError,
+    JournalMismatch,
+    OutOfRange,
+    Retryable,
+    TimedOut,
+    Unavailable,
+    translate,
+)
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from desk.v1.session_pb2 import Session
@@ -65,6 +73,7 @@ class Position:
         self._request = SubscribeRequest()
         self._request.CopyFrom(request)
         self._shown = (0, 0)
+        self._moved = False
 
     def request(self) -> SubscribeRequest:
         """The request that goes on from here."""
@@ -86,6 +95,10 @@ class Position:
             dropped=len(response.records.records) - len(fresh),
         )
 
+    def is_ahead(self, error: OutOfRange) -> bool:
+        """Whether this service lags behind the one that the position comes from."""
+        return error.reason == "REVISION_IN_FUTURE" and self._moved
+
     def _fresh(self, records: Sequence[SessionRecord]) -> Sequence[SessionRecord]:
         fresh = [record for record in records if (record.revision, record.ordinal) > self._shown]
         if fresh:
@@ -93,6 +106,10 @@ class Position:
         return fresh
 
     def _move(self, response: SubscribeResponse) -> None:
+        known, told = self._request.journal_id, response.header.journal_id
+        if known and told != known:
+            raise JournalMismatch(f"the stream went over from journal {known} to {told}")
+        self._moved = True
         self._request.journal_id = response.header.journal_id
         if self._request.sessions_first and not response.sessions.complete:
             return  # only the whole picture is something to go on from
@@ -105,8 +122,10 @@ async def follow(
 ) -> AsyncGenerator[Update, None]:
     """Yield the feed's updates, connecting again whenever the stream breaks.
 
+    A service that lags behind the one heard before (REVISION_IN_FUTURE) is asked again.
+
     Raises:
-        Failed: the service refuses the request for good.
+        Failed: the service refuses the request for good, or the journal is another one.
         Retryable: nothing came for `give_up_after` seconds.
     """
     position = Position(request)
@@ -121,7 +140,9 @@ async def follow(
                 attempt, resumed = 0, False
                 yield update
                 heard = clock()
-        except Retryable as error:
+        except (Retryable, OutOfRange) as error:
+            if isinstance(error, OutOfRange) and not position.is_ahead(error):
+                raise
             delay = _delay(attempt)
             if give_up_after is not None and clock() + delay - heard > give_up_after:
                 raise
@@ -155,7 +176,7 @@ def _delay(attempt: int) -> float:
     return longest * random.uniform(0.5, 1)  # noqa: S311 (spreads load, hides nothing)
 
 
-def _report(error: Retryable, position: Position, delay: float) -> None:
+def _report(error: ClientError, position: Position, delay: float) -> None:
     log.warning(
         "subscription_interrupted",
         code=error.code.name,

@@ -578,13 +578,13 @@ class SessionRecord(_message.Message):
     rejection_detail: _builtins.str
     """Why, in a sentence. For people; may change between versions."""
     state_before: _session_pb2.SessionState.ValueType
-    """The state before the event, at its place in time order.
+    """The state before the event, at its place in time order, as known at
+    `revision`. A record is published again only when its verdict or reason
+    changes, not when only the states around it do: ExplainSession has those.
     SESSION_STATE_UNSPECIFIED = the session had not begun.
     """
     state_after: _session_pb2.SessionState.ValueType
-    """The state after the event, at its place in time order. Equal to
-    `state_before` unless the event was accepted and moved the session.
-    """
+    """The state after the event, likewise. Equal to `state_before` unless the event was accepted and moved the session."""
     session_state: _session_pb2.SessionState.ValueType
     """The state of the session after `revision`, with everything known by then."""
     revised: _builtins.bool
@@ -651,7 +651,7 @@ class EventFilter(_message.Message):
     VERDICTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sdk_app_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Apps."""
+        """Apps. 0 stands for no app and is refused."""
 
     @_builtins.property
     def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -659,7 +659,9 @@ class EventFilter(_message.Message):
 
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[Global___EventType.ValueType]:
-        """Event types. EVENT_TYPE_UNSPECIFIED selects the malformed."""
+        """Event types. EVENT_TYPE_UNSPECIFIED selects the malformed, which are shown
+        only if VERDICT_REJECTED is among `verdicts`, too.
+        """
 
     @_builtins.property
     def agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -175,7 +175,7 @@ class SessionBatch(_message.Message):
     """
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
-        """The sessions, as of `header.revision`. May be empty in the last batch."""
+        """The sessions, as of `header.revision`. May be empty."""
 
     def __init__(
         self,

@@ -43,11 +43,14 @@ class EventServiceStub:
     message holds all records of its revisions, except where one revision
     alone exceeds 1 MiB: then the parts before the last carry the revision
     before it in their header, and a resumed stream repeats them; records
-    with a (`revision`, `ordinal`) already seen can be dropped.
+    with a (`revision`, `ordinal`) already seen can be dropped. While
+    `sessions_first` has not been answered in full (`SessionBatch.complete`),
+    there is nothing to resume from: ask for it again.
 
     A client that reads slowly costs the server one message and falls back to
-    reading from the view; nothing is skipped. When the server is about to
-    close the stream it sends a last Checkpoint and ends the call with
+    reading from the view; nothing is skipped. Every stream is closed after
+    about 30 minutes, so that load spreads over replicas again, and when the
+    server shuts down. When the server is about to close the stream it sends a last Checkpoint and ends the call with
     UNAVAILABLE (SHUTTING_DOWN): resume, on this or any other replica.
 
     OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or
@@ -76,11 +79,14 @@ class EventServiceAsyncStub(EventServiceStub):
     message holds all records of its revisions, except where one revision
     alone exceeds 1 MiB: then the parts before the last carry the revision
     before it in their header, and a resumed stream repeats them; records
-    with a (`revision`, `ordinal`) already seen can be dropped.
+    with a (`revision`, `ordinal`) already seen can be dropped. While
+    `sessions_first` has not been answered in full (`SessionBatch.complete`),
+    there is nothing to resume from: ask for it again.
 
     A client that reads slowly costs the server one message and falls back to
-    reading from the view; nothing is skipped. When the server is about to
-    close the stream it sends a last Checkpoint and ends the call with
+    reading from the view; nothing is skipped. Every stream is closed after
+    about 30 minutes, so that load spreads over replicas again, and when the
+    server shuts down. When the server is about to close the stream it sends a last Checkpoint and ends the call with
     UNAVAILABLE (SHUTTING_DOWN): resume, on this or any other replica.
 
     OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or
@@ -112,11 +118,14 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         message holds all records of its revisions, except where one revision
         alone exceeds 1 MiB: then the parts before the last carry the revision
         before it in their header, and a resumed stream repeats them; records
-        with a (`revision`, `ordinal`) already seen can be dropped.
+        with a (`revision`, `ordinal`) already seen can be dropped. While
+        `sessions_first` has not been answered in full (`SessionBatch.complete`),
+        there is nothing to resume from: ask for it again.
 
         A client that reads slowly costs the server one message and falls back to
-        reading from the view; nothing is skipped. When the server is about to
-        close the stream it sends a last Checkpoint and ends the call with
+        reading from the view; nothing is skipped. Every stream is closed after
+        about 30 minutes, so that load spreads over replicas again, and when the
+        server shuts down. When the server is about to close the stream it sends a last Checkpoint and ends the call with
         UNAVAILABLE (SHUTTING_DOWN): resume, on this or any other replica.
 
         OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or

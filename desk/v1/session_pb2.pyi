@@ -118,8 +118,8 @@ class Session(_message.Message):
     arrival nor repeated delivery changes it, `revision` apart.
 
     All times are Desk's event times (its clock, millisecond resolution), those
-    of the accepted events only. A time or duration that has not happened is
-    unset.
+    of the accepted events only unless said otherwise. A time or duration that
+    has not happened is unset; durations are never negative.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -162,7 +162,9 @@ class Session(_message.Message):
     unspecified for good if Desk never says.
     """
     client_user_id: _builtins.str
-    """The user's UserID: the first one that the session's callbacks name."""
+    """The user's UserID: the first one that the session's callbacks name. Names
+    and ids of more than 256 characters count as absent, here and below.
+    """
     customer_service_id: _builtins.str
     """The customer service account's UserID: the first one named."""
     channel_type: _builtins.str
@@ -170,9 +172,10 @@ class Session(_message.Message):
     the first one named.
     """
     agent_id: _builtins.str
-    """The agent who has the session, or had it last. Set when an agent joins,
-    takes a forward or writes; empty again when the session goes back to
-    waiting for an agent or to the chatbot.
+    """The agent who has the session or is handed it, or had it last. Set when an
+    agent joins, is handed the session by another one (also while it is still
+    TRANSFERRING), or writes; empty again when the session goes back to waiting
+    for an agent or to the chatbot.
     """
     satisfaction: _builtins.int
     """The user's rating, 1 to 5 stars; the last one wins. 0 = not rated."""
@@ -192,7 +195,9 @@ class Session(_message.Message):
     """
     @_builtins.property
     def agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Every agent who has had the session, in order of first appearance."""
+        """Every agent who has had the session or was handed it, in order of first
+        appearance. The first 100.
+        """
 
     @_builtins.property
     def begun_at(self) -> _timestamp_pb2.Timestamp:
@@ -236,9 +241,9 @@ class Session(_message.Message):
 
     @_builtins.property
     def first_response(self) -> _duration_pb2.Duration:
-        """From the first request for an agent (or, where an agent contacted the
-        user, from the agent's joining) to the first agent message. Unset until
-        then.
+        """From the first request for an agent (or, where none was asked for before
+        the reply because the agent contacted the user, from the agent's joining)
+        to the first agent message. Unset until then.
         """
 
     @_builtins.property
@@ -362,7 +367,7 @@ class SessionFilter(_message.Message):
     ACTIVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sdk_app_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Apps. Unknown apps select nothing."""
+        """Apps. Unknown apps select nothing; 0 stands for no app and is refused."""
 
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___SessionState.ValueType]:

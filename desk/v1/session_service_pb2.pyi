@@ -15,8 +15,9 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
   RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS, TOO_MANY_SESSIONS
   UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY
 
-INTERNAL is an error of ours; it has no reason. A message larger than 1 MiB
-is refused by gRPC itself with RESOURCE_EXHAUSTED.
+INTERNAL is an error of ours; it has no reason. A message larger than 1 MiB,
+and calls beyond 21,000 at once, are refused by gRPC itself with
+RESOURCE_EXHAUSTED. At most 10,000 calls may wait (TOO_MANY_WAITERS).
 """
 
 from collections import abc as _abc

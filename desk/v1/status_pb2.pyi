@@ -87,9 +87,11 @@ class GetStatusResponse(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     SDK_APP_IDS_FIELD_NUMBER: _builtins.int
     SUBSCRIBERS_FIELD_NUMBER: _builtins.int
+    FOLLOWER_SEEN_AT_FIELD_NUMBER: _builtins.int
     head_revision: _builtins.int
-    """The newest revision of the journal, as the follower last saw it. 0 when
-    the journal is empty. Never less than `header.revision`.
+    """The newest revision of the journal, as the follower last saw it: look at
+    `follower_seen_at`, too. 0 when the journal is empty. Never less than
+    `header.revision`.
     """
     oldest_revision: _builtins.int
     """The oldest revision that can still be read. Streams can resume after
@@ -140,6 +142,13 @@ class GetStatusResponse(_message.Message):
         `sdk_app_id` at 0.
         """
 
+    @_builtins.property
+    def follower_seen_at(self) -> _timestamp_pb2.Timestamp:
+        """When the follower last gave a sign of life, by this machine's clock. It
+        does so at least every second. If that is long ago, it is not running, or
+        it cannot write: `lag` and `head_revision` are out of date.
+        """
+
     def __init__(
         self,
         *,
@@ -155,10 +164,11 @@ class GetStatusResponse(_message.Message):
         started_at: _timestamp_pb2.Timestamp | None = ...,
         sdk_app_ids: _abc.Iterable[_builtins.int] | None = ...,
         subscribers: _builtins.int = ...,
+        follower_seen_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "lag_time", b"lag_time", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["follower_seen_at", b"follower_seen_at", "header", b"header", "lag_time", b"lag_time", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "oldest_revision", b"oldest_revision", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_seen_at", b"follower_seen_at", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "oldest_revision", b"oldest_revision", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

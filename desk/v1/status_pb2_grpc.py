@@ -47,8 +47,8 @@ class StatusServiceServicer:
     """
 
     def GetStatus(self, request, context):
-        """GetStatus answers at once, from what this worker can see.
-        It never fails while the worker serves.
+        """GetStatus answers at once, from what this worker can see: the view, and
+        what the follower has left there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,6 +44,16 @@ class Sleeper:
         self.wake()
 
 
+class News:
+    """New rows of the feed, in order; also by session."""
+
+    def __init__(self, rows: Sequence[LiveRow]) -> None:
+        self.rows = rows
+        self.by_session: dict[str, list[LiveRow]] = {}
+        for row in rows:
+            self.by_session.setdefault(row.session_id, []).append(row)
+
+
 class Audience:
     """The streams of one filter.
 
@@ -56,12 +66,21 @@ class Audience:
 
     def __init__(self, selection: EventSelection, told: int) -> None:
         self.selects = selection.predicate()
+        self._sessions = selection.session_ids
         self.heard = told
         self.members = 0
         self.sleepers: set[Sleeper] = set()
 
-    def latest(self, rows: Sequence[LiveRow]) -> int:
-        """The position of the last row that passes; 0 if none does."""
+    def latest(self, news: "News") -> int:
+        """The position of the last row that passes; 0 if none does.
+
+        A filter that names sessions looks at their rows only: a stream for each session is common.
+        """
+        if not self._sessions:
+            return self._latest(news.rows)
+        return max(self._latest(news.by_session.get(name, ())) for name in self._sessions)
+
+    def _latest(self, rows: Sequence[LiveRow]) -> int:
         return next((row.position for row in reversed(rows) if self.selects(row)), 0)
 
     def hear(self, position: int) -> None:

@@ -14,7 +14,7 @@ from typing import cast
 import apsw
 import structlog
 
-from service.rpc.audience import Audience
+from service.rpc.audience import Audience, News
 from service.rpc.batches import Encoded, encode
 from service.rpc.errors import Reason, Refused, shutting_down
 from service.rpc.waiters import Waiters
@@ -227,9 +227,9 @@ class Feed:
         self._next_round = self._loop.time() + pace
         told, self.told = self.told, self.ring.head
         lost = told < self.ring.floor
-        rows = [] if lost else self.ring.after(told)
+        news = News([] if lost else self.ring.after(told))
         for audience in self._audiences.values():
-            audience.hear(self.ring.floor if lost else audience.latest(rows))
+            audience.hear(self.ring.floor if lost else audience.latest(news))
 
     def _encode(
         self, audience: Audience, after: int, _head: int, max_batch: int, with_session: bool

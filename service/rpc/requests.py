@@ -27,6 +27,7 @@ MAX_PAGE = 1_000
 LATEST = 253_402_300_799
 """Seconds: the end of the year 9999, the last that a Timestamp may hold."""
 
+_APP_IDS = range(1, 2**63)
 _EVENT_TYPES = frozenset(EventType.values())
 _VERDICTS = frozenset(Verdict.values()) - {0}
 _REASONS = frozenset(RejectionReason.values()) - {0}
@@ -93,7 +94,7 @@ class Check:
         end = self._bound(f"{field}.end_time", asked, "end_time")
         if start is None and end is None:
             self.wrong(field, "must have a start_time or an end_time")
-        elif start is not None and end is not None and end <= start:
+        elif start is not None and end is not None and not _is_later(asked):
             self.wrong(f"{field}.end_time", "must be later than start_time")
         return Between(start, end)
 
@@ -105,6 +106,11 @@ class Check:
             self.wrong(field, "is not a time")
         # Stored times are whole milliseconds: both ends of a half-open interval round up.
         return time.seconds * 1000 + -(-time.nanos // 1_000_000)
+
+
+def _is_later(asked: TimeRange) -> bool:
+    start, end = asked.start_time, asked.end_time
+    return (end.seconds, end.nanos) > (start.seconds, start.nanos)
 
 
 class Apps:
@@ -161,7 +167,7 @@ def _events(
     check: Check, asked: EventFilter, *, verdicts: int = 0, reasons: tuple[int, ...] = ()
 ) -> EventSelection:
     return EventSelection(
-        sdk_app_ids=check.values("filter.sdk_app_ids", asked.sdk_app_ids),
+        sdk_app_ids=check.values("filter.sdk_app_ids", asked.sdk_app_ids, _APP_IDS),
         session_ids=check.values("filter.session_ids", asked.session_ids),
         types=check.values("filter.types", asked.types, _EVENT_TYPES),
         agent_ids=check.values("filter.agent_ids", asked.agent_ids),
@@ -186,7 +192,7 @@ def snapshot_selection(events: EventSelection) -> SnapshotSelection:
 def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
     """What a filter of sessions selects."""
     return SessionSelection(
-        sdk_app_ids=check.values("filter.sdk_app_ids", asked.sdk_app_ids),
+        sdk_app_ids=check.values("filter.sdk_app_ids", asked.sdk_app_ids, _APP_IDS),
         states=check.values("filter.states", asked.states, _STATES),
         agent_ids=check.values("filter.agent_ids", asked.agent_ids),
         client_user_ids=check.values("filter.client_user_ids", asked.client_user_ids),

@@ -47,8 +47,8 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         self._readers = readers
         self._feed = feed
         self._apps = apps
-        # Counting reads all that is selected; it must not take all threads from the rest.
-        self._counting = asyncio.Semaphore(2)
+        # What reads all of something must not take all threads from the rest.
+        self._heavy = asyncio.Semaphore(2)
 
     @refusing
     async def GetSession(self, request: GetSessionRequest, context: Any) -> GetSessionResponse:  # noqa: N802
@@ -124,7 +124,7 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         selection = requests.session_selection(check, request.filter)
         grouping = counts.grouping(check, request.group_by)
         check.done()
-        async with self._counting:
+        async with self._heavy:
             seconds = freshness.time_left(context, counts.COUNT_SECONDS)
             return await self._readers.run(counts.count, selection, grouping, seconds)
 
@@ -139,7 +139,8 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         check.done()
         bound_to = ("ExplainSession", self._feed.journal_id, key)
         places = pages.places(request.page_token, request=bound_to, count=2)
-        page = await self._readers.run(explanation.page, key, places or (0, 0), size)
+        async with self._heavy:
+            page = await self._readers.run(explanation.page, key, places or (0, 0), size)
         return ExplainSessionResponse(
             header=ResponseHeader(journal_id=page.journal_id, revision=page.revision),
             session=Session.FromString(page.session) if page.session else None,

@@ -8,6 +8,7 @@ from typing import Any
 import apsw
 import google.protobuf
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from desk.v1 import status_pb2_grpc
 from desk.v1.status_pb2 import ComponentVersion, GetStatusRequest, GetStatusResponse, ResponseHeader
@@ -16,6 +17,7 @@ from service.rpc.errors import refusing
 from service.rpc.feed import Feed
 from service.rpc.requests import Apps
 from service.view.readers import Readers
+from service.view.store import lock_path
 
 
 class StatusService(status_pb2_grpc.StatusServiceServicer):
@@ -48,9 +50,17 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
             fingerprint=progress.fingerprint,
             feed_digest=progress.digest.hex(),
             subscribers=self._feed.subscribers,
+            follower_seen_at=self._follower_seen_at(),
         )
         status.MergeFrom(self._own_facts)
         return status
+
+    def _follower_seen_at(self) -> Timestamp | None:
+        try:
+            seen = lock_path(self._readers.path).stat().st_mtime_ns
+        except OSError:
+            return None
+        return timestamp(seen // 1_000_000)
 
 
 def _now() -> int:

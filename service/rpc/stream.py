@@ -125,6 +125,8 @@ class Stream:
         wish = self._wish
         columns = RECORD_AND_SESSION_COLUMNS if wish.with_session else RECORD_COLUMNS
         window = reader.feed(wish.selection, position, columns=columns)
+        if window.progress.journal_id != self._feed.journal_id:
+            raise shutting_down()  # the view was replaced; the client is told by which journal
         check_kept(complete_revision(position), window.progress.oldest_revision)
         return encode(
             window.progress.journal_id,

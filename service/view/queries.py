@@ -4,6 +4,8 @@
 `service.view.reader` from fixed words; values are always bound.
 """
 
+from service.view.store import POSITION_BITS
+
 # How far the view has come, in one row.
 PROGRESS = """
 SELECT journal_id, fingerprint, applied_revision, head_revision, oldest_revision, behind_since,
@@ -43,11 +45,14 @@ FEED_AT = "SELECT {columns} FROM feed WHERE position = ? {where}"
 
 RECORD_COLUMNS = "position, record"
 
+_ORDINAL = (1 << POSITION_BITS) - 1
+
 # The session of a revision stands with its first record; revised verdicts borrow it from there.
-SESSION_COLUMN = """
-CASE position & 1048575 WHEN 0 THEN session
-ELSE (SELECT first.session FROM feed AS first WHERE first.position = feed.position & ~1048575) END
-"""
+SESSION_COLUMN = f"""
+CASE position & {_ORDINAL} WHEN 0 THEN session
+ELSE (SELECT first.session FROM feed AS first WHERE first.position = feed.position & ~{_ORDINAL})
+END
+"""  # noqa: S608 -- a number of ours
 
 RECORD_AND_SESSION_COLUMNS = f"position, record, {SESSION_COLUMN}"
 

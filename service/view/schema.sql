@@ -7,6 +7,7 @@ CREATE TABLE progress (
     journal_id       TEXT    NOT NULL,
     fingerprint      TEXT    NOT NULL,
     applied_revision INTEGER NOT NULL,  -- the last revision in the view
+    applied_id       BLOB    NOT NULL,  -- the id of its entry: a journal restored from a backup has another
     head_revision    INTEGER NOT NULL,  -- the journal's newest revision, as last seen
     oldest_revision  INTEGER NOT NULL,  -- the oldest revision still kept
     behind_since     INTEGER,           -- received_at of the first entry not applied; NULL when caught up

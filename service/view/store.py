@@ -52,6 +52,11 @@ def locate(data_dir: Path) -> Path:
     return data_dir / f"view-{fingerprint()}.db"
 
 
+def lock_path(path: Path) -> Path:
+    """The file that the view's writer holds a lock on; its time is the writer's sign of life."""
+    return Path(f"{path}.lock")
+
+
 def others(data_dir: Path) -> list[Path]:
     """The files of other versions' views."""
     return sorted(set(data_dir.glob("view-*.db")) - {locate(data_dir)})

@@ -75,6 +75,7 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     journal_id: str
     fingerprint: str
     applied_revision: int = 0
+    applied_id: bytes = b""
     head_revision: int = 0
     oldest_revision: int = 1
     behind_since: int | None = None
@@ -110,7 +111,6 @@ LOAD_HISTORY = """
 """
 LOAD_RECORD = "SELECT record FROM feed WHERE position = ?"
 LOAD_PROGRESS = f"SELECT {', '.join(Progress.__struct_fields__)} FROM progress"  # noqa: S608
-RESET = "DELETE FROM sessions; DELETE FROM feed; DELETE FROM rejections; DELETE FROM progress"
 
 _FOLD = msgspec.msgpack.Decoder(tuple[Session, Key])
 
@@ -133,6 +133,7 @@ class ViewWriter:
         try:
             self._db = store.open_writer(self.path)
         except ViewDamaged:
+            log.exception("view_damaged", view=self.path.name)
             self.renew()
 
     def close(self) -> None:
@@ -141,12 +142,15 @@ class ViewWriter:
         os.close(self._lock)
 
     def renew(self) -> None:
-        """Throw the file away and start an empty one: for a view that is damaged."""
-        log.error("view.damaged", view=self.path.name)
+        """Throw the file away and start another; whoever reads it notices."""
         if hasattr(self, "_db"):
             self._db.close(True)
         _delete(self.path)
         self._db = store.open_writer(self.path)
+
+    def sign_of_life(self) -> None:
+        """Show that the follower is at work, to whoever looks at the time of the lock's file."""
+        os.utime(self._lock)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -158,11 +162,6 @@ class ViewWriter:
         """How far the view has come; None when it is new."""
         row = self._db.execute(LOAD_PROGRESS).fetchone()
         return msgspec.convert(row, Progress, strict=False) if row else None
-
-    def reset(self) -> None:
-        """Empty the view."""
-        with self._db:
-            self._db.execute(RESET)
 
     def save_progress(self, progress: Progress) -> None:
         """Say how far the view has come."""
@@ -220,7 +219,7 @@ def lock(path: Path) -> int:
     Raises:
         InUse: another process has it.
     """
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(store.lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -235,8 +234,7 @@ def discard(path: Path) -> bool:
         descriptor = lock(path)
     except InUse:
         return False
-    _delete(path)
-    Path(f"{path}.lock").unlink(missing_ok=True)
+    _delete(path)  # but not its lock: whoever has just opened that would lock a file that is gone
     os.close(descriptor)
     return True
 
