@@ -1,0 +1,130 @@
+"""Memory of each process of `desk serve`, and what it costs when nothing happens.
+
+At start with nothing there; with a million sessions in journal and view, after each kind of
+question and a stream through part of the feed; after `desk simulate` has sent as fast as it could.
+Then idle: processor time over 20 s, without and with one live subscriber.
+"""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from benchmarks import populations
+from benchmarks.callbacks import WHALE
+from benchmarks.measurement import Goal, Measurement
+from benchmarks.processes import cpu_seconds, peak_rss_mb, roles, rss_mb
+from benchmarks.work import ROOT, child, desk, directory
+from desk.client import Client
+from desk.v1.session_pb2 import SessionFilter
+from desk.v1.session_service_pb2 import CountGroup, CountSessionsRequest
+
+NAME = "footprint"
+RUNS = 1
+
+SESSIONS, QUICK_SESSIONS = 1_000_000, 10_000
+SENT, QUICK_SENT = 2_000, 100
+"""Sessions that `desk simulate` sends, ten callbacks each."""
+READ = 50_000
+"""Events that are read of the feed."""
+IDLE_SECONDS, QUICK_IDLE_SECONDS = 20.0, 2.0
+SETTLE = 3.0
+"""Seconds after which nothing has anything left to do."""
+
+AT_START = "memory at start"
+PEAK = "most memory so far"
+IDLE, IDLE_STREAM = "processor, idle", "processor, idle, one subscriber"
+ALL = "all processes"
+SERVERS = ("gateway", "follower", "rpc worker")
+
+
+def full(sessions: int) -> str:
+    """The name of a figure."""
+    return f"memory at {sessions:,} sessions"
+
+
+def loaded(sessions: int) -> str:
+    """The name of a figure."""
+    return f"memory at {sessions:,} sessions, after load"
+
+
+GOALS = (
+    *(
+        Goal(what=what, subject=role, bound=150, at_most=True)
+        for what in (full(SESSIONS), loaded(SESSIONS))
+        for role in SERVERS
+    ),
+    Goal(what=IDLE, subject=ALL, bound=1, at_most=True),
+)
+
+
+def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
+    """Empty, then full, loaded, idle."""
+    with directory("empty") as data_dir, desk("serve", data_dir=data_dir) as serve:
+        time.sleep(SETTLE)
+        yield from _memory(AT_START, serve.pid, run)
+    sessions = QUICK_SESSIONS if quick else SESSIONS
+    data_dir = populations.sessions(sessions)
+    with desk("serve", data_dir=data_dir) as serve:
+        asyncio.run(_ask(serve.said["grpc"]))
+        yield from _memory(full(sessions), serve.pid, run)
+        _simulate(serve.said, QUICK_SENT if quick else SENT)
+        yield from _memory(loaded(sessions), serve.pid, run)
+        yield from _memory(PEAK, serve.pid, run, read=peak_rss_mb)
+        time.sleep(SETTLE)
+        seconds = QUICK_IDLE_SECONDS if quick else IDLE_SECONDS
+        yield from _idle(IDLE, serve.pid, seconds, run)
+        with _subscriber(serve.said["grpc"], data_dir):
+            yield from _idle(IDLE_STREAM, serve.pid, seconds, run)
+
+
+def _memory(what: str, pid: int, run: int, *, read: Any = rss_mb) -> Iterator[Measurement]:
+    for role, process in roles(pid).items():
+        yield Measurement(NAME, what, role, read(process), "MB", run)
+
+
+def _idle(what: str, pid: int, seconds: float, run: int) -> Iterator[Measurement]:
+    processes = roles(pid)
+    before = {role: cpu_seconds(process) for role, process in processes.items()}
+    began = time.monotonic()
+    time.sleep(seconds)
+    lasted = time.monotonic() - began
+    used = {role: cpu_seconds(process) - before[role] for role, process in processes.items()}
+    for role, cpu in {**used, ALL: sum(used.values())}.items():
+        yield Measurement(NAME, what, role, 100 * cpu / lasted, "% of a core", run)
+
+
+async def _ask(target: str) -> None:
+    """One question of each kind that could fill memory."""
+    async with Client(target) as client:
+        for question in (SessionFilter(), SessionFilter(client_user_ids=[WHALE])):
+            async with aclosing(client.list_sessions(question, page_size=1_000)) as sessions:
+                number = 0
+                async for _ in sessions:
+                    number += 1
+                    if number >= READ:
+                        break
+        count = CountSessionsRequest(group_by=CountGroup.COUNT_GROUP_STATE)
+        await client.call(client.session_service.CountSessions, count, timeout=60)
+        async with aclosing(client.subscribe(after_revision=0)) as updates:
+            events = 0
+            async for update in updates:
+                events += len(update.records)
+                if update.caught_up or events >= READ:
+                    break
+
+
+def _simulate(said: Any, sessions: int) -> None:
+    command = (sys.executable, "-m", "desk", "simulate", f"http://{said['http']}",
+               "--sessions", str(sessions), "--seed", str(time.time_ns() % 10**9))  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120, stdout=subprocess.DEVNULL)
+
+
+def _subscriber(target: str, data_dir: Path) -> Any:
+    command = (sys.executable, "-m", "benchmarks.subscribers", target, "1",
+               str(data_dir / "arrivals"))  # fmt: skip
+    return child(*command, is_ready=lambda line: True if line.startswith("{") else None)

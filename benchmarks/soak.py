@@ -1,0 +1,155 @@
+"""A soak: the whole system at half of what it can take, for minutes; `make soak`.
+
+Measures first how many callbacks a second `desk serve` acknowledges to `desk simulate`. Then rounds
+of `desk simulate --verify` at half of that, with callbacks late, repeated, impossible and
+malformed, while subscribers come and go. Memory and lag are sampled and plotted. Ends with 1 if
+anything at all differed from what was sent, a stream was not in order, or a process died.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from benchmarks import machine, timeline
+from benchmarks.processes import roles
+from benchmarks.timeline import Sampler
+from benchmarks.visitors import Visits
+from benchmarks.work import ROOT, Ready, child, desk, directory
+
+RESULTS = Path(__file__).parent / "results"
+
+PROBE = 500
+"""Sessions that are sent to see how fast it is."""
+
+SHARE = 0.5
+"""Of that, what is sent during the soak."""
+
+ROUND = 60.0
+"""Seconds that one round sends, at most; its verification comes on top."""
+
+CALLBACKS = 12
+"""Per session of the simulator, roughly."""
+
+DISORDER = ("--duplicates", "5%", "--shuffle", "30%", "--impossible", "5%", "--malformed", "1%")
+
+Report = dict[str, Any]
+"""What `desk simulate --json` prints."""
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(min=5), default=600.0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+def main(seconds: float, out: Path) -> None:
+    """Soak for so many seconds; write soak.json and soak.svg."""
+    with directory("soak") as data_dir:
+        with desk("serve", data_dir=data_dir) as serve:
+            before = roles(serve.pid)
+            capacity = _capacity(serve)
+            click.echo(f"{capacity:,.0f} callbacks/s at most; soaking at {capacity * SHARE:,.0f}/s")
+            with (
+                Sampler(serve, data_dir) as sampler,
+                _visitors(serve, data_dir / "visits") as visits,
+            ):
+                rounds = list(_rounds(serve, capacity * SHARE, seconds))
+            after = roles(serve.pid)
+        problems = list(_problems(rounds, visits, serve.process.returncode))
+        if before != after:
+            problems.append(f"a process died: {before} became {after}")
+        found = {
+            "machine": machine.describe(),
+            "capacity_per_second": capacity,
+            "rounds": rounds,
+            "visits": msgspec.to_builtins(visits),
+            "samples": msgspec.to_builtins(sampler.samples),
+            "problems": problems,
+        }
+    _write(found, sampler, out)
+    for line in (*_summary(rounds, visits, sampler), *problems):
+        click.echo(line)
+    sys.exit(1 if problems else 0)
+
+
+def _capacity(serve: Ready) -> float:
+    report, _ = _simulate(serve, PROBE)
+    return float(report["per_second"])
+
+
+def _rounds(serve: Ready, rate: float, seconds: float) -> Iterator[Report]:
+    """Rounds until the time is over; the last one is shorter."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        sessions = max(1, round(min(left, ROUND) * rate / CALLBACKS))
+        report, code = _simulate(
+            serve, sessions, "--rate", f"{rate:.0f}", "--verify", serve.said["grpc"], *DISORDER
+        )
+        report["exit_code"] = code
+        click.echo(
+            f"{left:4.0f} s left: {report['sent']:,} sent, p99 "
+            f"{report['latency_ms'].get('p99', 0):.1f} ms, exit code {code}"
+        )
+        yield report
+
+
+def _simulate(serve: Ready, sessions: int, *options: str) -> tuple[Report, int]:
+    command = (sys.executable, "-m", "desk", "simulate", f"http://{serve.said['http']}",
+               "--sessions", str(sessions), "--seed", str(time.time_ns() % 10**9),
+               "--json", *options)  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=ROUND * 10, check=False
+    )
+    if not done.stdout.startswith("{"):
+        raise RuntimeError(f"desk simulate failed:\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout), done.returncode
+
+
+@contextmanager
+def _visitors(serve: Ready, file: Path) -> Iterator[Visits]:
+    """Have subscribers come and go; what is yielded is filled at the end of the block."""
+    visits = Visits()
+    command = (sys.executable, "-m", "benchmarks.visitors", serve.said["grpc"], str(file))
+    with child(*command, is_ready=lambda line: True if line.startswith("{") else None):
+        yield visits
+    if not file.exists():
+        visits.problems.append("the visitors' process failed")
+        return
+    found = msgspec.json.decode(file.read_bytes(), type=Visits)
+    for field in Visits.__struct_fields__:
+        setattr(visits, field, getattr(found, field))
+
+
+def _problems(rounds: list[Report], visits: Visits, exit_code: int | None) -> Iterator[str]:
+    for number, report in enumerate(rounds, 1):
+        if report["exit_code"]:
+            verification = json.dumps(report.get("verification") or report.get("error"))
+            yield f"round {number} ended with {report['exit_code']}: {verification[:2000]}"
+    yield from visits.problems
+    if exit_code:
+        yield f"desk serve ended with {exit_code}"
+
+
+def _write(found: dict[str, Any], sampler: Sampler, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "soak.json").write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+    if not timeline.plot(sampler.samples, out / "soak.svg"):
+        click.echo("no plot: matplotlib is not installed")
+
+
+def _summary(rounds: list[Report], visits: Visits, sampler: Sampler) -> Iterator[str]:
+    sent = sum(report["sent"] for report in rounds)
+    yield f"{len(rounds)} rounds, {sent:,} callbacks"
+    yield f"{visits.visits:,} visits, {visits.events:,} events, {visits.fell_behind} fell behind"
+    yield f"the view was {sampler.most_lag_ms:,.0f} ms behind at most"
+    for role, (first, last) in sampler.growth().items():
+        yield f"{role}: {first:.0f} MB, in the end {last:.0f} MB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Memory and lag of a running `desk serve` over time, sampled in a thread; and their plot."""
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Self
+
+import grpc
+import msgspec
+
+from benchmarks.processes import roles, rss_mb
+from benchmarks.work import Ready
+from desk.v1.status_pb2 import GetStatusRequest
+from desk.v1.status_pb2_grpc import StatusServiceStub
+from journal.sqlite import SqliteJournal
+
+EVERY = 1.0
+"""Seconds between two samples."""
+
+ASK_WITHIN = 5.0
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One moment.
+
+    Attributes:
+        at: seconds since the first sample.
+        memory_mb: by process.
+        lag_ms: how long ago the journal's first callback that was not in the view was received.
+        subscribers: open streams.
+    """
+
+    at: float
+    memory_mb: dict[str, float]
+    lag_ms: int
+    subscribers: int
+
+
+class Sampler:
+    """Samples from the beginning to the end of a `with` block.
+
+    Attributes:
+        samples: so far.
+    """
+
+    def __init__(self, serve: Ready, data_dir: Path) -> None:
+        self.samples: list[Sample] = []
+        self._serve = serve
+        self._journal = data_dir / "journal.db"
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def most_lag_ms(self) -> int:
+        """How far the view ever was behind."""
+        return max((sample.lag_ms for sample in self.samples), default=0)
+
+    def growth(self) -> dict[str, tuple[float, float]]:
+        """The memory of each process in the first and in the last sample, MB."""
+        first, last = self.samples[0].memory_mb, self.samples[-1].memory_mb
+        return {role: (first.get(role, 0.0), memory) for role, memory in last.items()}
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        with (
+            grpc.insecure_channel(self._serve.said["grpc"]) as channel,
+            closing(SqliteJournal.open_reader(self._journal)) as journal,
+        ):
+            stub = StatusServiceStub(channel)
+            while True:
+                self.samples.append(self._sample(stub, journal, time.monotonic() - began))
+                if self._done.wait(EVERY):
+                    return
+
+    def _sample(self, stub: StatusServiceStub, journal: SqliteJournal, at: float) -> Sample:
+        status = stub.GetStatus(GetStatusRequest(), timeout=ASK_WITHIN)
+        missing = journal.read(status.header.revision, limit=1)
+        return Sample(
+            at=round(at, 2),
+            memory_mb={role: round(rss_mb(pid), 1) for role, pid in roles(self._serve.pid).items()},
+            lag_ms=round(time.time() * 1000) - missing[0].received_at if missing else 0,
+            subscribers=status.subscribers,
+        )
+
+
+def plot(samples: Sequence[Sample], file: Path) -> bool:
+    """Draw memory and lag over time as SVG; says whether there was something to draw with."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return False
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    figure, (memory, lag) = pyplot.subplots(2, sharex=True, figsize=(10, 6), layout="constrained")
+    at = [sample.at for sample in samples]
+    for role in samples[0].memory_mb:
+        memory.plot(at, [sample.memory_mb.get(role) for sample in samples], label=role)
+    memory.set_ylabel("resident memory, MB")
+    memory.set_ylim(bottom=0)
+    memory.legend(fontsize=8, ncols=5)
+    lag.plot(at, [sample.lag_ms for sample in samples])
+    lag.set_ylabel("view behind journal, ms")
+    lag.set_xlabel("seconds")
+    for axis in (memory, lag):
+        axis.grid(linewidth=0.3)
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
+    return True
