@@ -1,5 +1,6 @@
 """The follower: lives with its journal, survives its own death, replaces what is out of date."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from journal.sqlite import SqliteJournal
 from service.follower import Follower
 from service.projection import Projection
 from service.view import store
-from service.view.writer import ViewWriter
+from service.view.writer import ViewWriter, lock
 from tests.support.callbacks import NOON, body, entry, life
 from tests.support.waiting import eventually
 
@@ -125,6 +126,51 @@ def test_a_journal_shorter_than_its_view_has_it_built_anew(tmp_path: Path) -> No
     writer.close()
     with following(journal, tmp_path):
         eventually(lambda: applied(tmp_path) == 4)
+
+
+@pytest.mark.parametrize("grown_to", [2, 4, 9])
+def test_a_journal_put_back_to_an_earlier_state_has_its_view_built_anew(
+    tmp_path: Path, grown_to: int
+) -> None:
+    original, restored = MemoryJournal(), MemoryJournal()
+    restored._id = original.id  # as a copy of the file has it
+    shared = [body("SessionBegin", NOON, session_id=f"s{n}") for n in range(2)]
+    append(original, [*shared, *life(*LIFE, session_id="lost")[:2]])
+    append(restored, shared)
+    new = [body("SessionBegin", NOON, session_id=f"n{n}") for n in range(grown_to - 2)]
+    with following(original, tmp_path):
+        eventually(lambda: applied(tmp_path) == 4)
+    inode = store.locate(tmp_path).stat().st_ino
+    reader = store.open_reader(store.locate(tmp_path))  # whose file lives on while it is open
+    append(restored, new)
+    with following(restored, tmp_path):
+        eventually(lambda: store.locate(tmp_path).stat().st_ino != inode)
+        eventually(lambda: applied(tmp_path) == grown_to)
+    reader.close()
+    names = {name for (name,) in rows(tmp_path, "SELECT session_id FROM sessions")}
+    assert names == {"s0", "s1", *(f"n{n}" for n in range(grown_to - 2))}
+
+
+def test_the_view_of_an_old_version_goes_even_if_it_was_in_use_before(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    old = tmp_path / "view-0123456789ab.db"
+    old.write_bytes(b"")
+    holder = lock(old)
+    with following(journal, tmp_path):
+        eventually(lambda: rows(tmp_path, "SELECT complete FROM progress") == [(1,)])
+    assert old.exists()
+    os.close(holder)
+    with following(journal, tmp_path):
+        eventually(lambda: not old.exists())
+
+
+def test_an_idle_follower_gives_signs_of_life(tmp_path: Path) -> None:
+    with following(MemoryJournal(), tmp_path):
+        sign = store.lock_path(store.locate(tmp_path))
+        eventually(sign.exists)
+        for _ in range(2):
+            os.utime(sign, (0, 0))
+            eventually(lambda: sign.stat().st_mtime > 0)
 
 
 def test_a_new_version_builds_its_view_beside_the_old_one_then_takes_over(

@@ -6,43 +6,7 @@ from transitions import MachineError
 from journal.callback import Callback
 from service.machine import MACHINE, RANKS, EndReason, Event, State, fire, steps
 from service.session import Session
-
-LIVE = "CHATBOT TRANSFERRING QUEUED WITH_AGENT FORWARDED"
-DECIDED = f"""
-SessionBegin                | NEW                                        | CHATBOT
-ChatBot.UserSendMsg         | CHATBOT TRANSFERRING QUEUED                | same
-ChatBot.RobotSendMsg        | CHATBOT TRANSFERRING QUEUED CLOSING        | same
-TransferringToHuman         | CHATBOT FORWARDED                          | TRANSFERRING
-TransferringToHumanWait     | TRANSFERRING FORWARDED QUEUED              | QUEUED
-TransferToHumanSuccess      | TRANSFERRING QUEUED FORWARDED              | WITH_AGENT
-NoAgentOnline               | CHATBOT TRANSFERRING QUEUED                | CHATBOT
-Human.UserSendMsg           | TRANSFERRING QUEUED WITH_AGENT FORWARDED   | same
-Human.AgentSendMsg          | WITH_AGENT CLOSING                         | same
-Human.AgentSendMsg          | FORWARDED                                  | WITH_AGENT
-AgentForward                | TRANSFERRING                               | same
-AgentForward                | WITH_AGENT FORWARDED                       | FORWARDED
-SatisfactionSelected        | WITH_AGENT FORWARDED CLOSING ENDED         | same
-SessionUserEnd              | {LIVE}                                     | CLOSING
-SessionAgentEnd             | WITH_AGENT FORWARDED                       | CLOSING
-SessionUserTimeoutEnd       | {LIVE}                                     | CLOSING
-SessionAgentTimeoutEnd      | TRANSFERRING WITH_AGENT FORWARDED          | CLOSING
-SessionPendingAutoFinishEnd | TRANSFERRING QUEUED                        | CLOSING
-SessionEnd                  | {LIVE} CLOSING                             | ENDED
-SessionUserEnd              | ENDED                                      | same
-SessionAgentEnd             | ENDED                                      | same
-SessionUserTimeoutEnd       | ENDED                                      | same
-SessionAgentTimeoutEnd      | ENDED                                      | same
-SessionPendingAutoFinishEnd | ENDED                                      | same
-"""
-
-
-def decided() -> dict[tuple[str, str], str]:
-    table = {}
-    for line in DECIDED.strip().splitlines():
-        event, sources, dest = (cell.strip() for cell in line.split("|"))
-        for source in sources.split():
-            table[event, source] = source if dest == "same" else dest
-    return table
+from tests.support.model import decided
 
 
 def callback(event: str, *, is_contact_user: bool = False) -> Callback:

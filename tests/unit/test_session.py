@@ -103,6 +103,34 @@ def test_the_response_to_an_agents_own_contact_counts_from_the_joining() -> None
     assert session.first_response == 3 * SECOND
 
 
+def test_a_transfer_asked_for_after_the_first_reply_does_not_count_for_it() -> None:
+    session = session_of(
+        body("SessionBegin", NOON, IsContactUser=True),
+        body("TransferToHumanSuccess", NOON + 2 * SECOND, AgentId="ann"),
+        body("Human.AgentSendMsg", NOON + 5 * SECOND, AgentId="ann"),
+        body("AgentForward", NOON + 6 * SECOND, AgentId="bob"),
+        body("TransferringToHuman", NOON + 25 * SECOND),
+    )
+    assert session.first_response == 3 * SECOND
+
+
+def test_a_session_remembers_a_hundred_agents_at_most() -> None:
+    joined = life("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId="first")
+    forwards = [body("AgentForward", NOON + 10**6 + n, AgentId=f"a{n}") for n in range(150)]
+    session = session_of(*joined, *forwards)
+    assert session.agent_ids == ("first", *(f"a{n}" for n in range(99)))
+    assert (session.agent_id, session.forwards) == ("a149", 150)
+
+
+def test_a_name_that_is_too_long_counts_as_absent() -> None:
+    joined = life(
+        "SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId="x" * 257
+    )
+    assert session_of(*joined).agent_ids == ()
+    fits = life("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId="x" * 256)
+    assert session_of(*fits).agent_id == "x" * 256
+
+
 def test_meaningless_defaults_are_not_taken_for_facts() -> None:
     session = session_of(*life("SessionBegin", "ChatBot.UserSendMsg"))
     assert session.agent_id == ""
