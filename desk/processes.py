@@ -8,7 +8,7 @@ import asyncio
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,25 +58,31 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
             tokens=settings.tokens(),
             path=settings.callback_path,
         )
-        with closing(SqliteJournal.open_writer(settings.data_dir / JOURNAL_FILE)) as journal:
-            server = Server(create_app(journal, options), listener)
-            when_told_to_stop(server.stop)
-            report.ready()
-            server.run()
+        stop = threading.Event()
+        when_told_to_stop(stop.set)
+        journal = _open_journal(SqliteJournal.open_writer, settings, stop)
+        if journal is not None:
+            with closing(journal):
+                server = Server(create_app(journal, options), listener)
+                _when_set(stop, server.stop)
+                report.ready()
+                server.run()
 
 
 def follower(report: Report, settings: Settings) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(report, settings, "follower"):
+        from journal.sqlite import SqliteJournal
         from service.follower import Follower
 
         stop = threading.Event()
         when_told_to_stop(stop.set)
-        report.ready()
-        journal = _open_journal(settings.data_dir / JOURNAL_FILE, stop)
+        journal = _open_journal(SqliteJournal.open_reader, settings, stop)
         if journal is not None:
             with closing(journal):
-                Follower(journal, settings.data_dir).run(stop)
+                work = Follower(journal, settings.data_dir)
+                report.ready()
+                work.run(stop)
 
 
 def rpc_worker(report: Report, settings: Settings, address: Address, name: str) -> None:
@@ -106,18 +112,27 @@ def _set(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
         loop.call_soon_threadsafe(stop.set)
 
 
-def _open_journal(path: Path, stop: threading.Event) -> "SqliteJournal | None":
-    """Open the journal as soon as the gateway has made it; None if told to stop before."""
+def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
+    def wait() -> None:
+        stop.wait()
+        act()
+
+    threading.Thread(target=wait, name="when-set", daemon=True).start()
+
+
+def _open_journal(
+    how: "Callable[[Path], SqliteJournal]", settings: Settings, stop: threading.Event
+) -> "SqliteJournal | None":
+    """Open the journal as soon as it is there and the disk lets us; None if told to stop before."""
     from journal.errors import Unavailable
-    from journal.sqlite import SqliteJournal
 
     announced = False
     while not stop.is_set():
         try:
-            return SqliteJournal.open_reader(path)
+            return how(settings.data_dir / JOURNAL_FILE)
         except Unavailable as reason:
             if not announced:
-                log.info("waiting for the journal", reason=str(reason))
+                log.warning("waiting for the journal", reason=str(reason))
             announced = True
             stop.wait(RETRY)
     return None

@@ -177,7 +177,6 @@ class _Child:
         self._process: Any = None
         self._line: Connection | None = None
         self._trouble = ""
-        self._failed_starts = 0
         self._deaths = 0
         self._started_at = 0.0
         self._restart_at = 0.0
@@ -220,16 +219,26 @@ class _Child:
         self._process.join()
 
     def _start(self) -> None:
+        self._trouble, self._started_at = "", time.monotonic()
+        try:
+            self._process = self._spawn()
+        except OSError as error:  # no more processes, memory or files: there may be some later
+            self._trouble = f"cannot be started: {error.strerror}"
+            self._died(exit_code=None)
+        else:
+            log.info("process started", name=self.part.name, pid=self._process.pid)
+
+    def _spawn(self) -> Any:
         self._line, childs_end = _SPAWN.Pipe(duplex=False)
-        arguments = (Report(childs_end), *self.part.arguments)
-        self._process = _SPAWN.Process(  # daemon: killed also if the supervisor itself fails
-            target=self.part.run, args=arguments, name=self.part.name, daemon=True
-        )
-        with _interrupts_blocked():
-            self._process.start()
-        childs_end.close()
-        self._started_at = time.monotonic()
-        log.info("process started", name=self.part.name, pid=self._process.pid)
+        with childs_end, _interrupts_blocked():
+            process = _SPAWN.Process(  # daemon: killed also if the supervisor itself fails
+                target=self.part.run,
+                args=(Report(childs_end), *self.part.arguments),
+                name=self.part.name,
+                daemon=True,
+            )
+            process.start()
+        return process
 
     def _listen(self) -> None:
         while self._line is not None and self._line.poll():
@@ -247,27 +256,28 @@ class _Child:
 
     def _is_ready(self) -> None:
         self.ready = True
-        self._failed_starts = 0
         seconds = round(time.monotonic() - self._started_at, 3)
         log.info("process ready", name=self.part.name, after_s=seconds)
 
     def _bury(self) -> None:
-        lived = time.monotonic() - self._started_at
-        self._deaths = 1 if lived > STABLE_AFTER else self._deaths + 1
-        self._failed_starts += 1
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._deaths - 1, 20))
         code = self._process.exitcode
         self._process.close()
         self._process = None
+        self._died(exit_code=code)
+
+    def _died(self, *, exit_code: int | None) -> None:
+        lived = time.monotonic() - self._started_at
+        self._deaths = 1 if lived > STABLE_AFTER else self._deaths + 1
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._deaths - 1, 20))
         log.warning(
             "process died",
             name=self.part.name,
-            exit_code=code,
+            exit_code=exit_code,
             reason=self._trouble,
             lived_s=round(lived, 3),
             restart_in_s=pause,
         )
-        if self._failed_starts >= MAX_FAILED_STARTS:
+        if not self.ready and self._deaths >= MAX_FAILED_STARTS:
             why = f": {self._trouble}" if self._trouble else ""
             raise _GaveUp(f"{self.part.name} died {MAX_FAILED_STARTS} times while starting{why}")
         self._restart_at = time.monotonic() + pause

@@ -1,11 +1,13 @@
 """The supervisor with small parts that really are processes."""
 
 import os
+import resource
 import signal
 import time
 
 import pytest
 
+from desk.supervisor import MAX_FAILED_STARTS
 from tests.support.processes import is_running, start, wait_until
 
 
@@ -72,6 +74,21 @@ def test_a_part_that_dies_at_every_start_is_given_up_with_growing_pauses(supervi
         assert running.stdout == [
             "crashing died 5 times while starting: stumbled over its own feet"
         ]
+
+
+def test_a_part_that_was_once_ready_is_never_given_up_even_if_no_process_can_be_made(supervise):
+    with supervise("two-stages") as running:
+        running.ready()
+        limits = resource.prlimit(running.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        os.kill(pid_of(running, "first"), signal.SIGKILL)
+        died = named("process died", "first")
+        wait_until(lambda: sum(map(died, running.records)) > MAX_FAILED_STARTS)
+        assert "cannot be started: Too many open files" in running.output
+        resource.prlimit(running.pid, resource.RLIMIT_NOFILE, limits)
+        wait_until(lambda: sum(map(named("process ready", "first"), running.records)) == 2)
+        assert running.terminate() == 0
+        assert "Traceback" not in running.output
 
 
 def test_a_part_that_knows_it_cannot_work_is_not_started_again(supervise):

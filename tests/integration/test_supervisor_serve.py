@@ -2,12 +2,14 @@
 
 import http.client
 import os
+import resource
 import signal
 import socket
 import time
 
 import pytest
 
+from service.view.store import locate
 from tests.support.processes import SDK_APP_ID, is_running, run, start, wait_until
 
 BEGIN_AT = 1_725_540_020_000
@@ -69,6 +71,31 @@ def test_connections_wait_while_the_gateway_is_restarted(serve):
     assert serve.post(begin("meanwhile"))[0] == 200
 
 
+def test_a_gateway_that_comes_back_to_a_full_disk_waits_until_it_is_not(serve):
+    assert serve.post(begin("before"))[0] == 200
+    limits = resource.prlimit(serve.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(serve.pid, resource.RLIMIT_FSIZE, (1, limits[1]))  # children inherit it
+    os.kill(pid_of(serve, "gateway"), signal.SIGKILL)
+    waiting = serve.wait_for(lambda record: record["event"] == "waiting for the journal" and
+                             record["process"] == "gateway")  # fmt: skip
+    assert waiting["reason"]
+    resource.prlimit(pid_of(serve, "gateway"), resource.RLIMIT_FSIZE, limits)
+    assert serve.post(begin("after"))[0] == 200
+    assert times(serve, "process died", "gateway") == 1
+    assert state(serve, "before")[0] == state(serve, "after")[0] == 0
+
+
+def test_a_follower_that_cannot_begin_is_a_failed_start(tmp_path):
+    data_dir = tmp_path / "data"
+    with start("gateway", data_dir=data_dir) as gateway:
+        gateway.ready()
+        locate(data_dir).mkdir()
+        with start("service", data_dir=data_dir) as service:
+            assert service.wait() == 1
+            assert times(service, "process ready", "follower") == 0
+            assert service.stderr[-1].startswith("desk: follower died 5 times while starting: ")
+
+
 @pytest.mark.parametrize("name", ["follower", "rpc-1"])
 def test_a_killed_process_of_the_service_comes_back_and_works(serve, name):
     os.kill(pid_of(serve, name), signal.SIGKILL)
@@ -81,7 +108,7 @@ def test_a_killed_process_of_the_service_comes_back_and_works(serve, name):
 def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path, command):
     with start(command, data_dir=tmp_path / "data") as running:
         first = "follower" if command == "service" else "gateway"
-        wait_until(lambda: times(running, "process ready", first) == 1)
+        wait_until(lambda: times(running, "process started", first) == 1)
         children = running.children()
         assert children
         os.kill(running.pid, signal.SIGKILL)
