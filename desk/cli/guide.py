@@ -1,7 +1,11 @@
 """What `desk serve` says when it is ready: where it listens, and commands to try as they are."""
 
 import json
+import os
 import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -42,13 +46,13 @@ Try it: begin a session, send the vendor's sample message, ask what became of it
 
   {sample}
 
-  desk sessions explain {session}{which}{target}
+  {desk} sessions explain {session}{which}{target}
 
 Or let a call centre happen here, and watch it in another terminal:
 
-  {token}desk simulate {url} --app {app} --sessions 20 --rate 20
+  {token}{desk} simulate {url} --app {app} --sessions 20 --rate 20
 
-  desk watch{target}
+  {desk} watch{target}
 """
 
 SIGNING = """
@@ -65,6 +69,7 @@ def what_to_try(settings: Settings, http: Address, grpc: Address) -> str:
     signed = app in settings.callback_tokens
     target = str(grpc.from_here())
     return TEMPLATE.format(
+        desk=_this_command(),
         url=url,
         grpc=target,
         signing=SIGNING if signed else "",
@@ -76,6 +81,18 @@ def what_to_try(settings: Settings, http: Address, grpc: Address) -> str:
         which=f" --app {app}" if len(settings.sdk_app_ids) > 1 else "",
         target="" if target == "127.0.0.1:50051" else f" --target {target}",
     )
+
+
+def _this_command() -> str:
+    """What calls this very `desk` in a shell like the one it was started in."""
+    script = Path(sys.executable).with_name("desk")
+    found = shutil.which("desk")
+    if found and script.exists() and Path(found).samefile(script):
+        return "desk"
+    if not script.exists():
+        return f"{shlex.quote(sys.executable)} -m desk"
+    below = script.is_relative_to(Path.cwd())
+    return shlex.quote(os.path.relpath(script) if below else str(script))
 
 
 def _curl(url: str, app: int, callback: dict[str, Any], *, signed: bool) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,25 @@ import pytest
 
 from desk.cli import COMMANDS
 from tests.support.processes import environment, run, start, wait_until
+
+CURL = f"""#!{sys.executable}
+import sys, urllib.request
+option, url, data, body = sys.argv[1:]
+assert (option, data) == ("-sS", "-d")
+print(urllib.request.urlopen(url, body.encode(), timeout=10).read().decode())
+"""
+"""As much of curl as the guide uses."""
+
+
+def path_with_curl(directory):
+    """The PATH; where there is no curl, with one."""
+    if shutil.which("curl"):
+        return os.environ["PATH"]
+    curl = directory / "bin" / "curl"
+    curl.parent.mkdir()
+    curl.write_text(CURL)
+    curl.chmod(0o755)
+    return f"{curl.parent}:{os.environ['PATH']}"
 
 
 def guide(running):
@@ -22,12 +42,12 @@ def guide(running):
 def test_what_serve_suggests_works_as_it_stands(tmp_path, tokens):
     with start("serve", data_dir=tmp_path / "data", DESK_CALLBACK_TOKENS=tokens) as desk:
         text = guide(desk)
-        wanted = re.compile(r"(T=|curl |desk sessions explain )")
+        wanted = re.compile(r"(T=|curl |\S*desk sessions explain )")
         lines = [line.strip() for line in text.splitlines() if wanted.match(line.strip())]
-        script = "\n".join(lines).replace("desk sessions", f"{sys.executable} -m desk sessions")
         done = subprocess.run(
-            ["bash", "-ec", script],
-            env=environment({"TOKEN": "xxxxyyyy"}),
+            ["bash", "-ec", "\n".join(lines)],
+            env=environment({"TOKEN": "xxxxyyyy", "PATH": path_with_curl(tmp_path)}),
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=60,
@@ -37,6 +57,14 @@ def test_what_serve_suggests_works_as_it_stands(tmp_path, tokens):
     assert done.stdout.count('"ActionStatus":"OK"') == 2
     assert "2 callbacks at revision 2: CHATBOT" in done.stdout
     assert "xxxxyyyy" not in text
+
+
+def test_commands_are_named_so_that_the_shell_finds_them(tmp_path):
+    bin_dir = Path(sys.executable).parent
+    paths = {"desk": f"{bin_dir}:{os.environ['PATH']}", str(bin_dir / "desk"): os.defpath}
+    for name, path in paths.items():
+        with start("serve", data_dir=tmp_path / "data", PATH=path) as desk:
+            assert f"\n  {name} watch" in guide(desk)
 
 
 def test_serve_can_be_tried_without_any_setting_and_says_which_app_it_takes(tmp_path):
