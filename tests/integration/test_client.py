@@ -189,6 +189,27 @@ async def test_a_refusal_is_raised_with_its_reason_and_not_tried_again(
     assert len(server.requests) == 1
 
 
+async def test_a_service_that_lags_behind_the_one_before_is_asked_again() -> None:
+    behind = Break(after=0, code=Status.OUT_OF_RANGE, reason="REVISION_IN_FUTURE")
+    server = FeedServer(feed=records(1, 1, 1, 1), breaks=[Break(after=1), behind, behind])
+    async with connected(server) as client:
+        got = await until_caught_up(client.subscribe(after_revision=0))
+    assert places([record for update in got for record in update.records]) == places(server.feed)
+
+
+async def test_a_revision_that_no_service_ever_told_of_is_not_waited_for() -> None:
+    behind = Break(after=0, code=Status.OUT_OF_RANGE, reason="REVISION_IN_FUTURE")
+    async with connected(FeedServer(feed=records(1), breaks=[behind])) as client:
+        with pytest.raises(OutOfRange):
+            await anext(client.subscribe(after_revision=9))
+
+
+async def test_a_stream_that_goes_over_to_another_journal_is_an_error() -> None:
+    async with connected(FeedServer(feed=records(1))) as client:
+        with pytest.raises(JournalMismatch):
+            await anext(client.subscribe(after_revision=0, journal_id="f" * 32))
+
+
 async def test_a_stream_that_falls_silent_is_opened_again() -> None:
     server = FeedServer(feed=records(1, 1, 1, 1), breaks=[Break(after=1, code=None)])
     async with connected(server) as client:

@@ -1,6 +1,7 @@
 """The worker as a whole: status, health, reflection, drain, several workers, failures."""
 
 import asyncio
+import time
 from typing import Any
 
 import grpc
@@ -55,6 +56,17 @@ async def test_the_status_says_how_far_the_view_is_behind():
         status = await worker.status.GetStatus(GetStatusRequest())
         assert (status.head_revision, status.lag) == (5, 3)
         assert status.lag_time.ToMilliseconds() > 1_700_000_000_000
+
+
+async def test_the_status_says_when_the_follower_was_last_seen():
+    async with service(*life("SessionBegin")) as (_, worker):
+        before = time.time()
+
+        async def seen_since() -> bool:
+            status = await worker.status.GetStatus(GetStatusRequest())
+            return status.follower_seen_at.ToMicroseconds() / 1e6 > before
+
+        await until(seen_since)
 
 
 async def test_the_status_counts_open_streams():

@@ -4,6 +4,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState, TimeRange
 from desk.v1.session_service_pb2 import (
@@ -252,6 +253,7 @@ async def test_a_page_token_is_good_for_its_own_request_only():
         (ListSessionsRequest(filter=SessionFilter(states=[99])), "filter.states"),
         (ListSessionsRequest(filter=SessionFilter(states=[0])), "filter.states"),
         (ListSessionsRequest(filter=SessionFilter(end_reasons=[99])), "filter.end_reasons"),
+        (ListSessionsRequest(filter=SessionFilter(sdk_app_ids=[0])), "filter.sdk_app_ids"),
         (ListSessionsRequest(filter=SessionFilter(begun=TimeRange())), "filter.begun"),
         (
             ListSessionsRequest(
@@ -273,6 +275,13 @@ async def test_a_list_that_makes_no_sense_names_the_field(
     async with service() as (_, worker):
         error = await refusal(worker.sessions.ListSessions(request_))
         assert (reason(error), fields(error)) == ("INVALID_REQUEST", [field])
+
+
+async def test_a_range_within_one_millisecond_is_a_range():
+    within = TimeRange(start_time=Timestamp(nanos=1_000), end_time=Timestamp(nanos=2_000))
+    async with service(*life("SessionBegin")) as (_, worker):
+        request = ListSessionsRequest(filter=SessionFilter(begun=within))
+        assert not (await worker.sessions.ListSessions(request)).sessions
 
 
 async def test_counts_have_the_figures_of_each_group():

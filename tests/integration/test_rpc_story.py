@@ -56,6 +56,19 @@ async def test_a_story_is_told_in_time_order_with_the_states_of_now():
         assert answer.records[0].event.raw_body == bodies[0]
 
 
+async def test_a_rejection_is_explained_by_the_state_that_it_now_stands_in():
+    begun = life("SessionBegin", "TransferringToHuman")
+    ended, queued = (
+        body("SessionAgentEnd", NOON + 30_000),
+        body("TransferringToHumanWait", NOON + 20_000),
+    )
+    async with service(*begun, ended, queued) as (_, worker):
+        answer = await worker.sessions.ExplainSession(ExplainSessionRequest(session_id=SESSION))
+        last = answer.records[-1]
+        assert SessionState.Name(last.state_before) == "SESSION_STATE_QUEUED"
+        assert last.rejection_detail == "SessionAgentEnd is impossible while the session is QUEUED"
+
+
 async def test_a_session_that_has_not_begun_has_a_story_too():
     async with service(*life(*LATE[1:])) as (_, worker):
         answer = await worker.sessions.ExplainSession(ExplainSessionRequest(session_id=SESSION))

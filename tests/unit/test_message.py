@@ -138,6 +138,18 @@ def test_no_body_whatsoever_breaks_it(body: list[Any]) -> None:
     message("key", body).SerializeToString()
 
 
+def test_an_image_without_a_format_has_none() -> None:
+    assert element("TIMImageElem", {"UUID": "i"}).media.format == ""
+
+
+def test_a_length_may_be_a_part_of_a_second() -> None:
+    assert element("TIMSoundElem", {"Second": 3.5}).media.duration.ToMilliseconds() == 3_500
+
+
+def test_true_is_no_latitude() -> None:
+    assert element("TIMLocationElem", {"Latitude": True}).location.latitude == 0
+
+
 @pytest.mark.parametrize("value", [2**31, -(2**40), "5", True, None, [1]])
 def test_numbers_that_do_not_fit_are_left_out(value: Any) -> None:
     image = {"ImageInfoArray": [{"Width": value, "Size": 1}]}
