@@ -46,7 +46,8 @@ def service_health(target: str, timeout: float) -> None:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     target = target or _listen("DESK_GRPC_LISTEN", "127.0.0.1:50051")
-    with grpc.insecure_channel(target) as channel:
+    direct = [("grpc.enable_http_proxy", 0)]  # whatever http_proxy says: it asks its neighbour
+    with grpc.insecure_channel(target, options=direct) as channel:
         try:
             check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
             answer = check(health_pb2.HealthCheckRequest(), timeout=timeout)

@@ -50,6 +50,8 @@ _RETRIED = {
 }
 
 _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
+    # The service is on the same network; http_proxy in the environment is for the way out of it.
+    ("grpc.enable_http_proxy", 0),
     # Notices a dead connection in the midst of a call. A server with default settings allows two
     # pings before it has sent anything, so not more often; on a stream its Checkpoints clear them.
     ("grpc.keepalive_time_ms", 30_000),

@@ -186,6 +186,21 @@ def test_health_says_by_its_exit_code_who_is_ready(serve):
         assert answer.stderr.count("\n") == 1
 
 
+def test_no_question_goes_through_a_proxy_of_the_environment(serve):
+    host, port = serve.http
+    url = f"http://{host}:{port}/"
+    dead = dict.fromkeys(("grpc_proxy", "http_proxy", "https_proxy"), "http://127.0.0.1:1")
+    proxy = {**dead, "no_proxy": "", "no_grpc_proxy": ""}
+    for question in (
+        ("health", "gateway", f"{url}readyz"),
+        ("health", "service", serve.target),
+        ("status", "--target", serve.target),
+        ("simulate", url, "--app", str(SDK_APP_ID), "--sessions", "1", "--verify", serve.target),
+    ):
+        answer = run(*question, **proxy)
+        assert answer.returncode == 0, answer.stderr + answer.stdout
+
+
 def test_wrong_settings_are_exit_code_2_and_a_line_each_without_the_token(tmp_path):
     result = run("serve", cwd=tmp_path, DESK_RPC_WORKERS="0", DESK_CALLBACK_TOKENS="hush-4711")
     assert result.returncode == 2
