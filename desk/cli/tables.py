@@ -182,9 +182,5 @@ def print_groups(counted: CountSessionsResponse, by: str) -> None:
         click.echo(f"and {counted.other_sessions} sessions in smaller groups")
 
 
-def _rating(group: SessionGroup) -> str:
-    return f"{group.mean_satisfaction:.1f}" if group.ratings else "-"
-
-
 def _key(key: str) -> str:
     return key.removeprefix("SESSION_STATE_").removeprefix("END_REASON_")
