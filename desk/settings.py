@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from desk.address import Address
+from gateway.paths import check_callback_path
 
 SAMPLE_SDK_APP_ID = 1600012345
 """The SDKAppID in the vendor's sample callback; `desk serve` takes it when none is configured."""
@@ -34,7 +35,6 @@ MAX_TOKEN_FILE = 64 * 1024
 
 _PREFIX = "DESK_"
 _OF_CLIENTS = ("target", "simulate_token")
-_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")
 
 Tokens = dict[int, tuple[SecretStr, ...]]
 
@@ -166,10 +166,7 @@ class Settings(BaseSettings):
     @check("callback_path")
     @classmethod
     def _usable_path(cls, path: str) -> str:
-        if not _PATH.fullmatch(path):
-            raise ValueError("must be a URL path: begin with / and have no query and no space")
-        if path in ("/livez", "/readyz"):
-            raise ValueError(f"{path} is where the gateway answers for its own health")
+        check_callback_path(path)
         return path
 
     @check("grpc_listen")

@@ -17,6 +17,7 @@ import structlog
 
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
 from gateway.authentication import Authenticator, Parameters, Refused
+from gateway.paths import LIVE, PROBES, READY, check_callback_path
 from gateway.readiness import Readiness
 from journal.callback import COMMAND, Malformed, decode, identify
 from journal.entry import NewEntry
@@ -38,11 +39,6 @@ ARRIVED = "gateway.arrived"
 
 CONDITION = "gateway.condition"
 """WSGI environ, optional: why the server wants no more traffic; "" if it does."""
-
-LIVE, READY = _PROBES = ("/livez", "/readyz")
-
-# What RFC 3986 allows in a path, without escapes: Falcon compares decoded paths.
-_PATH = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,;=:@/]*")
 
 # Control characters and lone surrogates, which neither SQLite nor protobuf takes as text.
 _NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -75,8 +71,7 @@ class Options:
             raise ValueError("there is a token for an app that is not among the SDKAppIDs")
         if not all(valid and all(valid) for valid in self.tokens.values()):
             raise ValueError("an app has an empty token or an empty list of tokens")
-        if not _PATH.fullmatch(self.path) or self.path in (LIVE, READY):
-            raise ValueError(f"{self.path!r} cannot be the path of the callback URL")
+        check_callback_path(self.path)
 
 
 def create_app(
@@ -226,7 +221,7 @@ def _answer_http_error(
 ) -> None:
     """Falcon's own refusals: no such path, no such method, an invalid header."""
     if req.method not in falcon.COMBINED_METHODS:  # which Falcon calls a bad request
-        error = falcon.HTTPMethodNotAllowed(["GET", "HEAD"] if req.path in _PROBES else ["POST"])
+        error = falcon.HTTPMethodNotAllowed(["GET", "HEAD"] if req.path in PROBES else ["POST"])
     if error.headers:
         resp.set_headers(error.headers)
     _answer(resp, BY_STATUS.get(error.status_code, Outcome.FAILED))

@@ -215,7 +215,9 @@ def test_the_callback_path_is_what_the_customer_typed():
         assert len(desk.kept()) == 2
 
 
-@pytest.mark.parametrize("path", ["", "x", "/a b", "/{name}", "/a?b", "/a#b", "/livez", "/%41"])
+@pytest.mark.parametrize(
+    "path", ["", "x", "/a b", "/{name}", "/a?b", "/a#b", "/livez", "/%41", "/a//b"]
+)
 def test_a_path_that_cannot_be_served_is_refused_at_start(path):
     with pytest.raises(ValueError, match="path"):
         Options(sdk_app_ids=frozenset({APP}), tokens={}, path=path)

@@ -4,10 +4,16 @@ import pickle
 import re
 from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from desk.address import Address
 from desk.settings import SAMPLE_SDK_APP_ID, Settings, SettingsError, TrialSettings
+from gateway.app import Options, create_app
+from gateway.paths import check_callback_path
+from journal.memory import MemoryJournal
 
 SECRET = "hush-hush-4711"
 
@@ -97,7 +103,10 @@ def test_app_ids_may_have_spaces_and_come_sorted_and_once(environment):
         ("DESK_CALLBACK_PATH", "desk", "DESK_CALLBACK_PATH must be a URL path"),
         ("DESK_CALLBACK_PATH", "/a?b", "DESK_CALLBACK_PATH must be a URL path"),
         ("DESK_CALLBACK_PATH", "/a b", "DESK_CALLBACK_PATH must be a URL path"),
-        ("DESK_CALLBACK_PATH", "/readyz", "DESK_CALLBACK_PATH /readyz is where the gateway"),
+        ("DESK_CALLBACK_PATH", "/a//b", "DESK_CALLBACK_PATH must be a URL path"),
+        ("DESK_CALLBACK_PATH", "/a%20b", "DESK_CALLBACK_PATH must be a URL path"),
+        ("DESK_CALLBACK_PATH", "/" + "a" * 2000, "DESK_CALLBACK_PATH must be a URL path"),
+        ("DESK_CALLBACK_PATH", "/readyz", "DESK_CALLBACK_PATH /readyz is the path where"),
         ("DESK_DATA_DIR", "/etc/passwd", "DESK_DATA_DIR '/etc/passwd' is not a directory"),
         ("DESK_JOURNAL", "nats://n:4222", "DESK_JOURNAL nats:// is not available in this version"),
         ("DESK_JOURNAL", "mysql", "DESK_JOURNAL must be sqlite, not 'mysql'"),
@@ -122,6 +131,16 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(environment, variable
     assert "\n" not in found
     assert len(found) < 200
     assert SECRET not in found
+
+
+@hypothesis.settings(deadline=None)
+@given(path=st.text("/ab.%{}?# ~:", max_size=8) | st.text(max_size=8))
+def test_a_callback_path_that_is_accepted_can_be_served(path):
+    try:
+        check_callback_path(path)
+    except ValueError:
+        return
+    create_app(MemoryJournal(), Options(sdk_app_ids=frozenset({1}), tokens={}, path=path))
 
 
 def test_all_problems_come_together(environment):
