@@ -10,7 +10,16 @@ import click
 from benchmarks import machine, report
 from benchmarks.measurement import Benchmark, Measurement, NotMeasured, load
 
-NAMES = ("acknowledgements",)
+NAMES = (
+    "acknowledgements",
+    "open_loop",
+    "end_to_end",
+    "fold",
+    "queries",
+    "subscribe",
+    "live",
+    "footprint",
+)
 """All benchmarks, in this order."""
 
 BUDGET = 14 * 60

@@ -8,23 +8,31 @@ import json
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measurement import Goal, Measurement, NotMeasured
+from benchmarks.peers import postgresql
 from benchmarks.work import desk, directory, peer
 
 NAME = "acknowledgements"
 REFERENCE = "empty handler"
 OURS = "desk on waitress"
+GRANIAN = "desk on Granian"
+AFTERNOON = "FastAPI + SQLite"
+POSTGRESQL = "FastAPI + PostgreSQL"
 CONNECTIONS = 32
 
 RATE, P50, P99, P999 = "acknowledgements", "p50", "p99", "p99.9"
 GOALS = (
     Goal(what=RATE, subject=OURS, of=REFERENCE, bound=0.9),
     Goal(what=P99, subject=OURS, of=REFERENCE, bound=1.5, at_most=True),
+    Goal(what=RATE, subject=OURS, of=AFTERNOON, bound=2),
+    Goal(what=RATE, subject=GRANIAN, of=OURS, bound=3),
 )
 
 SCRIPT = Path(__file__).parent / "callbacks.lua"
@@ -32,11 +40,11 @@ SCRIPT = Path(__file__).parent / "callbacks.lua"
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
     """Each subject in turn."""
-    if shutil.which("wrk") is None:
-        yield NotMeasured(NAME, "all", "wrk is not installed")
-        return
-    for subject, started in {REFERENCE: _empty, OURS: _ours}.items():
-        with started() as port:
+    for subject, (start, missing) in SUBJECTS.items():
+        if why := missing() or ("" if shutil.which("wrk") else "wrk is not installed"):
+            yield NotMeasured(NAME, subject, why)
+            continue
+        with start() as port:
             yield from _load(port, subject, run, seconds=1 if quick else 4)
 
 
@@ -64,6 +72,41 @@ def _empty() -> Iterator[int]:
 
 
 @contextmanager
-def _ours() -> Iterator[int]:
-    with directory("gateway") as data_dir, desk("gateway", data_dir=data_dir) as ready:
+def _ours(server: str = "waitress") -> Iterator[int]:
+    command = ("gateway",)
+    with directory("gateway") as data_dir, desk(*command, data_dir=data_dir) as ready:
         yield int(ready.said["http"].rpartition(":")[2])
+
+
+@contextmanager
+def _sqlite() -> Iterator[int]:
+    with (
+        directory("sqlite") as path,
+        peer("fastapi_sqlite", str(path / "callbacks.db")) as ready,
+    ):
+        yield ready.said["port"]
+
+
+@contextmanager
+def _postgresql() -> Iterator[int]:
+    with postgresql.running() as host, peer("fastapi_postgresql", host) as ready:
+        yield ready.said["port"]
+
+
+def _lacks(*modules: str) -> str:
+    missing = [name for name in modules if find_spec(name) is None]
+    return f"{', '.join(missing)} is not installed" if missing else ""
+
+
+Start = Callable[[], AbstractContextManager[int]]
+SUBJECTS: dict[str, tuple[Start, Callable[[], str]]] = {
+    REFERENCE: (_empty, _lacks),
+    OURS: (_ours, _lacks),
+    GRANIAN: (partial(_ours, "granian"), partial(_lacks, "granian", "uvloop")),
+    AFTERNOON: (_sqlite, partial(_lacks, "fastapi", "uvicorn")),
+    POSTGRESQL: (
+        _postgresql,
+        lambda: postgresql.missing() or _lacks("fastapi", "uvicorn", "asyncpg"),
+    ),
+}
+"""How each is started (the value of the context is its port), and what is missing for it."""

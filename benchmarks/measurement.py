@@ -4,8 +4,9 @@ Knows nothing of how things are measured, and nothing of files.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from math import ceil
 from statistics import median
 
 import msgspec
@@ -110,8 +111,10 @@ class Spread(msgspec.Struct, frozen=True):
         return cls(median(values), min(values), max(values), len(values))
 
 
-ByRun = Mapping[int, float]
-"""A figure of each run."""
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The least value that at least `percent` of all do not exceed (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[max(0, ceil(len(ordered) * percent / 100) - 1)]
 
 
 class Figures:

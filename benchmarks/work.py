@@ -65,7 +65,10 @@ class Ready:
 
 @contextmanager
 def child(
-    *command: str, is_ready: Callable[[str], Any], env: Mapping[str, str] | None = None
+    *command: str,
+    is_ready: Callable[[str], Any],
+    env: Mapping[str, str] | None = None,
+    user: str | None = None,
 ) -> Iterator[Ready]:
     """Run a process until the end of the block.
 
@@ -74,6 +77,7 @@ def child(
         is_ready: gets each line of its output (stdout and stderr); what it returns for the first
             one that it accepts (not None) becomes `Ready.said`.
         env: added to the environment.
+        user: whose process it is to be; None: ours.
 
     Raises:
         RuntimeError: it ended or was silent instead of becoming ready.
@@ -89,6 +93,7 @@ def child(
         text=True,
         errors="replace",
         start_new_session=True,
+        user=user,
     )
     try:
         yield Ready(process, _await_ready(process, is_ready))

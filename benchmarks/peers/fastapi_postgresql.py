@@ -1,0 +1,55 @@
+"""The same service with PostgreSQL: asyncpg, a connection for each request that is under way.
+
+PostgreSQL itself lets concurrent commits share a flush.
+"""
+
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+from fastapi import FastAPI, HTTPException, Request
+
+from benchmarks.peers.uvicorn_server import serve
+
+SDK_APP_ID = 1600012345
+CONNECTIONS = 32
+
+TABLE = """
+CREATE TABLE callbacks (id bigserial PRIMARY KEY, session_id text NOT NULL,
+                        event text NOT NULL, event_time bigint NOT NULL, body bytea NOT NULL)
+"""
+INSERT = "INSERT INTO callbacks (session_id, event, event_time, body) VALUES ($1, $2, $3, $4)"
+
+
+def create_app(host: str) -> FastAPI:
+    pools: list[asyncpg.Pool] = []
+
+    @asynccontextmanager
+    async def connected(_: FastAPI) -> AsyncIterator[None]:
+        options = {"host": host, "user": "postgres", "database": "postgres"}
+        async with asyncpg.create_pool(
+            **options, min_size=CONNECTIONS, max_size=CONNECTIONS
+        ) as pool:
+            await pool.execute(TABLE)
+            pools.append(pool)
+            yield
+
+    app = FastAPI(lifespan=connected)
+
+    @app.post("/")
+    async def callback(request: Request, SdkAppid: int, CallbackCommand: str) -> dict:  # noqa: N803
+        if SdkAppid != SDK_APP_ID or CallbackCommand != "Desk.SessionEventNotify":
+            raise HTTPException(403)
+        body = await request.body()
+        event = json.loads(body)
+        row = event["SessionId"], event["Event"], event["EventTime"], body
+        await pools[0].execute(INSERT, *row)
+        return {"ActionStatus": "OK", "ErrorInfo": "", "ErrorCode": 0}
+
+    return app
+
+
+if __name__ == "__main__":
+    serve(create_app(sys.argv[1]))
