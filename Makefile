@@ -19,11 +19,12 @@ RUN    := $(BIN)/python -m
 
 RUNTIME := $(VENV)/.installed-runtime
 DEV     := $(VENV)/.installed-dev
+BENCH   := $(VENV)/.installed-bench
 USABLE   = $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
            && { [ ! -e $(RUNTIME) ] || [ "$$(cat $(RUNTIME))" = "$(CURDIR)" ]; }
 
 ifneq ($(shell [ -e $(RUNTIME) ] && { $(USABLE) || echo broken; }),)
-.PHONY: $(RUNTIME) $(DEV)
+.PHONY: $(RUNTIME) $(DEV) $(BENCH)
 endif
 
 # The first of these that runs (a pyenv shim may be there and fail), is new enough, and can make
@@ -52,6 +53,12 @@ $(DEV): pyproject.toml
 	@echo "Installing what the service and its tests need into $(VENV)"
 	@$(PIP_INSTALL) --editable '.[dev]'
 	@echo "$(CURDIR)" | tee $(RUNTIME) > $@
+
+$(BENCH): pyproject.toml
+	$(make-venv)
+	@echo "Installing what the service, its tests and its benchmarks need into $(VENV)"
+	@$(PIP_INSTALL) --editable '.[dev,bench]'
+	@echo "$(CURDIR)" | tee $(RUNTIME) $(DEV) > $@
 
 # ---- Run ----
 
@@ -105,6 +112,12 @@ diagram-check: $(DEV)
 .PHONY: compose-check
 compose-check: $(DEV)
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+# ---- Measure ----
+
+.PHONY: soak
+soak: $(BENCH)  ## run everything for 10 minutes at half of its capacity; SOAK_SECONDS=60 for less
+	$(RUN) benchmarks.soak --seconds $(or $(SOAK_SECONDS),600)
 
 # ---- Edit ----
 

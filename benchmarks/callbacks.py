@@ -30,11 +30,11 @@ WHALE = "user_whale"
 """A user to whom one session in a hundred belongs."""
 
 _SHAPES = {  # what there is beside SessionBegin, and of how many sessions in a hundred
-    (): 70,
-    ("SessionUserEnd", "SessionEnd"): 10,
-    ("SessionEnd",): 8,
-    ("TransferringToHuman", "TransferToHumanSuccess"): 8,
-    ("TransferringToHuman", "TransferringToHumanWait"): 4,
+    (): 80,
+    ("SessionUserEnd", "SessionEnd"): 6,
+    ("SessionEnd",): 6,
+    ("TransferringToHuman", "TransferToHumanSuccess"): 5,
+    ("TransferringToHuman", "TransferringToHumanWait"): 3,
 }
 
 
@@ -65,7 +65,7 @@ def begins(count: int, *, start: int = START) -> Iterator[NewEntry]:
 
 
 def short_sessions(count: int) -> Iterator[NewEntry]:
-    """Yield the callbacks of `count` sessions, one and a half each, a second apart."""
+    """Yield the callbacks of `count` sessions, a second apart; most have only begun."""
     for number in range(count):
         random, name = Random(number), session_id(number)
         (shape,) = random.choices(list(_SHAPES), weights=list(_SHAPES.values()))

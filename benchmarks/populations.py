@@ -26,7 +26,7 @@ COMMIT = 4_000
 POLL = 0.02
 """Seconds between two looks at how far the view has come."""
 
-FOLLOW_WITHIN = 300.0
+FOLLOW_WITHIN = 600.0
 """Seconds that a follower may take."""
 
 
