@@ -18,6 +18,9 @@ COMMAND = "Desk.SessionEventNotify"
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between two attempts at one callback, where the service does not say."""
 
+FIRST_ANSWER = 2.0
+"""Seconds during which attempts are repeated as long as nothing has ever answered."""
+
 
 class Fate(Enum):
     """What became of a delivery: the service has it, has it not, or who knows."""
@@ -145,13 +148,15 @@ class Sender:
 
     async def _try(self, http: aiohttp.ClientSession, delivery: Delivery) -> int | None:
         """Attempt until there is an answer that counts; the last status, None = no answer."""
-        give_up = self._clock() + self._options.retry_for
-        pause = FIRST_PAUSE
+        began, pause = self._clock(), FIRST_PAUSE
         while True:
             status, wait = await self._attempt(http, delivery)
             self._answered |= status is not None
             wait = pause if wait is None else wait
-            if (status is not None and status < 500) or self._clock() + wait > give_up:
+            patience = self._options.retry_for
+            if not self._answered:
+                patience = min(patience, FIRST_ANSWER)
+            if (status is not None and status < 500) or self._clock() + wait > began + patience:
                 break
             await asyncio.sleep(wait)
             self._figures.retries += 1

@@ -23,8 +23,9 @@ from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
 from desk.v1.session_pb2 import SessionKey
 from desk.v1.session_service_pb2 import BatchGetSessionsRequest, ExplainSessionRequest
 
-SETTLE = 1.0
-"""Seconds after the last answer in which the follower surely learns of the journal's head."""
+ROUNDS = 2
+"""Signs of life after which the follower has looked at the journal after the last answer: the first
+may end a round that began before it."""
 
 PATIENCE = 30.0
 """Seconds without any progress after which the service counts as stuck."""
@@ -69,7 +70,7 @@ async def verify(
     """Wait until the service has taken everything in, and compare it with what was sent.
 
     Raises:
-        Stuck: the view made no progress for `patience` seconds.
+        Stuck: the follower was silent, or the view made no progress, for `patience` seconds.
         ClientError: the service cannot be asked.
     """
     report = Report()
@@ -86,7 +87,7 @@ async def verify(
 
 async def _settle(client: Client, on_progress: Progress, patience: float) -> int:
     """Wait until the view contains what is in the journal now; the revision of that."""
-    await asyncio.sleep(SETTLE)
+    await _await_rounds(client, patience)
     status = await client.status()
     head, reached = status.head_revision, status.header.revision
     clock = asyncio.get_running_loop().time
@@ -100,6 +101,19 @@ async def _settle(client: Client, on_progress: Progress, patience: float) -> int
             reached, moved = now, clock()
         on_progress(reached, head)
     return head
+
+
+async def _await_rounds(client: Client, patience: float) -> None:
+    """Wait until the follower knows what has been acknowledged: `head_revision` is only as new."""
+    clock = asyncio.get_running_loop().time
+    seen, rounds, heard = (await client.status()).follower_seen_at, 0, clock()
+    while rounds < ROUNDS:
+        if clock() - heard > patience:
+            raise Stuck("the follower is silent: what was acknowledged is not in the view yet")
+        await asyncio.sleep(_POLL)
+        now = (await client.status()).follower_seen_at
+        if now != seen:
+            seen, rounds, heard = now, rounds + 1, clock()
 
 
 async def _read_feed(

@@ -1,6 +1,7 @@
 """The simulator's sender against a real HTTP server."""
 
 import asyncio
+import socket
 from itertools import islice
 from typing import Any
 
@@ -162,6 +163,15 @@ async def test_nothing_at_the_url_is_said_so_early() -> None:
     with pytest.raises(Unreachable):
         await sender.send(iter(some(500)))
     assert figures.sent < 100
+
+
+async def test_a_url_that_has_never_answered_is_given_up_before_the_time_for_retries() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = Options(url=f"http://127.0.0.1:{port}", sdk_app_id=APP, retry_for=60)
+    async with asyncio.timeout(10):
+        with pytest.raises(Unreachable):
+            await Sender(options, Figures()).send(iter(some(5)))
 
 
 async def test_a_cancelled_run_keeps_its_figures() -> None:

@@ -16,6 +16,7 @@ from desk.simulator.sender import Fate
 from desk.simulator.verify import Start, Stuck, verify
 from desk.v1.event_pb2 import Event, RejectionReason, SessionRecord, Verdict
 from desk.v1.session_pb2 import EndReason, Session, SessionState
+from desk.v1.status_pb2 import GetStatusResponse
 from tests.support.feed_server import JOURNAL_ID, FeedServer, connected
 
 APP = 1400000001
@@ -25,8 +26,8 @@ START = Start(JOURNAL_ID, 0)
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else writes here: there is nothing to wait for."""
-    monkeypatch.setattr(verification, "SETTLE", 0)
+    """This follower gives a sign of life whenever it is asked for one."""
+    monkeypatch.setattr(verification, "_POLL", 0.002)
 
 
 def lives(count: int) -> Iterator[Life]:
@@ -286,4 +287,34 @@ async def test_a_view_that_stands_still_is_said_to_be_stuck() -> None:
     server.ahead = 1
     async with connected(server) as client:
         with pytest.raises(Stuck, match=f"revision {server.head}; the journal"):
+            await verify(client, ledger, START, patience=0.3)
+
+
+class SlowServer(FeedServer):
+    """A service whose follower notices the newest callbacks in the second round."""
+
+    newest: list[SessionRecord]
+
+    async def GetStatus(self, request: Any, context: Any) -> GetStatusResponse:  # noqa: N802
+        if self.signs == 2:
+            self.feed = [*self.feed, *self.newest]
+        return await super().GetStatus(request, context)
+
+
+async def test_what_the_follower_has_not_noticed_yet_is_waited_for() -> None:
+    ledger = sent()
+    known = right(ledger)
+    server = SlowServer(
+        feed=known.feed[:-3], batch=100, sessions=known.sessions, stories=known.stories
+    )
+    server.newest = list(known.feed[-3:])
+    assert (await check(server, ledger)).details == []
+
+
+async def test_what_a_silent_follower_has_not_noticed_is_not_called_lost() -> None:
+    ledger = sent()
+    server = right(ledger)
+    server.feed, server.silent = server.feed[:-3], True
+    async with connected(server) as client:
+        with pytest.raises(Stuck, match="not in the view yet"):
             await verify(client, ledger, START, patience=0.3)

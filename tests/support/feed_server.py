@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
 from grpc_status import rpc_status
@@ -68,6 +69,8 @@ class FeedServer(
         sessions: for `sessions_first` (one per message), Get, BatchGet and List (two per page).
         stories: for ExplainSession, by session id.
         ahead: how far the journal is ahead of the view.
+        signs: signs of life of the follower so far, in seconds; each GetStatus sees another.
+        silent: the follower gives none.
         requests: the Subscribe requests so far.
         left: set whenever a stream is over.
     """
@@ -79,6 +82,8 @@ class FeedServer(
     sessions: Sequence[Session] = ()
     stories: dict[str, list[SessionRecord]] = field(default_factory=dict)
     ahead: int = 0
+    signs: int = 0
+    silent: bool = False
     requests: list[SubscribeRequest] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -135,7 +140,12 @@ class FeedServer(
         return self.feed[-1].revision if self.feed else 0
 
     async def GetStatus(self, request: Any, context: Any) -> GetStatusResponse:  # noqa: N802
-        return GetStatusResponse(header=_header(self.head), head_revision=self.head + self.ahead)
+        self.signs += not self.silent
+        return GetStatusResponse(
+            header=_header(self.head),
+            head_revision=self.head + self.ahead,
+            follower_seen_at=Timestamp(seconds=self.signs),
+        )
 
     async def GetSession(self, request: Any, context: Any) -> GetSessionResponse:  # noqa: N802
         for session in self.sessions:
