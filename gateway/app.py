@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -36,6 +37,12 @@ MAX_PARAMETER = 128
 
 ARRIVED = "gateway.arrived"
 """WSGI environ, optional: when the request had arrived in full, on `time.monotonic`."""
+
+HOLD = "gateway.hold"
+"""WSGI environ, optional: `hold(kept, judge, timeout)` makes the server hold the answer back until
+the future `kept` is done, at most `timeout` s, while it serves others. Then it calls `judge` with
+what `kept` raised (TimeoutError: it is not done), or None; the outcome that `judge` returns, if it
+returns one, takes the answer's place."""
 
 CONDITION = "gateway.condition"
 """WSGI environ, optional: why the server wants no more traffic; "" if it does."""
@@ -172,14 +179,24 @@ class Callbacks:
         if left <= 0:
             _log.warning("callback_overdue", sdk_app_id=entry.sdk_app_id)
             raise Rejected(Outcome.OVERLOADED)
+        judge = partial(self._judge, entry.sdk_app_id)
         try:
-            self._journal.append(entry, timeout=left)
+            if hold := environ.get(HOLD):
+                hold(self._journal.submit(entry), judge, left)
+            else:
+                self._journal.append(entry, timeout=left)
+                judge(None)
         except JournalError as error:
-            self._readiness.append_failed()
-            _log.error("callback_not_kept", sdk_app_id=entry.sdk_app_id, error=type(error).__name__)
-            overloaded = isinstance(error, Overloaded)
-            raise Rejected(Outcome.OVERLOADED if overloaded else Outcome.UNAVAILABLE) from None
-        self._readiness.append_succeeded()
+            raise Rejected(judge(error) or Outcome.UNAVAILABLE) from None
+
+    def _judge(self, sdk_app_id: int, error: BaseException | None) -> Outcome | None:
+        """Note how an append went; the outcome, if it went wrong."""
+        if error is None:
+            self._readiness.append_succeeded()
+            return None
+        self._readiness.append_failed()
+        _log.error("callback_not_kept", sdk_app_id=sdk_app_id, error=type(error).__name__)
+        return Outcome.OVERLOADED if isinstance(error, Overloaded) else Outcome.UNAVAILABLE
 
 
 class Live:

@@ -1,26 +1,34 @@
 """One HTTP connection on waitress: what it reads, how it answers, how it ends.
 
-Changes waitress 3 where the gateway needs it to: no busy loop while a thread answers, one packet
+Changes waitress 3 where the gateway needs it to: no busy loop while an answer is due, one packet
 per answer, the vendor's JSON also for waitress's own errors, no ambiguous framing. Knows no routes.
 """
 
 import re
 import socket
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
 
+import structlog
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask, Task, WSGITask
 
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
-from gateway.app import ARRIVED, CONDITION
+from gateway.app import ARRIVED, CONDITION, HOLD
 
 DISCARD = 4 * 1024 * 1024
 """Bytes that are read and thrown away behind a request that was refused half-read, so that its
 sender gets to read the answer."""
 
+Judge = Callable[[BaseException | None], Outcome | None]
+"""What takes the place of an answer that was held back; None: it is true."""
+
+_log = structlog.get_logger(__name__)
 _TRANSFER_ENCODING = re.compile(rb"(?im)^transfer-encoding:[ \t]*(.*?)[ \t\r]*$")
 
 
@@ -30,11 +38,9 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     Attributes:
         begun: when its first byte came, `time.monotonic`.
         arrived: when its last byte came.
-        refused: the server has too much to do already.
     """
 
     arrived = 0.0
-    refused = False
 
     def __init__(self, adj: Any) -> None:
         super().__init__(adj)
@@ -97,21 +103,78 @@ class _Answer(Task):  # type: ignore[misc]
 
 
 class AppTask(_Answer, WSGITask):  # type: ignore[misc]
-    """A request for the app; or, when too many wait already, a refusal."""
+    """A request for the app; or, when too many callbacks wait already, a refusal.
+
+    Runs in two halves: `prepare` asks the app, `service` sends what it said. In between, the answer
+    may be held back until it is true.
+
+    Attributes:
+        kept: what the answer waits for, if it is held back.
+        deadline: until when, `time.monotonic`.
+    """
+
+    kept: Future[Any] | None = None
+    deadline = inf
+
+    def __init__(self, channel: "Channel", request: Parser) -> None:
+        super().__init__(channel, request)
+        self._said: list[bytes] = []
+        self._judge: Judge = lambda _error: None
+        self._failure: Exception | None = None
+
+    def prepare(self) -> None:
+        """Ask the app; nothing is sent."""
+        if self.request.command == "POST" and self.channel.server.is_overloaded():
+            self._judge = lambda _error: Outcome.OVERLOADED
+            return
+        try:
+            super().execute()
+        except Exception as failure:  # raised again where waitress deals with it
+            self._failure = failure
+
+    def hold(self, kept: Future[Any], judge: Judge, timeout: float) -> None:
+        """Hold the answer back; see `gateway.app.HOLD`."""
+        self.kept, self._judge = kept, judge
+        self.deadline = monotonic() + timeout
+
+    def give_up(self) -> None:
+        """Wait no longer."""
+        if self.kept:
+            self.kept.cancel()
+        self.channel.answer(self)
+
+    def write(self, data: bytes) -> None:
+        """Remember a part of what the app says."""
+        self._said.append(data)
+        self.content_bytes_written += len(data)
 
     def execute(self) -> None:
-        """Answer."""
-        if self.request.refused:
-            self.write_outcome(Outcome.OVERLOADED)
-        else:
-            super().execute()
+        """Say what the app said, or what has become of it."""
+        if self._failure:
+            raise self._failure
+        outcome = self._judge(_failure_of(self.kept))
+        self.kept = self.environ = None  # they refer to us: without cycles, all is freed at once
+        if outcome:
+            self._said.clear()
+            self.response_headers.clear()
+            self.write_outcome(outcome)
+        self.content_bytes_written = 0
+        super().write(b"".join(self._said))
 
     def get_environment(self) -> dict[str, Any]:
         """Tell the app what only the server knows."""
         environ: dict[str, Any] = super().get_environment()
+        del environ["wsgi.file_wrapper"]  # goes around `write`
         environ[ARRIVED] = self.request.arrived
         environ[CONDITION] = self.channel.server.condition()
+        environ[HOLD] = self.hold
         return environ
+
+
+def _failure_of(kept: Future[Any] | None) -> BaseException | None:
+    if kept is None:
+        return None
+    return kept.exception() if kept.done() and not kept.cancelled() else TimeoutError()
 
 
 class RefusalTask(_Answer, ErrorTask):  # type: ignore[misc]
@@ -133,12 +196,41 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         lingering_since: when that began, `time.monotonic`.
     """
 
-    task_class = AppTask
     error_task_class = RefusalTask
     parser_class = Parser
     discards = 0
     lingering = False
     lingering_since = inf
+
+    def task_class(self, *_: Any) -> AppTask:
+        """What waitress calls for a task."""
+        return self._task
+
+    def service(self) -> None:
+        """Ask the app about the next request, and answer as soon as the answer is true."""
+        request = self.requests[0]
+        self._task = task = AppTask(self, request)
+        if not request.error:
+            task.prepare()
+        if task.kept is None:
+            self._send()
+        else:
+            self.server.held.add(task)
+            answer = partial(self.answer, task)
+            task.kept.add_done_callback(lambda _kept: self.server.call_soon(answer))
+
+    def answer(self, task: AppTask) -> None:
+        """Send an answer that was held back, unless it has been sent. In the event loop only."""
+        if task in self.server.held:
+            self.server.held.remove(task)
+            self._send()
+
+    def _send(self) -> None:
+        try:
+            super().service()
+        except Exception as error:  # the thread must live on: there is no other
+            _log.error("connection_failed", error=type(error).__name__)
+            self.cancel()
 
     def readable(self) -> bool:
         """Whether to wait for bytes."""

@@ -1,11 +1,13 @@
 """waitress as the gateway needs it: bounded, fair to probes, and drained when it stops.
 
-Owns the threads and the listening socket. Handles no signals and knows no routes.
+Owns the event loop, the threads and the listening socket. Handles no signals and knows no routes.
+Why callbacks have no threads: docs/adr/0008-no-thread-waits-for-the-disk.md.
 """
 
 import os
 import resource
 import socket
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import SimpleQueue
@@ -20,14 +22,10 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
 from gateway.app import MAX_BODY
-from gateway.channel import Channel
+from gateway.channel import AppTask, Channel
 
-THREADS = 32
-"""Requests that are served at once. Each waits for the disk most of the time, and all that wait
-share one commit: 8 threads reach two thirds of what 32 do, 64 no more than 32 (measured)."""
-
-EXPRESS_THREADS = 2
-"""Threads for what never waits for the disk: probes, refusals, errors."""
+THREADS = 2
+"""Threads for what is no callback, as a probe is: one may hang while it asks the journal."""
 
 MAX_CONNECTIONS = 1024
 """Connections at once, if the process may have that many. Further ones wait in the kernel."""
@@ -36,7 +34,10 @@ OTHER_FILES = 64
 """File descriptors that are not connections."""
 
 MAX_WAITING = 512
-"""Callbacks that may wait for a thread. Further ones are refused at once."""
+"""Callbacks that may wait for the disk. Further ones are refused at once."""
+
+TICK = 0.05
+"""Seconds between two looks whether a callback has waited for too long."""
 
 MAX_HEADERS = 16 * 1024
 """Bytes of a request's head."""
@@ -68,15 +69,12 @@ class _Settings(Adjustments):  # type: ignore[misc]  # waitress has no types
 
 
 class _Threads:
-    """Threads that answer requests: waitress's dispatcher, with one queue instead of its locks.
+    """Threads that answer requests: waitress's dispatcher, without its log line per request."""
 
-    A quarter of the context switches (measured), and no log line per request that waits.
-    """
-
-    def __init__(self, count: int, name: str) -> None:
+    def __init__(self, count: int) -> None:
         self._queue: SimpleQueue[Channel | None] = SimpleQueue()
         self._threads = [
-            Thread(target=self._work, name=f"{name}-{number}", daemon=True)
+            Thread(target=self._work, name=f"gateway-{number}", daemon=True)
             for number in range(count)
         ]
         for thread in self._threads:
@@ -85,10 +83,6 @@ class _Threads:
     def add_task(self, task: Channel) -> None:
         """Let a thread answer the connection's next request."""
         self._queue.put(task)
-
-    def waiting(self) -> int:
-        """Connections that no thread has turned to yet."""
-        return self._queue.qsize()
 
     def shutdown(self, timeout: float) -> None:
         """Wait, at most `timeout` seconds, until all is answered."""
@@ -100,48 +94,55 @@ class _Threads:
 
     def _work(self) -> None:
         while (channel := self._queue.get()) is not None:
-            try:
-                channel.service()
-            except Exception as error:  # the thread must live on: there is no other
-                _log.error("connection_failed", error=type(error).__name__)
-                channel.cancel()
+            channel.service()
 
 
 class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
-    """Accepts, reads and closes connections, and hands requests to threads."""
+    """Accepts, reads and closes connections; serves callbacks, and hands the rest to threads.
+
+    Attributes:
+        held: the answers that wait for the disk.
+    """
 
     channel_class = Channel
     draining = False
-    closed = False
 
     def __init__(self, app: _Wsgi, sock: socket.socket, settings: Adjustments) -> None:
-        self.express = _Threads(EXPRESS_THREADS, "gateway-express")
+        self.held: set[AppTask] = set()
+        self._soon: deque[Callable[[], None]] = deque()
+        self._awake = True
+        self._looked = 0.0
         super().__init__(
             app,
             map={},
-            dispatcher=_Threads(settings.threads, "gateway"),
+            dispatcher=_Threads(settings.threads),
             adj=settings,
             _sock=sock,
             bind_socket=False,
             sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
         )
         os.set_blocking(self.trigger.trigger, False)
+        # A descriptor of its own, that lives as long as anybody can wake the loop: the trigger's
+        # could be closed, and be another file's by then.
+        self._wake = os.dup(self.trigger.trigger)
+        finalize(self, os.close, self._wake)
 
     def add_task(self, task: Channel) -> None:
-        """Give a connection's next request to a thread."""
+        """See to a connection's next request soon. Called with its lock held, by any thread."""
         request = task.requests[0]
-        if request.error or request.command != "POST":
-            self.express.add_task(task)
-        elif self.is_overloaded():
-            request.refused = True
-            self.express.add_task(task)
+        if request.error or request.command == "POST":
+            self._soon.append(task.service)
         else:
             self.task_dispatcher.add_task(task)
 
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Make the loop call something; for any thread."""
+        self._soon.append(call)
+        self.pull_trigger()
+
     def is_overloaded(self) -> bool:
         """Whether as many callbacks wait as may."""
-        waiting: int = self.task_dispatcher.waiting()
-        return waiting >= MAX_WAITING
+        return len(self.held) >= MAX_WAITING
 
     def condition(self) -> str:
         """Why there should be no more traffic; "" if there may."""
@@ -150,10 +151,15 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
         return "overloaded" if self.is_overloaded() else ""
 
     def pull_trigger(self) -> None:
+        """Wake the loop, unless it is awake or about to be."""
+        if not self._awake:
+            self._awake = True
+            self.wake()
+
+    def wake(self) -> None:
         """Wake the loop."""
-        if not self.closed:
-            with suppress(BlockingIOError):  # full: so it will wake
-                super().pull_trigger()
+        with suppress(BlockingIOError, BrokenPipeError):  # it will wake, or has ended
+            os.write(self._wake, b"x")
 
     def maintenance(self, now: float) -> None:
         """Close what has been idle, or has been sending one request, for too long."""
@@ -166,7 +172,24 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
 
     def turn(self, timeout: float) -> None:
         """Handle what is ready, or wait for it."""
+        self._awake = False  # from now on; who changes something later must wake it
+        if self._soon:
+            timeout = 0.0
+        elif self.held:
+            timeout = min(timeout, TICK)
         wasyncore.loop(timeout, use_poll=True, map=self._map, count=1)
+        self._awake = True
+        for _ in range(len(self._soon)):
+            self._soon.popleft()()
+        self._give_up_overdue()
+
+    def _give_up_overdue(self) -> None:
+        now = monotonic()
+        if now >= self._looked + TICK:
+            self._looked = now
+            for task in self.held.copy():
+                if task.deadline <= now:
+                    task.give_up()
 
     def stop_accepting(self) -> None:
         """Take the connections that the kernel has already made, and refuse further ones."""
@@ -185,8 +208,6 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
     def shut_down(self, timeout: float) -> None:
         """End the threads, then close everything."""
         self.task_dispatcher.shutdown(timeout=timeout)
-        self.express.shutdown(timeout=timeout)
-        self.closed = True
         wasyncore.close_all(self._map)
 
 
@@ -194,18 +215,14 @@ class Server:
     """Serves a WSGI application until it is told to stop, and then finishes what it has begun.
 
     Args:
-        app: the application; its environ has `gateway.app.ARRIVED` and `gateway.app.CONDITION`.
+        app: the application; its environ has `gateway.app.ARRIVED`, `CONDITION` and `HOLD`. It must
+            not block in a POST, and answers briefly: the event loop itself runs it.
         sock: a bound TCP socket. The server closes it.
-        threads: requests that are served at once.
     """
 
-    def __init__(self, app: _Wsgi, sock: socket.socket, *, threads: int = THREADS) -> None:
+    def __init__(self, app: _Wsgi, sock: socket.socket) -> None:
         self._stopping = False
-        self._loop = _EventLoop(app, sock, _settings(threads))
-        # A descriptor of its own, that lives as long as anybody can call `stop`: the loop's could
-        # be closed, and be another file's by then.
-        self._wake = os.dup(self._loop.trigger.trigger)
-        finalize(self, os.close, self._wake)
+        self._loop = _EventLoop(app, sock, _settings())
 
     def run(self) -> None:
         """Serve until `stop`, then drain: at most `DRAIN` seconds."""
@@ -216,8 +233,7 @@ class Server:
     def stop(self) -> None:
         """Make `run` drain and return. Safe in any thread and in a signal handler."""
         self._stopping = True
-        with suppress(BlockingIOError, BrokenPipeError):  # it will wake, or has ended
-            os.write(self._wake, b"x")
+        self._loop.wake()
 
     def _drain(self) -> None:
         begun = monotonic()
@@ -233,9 +249,9 @@ class Server:
         loop.shut_down(max(0.1, begun + DRAIN - monotonic()))
 
 
-def _settings(threads: int) -> Adjustments:
+def _settings() -> Adjustments:
     return _Settings(
-        threads=threads,
+        threads=THREADS,
         backlog=MAX_CONNECTIONS,
         connection_limit=_affordable_connections(),
         max_request_header_size=MAX_HEADERS,

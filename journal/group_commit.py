@@ -1,4 +1,4 @@
-"""Group commit: many threads append, one thread commits, each commit pays for all who wait.
+"""Group commit: many append at once, one thread commits, each commit pays for all who wait.
 
 Knows nothing of storage. The committing thread is its own, so that nobody who appends ever waits
 in a system call of the disk, and a timeout can be kept although the disk hangs.
@@ -7,7 +7,8 @@ in a system call of the disk, and a timeout can be kept although the disk hangs.
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from time import monotonic
+from concurrent.futures import Future
+from typing import NamedTuple
 
 import structlog
 
@@ -32,26 +33,11 @@ Raises `Unavailable` if it could not; nobody is told that it could."""
 log = structlog.get_logger()
 
 
-class _Append:
-    """One append that waits. The lock is the cheapest way to wake exactly one thread, once."""
+class _Append(NamedTuple):
+    """One append that waits, and what its caller was promised."""
 
-    __slots__ = ("done", "entry", "outcome")
-
-    def __init__(self, entry: NewEntry) -> None:
-        self.entry = entry
-        self.outcome: Appended | Unavailable = Unavailable("not committed")
-        self.done = threading.Lock()
-        self.done.acquire()
-
-    def finish(self, outcome: Appended | Unavailable) -> None:
-        self.outcome = outcome
-        self.done.release()
-
-    def result(self) -> Appended:
-        if isinstance(self.outcome, Appended):
-            return self.outcome
-        # Several threads may be told of one failure: each raises an exception of its own.
-        raise type(self.outcome)(*self.outcome.args) from self.outcome
+    entry: NewEntry
+    outcome: Future[Appended]
 
 
 class GroupCommit:
@@ -69,14 +55,28 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._run, name="journal-commit", daemon=True)
         self._thread.start()
 
+    def submit(self, entry: NewEntry) -> Future[Appended]:
+        """Begin to commit `entry`; see `journal.port.Journal.submit`."""
+        append = _Append(entry, Future())
+        with self._changed:
+            if self._closed:
+                raise Closed("the journal is closed")
+            if len(self._waiting) >= MAX_WAITING:
+                self._forget_cancelled()
+            if len(self._waiting) >= MAX_WAITING:
+                raise Overloaded(f"{MAX_WAITING} appends are waiting for the disk")
+            self._waiting.append(append)
+            self._changed.notify()
+        return append.outcome
+
     def append(self, entry: NewEntry, *, timeout: float) -> Appended:
         """Wait until `entry` is committed; see `journal.port.Journal.append`."""
-        deadline = monotonic() + timeout
-        append = _Append(entry)
-        self._enqueue(append)
-        if not append.done.acquire(timeout=max(0.0, deadline - monotonic())):
-            self._give_up(append)
-        return append.result()
+        outcome = self.submit(entry)
+        try:
+            return outcome.result(timeout)
+        except TimeoutError:
+            outcome.cancel()
+            raise AppendTimedOut("the disk did not confirm the entry in time") from None
 
     def close(self, *, timeout: float) -> bool:
         """Take no more, finish what waits; return False if that takes longer than `timeout` s."""
@@ -86,39 +86,41 @@ class GroupCommit:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _enqueue(self, append: _Append) -> None:
-        with self._changed:
-            if self._closed:
-                raise Closed("the journal is closed")
-            if len(self._waiting) >= MAX_WAITING:
-                raise Overloaded(f"{MAX_WAITING} appends are waiting for the disk")
-            self._waiting.append(append)
-            self._changed.notify()
-
-    def _give_up(self, append: _Append) -> None:
-        """Withdraw `append`; return only if it was finished in the last moment."""
-        with self._changed:
-            if append in self._waiting:
-                self._waiting.remove(append)
-                raise AppendTimedOut("the disk did not take the entry in time")
-        if not append.done.acquire(blocking=False):
-            raise AppendTimedOut("the disk did not confirm the entry in time")
+    def _forget_cancelled(self) -> None:
+        waiting = (append for append in self._waiting if not append.outcome.cancelled())
+        self._waiting = deque(waiting)
 
     def _run(self) -> None:
-        while batch := self._next_batch():
-            for append, outcome in zip(batch, self._outcomes(batch), strict=True):
-                append.finish(outcome)
-            self._afterwards()
+        while self._wait():
+            if batch := self._next_batch():
+                self._finish(batch)
+                self._afterwards()
 
-    def _next_batch(self) -> list[_Append]:
-        """Wait for appends and take as many as one commit may have; none: closed and finished."""
+    def _finish(self, batch: list[_Append]) -> None:
+        for append, outcome in zip(batch, self._outcomes(batch), strict=True):
+            if isinstance(outcome, Appended):
+                append.outcome.set_result(outcome)
+            else:  # several threads may be told of one failure: each raises one of its own
+                failure = type(outcome)(*outcome.args)
+                failure.__cause__ = outcome
+                append.outcome.set_exception(failure)
+
+    def _wait(self) -> bool:
+        """Wait for appends; False: closed and finished."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
+            return bool(self._waiting)
+
+    def _next_batch(self) -> list[_Append]:
+        """Take as many as one commit may have; those that were cancelled are left out."""
+        with self._changed:
             batch: list[_Append] = []
             room = MAX_BATCH_BYTES
             while self._waiting and room > 0 and len(batch) < MAX_BATCH:
-                batch.append(self._waiting.popleft())
-                room -= len(batch[-1].entry.body)
+                append = self._waiting.popleft()
+                if append.outcome.set_running_or_notify_cancel():
+                    batch.append(append)
+                    room -= len(append.entry.body)
             return batch
 
     def _outcomes(self, batch: list[_Append]) -> Sequence[Appended | Unavailable]:

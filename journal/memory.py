@@ -2,6 +2,7 @@
 # ruff: noqa: D102 -- the port documents the methods
 
 import threading
+from concurrent.futures import Future
 from uuid import uuid4
 
 from journal.entry import Appended, Entry, NewEntry, numbered, validate
@@ -33,6 +34,11 @@ class MemoryJournal:
                 self._entries.append(numbered(entry, revision))
                 self._changed.notify_all()
         return Appended(revision=first, duplicate=first != revision)
+
+    def submit(self, entry: NewEntry) -> Future[Appended]:
+        outcome: Future[Appended] = Future()
+        outcome.set_result(self.append(entry, timeout=0))
+        return outcome
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
         with self._changed:

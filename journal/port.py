@@ -1,5 +1,6 @@
 """The journal's promises, which every engine keeps and the conformance suite checks."""
 
+from concurrent.futures import Future
 from typing import Protocol
 
 from journal.entry import Appended, Entry, NewEntry
@@ -42,6 +43,18 @@ class Journal(Protocol):
             Unavailable: the storage failed (full, read-only, gone); not taken. Later calls try
                 again by themselves.
             NotWritable: opened for reading only.
+        """
+        ...
+
+    def submit(self, entry: NewEntry) -> Future[Appended]:
+        """Begin an append and return at once, for callers that must not block.
+
+        The future's result, or its exception, is what `append` would have returned or raised, but
+        it never times out. Its callbacks run in the thread that commits, which they hold up: they
+        must be short. `cancel()` withdraws an entry that no commit has taken yet.
+
+        Raises:
+            Overloaded, NotWritable, Closed: at once; not taken.
         """
         ...
 

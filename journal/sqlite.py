@@ -7,6 +7,7 @@ local file system: WAL and locks do not work on others.
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self, TypeVar
@@ -89,10 +90,16 @@ class SqliteJournal:
         return self._reader.journal_id
 
     def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+        return self._group(entry).append(entry, timeout=timeout)
+
+    def submit(self, entry: NewEntry) -> Future[Appended]:
+        return self._group(entry).submit(entry)
+
+    def _group(self, entry: NewEntry) -> GroupCommit:
         if self._commits is None:
             raise NotWritable("this journal was opened for reading only")
         validate(entry)
-        return self._commits.append(entry, timeout=timeout)
+        return self._commits
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
         entries = self._ask(lambda connection: _entries(connection, after, limit))

@@ -69,7 +69,7 @@ LIMITS = {
     "`SessionId`, `Event`": f"{callback.MAX_SESSION_ID}, {callback.MAX_EVENT_NAME} characters",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
     "time to answer a callback": f"{app.BUDGET} s",
-    "callbacks waiting for a thread": str(server.MAX_WAITING),
+    "callbacks waiting for the disk": str(server.MAX_WAITING),
     "HTTP connections": f"{server.MAX_CONNECTIONS:,}",
     "head of a request": kib(server.MAX_HEADERS),
     "parts of a message": str(message.MAX_ELEMENTS),

@@ -267,8 +267,9 @@ def test_what_describes_a_request_is_kept_as_bounded_text(desk, sent, kept):
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_journal_that_cannot_keep_it_means_try_again_later(error):
-    with gateway(FailingJournal(error)) as desk:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_journal_that_cannot_keep_it_means_try_again_later(error, at_once):
+    with gateway(FailingJournal(error, at_once=at_once)) as desk:
         for body in (CALLBACK, b"malformed"):
             answer = desk.post(body).assert_fail(503)
             assert int(answer.headers["retry-after"]) > 0

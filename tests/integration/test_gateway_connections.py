@@ -172,7 +172,7 @@ def test_a_body_that_arrives_byte_by_byte_is_kept_whole(desk):
 
 
 def test_half_requests_do_not_hold_up_others():
-    with gateway(threads=2) as desk:
+    with gateway() as desk:
         half = request()[:-1]
         waiting = [desk.connect() for _ in range(100)]
         for sock in waiting:

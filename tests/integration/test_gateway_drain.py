@@ -21,7 +21,7 @@ def numbered(number: int) -> bytes:
 def disk():
     journal = StallingJournal()
     yield journal
-    journal.released.set()
+    journal.close()
 
 
 def is_refused(port: int) -> bool:
@@ -33,11 +33,11 @@ def is_refused(port: int) -> bool:
 
 
 def test_requests_in_flight_are_answered_and_kept_and_new_connections_refused(disk):
-    with gateway(disk, threads=4) as desk:
+    with gateway(disk) as desk:
         sockets = [desk.connect() for _ in range(20)]
         for number, sock in enumerate(sockets):
             sock.sendall(request(numbered(number)))
-        eventually(lambda: disk.stalled == 4 and desk.waiting() == 16)
+        eventually(lambda: disk.stalled == 20)
 
         desk.server.stop()
         eventually(lambda: is_refused(desk.port))
@@ -107,11 +107,11 @@ def test_idle_and_half_sent_connections_do_not_hold_up_the_stop():
 
 
 def test_a_disk_that_hangs_does_not_hold_up_the_stop_for_ever(disk):
-    with gateway(disk, threads=2) as desk:
+    with gateway(disk) as desk:
         sockets = [desk.connect() for _ in range(6)]
         for number, sock in enumerate(sockets):
             sock.sendall(request(numbered(number)))
-        eventually(lambda: disk.stalled == 2)
+        eventually(lambda: disk.stalled == 6)
         begun = time.monotonic()
         desk.server.stop()
         for sock in sockets:
@@ -145,7 +145,7 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_stop_for_ever(monkeypa
 
 def test_stopping_under_load_loses_no_answer_that_was_earned():
     """Whoever sent a request got its answer, or a connection that was closed before any."""
-    with gateway(threads=8) as desk, ThreadPoolExecutor(8) as pool:
+    with gateway() as desk, ThreadPoolExecutor(8) as pool:
 
         def send_until_refused(client: int) -> int:
             acknowledged = 0
@@ -175,7 +175,7 @@ def test_stopping_twice_and_after_the_end_is_harmless():
 
 def test_stopping_from_another_thread_is_safe_at_any_moment():
     for _ in range(100):
-        with gateway(threads=1) as desk, ThreadPoolExecutor(4) as pool:
+        with gateway() as desk, ThreadPoolExecutor(4) as pool:
             stops = [pool.submit(desk.server.stop) for _ in range(8)]
             for stop in stops:
                 stop.result(10)

@@ -5,7 +5,8 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from gateway.app import Options, create_app
 from gateway.server import Server
 from journal.callback import COMMAND
 from journal.entry import Appended, Entry, NewEntry
-from journal.errors import AppendTimedOut
+from journal.group_commit import GroupCommit
 from journal.memory import MemoryJournal
 from journal.port import Journal
 from tests.support.callbacks import APP, NOON
@@ -106,10 +107,6 @@ class Gateway:
             sock.sendall(packet)
         return answers_until_close(sock)
 
-    def waiting(self) -> int:
-        """Callbacks that no thread has turned to yet."""
-        return self.server._loop.task_dispatcher.waiting()
-
     def kept(self) -> list[Entry]:
         return self.journal.read(0, limit=10_000)
 
@@ -125,7 +122,6 @@ def gateway(
     tokens: Mapping[int, tuple[str, ...]] | None = None,
     path: str = "/",
     now: float | None = None,
-    threads: int = 8,
     send_buffer: int | None = None,
 ) -> Iterator[Gateway]:
     """A gateway on waitress, in a thread; `now` stops its clock."""
@@ -136,7 +132,7 @@ def gateway(
     if send_buffer is not None:  # connections inherit it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     port = sock.getsockname()[1]
-    server = Server(create_app(journal, options, **clock), sock, threads=threads)
+    server = Server(create_app(journal, options, **clock), sock)
     thread = threading.Thread(target=server.run)
     thread.start()
     running = Gateway(port, journal, server, thread)
@@ -184,43 +180,61 @@ def answers_until_close(sock: socket.socket) -> list[Answer]:
 
 
 class StallingJournal(MemoryJournal):
-    """A memory journal whose disk hangs until it is released; it keeps its timeouts."""
+    """A memory journal behind a real group commit, whose disk hangs until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
         self.released = threading.Event()
-        self._stalled = 0
-        self._count = threading.Lock()
+        self._submitted: list[Future[Appended]] = []
+        self._group = GroupCommit(self._commit, afterwards=lambda: None)
 
     @property
     def stalled(self) -> int:
         """Appends that wait."""
-        return self._stalled
+        return sum(not outcome.done() for outcome in self._submitted)
 
     def append(self, entry: NewEntry, *, timeout: float) -> Appended:
-        with self._count:
-            self._stalled += 1
-        try:
-            if not self.released.wait(timeout):
-                raise AppendTimedOut("the disk hangs")
-        finally:
-            with self._count:
-                self._stalled -= 1
-        return super().append(entry, timeout=timeout)
+        return self._group.append(entry, timeout=timeout)
+
+    def submit(self, entry: NewEntry) -> Future[Appended]:
+        outcome = self._group.submit(entry)
+        self._submitted.append(outcome)
+        return outcome
+
+    def close(self) -> None:
+        self.released.set()
+        assert self._group.close(timeout=20)
+        super().close()
+
+    def _commit(self, entries: Sequence[NewEntry]) -> list[Appended]:
+        self.released.wait()
+        return [MemoryJournal.append(self, entry, timeout=0) for entry in entries]
 
 
 class FailingJournal(MemoryJournal):
-    """A memory journal that raises what it is told to, as long as it is told to."""
+    """A memory journal that raises what it is told to, as long as it is told to.
 
-    def __init__(self, error: Exception | None = None) -> None:
+    Attributes:
+        at_once: whether `submit` raises it, and not the future.
+    """
+
+    def __init__(self, error: Exception | None = None, *, at_once: bool = True) -> None:
         super().__init__()
         self.error = error
+        self.at_once = at_once
         self.head_error: Exception | None = None
 
     def append(self, entry: NewEntry, *, timeout: float) -> Appended:
         if self.error is not None:
             raise self.error
         return super().append(entry, timeout=timeout)
+
+    def submit(self, entry: NewEntry) -> Future[Appended]:
+        if self.error is None or self.at_once:
+            return super().submit(entry)
+        outcome: Future[Appended] = Future()
+        outcome.set_exception(self.error)
+        return outcome
 
     def head(self) -> int:
         if self.head_error is not None:

@@ -1,13 +1,14 @@
 """Batches: how large, in which order, and what becomes of a commit that breaks."""
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from journal import group_commit
 from journal.entry import Appended, NewEntry
-from journal.errors import Closed, Unavailable
+from journal.errors import Closed, Overloaded, Unavailable
 from journal.group_commit import MAX_BATCH, MAX_BATCH_BYTES, GroupCommit
 from tests.support.journals import PATIENCE, new_entry
 from tests.support.waiting import eventually
@@ -71,6 +72,75 @@ def test_a_batch_has_a_limit_of_bytes_but_takes_at_least_one_entry() -> None:
     huge = Log()
     append_while_held(huge, [new_entry(n, body=bytes(MAX_BATCH_BYTES + 1)) for n in range(3)])
     assert [len(batch) for batch in huge.batches] == [1, 1, 1]
+
+
+Held = tuple[Log, GroupCommit, Future[Appended]]
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    """A commit that is held up, with one entry in it."""
+    log = Log()
+    commits = GroupCommit(log.commit, afterwards=log.tidy)
+    first = commits.submit(new_entry("first"))
+    assert log.entered.wait(PATIENCE)
+    yield log, commits, first
+    log.may.set()
+    assert commits.close(timeout=PATIENCE)
+
+
+def test_cancelling_withdraws_an_entry_that_no_commit_has_taken(held: Held) -> None:
+    log, commits, first = held
+    second, third = commits.submit(new_entry("second")), commits.submit(new_entry("third"))
+    assert second.cancel()
+    assert not first.cancel()
+    log.may.set()
+    assert (first.result(PATIENCE).revision, third.result(PATIENCE).revision) == (1, 2)
+    assert log.batches == [[new_entry("first")], [new_entry("third")]]
+
+
+def test_when_all_that_waited_is_cancelled_nothing_is_committed(held: Held) -> None:
+    log, commits, first = held
+    assert commits.submit(new_entry("second")).cancel()
+    log.may.set()
+    first.result(PATIENCE)
+    assert commits.close(timeout=PATIENCE)
+    assert log.batches == [[new_entry("first")]]
+
+
+def test_what_was_cancelled_does_not_count_as_waiting(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "MAX_WAITING", 3)
+    _, commits, _ = held
+    waiting = [commits.submit(new_entry(n)) for n in range(3)]
+    with pytest.raises(Overloaded):
+        commits.submit(new_entry("too many"))
+    assert waiting[1].cancel()
+    commits.submit(new_entry("one more"))
+    with pytest.raises(Overloaded):
+        commits.submit(new_entry("too many"))
+
+
+def test_each_caller_of_a_failed_commit_gets_an_exception_of_its_own_with_the_cause() -> None:
+    disk_full = Unavailable("the disk is full")
+    entered, may = threading.Event(), threading.Event()
+
+    def commit(entries: Sequence[NewEntry]) -> list[Appended]:
+        entered.set()
+        assert may.wait(PATIENCE)
+        raise disk_full
+
+    commits = GroupCommit(commit, afterwards=lambda: None)
+    outcomes = [commits.submit(new_entry("first"))]
+    assert entered.wait(PATIENCE)
+    outcomes += [commits.submit(new_entry(n)) for n in range(2)]
+    may.set()
+    failures = [outcome.exception(PATIENCE) for outcome in outcomes]
+    assert len({id(failure) for failure in failures}) == 3
+    assert {str(failure) for failure in failures} == {"the disk is full"}
+    assert {getattr(failure, "__cause__", None) for failure in failures} == {disk_full}
+    assert commits.close(timeout=PATIENCE)
 
 
 def test_a_commit_that_breaks_in_an_unforeseen_way_is_unavailable_and_not_the_end() -> None:
