@@ -61,6 +61,8 @@ def main(seconds: float, out: Path) -> None:
                 rounds = list(_rounds(serve, capacity * SHARE, seconds))
             after = roles(serve.pid)
         problems = list(_problems(rounds, visits, serve.process.returncode))
+        if sampler.problem:
+            problems.append(sampler.problem)
         if before != after:
             problems.append(f"a process died: {before} became {after}")
         found = {

@@ -43,10 +43,12 @@ class Sampler:
 
     Attributes:
         samples: so far.
+        problem: why there are no more; empty if all is well.
     """
 
     def __init__(self, serve: Ready, data_dir: Path) -> None:
         self.samples: list[Sample] = []
+        self.problem = ""
         self._serve = serve
         self._journal = data_dir / "journal.db"
         self._done = threading.Event()
@@ -71,6 +73,12 @@ class Sampler:
         return {role: (first.get(role, 0.0), memory) for role, memory in last.items()}
 
     def _run(self) -> None:
+        try:
+            self._sample_until_done()
+        except (grpc.RpcError, OSError) as error:
+            self.problem = f"cannot look at the service: {error!r}"
+
+    def _sample_until_done(self) -> None:
         began = time.monotonic()
         with (
             grpc.insecure_channel(self._serve.said["grpc"]) as channel,
