@@ -1,7 +1,9 @@
 """The `desk` command: run the service, and ask it. Commands load what they need when they run."""
 
+import os
+import sys
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 import click
 
@@ -29,8 +31,22 @@ Exit codes:
 """
 
 
+def abandon_stdout() -> None:
+    """What could not be written must not fail once more when Python flushes it at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is called, not when it is listed."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run; that the output cannot be written is one line, as every other failure."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            abandon_stdout()
+            click.echo(f"desk: {error.strerror or error}", err=True)
+            sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order in which they are helpful."""

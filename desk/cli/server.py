@@ -12,6 +12,7 @@ import structlog
 
 from desk import logs
 from desk.address import Address
+from desk.cli import abandon_stdout
 from desk.cli.guide import what_to_try
 from desk.processes import gateway_parts, service_parts
 from desk.settings import Settings, SettingsError, TrialSettings
@@ -114,4 +115,7 @@ def _bind(variable: str, how: Callable[[Address], socket], address: Address) -> 
 
 def _announce_all(settings: Settings, http: Address, grpc: Address) -> None:
     log.info("ready", http=str(http), grpc=str(grpc))
-    click.echo(what_to_try(settings, http, grpc))
+    try:
+        click.echo(what_to_try(settings, http, grpc))
+    except OSError:  # nobody can read it; the processes work all the same
+        abandon_stdout()

@@ -75,6 +75,15 @@ def test_serve_can_be_tried_without_any_setting_and_says_which_app_it_takes(tmp_
         )
 
 
+def test_serve_works_where_its_output_cannot_be_written(tmp_path):
+    full = "tests.support.output_full"
+    with start("serve", data_dir=tmp_path / "data", module=full) as desk:
+        desk.ready()
+        assert desk.post({"SessionId": "a", "Event": "SessionBegin", "EventTime": 1})[0] == 200
+        assert desk.terminate() == 0
+        assert "No space left" not in desk.output
+
+
 def test_the_version_is_that_of_the_package():
     answer = run("--version")
     assert answer.returncode == 0
