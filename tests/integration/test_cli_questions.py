@@ -1,13 +1,16 @@
 """The commands that ask, against a real `desk serve` with a handful of sessions."""
 
+import asyncio
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
 import pytest
 
+from tests.support.feed_server import FeedServer, serving
 from tests.support.processes import environment, run, start
 
 DAY = 1_725_494_400_000  # 2024-09-05T00:00:00Z
@@ -269,7 +272,41 @@ def test_status_shows_where_the_service_stands(ask, ask_json):
     assert status["sdk_app_ids"] == [1600012345, OTHER_APP]
     text = ask("status").stdout
     assert status["feed_digest"] in text
+    assert re.search(r"^follower seen +\d\.\ds ago$", text, re.MULTILINE)
+    assert ask("status").stderr == ""
     assert "lag               none\n" in text
+
+
+async def test_status_warns_of_a_follower_that_is_silent():
+    async with serving(FeedServer()) as port:
+        answer = await asyncio.to_thread(run, "status", target=f"127.0.0.1:{port}")
+    assert answer.returncode == 0
+    assert re.fullmatch(r"desk: the follower was last seen \w+ ago: .+\n", answer.stderr)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        ["--help"],
+        ["status"],
+        ["status", "--json"],
+        ["sessions", "list"],
+        ["sessions", "explain", "ended", "--app", "1600012345"],
+        ["rejections"],
+        ["watch", "--from-start"],
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line(desk, question):
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.support.output_full", *question],
+        env=environment({"DESK_TARGET": desk.target}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert answer.stderr == "desk: No space left on device\n"
 
 
 def test_what_is_printed_cannot_write_on_the_terminal(ask):
