@@ -3,6 +3,9 @@
 Deterministic: the same entry and outcome give the same bytes, which the feed's digest relies on.
 """
 
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -157,6 +160,28 @@ _TIMES = (
 _DURATIONS = ("queue_wait", "first_response", "handle_time")
 
 
+def _set_plain(name: str, message: session_pb2.Session, value: str | int) -> None:
+    setattr(message, name, value)
+
+
+def _set_milliseconds(name: str, message: session_pb2.Session, milliseconds: int | None) -> None:
+    """Set a Timestamp or a Duration: they have the same fields."""
+    if milliseconds is None:
+        message.ClearField(name)  # type: ignore[arg-type]  # a name of our own list
+        return
+    field: Timestamp | Duration = getattr(message, name)
+    field.seconds = milliseconds // 1000
+    field.nanos = milliseconds % 1000 * 1_000_000
+    field.SetInParent()  # also zero is a duration
+
+
+_look = attrgetter(*_PLAIN, *_TIMES, *_DURATIONS)
+_SETTERS: tuple[Callable[[session_pb2.Session, Any], None], ...] = (
+    *(partial(_set_plain, name) for name in _PLAIN),
+    *(partial(_set_milliseconds, name) for name in _TIMES + _DURATIONS),
+)
+
+
 class SessionMessage:
     """A session as desk.v1 shows it, brought up to date by what has changed.
 
@@ -169,37 +194,23 @@ class SessionMessage:
 
     def __init__(self, sdk_app_id: int, session_id: str) -> None:
         self.bytes = b""
-        self._shown = Session()
+        self._shown = _look(Session())
+        self._agents: tuple[str, ...] = ()
         self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
 
     def update(self, session: Session, revision: int) -> bytes:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
-        message, shown = self._message, self._shown
+        message, shown, self._shown = self._message, self._shown, _look(session)
         message.revision = revision
         message.state = STATES[session.state]
         message.end_reason = END_REASONS[session.end_reason]
-        if session.agent_ids != shown.agent_ids:
-            message.agent_ids[:] = session.agent_ids
-        for name in _PLAIN:
-            if (value := getattr(session, name)) != getattr(shown, name):
-                setattr(message, name, value)
-        for name in _TIMES + _DURATIONS:
-            if (value := getattr(session, name)) != getattr(shown, name):
-                _set_milliseconds(message, name, value)
-        self._shown = session
+        if session.agent_ids != self._agents:
+            message.agent_ids[:] = self._agents = session.agent_ids
+        for put, old, new in zip(_SETTERS, shown, self._shown, strict=True):
+            if new != old:
+                put(message, new)
         self.bytes = message.SerializeToString(deterministic=True)
         return self.bytes
-
-
-def _set_milliseconds(message: session_pb2.Session, name: str, milliseconds: int | None) -> None:
-    """Set a Timestamp or a Duration: they have the same fields."""
-    if milliseconds is None:
-        message.ClearField(name)  # type: ignore[arg-type]  # a name of our own list
-        return
-    field: Timestamp | Duration = getattr(message, name)
-    field.seconds = milliseconds // 1000
-    field.nanos = milliseconds % 1000 * 1_000_000
-    field.SetInParent()  # also zero is a duration
 
 
 def timestamp(milliseconds: int) -> Timestamp:
