@@ -32,7 +32,7 @@ SENT, QUICK_SENT = 2_000, 100
 READ = 50_000
 """Events that are read of the feed."""
 IDLE_SECONDS, QUICK_IDLE_SECONDS = 20.0, 2.0
-SETTLE = 3.0
+SETTLE, QUICK_SETTLE = 3.0, 0.5
 """Seconds after which nothing has anything left to do."""
 
 AT_START = "memory at start"
@@ -64,8 +64,9 @@ GOALS = (
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
     """Empty, then full, loaded, idle."""
+    settle = QUICK_SETTLE if quick else SETTLE
     with directory("empty") as data_dir, desk("serve", data_dir=data_dir) as serve:
-        time.sleep(SETTLE)
+        time.sleep(settle)
         yield from _memory(AT_START, serve.pid, run)
     sessions = QUICK_SESSIONS if quick else SESSIONS
     data_dir = populations.sessions(sessions)
@@ -75,7 +76,7 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
         _simulate(serve.said, QUICK_SENT if quick else SENT)
         yield from _memory(loaded(sessions), serve.pid, run)
         yield from _memory(PEAK, serve.pid, run, read=peak_rss_mb)
-        time.sleep(SETTLE)
+        time.sleep(settle)
         seconds = QUICK_IDLE_SECONDS if quick else IDLE_SECONDS
         yield from _idle(IDLE, serve.pid, seconds, run)
         with _subscriber(serve.said["grpc"], data_dir):

@@ -28,7 +28,7 @@ RATE = 100
 AUDIENCES, QUICK_AUDIENCES = (1, 100, 1_000), (1, 20)
 SECONDS, QUICK_SECONDS = 5.0, 1.0
 
-ARRIVE_WITHIN = 2.0
+ARRIVE_WITHIN = 1.0
 """Seconds that the last events are given before the subscribers are stopped."""
 
 APPEND_WITHIN = 5.0
