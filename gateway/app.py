@@ -18,6 +18,7 @@ import structlog
 
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
 from gateway.authentication import Authenticator, Parameters, Refused
+from gateway.complaints import Complaints
 from gateway.paths import LIVE, PROBES, READY, check_callback_path
 from gateway.readiness import Readiness
 from journal.callback import COMMAND, Malformed, decode, identify
@@ -128,6 +129,7 @@ class Callbacks:
         self._journal = journal
         self._readiness = readiness
         self._clock = clock
+        self._complaints = Complaints()
         self._authenticator = Authenticator(options.sdk_app_ids, options.tokens)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -139,7 +141,9 @@ class Callbacks:
         except Rejected as rejected:
             _answer(resp, rejected.outcome, rejected.detail)
         except Malformed as malformed:
-            _log.warning("callback_malformed", sdk_app_id=entry.sdk_app_id, reason=str(malformed))
+            self._complaints.log(
+                "callback_malformed", reason=str(malformed), sdk_app_id=entry.sdk_app_id
+            )
             _answer(resp, Outcome.MALFORMED, str(malformed))
         else:
             resp.data = BODIES[Outcome.KEPT]
@@ -150,7 +154,7 @@ class Callbacks:
         parameters = req.params
         sdk_app_id = self._authenticate(parameters, now)
         if parameters.get("CallbackCommand") != COMMAND:
-            _log.warning("callback_not_ours", sdk_app_id=sdk_app_id)
+            self._complaints.log("callback_not_ours", sdk_app_id=sdk_app_id)
             raise Rejected(Outcome.NOT_OUR_COMMAND)
         return NewEntry(
             id=identify(sdk_app_id, body),
@@ -166,7 +170,7 @@ class Callbacks:
         try:
             return self._authenticator.authenticate(parameters, now)
         except Refused as refused:
-            _log.warning(
+            self._complaints.log(
                 "callback_refused",
                 reason=refused.reason.value,
                 sdk_app_id=refused.sdk_app_id,
@@ -177,7 +181,7 @@ class Callbacks:
     def _keep(self, entry: NewEntry, environ: dict[str, Any]) -> None:
         left = BUDGET - (monotonic() - environ.get(ARRIVED, monotonic()))
         if left <= 0:
-            _log.warning("callback_overdue", sdk_app_id=entry.sdk_app_id)
+            self._complaints.log("callback_overdue", sdk_app_id=entry.sdk_app_id)
             raise Rejected(Outcome.OVERLOADED)
         judge = partial(self._judge, entry.sdk_app_id)
         try:
@@ -195,7 +199,8 @@ class Callbacks:
             self._readiness.append_succeeded()
             return None
         self._readiness.append_failed()
-        _log.error("callback_not_kept", sdk_app_id=sdk_app_id, error=type(error).__name__)
+        why = type(error).__name__
+        self._complaints.log("callback_not_kept", reason=why, sdk_app_id=sdk_app_id)
         return Outcome.OVERLOADED if isinstance(error, Overloaded) else Outcome.UNAVAILABLE
 
 

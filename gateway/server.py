@@ -7,6 +7,7 @@ Why callbacks have no threads: docs/adr/0008-no-thread-waits-for-the-disk.md.
 import os
 import resource
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -47,6 +48,9 @@ FRAMING = 64 * 1024
 
 IDLE = 75
 """Seconds after which a connection without a request is closed."""
+
+SPARED = 1
+"""Seconds for which an idle connection is spared when room is needed for others."""
 
 RECEIVE = 10
 """Seconds that a request may take to arrive, from its first byte to its last."""
@@ -169,6 +173,22 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
             request = channel.request
             if channel.lingering_since < oldest or (request and request.begun < oldest):
                 channel.will_close = True
+
+    def readable(self) -> bool:
+        """Whether to accept a connection. When there are as many as may be, the idlest one goes."""
+        if not self.draining and len(self._map) >= self.adj.connection_limit:
+            self._make_room()
+        return bool(super().readable())
+
+    def _make_room(self) -> None:
+        idle = [
+            channel
+            for channel in self.active_channels.values()
+            if not (channel.requests or channel.request or channel.total_outbufs_len)
+        ]
+        idlest = min(idle, key=lambda channel: channel.last_activity, default=None)
+        if idlest and idlest.last_activity < time.time() - SPARED:
+            idlest.handle_close()
 
     def turn(self, timeout: float) -> None:
         """Handle what is ready, or wait for it."""

@@ -185,7 +185,7 @@ def _prepare_to_write(connection: apsw.Connection) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
     if mode != "wal" or value(connection, "PRAGMA synchronous") != FULL:
         raise Unavailable("SQLite would not be durable here: is this a local file system?")
-    connection.wal_autocheckpoint(0)  # the writer does it when nobody waits
+    connection.wal_autocheckpoint(0)  # the writer does it, after a commit was acknowledged
 
 
 def _is_empty(connection: apsw.Connection) -> bool:

@@ -1,6 +1,7 @@
 """Raw bytes on real connections: what is no HTTP, what is ambiguous, what is slow, what is many."""
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -210,6 +211,17 @@ def test_an_oversize_sender_that_never_stops_is_given_up(monkeypatch):
 
         eventually(is_cut_off)
         desk.post().assert_ok()
+
+
+def test_connections_that_say_nothing_make_room_for_those_that_do(monkeypatch):
+    monkeypatch.setattr("gateway.server.MAX_CONNECTIONS", 10)
+    with gateway() as desk:
+        silent = [desk.connect() for _ in range(14)]
+        begun = time.monotonic()
+        desk.post().assert_ok()
+        desk.ask("GET", "/livez").assert_ok()
+        assert time.monotonic() - begun < 15
+        assert len(silent) == 14
 
 
 def test_connections_over_the_limit_wait_and_are_served_in_their_turn(monkeypatch):

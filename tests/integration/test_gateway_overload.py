@@ -49,6 +49,17 @@ def test_a_callback_that_cannot_be_made_durable_in_time_is_refused_in_time(disk)
         desk.ask("GET", "/readyz").assert_ok()
 
 
+def test_waiting_for_the_disk_costs_next_to_no_time_of_the_processor(disk):
+    with gateway(disk) as desk, ThreadPoolExecutor(4) as pool:
+        posts = [pool.submit(desk.post, numbered(number)) for number in range(4)]
+        eventually(lambda: disk.stalled == 4)
+        begun, busy = time.monotonic(), time.process_time()
+        for post in posts:
+            timed(post).assert_fail(503)
+        busy, waited = time.process_time() - busy, time.monotonic() - begun
+        assert busy < waited / 4
+
+
 def test_many_callbacks_are_all_refused_in_time_and_those_that_no_commit_took_withdrawn(disk):
     with gateway(disk) as desk, ThreadPoolExecutor(20) as pool:
         begun = time.monotonic()
