@@ -1,6 +1,7 @@
 """Data directories full of callbacks, made as the service makes them: journal first, then view."""
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ import apsw
 
 from benchmarks import callbacks
 from benchmarks.processes import peak_rss_mb
-from benchmarks.work import child, new_directory
+from benchmarks.work import ROOT, child, new_directory
 from journal.entry import NewEntry
 from journal.sqlite_writer import Writer
 from service.view.reader import Reader
@@ -27,7 +28,7 @@ POLL = 0.02
 """Seconds between two looks at how far the view has come."""
 
 FOLLOW_WITHIN = 600.0
-"""Seconds that a follower may take."""
+"""Seconds that making a view may take."""
 
 
 class Followed(NamedTuple):
@@ -42,7 +43,7 @@ def sessions(count: int) -> Path:
     """A data directory with so many sessions; made once and kept until the program ends."""
     data_dir = new_directory(f"sessions-{count}")
     write_journal(data_dir, callbacks.short_sessions(count))
-    follow(data_dir)
+    project(data_dir)
     return data_dir
 
 
@@ -51,7 +52,7 @@ def traffic(count: int) -> Path:
     """A data directory with so many callbacks of realistic lives, likewise."""
     data_dir = new_directory(f"traffic-{count}")
     write_journal(data_dir, callbacks.traffic(count))
-    follow(data_dir)
+    project(data_dir)
     return data_dir
 
 
@@ -62,6 +63,12 @@ def write_journal(data_dir: Path, entries: Iterable[NewEntry]) -> None:
         while batch := list(islice(source, COMMIT)):
             writer.commit(batch)
             writer.checkpoint()
+
+
+def project(data_dir: Path) -> None:
+    """Make the view, as fast as can be."""
+    command = (sys.executable, "-m", "benchmarks.projecting", str(data_dir))
+    subprocess.run(command, cwd=ROOT, check=True, timeout=FOLLOW_WITHIN)
 
 
 def follow(data_dir: Path) -> Followed:
