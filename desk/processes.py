@@ -132,7 +132,7 @@ def _open_journal(
             return how(settings.data_dir / JOURNAL_FILE)
         except Unavailable as reason:
             if not announced:
-                log.warning("waiting for the journal", reason=str(reason))
+                log.warning("waiting_for_journal", reason=str(reason))
             announced = True
             stop.wait(RETRY)
     return None
@@ -153,6 +153,6 @@ def _process(report: Report, settings: Settings, role: str) -> Iterator[None]:
         report.failed(str(error))
         sys.exit(1)
     except Exception as error:
-        log.exception("failed")
+        log.exception("process_failed")
         report.trouble(f"{type(error).__name__}: {error}")
         sys.exit(1)

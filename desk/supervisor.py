@@ -121,7 +121,7 @@ class Supervisor:
                 self._keep_running(signals)
             except _GaveUp as reason:
                 self.failure = str(reason)
-                log.critical("giving up", reason=self.failure)
+                log.critical("giving_up", reason=self.failure)
             ended = self._stop(signals)
         return 0 if ended and not self.failure else 1
 
@@ -214,7 +214,7 @@ class _Child:
             self._process.terminate()
 
     def kill(self) -> None:
-        log.error("killed: it did not stop in time", name=self.part.name, pid=self._process.pid)
+        log.error("process_killed", name=self.part.name, pid=self._process.pid)
         self._process.kill()
         self._process.join()
 
@@ -226,7 +226,7 @@ class _Child:
             self._trouble = f"cannot be started: {error.strerror}"
             self._died(exit_code=None)
         else:
-            log.info("process started", name=self.part.name, pid=self._process.pid)
+            log.info("process_started", name=self.part.name, pid=self._process.pid)
 
     def _spawn(self) -> Any:
         self._line, childs_end = _SPAWN.Pipe(duplex=False)
@@ -257,7 +257,7 @@ class _Child:
     def _is_ready(self) -> None:
         self.ready = True
         seconds = round(time.monotonic() - self._started_at, 3)
-        log.info("process ready", name=self.part.name, after_s=seconds)
+        log.info("process_ready", name=self.part.name, after_s=seconds)
 
     def _bury(self) -> None:
         code = self._process.exitcode
@@ -270,7 +270,7 @@ class _Child:
         self._deaths = 1 if lived > STABLE_AFTER else self._deaths + 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._deaths - 1, 20))
         log.warning(
-            "process died",
+            "process_died",
             name=self.part.name,
             exit_code=exit_code,
             reason=self._trouble,

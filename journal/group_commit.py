@@ -129,5 +129,5 @@ class GroupCommit:
         except Unavailable as failure:
             return [failure] * len(batch)
         except Exception as error:  # the thread must live on: every append depends on it
-            log.exception("journal.commit_broke")
+            log.exception("journal_commit_broke")
             return [Unavailable(f"the commit failed: {type(error).__name__}")] * len(batch)

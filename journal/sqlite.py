@@ -135,7 +135,7 @@ class SqliteJournal:
         if self._commits.close(timeout=CLOSE_TIMEOUT):
             self._writer.close()
         else:  # its thread is inside the disk: only the end of the process frees the lock
-            log.error("journal.close_timed_out", timeout=CLOSE_TIMEOUT)
+            log.error("journal_close_timed_out", timeout=CLOSE_TIMEOUT)
 
     def _ask(self, question: Callable[[apsw.Connection], T]) -> T:
         with self._lock:

@@ -63,7 +63,7 @@ class Writer:
             self._fail(error)
             raise Unavailable(*failure(error, self._path).args) from error
         if self._failing:
-            log.info("journal.recovered")
+            log.info("journal_recovered")
             self._failing = False
         return outcomes
 
@@ -79,7 +79,7 @@ class Writer:
             self._handle.get().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
             self._start_wal()
         except apsw.BusyError:
-            log.warning("journal.checkpoint_delayed", wal_pages=self._wal_pages)
+            log.warning("journal_checkpoint_delayed", wal_pages=self._wal_pages)
         except (apsw.Error, OSError, JournalError) as error:
             self._fail(error)
 
@@ -107,7 +107,7 @@ class Writer:
     def _fail(self, error: Exception) -> None:
         self._handle.drop()
         if not self._failing:
-            log.error("journal.failed", error=str(failure(error, self._path)))
+            log.error("journal_failed", error=str(failure(error, self._path)))
             self._failing = True
 
 

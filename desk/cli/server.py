@@ -88,7 +88,7 @@ def _load(kind: type[AnySettings]) -> AnySettings:
         _refuse(f"DESK_DATA_DIR {settings.data_dir} cannot be written to: {error.strerror}")
     logs.configure(settings, "supervisor")
     for warning in settings.warnings():
-        log.warning("settings", problem=warning)
+        log.warning("setting_doubtful", problem=warning)
     return settings
 
 

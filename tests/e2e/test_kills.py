@@ -45,14 +45,14 @@ def started(desk: RunningDesk, part: str) -> list[int]:
     return [
         record["pid"]
         for record in desk.records
-        if record["event"] == "process started" and record["name"] == part
+        if record["event"] == "process_started" and record["name"] == part
     ]
 
 
 def readied(desk: RunningDesk, part: str) -> int:
     """How often a part has said that it is ready."""
     return sum(
-        record["event"] == "process ready" and record["name"] == part for record in desk.records
+        record["event"] == "process_ready" and record["name"] == part for record in desk.records
     )
 
 

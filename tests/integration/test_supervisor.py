@@ -24,16 +24,16 @@ def named(event, name):
 
 
 def pid_of(running, name):
-    return running.wait_for(named("process started", name))["pid"]
+    return running.wait_for(named("process_started", name))["pid"]
 
 
 def test_a_part_that_dies_is_started_again(supervise):
     with supervise("two-stages") as running:
         running.ready()
         os.kill(pid_of(running, "first"), signal.SIGKILL)
-        died = running.wait_for(named("process died", "first"))
+        died = running.wait_for(named("process_died", "first"))
         assert died["exit_code"] == -signal.SIGKILL
-        wait_until(lambda: sum(map(named("process ready", "first"), running.records)) == 2)
+        wait_until(lambda: sum(map(named("process_ready", "first"), running.records)) == 2)
         assert running.terminate() == 0
 
 
@@ -69,7 +69,7 @@ def test_ctrl_c_while_parts_are_starting_is_no_traceback(supervise):
 def test_a_part_that_dies_at_every_start_is_given_up_with_growing_pauses(supervise):
     with supervise("crashing") as running:
         assert running.wait() == 1
-        pauses = [r["restart_in_s"] for r in running.records if r["event"] == "process died"]
+        pauses = [r["restart_in_s"] for r in running.records if r["event"] == "process_died"]
         assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6]
         assert running.stdout == [
             "crashing died 5 times while starting: stumbled over its own feet"
@@ -80,13 +80,14 @@ def test_a_part_that_was_once_ready_is_never_given_up_even_if_no_process_can_be_
     with supervise("two-stages") as running:
         running.ready()
         limits = resource.prlimit(running.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+        # poll() refuses to look at more files than the limit: it looks at five. All below are open.
+        resource.prlimit(running.pid, resource.RLIMIT_NOFILE, (6, limits[1]))
         os.kill(pid_of(running, "first"), signal.SIGKILL)
-        died = named("process died", "first")
+        died = named("process_died", "first")
         wait_until(lambda: sum(map(died, running.records)) > MAX_FAILED_STARTS)
         assert "cannot be started: Too many open files" in running.output
         resource.prlimit(running.pid, resource.RLIMIT_NOFILE, limits)
-        wait_until(lambda: sum(map(named("process ready", "first"), running.records)) == 2)
+        wait_until(lambda: sum(map(named("process_ready", "first"), running.records)) == 2)
         assert running.terminate() == 0
         assert "Traceback" not in running.output
 
@@ -95,7 +96,7 @@ def test_a_part_that_knows_it_cannot_work_is_not_started_again(supervise):
     with supervise("hopeless") as running:
         assert running.wait() == 1
         assert running.stdout == ["hopeless: the disk is made of cheese"]
-        assert sum(map(named("process started", "hopeless"), running.records)) == 1
+        assert sum(map(named("process_started", "hopeless"), running.records)) == 1
         assert not any(r["event"] == "ready" for r in running.records)
 
 

@@ -20,7 +20,7 @@ def begin(session_id):
 
 
 def pid_of(running, name):
-    started = [r for r in running.records if r["event"] == "process started" and r["name"] == name]
+    started = [r for r in running.records if r["event"] == "process_started" and r["name"] == name]
     return started[-1]["pid"]
 
 
@@ -61,7 +61,7 @@ def test_ctrl_c_in_a_terminal_stops_serve_without_a_traceback(serve):
 def test_the_gateway_comes_back_on_the_same_port_with_what_it_acknowledged(serve):
     assert serve.post(begin("before"))[0] == 200
     os.kill(pid_of(serve, "gateway"), signal.SIGKILL)
-    wait_until(lambda: times(serve, "process ready", "gateway") == 2)
+    wait_until(lambda: times(serve, "process_ready", "gateway") == 2)
     assert serve.post(begin("after"))[0] == 200
     assert state(serve, "before")[0] == state(serve, "after")[0] == 0
 
@@ -76,12 +76,12 @@ def test_a_gateway_that_comes_back_to_a_full_disk_waits_until_it_is_not(serve):
     limits = resource.prlimit(serve.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(serve.pid, resource.RLIMIT_FSIZE, (1, limits[1]))  # children inherit it
     os.kill(pid_of(serve, "gateway"), signal.SIGKILL)
-    waiting = serve.wait_for(lambda record: record["event"] == "waiting for the journal" and
+    waiting = serve.wait_for(lambda record: record["event"] == "waiting_for_journal" and
                              record["process"] == "gateway")  # fmt: skip
     assert waiting["reason"]
     resource.prlimit(pid_of(serve, "gateway"), resource.RLIMIT_FSIZE, limits)
     assert serve.post(begin("after"))[0] == 200
-    assert times(serve, "process died", "gateway") == 1
+    assert times(serve, "process_died", "gateway") == 1
     assert state(serve, "before")[0] == state(serve, "after")[0] == 0
 
 
@@ -92,14 +92,14 @@ def test_a_follower_that_cannot_begin_is_a_failed_start(tmp_path):
         locate(data_dir).mkdir()
         with start("service", data_dir=data_dir) as service:
             assert service.wait() == 1
-            assert times(service, "process ready", "follower") == 0
+            assert times(service, "process_ready", "follower") == 0
             assert service.stderr[-1].startswith("desk: follower died 5 times while starting: ")
 
 
 @pytest.mark.parametrize("name", ["follower", "rpc-1"])
 def test_a_killed_process_of_the_service_comes_back_and_works(serve, name):
     os.kill(pid_of(serve, name), signal.SIGKILL)
-    wait_until(lambda: times(serve, "process ready", name) == 2)
+    wait_until(lambda: times(serve, "process_ready", name) == 2)
     assert serve.post(begin("after"))[0] == 200
     assert state(serve, "after")[0] == 0
 
@@ -108,7 +108,7 @@ def test_a_killed_process_of_the_service_comes_back_and_works(serve, name):
 def test_nothing_is_left_when_the_supervisor_is_killed(tmp_path, command):
     with start(command, data_dir=tmp_path / "data") as running:
         first = "follower" if command == "service" else "gateway"
-        wait_until(lambda: times(running, "process started", first) == 1)
+        wait_until(lambda: times(running, "process_started", first) == 1)
         children = running.children()
         assert children
         os.kill(running.pid, signal.SIGKILL)
@@ -156,14 +156,14 @@ def test_several_workers_share_the_port_and_it_survives_each(tmp_path):
         assert running.post(begin("a"))[0] == 200
         os.kill(pid_of(running, "rpc-2"), signal.SIGKILL)
         assert state(running, "a")[0] == 0
-        wait_until(lambda: times(running, "process ready", "rpc-2") == 2)
+        wait_until(lambda: times(running, "process_ready", "rpc-2") == 2)
         assert state(running, "a")[0] == 0
 
 
 def test_gateway_and_service_work_as_two_commands_whichever_starts_first(tmp_path):
     data_dir = tmp_path / "data"
     with start("service", data_dir=data_dir) as service:
-        service.wait_for(lambda record: record["event"] == "waiting for the journal")
+        service.wait_for(lambda record: record["event"] == "waiting_for_journal")
         with start("gateway", data_dir=data_dir) as gateway:
             assert gateway.post(begin("a"))[0] == 200
             assert state(service, "a")[0] == 0

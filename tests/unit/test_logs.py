@@ -1,9 +1,11 @@
 """What a log line looks like, whoever writes it. In a process of its own: logging is global."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -102,3 +104,12 @@ def test_console_lines_have_no_colours_where_there_is_no_terminal(logged):
 def test_what_cannot_be_encoded_does_not_break_the_log(logged):
     (record,) = records(logged(r"log.info('odd', path='a\udc80b', data=b'\xff', more=object())"))
     assert record["event"] == "odd"
+
+
+@pytest.mark.parametrize("package", ["desk", "gateway", "journal", "service"])
+def test_events_are_named_in_one_style(package):
+    call = re.compile(r"log\.(?:debug|info|warning|error|exception|critical)\(\s*\"([^\"]*)\"")
+    sources = (Path(__file__).parents[2] / package).rglob("*.py")
+    named = [name for source in sources for name in call.findall(source.read_text())]
+    assert named
+    assert [name for name in named if not re.fullmatch(r"[a-z]+(_[a-z]+)*", name)] == []
