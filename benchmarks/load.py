@@ -12,7 +12,7 @@ from benchmarks.processes import cpu_seconds
 IN_FLIGHT = 16
 """Calls under way at once."""
 
-SLICES = 3
+SLICES = 5
 """Turns that each gets: what slows the machine down for a moment hits all alike."""
 
 Call = Callable[[], Awaitable[object]]

@@ -133,12 +133,14 @@ def questions(size: int) -> list[Question]:
         Question("a channel (29 %)", SessionFilter(channel_types=["Web (H5)"])),
         Question("a channel (1 %)", SessionFilter(channel_types=["WhatsApp"])),
         Question("an end reason", SessionFilter(end_reasons=[EndReason.END_REASON_USER])),
+        Question("a reason nobody had", SessionFilter(end_reasons=[_NOBODYS])),
         Question("begun", SessionFilter(begun=recent)),
         Question("ended", SessionFilter(ended=recent)),
         Question("active", SessionFilter(active=recent)),
     ]
 
 
+_NOBODYS = EndReason.END_REASON_AGENT_TIMEOUT  # a page of it looks at 10,000 sessions in vain
 _STATES = (SessionState.SESSION_STATE_CHATBOT, SessionState.SESSION_STATE_ENDED)
 
 GOALS = (
@@ -180,14 +182,14 @@ async def _token(stub: Any, question: Question, size: int) -> str:
 
 
 async def _walk(stub: Any, question: Question) -> str:
-    """Go through the pages until nothing follows, or for long enough; a token near the end."""
+    """Go through the pages while they have sessions, or for long enough; a token near the end."""
     tokens = [""]
     while len(tokens) < MOST_PAGES:
         request = _request(question, page_size=LONGEST_PAGE, page_token=tokens[-1])
-        following = (await stub.ListSessions(request)).next_page_token
-        if not following:
+        page = await stub.ListSessions(request)
+        if not (page.next_page_token and page.sessions):
             break
-        tokens.append(following)
+        tokens.append(page.next_page_token)
     return tokens[int(DEPTH * len(tokens))]
 
 
