@@ -48,4 +48,6 @@ class Complaints:
             if len(self._kinds) >= MAX_KINDS:
                 self._kinds.clear()
             self._kinds[event, reason] = (now, 0)
-        _log.warning(event, reason=reason, suppressed=more, **facts)
+        if reason:
+            facts["reason"] = reason
+        _log.warning(event, suppressed=more, **facts)
