@@ -175,7 +175,7 @@ def test_logs_say_what_happened_and_nothing_of_what_was_said():
         ("callback_refused", "bad_request_time"),
         ("callback_refused", "not_our_app"),
         ("callback_not_ours", None),
-        ("callback_not_kept", None),
+        ("callback_not_kept", "Unavailable"),
         ("unexpected_error", None),
     ]
     assert logs[2]["age"] == 61
