@@ -22,6 +22,8 @@ from desk.signals import when_told_to_stop
 from desk.supervisor import Part, Report
 
 if TYPE_CHECKING:
+    from gateway import granian
+    from gateway import server as waitress
     from journal.sqlite import SqliteJournal
 
 JOURNAL_FILE = "journal.db"
@@ -50,7 +52,6 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
     """Run the gateway: take callbacks from `listener`, append them to the journal."""
     with _process(report, settings, "gateway"):
         from gateway.app import Options, create_app
-        from gateway.server import Server
         from journal.sqlite import SqliteJournal
 
         options = Options(
@@ -63,10 +64,20 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
         journal = _open_journal(SqliteJournal.open_writer, settings, stop)
         if journal is not None:
             with closing(journal):
-                server = Server(create_app(journal, options), listener)
+                server = _server(settings)(create_app(journal, options), listener)
                 _when_set(stop, server.stop)
                 report.ready()
                 server.run()
+
+
+def _server(settings: Settings) -> "type[waitress.Server | granian.Server]":
+    if settings.http_server == "granian":
+        from gateway import granian
+
+        return granian.Server
+    from gateway import server as waitress
+
+    return waitress.Server
 
 
 def follower(report: Report, settings: Settings) -> None:

@@ -111,6 +111,7 @@ class Settings(BaseSettings):
         callback_tokens: by app, the tokens that a signature may be made with. Callbacks of an app
             that is not in it need no signature.
         http_listen: where the gateway listens.
+        http_server: what the gateway runs on; `granian` must be installed.
         callback_path: path of the callback URL.
         grpc_insecure: the network is trusted: gRPC without TLS may leave the machine.
         grpc_listen: where the rpc workers listen.
@@ -136,6 +137,7 @@ class Settings(BaseSettings):
         default={}, validate_default=True, repr=False
     )
     http_listen: Listen = Address("127.0.0.1", 8080)
+    http_server: Literal["waitress", "granian"] = "waitress"
     callback_path: str = "/"
     grpc_insecure: bool = False
     grpc_listen: Listen = Address("127.0.0.1", 50051)
@@ -195,7 +197,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must be sqlite, not {_shown(engine)}")
         return engine
 
-    @check("log_level", "log_format", mode="before")
+    @check("http_server", "log_level", "log_format", mode="before")
     @classmethod
     def _in_any_case(cls, word: Any) -> Any:
         return word.lower() if isinstance(word, str) else word

@@ -72,11 +72,11 @@ class _Settings(Adjustments):  # type: ignore[misc]  # waitress has no types
     send_bytes = 65536
 
 
-class _Threads:
-    """Threads that answer requests: waitress's dispatcher, without its log line per request."""
+class Threads:
+    """Daemon threads that answer requests: waitress's dispatcher, without its lines in the log."""
 
     def __init__(self, count: int) -> None:
-        self._queue: SimpleQueue[Channel | None] = SimpleQueue()
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads = [
             Thread(target=self._work, name=f"gateway-{number}", daemon=True)
             for number in range(count)
@@ -86,7 +86,11 @@ class _Threads:
 
     def add_task(self, task: Channel) -> None:
         """Let a thread answer the connection's next request."""
-        self._queue.put(task)
+        self.call(task.service)
+
+    def call(self, call: Callable[[], None]) -> None:
+        """Let a thread call something that does not raise."""
+        self._queue.put(call)
 
     def shutdown(self, timeout: float) -> None:
         """Wait, at most `timeout` seconds, until all is answered."""
@@ -97,8 +101,8 @@ class _Threads:
             thread.join(max(0.0, deadline - monotonic()))
 
     def _work(self) -> None:
-        while (channel := self._queue.get()) is not None:
-            channel.service()
+        while (call := self._queue.get()) is not None:
+            call()
 
 
 class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
@@ -119,7 +123,7 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
         super().__init__(
             app,
             map={},
-            dispatcher=_Threads(settings.threads),
+            dispatcher=Threads(settings.threads),
             adj=settings,
             _sock=sock,
             bind_socket=False,
@@ -273,7 +277,7 @@ def _settings() -> Adjustments:
     return _Settings(
         threads=THREADS,
         backlog=MAX_CONNECTIONS,
-        connection_limit=_affordable_connections(),
+        connection_limit=affordable_connections(),
         max_request_header_size=MAX_HEADERS,
         max_request_body_size=MAX_BODY + FRAMING,
         inbuf_overflow=2 * MAX_BODY,  # above the limit: a body is never written to a file
@@ -287,7 +291,8 @@ def _settings() -> Adjustments:
     )
 
 
-def _affordable_connections() -> int:
+def affordable_connections() -> int:
+    """How many connections there may be at once."""
     # Were descriptors to run out first, accepting would fail again and again without a pause.
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, min(MAX_CONNECTIONS, soft - OTHER_FILES))

@@ -21,6 +21,8 @@ from tests.support.gateway import (
 )
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("server")
+
 
 def numbered(number: int) -> bytes:
     return callback("SessionBegin", NOON + number)
@@ -73,6 +75,7 @@ def test_many_callbacks_are_all_refused_in_time_and_those_that_no_commit_took_wi
         assert len(desk.kept()) < 20
 
 
+@pytest.mark.waitress("Granian reads a pipelined request when its turn comes")
 def test_the_time_of_a_pipelined_request_begins_when_it_arrives_and_not_when_its_turn_comes(disk):
     with gateway(disk) as desk:
         begun = time.monotonic()
@@ -110,6 +113,7 @@ def test_an_answer_that_was_given_up_is_not_given_again_when_the_disk_comes_back
         assert len(desk.kept()) == 3
 
 
+@pytest.mark.waitress("it looks at the connections")
 def test_a_client_that_leaves_while_its_answer_is_held_back_harms_nobody(disk):
     with gateway(disk) as desk:
         for number in range(5):

@@ -5,6 +5,8 @@ import pytest
 from journal.errors import Unavailable
 from tests.support.gateway import FailingJournal, gateway
 
+pytestmark = pytest.mark.usefixtures("server")
+
 
 @pytest.mark.parametrize("probe", ["/livez", "/readyz"])
 def test_probes_answer(probe):
