@@ -115,6 +115,16 @@ compose-check: $(DEV)
 
 # ---- Measure ----
 
+.PHONY: bench
+bench: $(BENCH) wrk  ## compare with peers and with the limit, in 15 minutes; ARGS=--quick in one
+	$(RUN) benchmarks $(ARGS)
+
+# The load generator is no Python package. Without it the benchmarks say what they could not measure.
+.PHONY: wrk
+wrk:
+	@command -v wrk > /dev/null || { echo "Installing wrk" && $$([ -w /usr/bin ] || echo sudo -n) apt-get install -qq -y wrk; } \
+	|| echo "make: wrk cannot be installed from here; what needs it will not be measured" >&2
+
 .PHONY: soak
 soak: $(BENCH)  ## run everything for 10 minutes at half of its capacity; SOAK_SECONDS=60 for less
 	$(RUN) benchmarks.soak --seconds $(or $(SOAK_SECONDS),600)

@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any
+
+import apsw
 
 from benchmarks.measurement import Goal, Measurement, NotMeasured
 from benchmarks.peers import postgresql
@@ -35,6 +38,14 @@ GOALS = (
     Goal(what=RATE, subject=GRANIAN, of=OURS, bound=3),
 )
 
+Kept = Callable[[], float]
+"""How many callbacks are there."""
+
+Started = tuple[int, Kept]
+"""The port."""
+
+Start = Callable[[], AbstractContextManager[Started]]
+
 SCRIPT = Path(__file__).parent / "callbacks.lua"
 
 
@@ -44,15 +55,18 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
         if why := missing() or ("" if shutil.which("wrk") else "wrk is not installed"):
             yield NotMeasured(NAME, subject, why)
             continue
-        with start() as port:
-            yield from _load(port, subject, run, seconds=1 if quick else 4)
+        with start() as (port, kept):
+            yield from _load(port, subject, run, seconds=1 if quick else 4, kept=kept)
 
 
-def _load(port: int, subject: str, run: int, *, seconds: int) -> Iterator[Measurement]:
-    _wrk(port, 1)  # connections, caches, files
+def _load(port: int, subject: str, run: int, *, seconds: int, kept: Kept) -> Iterator[Measurement]:
+    warm_up = _wrk(port, 1)  # connections, caches, files
     result = _wrk(port, seconds)
     if result["errors"]:
         raise RuntimeError(f"{subject}: {result['errors']} requests failed")
+    missing = warm_up["requests"] + result["requests"] - kept()
+    if missing > 0:
+        raise RuntimeError(f"{subject}: {missing} callbacks were acknowledged and are not there")
     yield Measurement(NAME, RATE, subject, result["requests"] / result["seconds"], "1/s", run)
     for what, key in ((P50, "p50_ms"), (P99, "p99_ms"), (P999, "p999_ms")):
         yield Measurement(NAME, what, subject, result[key], "ms", run)
@@ -66,31 +80,36 @@ def _wrk(port: int, seconds: int) -> Any:
 
 
 @contextmanager
-def _empty() -> Iterator[int]:
+def _empty() -> Iterator[Started]:
     with peer("empty_falcon") as ready:
-        yield ready.said["port"]
+        yield ready.said["port"], lambda: inf  # it keeps nothing, as it says
 
 
 @contextmanager
-def _ours(server: str = "waitress") -> Iterator[int]:
-    command = ("gateway",)
+def _ours(server: str = "waitress") -> Iterator[Started]:
+    command = ("gateway", "--server", server)
     with directory("gateway") as data_dir, desk(*command, data_dir=data_dir) as ready:
-        yield int(ready.said["http"].rpartition(":")[2])
+        port = int(ready.said["http"].rpartition(":")[2])
+        yield port, partial(_rows, data_dir / "journal.db", "entries")
 
 
 @contextmanager
-def _sqlite() -> Iterator[int]:
-    with (
-        directory("sqlite") as path,
-        peer("fastapi_sqlite", str(path / "callbacks.db")) as ready,
-    ):
-        yield ready.said["port"]
+def _sqlite() -> Iterator[Started]:
+    with directory("sqlite") as data_dir:
+        path = data_dir / "callbacks.db"
+        with peer("fastapi_sqlite", str(path)) as ready:
+            yield ready.said["port"], partial(_rows, path, "callbacks")
 
 
 @contextmanager
-def _postgresql() -> Iterator[int]:
+def _postgresql() -> Iterator[Started]:
     with postgresql.running() as host, peer("fastapi_postgresql", host) as ready:
-        yield ready.said["port"]
+        yield ready.said["port"], partial(postgresql.rows, host, "callbacks")
+
+
+def _rows(path: Path, table: str) -> int:
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as db:
+        return int(db.execute(f"SELECT count(*) FROM {table}").get)
 
 
 def _lacks(*modules: str) -> str:
@@ -98,7 +117,6 @@ def _lacks(*modules: str) -> str:
     return f"{', '.join(missing)} is not installed" if missing else ""
 
 
-Start = Callable[[], AbstractContextManager[int]]
 SUBJECTS: dict[str, tuple[Start, Callable[[], str]]] = {
     REFERENCE: (_empty, _lacks),
     OURS: (_ours, _lacks),
@@ -109,4 +127,4 @@ SUBJECTS: dict[str, tuple[Start, Callable[[], str]]] = {
         lambda: postgresql.missing() or _lacks("fastapi", "uvicorn", "asyncpg"),
     ),
 }
-"""How each is started (the value of the context is its port), and what is missing for it."""
+"""How each is started, and what is missing for it."""

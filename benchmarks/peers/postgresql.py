@@ -1,5 +1,6 @@
 """A PostgreSQL of our own, reached through a socket file; durable as it is by default."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -43,6 +44,18 @@ def running() -> Iterator[str]:
             command += ["-c", f"{name}={value}"]
         with child(*command, is_ready=_is_ready, user=user):
             yield sockets
+
+
+def rows(host: str, table: str) -> int:
+    """How many rows a table has."""
+
+    import asyncpg
+
+    async def ask() -> int:
+        db = await asyncpg.connect(host=host, user="postgres", database="postgres")
+        return int(await db.fetchval(f"SELECT count(*) FROM {table}"))
+
+    return asyncio.run(ask())
 
 
 def _is_ready(line: str) -> bool | None:
