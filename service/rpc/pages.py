@@ -21,7 +21,7 @@ _MAX_CHARACTERS = 512
 def token(places: Sequence[int], *, request: object) -> str:
     """Make a token that goes on after `places`, with the same request only."""
     payload = msgspec.msgpack.encode(places)
-    return base64.urlsafe_b64encode(_digest(payload, request) + payload).decode().rstrip("=")
+    return _text(_digest(payload, request) + payload)
 
 
 def places(text: str, *, request: object, count: int) -> tuple[int, ...] | None:
@@ -46,6 +46,8 @@ def _read(text: str, request: object, count: int) -> tuple[int, ...]:
     if len(text) > _MAX_CHARACTERS:
         raise ValueError("too long")
     raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if _text(raw) != text:
+        raise ValueError("another spelling")
     digest, payload = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
     if digest != _digest(payload, request):
         raise ValueError("another request's")
@@ -53,6 +55,10 @@ def _read(text: str, request: object, count: int) -> tuple[int, ...]:
     if len(found) != count:
         raise ValueError("another method's")
     return found
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 def _digest(payload: bytes, request: object) -> bytes:
