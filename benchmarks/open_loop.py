@@ -1,23 +1,21 @@
 """Acknowledgements at a given rate, with the whole system running: `desk serve`.
 
 An open loop: callbacks are sent by the clock, and latency counts from the schedule. The reference
-is the empty handler of `acknowledgements` at the same rate. How far the follower is behind is asked
-through `GetStatus` all the while.
+is the empty handler of `acknowledgements` at the same rate. How far the follower is behind is
+looked at all the while.
 """
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import grpc
-
 from benchmarks.driver import drive
+from benchmarks.lag import Gauge, gauge
 from benchmarks.measurement import Goal, Measurement
 from benchmarks.work import desk, directory, peer
-from desk.v1.status_pb2 import GetStatusRequest
-from desk.v1.status_pb2_grpc import StatusServiceStub
 
 NAME = "open_loop"
 REFERENCE = "empty handler"
@@ -26,7 +24,7 @@ RATES = (500, 1000, 2000, 4000)
 SECONDS, QUICK_SECONDS = 4.0, 1.0
 
 EVERY = 0.05
-"""Seconds between two questions for the lag."""
+"""Seconds between two looks at the lag."""
 
 CAUGHT_UP_WITHIN = 60.0
 """Seconds that the follower may take between two rates."""
@@ -64,10 +62,10 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
         drive(http, 500, 0.5)
         for rate in RATES:
             yield from _figures(REFERENCE, drive(empty.said["port"], rate, seconds), rate, run)
-            with _watching(grpc_target) as lags:
+            with _watching(grpc_target, data_dir) as lags:
                 report = drive(http, rate, seconds)
             yield from _figures(OURS, report, rate, run)
-            yield Measurement(NAME, _lag(rate), OURS, max(lags), "ms", run)
+            yield Measurement(NAME, _lag(rate), OURS, max(lags, default=0), "ms", run)
 
 
 def _figures(subject: str, report: dict[str, Any], rate: int, run: int) -> Iterator[Measurement]:
@@ -78,36 +76,30 @@ def _figures(subject: str, report: dict[str, Any], rate: int, run: int) -> Itera
 
 
 @contextmanager
-def _watching(target: str) -> Iterator[list[float]]:
-    """Ask for the lag all the while, ms; at the end wait until the follower has caught up."""
+def _watching(target: str, data_dir: Path) -> Iterator[list[float]]:
+    """Look at the lag all the while, ms; at the end wait until the follower has caught up."""
     lags: list[float] = []
     over = threading.Event()
-    with grpc.insecure_channel(target) as channel:
-        status = StatusServiceStub(channel)
+    with gauge(target, data_dir) as lag:
 
-        def ask() -> None:
+        def look() -> None:
             while not over.wait(EVERY):
-                lags.append(_lag_ms(status))
+                lags.append(lag.look().ms)
 
-        asking = threading.Thread(target=ask)
-        asking.start()
+        looking = threading.Thread(target=look)
+        looking.start()
         try:
             yield lags
         finally:
             over.set()
-            asking.join()
-        lags.append(_lag_ms(status))
-        _await_caught_up(status)
+            looking.join()
+        _await_caught_up(lag, lags)
 
 
-def _lag_ms(status: StatusServiceStub) -> float:
-    answer = status.GetStatus(GetStatusRequest(), timeout=10)
-    return float(answer.lag_time.ToTimedelta().total_seconds() * 1000)
-
-
-def _await_caught_up(status: StatusServiceStub) -> None:
+def _await_caught_up(lag: Gauge, lags: list[float]) -> None:
     give_up = time.monotonic() + CAUGHT_UP_WITHIN
-    while status.GetStatus(GetStatusRequest(), timeout=10).lag:
+    while behind := lag.look().ms:
+        lags.append(behind)
         if time.monotonic() > give_up:
             raise TimeoutError(f"the follower did not catch up within {CAUGHT_UP_WITHIN} s")
         time.sleep(EVERY)

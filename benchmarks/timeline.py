@@ -3,23 +3,19 @@
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Self
 
 import grpc
 import msgspec
 
+from benchmarks.lag import Gauge, gauge
 from benchmarks.processes import roles, rss_mb
 from benchmarks.work import Ready
-from desk.v1.status_pb2 import GetStatusRequest
-from desk.v1.status_pb2_grpc import StatusServiceStub
-from journal.sqlite import SqliteJournal
+from journal.errors import JournalError
 
 EVERY = 1.0
 """Seconds between two samples."""
-
-ASK_WITHIN = 5.0
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -50,7 +46,7 @@ class Sampler:
         self.samples: list[Sample] = []
         self.problem = ""
         self._serve = serve
-        self._journal = data_dir / "journal.db"
+        self._data_dir = data_dir
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -75,28 +71,23 @@ class Sampler:
     def _run(self) -> None:
         try:
             self._sample_until_done()
-        except (grpc.RpcError, OSError) as error:
+        except (grpc.RpcError, JournalError, OSError) as error:
             self.problem = f"cannot look at the service: {error!r}"
 
     def _sample_until_done(self) -> None:
         began = time.monotonic()
-        with (
-            grpc.insecure_channel(self._serve.said["grpc"]) as channel,
-            closing(SqliteJournal.open_reader(self._journal)) as journal,
-        ):
-            stub = StatusServiceStub(channel)
+        with gauge(self._serve.said["grpc"], self._data_dir) as lag:
             while True:
-                self.samples.append(self._sample(stub, journal, time.monotonic() - began))
+                self.samples.append(self._sample(lag, time.monotonic() - began))
                 if self._done.wait(EVERY):
                     return
 
-    def _sample(self, stub: StatusServiceStub, journal: SqliteJournal, at: float) -> Sample:
-        status = stub.GetStatus(GetStatusRequest(), timeout=ASK_WITHIN)
-        missing = journal.read(status.header.revision, limit=1)
+    def _sample(self, lag: Gauge, at: float) -> Sample:
+        behind, status = lag.look()
         return Sample(
             at=round(at, 2),
             memory_mb={role: round(rss_mb(pid), 1) for role, pid in roles(self._serve.pid).items()},
-            lag_ms=round(time.time() * 1000) - missing[0].received_at if missing else 0,
+            lag_ms=behind,
             subscribers=status.subscribers,
         )
 

@@ -20,11 +20,8 @@ from journal.errors import Closed, NotKept, NotWritable
 from journal.group_commit import GroupCommit
 from journal.port import READ_BYTES
 from journal.sqlite_file import Handle, connect_to_read, failure, value
+from journal.sqlite_watch import WalWatch
 from journal.sqlite_writer import Writer
-
-POLL_MIN, POLL_MAX = 0.001, 0.010
-"""Seconds between two looks at the file while waiting for an append: the longer nothing has come,
-the more. A look takes 7 µs; waking up for it costs more."""
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that `close` grants to appends under way."""
@@ -47,8 +44,8 @@ class SqliteJournal:
         self._path = path
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._quiet_at, self._quiet_since = -1, 0.0
         self._reader = Handle(path, connect_to_read)
+        self._watch = WalWatch(path)
         self._writer = writer
         self._commits = GroupCommit(writer.commit, afterwards=writer.checkpoint) if writer else None
 
@@ -108,14 +105,13 @@ class SqliteJournal:
         return entries
 
     def wait(self, after: int, *, timeout: float) -> bool:
-        begin = monotonic()
-        if self._quiet_at != after:  # waiting on for the same entry goes on as quietly as before
-            self._quiet_at, self._quiet_since = after, begin
+        end = monotonic() + timeout
         while self.head() <= after:
-            now = monotonic()
-            pause = min(max((now - self._quiet_since) / 10, POLL_MIN), POLL_MAX)
-            left = begin + timeout - now
-            if left <= 0 or self._closed.wait(min(pause, left)):
+            left = end - monotonic()
+            if left <= 0:
+                return False
+            self._watch.sleep(left)
+            if self._closed.is_set():
                 return False
         return True
 

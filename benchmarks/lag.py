@@ -1,0 +1,52 @@
+"""How far the view is behind the journal, told by the journal: a follower that hangs is silent."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+
+from desk.v1.status_pb2 import GetStatusRequest, GetStatusResponse
+from desk.v1.status_pb2_grpc import StatusServiceStub
+from journal.sqlite import SqliteJournal
+
+ASK_WITHIN = 5.0
+
+
+class Lag(NamedTuple):
+    """One look.
+
+    Attributes:
+        ms: since the first callback that the view lacks was received; 0 if it lacks none.
+        status: what the service says of itself.
+    """
+
+    ms: int
+    status: GetStatusResponse
+
+
+class Gauge:
+    """Looks at a running service and at its journal."""
+
+    def __init__(self, channel: grpc.Channel, journal: SqliteJournal) -> None:
+        self._status = StatusServiceStub(channel)
+        self._journal = journal
+
+    def look(self) -> Lag:
+        """Raises `grpc.RpcError` or `JournalError` if there is nothing to look at."""
+        status = self._status.GetStatus(GetStatusRequest(), timeout=ASK_WITHIN)
+        missing = self._journal.read(status.header.revision, limit=1)
+        now = time.time_ns() // 1_000_000
+        return Lag(now - missing[0].received_at if missing else 0, status)
+
+
+@contextmanager
+def gauge(target: str, data_dir: Path) -> Iterator[Gauge]:
+    """A gauge for the service at `target`, whose journal is in `data_dir`."""
+    with (
+        grpc.insecure_channel(target) as channel,
+        closing(SqliteJournal.open_reader(data_dir / "journal.db")) as journal,
+    ):
+        yield Gauge(channel, journal)
