@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import machine, report
+from benchmarks import machine, populations, report
 from benchmarks.measurement import Benchmark, Measurement, NotMeasured, load
 
 NAMES = (
@@ -15,6 +15,7 @@ NAMES = (
     "open_loop",
     "end_to_end",
     "fold",
+    "rebuild",
     "queries",
     "subscribe",
     "live",
@@ -74,7 +75,9 @@ class Session:
         return time.monotonic() - self._began
 
     def run(self) -> None:
-        """Run all rounds that the budget has time for."""
+        """Make what is read; then run all rounds that the budget has time for."""
+        needed = [each for one in self._benchmarks for each in one.needs(quick=self._quick)]
+        populations.prepare(needed)
         for run in range(1, self._runs + 1):
             for benchmark in self._benchmarks:
                 if run <= (benchmark.runs or self._runs) and self.elapsed() < BUDGET:

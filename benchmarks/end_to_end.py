@@ -19,7 +19,7 @@ NAME = "end_to_end"
 REFERENCE = "the acknowledgement alone"
 OURS = "at a subscriber"
 RATES = (100, 1000)
-SECONDS, QUICK_SECONDS = 4.0, 1.0
+SECONDS, QUICK_SECONDS = 3.0, 1.0
 
 ARRIVED_WITHIN = 20.0
 """Seconds after the last acknowledgement in which the last event must have come."""

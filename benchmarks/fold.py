@@ -1,9 +1,9 @@
-"""Fold and view: callbacks per second, in order and with 30 % out of order; a rebuild.
+"""Fold and view: callbacks per second, in order and with 30 % out of order.
 
 The bodies are those of the simulator's lives, interleaved over hundreds of sessions, in batches of
 1,000, into a fresh view. The floor decodes the same bodies and writes as many rows of the same size
 into the same tables and indexes, in a transaction per batch: whoever stores the outcome in SQLite
-cannot go below. The rebuild is the real follower on a real journal, in a process of its own.
+cannot go below.
 """
 
 import gc
@@ -15,7 +15,7 @@ from typing import Any
 
 import apsw
 
-from benchmarks import callbacks, populations
+from benchmarks import callbacks
 from benchmarks.measurement import Goal, Measurement
 from benchmarks.work import directory
 from journal.callback import decode
@@ -30,17 +30,13 @@ FLOOR = "decode and insert"
 REFERENCE = FLOOR
 IN_ORDER = "callbacks/s in order"
 LATE = "callbacks/s, 30 % out of order"
-REBUILD = "seconds to rebuild 1,000,000 callbacks"
-REBUILD_RATE = "callbacks/s of a rebuild"
 GOALS = (
     Goal(what=IN_ORDER, subject=OURS, bound=25_000),
     Goal(what=IN_ORDER, subject=OURS, bound=0.5, of=FLOOR),
     Goal(what=LATE, subject=OURS, bound=0.5, of=OURS, of_what=IN_ORDER),
-    Goal(what=REBUILD, subject="follower", bound=60, at_most=True),
 )
 
-COUNT, QUICK_COUNT = 50_000, 10_000
-REBUILT, QUICK_REBUILT = 1_000_000, 30_000
+COUNT, QUICK_COUNT = 25_000, 10_000
 
 FEED = "SELECT * FROM feed WHERE position >= ? AND position < ? ORDER BY position"
 SESSION = "SELECT * FROM sessions WHERE sdk_app_id = ? AND session_id = ?"
@@ -51,7 +47,7 @@ Batch = tuple[Sequence[Entry], Rows, Rows]
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
-    """Ours, the floor, ours, the floor; the rebuild in the first run only, because it is long."""
+    """Ours, the floor, ours, the floor."""
     for what, late in ((IN_ORDER, 0.0), (LATE, 0.3)):
         entries = _entries(QUICK_COUNT if quick else COUNT, late)
         with directory("fold") as data_dir:
@@ -61,8 +57,6 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
             floor = _timed(_insert, batches, data_dir)
         for subject, seconds in ((OURS, ours), (FLOOR, floor)):
             yield Measurement("fold", what, subject, len(entries) / seconds, "1/s", run)
-    if run == 1:
-        yield from _rebuild(QUICK_REBUILT if quick else REBUILT, run)
 
 
 def _entries(count: int, late: float) -> list[Entry]:
@@ -118,13 +112,3 @@ def _insert(batches: Sequence[Batch], data_dir: Path) -> None:
 def _write(db: apsw.Connection, verb: str, table: str, rows: Rows) -> None:
     if rows:
         db.executemany(f"{verb} INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
-
-
-def _rebuild(count: int, run: int) -> Iterator[Measurement]:
-    with directory("rebuild") as data_dir:
-        populations.write_journal(data_dir, callbacks.traffic(count))
-        followed = populations.follow(data_dir)
-    if count == REBUILT:
-        yield Measurement("fold", REBUILD, "follower", followed.seconds, "s", run)
-    yield Measurement("fold", REBUILD_RATE, "follower", count / followed.seconds, "1/s", run)
-    yield Measurement("fold", "peak memory of a rebuild", "follower", followed.peak_mb, "MB", run)

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import populations
 from benchmarks.callbacks import WHALE
-from benchmarks.measurement import Goal, Measurement
+from benchmarks.measurement import Goal, Measurement, Population
 from benchmarks.processes import cpu_seconds, peak_rss_mb, roles, rss_mb
 from benchmarks.work import ROOT, child, desk, directory
 from desk.client import Client
@@ -62,14 +62,19 @@ GOALS = (
 )
 
 
+def needs(*, quick: bool) -> list[Population]:
+    """Many sessions."""
+    return [Population("sessions", QUICK_SESSIONS if quick else SESSIONS)]
+
+
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
     """Empty, then full, loaded, idle."""
     settle = QUICK_SETTLE if quick else SETTLE
     with directory("empty") as data_dir, desk("serve", data_dir=data_dir) as serve:
         time.sleep(settle)
         yield from _memory(AT_START, serve.pid, run)
-    sessions = QUICK_SESSIONS if quick else SESSIONS
-    data_dir = populations.sessions(sessions)
+    (population,) = needs(quick=quick)
+    data_dir, sessions = populations.data_dir(population), population.count
     with desk("serve", data_dir=data_dir) as serve:
         asyncio.run(_ask(serve.said["grpc"]))
         yield from _memory(full(sessions), serve.pid, run)

@@ -11,7 +11,7 @@ from typing import Any
 
 import apsw
 
-from benchmarks.work import ROOT, directory
+from benchmarks.work import CORES, ROOT, directory
 
 VERSIONS = (
     "falcon", "waitress", "granian", "grpcio", "protobuf", "msgspec", "apsw",
@@ -23,7 +23,7 @@ def describe() -> dict[str, Any]:
     """Return facts, as JSON has them."""
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": CORES,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),

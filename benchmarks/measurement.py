@@ -64,6 +64,20 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         return f"{figure}{other} {'≤' if self.at_most else '≥'} {self.bound:g}"
 
 
+class Population(msgspec.Struct, frozen=True):
+    """A data directory that a benchmark reads.
+
+    Attributes:
+        kind: of what it has so many, see `benchmarks.populations`.
+        count: how many.
+        with_view: False: there is only the journal.
+    """
+
+    kind: str
+    count: int
+    with_view: bool = True
+
+
 class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
     """A module of this package that measures.
 
@@ -73,6 +87,7 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
         reference: the subject that the others are divided by; "" if there is none.
         goals: what we want.
         runs: at most so many, because one is long; None: as many as are asked for.
+        needs: called as `needs(quick=…)`; the data directories that it reads.
         measure: called as `measure(run, quick=…)`; yields what it finds.
     """
 
@@ -81,11 +96,12 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
     reference: str
     goals: Sequence[Goal]
     runs: int | None
+    needs: Callable[..., Sequence[Population]]
     measure: Callable[..., Iterator[Measurement | NotMeasured]]
 
 
 def load(name: str) -> Benchmark:
-    """Import a benchmark: `measure`, and if it has them `REFERENCE`, `GOALS` and `RUNS`."""
+    """Import a benchmark: `measure`, and if it has them `needs`, `REFERENCE`, `GOALS`, `RUNS`."""
     module = import_module(f"benchmarks.{name}")
     return Benchmark(
         name=name,
@@ -93,8 +109,13 @@ def load(name: str) -> Benchmark:
         reference=getattr(module, "REFERENCE", ""),
         goals=getattr(module, "GOALS", ()),
         runs=getattr(module, "RUNS", None),
+        needs=getattr(module, "needs", _nothing),
         measure=module.measure,
     )
+
+
+def _nothing(*, quick: bool) -> Sequence[Population]:
+    return ()
 
 
 class Spread(msgspec.Struct, frozen=True):

@@ -1,10 +1,15 @@
-"""Data directories full of callbacks, made as the service makes them: journal first, then view."""
+"""Data directories full of callbacks, made as the service makes them: journal first, then view.
+
+They are made before anything is measured, side by side, each by a process of its own:
+`python -m benchmarks.populations KIND COUNT DATA_DIR` writes the journal.
+"""
 
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import cache
 from itertools import islice
@@ -14,8 +19,9 @@ from typing import NamedTuple
 import apsw
 
 from benchmarks import callbacks
+from benchmarks.measurement import Population
 from benchmarks.processes import peak_rss_mb
-from benchmarks.work import ROOT, child, new_directory
+from benchmarks.work import CORES, ROOT, child, new_directory
 from journal.entry import NewEntry
 from journal.sqlite_writer import Writer
 from service.view.reader import Reader
@@ -27,8 +33,14 @@ COMMIT = 4_000
 POLL = 0.02
 """Seconds between two looks at how far the view has come."""
 
-FOLLOW_WITHIN = 600.0
-"""Seconds that making a view may take."""
+MADE_WITHIN = 900.0
+"""Seconds that making one may take."""
+
+KINDS: dict[str, Callable[[int], Iterator[NewEntry]]] = {
+    "sessions": callbacks.short_sessions,
+    "traffic": callbacks.traffic,
+}
+"""What a population has so many of: short sessions, or callbacks of the simulator's lives."""
 
 
 class Followed(NamedTuple):
@@ -38,22 +50,35 @@ class Followed(NamedTuple):
     peak_mb: float
 
 
-@cache
-def sessions(count: int) -> Path:
-    """A data directory with so many sessions; made once and kept until the program ends."""
-    data_dir = new_directory(f"sessions-{count}")
-    write_journal(data_dir, callbacks.short_sessions(count))
-    project(data_dir)
-    return data_dir
+def prepare(populations: Iterable[Population]) -> None:
+    """Make them, the largest first, as many at once as there are cores."""
+    ordered = sorted(set(populations), key=lambda each: each.count, reverse=True)
+    for making in [_begin(each) for each in ordered]:
+        making.result()
+
+
+def data_dir(population: Population) -> Path:
+    """Where it is; made now if it has not been. It is kept until the program ends."""
+    return _begin(population).result()
 
 
 @cache
-def traffic(count: int) -> Path:
-    """A data directory with so many callbacks of realistic lives, likewise."""
-    data_dir = new_directory(f"traffic-{count}")
-    write_journal(data_dir, callbacks.traffic(count))
-    project(data_dir)
-    return data_dir
+def _makers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(CORES)
+
+
+@cache
+def _begin(population: Population) -> Future[Path]:
+    return _makers().submit(_make, population, new_directory(f"{population.kind}-population"))
+
+
+def _make(population: Population, path: Path) -> Path:
+    command = (sys.executable, "-m", "benchmarks.populations",
+               population.kind, str(population.count), str(path))  # fmt: skip
+    subprocess.run(command, cwd=ROOT, check=True, timeout=MADE_WITHIN)
+    if population.with_view:
+        follow(path)
+    return path
 
 
 def write_journal(data_dir: Path, entries: Iterable[NewEntry]) -> None:
@@ -63,12 +88,6 @@ def write_journal(data_dir: Path, entries: Iterable[NewEntry]) -> None:
         while batch := list(islice(source, COMMIT)):
             writer.commit(batch)
             writer.checkpoint()
-
-
-def project(data_dir: Path) -> None:
-    """Make the view, as fast as can be."""
-    command = (sys.executable, "-m", "benchmarks.projecting", str(data_dir))
-    subprocess.run(command, cwd=ROOT, check=True, timeout=FOLLOW_WITHIN)
 
 
 def follow(data_dir: Path) -> Followed:
@@ -84,12 +103,12 @@ def _began(line: str) -> float | None:
 
 
 def _await_complete(view: Path) -> float:
-    deadline = time.monotonic() + FOLLOW_WITHIN
+    deadline = time.monotonic() + MADE_WITHIN
     while time.monotonic() < deadline:
         if _is_complete(view):
             return time.monotonic()
         time.sleep(POLL)
-    raise RuntimeError(f"{view} was not complete within {FOLLOW_WITHIN:g} s")
+    raise RuntimeError(f"{view} was not complete within {MADE_WITHIN:g} s")
 
 
 def _is_complete(view: Path) -> bool:
@@ -98,3 +117,7 @@ def _is_complete(view: Path) -> bool:
             return bool(reader.progress().complete)
     except apsw.Error:  # not there yet
         return False
+
+
+if __name__ == "__main__":
+    write_journal(Path(sys.argv[3]), KINDS[sys.argv[1]](int(sys.argv[2])))

@@ -21,7 +21,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from benchmarks import load, populations
 from benchmarks.callbacks import START, WHALE, session_id
 from benchmarks.load import Call, Load
-from benchmarks.measurement import Goal, Measurement, NotMeasured
+from benchmarks.measurement import Goal, Measurement, NotMeasured, Population
 from benchmarks.peers import etcd
 from benchmarks.processes import roles
 from benchmarks.work import SDK_APP_ID, desk
@@ -74,16 +74,21 @@ class Question(NamedTuple):
     order_by: str = ""
 
 
+def needs(*, quick: bool) -> list[Population]:
+    """One of each size."""
+    return [Population("sessions", size) for size in (QUICK_SIZES if quick else SIZES)]
+
+
 def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
     """Size by size; the pages on the largest."""
-    sizes = QUICK_SIZES if quick else SIZES
-    for size in sizes:
-        data_dir = populations.sessions(size)
+    needed = needs(quick=quick)
+    for population in needed:
+        data_dir, size = populations.data_dir(population), population.count
         with desk("service", data_dir=data_dir) as service:
             target, worker = service.said["grpc"], roles(service.pid)["rpc worker"]
-            loads = asyncio.run(_ask(target, worker, size, seconds=0.3 if quick else 1.5))
+            loads = asyncio.run(_ask(target, worker, size, seconds=0.3 if quick else 0.75))
             yield from _measurements(loads, size, run)
-            if size == sizes[-1]:
+            if population == needed[-1]:
                 yield from _pages(target, size, run, quick=quick)
     yield from _etcd(run, quick=quick)
 
@@ -204,7 +209,7 @@ def _etcd(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
         return
     keys = SIZES[0] if not quick else QUICK_SIZES[0]
     with etcd.running() as (target, pid):
-        loads = asyncio.run(_ask_etcd(target, pid, keys, seconds=0.3 if quick else 1.5))
+        loads = asyncio.run(_ask_etcd(target, pid, keys, seconds=0.3 if quick else 0.75))
     yield from _measurements(loads, keys, run)
 
 

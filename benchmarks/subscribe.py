@@ -15,7 +15,7 @@ from functools import partial
 import grpc
 
 from benchmarks import populations
-from benchmarks.measurement import Goal, Measurement, NotMeasured
+from benchmarks.measurement import Goal, Measurement, NotMeasured, Population
 from benchmarks.peers import etcd
 from benchmarks.peers.one_event import METHOD
 from benchmarks.processes import cpu_seconds, roles
@@ -49,10 +49,16 @@ Read = Callable[[str], Awaitable[int]]
 """Reads a feed of the server at an address; how many events."""
 
 
+def needs(*, quick: bool) -> list[Population]:
+    """One feed."""
+    return [Population("traffic", QUICK_EVENTS if quick else EVENTS)]
+
+
 def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
     """Ours, the reference, etcd."""
     few = QUICK_FEW if quick else FEW
-    data_dir = populations.traffic(QUICK_EVENTS if quick else EVENTS)
+    (population,) = needs(quick=quick)
+    data_dir = populations.data_dir(population)
     with desk("service", data_dir=data_dir) as service:
         worker = roles(service.pid)["rpc worker"]
         for subject, read in _ours(few).items():

@@ -21,6 +21,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 
+CORES = len(os.sched_getaffinity(0))
+
 SDK_APP_ID = 1600012345
 
 START_WITHIN = 60.0
