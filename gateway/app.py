@@ -21,7 +21,7 @@ from gateway.authentication import Authenticator, Parameters, Refused
 from gateway.complaints import Complaints
 from gateway.paths import LIVE, PROBES, READY, check_callback_path
 from gateway.readiness import Readiness
-from journal.callback import COMMAND, Malformed, decode, identify
+from journal.callback import COMMAND, Malformed, examine
 from journal.entry import NewEntry
 from journal.errors import JournalError, Overloaded
 from journal.port import Journal
@@ -135,20 +135,21 @@ class Callbacks:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Keep one callback."""
         try:
-            entry = self._accept(req)
+            entry, fault = self._accept(req)
             self._keep(entry, req.env)
-            decode(entry.body)
         except Rejected as rejected:
             _answer(resp, rejected.outcome, rejected.detail)
-        except Malformed as malformed:
-            self._complaints.log(
-                "callback_malformed", reason=str(malformed), sdk_app_id=entry.sdk_app_id
-            )
-            _answer(resp, Outcome.MALFORMED, str(malformed))
         else:
-            resp.data = BODIES[Outcome.KEPT]
+            if fault:
+                self._answer_malformed(resp, str(fault), entry.sdk_app_id)
+            else:
+                resp.data = BODIES[Outcome.KEPT]
 
-    def _accept(self, req: falcon.Request) -> NewEntry:
+    def _answer_malformed(self, resp: falcon.Response, why: str, sdk_app_id: int) -> None:
+        self._complaints.log("callback_malformed", reason=why, sdk_app_id=sdk_app_id)
+        _answer(resp, Outcome.MALFORMED, why)
+
+    def _accept(self, req: falcon.Request) -> tuple[NewEntry, Malformed | None]:
         body = _read_body(req)
         now = self._clock()
         parameters = req.params
@@ -156,8 +157,9 @@ class Callbacks:
         if parameters.get("CallbackCommand") != COMMAND:
             self._complaints.log("callback_not_ours", sdk_app_id=sdk_app_id)
             raise Rejected(Outcome.NOT_OUR_COMMAND)
-        return NewEntry(
-            id=identify(sdk_app_id, body),
+        identity, fault = examine(sdk_app_id, body)
+        entry = NewEntry(
+            id=identity,
             sdk_app_id=sdk_app_id,
             received_at=int(now * 1000),
             request_id=_text(parameters, "RequestID"),
@@ -165,6 +167,7 @@ class Callbacks:
             platform=_text(parameters, "OptPlatform"),
             body=body,
         )
+        return entry, fault
 
     def _authenticate(self, parameters: Parameters, now: float) -> int:
         try:

@@ -4,16 +4,17 @@ The vendor's page and what it leaves open: docs/callbacks.md. Pure: no I/O, no c
 """
 
 import re
-from contextlib import suppress
 from hashlib import blake2b
 from itertools import accumulate
-from typing import Any
+from math import inf
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from journal.entry import ID_BYTES
 
-COMMAND = "Desk.SessionEventNotify"
+COMMAND: Final = "Desk.SessionEventNotify"
 """The only `CallbackCommand` that is ours."""
 
 MAX_DEPTH = 64
@@ -41,31 +42,55 @@ class Malformed(ValueError):
     """The body is not a callback; the message says why, in one bounded sentence."""
 
 
-class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+_Command = Literal["Desk.SessionEventNotify"]
+_Text = Annotated[str, Meta(max_length=MAX_NAME)]
+
+
+class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="pascal"):
     """What a body says, field by field, as far as it has the type that the vendor gives it.
 
     A field that is absent, null, of another type or longer than `MAX_NAME` is empty (`""`, `None`,
-    `False`). Which fields mean anything depends on the event.
+    `False`, 0). Which fields mean anything depends on the event.
 
     Attributes:
         event_time: Unix time in milliseconds, Desk's clock.
         message: `MsgBody` as parsed: a list, or None.
-        satisfaction: 1 to 5, or None.
+        stars: 0 to 5, as the vendor has it; see `satisfaction`.
     """
 
-    session_id: str
-    event: str
-    event_time: int
-    channel_type: str = ""
-    client_user_id: str = ""
-    customer_service_id: str = ""
-    agent_id: str = ""
-    forward_from_agent_id: str = ""
-    message_key: str = ""
-    message: list[Any] | None = None
+    session_id: Annotated[str, Meta(min_length=1, max_length=MAX_SESSION_ID)]
+    event: Annotated[str, Meta(min_length=1, max_length=MAX_EVENT_NAME)]
+    event_time: Annotated[int, Meta(gt=0, le=MAX_EVENT_TIME)]
+    command: _Command = msgspec.field(default=COMMAND, name="CallbackCommand")
+    channel_type: _Text = ""
+    client_user_id: _Text = ""
+    customer_service_id: _Text = ""
+    agent_id: _Text = ""
+    forward_from_agent_id: _Text = ""
+    message_key: _Text = msgspec.field(default="", name="MsgKey")
+    message: list[Any] | None = msgspec.field(default=None, name="MsgBody")
     cloud_custom_data: str = ""
     is_contact_user: bool = False
-    satisfaction: int | None = None
+    stars: Annotated[int, Meta(ge=0, le=5)] = msgspec.field(default=0, name="SatisfactionSelected")
+
+    @property
+    def satisfaction(self) -> int | None:
+        """1 to 5, or None."""
+        return self.stars or None
+
+
+def examine(sdk_app_id: int, body: bytes) -> tuple[bytes, Malformed | None]:
+    """Return `identify`'s answer, and what `decode` raises, if it does; parses only once."""
+    try:
+        document = _parse(body)
+    except Malformed as fault:
+        return _digest(sdk_app_id, body), fault
+    identity = _digest(sdk_app_id, msgspec.json.encode(document, order="sorted"))
+    try:
+        _read(document)
+    except Malformed as fault:
+        return identity, fault
+    return identity, None
 
 
 def identify(sdk_app_id: int, body: bytes) -> bytes:
@@ -74,9 +99,7 @@ def identify(sdk_app_id: int, body: bytes) -> bytes:
     Two deliveries of one callback have one identity, whatever the order of keys or the white space.
     A body that is no JSON is identified by its bytes.
     """
-    with suppress(Malformed):
-        body = msgspec.json.encode(_parse(body), order="sorted")
-    return blake2b(b"%d\n%b" % (sdk_app_id, body), digest_size=ID_BYTES).digest()
+    return examine(sdk_app_id, body)[0]
 
 
 def decode(body: bytes) -> Callback:
@@ -85,26 +108,11 @@ def decode(body: bytes) -> Callback:
     Raises:
         Malformed: it is none.
     """
-    document = _parse(body)
-    if type(document) is not dict:
-        raise Malformed("the body is not a JSON object")
-    if document.get("CallbackCommand", COMMAND) != COMMAND:
-        raise Malformed("CallbackCommand in the body is not the one in the URL")
-    return Callback(
-        session_id=_name(document, "SessionId", MAX_SESSION_ID),
-        event=_name(document, "Event", MAX_EVENT_NAME),
-        event_time=_event_time(document),
-        channel_type=_text(document, "ChannelType"),
-        client_user_id=_text(document, "ClientUserId"),
-        customer_service_id=_text(document, "CustomerServiceId"),
-        agent_id=_text(document, "AgentId"),
-        forward_from_agent_id=_text(document, "ForwardFromAgentId"),
-        message_key=_text(document, "MsgKey"),
-        message=_list(document, "MsgBody"),
-        cloud_custom_data=_text(document, "CloudCustomData", longest=len(body)),
-        is_contact_user=document.get("IsContactUser") is True,
-        satisfaction=_stars(document),
-    )
+    return _read(_parse(body))
+
+
+def _digest(sdk_app_id: int, content: bytes) -> bytes:
+    return blake2b(b"%d\n%b" % (sdk_app_id, content), digest_size=ID_BYTES).digest()
 
 
 def _parse(body: bytes) -> Any:
@@ -127,6 +135,39 @@ def _depth(body: bytes) -> int:
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
+def _read(document: Any) -> Callback:
+    """Read a document in one go if every field is as the vendor has it; else field by field."""
+    try:
+        callback = msgspec.convert(document, Callback)
+    except msgspec.ValidationError:
+        return _read_fields(document)
+    if callback.session_id.isprintable() and callback.event.isprintable():
+        return callback
+    return _read_fields(document)  # not every character that cannot be printed is refused
+
+
+def _read_fields(document: Any) -> Callback:
+    if type(document) is not dict:
+        raise Malformed("the body is not a JSON object")
+    if document.get("CallbackCommand", COMMAND) != COMMAND:
+        raise Malformed("CallbackCommand in the body is not the one in the URL")
+    return Callback(
+        session_id=_name(document, "SessionId", MAX_SESSION_ID),
+        event=_name(document, "Event", MAX_EVENT_NAME),
+        event_time=_event_time(document),
+        channel_type=_text(document, "ChannelType"),
+        client_user_id=_text(document, "ClientUserId"),
+        customer_service_id=_text(document, "CustomerServiceId"),
+        agent_id=_text(document, "AgentId"),
+        forward_from_agent_id=_text(document, "ForwardFromAgentId"),
+        message_key=_text(document, "MsgKey"),
+        message=_list(document, "MsgBody"),
+        cloud_custom_data=_text(document, "CloudCustomData", longest=inf),
+        is_contact_user=document.get("IsContactUser") is True,
+        stars=_stars(document),
+    )
+
+
 def _name(document: dict[str, Any], field: str, longest: int) -> str:
     value = document.get(field)
     if type(value) is not str or not value:
@@ -147,7 +188,7 @@ def _event_time(document: dict[str, Any]) -> int:
     return value
 
 
-def _text(document: dict[str, Any], field: str, *, longest: int = MAX_NAME) -> str:
+def _text(document: dict[str, Any], field: str, *, longest: float = MAX_NAME) -> str:
     value = document.get(field)
     return value if type(value) is str and len(value) <= longest else ""
 
@@ -157,6 +198,6 @@ def _list(document: dict[str, Any], field: str) -> list[Any] | None:
     return value if type(value) is list else None
 
 
-def _stars(document: dict[str, Any]) -> int | None:
+def _stars(document: dict[str, Any]) -> int:
     value = document.get("SatisfactionSelected")
-    return value if type(value) is int and 1 <= value <= 5 else None
+    return value if type(value) is int and 1 <= value <= 5 else 0

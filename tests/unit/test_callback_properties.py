@@ -1,13 +1,24 @@
 """What holds for the decoder whatever comes."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from journal.callback import MAX_DEPTH, Malformed, decode, identify
+from journal.callback import (
+    COMMAND,
+    MAX_DEPTH,
+    MAX_EVENT_TIME,
+    Callback,
+    Malformed,
+    _read_fields,
+    decode,
+    examine,
+    identify,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SCALAR = (
@@ -86,3 +97,53 @@ def test_what_decodes_can_be_encoded_as_utf_8(document: Any) -> None:
     document.pop("CallbackCommand", None)
     callback = decode(json.dumps(document).encode())
     msgspec.json.encode(callback)
+
+
+SHORT = st.text("sé🙂 \x1f\x7f\x80\u200b", max_size=3)
+FIELDS = {
+    "CallbackCommand": st.just(COMMAND) | DOCUMENTS,
+    "SessionId": SHORT | st.sampled_from(["s" * 256, "s" * 257]),
+    "Event": SHORT | st.sampled_from(["e" * 128, "e" * 129]),
+    "EventTime": st.integers() | st.sampled_from([MAX_EVENT_TIME, MAX_EVENT_TIME + 1, 1.0, True]),
+    "SatisfactionSelected": st.integers(-1, 6) | st.sampled_from([5.0, True, 10**30]),
+    "IsContactUser": st.booleans() | st.sampled_from([0, 1]),
+    "MsgBody": st.lists(DOCUMENTS, max_size=2),
+}
+"""What the fields of a callback may be, right or wrong; those not named here are texts."""
+NAMES = [each.encode_name for each in msgspec.structs.fields(Callback)]
+
+
+@st.composite
+def callbacks(draw: st.DrawFn) -> dict[str, Any]:
+    """Documents like callbacks, in which anything may be wrong, but mostly little is."""
+    document = {"SessionId": "s", "Event": "e", "EventTime": 1}
+    for name in draw(st.lists(st.sampled_from([*NAMES, "Other"]), max_size=4)):
+        usual = FIELDS.get(name, SHORT | st.sampled_from(["x" * 256, "x" * 257]))
+        document[name] = draw(usual | SCALAR | st.just([]))
+    document.pop(draw(st.sampled_from([None, None, None, *NAMES[:3]])), None)
+    return document
+
+
+@settings(max_examples=400)
+@given(callbacks())
+@example({"SessionId": "s\x1f", "Event": "e", "EventTime": 1})
+@example({"SessionId": "s", "Event": "e\x7f", "EventTime": 1})
+@example(["SessionId", "Event", "EventTime"])
+def test_reading_in_one_go_and_field_by_field_agree(document: Any) -> None:
+    body = json.dumps(document).encode()
+    assert verdict(lambda: decode(body)) == verdict(lambda: _read_fields(msgspec.json.decode(body)))
+
+
+def verdict(read: Callable[[], Callback]) -> Callback | str:
+    """What was read, or why not."""
+    try:
+        return read()
+    except Malformed as error:
+        return str(error)
+
+
+@settings(max_examples=100)
+@given((callbacks() | DOCUMENTS).map(json.dumps).map(str.encode) | st.binary(), APPS)
+def test_examining_is_identifying_and_decoding(body: bytes, app: int) -> None:
+    identity, fault = examine(app, body)
+    assert (identity, str(fault or "")) == (identify(app, body), complaint(body))
