@@ -1,7 +1,8 @@
 """Durable acknowledgements of one gateway process, as fast as 32 connections can ask for them.
 
 A closed loop by wrk; each request is another callback. Ours is `desk gateway`, as it is run. The
-reference is an empty handler on the same server: what is left when nothing is kept.
+reference is an empty handler on the same server: what is left when nothing is kept. The server is
+not waitress as it comes; the same handler on that stands beside it.
 """
 
 import json
@@ -24,6 +25,7 @@ from benchmarks.work import desk, directory, peer
 
 NAME = "acknowledgements"
 REFERENCE = "empty handler"
+STOCK = "empty handler, stock waitress"
 OURS = "desk on waitress"
 GRANIAN = "desk on Granian"
 AFTERNOON = "FastAPI + SQLite"
@@ -80,8 +82,8 @@ def _wrk(port: int, seconds: int) -> Any:
 
 
 @contextmanager
-def _empty() -> Iterator[Started]:
-    with peer("empty_falcon") as ready:
+def _empty(*options: str) -> Iterator[Started]:
+    with peer("empty_falcon", *options) as ready:
         yield ready.said["port"], lambda: inf  # it keeps nothing, as it says
 
 
@@ -119,6 +121,7 @@ def _lacks(*modules: str) -> str:
 
 SUBJECTS: dict[str, tuple[Start, Callable[[], str]]] = {
     REFERENCE: (_empty, _lacks),
+    STOCK: (partial(_empty, "stock"), _lacks),
     OURS: (_ours, _lacks),
     GRANIAN: (partial(_ours, "granian"), partial(_lacks, "granian", "uvloop")),
     AFTERNOON: (_sqlite, partial(_lacks, "fastapi", "uvicorn")),
