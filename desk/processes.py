@@ -51,7 +51,8 @@ def service_parts(settings: Settings, address: Address) -> list[Part]:
 def gateway(report: Report, settings: Settings, listener: socket.socket) -> None:
     """Run the gateway: take callbacks from `listener`, append them to the journal."""
     with _process(report, settings, "gateway"):
-        from gateway.app import Options, create_app
+        from gateway.app import create_app
+        from gateway.callbacks import Options
         from journal.sqlite import SqliteJournal
 
         options = Options(

@@ -7,8 +7,6 @@ per answer, the vendor's JSON also for waitress's own errors, no ambiguous frami
 import re
 import socket
 from collections.abc import Callable
-from concurrent.futures import Future
-from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
@@ -20,12 +18,14 @@ from waitress.task import ErrorTask, Task, WSGITask
 
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
 from gateway.app import ARRIVED, CONDITION, HOLD
+from journal.append import Append, Done
 
 DISCARD = 4 * 1024 * 1024
 """Bytes that are read and thrown away behind a request that was refused half-read, so that its
 sender gets to read the answer."""
 
-Judge = Callable[[BaseException | None], Outcome | None]
+Begin = Callable[[Done], Append]
+Judge = Callable[[Append], Outcome | None]
 """What takes the place of an answer that was held back; None: it is true."""
 
 _log = structlog.get_logger(__name__)
@@ -109,38 +109,41 @@ class AppTask(_Answer, WSGITask):  # type: ignore[misc]
     may be held back until it is true.
 
     Attributes:
-        kept: what the answer waits for, if it is held back.
+        append: what the answer waits for, if it is held back.
         deadline: until when, `time.monotonic`.
     """
 
-    kept: Future[Any] | None = None
+    append: Append | None = None
     deadline = inf
+    _judge: Judge
+    _instead: Outcome | None = None
+    _failure: Exception | None = None
 
     def __init__(self, channel: "Channel", request: Parser) -> None:
         super().__init__(channel, request)
         self._said: list[bytes] = []
-        self._judge: Judge = lambda _error: None
-        self._failure: Exception | None = None
 
     def prepare(self) -> None:
         """Ask the app; nothing is sent."""
         if self.request.command == "POST" and self.channel.server.is_overloaded():
-            self._judge = lambda _error: Outcome.OVERLOADED
+            self._instead = Outcome.OVERLOADED
             return
         try:
             super().execute()
         except Exception as failure:  # raised again where waitress deals with it
             self._failure = failure
 
-    def hold(self, kept: Future[Any], judge: Judge, timeout: float) -> None:
+    def hold(self, begin: Begin, judge: Judge, timeout: float) -> None:
         """Hold the answer back; see `gateway.app.HOLD`."""
-        self.kept, self._judge = kept, judge
+        self.append = begin(self._done)
+        self._judge = judge
         self.deadline = monotonic() + timeout
 
-    def give_up(self) -> None:
+    def _done(self, _append: Append) -> None:
+        self.channel.server.call_soon(self.answer)
+
+    def answer(self) -> None:
         """Wait no longer."""
-        if self.kept:
-            self.kept.cancel()
         self.channel.answer(self)
 
     def write(self, data: bytes) -> None:
@@ -152,8 +155,8 @@ class AppTask(_Answer, WSGITask):  # type: ignore[misc]
         """Say what the app said, or what has become of it."""
         if self._failure:
             raise self._failure
-        outcome = self._judge(_failure_of(self.kept))
-        self.kept = self.environ = None  # they refer to us: without cycles, all is freed at once
+        outcome = self._judge(self.append) if self.append else self._instead
+        self.append = self.environ = None  # they refer to us: without cycles, all is freed at once
         if outcome:
             self._said.clear()
             self.response_headers.clear()
@@ -169,12 +172,6 @@ class AppTask(_Answer, WSGITask):  # type: ignore[misc]
         environ[CONDITION] = self.channel.server.condition()
         environ[HOLD] = self.hold
         return environ
-
-
-def _failure_of(kept: Future[Any] | None) -> BaseException | None:
-    if kept is None:
-        return None
-    return kept.exception() if kept.done() and not kept.cancelled() else TimeoutError()
 
 
 class RefusalTask(_Answer, ErrorTask):  # type: ignore[misc]
@@ -212,12 +209,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._task = task = AppTask(self, request)
         if not request.error:
             task.prepare()
-        if task.kept is None:
+        if task.append is None:
             self._send()
         else:
             self.server.held.add(task)
-            answer = partial(self.answer, task)
-            task.kept.add_done_callback(lambda _kept: self.server.call_soon(answer))
 
     def answer(self, task: AppTask) -> None:
         """Send an answer that was held back, unless it has been sent. In the event loop only."""

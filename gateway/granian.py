@@ -20,21 +20,21 @@ from granian.log import LogLevels
 from granian.server import embed
 
 from gateway import server
-from gateway.rsgi import Application, Wsgi
+from gateway.app import App
+from gateway.rsgi import Application
 
 _log = structlog.get_logger(__name__)
 
 
 class Server:
-    """Serves a WSGI application until it is told to stop, and then finishes what it has begun.
+    """Serves the gateway until it is told to stop, and then finishes what it has begun.
 
     Args:
-        app: the application; its environ has `gateway.app.ARRIVED`, `CONDITION` and `HOLD`. It must
-            not block in a POST, and answers briefly: the event loop itself runs it.
+        app: the gateway; its environ has `gateway.app.CONDITION`.
         sock: a bound TCP socket. The server closes it.
     """
 
-    def __init__(self, app: Wsgi, sock: socket.socket) -> None:
+    def __init__(self, app: App, sock: socket.socket) -> None:
         self._loop = uvloop.new_event_loop()
         self._told = asyncio.Event()
         self._app = Application(app, self._loop)

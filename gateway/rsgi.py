@@ -15,16 +15,15 @@ from math import inf
 from time import monotonic
 from typing import Any, NamedTuple, cast
 
-import structlog
+from falcon.uri import parse_query_string
 
 from gateway import server
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, CONTENT_TYPE, Outcome
-from gateway.app import ARRIVED, CONDITION, HOLD, MAX_BODY
-from gateway.channel import DISCARD, Judge
+from gateway.app import CONDITION, App, log_unexpected
+from gateway.callbacks import MAX_BODY, Rejected, check_encoding
+from gateway.channel import DISCARD
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
-
-_log = structlog.get_logger(__name__)
 
 _ENVIRON = {
     "SCRIPT_NAME": "",
@@ -47,9 +46,10 @@ class Answer(NamedTuple):
     body: bytes
 
     @classmethod
-    def of(cls, outcome: Outcome) -> "Answer":
+    def of(cls, outcome: Outcome, detail: str = "") -> "Answer":
         """Answer with an outcome of our table."""
-        answer, body = ACKNOWLEDGEMENTS[outcome], BODIES[outcome]
+        answer = ACKNOWLEDGEMENTS[outcome]
+        body = answer.body(detail) if detail else BODIES[outcome]
         headers = [("content-type", CONTENT_TYPE), ("content-length", str(len(body)))]
         if answer.retry_after is not None:
             headers.append(("retry-after", str(answer.retry_after)))
@@ -73,6 +73,9 @@ class Application:
 
     Callbacks are served by the event loop itself, all else by threads: as `gateway.server` does.
 
+    Callbacks do not pass through WSGI: making its environ and reading it costs more than all that
+    is done for them.
+
     Args:
         app: see `gateway.granian.Server`.
         loop: the event loop.
@@ -81,9 +84,10 @@ class Application:
         draining: each answer is the last one on its connection.
     """
 
-    def __init__(self, app: Wsgi, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, app: App, loop: asyncio.AbstractEventLoop) -> None:
         self.draining = False
         self._app = app
+        self._callbacks = app.callbacks
         self._loop = loop
         self._threads = server.Threads(server.THREADS)
         self._receiving = _Deadlines(loop)
@@ -95,11 +99,17 @@ class Application:
         """Answer one request."""
         last = False
         try:
-            answer = await self._ask(scope, await self._receive(scope.headers, protocol))
+            body = await self._receive(scope.headers, protocol)
+            if scope.method == "POST" and scope.path == self._app.path:
+                answer = await self._take(scope, body)
+            else:
+                answer = await self._ask(scope, body)
+        except Rejected as rejected:
+            answer = Answer.of(rejected.outcome, rejected.detail)
         except Refused as refused:  # where the next request begins is not known
             answer, last = Answer.of(refused.outcome), True
         except Exception as error:  # else it would be logged as it is, and answered by Granian
-            _log.error("request_failed", error=type(error).__name__)
+            log_unexpected(error)
             answer = Answer.of(Outcome.FAILED)
         if last or self.draining:
             answer.headers.append(("connection", "close"))
@@ -124,20 +134,29 @@ class Application:
         finally:
             self._receiving.remove(task)
 
+    async def _take(self, scope: Any, body: bytes) -> Answer:
+        """Answer a callback once it is kept."""
+        arrived = monotonic()
+        if self._is_overloaded():
+            raise Rejected(Outcome.OVERLOADED)
+        if "content-encoding" in scope.headers:
+            check_encoding(",".join(scope.headers.get_all("content-encoding")))
+        entry, fault = self._callbacks.accept(parse_query_string(scope.query_string), body)
+        patience = self._callbacks.patience(entry, arrived)
+        released = self._loop.create_future()
+        append = self._callbacks.submit(entry, lambda _append: self._tell(released))
+        self._held.add(released, arrived + patience)
+        with suppress(asyncio.CancelledError):
+            await released
+        self._held.remove(released)
+        if outcome := self._callbacks.judge(append):
+            return Answer.of(outcome)
+        return Answer.of(Outcome.MALFORMED, fault) if fault else Answer.of(Outcome.KEPT)
+
     async def _ask(self, scope: Any, body: bytes) -> Answer:
+        """Have a thread ask the app."""
         environ = _environ(scope, body)
         environ[CONDITION] = self._condition()
-        if scope.method != "POST":
-            return await self._in_thread(environ)
-        if self._is_overloaded():
-            return Answer.of(Outcome.OVERLOADED)
-        held: list[tuple[Future[Any], Judge, float]] = []
-        environ[HOLD] = lambda *hold: held.append(hold)
-        answer = _call(self._app, environ)
-        outcome = await self._judgement(*held[0]) if held else None
-        return Answer.of(outcome) if outcome else answer
-
-    async def _in_thread(self, environ: dict[str, Any]) -> Answer:
         answered: Future[Answer] = Future()
 
         def call() -> None:
@@ -148,19 +167,6 @@ class Application:
 
         self._threads.call(call)
         return await asyncio.wrap_future(answered)
-
-    async def _judgement(self, kept: Future[Any], judge: Judge, patience: float) -> Outcome | None:
-        """Wait as `gateway.app.HOLD` says; what takes the answer's place, None: it is true."""
-        released = self._loop.create_future()
-        self._held.add(released, monotonic() + patience)
-        kept.add_done_callback(lambda _kept: self._tell(released))
-        with suppress(asyncio.CancelledError):
-            await released
-        self._held.remove(released)
-        if kept.done():
-            return judge(kept.exception())
-        kept.cancel()
-        return judge(TimeoutError())
 
     def _tell(self, released: asyncio.Future[None]) -> None:
         """Have an answer sent. For the thread that commits: of a batch, one call wakes the loop."""
@@ -270,7 +276,6 @@ def _environ(scope: Any, body: bytes) -> dict[str, Any]:
         "QUERY_STRING": scope.query_string,
         "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
         "wsgi.input": BytesIO(body),
-        ARRIVED: monotonic(),
     }
     for name, value in scope.headers.items():
         variable = "HTTP_" + name.upper().replace("-", "_")

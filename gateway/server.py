@@ -22,7 +22,7 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
-from gateway.app import MAX_BODY
+from gateway.callbacks import MAX_BODY
 from gateway.channel import AppTask, Channel
 
 THREADS = 2
@@ -213,7 +213,7 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
             self._looked = now
             for task in self.held.copy():
                 if task.deadline <= now:
-                    task.give_up()
+                    task.answer()
 
     def stop_accepting(self) -> None:
         """Take the connections that the kernel has already made, and refuse further ones."""

@@ -7,13 +7,12 @@ in a system call of the disk, and a timeout can be kept although the disk hangs.
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import NamedTuple
 
 import structlog
 
+from journal.append import Append, Done
 from journal.entry import Appended, NewEntry
-from journal.errors import AppendTimedOut, Closed, Overloaded, Unavailable
+from journal.errors import AppendTimedOut, Closed, JournalError, Overloaded, Unavailable
 
 MAX_WAITING = 1024
 """Appends that may wait; more are refused as `Overloaded`."""
@@ -33,13 +32,6 @@ Raises `Unavailable` if it could not; nobody is told that it could."""
 log = structlog.get_logger()
 
 
-class _Append(NamedTuple):
-    """One append that waits, and what its caller was promised."""
-
-    entry: NewEntry
-    outcome: Future[Appended]
-
-
 class GroupCommit:
     """Runs `commit` on batches, in a thread of its own, in the order of appending.
 
@@ -49,46 +41,54 @@ class GroupCommit:
     def __init__(self, commit: Commit, *, afterwards: Callable[[], None]) -> None:
         self._commit = commit
         self._afterwards = afterwards
-        self._waiting: deque[_Append] = deque()
+        self._lock = threading.Lock()
+        self._waiting: deque[Append] = deque()
         self._closed = False
-        self._changed = threading.Condition()
+        self._work = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal-commit", daemon=True)
         self._thread.start()
 
-    def submit(self, entry: NewEntry) -> Future[Appended]:
+    def submit(self, entry: NewEntry, done: Done) -> Append:
         """Begin to commit `entry`; see `journal.port.Journal.submit`."""
-        append = _Append(entry, Future())
-        with self._changed:
+        append = Append(entry, done)
+        with self._lock:
             if self._closed:
                 raise Closed("the journal is closed")
             if len(self._waiting) >= MAX_WAITING:
-                self._forget_cancelled()
+                self._forget_withdrawn()
             if len(self._waiting) >= MAX_WAITING:
                 raise Overloaded(f"{MAX_WAITING} appends are waiting for the disk")
             self._waiting.append(append)
-            self._changed.notify()
-        return append.outcome
+        self._wake()
+        return append
 
     def append(self, entry: NewEntry, *, timeout: float) -> Appended:
         """Wait until `entry` is committed; see `journal.port.Journal.append`."""
-        outcome = self.submit(entry)
-        try:
-            return outcome.result(timeout)
-        except TimeoutError:
-            outcome.cancel()
-            raise AppendTimedOut("the disk did not confirm the entry in time") from None
+        done = threading.Event()
+        append = self.submit(entry, lambda _append: done.set())
+        done.wait(timeout)
+        outcome = append.outcome
+        if outcome is None:
+            append.withdrawn = True
+            raise AppendTimedOut("the disk did not confirm the entry in time")
+        if isinstance(outcome, JournalError):  # others are told of it too: to each one of its own
+            raise type(outcome)(*outcome.args) from outcome
+        return outcome
 
     def close(self, *, timeout: float) -> bool:
         """Take no more, finish what waits; return False if that takes longer than `timeout` s."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify()
+        self._wake()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _forget_cancelled(self) -> None:
-        waiting = (append for append in self._waiting if not append.outcome.cancelled())
-        self._waiting = deque(waiting)
+    def _forget_withdrawn(self) -> None:
+        self._waiting = deque(append for append in self._waiting if not append.withdrawn)
+
+    def _wake(self) -> None:
+        if not self._work.is_set():
+            self._work.set()
 
     def _run(self) -> None:
         while self._wait():
@@ -96,34 +96,30 @@ class GroupCommit:
                 self._finish(batch)
                 self._afterwards()
 
-    def _finish(self, batch: list[_Append]) -> None:
-        for append, outcome in zip(batch, self._outcomes(batch), strict=True):
-            if isinstance(outcome, Appended):
-                append.outcome.set_result(outcome)
-            else:  # several threads may be told of one failure: each raises one of its own
-                failure = type(outcome)(*outcome.args)
-                failure.__cause__ = outcome
-                append.outcome.set_exception(failure)
-
     def _wait(self) -> bool:
         """Wait for appends; False: closed and finished."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            return bool(self._waiting)
+        self._work.clear()  # from now on; who adds something later must wake us
+        if not (self._waiting or self._closed):
+            self._work.wait()
+        return bool(self._waiting) or not self._closed
 
-    def _next_batch(self) -> list[_Append]:
-        """Take as many as one commit may have; those that were cancelled are left out."""
-        with self._changed:
-            batch: list[_Append] = []
-            room = MAX_BATCH_BYTES
+    def _next_batch(self) -> list[Append]:
+        """Take as many as one commit may have; those that were withdrawn are left out."""
+        batch: list[Append] = []
+        room = MAX_BATCH_BYTES
+        with self._lock:
             while self._waiting and room > 0 and len(batch) < MAX_BATCH:
                 append = self._waiting.popleft()
-                if append.outcome.set_running_or_notify_cancel():
+                if not append.withdrawn:
                     batch.append(append)
                     room -= len(append.entry.body)
-            return batch
+        return batch
 
-    def _outcomes(self, batch: list[_Append]) -> Sequence[Appended | Unavailable]:
+    def _finish(self, batch: list[Append]) -> None:
+        for append, outcome in zip(batch, self._outcomes(batch), strict=True):
+            append.settle(outcome)
+
+    def _outcomes(self, batch: list[Append]) -> Sequence[Appended | JournalError]:
         try:
             return self._commit([append.entry for append in batch])
         except Unavailable as failure:

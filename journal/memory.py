@@ -2,9 +2,9 @@
 # ruff: noqa: D102 -- the port documents the methods
 
 import threading
-from concurrent.futures import Future
 from uuid import uuid4
 
+from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry, numbered, validate
 from journal.errors import Closed
 from journal.port import READ_BYTES
@@ -35,10 +35,10 @@ class MemoryJournal:
                 self._changed.notify_all()
         return Appended(revision=first, duplicate=first != revision)
 
-    def submit(self, entry: NewEntry) -> Future[Appended]:
-        outcome: Future[Appended] = Future()
-        outcome.set_result(self.append(entry, timeout=0))
-        return outcome
+    def submit(self, entry: NewEntry, done: Done) -> Append:
+        append = Append(entry, done)
+        append.settle(self.append(entry, timeout=0))
+        return append
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
         with self._changed:

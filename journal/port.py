@@ -1,8 +1,8 @@
 """The journal's promises, which every engine keeps and the conformance suite checks."""
 
-from concurrent.futures import Future
 from typing import Protocol
 
+from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry
 
 
@@ -46,12 +46,13 @@ class Journal(Protocol):
         """
         ...
 
-    def submit(self, entry: NewEntry) -> Future[Appended]:
+    def submit(self, entry: NewEntry, done: Done) -> Append:
         """Begin an append and return at once, for callers that must not block.
 
-        The future's result, or its exception, is what `append` would have returned or raised, but
-        it never times out. Its callbacks run in the thread that commits, which they hold up: they
-        must be short. `cancel()` withdraws an entry that no commit has taken yet.
+        `done` is called once, when the outcome is known: it is what `append` would have returned or
+        raised, but never `AppendTimedOut`. That may be in the thread that commits, which `done`
+        holds up, or before `submit` returns: it must be short and must not call the journal. What
+        it raises harms nobody.
 
         Raises:
             Overloaded, NotWritable, Closed: at once; not taken.

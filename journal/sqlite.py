@@ -7,7 +7,6 @@ local file system: WAL and locks do not work on others.
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self, TypeVar
@@ -15,6 +14,7 @@ from typing import Any, Self, TypeVar
 import apsw
 import structlog
 
+from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry, validate
 from journal.errors import Closed, NotKept, NotWritable
 from journal.group_commit import GroupCommit
@@ -89,8 +89,8 @@ class SqliteJournal:
     def append(self, entry: NewEntry, *, timeout: float) -> Appended:
         return self._group(entry).append(entry, timeout=timeout)
 
-    def submit(self, entry: NewEntry) -> Future[Appended]:
-        return self._group(entry).submit(entry)
+    def submit(self, entry: NewEntry, done: Done) -> Append:
+        return self._group(entry).submit(entry, done)
 
     def _group(self, entry: NewEntry) -> GroupCommit:
         if self._commits is None:

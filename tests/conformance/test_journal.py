@@ -3,13 +3,14 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, thread_time
 
 import pytest
 
 from journal import port
+from journal.append import Append
 from journal.entry import Appended
 from journal.errors import Closed
 from journal.memory import MemoryJournal
@@ -22,6 +23,7 @@ from tests.support.journals import (
     new_entry,
     read_all,
 )
+from tests.support.submitted import Submitted
 from tests.support.waiting import eventually
 
 ENGINES: dict[str, Callable[[Path], Journal]] = {
@@ -125,51 +127,45 @@ def test_read_stops_after_about_read_bytes_but_returns_at_least_one(journal: Jou
     assert len(read_all(journal)) == 7
 
 
-def test_what_is_submitted_is_durable_when_its_future_is_done(journal: Journal) -> None:
-    visible: list[bool] = []
-
-    def look(outcome: Future[Appended]) -> None:
-        visible.append(journal.head() >= outcome.result(0).revision)
-
-    outcomes = [journal.submit(new_entry(name)) for name in "abcab"]
-    for outcome in outcomes:
-        outcome.add_done_callback(look)
-    assert [outcome.result(PATIENCE) for outcome in outcomes] == [
+def test_what_is_submitted_is_durable_when_one_is_told(journal: Journal) -> None:
+    submitted = [Submitted(journal, new_entry(name)) for name in "abcab"]
+    for each in submitted:
+        revision = each.revision()
+        assert journal.head() >= revision
+    assert [each.append.outcome for each in submitted] == [
         Appended(1, False),
         Appended(2, False),
         Appended(3, False),
         Appended(1, True),
         Appended(2, True),
     ]
-    eventually(lambda: visible == [True] * 5)
 
 
 def test_submitting_refuses_at_once_what_cannot_be_taken(journal: Journal) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        journal.submit(new_entry(sdk_app_id=0))
+        Submitted(journal, new_entry(sdk_app_id=0))
     journal.close()
     with pytest.raises(Closed):
-        journal.submit(new_entry())
+        Submitted(journal, new_entry())
 
 
 def test_a_callback_that_raises_harms_nobody(journal: Journal) -> None:
-    def broken(_outcome: Future[Appended]) -> None:
+    def broken(_append: Append) -> None:
         raise ZeroDivisionError("a bug")
 
-    outcomes = [journal.submit(new_entry(name)) for name in range(10)]
-    for outcome in outcomes:
-        outcome.add_done_callback(broken)
-    assert {outcome.result(PATIENCE).revision for outcome in outcomes} == set(range(1, 11))
-    assert append(journal, "later").revision == 11
+    for name in range(10):
+        journal.submit(new_entry(name), broken)
+    assert Submitted(journal, new_entry("among them")).revision() == 11
+    assert append(journal, "later").revision == 12
 
 
 def test_many_threads_may_submit(journal: Journal) -> None:
-    def work(thread: int) -> list[Future[Appended]]:
-        return [journal.submit(new_entry(f"{thread}-{n}")) for n in range(25)]
+    def work(thread: int) -> list[Submitted]:
+        return [Submitted(journal, new_entry(f"{thread}-{n}")) for n in range(25)]
 
     with ThreadPoolExecutor(16) as pool:
         submitted = list(pool.map(work, range(16)))
-    revisions = [[outcome.result(PATIENCE).revision for outcome in mine] for mine in submitted]
+    revisions = [[each.revision() for each in mine] for mine in submitted]
     assert all(mine == sorted(mine) for mine in revisions)
     assert sorted(itertools.chain(*revisions)) == list(range(1, 401))
 

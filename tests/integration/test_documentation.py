@@ -9,7 +9,7 @@ import pytest
 from desk import settings
 from desk.cli import EXIT_CODES
 from desk.settings import Settings
-from gateway import app, authentication, server
+from gateway import authentication, callbacks, server
 from journal import callback
 from service import message
 from service.rpc import feed, freshness, requests, session_service, stream, waiters
@@ -64,11 +64,11 @@ def kib(size: int) -> str:
 
 
 LIMITS = {
-    "body of a callback": kib(app.MAX_BODY),
+    "body of a callback": kib(callbacks.MAX_BODY),
     "nesting of its JSON": str(callback.MAX_DEPTH),
     "`SessionId`, `Event`": f"{callback.MAX_SESSION_ID}, {callback.MAX_EVENT_NAME} characters",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
-    "time to answer a callback": f"{app.BUDGET} s",
+    "time to answer a callback": f"{callbacks.BUDGET} s",
     "callbacks waiting for the disk": str(server.MAX_WAITING),
     "HTTP connections": f"{server.MAX_CONNECTIONS:,}",
     "head of a request": kib(server.MAX_HEADERS),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gateway.app import MAX_BODY, Options
+from gateway.callbacks import MAX_BODY, Options
 from journal.errors import (
     AppendTimedOut,
     Closed,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.app import MAX_BODY
+from gateway.callbacks import MAX_BODY
 from gateway.server import MAX_HEADERS
 from tests.support.callbacks import NOON
 from tests.support.callbacks import body as callback

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from desk.cli import server as commands
 from gateway import server as limits
-from gateway.app import MAX_BODY
+from gateway.callbacks import MAX_BODY
 from tests.support.callbacks import NOON
 from tests.support.callbacks import body as callback
 from tests.support.gateway import CALLBACK, StallingJournal, gateway, next_answer, query, request

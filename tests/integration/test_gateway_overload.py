@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from gateway import server as server_module
-from gateway.app import BUDGET
+from gateway.callbacks import BUDGET
 from tests.support.callbacks import NOON
 from tests.support.callbacks import body as callback
 from tests.support.gateway import (

@@ -12,7 +12,8 @@ import pytest
 from falcon.testing import create_environ
 from structlog.testing import capture_logs
 
-from gateway.app import ARRIVED, BUDGET, MAX_BODY, Options, create_app
+from gateway.app import ARRIVED, create_app
+from gateway.callbacks import BUDGET, MAX_BODY, Options
 from journal.errors import Unavailable
 from journal.memory import MemoryJournal
 from journal.port import Journal

@@ -6,16 +6,18 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from gateway.app import Options, create_app
+from gateway.app import create_app
+from gateway.callbacks import Options
 from gateway.server import Server
+from journal.append import Append, Done
 from journal.callback import COMMAND
 from journal.entry import Appended, Entry, NewEntry
+from journal.errors import JournalError
 from journal.group_commit import GroupCommit
 from journal.memory import MemoryJournal
 from journal.port import Journal
@@ -185,21 +187,25 @@ class StallingJournal(MemoryJournal):
     def __init__(self) -> None:
         super().__init__()
         self.released = threading.Event()
-        self._submitted: list[Future[Appended]] = []
+        self._submitted: list[Append] = []
+        self._taken: Sequence[NewEntry] = ()
         self._group = GroupCommit(self._commit, afterwards=lambda: None)
 
     @property
     def stalled(self) -> int:
         """Appends that wait."""
-        return sum(not outcome.done() for outcome in self._submitted)
+        return sum(
+            append.outcome is None and (not append.withdrawn or append.entry in self._taken)
+            for append in self._submitted
+        )
 
     def append(self, entry: NewEntry, *, timeout: float) -> Appended:
         return self._group.append(entry, timeout=timeout)
 
-    def submit(self, entry: NewEntry) -> Future[Appended]:
-        outcome = self._group.submit(entry)
-        self._submitted.append(outcome)
-        return outcome
+    def submit(self, entry: NewEntry, done: Done) -> Append:
+        append = self._group.submit(entry, done)
+        self._submitted.append(append)
+        return append
 
     def close(self) -> None:
         self.released.set()
@@ -207,6 +213,7 @@ class StallingJournal(MemoryJournal):
         super().close()
 
     def _commit(self, entries: Sequence[NewEntry]) -> list[Appended]:
+        self._taken = entries
         self.released.wait()
         return [MemoryJournal.append(self, entry, timeout=0) for entry in entries]
 
@@ -215,7 +222,7 @@ class FailingJournal(MemoryJournal):
     """A memory journal that raises what it is told to, as long as it is told to.
 
     Attributes:
-        at_once: whether `submit` raises it, and not the future.
+        at_once: whether `submit` raises it; else it is the outcome.
     """
 
     def __init__(self, error: Exception | None = None, *, at_once: bool = True) -> None:
@@ -229,12 +236,13 @@ class FailingJournal(MemoryJournal):
             raise self.error
         return super().append(entry, timeout=timeout)
 
-    def submit(self, entry: NewEntry) -> Future[Appended]:
+    def submit(self, entry: NewEntry, done: Done) -> Append:
         if self.error is None or self.at_once:
-            return super().submit(entry)
-        outcome: Future[Appended] = Future()
-        outcome.set_exception(self.error)
-        return outcome
+            return super().submit(entry, done)
+        append = Append(entry, done)
+        assert isinstance(self.error, JournalError)
+        append.settle(self.error)
+        return append
 
     def head(self) -> int:
         if self.head_error is not None:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -11,6 +11,7 @@ from journal.entry import Appended, NewEntry
 from journal.errors import Closed, Overloaded, Unavailable
 from journal.group_commit import MAX_BATCH, MAX_BATCH_BYTES, GroupCommit
 from tests.support.journals import PATIENCE, new_entry
+from tests.support.submitted import Submitted
 from tests.support.waiting import eventually
 
 
@@ -74,7 +75,7 @@ def test_a_batch_has_a_limit_of_bytes_but_takes_at_least_one_entry() -> None:
     assert [len(batch) for batch in huge.batches] == [1, 1, 1]
 
 
-Held = tuple[Log, GroupCommit, Future[Appended]]
+Held = tuple[Log, GroupCommit, Submitted]
 
 
 @pytest.fixture
@@ -82,44 +83,44 @@ def held() -> Iterator[Held]:
     """A commit that is held up, with one entry in it."""
     log = Log()
     commits = GroupCommit(log.commit, afterwards=log.tidy)
-    first = commits.submit(new_entry("first"))
+    first = Submitted(commits, new_entry("first"))
     assert log.entered.wait(PATIENCE)
     yield log, commits, first
     log.may.set()
     assert commits.close(timeout=PATIENCE)
 
 
-def test_cancelling_withdraws_an_entry_that_no_commit_has_taken(held: Held) -> None:
+def test_an_entry_that_no_commit_has_taken_can_be_withdrawn(held: Held) -> None:
     log, commits, first = held
-    second, third = commits.submit(new_entry("second")), commits.submit(new_entry("third"))
-    assert second.cancel()
-    assert not first.cancel()
+    second, third = (Submitted(commits, new_entry(name)) for name in ("second", "third"))
+    first.append.withdrawn = second.append.withdrawn = True
     log.may.set()
-    assert (first.result(PATIENCE).revision, third.result(PATIENCE).revision) == (1, 2)
+    assert (first.revision(), third.revision()) == (1, 2)
+    assert second.append.outcome is None
     assert log.batches == [[new_entry("first")], [new_entry("third")]]
 
 
-def test_when_all_that_waited_is_cancelled_nothing_is_committed(held: Held) -> None:
+def test_when_all_that_waited_is_withdrawn_nothing_is_committed(held: Held) -> None:
     log, commits, first = held
-    assert commits.submit(new_entry("second")).cancel()
+    Submitted(commits, new_entry("second")).append.withdrawn = True
     log.may.set()
-    first.result(PATIENCE)
+    assert first.revision() == 1
     assert commits.close(timeout=PATIENCE)
     assert log.batches == [[new_entry("first")]]
 
 
-def test_what_was_cancelled_does_not_count_as_waiting(
+def test_what_was_withdrawn_does_not_count_as_waiting(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "MAX_WAITING", 3)
     _, commits, _ = held
-    waiting = [commits.submit(new_entry(n)) for n in range(3)]
+    waiting = [Submitted(commits, new_entry(n)) for n in range(3)]
     with pytest.raises(Overloaded):
-        commits.submit(new_entry("too many"))
-    assert waiting[1].cancel()
-    commits.submit(new_entry("one more"))
+        Submitted(commits, new_entry("too many"))
+    waiting[1].append.withdrawn = True
+    Submitted(commits, new_entry("one more"))
     with pytest.raises(Overloaded):
-        commits.submit(new_entry("too many"))
+        Submitted(commits, new_entry("too many"))
 
 
 def test_each_caller_of_a_failed_commit_gets_an_exception_of_its_own_with_the_cause() -> None:
@@ -132,11 +133,12 @@ def test_each_caller_of_a_failed_commit_gets_an_exception_of_its_own_with_the_ca
         raise disk_full
 
     commits = GroupCommit(commit, afterwards=lambda: None)
-    outcomes = [commits.submit(new_entry("first"))]
-    assert entered.wait(PATIENCE)
-    outcomes += [commits.submit(new_entry(n)) for n in range(2)]
-    may.set()
-    failures = [outcome.exception(PATIENCE) for outcome in outcomes]
+    with ThreadPoolExecutor(3) as pool:
+        appends = [pool.submit(commits.append, new_entry("first"), timeout=PATIENCE)]
+        assert entered.wait(PATIENCE)
+        appends += [pool.submit(commits.append, new_entry(n), timeout=PATIENCE) for n in range(2)]
+        may.set()
+        failures = [append.exception() for append in appends]
     assert len({id(failure) for failure in failures}) == 3
     assert {str(failure) for failure in failures} == {"the disk is full"}
     assert {getattr(failure, "__cause__", None) for failure in failures} == {disk_full}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from desk.address import Address
 from desk.settings import SAMPLE_SDK_APP_ID, Settings, SettingsError, TrialSettings
-from gateway.app import Options, create_app
+from gateway.app import create_app
+from gateway.callbacks import Options
 from gateway.paths import check_callback_path
 from journal.memory import MemoryJournal
 

@@ -1,0 +1,207 @@
+"""The callback URL, free of any web framework: who may call, what is kept, what became of it.
+
+The request: docs/callbacks.md. Must not know what a callback means.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+
+from gateway.acknowledgements import Outcome
+from gateway.authentication import Authenticator, Parameters, Refused
+from gateway.complaints import Complaints
+from gateway.paths import check_callback_path
+from gateway.readiness import Readiness
+from journal.append import Append, Done
+from journal.callback import COMMAND, examine
+from journal.entry import NewEntry
+from journal.errors import AppendTimedOut, JournalError, Overloaded
+from journal.port import Journal
+
+BUDGET = 1.5
+"""Seconds from the arrival of a request to its answer. Desk expects one within about 2 s
+(docs/callbacks.md); what is left is for the network and a proxy."""
+
+MAX_BODY = 256 * 1024
+"""Bytes of a body; Desk's own are a few KiB."""
+
+MAX_PARAMETER = 128
+"""Characters kept of `RequestID`, `ClientIP` and `OptPlatform`."""
+
+# Control characters and lone surrogates, which neither SQLite nor protobuf takes as text.
+_NOT_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the gateway is told by its operator.
+
+    Attributes:
+        sdk_app_ids: the apps that are ours.
+        tokens: per app the callback tokens that are valid; no entry: no signature is asked for.
+        path: the path of the callback URL.
+
+    Raises:
+        ValueError: an app that cannot be, a token that protects nothing, or a path that cannot
+            be served.
+    """
+
+    sdk_app_ids: frozenset[int]
+    tokens: Mapping[int, tuple[str, ...]] = field(repr=False)
+    path: str = "/"
+
+    def __post_init__(self) -> None:
+        if not all(0 < app < 2**63 for app in self.sdk_app_ids):
+            raise ValueError("an SDKAppID is a number from 1 to 2^63 - 1")
+        if not self.tokens.keys() <= self.sdk_app_ids:
+            raise ValueError("there is a token for an app that is not among the SDKAppIDs")
+        if not all(valid and all(valid) for valid in self.tokens.values()):
+            raise ValueError("an app has an empty token or an empty list of tokens")
+        check_callback_path(self.path)
+
+
+class Rejected(Exception):
+    """The request ends here.
+
+    Attributes:
+        outcome: how.
+        detail: more for the sender, without anything from the request.
+    """
+
+    def __init__(self, outcome: Outcome, detail: str = "") -> None:
+        super().__init__(outcome.name)
+        self.outcome = outcome
+        self.detail = detail
+
+
+class Callbacks:
+    """Takes callbacks. A server asks `accept`, `patience`, `submit`, and, when it is told, `judge`.
+
+    Args:
+        journal: where callbacks are kept.
+        options: whose callbacks.
+        readiness: is told how appends went.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        options: Options,
+        readiness: Readiness,
+        clock: Callable[[], float],
+    ) -> None:
+        self._journal = journal
+        self._readiness = readiness
+        self._clock = clock
+        self._complaints = Complaints()
+        self._authenticator = Authenticator(options.sdk_app_ids, options.tokens)
+
+    def accept(self, parameters: Parameters, body: bytes) -> tuple[NewEntry, str]:
+        """Return what is to be kept of a request, and why it is no callback; "" if it is one.
+
+        Raises:
+            Rejected: nothing is.
+        """
+        now = self._clock()
+        sdk_app_id = self._authenticate(parameters, now)
+        if parameters.get("CallbackCommand") != COMMAND:
+            self._complaints.log("callback_not_ours", sdk_app_id=sdk_app_id)
+            raise Rejected(Outcome.NOT_OUR_COMMAND)
+        identity, fault = examine(sdk_app_id, body)
+        if fault:
+            self._complaints.log("callback_malformed", reason=str(fault), sdk_app_id=sdk_app_id)
+        entry = NewEntry(
+            id=identity,
+            sdk_app_id=sdk_app_id,
+            received_at=int(now * 1000),
+            request_id=_text(parameters, "RequestID"),
+            client_ip=_text(parameters, "ClientIP"),
+            platform=_text(parameters, "OptPlatform"),
+            body=body,
+        )
+        return entry, str(fault or "")
+
+    def patience(self, entry: NewEntry, arrived: float) -> float:
+        """Return the seconds that are left to keep what arrived then, on `time.monotonic`.
+
+        Raises:
+            Rejected: none.
+        """
+        left = BUDGET - (monotonic() - arrived)
+        if left <= 0:
+            self._complaints.log("callback_overdue", sdk_app_id=entry.sdk_app_id)
+            raise Rejected(Outcome.OVERLOADED)
+        return left
+
+    def append(self, entry: NewEntry, *, timeout: float) -> None:
+        """Keep it, and wait for that.
+
+        Raises:
+            Rejected: it could not be kept.
+        """
+        try:
+            self._journal.append(entry, timeout=timeout)
+        except JournalError as error:
+            raise Rejected(self._not_kept(entry, error)) from None
+        self._readiness.append_succeeded()
+
+    def submit(self, entry: NewEntry, done: Done) -> Append:
+        """Begin to keep it; see `journal.port.Journal.submit`.
+
+        Raises:
+            Rejected: it could not be kept.
+        """
+        try:
+            return self._journal.submit(entry, done)
+        except JournalError as error:
+            raise Rejected(self._not_kept(entry, error)) from None
+
+    def judge(self, append: Append) -> Outcome | None:
+        """Return what came instead of keeping it, in the time there was; None: it is kept."""
+        outcome = append.outcome
+        if outcome is None:
+            append.withdrawn = True
+            return self._not_kept(append.entry, AppendTimedOut())
+        if isinstance(outcome, JournalError):
+            return self._not_kept(append.entry, outcome)
+        self._readiness.append_succeeded()
+        return None
+
+    def _authenticate(self, parameters: Parameters, now: float) -> int:
+        try:
+            return self._authenticator.authenticate(parameters, now)
+        except Refused as refused:
+            self._complaints.log(
+                "callback_refused",
+                reason=refused.reason.value,
+                sdk_app_id=refused.sdk_app_id,
+                age=refused.age,
+            )
+        raise Rejected(Outcome.FORBIDDEN)
+
+    def _not_kept(self, entry: NewEntry, error: JournalError) -> Outcome:
+        self._readiness.append_failed()
+        why = type(error).__name__
+        self._complaints.log("callback_not_kept", reason=why, sdk_app_id=entry.sdk_app_id)
+        return Outcome.OVERLOADED if isinstance(error, Overloaded) else Outcome.UNAVAILABLE
+
+
+def check_encoding(encoding: str) -> None:
+    """Refuse a body that is compressed, by the value of its `Content-Encoding`; "" for none.
+
+    Raises:
+        Rejected: it is.
+    """
+    if encoding and encoding.strip().lower() not in ("", "identity"):
+        raise Rejected(Outcome.ENCODED)
+
+
+def _text(parameters: Parameters, name: str) -> str:
+    """A parameter that only describes; of a repeated one, the first value."""
+    value = parameters.get(name, "")
+    if isinstance(value, list):
+        value = value[0]
+    value = value[:MAX_PARAMETER]
+    return value if value.isprintable() else _NOT_TEXT.sub("\ufffd", value)
