@@ -81,7 +81,7 @@ class _CallbackUrl:
             entry, fault = self._callbacks.accept(req.params, _read_body(req))
             self._keep(entry, req.env)
         except Rejected as rejected:
-            _answer(resp, rejected.outcome, rejected.detail)
+            _answer(resp, rejected.outcome)
         else:
             if fault:
                 _answer(resp, Outcome.MALFORMED, fault)

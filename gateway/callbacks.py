@@ -66,13 +66,11 @@ class Rejected(Exception):
 
     Attributes:
         outcome: how.
-        detail: more for the sender, without anything from the request.
     """
 
-    def __init__(self, outcome: Outcome, detail: str = "") -> None:
+    def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.name)
         self.outcome = outcome
-        self.detail = detail
 
 
 class Callbacks:

@@ -53,19 +53,15 @@ class Answer(NamedTuple):
         headers = [("content-type", CONTENT_TYPE), ("content-length", str(len(body)))]
         if answer.retry_after is not None:
             headers.append(("retry-after", str(answer.retry_after)))
-        return cls(answer.status, headers, body)
+        return cls(int(answer.status), headers, body)
 
 
-class Refused(Exception):
-    """The request could not be received.
+ANSWERS = {outcome: Answer.of(outcome) for outcome in Outcome}
+"""Those without details, made once."""
 
-    Attributes:
-        outcome: what to answer.
-    """
 
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.name)
-        self.outcome = outcome
+class Refused(Rejected):
+    """The request could not be received: where the next one begins is not known."""
 
 
 class Application:
@@ -105,14 +101,12 @@ class Application:
             else:
                 answer = await self._ask(scope, body)
         except Rejected as rejected:
-            answer = Answer.of(rejected.outcome, rejected.detail)
-        except Refused as refused:  # where the next request begins is not known
-            answer, last = Answer.of(refused.outcome), True
+            answer, last = ANSWERS[rejected.outcome], isinstance(rejected, Refused)
         except Exception as error:  # else it would be logged as it is, and answered by Granian
             log_unexpected(error)
-            answer = Answer.of(Outcome.FAILED)
+            answer = ANSWERS[Outcome.FAILED]
         if last or self.draining:
-            answer.headers.append(("connection", "close"))
+            answer = answer._replace(headers=[*answer.headers, ("connection", "close")])
         protocol.response_bytes(*answer)
 
     def stop_receiving(self) -> None:
@@ -150,8 +144,8 @@ class Application:
             await released
         self._held.remove(released)
         if outcome := self._callbacks.judge(append):
-            return Answer.of(outcome)
-        return Answer.of(Outcome.MALFORMED, fault) if fault else Answer.of(Outcome.KEPT)
+            return ANSWERS[outcome]
+        return Answer.of(Outcome.MALFORMED, fault) if fault else ANSWERS[Outcome.KEPT]
 
     async def _ask(self, scope: Any, body: bytes) -> Answer:
         """Have a thread ask the app."""
