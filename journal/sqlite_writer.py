@@ -17,8 +17,9 @@ from journal.entry import Appended, NewEntry
 from journal.errors import JournalError, Unavailable
 from journal.sqlite_file import Handle, WriterLock, connect_to_write, create, failure
 
-CHECKPOINT_PAGES = 4096
-"""Pages of 4 KiB in the WAL after which they are moved to the database: 16 MiB."""
+CHECKPOINT_PAGES = 1024
+"""Pages of 4 KiB in the WAL after which they are moved to the database: 4 MiB. Nothing is committed
+meanwhile, for some 5 ms; four times as many take 15 ms, which is what one ack in a hundred sees."""
 
 # No revision is given: SQLite takes the next one, and none for an id that is there already.
 INSERT = """
@@ -70,7 +71,7 @@ class Writer:
     def checkpoint(self) -> None:
         """Move the WAL to the database if it has grown, so that the next commit starts it anew.
 
-        Waits for readers, but not long: one that holds on delays it to the next 16 MiB.
+        Waits for readers, but not long: one that holds on delays it to the next 4 MiB.
         """
         if self._wal_pages < self._checkpoint_at:
             return
