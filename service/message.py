@@ -7,6 +7,7 @@ import msgspec
 from google.protobuf.duration_pb2 import Duration
 
 from desk.v1 import event_pb2 as pb
+from service import wire
 
 MAX_ELEMENTS = 100
 """Parts of a message that are read; the others are only in the raw body."""
@@ -15,24 +16,28 @@ _INT32, _INT64 = 2**31, 2**63
 _MAX_SECONDS = 315_576_000_000  # what protobuf's Duration can hold
 
 
-def message(key: str, body: list[Any] | None) -> pb.Message:
-    """Read a message. `body` is `MsgBody` as parsed from JSON."""
-    return pb.Message(key=key, elements=[_element(each) for each in (body or [])[:MAX_ELEMENTS]])
+_MESSAGE = wire.Encoders(pb.Message)
+_ELEMENT = wire.Encoders(pb.MessageElement)
+_OF_TEXT = _ELEMENT.type("TIMTextElem")
 
 
-def _element(value: Any) -> pb.MessageElement:
+def message(key: str, body: list[Any] | None) -> bytes:
+    """Write a message. `body` is `MsgBody` as parsed from JSON."""
+    elements = [_MESSAGE.elements(_element(each)) for each in (body or [])[:MAX_ELEMENTS]]
+    return b"".join((_MESSAGE.key(key), *elements))
+
+
+def _element(value: Any) -> bytes:
     if type(value) is not dict:
-        return pb.MessageElement(json=_json(value))
+        return _ELEMENT.json(_json(value))
     kind = _text(value, "MsgType")
     content = value.get("MsgContent")
-    read = _READERS.get(kind)
-    if read is None or type(content) is not dict:
-        return pb.MessageElement(type=kind, json=_json(content))
-    return read(kind, content)
-
-
-def _plain(kind: str, content: dict[str, Any]) -> pb.MessageElement:
-    return pb.MessageElement(type=kind, text=_text(content, "Text"))
+    if type(content) is dict:
+        if kind == "TIMTextElem":  # nearly all of them
+            return _OF_TEXT + _ELEMENT.text(_text(content, "Text"))
+        if kind in _READERS:
+            return _READERS[kind](kind, content).SerializeToString(deterministic=True)
+    return _ELEMENT.type(kind) + _ELEMENT.json(_json(content))
 
 
 def _location(kind: str, content: dict[str, Any]) -> pb.MessageElement:
@@ -110,7 +115,6 @@ def _image(kind: str, content: dict[str, Any]) -> pb.MessageElement:
 
 
 _READERS: dict[str, Callable[[str, dict[str, Any]], pb.MessageElement]] = {
-    "TIMTextElem": _plain,
     "TIMLocationElem": _location,
     "TIMFaceElem": _face,
     "TIMCustomElem": _custom,

@@ -3,9 +3,11 @@
 Deterministic: what is written depends on the entries alone, never on how they are cut into batches.
 """
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
+from operator import attrgetter
 
 import msgspec
 
@@ -15,13 +17,16 @@ from journal.entry import Entry
 from service import records
 from service.history import History, Placed, Truncated, facts, order_key
 from service.machine import State
-from service.session import Outcome
+from service.session import Outcome, explain
 from service.view.store import POSITION_BITS, fingerprint
 from service.view.writer import FeedRow, Progress, SessionKey, SessionRow, ViewWriter, saved_fold
 
 KEPT_SESSIONS = 4_000
 """Sessions whose history stays in memory between batches; any other is read from the view when it
 is needed. With histories of up to `history.TAIL` callbacks this is some tens of MB."""
+
+MAX_WAITING = 500
+"""Rows of the feed that wait to be written together."""
 
 
 class Known(msgspec.Struct):
@@ -47,7 +52,7 @@ class Projection:
         self._writer = writer
         self._sessions: OrderedDict[SessionKey, Known] = OrderedDict()
         self._touched: set[SessionKey] = set()
-        self._rows: list[FeedRow] = []
+        self._waiting: list[FeedRow] = []
         self.progress = writer.progress() or Progress(journal_id, fingerprint())
         self._digest = self.progress.digest
 
@@ -90,12 +95,11 @@ class Projection:
         except Malformed as problem:
             self._reject_malformed(entry, str(problem))
             return
-        event = records.event(entry, callback)
         key = (entry.sdk_app_id, callback.session_id)
         placed = Placed(order_key(callback, entry.id), entry.revision, facts(callback))
         known, changed = self._place(key, placed)
         self._note(key, known, entry.revision)
-        self._publish(known, event, changed)
+        self._publish(key, known, records.event(entry, callback), changed)
 
     def _place(self, key: SessionKey, placed: Placed) -> tuple[Known, list[Placed]]:
         known = self._sessions.get(key) or self._load(key)
@@ -122,86 +126,100 @@ class Projection:
         if known.history.session.state is not State.NEW:
             known.number = known.number or revision
 
-    def _publish(self, known: Known, event: event_pb2.Event, changed: list[Placed]) -> None:
+    def _publish(self, key: SessionKey, known: Known, event: bytes, changed: list[Placed]) -> None:
         session = known.history.session
         own, *revised = changed
-        own.agent_id = event.agent_id or session.agent_id
+        own.agent_id = records.agent_id(own.callback) or session.agent_id
         snapshot = known.message.update(session, known.revision) if known.number else None
-        self._emit(own, 0, known.revision, event, session.state, snapshot)
-        if revised:
-            self._flush()
+        self._emit(key, known, own, 0, event, snapshot)
         for ordinal, placed in enumerate(revised, 1):
-            first = self._writer.load_record(placed.revision)
-            self._emit(placed, ordinal, known.revision, first.event, session.state, None)
+            event = records.event_of(self._first_record(placed.revision))
+            self._emit(key, known, placed, ordinal, event, None)
+
+    def _first_record(self, revision: int) -> bytes:
+        """The record that an event was first published with."""
+        position = revision << POSITION_BITS
+        place = bisect_left(self._waiting, position, key=_position)
+        if place < len(self._waiting) and self._waiting[place].position == position:
+            return self._waiting[place].record
+        return self._writer.load_record(position)
 
     def _emit(
         self,
+        key: SessionKey,
+        known: Known,
         placed: Placed,
         ordinal: int,
-        revision: int,
-        event: event_pb2.Event,
-        session_state: State,
+        event: bytes,
         snapshot: bytes | None,
     ) -> None:
-        outcome = _known_outcome(placed)
-        placed.verdicts |= 1 << records.VERDICTS[outcome.verdict]
-        record = records.record(
-            revision=revision,
-            ordinal=ordinal,
-            event=event,
-            outcome=outcome,
-            session_state=session_state,
-        )
-        self._append(record, outcome, placed.verdicts, placed.agent_id, snapshot)
-
-    def _reject_malformed(self, entry: Entry, problem: str) -> None:
-        record = records.record(
-            revision=entry.revision,
-            ordinal=0,
-            event=records.event(entry, None),
-            outcome=records.MALFORMED,
-            session_state=State.NEW,
-            problem=problem,
-        )
-        verdicts = 1 << records.VERDICTS[records.MALFORMED.verdict]
-        self._append(record, records.MALFORMED, verdicts, "", None)
-
-    def _append(
-        self,
-        record: event_pb2.SessionRecord,
-        outcome: Outcome,
-        verdicts: int,
-        agent_id: str,
-        snapshot: bytes | None,
-    ) -> None:
-        event = record.event
+        callback, outcome = placed.callback, _known_outcome(placed)
+        verdict = records.VERDICTS[outcome.verdict]
+        placed.verdicts |= 1 << verdict
         row = FeedRow(
-            record.revision << POSITION_BITS | record.ordinal,
-            event.revision,
-            event.sdk_app_id,
-            event.session_id,
-            event.type,
-            record.verdict,
-            record.rejection_reason,
-            verdicts,
-            agent_id,
-            event.client_user_id,
-            event.channel_type,
-            record.SerializeToString(deterministic=True),
+            known.revision << POSITION_BITS | ordinal,
+            placed.revision,
+            *key,
+            records.event_type(callback.event),
+            verdict,
+            records.REASONS[outcome.reason],
+            placed.verdicts,
+            placed.agent_id,
+            callback.client_user_id,
+            callback.channel_type,
+            records.record(
+                revision=known.revision,
+                ordinal=ordinal,
+                event=event,
+                outcome=outcome,
+                detail=explain(outcome, callback.event),
+                session_state=known.history.session.state,
+            ),
             snapshot,
         )
-        self._rows.append(row)
+        self._append(row)
+
+    def _reject_malformed(self, entry: Entry, problem: str) -> None:
+        outcome = records.MALFORMED
+        verdict = records.VERDICTS[outcome.verdict]
+        row = FeedRow(
+            entry.revision << POSITION_BITS,
+            entry.revision,
+            entry.sdk_app_id,
+            "",
+            event_pb2.EVENT_TYPE_UNSPECIFIED,
+            verdict,
+            records.REASONS[outcome.reason],
+            1 << verdict,
+            "",
+            "",
+            "",
+            records.record(
+                revision=entry.revision,
+                ordinal=0,
+                event=records.event(entry, None),
+                outcome=outcome,
+                detail=problem,
+                session_state=State.NEW,
+            ),
+            None,
+        )
+        self._append(row)
+
+    def _append(self, row: FeedRow) -> None:
+        self._waiting.append(row)
         self._digest = blake2b(
-            b"".join((self._digest, row.record, snapshot or b"")), digest_size=16
+            b"".join((self._digest, row.record, row.session or b"")), digest_size=16
         ).digest()
+        if len(self._waiting) >= MAX_WAITING:
+            self._flush()
 
     def _flush(self) -> None:
         """Write the feed rows that wait, so that they can be read back."""
-        if self._rows:
-            self._writer.add_feed(self._rows)
-            for row in self._rows:
-                self._file_rejection(row)
-            self._rows.clear()
+        self._writer.add_feed(self._waiting)
+        for row in self._waiting:
+            self._file_rejection(row)
+        self._waiting.clear()
 
     def _file_rejection(self, row: FeedRow) -> None:
         if row.reason:
@@ -237,6 +255,9 @@ class Projection:
         self._touched.clear()
         for _ in range(len(self._sessions) - KEPT_SESSIONS):
             self._sessions.popitem(last=False)
+
+
+_position = attrgetter("position")
 
 
 def _happened(time: int | None) -> int:

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -167,7 +167,7 @@ class ViewWriter:
         """Say how far the view has come."""
         self._db.execute(SAVE_PROGRESS, msgspec.structs.astuple(progress))
 
-    def add_feed(self, rows: Sequence[FeedRow]) -> None:
+    def add_feed(self, rows: Iterable[FeedRow]) -> None:
         """Append to the feed, in order of position."""
         self._db.executemany(INSERT_FEED, map(msgspec.structs.astuple, rows))
 
@@ -197,11 +197,10 @@ class ViewWriter:
             placed[revision].verdicts = verdicts
         return list(placed.values())
 
-    def load_record(self, revision: int) -> event_pb2.SessionRecord:
-        """The record that an event was first published with."""
-        position = revision << store.POSITION_BITS
+    def load_record(self, position: int) -> bytes:
+        """The record at a position of the feed."""
         (record,) = next(iter(self._db.execute(LOAD_RECORD, (position,))))
-        return event_pb2.SessionRecord.FromString(record)
+        return bytes(record)
 
 
 def _placed(revision: int, record: bytes, agent_id: str) -> Placed:

@@ -11,8 +11,16 @@ from desk.v1 import event_pb2 as pb
 from service.message import MAX_ELEMENTS, message
 
 
+def read(key: str, body: list[Any]) -> pb.Message:
+    """What a client makes of it; also proves that protobuf would have written the same bytes."""
+    written = message(key, body)
+    found = pb.Message.FromString(written)
+    assert found.SerializeToString(deterministic=True) == written
+    return found
+
+
 def element(kind: str, content: Any) -> pb.MessageElement:
-    return message("", [{"MsgType": kind, "MsgContent": content}]).elements[0]
+    return read("", [{"MsgType": kind, "MsgContent": content}]).elements[0]
 
 
 KINDS: list[tuple[str, dict[str, Any], pb.MessageElement]] = [
@@ -106,7 +114,7 @@ def test_every_kind_of_element_is_read(
 
 def test_the_order_of_mixed_elements_is_kept_and_their_number_bounded() -> None:
     parts = [{"MsgType": "TIMTextElem", "MsgContent": {"Text": str(n)}} for n in range(150)]
-    assert [each.text for each in message("key", parts).elements] == [
+    assert [each.text for each in read("key", parts).elements] == [
         str(n) for n in range(MAX_ELEMENTS)
     ]
 
@@ -135,7 +143,7 @@ fields = sorted({field for _, content, _ in KINDS for field in content} | {"Size
     )
 )
 def test_no_body_whatsoever_breaks_it(body: list[Any]) -> None:
-    message("key", body).SerializeToString()
+    assert read("key", body).key == "key"
 
 
 def test_an_image_without_a_format_has_none() -> None:
