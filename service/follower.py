@@ -16,8 +16,11 @@ from service.projection import Projection
 from service.view import store
 from service.view.writer import Progress, ViewDamaged, ViewError, ViewWriter, discard
 
-BATCH = 1_000
-"""Entries per transaction."""
+BATCH = 8_000
+BATCH_BYTES = 16 * 1024 * 1024
+"""Entries, and bytes of their bodies, per transaction at most. A follower that is far behind takes
+as many: a page of an index that many sessions share is then written once for all of them. One that
+keeps up takes what is there, at once."""
 
 IDLE = 0.5
 """Seconds after which an idle follower looks whether it is to stop."""
@@ -80,32 +83,41 @@ class Follower:
             self._writer.sign_of_life()
             self._journal.wait(projection.progress.applied_revision, timeout=IDLE)
 
-    def _next(self, progress: Progress) -> list[Entry]:
-        """The entries that come next.
+    def _next(self, progress: Progress) -> tuple[list[Entry], Entry | None]:
+        """The entries that come next, and the one after them; None if there is none.
 
         Raises:
             _AnotherHistory: what the view contains is not what the journal has.
         """
         if progress.journal_id != self._journal.id:
             raise _AnotherHistory("the view is of another journal")
-        if not progress.applied_revision:
-            return self._journal.read(0, limit=BATCH)
-        entries = self._journal.read(progress.applied_revision - 1, limit=BATCH + 1)
-        if not entries or entries[0].id != progress.applied_id:
+        applied = progress.applied_revision
+        last = self._journal.read(applied - 1, limit=1) if applied else []
+        if applied and (not last or last[0].id != progress.applied_id):
             raise _AnotherHistory("the journal was put back to an earlier state")
-        return entries[1:]
+        return self._batch(applied)
+
+    def _batch(self, after: int) -> tuple[list[Entry], Entry | None]:
+        """Join reads into a batch; a read that finds nothing says that it is the last one."""
+        entries: list[Entry] = []
+        room = BATCH_BYTES
+        while len(entries) < 2 or (room > 0 and len(entries) <= BATCH):
+            more = self._journal.read(after, limit=BATCH + 1 - len(entries))
+            if not more:
+                return entries, None
+            entries += more
+            after = more[-1].revision
+            room -= sum(len(entry.body) for entry in more)
+        return entries[:-1], entries[-1]
 
     def _step(self, projection: Projection) -> None:
         """Apply the next batch, or note that there is none."""
-        applied = projection.progress.applied_revision
-        entries = self._next(projection.progress)
+        entries, following = self._next(projection.progress)
         if not entries and projection.progress.complete:
             return
-        if entries:
-            applied = entries[-1].revision
-        following = self._journal.read(applied, limit=1)
-        behind_since = following[0].received_at if following else None
-        projection.apply(entries, head=self._journal.head(), behind_since=behind_since)
+        behind_since = following.received_at if following else None
+        head = self._journal.head() if following else 0
+        projection.apply(entries, head=head, behind_since=behind_since)
         self._report(projection.progress)
 
     def _report(self, progress: Progress) -> None:

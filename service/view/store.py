@@ -24,6 +24,11 @@ POSITION_BITS = 20
 BUSY_TIMEOUT = 5_000
 """Milliseconds to wait for a lock of SQLite's; in WAL mode readers and writer hardly ever meet."""
 
+CHECKPOINT_PAGES = 4_000
+"""Pages (4 KiB) in the WAL at which they are moved to the database. A page that changed in many
+transactions is then written and synced once, not every 4 MB; readers look pages up in the WAL's
+index, which costs them the same at this size."""
+
 SCHEMA = files("service.view").joinpath("schema.sql").read_text()
 
 
@@ -84,6 +89,9 @@ def open_writer(path: Path) -> apsw.Connection:
     # NORMAL: after a power cut the view may be behind, never wrong; the journal has the rest.
     connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA cache_size = -32768; PRAGMA journal_size_limit = 67108864")
+    # What a statement would need to undo itself stays in memory: a file took as long as its work.
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.wal_autocheckpoint(CHECKPOINT_PAGES)
     with connection:
         if not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
             connection.execute(SCHEMA)

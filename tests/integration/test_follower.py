@@ -12,10 +12,11 @@ from typing import Any
 import apsw
 import pytest
 
-from journal.entry import NewEntry
+from journal.entry import Entry, NewEntry
 from journal.memory import MemoryJournal
 from journal.port import Journal
 from journal.sqlite import SqliteJournal
+from service import follower as follower_module
 from service.follower import Follower
 from service.projection import Projection
 from service.view import store
@@ -214,6 +215,58 @@ def test_a_damaged_view_is_thrown_away_and_built_anew(tmp_path: Path, page: int)
     with following(journal, tmp_path):
         eventually(lambda: applied(tmp_path) == 54)
         assert len(rows(tmp_path, "SELECT 1 FROM feed")) == 54
+
+
+class Hesitant(MemoryJournal):
+    """Gives two entries a time, whatever it is asked for, as a journal of large bodies would."""
+
+    def read(self, after: int, *, limit: int) -> list[Entry]:
+        return super().read(after, limit=min(limit, 2))
+
+
+def batches(journal: Journal, folder: Path) -> list[tuple[int, int | None]]:
+    """What a new follower takes: how many entries at a time, and the revision after them."""
+    stop = threading.Event()
+    follower = Follower(journal, folder)
+    taken: list[tuple[int, int | None]] = []
+    after = 0
+    while not taken or taken[-1][1]:
+        entries, following = follower._batch(after)
+        after += len(entries)
+        taken.append((len(entries), following and following.revision))
+    stop.set()
+    follower.run(stop)
+    return taken
+
+
+def test_reads_are_joined_into_batches_bounded_by_entries_and_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Hesitant()
+    append(journal, [body("SessionBegin", NOON + n, session_id=f"s{n:02}") for n in range(12)])
+    assert batches(journal, tmp_path) == [(12, None)]
+    monkeypatch.setattr(follower_module, "BATCH", 5)
+    assert batches(journal, tmp_path) == [(5, 6), (5, 11), (2, None)]
+    size = len(journal.read(0, limit=1)[0].body)
+    monkeypatch.setattr(follower_module, "BATCH_BYTES", 3 * size)
+    assert batches(journal, tmp_path) == [(3, 4), (3, 7), (3, 10), (2, 12), (1, None)]
+
+
+def test_batches_of_any_size_make_the_same_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Hesitant()
+    bodies = [each for n in range(9) for each in life(*LIFE, session_id=f"s{n}", start=NOON + n)]
+    append(journal, [*bodies[1::2], *bodies[::2]])  # half of them late
+    views = []
+    for batch in (8_000, 5, 1):
+        monkeypatch.setattr(follower_module, "BATCH", batch)
+        folder = tmp_path / str(batch)
+        folder.mkdir()
+        with following(journal, folder):
+            eventually(lambda folder=folder: applied(folder) == len(bodies))
+        views.append(content(folder))
+    assert views[0] == views[1] == views[2]
 
 
 def start_follower(folder: Path) -> subprocess.Popen[bytes]:
