@@ -91,13 +91,19 @@ class Session(msgspec.Struct, omit_defaults=True, gc=False):
         return None if asked is None else reply - asked
 
 
+# Python 3.11 looks a member up in its class by way of a function: four times for each callback.
+_NEW, _QUEUED = State.NEW, State.QUEUED
+_ACCEPTED, _UNRECOGNISED = Verdict.ACCEPTED, Verdict.UNRECOGNISED
+_NO_REASON = Reason.UNSPECIFIED
+
+
 def apply(session: Session, callback: Callback) -> Outcome:
     """Take the next callback in time order into `session`, which is changed in place."""
     before = session.state
     event = _EVENTS.get(callback.event)
     if event is None:
         _note_time(session, callback.event_time)
-        return Outcome(Verdict.UNRECOGNISED, Reason.UNSPECIFIED, before, before)
+        return Outcome(_UNRECOGNISED, _NO_REASON, before, before)
     if not fire(session, event, callback):
         session.rejected_events += 1
         return Outcome(Verdict.REJECTED, _reason(before, event), before, before)
@@ -106,11 +112,13 @@ def apply(session: Session, callback: Callback) -> Outcome:
     _EFFECTS[event](session, callback)
     _name(session, callback)
     _note_time(session, callback.event_time)
-    return Outcome(Verdict.ACCEPTED, Reason.UNSPECIFIED, before, session.state)
+    return Outcome(_ACCEPTED, _NO_REASON, before, session.state)
 
 
 def explain(outcome: Outcome, event: str) -> str:
     """Say in a sentence why `event` was rejected; "" if it was not."""
+    if outcome.reason is _NO_REASON:
+        return ""
     return _SENTENCES[outcome.reason].format(event=event, state=outcome.before)
 
 
@@ -141,7 +149,7 @@ _WITHOUT_AGENT = (State.CHATBOT, State.TRANSFERRING, State.QUEUED)
 def _move(session: Session, before: State, now: int) -> None:
     """Keep the books of a change of state: stays, first times, and who has the session."""
     after = session.state
-    if before is State.QUEUED:
+    if before is _QUEUED:
         session.queue_wait = (session.queue_wait or 0) + _since(session.queued_since, now)
         session.queued_since = None
     if before in _HANDLED and after not in _HANDLED:
@@ -265,11 +273,14 @@ def _remember(session: Session, agent_id: str) -> None:
 
 def _name(session: Session, callback: Callback) -> None:
     """Keep the first name that the callbacks give for who and how."""
-    session.client_user_id = session.client_user_id or callback.client_user_id
-    session.customer_service_id = session.customer_service_id or callback.customer_service_id
-    session.channel_type = session.channel_type or callback.channel_type
+    if not session.client_user_id:
+        session.client_user_id = callback.client_user_id
+    if not session.customer_service_id:
+        session.customer_service_id = callback.customer_service_id
+    if not session.channel_type:
+        session.channel_type = callback.channel_type
 
 
 def _note_time(session: Session, event_time: int) -> None:
-    if session.state is not State.NEW:
+    if session.state is not _NEW:
         session.last_event_at = max(session.last_event_at or 0, event_time)

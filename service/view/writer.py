@@ -105,9 +105,10 @@ SAVE_PROGRESS = _insert("REPLACE", "progress", Progress, ", 1")
 ADD_REJECTION = "REPLACE INTO rejections (position, event_revision) VALUES (?, ?)"
 DROP_REJECTION = "DELETE FROM rejections WHERE event_revision = ?"
 LOAD_SESSION = "SELECT number, fold FROM sessions WHERE sdk_app_id = ? AND session_id = ?"
+# Not ordered here: to prepare for that takes longer than to find out that there is nothing.
 LOAD_HISTORY = """
-    SELECT event_revision, verdicts, agent_id, record FROM feed
-    WHERE sdk_app_id = ? AND session_id = ? ORDER BY position
+    SELECT position, event_revision, verdicts, agent_id, record FROM feed
+    WHERE sdk_app_id = ? AND session_id = ?
 """
 LOAD_RECORD = "SELECT record FROM feed WHERE position = ?"
 LOAD_PROGRESS = f"SELECT {', '.join(Progress.__struct_fields__)} FROM progress"  # noqa: S608
@@ -191,7 +192,7 @@ class ViewWriter:
     def load_history(self, key: SessionKey) -> list[Placed]:
         """All callbacks of a session, in order of revision, with what was published for them."""
         placed: dict[int, Placed] = {}
-        for revision, verdicts, agent_id, record in self._db.execute(LOAD_HISTORY, key):
+        for _, revision, verdicts, agent_id, record in sorted(self._db.execute(LOAD_HISTORY, key)):
             if revision not in placed:
                 placed[revision] = _placed(revision, record, agent_id)
             placed[revision].verdicts = verdicts
