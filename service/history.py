@@ -32,7 +32,7 @@ def order_key(callback: Callback, identity: bytes) -> Key:
 
 def facts(callback: Callback) -> Callback:
     """What the fold needs of a callback: all but the message, which may be long."""
-    return msgspec.structs.replace(callback, message=None, cloud_custom_data="")
+    return msgspec.structs.replace(callback, message=None, message_key="", cloud_custom_data="")
 
 
 class Placed(msgspec.Struct, gc=False):

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 from operator import attrgetter
+from typing import Any
 
 import msgspec
 
@@ -19,9 +20,17 @@ from service.history import History, Placed, Truncated, facts, order_key
 from service.machine import State
 from service.session import Outcome, explain
 from service.view.store import POSITION_BITS, fingerprint
-from service.view.writer import FeedRow, Progress, SessionKey, SessionRow, ViewWriter, saved_fold
+from service.view.writer import (
+    FeedRow,
+    Progress,
+    SessionKey,
+    SessionRow,
+    ViewWriter,
+    place,
+    saved_fold,
+)
 
-KEPT_SESSIONS = 4_000
+KEPT_SESSIONS = 2_000
 """Sessions whose history stays in memory between batches; any other is read from the view when it
 is needed. With histories of up to `history.TAIL` callbacks this is some tens of MB."""
 
@@ -32,13 +41,15 @@ MAX_WAITING = 500
 class Known(msgspec.Struct):
     """A session at hand. `number` is 0 until it has begun; `revision` is its last callback's.
 
-    `message` shows the session after that; empty until it has begun.
+    `message` shows the session after that; empty until it has begun. `place` is where it was saved
+    in the view's indexes; empty if that is not known.
     """
 
     history: History
     message: records.SessionMessage
     number: int = 0
     revision: int = 0
+    place: tuple[Any, ...] = ()
 
 
 class Projection:
@@ -68,8 +79,7 @@ class Projection:
             for entry in entries:
                 self._take(entry)
             self._flush()
-            begun = (key for key in sorted(self._touched) if self._sessions[key].number)
-            self._writer.save_sessions([self._row(key) for key in begun])
+            self._save_sessions()
             progress = self._progress_after(entries, head, behind_since)
             self._writer.save_progress(progress)
         self.progress = progress
@@ -226,6 +236,17 @@ class Projection:
             self._writer.add_rejection(row.position, row.event_revision)
         elif row.position != row.event_revision << POSITION_BITS:
             self._writer.drop_rejection(row.event_revision)
+
+    def _save_sessions(self) -> None:
+        moved, stayed = [], []
+        for key in sorted(self._touched):
+            known = self._sessions[key]
+            if known.number:
+                row = self._row(key)
+                before, known.place = known.place, place(row)
+                (stayed if before == known.place else moved).append(row)
+        self._writer.save_sessions(moved)
+        self._writer.save_sessions_in_place(stayed)
 
     def _row(self, key: SessionKey) -> SessionRow:
         known = self._sessions[key]

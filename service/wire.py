@@ -54,7 +54,7 @@ def _encoder(field: FieldDescriptor) -> Encoder:
         return (_milliseconds if times else _bytes)(field.number)
     if field.type == FieldDescriptor.TYPE_STRING and field.has_presence:
         return _string(field.number)
-    return (_strings if field.is_repeated else _SCALARS[field.type])(field.number)
+    return _SCALARS[field.type, field.is_repeated](field.number)
 
 
 def _tag(number: int, wire_type: int) -> bytes:
@@ -139,11 +139,13 @@ def _milliseconds(number: int) -> Encoder:
     return encode
 
 
-_SCALARS: dict[int, Callable[[int], Encoder]] = {
-    FieldDescriptor.TYPE_STRING: _filled_string,
-    FieldDescriptor.TYPE_BYTES: _filled_bytes,
-    FieldDescriptor.TYPE_INT32: _integer,
-    FieldDescriptor.TYPE_INT64: _integer,
-    FieldDescriptor.TYPE_BOOL: _integer,
-    FieldDescriptor.TYPE_ENUM: _integer,
+_SCALARS: dict[tuple[int, bool], Callable[[int], Encoder]] = {
+    (FieldDescriptor.TYPE_STRING, False): _filled_string,
+    (FieldDescriptor.TYPE_STRING, True): _strings,
+    (FieldDescriptor.TYPE_BYTES, False): _filled_bytes,
+    (FieldDescriptor.TYPE_INT32, False): _integer,
+    (FieldDescriptor.TYPE_INT64, False): _integer,
+    (FieldDescriptor.TYPE_BOOL, False): _integer,
+    (FieldDescriptor.TYPE_ENUM, False): _integer,
 }
+"""How to write a field that is no message, by its type and whether it is repeated."""

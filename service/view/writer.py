@@ -2,9 +2,11 @@
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import apsw
 import msgspec
@@ -98,8 +100,19 @@ def _insert(verb: str, table: str, row: type[msgspec.Struct], extra: str = "") -
     return f"{verb} INTO {table} ({names}{extra and ', only'}) VALUES ({marks}{extra})"
 
 
+def _update(table: str, row: type[msgspec.Struct], key: str, without: Sequence[str]) -> str:
+    columns = {name: f"{name} = ?{n}" for n, name in enumerate(row.__struct_fields__, 1)}
+    changes = ", ".join(change for name, change in columns.items() if name not in without)
+    return f"UPDATE {table} SET {changes} WHERE {columns[key]}"  # noqa: S608
+
+
+KEY = ("number", "sdk_app_id", "session_id")
+PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at")
+"""What places a session in the indexes, beside its key and the time of its last event."""
+
 INSERT_FEED = _insert("INSERT", "feed", FeedRow)
 SAVE_SESSION = _insert("REPLACE", "sessions", SessionRow)
+SAVE_IN_PLACE = _update("sessions", SessionRow, key="number", without=(*KEY, *PLACE))
 SAVE_PROGRESS = _insert("REPLACE", "progress", Progress, ", 1")
 # event_revision is unique: a rejection that got another reason moves to its new position.
 ADD_REJECTION = "REPLACE INTO rejections (position, event_revision) VALUES (?, ?)"
@@ -112,6 +125,9 @@ LOAD_HISTORY = """
 """
 LOAD_RECORD = "SELECT record FROM feed WHERE position = ?"
 LOAD_PROGRESS = f"SELECT {', '.join(Progress.__struct_fields__)} FROM progress"  # noqa: S608
+
+place: Callable[[SessionRow], tuple[Any, ...]] = attrgetter(*PLACE)
+"""Where a session stands in the indexes."""
 
 _FOLD = msgspec.msgpack.Decoder(tuple[Session, Key])
 
@@ -175,6 +191,10 @@ class ViewWriter:
     def save_sessions(self, rows: Sequence[SessionRow]) -> None:
         """Put sessions in the place of their earlier state."""
         self._db.executemany(SAVE_SESSION, map(msgspec.structs.astuple, rows))
+
+    def save_sessions_in_place(self, rows: Sequence[SessionRow]) -> None:
+        """The same for those of which `place` is as saved before: most indexes are not touched."""
+        self._db.executemany(SAVE_IN_PLACE, map(msgspec.structs.astuple, rows))
 
     def add_rejection(self, position: int, event_revision: int) -> None:
         """Note that an event stands rejected, as published at `position`."""
