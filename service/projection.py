@@ -238,7 +238,8 @@ class Projection:
             self._writer.drop_rejection(row.event_revision)
 
     def _save_sessions(self) -> None:
-        moved, stayed = [], []
+        moved: list[SessionRow] = []
+        stayed: list[SessionRow] = []
         for key in sorted(self._touched):
             known = self._sessions[key]
             if known.number:

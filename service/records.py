@@ -5,8 +5,7 @@ Deterministic: the same entry and outcome give the same bytes, which the feed's 
 
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import compress
-from operator import attrgetter, is_not
+from operator import attrgetter
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -231,6 +230,7 @@ _look = attrgetter(*_SHOWN)
 _WRITERS: list[tuple[int, wire.Encoder]] = [
     (_PLACES[name], _OF_ENUM.get(name) or getattr(_SESSION, name)) for name in _SHOWN
 ]
+_NUMBERS = range(len(_SHOWN))
 
 
 class SessionMessage:
@@ -252,10 +252,11 @@ class SessionMessage:
 
     def update(self, session: Session, revision: int) -> bytes:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
-        parts, shown, self._shown = self._parts, self._shown, _look(session)
-        changed = map(is_not, shown, self._shown)
-        for (place, write), value in compress(zip(_WRITERS, self._shown, strict=True), changed):
-            parts[place] = write(value)
+        parts, shown, now = self._parts, self._shown, _look(session)
+        for number in [n for n in _NUMBERS if now[n] is not shown[n]]:
+            place, write = _WRITERS[number]
+            parts[place] = write(now[number])
+        self._shown = now
         parts[_PLACES["revision"]] = _SESSION.revision(revision)
         self.bytes = b"".join(parts)
         return self.bytes

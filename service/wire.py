@@ -6,7 +6,7 @@ here in the order of the fields' numbers is byte for byte what protobuf writes; 
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -40,9 +40,10 @@ class Encoders:
     """
 
     def __init__(self, message: type[Message]) -> None:
-        fields: dict[int, FieldDescriptor] = dict(message.DESCRIPTOR.fields_by_number)
+        fields = message.DESCRIPTOR.fields_by_number
         for number in sorted(fields):
-            setattr(self, fields[number].name, _encoder(fields[number]))
+            field = cast(FieldDescriptor, fields[number])  # or upb's, which has the same members
+            setattr(self, field.name, _encoder(field))
 
     def __getattr__(self, name: str) -> Encoder:
         raise AttributeError(name)

@@ -112,6 +112,35 @@ def test_a_session_is_numbered_by_the_revision_that_began_it(tmp_path: Path) -> 
     ]
 
 
+def test_a_session_saved_batch_by_batch_moves_in_the_indexes_with_what_happens_to_it(
+    tmp_path: Path,
+) -> None:
+    writer = ViewWriter(tmp_path)
+    projection = Projection(writer, JOURNAL)
+    seen = []
+    for each in entries(
+        life(
+            "SessionBegin",
+            "ChatBot.UserSendMsg",
+            "TransferringToHuman",
+            "TransferToHumanSuccess",
+            "Human.UserSendMsg",
+            "SessionEnd",
+        )
+    ):
+        projection.apply([each], head=6, behind_since=None)
+        seen += read(tmp_path, "SELECT state, agent_id, ended_at, last_event_at FROM sessions")
+    writer.close()
+    assert seen == [
+        (1, "", None, NOON),
+        (1, "", None, NOON + 10_000),
+        (2, "", None, NOON + 20_000),
+        (4, "default-agent", None, NOON + 30_000),
+        (4, "default-agent", None, NOON + 40_000),
+        (7, "default-agent", NOON + 50_000, NOON + 50_000),
+    ]
+
+
 def test_a_malformed_body_is_in_the_feed_with_its_reason_and_every_byte(tmp_path: Path) -> None:
     project(tmp_path, entries([b'{"SessionId": "s"}'])).close()
     [record] = records(tmp_path)
