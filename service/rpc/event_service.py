@@ -2,12 +2,7 @@
 
 from typing import Any
 
-from desk.v1.event_pb2 import SessionRecord
-from desk.v1.event_service_pb2 import (
-    ListRejectionsRequest,
-    ListRejectionsResponse,
-    SubscribeRequest,
-)
+from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.status_pb2 import ResponseHeader
 from service.rpc import frames, freshness, pages, requests, snapshot
 from service.rpc.errors import Reason, Refused, refusing
@@ -40,7 +35,7 @@ class EventService:
     @refusing
     async def ListRejections(  # noqa: N802
         self, request: ListRejectionsRequest, _context: Any
-    ) -> ListRejectionsResponse:
+    ) -> bytes:
         """Return the records that stand rejected, newest first."""
         check = requests.Check()
         selection = requests.rejections_selection(check, request)
@@ -52,11 +47,8 @@ class EventService:
         place = pages.places(request.page_token, request=bound_to, count=1)
         before = place[0] if place else first_of(1 << 42)
         progress, rows, following = await self._readers.run(_rejections, selection, before, size)
-        return ListRejectionsResponse(
-            header=header(progress),
-            records=[SessionRecord.FromString(record) for _, record in rows],
-            next_page_token=pages.token((following,), request=bound_to) if following else "",
-        )
+        token = pages.token((following,), request=bound_to) if following else ""
+        return frames.rejections(header(progress), [record for _, record in rows], token)
 
     async def _start(self, request: SubscribeRequest) -> int:
         """The revision after which the stream begins."""

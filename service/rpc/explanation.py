@@ -8,7 +8,7 @@ from service import story
 from service.rpc import freshness
 from service.rpc.errors import Reason, Refused
 from service.rpc.stream import check_kept
-from service.view.reader import Progress, Reader, take_bytes
+from service.view.reader import Now, Progress, Reader, take_bytes
 
 Key = tuple[int, str]
 
@@ -50,15 +50,24 @@ def page(reader: Reader, key: Key, place: tuple[int, ...], size: int) -> StoryPa
     )
 
 
+def as_of(reader: Reader, key: Key, revision: int) -> Now:
+    """A session as it was after a revision, said to be of that.
+
+    Raises:
+        Refused: REVISION_NOT_KEPT, REVISION_IN_FUTURE.
+    """
+    with reader.snapshot() as progress:
+        session = session_as_of(reader, key, revision, progress)
+    return Now(progress.journal_id, revision, session)
+
+
 def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -> bytes | None:
-    """A session as it was after a revision, 0 = now; None if it had not begun.
+    """A session as it was after a revision; None if it had not begun.
 
     Raises:
         Refused: REVISION_NOT_KEPT, REVISION_IN_FUTURE.
     """
     now = reader.session(*key)
-    if not revision:
-        return now
     check_kept(revision, progress.oldest_revision)
     if revision > progress.applied_revision:
         raise freshness.in_future(revision, progress.applied_revision)

@@ -7,7 +7,17 @@ field numbers are those of proto/desk/v1; a test compares with what protobuf mak
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from desk.v1.event_service_pb2 import CaughtUp, Checkpoint, FellBehind, SubscribeResponse
+from google.protobuf.message import Message
+
+from desk.v1.event_service_pb2 import (
+    CaughtUp,
+    Checkpoint,
+    FellBehind,
+    ListRejectionsResponse,
+    SubscribeResponse,
+)
+from desk.v1.session_pb2 import SessionKey
+from desk.v1.session_service_pb2 import BatchGetSessionsResponse, ListSessionsResponse
 from desk.v1.status_pb2 import ResponseHeader
 
 _LENGTH_DELIMITED = 2
@@ -17,7 +27,8 @@ def _tag(number: int) -> bytes:
     return bytes((number << 3 | _LENGTH_DELIMITED,))
 
 
-_HEADER = _tag(SubscribeResponse.HEADER_FIELD_NUMBER)
+_HEADER = _tag(1)  # the header of every response
+_ANSWER = _tag(2)  # what every unary response has after it: session, sessions or records
 _RECORDS = _tag(SubscribeResponse.RECORDS_FIELD_NUMBER)
 _SESSIONS = _tag(SubscribeResponse.SESSIONS_FIELD_NUMBER)
 _RECORD = _tag(1)  # RecordBatch.records
@@ -60,6 +71,26 @@ def sessions(header: ResponseHeader, blobs: Iterable[bytes], *, complete: bool) 
     return _response(header, _SESSIONS, repeated(1, blobs) + (_COMPLETE if complete else b""))
 
 
+def session(header: ResponseHeader, blob: bytes) -> bytes:
+    """A GetSessionResponse of a serialised session."""
+    return _response(header, _ANSWER, blob)
+
+
+def batch(header: ResponseHeader, blobs: Iterable[bytes], missing: Iterable[SessionKey]) -> bytes:
+    """A BatchGetSessionsResponse of serialised sessions."""
+    return _answer(header, blobs, BatchGetSessionsResponse(missing=missing))
+
+
+def page(header: ResponseHeader, blobs: Iterable[bytes], next_page_token: str) -> bytes:
+    """A ListSessionsResponse of serialised sessions."""
+    return _answer(header, blobs, ListSessionsResponse(next_page_token=next_page_token))
+
+
+def rejections(header: ResponseHeader, blobs: Iterable[bytes], next_page_token: str) -> bytes:
+    """A ListRejectionsResponse of serialised records."""
+    return _answer(header, blobs, ListRejectionsResponse(next_page_token=next_page_token))
+
+
 def caught_up(header: ResponseHeader) -> bytes:
     """The stream has reached the present."""
     return SubscribeResponse(header=header, caught_up=CaughtUp()).SerializeToString()
@@ -78,3 +109,10 @@ def fell_behind(header: ResponseHeader) -> bytes:
 def _response(header: ResponseHeader, tag: bytes, content: bytes) -> bytes:
     head = header.SerializeToString()
     return b"".join((_HEADER, varint(len(head)), head, tag, varint(len(content)), content))
+
+
+def _answer(header: ResponseHeader, blobs: Iterable[bytes], rest: Message) -> bytes:
+    """A response with a repeated message field; `rest` has what comes after that."""
+    return (
+        repeated(1, (header.SerializeToString(),)) + repeated(2, blobs) + rest.SerializeToString()
+    )

@@ -45,7 +45,7 @@ async def await_revision(feed: Feed, reader: Reader, revision: int, context: Any
         Refused: REVISION_NOT_REACHED, and as `reach`.
     """
     seconds = time_left(context, REVISION_WAIT)
-    if revision and not await reach(feed, reader, revision, seconds):
+    if not await reach(feed, reader, revision, seconds):
         raise Refused(
             Reason.REVISION_NOT_REACHED,
             f"the view had not reached revision {revision} in time",

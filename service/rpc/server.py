@@ -12,17 +12,14 @@ from typing import Any
 import apsw
 import grpc
 import structlog
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
-from desk.v1 import (
-    event_service_pb2,
-    session_service_pb2,
-    session_service_pb2_grpc,
-    status_pb2,
-    status_pb2_grpc,
-)
+from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from service.rpc.event_service import EventService
 from service.rpc.feed import MAX_SUBSCRIBERS, Feed, ViewReplaced
 from service.rpc.requests import Apps
@@ -64,14 +61,12 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_connection_age_grace_ms", 35 * _MINUTE),
 )
 
-SERVICES = tuple(
-    module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in (
-        (session_service_pb2, "SessionService"),
-        (event_service_pb2, "EventService"),
-        (status_pb2, "StatusService"),
-    )
+_DESCRIPTORS = (
+    session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+    event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+    status_pb2.DESCRIPTOR.services_by_name["StatusService"],
 )
+SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
 
 _log = structlog.get_logger()
 
@@ -188,32 +183,38 @@ def _server(readers: Readers, feed: Feed, apps: Apps, health: HealthServicer) ->
     server = grpc.aio.server(
         options=OPTIONS, maximum_concurrent_rpcs=MAX_SUBSCRIBERS + MAX_WAITERS + MAX_UNARY
     )
-    server.add_generic_rpc_handlers((_event_handlers(EventService(readers, feed)),))
-    session_service_pb2_grpc.add_SessionServiceServicer_to_server(
-        SessionService(readers, feed, apps), server
+    servicers = (
+        SessionService(readers, feed, apps),
+        EventService(readers, feed),
+        StatusService(readers, feed, apps),
     )
-    status_pb2_grpc.add_StatusServiceServicer_to_server(StatusService(readers, feed, apps), server)
+    for service, servicer in zip(_DESCRIPTORS, servicers, strict=True):
+        server.add_registered_method_handlers(service.full_name, _handlers(service, servicer))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
     reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
     return server
 
 
-def _event_handlers(events: EventService) -> Any:
-    """Like the generated registration, but Subscribe's messages are serialised already."""
-    pb = event_service_pb2
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        "Subscribe": grpc.unary_stream_rpc_method_handler(
-            events.Subscribe, request_deserializer=pb.SubscribeRequest.FromString
-        ),
-        "ListRejections": grpc.unary_unary_rpc_method_handler(
-            events.ListRejections,
-            request_deserializer=pb.ListRejectionsRequest.FromString,
-            response_serializer=pb.ListRejectionsResponse.SerializeToString,
-        ),
+def _handlers(service: ServiceDescriptor, servicer: object) -> dict[str, Any]:
+    """What the generated registration makes, but methods may answer with serialised messages."""
+    return {
+        method.name: _handler(method, getattr(servicer, method.name)) for method in service.methods
     }
-    name = pb.DESCRIPTOR.services_by_name["EventService"].full_name
-    return grpc.method_handlers_generic_handler(name, handlers)
+
+
+def _handler(method: MethodDescriptor, answer: Any) -> Any:
+    kind: Any = (
+        grpc.unary_stream_rpc_method_handler
+        if method.server_streaming
+        else grpc.unary_unary_rpc_method_handler
+    )
+    request: Any = GetMessageClass(method.input_type)
+    return kind(answer, request_deserializer=request.FromString, response_serializer=_serialised)
+
+
+def _serialised(answer: Message | bytes) -> bytes:
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
 
 
 async def _say(health: HealthServicer, status: Any) -> None:

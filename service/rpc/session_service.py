@@ -3,24 +3,20 @@
 import asyncio
 from typing import Any
 
-from desk.v1 import session_service_pb2_grpc
 from desk.v1.session_pb2 import Session, SessionKey
 from desk.v1.session_service_pb2 import (
     BatchGetSessionsRequest,
-    BatchGetSessionsResponse,
     CountSessionsRequest,
     CountSessionsResponse,
     ExplainSessionRequest,
     ExplainSessionResponse,
     GetSessionRequest,
-    GetSessionResponse,
     ListSessionsRequest,
-    ListSessionsResponse,
     WaitForStateRequest,
     WaitForStateResponse,
 )
 from desk.v1.status_pb2 import ResponseHeader
-from service.rpc import counts, explanation, freshness, pages, requests
+from service.rpc import counts, explanation, frames, freshness, pages, requests
 from service.rpc.errors import Reason, Refused, refusing
 from service.rpc.feed import Feed
 from service.rpc.requests import DEFAULT_PAGE, MAX_PAGE, Apps
@@ -40,8 +36,8 @@ STATE_WAIT = 60.0
 Key = tuple[int, str]
 
 
-class SessionService(session_service_pb2_grpc.SessionServiceServicer):
-    """Answers from the view."""
+class SessionService:
+    """Answers from the view; what is stored serialised is answered as bytes."""
 
     def __init__(self, readers: Readers, feed: Feed, apps: Apps) -> None:
         self._readers = readers
@@ -51,31 +47,25 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         self._heavy = asyncio.Semaphore(2)
 
     @refusing
-    async def GetSession(self, request: GetSessionRequest, context: Any) -> GetSessionResponse:  # noqa: N802
+    async def GetSession(self, request: GetSessionRequest, context: Any) -> bytes:  # noqa: N802
         """Return one session, now or as of a revision."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
         check = requests.Check()
         check.not_negative("min_revision", request.min_revision)
         check.not_negative("as_of_revision", request.as_of_revision)
         check.done()
-        reader = self._readers.inline
         await self._fresh(request.min_revision, context)
-        with reader.snapshot() as progress:
-            blob = explanation.session_as_of(reader, key, request.as_of_revision, progress)
-        if blob is None:
+        reader, revision = self._readers.inline, request.as_of_revision
+        found = explanation.as_of(reader, key, revision) if revision else reader.now(*key)
+        if found.session is None:
             raise Refused(Reason.SESSION_NOT_FOUND, "the session has not begun by then")
-        return GetSessionResponse(
-            header=ResponseHeader(
-                journal_id=progress.journal_id,
-                revision=request.as_of_revision or progress.applied_revision,
-            ),
-            session=Session.FromString(blob),
-        )
+        header = ResponseHeader(journal_id=found.journal_id, revision=found.revision)
+        return frames.session(header, found.session)
 
     @refusing
     async def BatchGetSessions(  # noqa: N802
         self, request: BatchGetSessionsRequest, _context: Any
-    ) -> BatchGetSessionsResponse:
+    ) -> bytes:
         """Return many sessions as of one revision."""
         check = requests.Check()
         if not 1 <= len(request.keys) <= MAX_KEYS:
@@ -83,20 +73,15 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         check.done()
         keys = self._apps.keys(request.keys)
         progress, blobs = await self._readers.run(_batch, keys)
-        return BatchGetSessionsResponse(
-            header=_header(progress),
-            sessions=[Session.FromString(blob) for blob in blobs if blob is not None],
-            missing=[
-                SessionKey(sdk_app_id=app, session_id=name)
-                for (app, name), blob in zip(keys, blobs, strict=True)
-                if blob is None
-            ],
-        )
+        missing = [
+            SessionKey(sdk_app_id=app, session_id=name)
+            for (app, name), blob in zip(keys, blobs, strict=True)
+            if blob is None
+        ]
+        return frames.batch(_header(progress), filter(None, blobs), missing)
 
     @refusing
-    async def ListSessions(  # noqa: N802
-        self, request: ListSessionsRequest, context: Any
-    ) -> ListSessionsResponse:
+    async def ListSessions(self, request: ListSessionsRequest, context: Any) -> bytes:  # noqa: N802
         """Return a page of the sessions that a filter selects."""
         check = requests.Check()
         selection = requests.session_selection(check, request.filter)
@@ -109,11 +94,8 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         after = (places[0], places[1]) if places else None
         await self._fresh(request.min_revision, context)
         progress, page = await self._readers.run(_page, selection, order, after, size)
-        return ListSessionsResponse(
-            header=_header(progress),
-            sessions=[Session.FromString(blob) for blob in page.sessions],
-            next_page_token=pages.token(page.following, request=bound_to) if page.following else "",
-        )
+        following = pages.token(page.following, request=bound_to) if page.following else ""
+        return frames.page(_header(progress), page.sessions, following)
 
     @refusing
     async def CountSessions(  # noqa: N802
@@ -165,14 +147,14 @@ class SessionService(session_service_pb2_grpc.SessionServiceServicer):
         return WaitForStateResponse(header=header, session=seen.session)
 
     async def _fresh(self, min_revision: int, context: Any) -> None:
-        await freshness.await_revision(self._feed, self._readers.inline, min_revision, context)
+        if min_revision:
+            await freshness.await_revision(self._feed, self._readers.inline, min_revision, context)
 
     def _now(self, key: Key, waiter: StateWaiter) -> Seen | None:
         """The session if it is in one of the states already; else what comes after will tell."""
-        with self._readers.inline.snapshot() as progress:
-            blob = self._readers.inline.session(*key)
-        waiter.after = progress.applied_revision
-        session = Session.FromString(blob) if blob else None
+        now = self._readers.inline.now(*key)
+        waiter.after = now.revision
+        session = Session.FromString(now.session) if now.session else None
         return Seen(waiter.after, session) if session and waiter.wants(session) else None
 
     async def _next(self, waiter: StateWaiter, seconds: float) -> Seen:

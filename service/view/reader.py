@@ -18,7 +18,6 @@ from service.view.selection import (
     LiveRow,
     SessionSelection,
     SnapshotSelection,
-    Where,
     one_of,
 )
 from service.view.store import POSITION_BITS, open_reader
@@ -52,6 +51,14 @@ class Progress(NamedTuple):
     behind_since: int | None
     digest: bytes
     complete: int
+
+
+class Now(NamedTuple):
+    """A session as it is now, serialised, None if it has not begun; and the present revision."""
+
+    journal_id: str
+    revision: int
+    session: bytes | None
 
 
 class Window(NamedTuple):
@@ -147,8 +154,12 @@ class Reader:
         """How far the view has come."""
         return Progress._make(self._one(queries.PROGRESS))
 
+    def now(self, sdk_app_id: int, session_id: str) -> Now:
+        """A session and the present revision, of one snapshot."""
+        return Now._make(self._one(queries.SESSION_NOW, (sdk_app_id, session_id)))
+
     def session(self, sdk_app_id: int, session_id: str) -> bytes | None:
-        """A session as it is now."""
+        """A session as it is now, of the snapshot that is open."""
         return self._blob(queries.SESSION, (sdk_app_id, session_id))
 
     def session_as_of(self, sdk_app_id: int, session_id: str, revision: int) -> bytes | None:
@@ -239,14 +250,13 @@ class Reader:
         sql = queries.COUNT.format(key=key, where=where.sql)
         return list(self._db.execute(sql, (*where.values, limit)))
 
-    def walk(self, sql: str, where: Where, last: int) -> list[tuple[int, int]]:
+    def walk(self, sql: str, values: tuple[int | str, ...], last: int) -> list[tuple[int, int]]:
         """Read (order key, number) along an index, by a statement of `service.view.walks`."""
-        return list(self._db.execute(sql, (*where.values, last)))
+        return list(self._db.execute(sql, (*values, last)))
 
-    def by_number(self, number: int) -> bytes:
-        """The session of a number that was read in the same snapshot."""
-        blob: bytes = self._one(queries.SESSION_BY_NUMBER, (number,))[0]
-        return blob
+    def by_number(self, numbers: Iterable[int]) -> Iterator[tuple[bytes]]:
+        """The sessions of numbers that were read in the same snapshot, in their order."""
+        return self._db.executemany(queries.SESSION_BY_NUMBER, ((number,) for number in numbers))
 
     def plan(self, sql: str, values: Sequence[int | str]) -> list[str]:
         """How SQLite would go about a statement."""

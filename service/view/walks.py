@@ -4,7 +4,6 @@ A filter that an index can drive is walked value by value, and the walks are mer
 is looked at row by row. A walk stops after its share of `SCAN_ROWS`, found or not.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -14,7 +13,10 @@ from service.view.reader import SCAN_ROWS, Reader, take_bytes
 from service.view.selection import SessionSelection, Where
 
 Place = tuple[int, int]
-"""A place in an order: the column's value (ms) and the session's number."""
+"""A place in an order: the column's value (ms) and the session's number, which is 1 or more."""
+
+FIRST, LAST = (-(1 << 63), 0), ((1 << 63) - 1, 0)
+"""Places before and after every session."""
 
 
 class Order(NamedTuple):
@@ -36,30 +38,43 @@ class Page(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """A way along one index, from and to places that `bounded` adds."""
+    """A way along one index, between two places that are not part of it.
+
+    There is one bound on either side: of two, SQLite would use one to find its way and look at
+    every row as far as the other.
+    """
 
     order: Order
     along: str
     where: Where
+    lower: Place
+    upper: Place
 
-    def bounded(self, after: Place | None, until: Place | None) -> "Walk":
-        """The same way, after a place and up to and including another."""
-        before, behind = ("<", ">") if self.order.descending else (">", "<")
-        sql, values = self.where
-        for place, sign in ((after, before), (until, f"{behind}=")):
-            if place is not None:
-                sql += f" AND ({self.order.column}, number) {sign} (?, ?)"
-                values = (*values, *place)
-        return self._replace(where=Where(sql, values))
+    def after(self, place: Place) -> "Walk":
+        """What is left of the way behind a place."""
+        if self.order.descending:
+            return self._replace(upper=min(self.upper, place))
+        return self._replace(lower=max(self.lower, place))
+
+    def until(self, place: Place) -> "Walk":
+        """The way up to and including a place."""
+        time, number = place
+        if self.order.descending:
+            return self._replace(lower=max(self.lower, (time, number - 1)))
+        return self._replace(upper=min(self.upper, (time, number + 1)))
 
     def sql(self, query: str, filters: str = "") -> str:
         """The statement that goes this way."""
         return query.format(
             order=self.order.column,
             index=self.along,
-            where=f"TRUE{self.where.sql}{filters}",
+            where=f"{self.where.sql}{filters}",
             direction="DESC" if self.order.descending else "ASC",
         )
+
+    def values(self, *filters: int | str) -> tuple[int | str, ...]:
+        """What to bind to it."""
+        return (*self.lower, *self.upper, *self.where.values, *filters)
 
 
 _PLAIN = {
@@ -86,7 +101,7 @@ def page(
     found: list[Place] = []
     ends: list[Place] = []
     for way in ways:
-        places, end = _walk(reader, way, filters, after, (share, size))
+        places, end = _walk(reader, way.after(after) if after else way, filters, (share, size))
         found += places
         ends += [end] if end else []
     return _merge(reader, order, found, ends, size)
@@ -97,31 +112,35 @@ def ways_of(selection: SessionSelection, order: Order) -> tuple[list[Walk], Sess
     span = _RANGES[order.column]
     between = getattr(selection, span)
     rest = msgspec.structs.replace(selection, **{span: type(between)()})
-    bounds = SessionSelection(**{span: between}).where()
-    if order.column == "ended_at":
-        bounds = bounds._replace(sql=f" AND ended_at IS NOT NULL{bounds.sql}")
+    lower = FIRST if between.start is None else (between.start, 0)
+    upper = LAST if between.end is None else (between.end, 0)
     for field, column, index in _DRIVING if order.column == "begun_at" else ():
         if values := getattr(selection, field):
             rest = msgspec.structs.replace(rest, **{field: ()})
             return [
-                Walk(order, index, Where(f" AND {column} = ?{bounds.sql}", (v, *bounds.values)))
-                for v in values
+                Walk(order, index, Where(f" AND {column} = ?", (value,)), lower, upper)
+                for value in values
             ], rest
-    return [Walk(order, _PLAIN[order.column], bounds)], rest
+    present = " AND ended_at IS NOT NULL" if order.column == "ended_at" else ""
+    return [Walk(order, _PLAIN[order.column], Where(present, ()), lower, upper)], rest
 
 
 def _walk(
-    reader: Reader, way: Walk, filters: Where, after: Place | None, limits: tuple[int, int]
+    reader: Reader, way: Walk, filters: Where, limits: tuple[int, int]
 ) -> tuple[list[Place], Place | None]:
     """Go one way; returns the places found and the one up to which they are all there are."""
     share, size = limits
-    start = way.bounded(after, None)
-    horizon = reader.walk(start.sql(queries.SESSIONS_HORIZON), start.where, share - 1)
+    if not filters.sql:
+        # Every row that is looked at is found: the limit alone bounds the work.
+        most = min(size + 1, share)
+        places = reader.walk(way.sql(queries.SESSIONS_WALK), way.values(), most)
+        return places, places[-1] if len(places) == most else None
+    horizon = reader.walk(way.sql(queries.SESSIONS_HORIZON), way.values(), share - 1)
     end = horizon[0] if horizon else None
-    stretch = way.bounded(after, end)
-    values = Where("", (*stretch.where.values, *filters.values))
+    stretch = way.until(end) if end else way
+    sql = stretch.sql(queries.SESSIONS_WALK, filters.sql)
     # One more than wanted tells whether a page is the last.
-    places = reader.walk(stretch.sql(queries.SESSIONS_WALK, filters.sql), values, size + 1)
+    places = reader.walk(sql, stretch.values(*filters.values), size + 1)
     return places, places[-1] if len(places) > size else end
 
 
@@ -131,12 +150,8 @@ def _merge(reader: Reader, order: Order, found: list[Place], ends: list[Place], 
     if end is not None:
         known = [place for place in known if order.sort_key(place) <= order.sort_key(end)]
     chosen = known[:size]
-    blobs, cut_off = take_bytes(_sessions(reader, chosen), lambda row: len(row[0]))
+    sessions = reader.by_number(number for _, number in chosen)
+    blobs, cut_off = take_bytes(sessions, lambda row: len(row[0]))
     if cut_off or len(known) > size:
         end = chosen[len(blobs) - 1]
     return Page([blob for (blob,) in blobs], end)
-
-
-def _sessions(reader: Reader, places: list[Place]) -> Iterator[tuple[bytes]]:
-    for _, number in places:
-        yield (reader.by_number(number),)

@@ -250,7 +250,8 @@ async def test_a_view_that_cannot_be_read_is_unavailable():
 async def test_a_surprise_is_an_internal_error_that_shows_nothing_of_the_inside():
     async with service(*BEGIN) as (world, worker):
         world.edit("UPDATE sessions SET session = x'ff'")
-        error = await refusal(worker.sessions.GetSession(GetSessionRequest(session_id=SESSION)))
+        request = GetSessionRequest(session_id=SESSION, as_of_revision=1)
+        error = await refusal(worker.sessions.GetSession(request))
         assert error.code() is grpc.StatusCode.INTERNAL
         assert error.details() == "internal error; the server's log has it"
 

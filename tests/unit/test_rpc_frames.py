@@ -3,8 +3,18 @@
 import pytest
 
 from desk.v1.event_pb2 import Event, SessionRecord
-from desk.v1.event_service_pb2 import RecordBatch, SessionBatch, SubscribeResponse
-from desk.v1.session_pb2 import Session
+from desk.v1.event_service_pb2 import (
+    ListRejectionsResponse,
+    RecordBatch,
+    SessionBatch,
+    SubscribeResponse,
+)
+from desk.v1.session_pb2 import Session, SessionKey
+from desk.v1.session_service_pb2 import (
+    BatchGetSessionsResponse,
+    GetSessionResponse,
+    ListSessionsResponse,
+)
 from desk.v1.status_pb2 import ResponseHeader
 from service.rpc import frames
 from service.rpc.batches import batches, encode
@@ -40,6 +50,29 @@ def test_sessions_are_framed_as_protobuf_frames_them(complete: bool):
         header=HEADER, sessions=SessionBatch(sessions=sessions, complete=complete)
     )
     assert frames.sessions(HEADER, blobs, complete=complete) == whole.SerializeToString()
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 20_000])
+def test_a_session_is_answered_as_protobuf_answers_it(size: int):
+    session = Session(session_id="s" * size)
+    whole = GetSessionResponse(header=HEADER, session=session)
+    assert frames.session(HEADER, session.SerializeToString()) == whole.SerializeToString()
+
+
+@pytest.mark.parametrize("count", [0, 1, 300])
+def test_lists_are_answered_as_protobuf_answers_them(count: int):
+    sessions = [Session(session_id="s" * n) for n in range(count)]
+    records = [SessionRecord(revision=n, event=Event(raw_body=b"x" * n)) for n in range(count)]
+    blobs = [session.SerializeToString() for session in sessions]
+    for missing in ([], [SessionKey(sdk_app_id=1, session_id="gone"), SessionKey()]):
+        batch = BatchGetSessionsResponse(header=HEADER, sessions=sessions, missing=missing)
+        assert frames.batch(HEADER, blobs, missing) == batch.SerializeToString()
+    for token in ("", "t" * 60):
+        page = ListSessionsResponse(header=HEADER, sessions=sessions, next_page_token=token)
+        assert frames.page(HEADER, blobs, token) == page.SerializeToString()
+        listed = ListRejectionsResponse(header=HEADER, records=records, next_page_token=token)
+        blobs_of_records = [record.SerializeToString() for record in records]
+        assert frames.rejections(HEADER, blobs_of_records, token) == listed.SerializeToString()
 
 
 def rows(*sizes: int) -> list[tuple[int, bytes]]:
