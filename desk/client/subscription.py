@@ -100,10 +100,11 @@ class Position:
         return error.reason == "REVISION_IN_FUTURE" and self._moved
 
     def _fresh(self, records: Sequence[SessionRecord]) -> Sequence[SessionRecord]:
-        fresh = [record for record in records if (record.revision, record.ordinal) > self._shown]
-        if fresh:
-            self._shown = (fresh[-1].revision, fresh[-1].ordinal)
-        return fresh
+        if records and _place(records[0]) <= self._shown:
+            records = [record for record in records if _place(record) > self._shown]
+        if records:  # ascending: what comes after a fresh one is fresh
+            self._shown = _place(records[-1])
+        return records
 
     def _move(self, response: SubscribeResponse) -> None:
         known, told = self._request.journal_id, response.header.journal_id
@@ -115,6 +116,10 @@ class Position:
             return  # only the whole picture is something to go on from
         self._request.sessions_first = False
         self._request.after_revision = response.header.revision
+
+
+def _place(record: SessionRecord) -> tuple[int, int]:
+    return record.revision, record.ordinal
 
 
 async def follow(

@@ -5,6 +5,7 @@ field numbers are those of proto/desk/v1; a test compares with what protobuf mak
 """
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from google.protobuf.message import Message
@@ -20,6 +21,9 @@ from desk.v1.session_pb2 import SessionKey
 from desk.v1.session_service_pb2 import BatchGetSessionsResponse, ListSessionsResponse
 from desk.v1.status_pb2 import ResponseHeader
 
+MAX_PREFIXES = 4_096
+"""Lengths of a field for which what precedes it is kept."""
+
 _LENGTH_DELIMITED = 2
 
 
@@ -28,12 +32,9 @@ def _tag(number: int) -> bytes:
 
 
 _HEADER = _tag(1)  # the header of every response
-_ANSWER = _tag(2)  # what every unary response has after it: session, sessions or records
 _RECORDS = _tag(SubscribeResponse.RECORDS_FIELD_NUMBER)
 _SESSIONS = _tag(SubscribeResponse.SESSIONS_FIELD_NUMBER)
-_RECORD = _tag(1)  # RecordBatch.records
 _COMPLETE = b"\x10\x01"  # SessionBatch.complete = true
-_SESSION_OF_RECORD = _tag(12)  # SessionRecord.session, the last field of all
 
 
 def varint(number: int) -> bytes:
@@ -45,48 +46,61 @@ def varint(number: int) -> bytes:
     return bytes((number & 0x7F | 0x80,)) + varint(number >> 7)
 
 
-def repeated(number: int, messages: Iterable[bytes]) -> bytes:
-    """A repeated message field, from its elements as serialised."""
-    tag = _tag(number)
-    parts: list[bytes] = []
-    for message in messages:
-        parts += (tag, varint(len(message)), message)
-    return b"".join(parts)
+class _Prefixes(dict[int, bytes]):
+    """What precedes a field's value, by its length; most are of a few hundred lengths."""
+
+    def __init__(self, tag: bytes) -> None:
+        self._tag = tag
+
+    def __missing__(self, length: int) -> bytes:
+        prefix = self._tag + varint(length)
+        if len(self) < MAX_PREFIXES:
+            self[length] = prefix
+        return prefix
+
+
+_OF_ELEMENT = _Prefixes(_tag(1))  # RecordBatch.records, SessionBatch.sessions
+_OF_ANSWER = _Prefixes(_tag(2))  # what unary responses have first: session, sessions, records
+_OF_SESSION = _Prefixes(_tag(12))  # SessionRecord.session, the last field of all
 
 
 def records(header: ResponseHeader, rows: Iterable[Sequence[Any]], *, with_session: bool) -> bytes:
     """A SubscribeResponse of feed rows: (position, record[, session, …])."""
-    parts: list[bytes] = []
-    for row in rows:
-        record = row[1]
-        if with_session and row[2] is not None:
-            session = row[2]
-            record = b"".join((record, _SESSION_OF_RECORD, varint(len(session)), session))
-        parts += (_RECORD, varint(len(record)), record)
-    return _response(header, _RECORDS, b"".join(parts))
+    whole = list(map(_with_session if with_session else itemgetter(1), rows))
+    return _response(header, _RECORDS, _repeated(_OF_ELEMENT, whole))
 
 
-def sessions(header: ResponseHeader, blobs: Iterable[bytes], *, complete: bool) -> bytes:
+def _with_session(row: Sequence[Any]) -> bytes:
+    record: bytes
+    session: bytes | None
+    _, record, session, *_ = row
+    if session is None:
+        return record
+    return b"".join((record, _OF_SESSION[len(session)], session))
+
+
+def sessions(header: ResponseHeader, blobs: Sequence[bytes], *, complete: bool) -> bytes:
     """A SubscribeResponse of serialised sessions."""
-    return _response(header, _SESSIONS, repeated(1, blobs) + (_COMPLETE if complete else b""))
+    end = [_COMPLETE] if complete else []
+    return _response(header, _SESSIONS, _repeated(_OF_ELEMENT, blobs) + end)
 
 
 def session(header: ResponseHeader, blob: bytes) -> bytes:
     """A GetSessionResponse of a serialised session."""
-    return _response(header, _ANSWER, blob)
+    return b"".join((*_head(header), _OF_ANSWER[len(blob)], blob))
 
 
-def batch(header: ResponseHeader, blobs: Iterable[bytes], missing: Iterable[SessionKey]) -> bytes:
+def batch(header: ResponseHeader, blobs: Sequence[bytes], missing: Iterable[SessionKey]) -> bytes:
     """A BatchGetSessionsResponse of serialised sessions."""
     return _answer(header, blobs, BatchGetSessionsResponse(missing=missing))
 
 
-def page(header: ResponseHeader, blobs: Iterable[bytes], next_page_token: str) -> bytes:
+def page(header: ResponseHeader, blobs: Sequence[bytes], next_page_token: str) -> bytes:
     """A ListSessionsResponse of serialised sessions."""
     return _answer(header, blobs, ListSessionsResponse(next_page_token=next_page_token))
 
 
-def rejections(header: ResponseHeader, blobs: Iterable[bytes], next_page_token: str) -> bytes:
+def rejections(header: ResponseHeader, blobs: Sequence[bytes], next_page_token: str) -> bytes:
     """A ListRejectionsResponse of serialised records."""
     return _answer(header, blobs, ListRejectionsResponse(next_page_token=next_page_token))
 
@@ -106,13 +120,24 @@ def fell_behind(header: ResponseHeader) -> bytes:
     return SubscribeResponse(header=header, fell_behind=FellBehind()).SerializeToString()
 
 
-def _response(header: ResponseHeader, tag: bytes, content: bytes) -> bytes:
+def _repeated(prefixes: _Prefixes, messages: Sequence[bytes]) -> list[bytes]:
+    """A repeated message field, in parts, from its elements as serialised."""
+    parts = [b""] * (2 * len(messages))
+    parts[::2] = map(prefixes.__getitem__, map(len, messages))
+    parts[1::2] = messages
+    return parts
+
+
+def _response(header: ResponseHeader, tag: bytes, content: Sequence[bytes]) -> bytes:
+    """A header and one message field; joined once, for this may be a megabyte."""
+    return b"".join((*_head(header), tag, varint(sum(map(len, content))), *content))
+
+
+def _answer(header: ResponseHeader, blobs: Sequence[bytes], rest: Message) -> bytes:
+    """A header and a repeated message field; `rest` has what comes after that."""
+    return b"".join((*_head(header), *_repeated(_OF_ANSWER, blobs), rest.SerializeToString()))
+
+
+def _head(header: ResponseHeader) -> tuple[bytes, bytes]:
     head = header.SerializeToString()
-    return b"".join((_HEADER, varint(len(head)), head, tag, varint(len(content)), content))
-
-
-def _answer(header: ResponseHeader, blobs: Iterable[bytes], rest: Message) -> bytes:
-    """A response with a repeated message field; `rest` has what comes after that."""
-    return (
-        repeated(1, (header.SerializeToString(),)) + repeated(2, blobs) + rest.SerializeToString()
-    )
+    return _HEADER + varint(len(head)), head

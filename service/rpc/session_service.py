@@ -78,7 +78,7 @@ class SessionService:
             for (app, name), blob in zip(keys, blobs, strict=True)
             if blob is None
         ]
-        return frames.batch(_header(progress), filter(None, blobs), missing)
+        return frames.batch(_header(progress), list(filter(None, blobs)), missing)
 
     @refusing
     async def ListSessions(self, request: ListSessionsRequest, context: Any) -> bytes:  # noqa: N802

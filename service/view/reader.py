@@ -84,24 +84,28 @@ def complete_revision(position: int) -> int:
     return ((position + 1) >> POSITION_BITS) - 1
 
 
-def cut(rows: Iterable[Row], until: int) -> tuple[list[Row], int]:
+def cut(rows: Iterable[Row], until: int, *, enough: int = WINDOW_BYTES) -> tuple[list[Row], int]:
     """Take rows up to `WINDOW_BYTES`: whole revisions, unless one alone exceeds it.
+
+    Begins no further revision after `enough` bytes.
 
     Returns the rows and the position up to which they are all there are; `until` if all are.
     """
     taken: list[Row] = []
     size = 0
     for row in rows:
-        size += _size(row)
-        if size > WINDOW_BYTES and taken:
+        size += len(row[1]) + FRAMING
+        if len(row) > 2 and row[2]:
+            size += len(row[2])
+        if taken and (size > WINDOW_BYTES or (size > enough and _begins(row, taken[-1]))):
             return _whole(taken, row[0])
         taken.append(row)
     return taken, until
 
 
-def _size(row: Row) -> int:
-    session = row[2] if len(row) > 2 else None
-    return len(row[1]) + len(session or b"") + FRAMING
+def _begins(row: Row, before: Row) -> bool:
+    begins: bool = row[0] >> POSITION_BITS != before[0] >> POSITION_BITS
+    return begins
 
 
 def _whole(taken: list[Row], following: int) -> tuple[list[Row], int]:
@@ -166,7 +170,14 @@ class Reader:
         """A session as it was after a revision, as far as the feed is kept."""
         return self._blob(queries.SESSION_AS_OF, (session_id, sdk_app_id, last_of(revision)))
 
-    def feed(self, selection: EventSelection, after: int, *, columns: str) -> Window:
+    def feed(
+        self,
+        selection: EventSelection,
+        after: int,
+        *,
+        columns: str,
+        enough: int = WINDOW_BYTES,
+    ) -> Window:
         """Read the next part of the feed after a position, as much as `cut` takes.
 
         Looks at `WINDOW_REVISIONS` at most; where sessions are named, at theirs only.
@@ -175,7 +186,7 @@ class Reader:
             end = last_of(progress.applied_revision)
             find = self._of_sessions if selection.session_ids else self._in_order
             cursor, end = find(selection, after, end, columns)
-            rows, reached = cut(cursor, end)
+            rows, reached = cut(cursor, end, enough=enough)
             cursor.close(True)
             return Window(progress, rows, max(reached, after))
 

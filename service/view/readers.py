@@ -35,11 +35,19 @@ class Readers:
         self, read: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Call `read(reader, …)` in a thread."""
+        return await self.start(read, *args, **kwargs)
+
+    def start(
+        self, read: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> "asyncio.Future[T]":
+        """The same, to be awaited later; cancel what is not wanted any more."""
 
         def call() -> T:
             return read(self._local.reader, *args, **kwargs)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        started = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        started.add_done_callback(_seen)
+        return started
 
     def close(self) -> None:
         """Wait for the reads under way and close every connection."""
@@ -50,3 +58,9 @@ class Readers:
     def _open(self) -> None:
         self._local.reader = Reader(self.path)
         self._opened.append(self._local.reader)
+
+
+def _seen(read: "asyncio.Future[T]") -> None:
+    """Whoever awaits a read gets its error; asyncio need not complain when nobody does."""
+    if not read.cancelled():
+        read.exception()
