@@ -163,6 +163,22 @@ async def test_one_revision_larger_than_a_message_comes_in_parts_that_can_be_res
             assert end[-1].header.revision == 31
 
 
+@pytest.mark.parametrize("with_session", [True, False])
+async def test_a_feed_that_is_read_in_many_parts_comes_in_order_and_once(
+    monkeypatch, with_session: bool
+):
+    monkeypatch.setattr(stream, "PART_BYTES", 2_000)
+    bodies = [each for n in range(20) for each in life(*WHOLE, session_id=f"s{n}")]
+    async with service(*bodies, *late_and_revised()) as (_, worker):
+        everything = EventFilter(verdicts=[Verdict.VERDICT_ACCEPTED, Verdict.VERDICT_REJECTED])
+        call = worker.subscribe(
+            after_revision=0, filter=everything, max_batch=3, include_session=with_session
+        )
+        got = await caught_up(call)
+        revised = [(86, ordinal) for ordinal in range(6)]
+        assert places(got) == [(n, 0) for n in range(1, 86)] + revised
+
+
 async def test_checkpoints_come_though_the_filter_lets_nothing_through(monkeypatch):
     monkeypatch.setattr(stream, "CHECKPOINT", (0.2, 0.3))
     async with service(*life(*WHOLE)) as (world, worker):

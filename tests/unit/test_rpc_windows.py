@@ -43,6 +43,26 @@ def test_a_part_ends_with_a_revision_unless_one_alone_is_too_large(
     assert complete_revision(reached) == complete
 
 
+@pytest.mark.parametrize(
+    ("sizes", "enough", "taken", "complete"),
+    [
+        ((1, 1, 1), 2, 2, 2),
+        ((1, 1, 1), 3, 3, 9),
+        ((1, 3, 1), 2, 4, 2),
+        ((3, 1), 1, 3, 1),
+        ((9, 1), 1, 8, 0),
+    ],
+)
+def test_a_part_that_is_enough_is_exceeded_to_complete_a_revision(
+    monkeypatch, sizes, enough, taken, complete
+):
+    each = 100 + reader.FRAMING
+    monkeypatch.setattr(reader, "WINDOW_BYTES", 8 * each)
+    part, reached = cut(rows(*sizes), last_of(9), enough=enough * each)
+    assert part == rows(*sizes)[:taken]
+    assert complete_revision(reached) == complete
+
+
 def test_a_session_is_in_the_snapshot_of_the_agent_who_had_it_then():
     events = ("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess")
     bodies = life(*events, AgentId="agent-a")
