@@ -1,7 +1,7 @@
 """One Subscribe stream: from the view until it has caught up, then from the ring, and back.
 
-A stream is nothing but a position. It holds no records between two writes, so a client that stops
-reading costs the message that is being written.
+A stream is nothing but a position. It queues nothing, so a client that stops reading costs the part
+of the feed that is being sent and the one after that, each about `PART_BYTES`.
 """
 
 import asyncio
