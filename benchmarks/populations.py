@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import apsw
+import click
 
 from benchmarks import callbacks
 from benchmarks.measurement import Population
@@ -73,6 +74,7 @@ def _begin(population: Population) -> Future[Path]:
 
 
 def _make(population: Population, path: Path) -> Path:
+    click.echo(f"making {population.count:,} of {population.kind}", err=True)
     command = (sys.executable, "-m", "benchmarks.populations",
                population.kind, str(population.count), str(path))  # fmt: skip
     subprocess.run(command, cwd=ROOT, check=True, timeout=MADE_WITHIN)

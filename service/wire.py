@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 Encoder = Callable[[Any], bytes]
 """Writes a value as one field: its tag and itself; nothing if it is the default."""
 
-_VARINT, _LENGTH_DELIMITED = 0, 2
+VARINT, LENGTH_DELIMITED = 0, 2
 _UINT64 = 2**64 - 1
 
 
@@ -29,6 +29,11 @@ def varint(number: int) -> bytes:
         return _VARINTS[number]
     number &= _UINT64
     return _CONTINUED[number & 0x7F] + varint(number >> 7)
+
+
+def tag(number: int, wire_type: int) -> bytes:
+    """What precedes a field's value, or its length."""
+    return varint(number << 3 | wire_type)
 
 
 class Encoders:
@@ -58,31 +63,27 @@ def _encoder(field: FieldDescriptor) -> Encoder:
     return _SCALARS[field.type, field.is_repeated](field.number)
 
 
-def _tag(number: int, wire_type: int) -> bytes:
-    return varint(number << 3 | wire_type)
-
-
 _SHORT = 128
 """Below it, what comes before a string, or all of a number, is taken from a table."""
 
 
 def _integer(number: int) -> Encoder:
-    tag = _tag(number, _VARINT)
-    short = (b"", *(tag + varint(value) for value in range(1, _SHORT)))
+    head = tag(number, VARINT)
+    short = (b"", *(head + varint(value) for value in range(1, _SHORT)))
 
     def encode(value: int) -> bytes:
-        return short[value] if 0 <= value < _SHORT else tag + varint(value)
+        return short[value] if 0 <= value < _SHORT else head + varint(value)
 
     return encode
 
 
 def _bytes(number: int) -> Encoder:
-    tag = _tag(number, _LENGTH_DELIMITED)
-    short = tuple(tag + varint(length) for length in range(_SHORT))
+    head = tag(number, LENGTH_DELIMITED)
+    short = tuple(head + varint(length) for length in range(_SHORT))
 
     def encode(value: bytes) -> bytes:
         length = len(value)
-        return (short[length] if length < _SHORT else tag + varint(length)) + value
+        return (short[length] if length < _SHORT else head + varint(length)) + value
 
     return encode
 

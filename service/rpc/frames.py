@@ -5,6 +5,7 @@ field numbers are those of proto/desk/v1; a test compares with what protobuf mak
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -20,40 +21,26 @@ from desk.v1.event_service_pb2 import (
 from desk.v1.session_pb2 import SessionKey
 from desk.v1.session_service_pb2 import BatchGetSessionsResponse, ListSessionsResponse
 from desk.v1.status_pb2 import ResponseHeader
+from service.wire import LENGTH_DELIMITED, tag, varint
 
 MAX_PREFIXES = 4_096
 """Lengths of a field for which what precedes it is kept."""
 
-_LENGTH_DELIMITED = 2
-
-
-def _tag(number: int) -> bytes:
-    return bytes((number << 3 | _LENGTH_DELIMITED,))
-
-
+_tag = partial(tag, wire_type=LENGTH_DELIMITED)
 _HEADER = _tag(1)  # the header of every response
 _RECORDS = _tag(SubscribeResponse.RECORDS_FIELD_NUMBER)
 _SESSIONS = _tag(SubscribeResponse.SESSIONS_FIELD_NUMBER)
 _COMPLETE = b"\x10\x01"  # SessionBatch.complete = true
 
 
-def varint(number: int) -> bytes:
-    """A non-negative number as protobuf writes it."""
-    if number < 0x80:
-        return bytes((number,))
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    return bytes((number & 0x7F | 0x80,)) + varint(number >> 7)
-
-
 class _Prefixes(dict[int, bytes]):
     """What precedes a field's value, by its length; most are of a few hundred lengths."""
 
-    def __init__(self, tag: bytes) -> None:
-        self._tag = tag
+    def __init__(self, head: bytes) -> None:
+        self._head = head
 
     def __missing__(self, length: int) -> bytes:
-        prefix = self._tag + varint(length)
+        prefix = self._head + varint(length)
         if len(self) < MAX_PREFIXES:
             self[length] = prefix
         return prefix
@@ -128,9 +115,9 @@ def _repeated(prefixes: _Prefixes, messages: Sequence[bytes]) -> list[bytes]:
     return parts
 
 
-def _response(header: ResponseHeader, tag: bytes, content: Sequence[bytes]) -> bytes:
+def _response(header: ResponseHeader, head: bytes, content: Sequence[bytes]) -> bytes:
     """A header and one message field; joined once, for this may be a megabyte."""
-    return b"".join((*_head(header), tag, varint(sum(map(len, content))), *content))
+    return b"".join((*_head(header), head, varint(sum(map(len, content))), *content))
 
 
 def _answer(header: ResponseHeader, blobs: Sequence[bytes], rest: Message) -> bytes:

@@ -1,22 +1,20 @@
-"""Notices commits to the view, in a thread.
-
-Waking an event loop for each look would cost five times as much.
-"""
+"""Notices commits to the view, in a thread: waking an event loop for each look would cost more."""
 
 import asyncio
-import time
 from pathlib import Path
 from threading import Event, Thread
 
 import apsw
 import structlog
 
+from service.view import store
 from service.view.reader import Reader
 
-POLL = 0.005
-QUIET_POLL = 0.02
-QUIET = 1.0
-"""Seconds between two looks: in busy times, and after nothing has come for a while."""
+LOOK = 0.25
+"""Seconds between two looks, at most."""
+
+RETRY = 1.0
+"""Seconds to wait after a look that failed."""
 
 _log = structlog.get_logger()
 
@@ -32,6 +30,7 @@ class Watch:
         self.news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._path = path
+        self._commits = store.watch(path)
         self._wanted = Event()
         self._stopped = Event()
         self._thread = Thread(target=self._run, name="watch", daemon=True)
@@ -58,15 +57,14 @@ class Watch:
                 self._watch(reader)
             except apsw.Error as error:
                 _log.warning("view_not_readable", error=type(error).__name__)
-                self._stopped.wait(QUIET)
+                self._stopped.wait(RETRY)
         reader.close()
 
     def _watch(self, reader: Reader) -> None:
-        seen, active = 0, time.monotonic()
+        seen = 0
         while self._wanted.is_set() and not self._stopped.is_set():
             version = reader.data_version()
-            now = time.monotonic()
             if version != seen:
-                seen, active = version, now
+                seen = version
                 self._loop.call_soon_threadsafe(self.news.set)
-            time.sleep(QUIET_POLL if now > active + QUIET else POLL)
+            self._commits.sleep(LOOK)

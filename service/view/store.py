@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 
 from desk.v1 import event_pb2, session_pb2
+from journal.sqlite_watch import WalWatch
 from service.machine import BEGIN_HEAD_START, RANKS, steps
 
 FOLD_VERSION = 1
@@ -65,6 +66,11 @@ def lock_path(path: Path) -> Path:
 def others(data_dir: Path) -> list[Path]:
     """The files of other versions' views."""
     return sorted(set(data_dir.glob("view-*.db")) - {locate(data_dir)})
+
+
+def watch(path: Path) -> WalWatch:
+    """What sleeps until there may be news in a view."""
+    return WalWatch(path)
 
 
 def open_reader(path: Path) -> apsw.Connection:
