@@ -184,6 +184,13 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
             self._make_room()
         return bool(super().readable())
 
+    def handle_accept(self) -> None:
+        """Take the connections that the kernel has made; one each turn, a burst would wait long."""
+        before = -1
+        while before < len(self._map) < self.adj.connection_limit:
+            before = len(self._map)
+            super().handle_accept()
+
     def _make_room(self) -> None:
         idle = [
             channel
@@ -217,10 +224,7 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
 
     def stop_accepting(self) -> None:
         """Take the connections that the kernel has already made, and refuse further ones."""
-        before = -1
-        while before < len(self._map) < self.adj.connection_limit:
-            before = len(self._map)
-            self.handle_accept()
+        self.handle_accept()
         wasyncore.dispatcher.close(self)
 
     def close_idle(self) -> None:
