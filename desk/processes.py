@@ -5,6 +5,7 @@ loads gRPC, nor the service waitress.
 """
 
 import asyncio
+import gc
 import socket
 import sys
 import threading
@@ -67,7 +68,7 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
             with closing(journal):
                 server = _server(settings)(create_app(journal, options), listener)
                 _when_set(stop, server.stop)
-                report.ready()
+                _say_ready(report)
                 server.run()
 
 
@@ -93,7 +94,7 @@ def follower(report: Report, settings: Settings) -> None:
         if journal is not None:
             with closing(journal):
                 work = Follower(journal, settings.data_dir)
-                report.ready()
+                _say_ready(report)
                 work.run(stop)
 
 
@@ -115,8 +116,18 @@ async def _serve(report: Report, settings: Settings, address: Address) -> None:
         str(address),
         sdk_app_ids=settings.sdk_app_ids,
         stop=stop,
-        on_ready=lambda _: report.ready(),
+        on_ready=lambda _: _say_ready(report),
     )
+
+
+def _say_ready(report: Report) -> None:
+    """Say so; what is there by now stays, and the garbage collector need not walk through it.
+
+    That takes some 20 ms each time, in which nobody is answered.
+    """
+    gc.collect()
+    gc.freeze()
+    report.ready()
 
 
 def _set(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

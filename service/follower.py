@@ -22,6 +22,10 @@ BATCH_BYTES = 16 * 1024 * 1024
 as many: a page of an index that many sessions share is then written once for all of them. One that
 keeps up takes what is there, at once."""
 
+REST = 0.005
+"""Seconds for which a follower that keeps up rests after a batch, at most: as long as that took.
+What comes meanwhile shares the next transaction."""
+
 IDLE = 0.5
 """Seconds after which an idle follower looks whether it is to stop."""
 
@@ -76,11 +80,14 @@ class Follower:
         log.info("follower_started", revision=projection.progress.applied_revision)
         taken_over = False
         while not stop.is_set():
-            self._step(projection)
+            began = time.monotonic()
+            keeps_up = self._step(projection)
             if projection.progress.complete and not taken_over:
                 self._take_over(projection.progress)
                 taken_over = True
             self._writer.sign_of_life()
+            if keeps_up:
+                stop.wait(min(time.monotonic() - began, REST))
             self._journal.wait(projection.progress.applied_revision, timeout=IDLE)
 
     def _next(self, progress: Progress) -> tuple[list[Entry], Entry | None]:
@@ -110,15 +117,16 @@ class Follower:
             room -= sum(len(entry.body) for entry in more)
         return entries[:-1], entries[-1]
 
-    def _step(self, projection: Projection) -> None:
-        """Apply the next batch, or note that there is none."""
+    def _step(self, projection: Projection) -> bool:
+        """Apply the next batch, or note that there is none; say whether that was the last one."""
         entries, following = self._next(projection.progress)
         if not entries and projection.progress.complete:
-            return
+            return True
         behind_since = following.received_at if following else None
         head = self._journal.head() if following else 0
         projection.apply(entries, head=head, behind_since=behind_since)
         self._report(projection.progress)
+        return following is None
 
     def _report(self, progress: Progress) -> None:
         lag = progress.head_revision - progress.applied_revision
