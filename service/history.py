@@ -4,7 +4,6 @@ An in-order callback is O(1). A late one refolds its session from its place on. 
 clock. The order is that of docs/callbacks.md: `(event time, rank, id)`, never arrival.
 """
 
-import copy
 from bisect import bisect_right
 from collections.abc import Iterable
 
@@ -18,6 +17,8 @@ TAIL = 32
 """Callbacks of a session that stay at hand. One that is later still has the whole history read
 again; Desk's callbacks overtake each other by a few places at most."""
 
+_BEGIN = Event.SESSION_BEGIN.value  # a member is looked up by way of a function
+
 Key = tuple[int, int, bytes]
 """A place in time order: ms, rank, id."""
 
@@ -25,9 +26,10 @@ Key = tuple[int, int, bytes]
 def order_key(callback: Callback, identity: bytes) -> Key:
     """Where a callback stands in its session."""
     time = callback.event_time
-    if callback.event == Event.SESSION_BEGIN:
+    event = callback.event
+    if event == _BEGIN:
         time -= BEGIN_HEAD_START
-    return time, RANKS.get(callback.event, RANK_OF_UNKNOWN), identity
+    return time, RANKS.get(event, RANK_OF_UNKNOWN), identity
 
 
 def facts(callback: Callback) -> Callback:
@@ -122,7 +124,7 @@ class History:
         """Apply `placed` to the session; say whether its verdict is new."""
         old = placed.outcome
         placed.before = self.session
-        self.session = copy.copy(self.session)
+        self.session = msgspec.structs.replace(self.session)
         placed.outcome = new = apply(self.session, placed.callback)
         return old is None or old.verdict is not new.verdict or old.reason is not new.reason
 

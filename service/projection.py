@@ -62,7 +62,7 @@ class Projection:
     def __init__(self, writer: ViewWriter, journal_id: str) -> None:
         self._writer = writer
         self._sessions: OrderedDict[SessionKey, Known] = OrderedDict()
-        self._touched: set[SessionKey] = set()
+        self._touched: dict[SessionKey, Known] = {}
         self._waiting: list[FeedRow] = []
         self.progress = writer.progress() or Progress(journal_id, fingerprint())
         self._digest = self.progress.digest
@@ -129,12 +129,10 @@ class Projection:
         return Known(History.replay(self._writer.load_history(key)), message)
 
     def _note(self, key: SessionKey, known: Known, revision: int) -> None:
-        self._sessions[key] = known
-        self._sessions.move_to_end(key)
+        self._sessions[key] = self._touched[key] = known
         known.revision = revision
-        self._touched.add(key)
-        if known.history.session.state is not State.NEW:
-            known.number = known.number or revision
+        if not known.number and known.history.session.state is not State.NEW:
+            known.number = revision
 
     def _publish(self, key: SessionKey, known: Known, event: bytes, changed: list[Placed]) -> None:
         session = known.history.session
@@ -164,7 +162,7 @@ class Projection:
         snapshot: bytes | None,
     ) -> None:
         callback, outcome = placed.callback, _known_outcome(placed)
-        verdict = records.VERDICTS[outcome.verdict]
+        verdict, reason = records.VERDICTS[outcome.verdict], records.REASONS[outcome.reason]
         placed.verdicts |= 1 << verdict
         row = FeedRow(
             known.revision << POSITION_BITS | ordinal,
@@ -172,7 +170,7 @@ class Projection:
             *key,
             records.event_type(callback.event),
             verdict,
-            records.REASONS[outcome.reason],
+            reason,
             placed.verdicts,
             placed.agent_id,
             callback.client_user_id,
@@ -182,7 +180,7 @@ class Projection:
                 ordinal=ordinal,
                 event=event,
                 outcome=outcome,
-                detail=explain(outcome, callback.event),
+                detail=explain(outcome, callback.event) if reason else "",
                 session_state=known.history.session.state,
             ),
             snapshot,
@@ -272,8 +270,9 @@ class Projection:
         )
 
     def _forget(self) -> None:
-        for key in self._touched:
-            self._sessions[key].history.trim()
+        for key, known in self._touched.items():
+            self._sessions.move_to_end(key)
+            known.history.trim()
         self._touched.clear()
         for _ in range(len(self._sessions) - KEPT_SESSIONS):
             self._sessions.popitem(last=False)

@@ -5,7 +5,8 @@ Deterministic: the same entry and outcome give the same bytes, which the feed's 
 
 from collections.abc import Callable
 from functools import lru_cache
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -77,16 +78,16 @@ def agent_id(callback: Callback) -> str:
 
 def event(entry: Entry, callback: Callback | None) -> bytes:
     """Write the event of an entry; `callback` is None if its body is malformed."""
-    which, what = (_which(callback), _what(callback)) if callback else (b"", b"")
+    which, what = (_which(callback), _what(callback)) if callback else ((), ())
     return b"".join(
         (
             _EVENT.revision(entry.revision),
             _app(entry.sdk_app_id),
-            which,
+            *which,
             _EVENT.received_at(entry.received_at),
             _EVENT.request_id(entry.request_id),
             _sender(entry.client_ip, entry.platform),
-            what,
+            *what,
             _EVENT.id(entry.id.hex()),
             _EVENT.raw_body(entry.body),
         )
@@ -101,13 +102,11 @@ def _sender(client_ip: str, platform: str) -> bytes:
     return b"".join((_EVENT.client_ip(client_ip), _EVENT.platform(platform)))
 
 
-def _which(callback: Callback) -> bytes:
-    return b"".join(
-        (
-            _EVENT.session_id(callback.session_id),
-            _kind(callback.event),
-            _EVENT.event_time(callback.event_time),
-        )
+def _which(callback: Callback) -> tuple[bytes, ...]:
+    return (
+        _EVENT.session_id(callback.session_id),
+        _kind(callback.event),
+        _EVENT.event_time(callback.event_time),
     )
 
 
@@ -116,12 +115,12 @@ def _kind(name: str) -> bytes:
     return b"".join((_EVENT.type(event_type(name)), _EVENT.type_name(name)))
 
 
-def _what(callback: Callback) -> bytes:
+def _what(callback: Callback) -> tuple[bytes, ...]:
     """What a callback says, as far as its event makes it meaningful."""
     parties = _parties(callback.channel_type, callback.client_user_id, callback.customer_service_id)
     say = _SAYINGS.get(callback.event)
     said = say(callback) if say else b""
-    return b"".join((parties, said, _EVENT.cloud_custom_data(callback.cloud_custom_data)))
+    return parties, said, _EVENT.cloud_custom_data(callback.cloud_custom_data)
 
 
 @lru_cache(CACHED)
@@ -231,6 +230,7 @@ _WRITERS: list[tuple[int, wire.Encoder]] = [
     (_PLACES[name], _OF_ENUM.get(name) or getattr(_SESSION, name)) for name in _SHOWN
 ]
 _NUMBERS = range(len(_SHOWN))
+_REVISION = _PLACES["revision"]
 
 
 class SessionMessage:
@@ -253,11 +253,11 @@ class SessionMessage:
     def update(self, session: Session, revision: int) -> bytes:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
         parts, shown, now = self._parts, self._shown, _look(session)
-        for number in [n for n in _NUMBERS if now[n] is not shown[n]]:
+        for number in compress(_NUMBERS, map(is_not, now, shown)):
             place, write = _WRITERS[number]
             parts[place] = write(now[number])
         self._shown = now
-        parts[_PLACES["revision"]] = _SESSION.revision(revision)
+        parts[_REVISION] = _SESSION.revision(revision)
         self.bytes = b"".join(parts)
         return self.bytes
 

@@ -18,9 +18,11 @@ VARINT, LENGTH_DELIMITED = 0, 2
 _UINT64 = 2**64 - 1
 
 
-_CONTINUED = tuple(bytes((septet | 0x80,)) for septet in range(0x80))
-_VARINTS = [bytes((number,)) for number in range(0x80)]
-_VARINTS += [_CONTINUED[number & 0x7F] + _VARINTS[number >> 7] for number in range(0x80, 0x1000)]
+_SEPTETS = [bytes((septet,)) for septet in range(0x80)]
+_CONTINUED = [bytes((septet | 0x80,)) for septet in range(0x80)]
+_PAIRS = [low + high for high in _SEPTETS for low in _CONTINUED]
+_CONTINUED_PAIRS = [low + high for high in _CONTINUED for low in _CONTINUED]
+_VARINTS = _SEPTETS + _PAIRS[0x80:]
 
 
 def varint(number: int) -> bytes:
@@ -28,7 +30,7 @@ def varint(number: int) -> bytes:
     if 0 <= number < len(_VARINTS):
         return _VARINTS[number]
     number &= _UINT64
-    return _CONTINUED[number & 0x7F] + varint(number >> 7)
+    return _CONTINUED_PAIRS[number & 0x3FFF] + varint(number >> 14)
 
 
 def tag(number: int, wire_type: int) -> bytes:
@@ -77,9 +79,14 @@ def _integer(number: int) -> Encoder:
     return encode
 
 
+def _heads(number: int) -> tuple[bytes, ...]:
+    head = tag(number, LENGTH_DELIMITED)
+    return tuple(head + varint(length) for length in range(_SHORT))
+
+
 def _bytes(number: int) -> Encoder:
     head = tag(number, LENGTH_DELIMITED)
-    short = tuple(head + varint(length) for length in range(_SHORT))
+    short = _heads(number)
 
     def encode(value: bytes) -> bytes:
         length = len(value)
@@ -108,9 +115,14 @@ def _string(number: int) -> Encoder:
 
 def _filled_string(number: int) -> Encoder:
     write = _bytes(number)
+    short = _heads(number)
 
     def encode(value: str) -> bytes:
-        return write(value.encode()) if value else b""
+        if not value:
+            return b""
+        text = value.encode()
+        length = len(text)
+        return short[length] + text if length < _SHORT else write(text)
 
     return encode
 
@@ -130,13 +142,14 @@ _seconds = lru_cache(4_096)(_integer(1))  # callbacks of one time name the same 
 
 
 def _milliseconds(number: int) -> Encoder:
-    write = _bytes(number)
+    heads = _heads(number)
 
     def encode(value: int | None) -> bytes:
         if value is None:
             return b""
         seconds, rest = divmod(value, 1000)
-        return write(_seconds(seconds) + _NANOS[rest])
+        content = _seconds(seconds) + _NANOS[rest]
+        return heads[len(content)] + content
 
     return encode
 

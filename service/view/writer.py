@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 import msgspec
@@ -31,7 +31,7 @@ SessionKey = tuple[int, str]
 """SDKAppID, session id."""
 
 
-class FeedRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class FeedRow(NamedTuple):
     """A row of the table `feed`, column by column."""
 
     position: int
@@ -49,7 +49,7 @@ class FeedRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     session: bytes | None
 
 
-class SessionRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class SessionRow(NamedTuple):
     """A row of the table `sessions`, column by column."""
 
     number: int
@@ -93,15 +93,14 @@ class SavedSession(msgspec.Struct, frozen=True):
     last: Key
 
 
-def _insert(verb: str, table: str, row: type[msgspec.Struct], extra: str = "") -> str:
-    columns = row.__struct_fields__
+def _insert(verb: str, table: str, columns: Sequence[str], extra: str = "") -> str:
     names = ", ".join(columns)
     marks = ", ".join("?" * len(columns))
     return f"{verb} INTO {table} ({names}{extra and ', only'}) VALUES ({marks}{extra})"
 
 
-def _update(table: str, row: type[msgspec.Struct], key: str, without: Sequence[str]) -> str:
-    columns = {name: f"{name} = ?{n}" for n, name in enumerate(row.__struct_fields__, 1)}
+def _update(table: str, row: Sequence[str], key: str, without: Sequence[str]) -> str:
+    columns = {name: f"{name} = ?{n}" for n, name in enumerate(row, 1)}
     changes = ", ".join(change for name, change in columns.items() if name not in without)
     return f"UPDATE {table} SET {changes} WHERE {columns[key]}"  # noqa: S608
 
@@ -110,10 +109,10 @@ KEY = ("number", "sdk_app_id", "session_id")
 PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at")
 """What places a session in the indexes, beside its key and the time of its last event."""
 
-INSERT_FEED = _insert("INSERT", "feed", FeedRow)
-SAVE_SESSION = _insert("REPLACE", "sessions", SessionRow)
-SAVE_IN_PLACE = _update("sessions", SessionRow, key="number", without=(*KEY, *PLACE))
-SAVE_PROGRESS = _insert("REPLACE", "progress", Progress, ", 1")
+INSERT_FEED = _insert("INSERT", "feed", FeedRow._fields)
+SAVE_SESSION = _insert("REPLACE", "sessions", SessionRow._fields)
+SAVE_IN_PLACE = _update("sessions", SessionRow._fields, key="number", without=(*KEY, *PLACE))
+SAVE_PROGRESS = _insert("REPLACE", "progress", Progress.__struct_fields__, ", 1")
 # event_revision is unique: a rejection that got another reason moves to its new position.
 ADD_REJECTION = "REPLACE INTO rejections (position, event_revision) VALUES (?, ?)"
 DROP_REJECTION = "DELETE FROM rejections WHERE event_revision = ?"
@@ -186,15 +185,15 @@ class ViewWriter:
 
     def add_feed(self, rows: Iterable[FeedRow]) -> None:
         """Append to the feed, in order of position."""
-        self._db.executemany(INSERT_FEED, map(msgspec.structs.astuple, rows))
+        self._db.executemany(INSERT_FEED, rows)
 
     def save_sessions(self, rows: Sequence[SessionRow]) -> None:
         """Put sessions in the place of their earlier state."""
-        self._db.executemany(SAVE_SESSION, map(msgspec.structs.astuple, rows))
+        self._db.executemany(SAVE_SESSION, rows)
 
     def save_sessions_in_place(self, rows: Sequence[SessionRow]) -> None:
         """The same for those of which `place` is as saved before: most indexes are not touched."""
-        self._db.executemany(SAVE_IN_PLACE, map(msgspec.structs.astuple, rows))
+        self._db.executemany(SAVE_IN_PLACE, rows)
 
     def add_rejection(self, position: int, event_revision: int) -> None:
         """Note that an event stands rejected, as published at `position`."""
