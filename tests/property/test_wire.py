@@ -41,6 +41,14 @@ def written(message: Message) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
+def test_a_number_is_written_as_protobuf_writes_it_where_it_gets_longer() -> None:
+    write = wire.Encoders(event_pb2.Event).revision
+    for bits in range(7, 64, 7):
+        for number in (2**bits - 1, 2**bits, 2**bits + 1):
+            signed = number - 2**64 if number >= 2**63 else number
+            assert write(signed) == written(event_pb2.Event(revision=signed))
+
+
 @given(st.data(), st.sampled_from(MESSAGES))
 def test_a_field_is_written_as_protobuf_writes_it(
     data: st.DataObject, message: type[Message]
