@@ -58,7 +58,7 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
             yield NotMeasured(NAME, subject, why)
             continue
         with start() as (port, kept):
-            yield from _load(port, subject, run, seconds=1 if quick else 3, kept=kept)
+            yield from _load(port, subject, run, seconds=1 if quick else 2, kept=kept)
 
 
 def _load(port: int, subject: str, run: int, *, seconds: int, kept: Kept) -> Iterator[Measurement]:

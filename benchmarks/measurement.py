@@ -70,12 +70,10 @@ class Population(msgspec.Struct, frozen=True):
     Attributes:
         kind: of what it has so many, see `benchmarks.populations`.
         count: how many.
-        with_view: False: there is only the journal.
     """
 
     kind: str
     count: int
-    with_view: bool = True
 
 
 class Benchmark(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
 """Data directories full of callbacks, made as the service makes them: journal first, then view.
 
-They are made before anything is measured, side by side, each by a process of its own:
-`python -m benchmarks.populations KIND COUNT DATA_DIR` writes the journal.
+They are made before anything is measured: the journals side by side, each by a process of its own
+(`python -m benchmarks.populations KIND COUNT DATA_DIR`), then the views, one after the other,
+because how long a follower takes for one is a figure of its own.
 """
 
 import json
@@ -45,22 +46,35 @@ KINDS: dict[str, Callable[[int], Iterator[NewEntry]]] = {
 
 
 class Followed(NamedTuple):
-    """What it took to make a view: seconds, and the follower's peak memory in MB."""
+    """What it took to make a view: callbacks, seconds, and the follower's peak memory in MB."""
 
+    callbacks: int
     seconds: float
     peak_mb: float
 
 
 def prepare(populations: Iterable[Population]) -> None:
-    """Make them, the largest first, as many at once as there are cores."""
+    """Make them, the largest journal first, as many at once as there are cores."""
     ordered = sorted(set(populations), key=lambda each: each.count, reverse=True)
-    for making in [_begin(each) for each in ordered]:
-        making.result()
+    journals = [_begin(each) for each in ordered]
+    for journal in journals:
+        journal.result()
+    for population in ordered:
+        followed(population)
 
 
 def data_dir(population: Population) -> Path:
     """Where it is; made now if it has not been. It is kept until the program ends."""
+    followed(population)
     return _begin(population).result()
+
+
+@cache
+def followed(population: Population) -> Followed:
+    """What it took to make its view, which is made now if it has not been."""
+    path = _begin(population).result()
+    click.echo(f"making the view of {population.count:,} {population.kind}", err=True)
+    return follow(path)
 
 
 @cache
@@ -74,12 +88,10 @@ def _begin(population: Population) -> Future[Path]:
 
 
 def _make(population: Population, path: Path) -> Path:
-    click.echo(f"making {population.count:,} of {population.kind}", err=True)
+    click.echo(f"making the journal of {population.count:,} {population.kind}", err=True)
     command = (sys.executable, "-m", "benchmarks.populations",
                population.kind, str(population.count), str(path))  # fmt: skip
     subprocess.run(command, cwd=ROOT, check=True, timeout=MADE_WITHIN)
-    if population.with_view:
-        follow(path)
     return path
 
 
@@ -96,29 +108,31 @@ def follow(data_dir: Path) -> Followed:
     """Have a follower, in a process of its own, bring the view up to the journal's head."""
     command = (sys.executable, "-m", "benchmarks.following", str(data_dir))
     with child(*command, is_ready=_began) as follower:
-        end = _await_complete(locate(data_dir))
-        return Followed(end - follower.said, peak_rss_mb(follower.pid))
+        end, revision = _await_complete(locate(data_dir))
+        return Followed(revision, end - follower.said, peak_rss_mb(follower.pid))
 
 
 def _began(line: str) -> float | None:
     return float(json.loads(line)["began"]) if line.startswith('{"began"') else None
 
 
-def _await_complete(view: Path) -> float:
+def _await_complete(view: Path) -> tuple[float, int]:
+    """When the view was complete (monotonic seconds), and at which revision."""
     deadline = time.monotonic() + MADE_WITHIN
     while time.monotonic() < deadline:
-        if _is_complete(view):
-            return time.monotonic()
+        if revision := _complete_revision(view):
+            return time.monotonic(), revision
         time.sleep(POLL)
     raise RuntimeError(f"{view} was not complete within {MADE_WITHIN:g} s")
 
 
-def _is_complete(view: Path) -> bool:
+def _complete_revision(view: Path) -> int:
     try:
         with closing(Reader(view)) as reader:
-            return bool(reader.progress().complete)
+            progress = reader.progress()
+            return progress.applied_revision if progress.complete else 0
     except apsw.Error:  # not there yet
-        return False
+        return 0
 
 
 if __name__ == "__main__":
