@@ -30,11 +30,11 @@ WHALE = "user_whale"
 """A user to whom one session in a hundred belongs."""
 
 _SHAPES = {  # what there is beside SessionBegin, and of how many sessions in a hundred
-    (): 80,
-    ("SessionUserEnd", "SessionEnd"): 6,
-    ("SessionEnd",): 6,
-    ("TransferringToHuman", "TransferToHumanSuccess"): 5,
-    ("TransferringToHuman", "TransferringToHumanWait"): 3,
+    (): 92,
+    ("SessionUserEnd", "SessionEnd"): 2,
+    ("SessionEnd",): 2,
+    ("TransferringToHuman", "TransferToHumanSuccess"): 2,
+    ("TransferringToHuman", "TransferringToHumanWait"): 2,
 }
 
 

@@ -36,7 +36,7 @@ GOALS = (
     Goal(what=LATE, subject=OURS, bound=0.5, of=OURS, of_what=IN_ORDER),
 )
 
-COUNT, QUICK_COUNT = 25_000, 10_000
+COUNT, QUICK_COUNT = 16_000, 10_000
 
 FEED = "SELECT * FROM feed WHERE position >= ? AND position < ? ORDER BY position"
 SESSION = "SELECT * FROM sessions WHERE sdk_app_id = ? AND session_id = ?"

@@ -26,7 +26,7 @@ RATE = 100
 """Callbacks per second."""
 
 AUDIENCES, QUICK_AUDIENCES = (1, 100, 1_000), (1, 20)
-SECONDS, QUICK_SECONDS = 3.0, 1.0
+SECONDS, QUICK_SECONDS = 2.5, 1.0
 
 ARRIVE_WITHIN = 1.0
 """Seconds that the last events are given before the subscribers are stopped."""
