@@ -1,9 +1,9 @@
 """Fold and view: callbacks per second, in order and with 30 % out of order.
 
-The bodies are those of the simulator's lives, interleaved over hundreds of sessions, in batches of
-1,000, into a fresh view. The floor decodes the same bodies and writes as many rows of the same size
-into the same tables and indexes, in a transaction per batch: whoever stores the outcome in SQLite
-cannot go below.
+The bodies are those of the simulator's lives, interleaved over hundreds of sessions, in the largest
+batches that a follower takes, into a fresh view. The floor decodes the same bodies and writes as
+many rows of the same size into the same tables, in a transaction per batch; of a session that is
+there already it updates the row alone. Whoever stores the outcome in SQLite cannot go below.
 """
 
 import gc
@@ -23,7 +23,7 @@ from journal.entry import Entry, numbered
 from service.follower import BATCH
 from service.projection import Projection
 from service.view import store
-from service.view.writer import ViewWriter
+from service.view.writer import SAVE_IN_PLACE, ViewWriter
 
 OURS = "fold and view"
 FLOOR = "decode and insert"
@@ -100,15 +100,20 @@ def _batches(entries: Sequence[Entry], data_dir: Path) -> Iterator[Batch]:
 
 
 def _insert(batches: Sequence[Batch], data_dir: Path) -> None:
+    begun: set[int] = set()
     with closing(store.open_writer(store.locate(data_dir))) as db:
         for entries, feed, sessions in batches:
             for entry in entries:
                 decode(entry.body)
+            new = [row for row in sessions if row[0] not in begun]
+            known = [row for row in sessions if row[0] in begun]
+            begun.update(row[0] for row in new)
             with db:
-                _write(db, "INSERT", "feed", feed)
-                _write(db, "REPLACE", "sessions", sessions)
+                _insert_rows(db, "feed", feed)
+                _insert_rows(db, "sessions", new)
+                db.executemany(SAVE_IN_PLACE, known)
 
 
-def _write(db: apsw.Connection, verb: str, table: str, rows: Rows) -> None:
+def _insert_rows(db: apsw.Connection, table: str, rows: Rows) -> None:
     if rows:
-        db.executemany(f"{verb} INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
+        db.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)

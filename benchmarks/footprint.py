@@ -6,6 +6,7 @@ Then idle: processor time over 20 s, without and with one live subscriber.
 """
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import time
@@ -74,8 +75,11 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
         time.sleep(settle)
         yield from _memory(AT_START, serve.pid, run)
     (population,) = needs(quick=quick)
-    data_dir, sessions = populations.data_dir(population), population.count
-    with desk("serve", data_dir=data_dir) as serve:
+    sessions = population.count
+    with (
+        directory("full") as data_dir,
+        desk("serve", data_dir=_copy(population, data_dir)) as serve,
+    ):
         asyncio.run(_ask(serve.said["grpc"]))
         yield from _memory(full(sessions), serve.pid, run)
         _simulate(serve.said, QUICK_SENT if quick else SENT)
@@ -86,6 +90,12 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
         yield from _idle(IDLE, serve.pid, seconds, run)
         with _subscriber(serve.said["grpc"], data_dir):
             yield from _idle(IDLE_STREAM, serve.pid, seconds, run)
+
+
+def _copy(population: Population, data_dir: Path) -> Path:
+    """Copy it: it is added to, and others read it, too."""
+    shutil.copytree(populations.data_dir(population), data_dir, dirs_exist_ok=True)
+    return data_dir
 
 
 def _memory(what: str, pid: int, run: int, *, read: Any = rss_mb) -> Iterator[Measurement]:

@@ -49,6 +49,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         of: None: the bound is for the figure itself; a subject: for its ratio to that subject's
             figure of the same `what`.
         of_what: with `of`: the ratio is to that subject's figure of another `what`.
+        in_every_run: it is for each run, and not only for their median.
     """
 
     what: str
@@ -57,11 +58,19 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
     at_most: bool = False
     of: str | None = None
     of_what: str | None = None
+    in_every_run: bool = False
 
     def __str__(self) -> str:
         figure = f"{self.subject}: {self.what}"
         other = f" / {self.of}" + (f": {self.of_what}" if self.of_what else "") if self.of else ""
-        return f"{figure}{other} {'≤' if self.at_most else '≥'} {self.bound:g}"
+        bound = f"{'≤' if self.at_most else '≥'} {self.bound:g}"
+        return f"{figure}{other} {bound}{' in every run' if self.in_every_run else ''}"
+
+    def is_met(self, spread: "Spread") -> bool:
+        """Whether what was measured reaches it."""
+        if self.at_most:
+            return (spread.high if self.in_every_run else spread.median) <= self.bound
+        return (spread.low if self.in_every_run else spread.median) >= self.bound
 
 
 class Population(msgspec.Struct, frozen=True):
@@ -163,12 +172,9 @@ class Figures:
         return Spread.of(ratios) if ratios else None
 
     def reached(self, goal: Goal) -> tuple[Spread, bool] | None:
-        """What was measured of what a goal asks for, and whether the median reaches it."""
+        """What was measured of what a goal asks for, and whether that reaches it."""
         if goal.of is None:
             spread = self.spread(goal.what, goal.subject)
         else:
             spread = self.ratio(goal.what, goal.subject, goal.of, goal.of_what)
-        if spread is None:
-            return None
-        met = spread.median <= goal.bound if goal.at_most else spread.median >= goal.bound
-        return spread, met
+        return (spread, goal.is_met(spread)) if spread else None

@@ -63,6 +63,7 @@ def page_time(order_or_filter: str) -> str:
 GOALS = (
     *(Goal(what=rate(size), subject=GET, bound=0.85, of=REFERENCE) for size in SIZES),
     Goal(what=rate(SIZES[-1]), subject=GET, bound=0.85, of=GET, of_what=rate(SIZES[0])),
+    Goal(what=rate(SIZES[0]), subject=GET, bound=0.85, of=GET, of_what=rate(SIZES[-1])),
 )
 
 

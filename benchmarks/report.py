@@ -97,7 +97,9 @@ def _goals(goals: Sequence[Goal], figures: Figures) -> Iterator[str]:
             yield f"- not measured · goal: {goal}"
             continue
         spread, met = reached
-        yield f"- {'met' if met else '**missed**'} · goal: {goal}; measured {_shown(spread)}"
+        said = f"{'met' if met else '**missed**'} · goal: {goal}"
+        runs = f"{spread.runs} run{'s' if spread.runs > 1 else ''}"
+        yield f"- {said}; measured {_shown(spread)} in {runs}"
 
 
 def _shown(spread: Spread, unit: str = "") -> str:

@@ -123,8 +123,9 @@ async def _serve(report: Report, settings: Settings, address: Address) -> None:
 def _say_ready(report: Report) -> None:
     """Say so; what is there by now stays, and the garbage collector need not walk through it.
 
-    That takes some 20 ms each time, in which nobody is answered.
+    That takes tens of milliseconds each time, in which nobody is answered.
     """
+    gc.unfreeze()  # it may be said again: what was there before may be garbage by now
     gc.collect()
     gc.freeze()
     report.ready()

@@ -1,7 +1,7 @@
-"""A WSGI application as an RSGI one: bodies are bounded, and answers held back until they are true.
+"""The app as an RSGI one: bodies are bounded, and answers held back until they are true.
 
 RSGI is Granian's protocol between the server and Python: a coroutine for each request. Must not
-know sockets or threads of a server, and knows no routes.
+know sockets of a server; of routes it knows that of callbacks, which spares them WSGI.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from falcon.uri import parse_query_string
 from gateway import server
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, CONTENT_TYPE, Outcome
 from gateway.app import CONDITION, App, log_unexpected
+from gateway.authentication import Parameters
 from gateway.callbacks import MAX_BODY, Rejected, check_encoding
 from gateway.channel import DISCARD
 
@@ -135,7 +136,7 @@ class Application:
             raise Rejected(Outcome.OVERLOADED)
         if "content-encoding" in scope.headers:
             check_encoding(",".join(scope.headers.get_all("content-encoding")))
-        entry, fault = self._callbacks.accept(parse_query_string(scope.query_string), body)
+        entry, fault = self._callbacks.accept(_parameters(scope), body)
         patience = self._callbacks.patience(entry, arrived)
         released = self._loop.create_future()
         append = self._callbacks.submit(entry, lambda _append: self._tell(released))
@@ -221,6 +222,11 @@ class _Deadlines:
         self._looking = bool(self._deadlines)
         if self._looking:
             self._loop.call_later(server.TICK, self._look)
+
+
+def _parameters(scope: Any) -> Parameters:
+    """What the URL says, read as Falcon reads it: a parameter without a value is one."""
+    return parse_query_string(scope.query_string, keep_blank=True)
 
 
 async def _body(headers: Any, protocol: Any) -> bytes:

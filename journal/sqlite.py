@@ -126,6 +126,7 @@ class SqliteJournal:
             first = not self._closed.is_set()
             self._closed.set()
             self._reader.drop()
+            self._watch.close()
         if not first or self._commits is None or self._writer is None:
             return
         if self._commits.close(timeout=CLOSE_TIMEOUT):

@@ -62,6 +62,8 @@ def _encoder(field: FieldDescriptor) -> Encoder:
         return (_milliseconds if times else _bytes)(field.number)
     if field.type == FieldDescriptor.TYPE_STRING and field.has_presence:
         return _string(field.number)
+    if field.has_presence:
+        raise TypeError(f"no encoder for {field.full_name}: its default is not the same as nothing")
     return _SCALARS[field.type, field.is_repeated](field.number)
 
 

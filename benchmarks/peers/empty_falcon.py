@@ -3,6 +3,7 @@
 With the argument `stock`, on waitress as it comes, with the options that suit it best here.
 """
 
+import gc
 import json
 import signal
 import socket
@@ -47,6 +48,8 @@ def main() -> None:
     app.add_route("/", Nothing())
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(json.dumps({"port": sock.getsockname()[1]}), flush=True)
+    gc.collect()
+    gc.freeze()  # as ours does
     run = serve_stock if "stock" in sys.argv else serve
     run(app, sock)
 

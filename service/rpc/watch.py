@@ -1,6 +1,7 @@
 """Notices commits to the view, in a thread: waking an event loop for each look would cost more."""
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
 
@@ -37,7 +38,7 @@ class Watch:
         self._thread.start()
 
     def want(self, wanted: bool) -> None:
-        """Say whether anybody wants to know; `news` is set soon after somebody does."""
+        """Say whether anybody wants to know; `news` is set after each commit from then on."""
         if wanted:
             self._wanted.set()
         else:
@@ -50,15 +51,16 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        reader = Reader(self._path)
         while not self._stopped.is_set():
-            self._wanted.wait()
             try:
-                self._watch(reader)
+                with closing(Reader(self._path)) as reader:
+                    while not self._stopped.is_set():
+                        self._wanted.wait()
+                        self._watch(reader)
             except apsw.Error as error:
                 _log.warning("view_not_readable", error=type(error).__name__)
                 self._stopped.wait(RETRY)
-        reader.close()
+        self._commits.close()
 
     def _watch(self, reader: Reader) -> None:
         seen = 0

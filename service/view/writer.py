@@ -107,7 +107,10 @@ def _update(table: str, row: Sequence[str], key: str, without: Sequence[str]) ->
 
 KEY = ("number", "sdk_app_id", "session_id")
 PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at")
-"""What places a session in the indexes, beside its key and the time of its last event."""
+"""What places a session in the indexes, beside its key and the time of its last event.
+
+All other columns are written in place, so that no index can be forgotten.
+"""
 
 INSERT_FEED = _insert("INSERT", "feed", FeedRow._fields)
 SAVE_SESSION = _insert("REPLACE", "sessions", SessionRow._fields)
@@ -193,7 +196,10 @@ class ViewWriter:
 
     def save_sessions_in_place(self, rows: Sequence[SessionRow]) -> None:
         """The same for those of which `place` is as saved before: most indexes are not touched."""
+        before = self._db.total_changes()
         self._db.executemany(SAVE_IN_PLACE, rows)
+        if self._db.total_changes() - before != len(rows):
+            raise AssertionError("a session is not where it was saved")
 
     def add_rejection(self, position: int, event_revision: int) -> None:
         """Note that an event stands rejected, as published at `position`."""

@@ -8,6 +8,23 @@ from pathlib import Path
 from tests.support.processes import ROOT
 
 
+def test_views_and_streams_are_measured_on_what_was_made_beforehand(tmp_path: Path) -> None:
+    names = ["fold", "rebuild", "subscribe"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *names, "--quick", "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "latest.json").read_text())
+    assert {each["benchmark"] for each in results["measurements"]} == set(names)
+    assert all(each["value"] > 0 for each in results["measurements"] if each["unit"] == "1/s")
+
+
 def test_a_quick_run_reports_what_it_measured(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "end_to_end", "--quick", "--out", str(tmp_path)],

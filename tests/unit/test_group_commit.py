@@ -49,6 +49,21 @@ def append_while_held(log: Log, entries: Sequence[NewEntry]) -> list[Appended]:
     return outcomes
 
 
+def test_nobody_who_appends_is_left_asleep() -> None:
+    log = Log()
+    log.may.set()
+    commits = GroupCommit(log.commit, afterwards=log.tidy)
+
+    def append_one_by_one(first: int) -> None:
+        for number in range(first, first + 3_000):
+            commits.append(new_entry(number), timeout=PATIENCE)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(append_one_by_one, (0, 3_000)))
+    assert commits.close(timeout=PATIENCE)
+    assert sum(map(len, log.batches)) == 6_000
+
+
 def test_those_who_wait_share_one_commit_and_get_each_their_own_outcome() -> None:
     log = Log()
     entries = [new_entry(n) for n in range(20)]
