@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 
 import msgspec
+from msgspec.structs import replace
 
 from journal.callback import Callback
 from service.machine import BEGIN_HEAD_START, RANK_OF_UNKNOWN, RANKS, Event
@@ -34,7 +35,7 @@ def order_key(callback: Callback, identity: bytes) -> Key:
 
 def facts(callback: Callback) -> Callback:
     """What the fold needs of a callback: all but the message, which may be long."""
-    return msgspec.structs.replace(callback, message=None, message_key="", cloud_custom_data="")
+    return replace(callback, message=None, message_key="", cloud_custom_data="")
 
 
 class Placed(msgspec.Struct, gc=False):
@@ -118,15 +119,20 @@ class History:
         place = bisect_right(self.tail, placed.key, key=_key)
         self.session = self.tail[place].before or Session()
         self.tail.insert(place, placed)
-        return [each for each in self.tail[place:] if self._fold(each)]
+        return [each for each in self.tail[place:] if self._changes(each)]
 
-    def _fold(self, placed: Placed) -> bool:
-        """Apply `placed` to the session; say whether its verdict is new."""
+    def _changes(self, placed: Placed) -> bool:
+        """Fold `placed`; say whether its verdict is new."""
         old = placed.outcome
-        placed.before = self.session
-        self.session = msgspec.structs.replace(self.session)
-        placed.outcome = new = apply(self.session, placed.callback)
+        new = self._fold(placed)
         return old is None or old.verdict is not new.verdict or old.reason is not new.reason
+
+    def _fold(self, placed: Placed) -> Outcome:
+        """Apply `placed` to the session."""
+        placed.before = self.session
+        self.session = replace(self.session)
+        placed.outcome = outcome = apply(self.session, placed.callback)
+        return outcome
 
 
 def _key(placed: Placed) -> Key:

@@ -4,9 +4,9 @@ Deterministic: what is written depends on the entries alone, never on how they a
 """
 
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -18,7 +18,7 @@ from journal.entry import Entry
 from service import records
 from service.history import History, Placed, Truncated, facts, order_key
 from service.machine import State
-from service.session import Outcome, explain
+from service.session import Outcome
 from service.view.store import POSITION_BITS, fingerprint
 from service.view.writer import (
     FeedRow,
@@ -36,6 +36,14 @@ is needed. With histories of up to `history.TAIL` callbacks this is some tens of
 
 MAX_WAITING = 500
 """Rows of the feed that wait to be written together."""
+
+
+class Arrival(msgspec.Struct, gc=False):
+    """A callback that has been read but not folded yet. `event` shows it, as serialised."""
+
+    key: SessionKey
+    placed: Placed
+    event: bytes
 
 
 class Known(msgspec.Struct):
@@ -61,7 +69,7 @@ class Projection:
 
     def __init__(self, writer: ViewWriter, journal_id: str) -> None:
         self._writer = writer
-        self._sessions: OrderedDict[SessionKey, Known] = OrderedDict()
+        self._sessions: dict[SessionKey, Known] = {}  # the one used last is the last
         self._touched: dict[SessionKey, Known] = {}
         self._waiting: list[FeedRow] = []
         self.progress = writer.progress() or Progress(journal_id, fingerprint())
@@ -75,9 +83,10 @@ class Projection:
             head: the journal's newest revision.
             behind_since: `received_at` of the first entry after these; None if there is none.
         """
+        arrivals = [_arrival(entry) for entry in entries]
         with self._writer.transaction():
-            for entry in entries:
-                self._take(entry)
+            for arrival in arrivals:
+                self._take(arrival)
             self._flush()
             self._save_sessions()
             progress = self._progress_after(entries, head, behind_since)
@@ -99,26 +108,22 @@ class Projection:
             complete=self.progress.complete or behind_since is None,
         )
 
-    def _take(self, entry: Entry) -> None:
-        try:
-            callback = decode(entry.body)
-        except Malformed as problem:
-            self._reject_malformed(entry, str(problem))
+    def _take(self, arrival: Arrival | FeedRow) -> None:
+        if isinstance(arrival, FeedRow):
+            self._append(arrival)
             return
-        key = (entry.sdk_app_id, callback.session_id)
-        placed = Placed(order_key(callback, entry.id), entry.revision, facts(callback))
-        known, changed = self._place(key, placed)
-        self._note(key, known, entry.revision)
-        self._publish(key, known, records.event(entry, callback), changed)
+        key, placed = arrival.key, arrival.placed
+        known = self._touched.get(key) or self._touch(key)
+        changed = self._place(key, known, placed)
+        known.revision = placed.revision
+        if not known.number and known.history.session.state is not State.NEW:
+            known.number = placed.revision
+        self._publish(key, known, arrival.event, changed)
 
-    def _place(self, key: SessionKey, placed: Placed) -> tuple[Known, list[Placed]]:
-        known = self._sessions.get(key) or self._load(key)
-        try:
-            return known, known.history.add(placed)
-        except Truncated:
-            self._flush()
-            known.history = History.replay(self._writer.load_history(key))
-            return known, known.history.add(placed)
+    def _touch(self, key: SessionKey) -> Known:
+        known = self._sessions.pop(key) if key in self._sessions else self._load(key)
+        self._touched[key] = known
+        return known
 
     def _load(self, key: SessionKey) -> Known:
         """Find out what the view knows of a session not at hand; it has no rows waiting."""
@@ -128,11 +133,13 @@ class Projection:
             return Known(History(saved.session, saved.last), message, saved.number)
         return Known(History.replay(self._writer.load_history(key)), message)
 
-    def _note(self, key: SessionKey, known: Known, revision: int) -> None:
-        self._sessions[key] = self._touched[key] = known
-        known.revision = revision
-        if not known.number and known.history.session.state is not State.NEW:
-            known.number = revision
+    def _place(self, key: SessionKey, known: Known, placed: Placed) -> list[Placed]:
+        try:
+            return known.history.add(placed)
+        except Truncated:
+            self._flush()
+            known.history = History.replay(self._writer.load_history(key))
+            return known.history.add(placed)
 
     def _publish(self, key: SessionKey, known: Known, event: bytes, changed: list[Placed]) -> None:
         session = known.history.session
@@ -161,58 +168,27 @@ class Projection:
         event: bytes,
         snapshot: bytes | None,
     ) -> None:
-        callback, outcome = placed.callback, _known_outcome(placed)
-        verdict, reason = records.VERDICTS[outcome.verdict], records.REASONS[outcome.reason]
-        placed.verdicts |= 1 << verdict
-        row = FeedRow(
-            known.revision << POSITION_BITS | ordinal,
-            placed.revision,
-            *key,
-            records.event_type(callback.event),
-            verdict,
-            reason,
-            placed.verdicts,
-            placed.agent_id,
-            callback.client_user_id,
-            callback.channel_type,
-            records.record(
-                revision=known.revision,
-                ordinal=ordinal,
-                event=event,
-                outcome=outcome,
-                detail=explain(outcome, callback.event) if reason else "",
-                session_state=known.history.session.state,
-            ),
-            snapshot,
+        callback, revision = placed.callback, known.revision
+        judgement = records.judgement(
+            _known_outcome(placed), callback.event, known.history.session.state
         )
-        self._append(row)
-
-    def _reject_malformed(self, entry: Entry, problem: str) -> None:
-        outcome = records.MALFORMED
-        verdict = records.VERDICTS[outcome.verdict]
-        row = FeedRow(
-            entry.revision << POSITION_BITS,
-            entry.revision,
-            entry.sdk_app_id,
-            "",
-            event_pb2.EVENT_TYPE_UNSPECIFIED,
-            verdict,
-            records.REASONS[outcome.reason],
-            1 << verdict,
-            "",
-            "",
-            "",
-            records.record(
-                revision=entry.revision,
-                ordinal=0,
-                event=records.event(entry, None),
-                outcome=outcome,
-                detail=problem,
-                session_state=State.NEW,
-            ),
-            None,
+        placed.verdicts |= 1 << judgement.verdict
+        self._append(
+            FeedRow(
+                revision << POSITION_BITS | ordinal,
+                placed.revision,
+                *key,
+                judgement.type,
+                judgement.verdict,
+                judgement.reason,
+                placed.verdicts,
+                placed.agent_id,
+                callback.client_user_id,
+                callback.channel_type,
+                records.record(revision, ordinal, event, judgement.fields),
+                snapshot,
+            )
         )
-        self._append(row)
 
     def _append(self, row: FeedRow) -> None:
         self._waiting.append(row)
@@ -239,43 +215,77 @@ class Projection:
         moved: list[SessionRow] = []
         stayed: list[SessionRow] = []
         for key in sorted(self._touched):
-            known = self._sessions[key]
+            known = self._touched[key]
             if known.number:
-                row = self._row(key)
+                row = _row(key, known)
                 before, known.place = known.place, place(row)
                 (stayed if before == known.place else moved).append(row)
         self._writer.save_sessions(moved)
         self._writer.save_sessions_in_place(stayed)
 
-    def _row(self, key: SessionKey) -> SessionRow:
-        known = self._sessions[key]
-        session = known.history.session
-        return SessionRow(
-            known.number,
-            *key,
-            records.STATES[session.state],
-            records.END_REASONS[session.end_reason],
-            session.client_user_id,
-            session.channel_type,
-            session.agent_id,
-            _happened(session.begun_at),
-            session.ended_at,
-            _happened(session.last_event_at),
-            session.satisfaction,
-            session.queue_wait,
-            session.first_response,
-            session.handle_time,
-            known.message.bytes,
-            saved_fold(session, known.history.last or (0, 0, b"")),
-        )
-
     def _forget(self) -> None:
-        for key, known in self._touched.items():
-            self._sessions.move_to_end(key)
+        for known in self._touched.values():
             known.history.trim()
+        self._sessions |= self._touched
         self._touched.clear()
-        for _ in range(len(self._sessions) - KEPT_SESSIONS):
-            self._sessions.popitem(last=False)
+        for key in list(islice(self._sessions, max(0, len(self._sessions) - KEPT_SESSIONS))):
+            del self._sessions[key]
+
+
+def _arrival(entry: Entry) -> Arrival | FeedRow:
+    """Read an entry. One that is malformed belongs to no session: nothing is left to be done."""
+    try:
+        callback = decode(entry.body)
+    except Malformed as problem:
+        return _malformed(entry, str(problem))
+    return Arrival(
+        (entry.sdk_app_id, callback.session_id),
+        Placed(order_key(callback, entry.id), entry.revision, facts(callback)),
+        records.event(entry, callback),
+    )
+
+
+def _malformed(entry: Entry, problem: str) -> FeedRow:
+    outcome = records.MALFORMED
+    verdict = records.VERDICTS[outcome.verdict]
+    judged = records.judged(outcome, problem, State.NEW)
+    return FeedRow(
+        entry.revision << POSITION_BITS,
+        entry.revision,
+        entry.sdk_app_id,
+        "",
+        event_pb2.EVENT_TYPE_UNSPECIFIED,
+        verdict,
+        records.REASONS[outcome.reason],
+        1 << verdict,
+        "",
+        "",
+        "",
+        records.record(entry.revision, 0, records.event(entry, None), judged),
+        None,
+    )
+
+
+def _row(key: SessionKey, known: Known) -> SessionRow:
+    session = known.history.session
+    return SessionRow(
+        known.number,
+        *key,
+        records.STATES[session.state],
+        records.END_REASONS[session.end_reason],
+        session.client_user_id,
+        session.channel_type,
+        session.agent_id,
+        _happened(session.begun_at),
+        session.ended_at,
+        _happened(session.last_event_at),
+        session.satisfaction,
+        session.queue_wait,
+        session.first_response,
+        session.handle_time,
+        known.message.bytes,
+        saved_fold(session, known.history.last or (0, 0, b"")),
+    )
 
 
 _position = attrgetter("position")

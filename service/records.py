@@ -6,10 +6,12 @@ Deterministic: the same entry and outcome give the same bytes, which the feed's 
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import compress
-from operator import attrgetter, is_not
+from operator import is_not
+from typing import NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from msgspec.structs import astuple
 
 from desk.v1 import event_pb2, session_pb2
 from journal.callback import Callback
@@ -17,7 +19,7 @@ from journal.entry import Entry
 from service import wire
 from service.machine import EndReason, Event, State
 from service.message import message
-from service.session import Outcome, Reason, Session, Verdict
+from service.session import Outcome, Reason, Session, Verdict, explain
 
 STATES = {
     state: session_pb2.SESSION_STATE_UNSPECIFIED
@@ -78,16 +80,16 @@ def agent_id(callback: Callback) -> str:
 
 def event(entry: Entry, callback: Callback | None) -> bytes:
     """Write the event of an entry; `callback` is None if its body is malformed."""
-    which, what = (_which(callback), _what(callback)) if callback else ((), ())
+    which, what = (_which(callback), _what(callback)) if callback else (b"", b"")
     return b"".join(
         (
             _EVENT.revision(entry.revision),
             _app(entry.sdk_app_id),
-            *which,
+            which,
             _EVENT.received_at(entry.received_at),
             _EVENT.request_id(entry.request_id),
             _sender(entry.client_ip, entry.platform),
-            *what,
+            what,
             _EVENT.id(entry.id.hex()),
             _EVENT.raw_body(entry.body),
         )
@@ -102,11 +104,13 @@ def _sender(client_ip: str, platform: str) -> bytes:
     return b"".join((_EVENT.client_ip(client_ip), _EVENT.platform(platform)))
 
 
-def _which(callback: Callback) -> tuple[bytes, ...]:
-    return (
-        _EVENT.session_id(callback.session_id),
-        _kind(callback.event),
-        _EVENT.event_time(callback.event_time),
+def _which(callback: Callback) -> bytes:
+    return b"".join(
+        (
+            _EVENT.session_id(callback.session_id),
+            _kind(callback.event),
+            _EVENT.event_time(callback.event_time),
+        )
     )
 
 
@@ -115,12 +119,12 @@ def _kind(name: str) -> bytes:
     return b"".join((_EVENT.type(event_type(name)), _EVENT.type_name(name)))
 
 
-def _what(callback: Callback) -> tuple[bytes, ...]:
+def _what(callback: Callback) -> bytes:
     """What a callback says, as far as its event makes it meaningful."""
     parties = _parties(callback.channel_type, callback.client_user_id, callback.customer_service_id)
     say = _SAYINGS.get(callback.event)
     said = say(callback) if say else b""
-    return parties, said, _EVENT.cloud_custom_data(callback.cloud_custom_data)
+    return b"".join((parties, said, _EVENT.cloud_custom_data(callback.cloud_custom_data)))
 
 
 @lru_cache(CACHED)
@@ -177,32 +181,32 @@ _SAYINGS: dict[str, Callable[[Callback], bytes]] = {
 """What an event means beyond where, when and who; elsewhere Desk fills in defaults."""
 
 
-def record(
-    *,
-    revision: int,
-    ordinal: int,
-    event: bytes,
-    outcome: Outcome,
-    detail: str,
-    session_state: State,
-) -> bytes:
-    """Write the record that publishes `outcome` for `event` at `revision`.
+class Judgement(NamedTuple):
+    """What the feed says of a callback beside what it says itself, in desk.v1 numbers.
 
-    `detail` says why it was rejected.
+    Attributes:
+        fields: of the record: verdict, reason and states, as serialised.
     """
-    return b"".join(
-        (
-            _RECORD.revision(revision),
-            _RECORD.ordinal(ordinal),
-            _RECORD.event(event),
-            _judgement(outcome, detail, session_state),
-            _RECORD.revised(ordinal > 0),
-        )
-    )
+
+    type: event_pb2.EventType.ValueType
+    verdict: event_pb2.Verdict.ValueType
+    reason: event_pb2.RejectionReason.ValueType
+    fields: bytes
 
 
 @lru_cache(CACHED)
-def _judgement(outcome: Outcome, detail: str, session_state: State) -> bytes:
+def judgement(outcome: Outcome, event: str, session_state: State) -> Judgement:
+    """Say what was made of an event, as Desk spells it, in a session that is now in a state."""
+    return Judgement(
+        event_type(event),
+        VERDICTS[outcome.verdict],
+        REASONS[outcome.reason],
+        judged(outcome, explain(outcome, event), session_state),
+    )
+
+
+def judged(outcome: Outcome, detail: str, session_state: State) -> bytes:
+    """Write the fields of a record that tell `outcome`; `detail` says why it was rejected."""
     return b"".join(
         (
             _RECORD.verdict(VERDICTS[outcome.verdict]),
@@ -215,6 +219,12 @@ def _judgement(outcome: Outcome, detail: str, session_state: State) -> bytes:
     )
 
 
+def record(revision: int, ordinal: int, event: bytes, judged: bytes) -> bytes:
+    """Write the record that publishes what was made of `event` at `revision`."""
+    fields = (_RECORD.revision(revision), _RECORD.ordinal(ordinal), _RECORD.event(event), judged)
+    return b"".join(fields) + _RECORD.revised(ordinal > 0)
+
+
 def event_of(record: bytes) -> bytes:
     """The event of a record, as it was written."""
     return event_pb2.SessionRecord.FromString(record).event.SerializeToString(deterministic=True)
@@ -222,15 +232,12 @@ def event_of(record: bytes) -> bytes:
 
 _PLACES = {name: place for place, name in enumerate(vars(_SESSION))}
 """Where each field stands in a serialised session."""
-_SHOWN = [name for name in _PLACES if name not in ("sdk_app_id", "session_id", "revision")]
-"""The fields that are the fold's."""
-
-_look = attrgetter(*_SHOWN)
-_WRITERS: list[tuple[int, wire.Encoder]] = [
-    (_PLACES[name], _OF_ENUM.get(name) or getattr(_SESSION, name)) for name in _SHOWN
+_FIELDS = range(len(Session.__struct_fields__))
+_WRITERS: list[tuple[int, wire.Encoder] | None] = [
+    (_PLACES[name], _OF_ENUM.get(name) or getattr(_SESSION, name)) if name in _PLACES else None
+    for name in Session.__struct_fields__
 ]
-_NUMBERS = range(len(_SHOWN))
-_REVISION = _PLACES["revision"]
+"""Field by field: where it stands in a serialised session, and how; None if it is not shown."""
 
 
 class SessionMessage:
@@ -245,21 +252,29 @@ class SessionMessage:
 
     def __init__(self, sdk_app_id: int, session_id: str) -> None:
         self.bytes = b""
-        self._shown = _look(Session())
+        self._shown = _NEW
         self._parts = [b""] * len(_PLACES)
-        self._parts[_PLACES["sdk_app_id"]] = _SESSION.sdk_app_id(sdk_app_id)
+        self._parts[_PLACES["sdk_app_id"]] = _app_of_session(sdk_app_id)
         self._parts[_PLACES["session_id"]] = _SESSION.session_id(session_id)
 
     def update(self, session: Session, revision: int) -> bytes:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
-        parts, shown, now = self._parts, self._shown, _look(session)
-        for number in compress(_NUMBERS, map(is_not, now, shown)):
-            place, write = _WRITERS[number]
-            parts[place] = write(now[number])
+        parts, now = self._parts, astuple(session)
+        for number in compress(_FIELDS, map(is_not, now, self._shown)):
+            if writer := _WRITERS[number]:
+                place, write = writer
+                parts[place] = write(now[number])
         self._shown = now
+        parts[_FIRST_RESPONSE] = _SESSION.first_response(session.first_response)
         parts[_REVISION] = _SESSION.revision(revision)
         self.bytes = b"".join(parts)
         return self.bytes
+
+
+_NEW = astuple(Session())
+_REVISION = _PLACES["revision"]
+_FIRST_RESPONSE = _PLACES["first_response"]
+_app_of_session = lru_cache(CACHED)(_SESSION.sdk_app_id)
 
 
 def timestamp(milliseconds: int) -> Timestamp:

@@ -18,19 +18,13 @@ VARINT, LENGTH_DELIMITED = 0, 2
 _UINT64 = 2**64 - 1
 
 
-_SEPTETS = [bytes((septet,)) for septet in range(0x80)]
-_CONTINUED = [bytes((septet | 0x80,)) for septet in range(0x80)]
-_PAIRS = [low + high for high in _SEPTETS for low in _CONTINUED]
-_CONTINUED_PAIRS = [low + high for high in _CONTINUED for low in _CONTINUED]
-_VARINTS = _SEPTETS + _PAIRS[0x80:]
-
-
+@lru_cache(8_192)  # lengths and small numbers, and the revision, which stands in three messages
 def varint(number: int) -> bytes:
     """An int64 as protobuf writes it."""
-    if 0 <= number < len(_VARINTS):
-        return _VARINTS[number]
+    if 0 <= number < 0x80:
+        return bytes((number,))
     number &= _UINT64
-    return _CONTINUED_PAIRS[number & 0x3FFF] + varint(number >> 14)
+    return bytes((number & 0x7F | 0x80,)) + varint(number >> 7)
 
 
 def tag(number: int, wire_type: int) -> bytes:
@@ -67,64 +61,65 @@ def _encoder(field: FieldDescriptor) -> Encoder:
     return _SCALARS[field.type, field.is_repeated](field.number)
 
 
-_SHORT = 128
-"""Below it, what comes before a string, or all of a number, is taken from a table."""
+class _Heads(dict[int, bytes]):
+    """A tag with a number after it, by number: that of most lengths and values is at hand."""
+
+    def __init__(self, number: int, wire_type: int) -> None:
+        self._tag = tag(number, wire_type)
+        super().__init__((value, self._tag + varint(value)) for value in range(_SHORT))
+
+    def __missing__(self, value: int) -> bytes:
+        return self._tag + varint(value)
+
+
+_SHORT = 1_024
 
 
 def _integer(number: int) -> Encoder:
-    head = tag(number, VARINT)
-    short = (b"", *(head + varint(value) for value in range(1, _SHORT)))
-
-    def encode(value: int) -> bytes:
-        return short[value] if 0 <= value < _SHORT else head + varint(value)
-
-    return encode
+    heads = _Heads(number, VARINT)
+    heads[0] = b""
+    return heads.__getitem__
 
 
-def _heads(number: int) -> tuple[bytes, ...]:
-    head = tag(number, LENGTH_DELIMITED)
-    return tuple(head + varint(length) for length in range(_SHORT))
+# Each of these says the same again instead of calling another: a call takes longer than its work.
 
 
 def _bytes(number: int) -> Encoder:
-    head = tag(number, LENGTH_DELIMITED)
-    short = _heads(number)
+    heads = _Heads(number, LENGTH_DELIMITED)
 
     def encode(value: bytes) -> bytes:
-        length = len(value)
-        return (short[length] if length < _SHORT else head + varint(length)) + value
+        return heads[len(value)] + value
 
     return encode
 
 
 def _filled_bytes(number: int) -> Encoder:
-    write = _bytes(number)
+    heads = _Heads(number, LENGTH_DELIMITED)
 
     def encode(value: bytes) -> bytes:
-        return write(value) if value else b""
+        return heads[len(value)] + value if value else b""
 
     return encode
 
 
 def _string(number: int) -> Encoder:
-    write = _bytes(number)
+    heads = _Heads(number, LENGTH_DELIMITED)
 
     def encode(value: str) -> bytes:
-        return write(value.encode())
+        text = value.encode()
+        return heads[len(text)] + text
 
     return encode
 
 
 def _filled_string(number: int) -> Encoder:
-    write = _bytes(number)
-    short = _heads(number)
+    heads = _Heads(number, LENGTH_DELIMITED)
 
     def encode(value: str) -> bytes:
         if not value:
             return b""
         text = value.encode()
-        length = len(text)
-        return short[length] + text if length < _SHORT else write(text)
+        return heads[len(text)] + text
 
     return encode
 
@@ -144,14 +139,13 @@ _seconds = lru_cache(4_096)(_integer(1))  # callbacks of one time name the same 
 
 
 def _milliseconds(number: int) -> Encoder:
-    heads = _heads(number)
+    heads = _Heads(number, LENGTH_DELIMITED)
 
     def encode(value: int | None) -> bytes:
         if value is None:
             return b""
-        seconds, rest = divmod(value, 1000)
-        content = _seconds(seconds) + _NANOS[rest]
-        return heads[len(content)] + content
+        time = _seconds(value // 1000) + _NANOS[value % 1000]
+        return heads[len(time)] + time
 
     return encode
 

@@ -160,14 +160,8 @@ def test_a_record_is_written_as_protobuf_writes_it(
         session_state=records.STATES[state],
         revised=ordinal > 0,
     )
-    record = records.record(
-        revision=2**33,
-        ordinal=ordinal,
-        event=written(event),
-        outcome=outcome,
-        detail=detail,
-        session_state=state,
-    )
+    judged = records.judged(outcome, detail, state)
+    record = records.record(2**33, ordinal, written(event), judged)
     assert record == written(made)
     assert records.event_of(record) == written(event)
 
