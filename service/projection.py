@@ -81,10 +81,11 @@ class Projection:
         Args:
             entries: the journal's next ones, without a gap; may be empty.
             head: the journal's newest revision.
-            behind_since: `received_at` of the first entry after these; None if there is none.
+            behind_since: `received_at` of the first entry after these; None if there is none. If
+                there is one, the batch may be committed only a moment later, by a thread.
         """
         arrivals = [_arrival(entry) for entry in entries]
-        with self._writer.transaction():
+        with self._writer.transaction(aside=behind_since is not None):
             for arrival in arrivals:
                 self._take(arrival)
             self._flush()

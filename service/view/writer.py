@@ -3,7 +3,8 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +150,8 @@ class ViewWriter:
     def __init__(self, data_dir: Path) -> None:
         self.path = store.locate(data_dir)
         self._lock = lock(self.path)
+        self._aside = ThreadPoolExecutor(1, "view-commit")
+        self._committing: Future[None] | None = None
         try:
             self._db = store.open_writer(self.path)
         except ViewDamaged:
@@ -157,11 +160,14 @@ class ViewWriter:
 
     def close(self) -> None:
         """Let go of the file."""
+        self._aside.shutdown()
         self._db.close()
         os.close(self._lock)
 
     def renew(self) -> None:
         """Throw the file away and start another; whoever reads it notices."""
+        with suppress(ViewError):
+            self.settle()
         if hasattr(self, "_db"):
             self._db.close(True)
         _delete(self.path)
@@ -172,13 +178,46 @@ class ViewWriter:
         os.utime(self._lock)
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Make everything inside visible at once, or not at all."""
-        with self._db:
+    def transaction(self, *, aside: bool = False) -> Iterator[None]:
+        """Make everything inside visible at once, or not at all.
+
+        Args:
+            aside: leave the commit to a thread and return before it is done. SQLite needs no
+                interpreter for it: what comes next can be read and decoded meanwhile.
+        """
+        self.settle()
+        self._db.execute("BEGIN")
+        try:
             yield
+        except BaseException:
+            self._roll_back()
+            raise
+        if aside:
+            self._committing = self._aside.submit(self._commit)
+        else:
+            self._commit()
+
+    def _commit(self) -> None:
+        # Not by `with self._db`, which keeps the interpreter to itself until all is on disk.
+        try:
+            self._db.execute("COMMIT")
+        except ViewError:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:  # after some errors SQLite has done it already
+            self._db.execute("ROLLBACK")
+
+    def settle(self) -> None:
+        """Wait for a commit under way, and raise what it raised. Each transaction begins so."""
+        committing, self._committing = self._committing, None
+        if committing:
+            committing.result()
 
     def progress(self) -> Progress | None:
         """How far the view has come; None when it is new."""
+        self.settle()
         row = self._db.execute(LOAD_PROGRESS).fetchone()
         return msgspec.convert(row, Progress, strict=False) if row else None
 

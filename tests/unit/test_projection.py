@@ -163,6 +163,48 @@ def test_a_batch_that_fails_leaves_no_trace(tmp_path: Path) -> None:
     assert digest == KNOWN[1]
 
 
+def test_batches_with_more_behind_them_leave_the_same_view(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    projection = Projection(writer, JOURNAL)
+    journal = fixed_journal()
+    for each in journal[:-1]:
+        projection.apply([each], head=8, behind_since=NOON)
+    projection.apply(journal[-1:], head=8, behind_since=None)
+    writer.close()
+    assert read(tmp_path, "SELECT lower(hex(digest)) FROM progress") == [(KNOWN[1],)]
+
+
+def test_a_commit_that_fails_behind_a_batch_is_told_by_the_next_and_leaves_no_trace(
+    tmp_path: Path,
+) -> None:
+    writer = ViewWriter(tmp_path)
+    projection = Projection(writer, JOURNAL)
+    journal = fixed_journal()
+    projection.apply(journal[:2], head=8, behind_since=NOON)
+    writer.settle()
+    writer._db.set_commit_hook(lambda: True)
+    projection.apply(journal[2:4], head=8, behind_since=NOON)
+    with pytest.raises(apsw.ConstraintError):
+        projection.apply(journal[4:], head=8, behind_since=None)
+    writer._db.set_commit_hook(None)
+    again = Projection(writer, JOURNAL)
+    assert again.progress.applied_revision == 2
+    again.apply(journal[2:], head=8, behind_since=None)
+    writer.close()
+    assert read(tmp_path, "SELECT lower(hex(digest)) FROM progress") == [(KNOWN[1],)]
+
+
+def test_a_view_is_renewed_whatever_became_of_its_last_commit(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    writer._db.set_commit_hook(lambda: True)
+    Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
+    writer.renew()
+    assert writer.progress() is None
+    Projection(writer, JOURNAL).apply(fixed_journal(), head=8, behind_since=None)
+    writer.close()
+    assert read(tmp_path, "SELECT lower(hex(digest)) FROM progress") == [(KNOWN[1],)]
+
+
 def test_a_second_follower_is_refused(tmp_path: Path) -> None:
     writer = ViewWriter(tmp_path)
     with pytest.raises(InUse, match="another follower"):
