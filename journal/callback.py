@@ -108,7 +108,22 @@ def decode(body: bytes) -> Callback:
     Raises:
         Malformed: it is none.
     """
+    if _depth(body) <= MAX_DEPTH:
+        try:
+            callback = _COMPLETE.decode(body)
+        except ValueError:
+            return _read(_parse(body))
+        if _is_printable(callback):
+            return callback
     return _read(_parse(body))
+
+
+class _Complete(Callback, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """A callback of which every field is known: what the parser skips, it does not check."""
+
+
+_COMPLETE = msgspec.json.Decoder(_Complete)
+"""Reads nearly all bodies in half the time; those that it refuses are parsed first, then read."""
 
 
 def _digest(sdk_app_id: int, content: bytes) -> bytes:
@@ -141,9 +156,12 @@ def _read(document: Any) -> Callback:
         callback = msgspec.convert(document, Callback)
     except msgspec.ValidationError:
         return _read_fields(document)
-    if callback.session_id.isprintable() and callback.event.isprintable():
-        return callback
-    return _read_fields(document)  # not every character that cannot be printed is refused
+    return callback if _is_printable(callback) else _read_fields(document)
+
+
+def _is_printable(callback: Callback) -> bool:
+    """Whether it is sure that the names have no control characters; nearly always."""
+    return callback.session_id.isprintable() and callback.event.isprintable()
 
 
 def _read_fields(document: Any) -> Callback:

@@ -221,8 +221,15 @@ def judged(outcome: Outcome, detail: str, session_state: State) -> bytes:
 
 def record(revision: int, ordinal: int, event: bytes, judged: bytes) -> bytes:
     """Write the record that publishes what was made of `event` at `revision`."""
-    fields = (_RECORD.revision(revision), _RECORD.ordinal(ordinal), _RECORD.event(event), judged)
-    return b"".join(fields) + _RECORD.revised(ordinal > 0)
+    return b"".join(
+        (
+            _RECORD.revision(revision),
+            _RECORD.ordinal(ordinal),
+            _RECORD.event(event),
+            judged,
+            _RECORD.revised(ordinal > 0),
+        )
+    )
 
 
 def event_of(record: bytes) -> bytes:

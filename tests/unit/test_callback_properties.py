@@ -14,6 +14,8 @@ from journal.callback import (
     MAX_EVENT_TIME,
     Callback,
     Malformed,
+    _parse,
+    _read,
     _read_fields,
     decode,
     examine,
@@ -134,10 +136,10 @@ def test_reading_in_one_go_and_field_by_field_agree(document: Any) -> None:
     assert verdict(lambda: decode(body)) == verdict(lambda: _read_fields(msgspec.json.decode(body)))
 
 
-def verdict(read: Callable[[], Callback]) -> Callback | str:
-    """What was read, or why not."""
+def verdict(read: Callable[[], Callback]) -> dict[str, Any] | str:
+    """What was read, field by field, or why not."""
     try:
-        return read()
+        return msgspec.structs.asdict(read())
     except Malformed as error:
         return str(error)
 
@@ -147,3 +149,25 @@ def verdict(read: Callable[[], Callback]) -> Callback | str:
 def test_examining_is_identifying_and_decoding(body: bytes, app: int) -> None:
     identity, fault = examine(app, body)
     assert (identity, str(fault or "")) == (identify(app, body), complaint(body))
+
+
+FRAGMENTS = [
+    *(b'"s"', b'"\\ud800"', b'"\\ud83d\\ude00"', b'"\xff"', b'"\\x"', b'"\t"', b'"\\u0000"', b"s"),
+    *(b"1", b"-0", b"1.0", b"1e3", b"1e999", b"1" * 400, b"01", b"true", b"null", b"NaN"),
+    *(b"[]", b"[1,]", b'["\xff"]', b'["\\ud800"]', b"[1e999]", b"{}", b'{"a":"\xff"}', b"[" * 70),
+]
+"""JSON, right or wrong, as a value may be written."""
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(st.tuples(st.sampled_from([*NAMES, "Other"]), st.sampled_from(FRAGMENTS)), max_size=3),
+    st.sampled_from([b"}", b"}", b"} ", b"},", b""]),
+)
+def test_a_body_read_at_once_is_read_as_one_parsed_first(
+    fields: list[tuple[str, bytes]], end: bytes
+) -> None:
+    """As `examine` does, by which the gateway answers; whatever is repeated or wrong."""
+    written = [b'"%b":%b' % (name.encode(), value) for name, value in fields]
+    body = b",".join([b'{"SessionId":"s","Event":"e","EventTime":1', *written]) + end
+    assert verdict(lambda: decode(body)) == verdict(lambda: _read(_parse(body)))
