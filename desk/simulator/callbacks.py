@@ -86,11 +86,14 @@ class Writer:
         )
 
     def spoil(self, callback: Made) -> Made:
-        """A body that is no callback: cut off, without a time, or not even an object."""
-        body = callback.body
+        """A body that is no callback: cut off, without a time, or not even an object.
+
+        It is cut behind the session id: what is the same in every run would be a duplicate.
+        """
+        body, name = callback.body, self._session_id.encode()
         broken = self._random.choice(
             (
-                body[: self._random.randrange(20, len(body))],
+                body[: self._random.randrange(body.index(name) + len(name), len(body))],
                 body.replace(b'"EventTime":', b'"EventTimed":'),
                 b"[" + body + b"]",
             )

@@ -53,6 +53,13 @@ def test_another_run_with_the_same_seed_has_the_same_lives_under_other_ids() -> 
     assert not {life.session_id for life in first} & {life.session_id for life in second}
 
 
+def test_no_two_runs_send_the_same_body_not_even_a_malformed_one() -> None:
+    first, second = (
+        {made.body for made in callbacks(lives(200, run=run, malformed=0.5))} for run in "ab"
+    )
+    assert not first & second
+
+
 def test_another_seed_gives_other_lives() -> None:
     assert lives(50)[0].expectation != lives(50, seed=2)[0].expectation
 
