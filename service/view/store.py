@@ -30,6 +30,12 @@ CHECKPOINT_PAGES = 4_000
 transactions is then written and synced once, not every 4 MB; readers look pages up in the WAL's
 index, which costs them the same at this size."""
 
+CACHE_KIB = 32 * 1024
+"""Pages that the writer keeps in memory, KiB."""
+
+WAL_KEPT = 64 * 1024 * 1024
+"""Bytes of the WAL that are kept for reuse once all of it is in the database."""
+
 SCHEMA = files("service.view").joinpath("schema.sql").read_text()
 
 
@@ -92,11 +98,14 @@ def open_writer(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(BUSY_TIMEOUT)
     path.chmod(0o600)
+    # One by one: of statements executed together, those behind a first row are left undone.
+    connection.pragma("journal_mode", "wal")
     # NORMAL: after a power cut the view may be behind, never wrong; the journal has the rest.
-    connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA cache_size = -32768; PRAGMA journal_size_limit = 67108864")
+    connection.pragma("synchronous", "normal")
+    connection.pragma("cache_size", -CACHE_KIB)
+    connection.pragma("journal_size_limit", WAL_KEPT)
     # What a statement would need to undo itself stays in memory: a file took as long as its work.
-    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.pragma("temp_store", "memory")
     connection.wal_autocheckpoint(CHECKPOINT_PAGES)
     with connection:
         if not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
