@@ -39,7 +39,10 @@ GOALS = (
 COUNT, QUICK_COUNT = 16_000, 10_000
 
 FEED = "SELECT * FROM feed WHERE position >= ? AND position < ? ORDER BY position"
-SESSION = "SELECT * FROM sessions WHERE sdk_app_id = ? AND session_id = ?"
+SESSION = """
+SELECT sessions.* FROM session_keys CROSS JOIN sessions USING (number)
+WHERE session_keys.sdk_app_id = ? AND session_keys.session_id = ?
+"""
 
 Rows = list[tuple[Any, ...]]
 Batch = tuple[Sequence[Entry], Rows, Rows]
@@ -107,9 +110,11 @@ def _insert(batches: Sequence[Batch], data_dir: Path) -> None:
                 decode(entry.body)
             new = [row for row in sessions if row[0] not in begun]
             known = [row for row in sessions if row[0] in begun]
+            keys = [(row[2], row[1], row[3], row[0]) for row in new]
             begun.update(row[0] for row in new)
             with db:
                 _insert_rows(db, "feed", feed)
+                _insert_rows(db, "session_keys", keys)
                 _insert_rows(db, "sessions", new)
                 db.executemany(SAVE_IN_PLACE, known)
 

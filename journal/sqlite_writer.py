@@ -59,7 +59,10 @@ class Writer:
             Unavailable: they could not be committed.
         """
         try:
-            outcomes = _insert(self._handle.get(), entries)
+            connection = self._handle.get()
+            outcomes = _insert(connection, entries)
+            # A hook would be told exactly, but has to win the interpreter back before all is done.
+            self._wal_pages += connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
         except Exception as error:  # whatever it was, a transaction may be open
             self._fail(error)
             raise Unavailable(*failure(error, self._path).args) from error
@@ -93,17 +96,12 @@ class Writer:
 
     def _connect(self, path: Path, journal_id: str) -> apsw.Connection:
         connection = connect_to_write(path, journal_id)
-        connection.set_wal_hook(self._committed)
         self._start_wal()
         return connection
 
     def _start_wal(self) -> None:
         self._wal_pages = 0
         self._checkpoint_at = CHECKPOINT_PAGES
-
-    def _committed(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
 
     def _fail(self, error: Exception) -> None:
         self._handle.drop()

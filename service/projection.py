@@ -23,10 +23,12 @@ from service.view.store import POSITION_BITS, fingerprint
 from service.view.writer import (
     FeedRow,
     Progress,
+    SavedKey,
     SessionKey,
     SessionRow,
     ViewWriter,
     place,
+    restored_fold,
     saved_fold,
 )
 
@@ -50,13 +52,16 @@ class Known(msgspec.Struct):
     """A session at hand. `number` is 0 until it has begun; `revision` is its last callback's.
 
     `message` shows the session after that; empty until it has begun. `place` is where it was saved
-    in the view's indexes; empty if that is not known.
+    in the view's indexes; empty if that is not known. `listed` is the number that stands with its
+    key; None if the key is new.
     """
 
     history: History
     message: records.SessionMessage
+    first_revision: int = 0
     number: int = 0
     revision: int = 0
+    listed: int | None = None
     place: tuple[Any, ...] = ()
 
 
@@ -115,7 +120,9 @@ class Projection:
             return
         key, placed = arrival.key, arrival.placed
         known = self._touched.get(key) or self._touch(key)
-        changed = self._place(key, known, placed)
+        if not known.first_revision:
+            known.first_revision = placed.revision
+        changed = self._place(known, placed)
         known.revision = placed.revision
         if not known.number and known.history.session.state is not State.NEW:
             known.number = placed.revision
@@ -130,16 +137,21 @@ class Projection:
         """Find out what the view knows of a session not at hand; it has no rows waiting."""
         saved = self._writer.load_session(key)
         message = records.SessionMessage(*key)
-        if saved:
-            return Known(History(saved.session, saved.last), message, saved.number)
-        return Known(History.replay(self._writer.load_history(key)), message)
+        if saved is None:
+            return Known(History(), message)
+        first, number = saved.first_revision, saved.number or 0
+        if saved.fold:
+            history = History(*restored_fold(saved.fold))
+        else:
+            history = History.replay(self._writer.load_history(first))
+        return Known(history, message, first, number, listed=number)
 
-    def _place(self, key: SessionKey, known: Known, placed: Placed) -> list[Placed]:
+    def _place(self, known: Known, placed: Placed) -> list[Placed]:
         try:
             return known.history.add(placed)
         except Truncated:
             self._flush()
-            known.history = History.replay(self._writer.load_history(key))
+            known.history = History.replay(self._writer.load_history(known.first_revision))
             return known.history.add(placed)
 
     def _publish(self, key: SessionKey, known: Known, event: bytes, changed: list[Placed]) -> None:
@@ -179,6 +191,7 @@ class Projection:
                 revision << POSITION_BITS | ordinal,
                 placed.revision,
                 *key,
+                known.first_revision,
                 judgement.type,
                 judgement.verdict,
                 judgement.reason,
@@ -213,14 +226,20 @@ class Projection:
             self._writer.drop_rejection(row.event_revision)
 
     def _save_sessions(self) -> None:
+        keys: list[SavedKey] = []
         moved: list[SessionRow] = []
         stayed: list[SessionRow] = []
         for key in sorted(self._touched):
             known = self._touched[key]
+            if known.listed != known.number:
+                known.listed = known.number
+                app, session_id = key
+                keys.append(SavedKey(session_id, app, known.first_revision, known.number or None))
             if known.number:
                 row = _row(key, known)
                 before, known.place = known.place, place(row)
                 (stayed if before == known.place else moved).append(row)
+        self._writer.save_keys(keys)
         self._writer.save_sessions(moved)
         self._writer.save_sessions_in_place(stayed)
 
@@ -255,6 +274,7 @@ def _malformed(entry: Entry, problem: str) -> FeedRow:
         entry.revision,
         entry.sdk_app_id,
         "",
+        None,
         event_pb2.EVENT_TYPE_UNSPECIFIED,
         verdict,
         records.REASONS[outcome.reason],
@@ -272,6 +292,7 @@ def _row(key: SessionKey, known: Known) -> SessionRow:
     return SessionRow(
         known.number,
         *key,
+        known.first_revision,
         records.STATES[session.state],
         records.END_REASONS[session.end_reason],
         session.client_user_id,

@@ -17,20 +17,21 @@ FROM progress
 DATA_VERSION = "PRAGMA data_version"
 
 # One session as it is now.
-SESSION = "SELECT session FROM sessions WHERE sdk_app_id = ? AND session_id = ?"
+SESSION = """
+SELECT session FROM sessions WHERE number = (
+    SELECT number FROM session_keys WHERE sdk_app_id = ? AND session_id = ?)
+"""
 
 # The same together with how far the view has come. One statement is a snapshot of its own and costs
 # two thirds of a transaction; a join instead of the subquery would cost twice as much.
-SESSION_NOW = """
-SELECT journal_id, applied_revision,
-       (SELECT session FROM sessions WHERE sdk_app_id = ? AND session_id = ?)
-FROM progress
-"""
+SESSION_NOW = f"SELECT journal_id, applied_revision, ({SESSION}) FROM progress"  # noqa: S608
 
 # One session as it was after a position; the feed keeps a copy for each of its callbacks.
 SESSION_AS_OF = """
 SELECT session FROM feed INDEXED BY feed_by_session
-WHERE session_id = ? AND sdk_app_id = ? AND position <= ? AND session IS NOT NULL
+WHERE first_revision = (
+    SELECT first_revision FROM session_keys WHERE session_id = ? AND sdk_app_id = ?)
+  AND position <= ? AND session IS NOT NULL
 ORDER BY position DESC LIMIT 1
 """
 
@@ -44,7 +45,8 @@ ORDER BY position
 # Where the records of some sessions are; bare positions are cheap to sort.
 FEED_OF_SESSIONS = """
 SELECT position FROM feed INDEXED BY feed_by_session
-WHERE position > ? AND position <= ? {where}
+WHERE position > ? AND position <= ? AND first_revision IN (
+    SELECT first_revision FROM session_keys WHERE TRUE {where})
 ORDER BY position LIMIT ?
 """
 
@@ -73,7 +75,9 @@ client_user_id, channel_type
 # All callbacks of a session with every verdict published for them.
 STORY = """
 SELECT position, event_revision, record FROM feed INDEXED BY feed_by_session
-WHERE session_id = ? AND sdk_app_id = ? AND position <= ?
+WHERE first_revision = (
+    SELECT first_revision FROM session_keys WHERE session_id = ? AND sdk_app_id = ?)
+  AND position <= ?
 ORDER BY position
 """
 
@@ -113,8 +117,7 @@ SESSIONS_SNAPSHOT = """
 SELECT number, session FROM sessions
 WHERE number > ? AND number <= ? AND ((TRUE {where}) OR EXISTS (
     SELECT 1 FROM feed INDEXED BY feed_by_session
-    WHERE feed.session_id = sessions.session_id AND feed.sdk_app_id = sessions.sdk_app_id
-      AND feed.position > ?))
+    WHERE feed.first_revision = sessions.first_revision AND feed.position > ?))
 ORDER BY number
 """
 

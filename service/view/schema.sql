@@ -15,12 +15,23 @@ CREATE TABLE progress (
     complete         INTEGER NOT NULL   -- 1 once the view has caught up for the first time
 ) STRICT;
 
+-- Every session that a callback has named, by its key. Desk's ids are random, so a session that is
+-- not at hand costs a page of this: it is the only place where they are looked for.
+CREATE TABLE session_keys (
+    session_id     TEXT    NOT NULL,
+    sdk_app_id     INTEGER NOT NULL,
+    first_revision INTEGER NOT NULL,     -- of its first callback: what the feed has it by
+    number         INTEGER,              -- what `sessions` has it by; NULL while it has not begun
+    PRIMARY KEY (session_id, sdk_app_id)
+) STRICT, WITHOUT ROWID;
+
 -- Every session that has begun, as it is now.
 CREATE TABLE sessions (
     number         INTEGER PRIMARY KEY,  -- the revision at which it was first seen to have begun:
                                          -- unique, the same on every replica; settles ties in every order
     sdk_app_id     INTEGER NOT NULL,
     session_id     TEXT    NOT NULL,
+    first_revision INTEGER NOT NULL,
     state          INTEGER NOT NULL,
     end_reason     INTEGER NOT NULL,
     client_user_id TEXT    NOT NULL,
@@ -37,13 +48,12 @@ CREATE TABLE sessions (
     fold           BLOB    NOT NULL      -- the fold's own state, to go on without its history
 ) STRICT;
 
-CREATE UNIQUE INDEX sessions_by_key        ON sessions (sdk_app_id, session_id);
-CREATE INDEX        sessions_by_begun      ON sessions (begun_at);
-CREATE INDEX        sessions_by_last_event ON sessions (last_event_at);
-CREATE INDEX        sessions_by_ended      ON sessions (ended_at) WHERE ended_at IS NOT NULL;
-CREATE INDEX        sessions_by_state      ON sessions (state, begun_at);
-CREATE INDEX        sessions_by_agent      ON sessions (agent_id, begun_at);
-CREATE INDEX        sessions_by_user       ON sessions (client_user_id, begun_at);
+CREATE INDEX sessions_by_begun      ON sessions (begun_at);
+CREATE INDEX sessions_by_last_event ON sessions (last_event_at);
+CREATE INDEX sessions_by_ended      ON sessions (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX sessions_by_state      ON sessions (state, begun_at);
+CREATE INDEX sessions_by_agent      ON sessions (agent_id, begun_at);
+CREATE INDEX sessions_by_user       ON sessions (client_user_id, begun_at);
 
 -- What was made of every callback, append-only. Read in order of position.
 CREATE TABLE feed (
@@ -51,6 +61,7 @@ CREATE TABLE feed (
     event_revision INTEGER NOT NULL,     -- the event's own revision; equal to the record's unless revised
     sdk_app_id     INTEGER NOT NULL,
     session_id     TEXT    NOT NULL,     -- '' when malformed
+    first_revision INTEGER,              -- the session's; NULL when malformed
     type           INTEGER NOT NULL,
     verdict        INTEGER NOT NULL,
     reason         INTEGER NOT NULL,
@@ -63,7 +74,7 @@ CREATE TABLE feed (
                                          -- NULL while the session has not begun
 ) STRICT;
 
-CREATE INDEX feed_by_session ON feed (session_id, sdk_app_id);
+CREATE INDEX feed_by_session ON feed (first_revision) WHERE first_revision IS NOT NULL;
 
 -- The rejections that stand now: where in the feed each was published.
 CREATE TABLE rejections (

@@ -39,6 +39,7 @@ class FeedRow(NamedTuple):
     event_revision: int
     sdk_app_id: int
     session_id: str
+    first_revision: int | None
     type: int
     verdict: int
     reason: int
@@ -56,6 +57,7 @@ class SessionRow(NamedTuple):
     number: int
     sdk_app_id: int
     session_id: str
+    first_revision: int
     state: int
     end_reason: int
     client_user_id: str
@@ -86,12 +88,27 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     complete: bool = False
 
 
-class SavedSession(msgspec.Struct, frozen=True):
-    """A session as the view holds it: enough to go on in order."""
+class SavedKey(NamedTuple):
+    """A row of the table `session_keys`, column by column."""
 
-    number: int
-    session: Session
-    last: Key
+    session_id: str
+    sdk_app_id: int
+    first_revision: int
+    number: int | None
+
+
+class SavedSession(NamedTuple):
+    """What the view holds of a session that a callback has named.
+
+    Attributes:
+        first_revision: of its first callback.
+        number: what it is saved by; None while it has not begun.
+        fold: what `saved_fold` made of it, likewise.
+    """
+
+    first_revision: int
+    number: int | None
+    fold: bytes | None
 
 
 def _insert(verb: str, table: str, columns: Sequence[str], extra: str = "") -> str:
@@ -106,7 +123,7 @@ def _update(table: str, row: Sequence[str], key: str, without: Sequence[str]) ->
     return f"UPDATE {table} SET {changes} WHERE {columns[key]}"  # noqa: S608
 
 
-KEY = ("number", "sdk_app_id", "session_id")
+KEY = ("number", "sdk_app_id", "session_id", "first_revision")
 PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at")
 """What places a session in the indexes, beside its key and the time of its last event.
 
@@ -114,17 +131,22 @@ All other columns are written in place, so that no index can be forgotten.
 """
 
 INSERT_FEED = _insert("INSERT", "feed", FeedRow._fields)
+SAVE_KEY = _insert("REPLACE", "session_keys", SavedKey._fields)
 SAVE_SESSION = _insert("REPLACE", "sessions", SessionRow._fields)
 SAVE_IN_PLACE = _update("sessions", SessionRow._fields, key="number", without=(*KEY, *PLACE))
 SAVE_PROGRESS = _insert("REPLACE", "progress", Progress.__struct_fields__, ", 1")
 # event_revision is unique: a rejection that got another reason moves to its new position.
 ADD_REJECTION = "REPLACE INTO rejections (position, event_revision) VALUES (?, ?)"
 DROP_REJECTION = "DELETE FROM rejections WHERE event_revision = ?"
-LOAD_SESSION = "SELECT number, fold FROM sessions WHERE sdk_app_id = ? AND session_id = ?"
+LOAD_SESSION = """
+    SELECT session_keys.first_revision, session_keys.number, fold
+    FROM session_keys LEFT JOIN sessions ON sessions.number = session_keys.number
+    WHERE session_keys.sdk_app_id = ? AND session_keys.session_id = ?
+"""
 # Not ordered here: to prepare for that takes longer than to find out that there is nothing.
 LOAD_HISTORY = """
     SELECT position, event_revision, verdicts, agent_id, record FROM feed
-    WHERE sdk_app_id = ? AND session_id = ?
+    WHERE first_revision = ?
 """
 LOAD_RECORD = "SELECT record FROM feed WHERE position = ?"
 LOAD_PROGRESS = f"SELECT {', '.join(Progress.__struct_fields__)} FROM progress"  # noqa: S608
@@ -138,6 +160,11 @@ _FOLD = msgspec.msgpack.Decoder(tuple[Session, Key])
 def saved_fold(session: Session, last: Key) -> bytes:
     """Serialise what the fold needs to go on with a session in order."""
     return msgspec.msgpack.encode((session, last))
+
+
+def restored_fold(saved: bytes) -> tuple[Session, Key]:
+    """Read back what `saved_fold` wrote."""
+    return _FOLD.decode(saved)
 
 
 class ViewWriter:
@@ -229,6 +256,10 @@ class ViewWriter:
         """Append to the feed, in order of position."""
         self._db.executemany(INSERT_FEED, rows)
 
+    def save_keys(self, rows: Iterable[SavedKey]) -> None:
+        """Note which sessions there are, and by which number those are saved that have begun."""
+        self._db.executemany(SAVE_KEY, rows)
+
     def save_sessions(self, rows: Sequence[SessionRow]) -> None:
         """Put sessions in the place of their earlier state."""
         self._db.executemany(SAVE_SESSION, rows)
@@ -249,14 +280,16 @@ class ViewWriter:
         self._db.execute(DROP_REJECTION, (event_revision,))
 
     def load_session(self, key: SessionKey) -> SavedSession | None:
-        """The session as saved last; None if it has not begun."""
+        """The session as saved last; None if no callback has named it."""
         row = self._db.execute(LOAD_SESSION, key).fetchone()
-        return SavedSession(row[0], *_FOLD.decode(row[1])) if row else None
+        return SavedSession._make(row) if row else None
 
-    def load_history(self, key: SessionKey) -> list[Placed]:
+    def load_history(self, first_revision: int) -> list[Placed]:
         """All callbacks of a session, in order of revision, with what was published for them."""
         placed: dict[int, Placed] = {}
-        for _, revision, verdicts, agent_id, record in sorted(self._db.execute(LOAD_HISTORY, key)):
+        for _, revision, verdicts, agent_id, record in sorted(
+            self._db.execute(LOAD_HISTORY, (first_revision,))
+        ):
             if revision not in placed:
                 placed[revision] = _placed(revision, record, agent_id)
             placed[revision].verdicts = verdicts

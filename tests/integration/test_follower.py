@@ -64,6 +64,7 @@ def content(folder: Path) -> list[list[tuple[Any, ...]]]:
     return [
         rows(folder, "SELECT * FROM feed ORDER BY position"),
         rows(folder, "SELECT * FROM sessions ORDER BY number"),
+        rows(folder, "SELECT * FROM session_keys ORDER BY 1, 2"),
         rows(folder, "SELECT digest FROM progress"),
     ]
 

@@ -60,6 +60,7 @@ def everything(view: View) -> list[object]:
     return [
         view.rows("SELECT * FROM feed ORDER BY position"),
         view.rows("SELECT * FROM sessions ORDER BY number"),
+        view.rows("SELECT * FROM session_keys ORDER BY 1, 2"),
         view.rows("SELECT * FROM rejections ORDER BY position"),
         view.digest,
     ]

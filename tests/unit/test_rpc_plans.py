@@ -35,6 +35,8 @@ ORDERS = [
 LATER = {"begun_at": 0, "ended_at": 50, "last_event_at": 100}
 """Milliseconds from a session's number, which is when it began."""
 
+KEY_FOUND = "SEARCH session_keys USING PRIMARY KEY (session_id=? AND sdk_app_id=?)"
+
 SHARE = 200
 """Rows that a page looks at here, at most."""
 
@@ -59,7 +61,7 @@ def fill(path: Path, sessions: int) -> None:
 
 def session(n: int) -> tuple[int | str | bytes | None, ...]:
     ended = n + LATER["ended_at"] if n % 3 else None
-    kinds = (n % 2 + 1, f"s{n}", n % 7 + 1, n % 5, f"{'uvw'[n % 3]}", ("SDK", "Web")[n % 2])
+    kinds = (n % 2 + 1, f"s{n}", n, n % 7 + 1, n % 5, f"{'uvw'[n % 3]}", ("SDK", "Web")[n % 2])
     return (
         n,
         *kinds,
@@ -131,9 +133,10 @@ def count(steps: Counter[object], question: object) -> bool:
 
 
 def test_a_session_is_found_by_its_key(reader):
-    of_progress, _, of_sessions = reader.plan(queries.SESSION_NOW, (1, "s"))
+    of_progress, _, of_sessions, _, of_key = reader.plan(queries.SESSION_NOW, (1, "s"))
     assert of_progress == "SCAN progress"  # its one row
-    assert of_sessions.startswith("SEARCH sessions USING INDEX sessions_by_key (sdk_app_id=? AND")
+    assert of_sessions.startswith("SEARCH sessions USING INTEGER PRIMARY KEY")
+    assert of_key == KEY_FOUND
     (step,) = reader.plan(queries.SESSION_BY_NUMBER, (1,))
     assert step.startswith("SEARCH sessions USING INTEGER PRIMARY KEY")
 
@@ -147,8 +150,9 @@ def test_the_feed_is_read_in_its_own_order(reader):
 
 def test_the_feed_of_a_session_is_found_in_the_index_alone(reader):
     sql = queries.FEED_OF_SESSIONS.format(where=" AND session_id IN (?)")
-    step, *_ = reader.plan(sql, (1, 2, "s", 10))
-    assert step.startswith("SEARCH feed USING COVERING INDEX feed_by_session (session_id=?")
+    step, _, of_key, *_ = reader.plan(sql, (1, 2, "s", 10))
+    assert step.startswith("SEARCH feed USING COVERING INDEX feed_by_session (first_revision=?")
+    assert of_key == "SEARCH session_keys USING PRIMARY KEY (session_id=?)"
 
 
 def test_a_few_rejections_are_found_without_sorting(reader):
@@ -158,5 +162,19 @@ def test_a_few_rejections_are_found_without_sorting(reader):
 
 
 def test_a_session_as_of_a_revision_is_found_without_sorting(reader):
-    (step,) = reader.plan(queries.SESSION_AS_OF, ("s", 1, 5))
-    assert step.startswith("SEARCH feed USING INDEX feed_by_session")
+    step, _, of_key = reader.plan(queries.SESSION_AS_OF, ("s", 1, 5))
+    assert step.startswith("SEARCH feed USING INDEX feed_by_session (first_revision=? AND rowid<?)")
+    assert of_key == KEY_FOUND
+
+
+def test_a_story_is_found_without_sorting(reader):
+    step, _, of_key = reader.plan(queries.STORY, ("s", 1, 5))
+    assert step.startswith("SEARCH feed USING INDEX feed_by_session (first_revision=? AND rowid<?)")
+    assert of_key == KEY_FOUND
+
+
+def test_a_snapshot_looks_for_later_changes_in_the_index_alone(reader):
+    sql = queries.SESSIONS_SNAPSHOT.format(where=" AND agent_id IN (?)")
+    steps = reader.plan(sql, (1, 9, "a", 10))
+    assert steps[0].startswith("SEARCH sessions USING INTEGER PRIMARY KEY")
+    assert steps[2].startswith("SEARCH feed USING COVERING INDEX feed_by_session (first_revision=?")
