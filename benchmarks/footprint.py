@@ -2,7 +2,7 @@
 
 At start with nothing there; with a million sessions in journal and view, after each kind of
 question and a stream through part of the feed; after `desk simulate` has sent as fast as it could.
-Then idle: processor time over 20 s, without and with one live subscriber.
+Then idle: processor time over 12 s, without and with one live subscriber.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ SENT, QUICK_SENT = 2_000, 100
 """Sessions that `desk simulate` sends, ten callbacks each."""
 READ = 50_000
 """Events that are read of the feed."""
-IDLE_SECONDS, QUICK_IDLE_SECONDS = 20.0, 2.0
+IDLE_SECONDS, QUICK_IDLE_SECONDS = 12.0, 2.0
 SETTLE, QUICK_SETTLE = 3.0, 0.5
 """Seconds after which nothing has anything left to do."""
 

@@ -1,8 +1,8 @@
 """Data directories full of callbacks, made as the service makes them: journal first, then view.
 
 They are made before anything is measured: the journals side by side, each by a process of its own
-(`python -m benchmarks.populations KIND COUNT DATA_DIR`), then the views, one after the other,
-because how long a follower takes for one is a figure of its own.
+(`python -m benchmarks.populations KIND COUNT DATA_DIR`), and the views one after the other. That of
+the largest comes last, alone: how long a follower takes for it is a figure of its own.
 """
 
 import json
@@ -54,12 +54,11 @@ class Followed(NamedTuple):
 
 
 def prepare(populations: Iterable[Population]) -> None:
-    """Make them, the largest journal first, as many at once as there are cores."""
+    """Make them: the largest journal first, as many at once as there are cores; its view last."""
     ordered = sorted(set(populations), key=lambda each: each.count, reverse=True)
-    journals = [_begin(each) for each in ordered]
-    for journal in journals:
-        journal.result()
     for population in ordered:
+        _begin(population)
+    for population in reversed(ordered):
         followed(population)
 
 
