@@ -69,7 +69,7 @@ class Projection:
     """The view's content as a function of the journal.
 
     Attributes:
-        progress: how far the view has come, as of the last batch.
+        progress: how far the view has come, as of the last batch, which may not be committed yet.
     """
 
     def __init__(self, writer: ViewWriter, journal_id: str) -> None:
@@ -79,16 +79,25 @@ class Projection:
         self._waiting: list[FeedRow] = []
         self.progress = writer.progress() or Progress(journal_id, fingerprint())
         self._digest = self.progress.digest
+        self._failed = False
 
     def apply(self, entries: Sequence[Entry], *, head: int, behind_since: int | None) -> None:
         """Take a batch into the view, all of it or nothing.
+
+        Once it has raised anything, this projection is of no more use: it may be ahead of the view.
 
         Args:
             entries: the journal's next ones, without a gap; may be empty.
             head: the journal's newest revision.
             behind_since: `received_at` of the first entry after these; None if there is none. If
                 there is one, the batch may be committed only a moment later, by a thread.
+
+        Raises:
+            ViewError: this batch cannot be written, or the one before could not be committed.
         """
+        if self._failed:
+            raise AssertionError("a projection that has failed is of no more use")
+        self._failed = True  # unless all of it succeeds
         arrivals = [_arrival(entry) for entry in entries]
         with self._writer.transaction(aside=behind_since is not None):
             for arrival in arrivals:
@@ -99,6 +108,7 @@ class Projection:
             self._writer.save_progress(progress)
         self.progress = progress
         self._forget()
+        self._failed = False
 
     def _progress_after(
         self, entries: Sequence[Entry], head: int, behind_since: int | None

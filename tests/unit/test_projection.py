@@ -194,6 +194,28 @@ def test_a_commit_that_fails_behind_a_batch_is_told_by_the_next_and_leaves_no_tr
     assert read(tmp_path, "SELECT lower(hex(digest)) FROM progress") == [(KNOWN[1],)]
 
 
+def apply_each(projection: Projection, journal: list[Entry], behind_since: int | None) -> None:
+    for each in journal:
+        projection.apply([each], head=len(journal), behind_since=behind_since)
+
+
+@pytest.mark.parametrize("behind_since", [None, NOON])
+def test_a_projection_that_has_failed_refuses_to_leave_a_gap(
+    tmp_path: Path, behind_since: int | None
+) -> None:
+    writer = ViewWriter(tmp_path)
+    projection = Projection(writer, JOURNAL)
+    journal = fixed_journal()
+    writer._db.set_commit_hook(lambda: True)
+    with pytest.raises(apsw.ConstraintError):
+        apply_each(projection, journal[:2], behind_since)
+    writer._db.set_commit_hook(None)
+    with pytest.raises(AssertionError, match="of no more use"):
+        projection.apply(journal[2:], head=8, behind_since=None)
+    assert writer.progress() is None
+    writer.close()
+
+
 def test_a_view_is_renewed_whatever_became_of_its_last_commit(tmp_path: Path) -> None:
     writer = ViewWriter(tmp_path)
     writer._db.set_commit_hook(lambda: True)
