@@ -186,7 +186,11 @@ class ViewWriter:
             self.renew()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file, after a commit under way; if that fails, only the log says so."""
+        try:
+            self.settle()
+        except ViewError as problem:
+            log.warning("view_commit_failed", error=type(problem).__name__, detail=str(problem))
         self._aside.shutdown()
         self._db.close()
         os.close(self._lock)
@@ -212,12 +216,13 @@ class ViewWriter:
             aside: leave the commit to a thread and return before it is done. SQLite needs no
                 interpreter for it: what comes next can be read and decoded meanwhile.
         """
-        self.settle()
+        self._come_to_rest()
         self._db.execute("BEGIN")
         try:
             yield
         except BaseException:
-            self._roll_back()
+            with suppress(ViewError):  # the first error says more
+                self._roll_back()
             raise
         if aside:
             self._committing = self._aside.submit(self._commit)
@@ -229,12 +234,17 @@ class ViewWriter:
         try:
             self._db.execute("COMMIT")
         except ViewError:
-            self._roll_back()
+            with suppress(ViewError):
+                self._roll_back()
             raise
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:  # after some errors SQLite has done it already
             self._db.execute("ROLLBACK")
+
+    def _come_to_rest(self) -> None:
+        self.settle()
+        self._roll_back()  # what could not be rolled back when it failed
 
     def settle(self) -> None:
         """Wait for a commit under way, and raise what it raised. Each transaction begins so."""
@@ -243,8 +253,8 @@ class ViewWriter:
             committing.result()
 
     def progress(self) -> Progress | None:
-        """How far the view has come; None when it is new."""
-        self.settle()
+        """How far the view has come; None when it is new. Not for use inside a transaction."""
+        self._come_to_rest()
         row = self._db.execute(LOAD_PROGRESS).fetchone()
         return msgspec.convert(row, Progress, strict=False) if row else None
 

@@ -1,16 +1,19 @@
 """What the view holds after given callbacks: rejections, revisions, numbers, a known digest."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
 import pytest
+from structlog.testing import capture_logs
 
 from desk.v1 import event_pb2, session_pb2
 from journal.entry import Entry
 from journal.errors import InUse
 from service.projection import Projection
 from service.view import store
-from service.view.writer import ViewWriter, discard
+from service.view.writer import INSERT_FEED, ViewDamaged, ViewWriter, discard
 from tests.support.callbacks import NOON, SESSION, body, entries, life
 
 JOURNAL = "0" * 32
@@ -211,9 +214,101 @@ def test_a_projection_that_has_failed_refuses_to_leave_a_gap(
         apply_each(projection, journal[:2], behind_since)
     writer._db.set_commit_hook(None)
     with pytest.raises(AssertionError, match="of no more use"):
-        projection.apply(journal[2:], head=8, behind_since=None)
+        projection.apply(journal[2:], head=9, behind_since=None)
     assert writer.progress() is None
     writer.close()
+
+
+def slowly(*, fail: bool) -> Callable[[], bool]:
+    """A hook that has a commit take a while, and fail if it is to."""
+    due = threading.Event()
+    threading.Timer(0.2, due.set).start()
+    return lambda: not due.wait(10) or fail
+
+
+def test_progress_waits_for_the_commit_under_way_and_tells_that_it_failed(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    projection = Projection(writer, JOURNAL)
+    journal = fixed_journal()
+    projection.apply(journal[:2], head=9, behind_since=None)
+    writer._db.set_commit_hook(slowly(fail=True))
+    projection.apply(journal[2:], head=9, behind_since=NOON)
+    with pytest.raises(apsw.ConstraintError):
+        writer.progress()
+    on_disk = writer.progress()
+    writer.close()
+    assert on_disk
+    assert on_disk.applied_revision == 2
+
+
+def test_closing_waits_for_the_commit_under_way(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    writer._db.set_commit_hook(slowly(fail=False))
+    with capture_logs() as logs:
+        Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
+        writer.close()
+    assert logs == []
+    assert read(tmp_path, "SELECT applied_revision FROM progress") == [(9,)]
+
+
+def test_closing_ends_the_thread_that_commits(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    writer = ViewWriter(tmp_path)
+    Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
+    assert set(threading.enumerate()) - before
+    writer.close()
+    assert not set(threading.enumerate()) - before
+
+
+def test_closing_logs_that_the_last_commit_failed(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    writer._db.set_commit_hook(lambda: True)
+    with capture_logs() as logs:
+        Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
+        writer.close()
+    assert [(line["event"], line["error"]) for line in logs] == [
+        ("view_commit_failed", "ConstraintError")
+    ]
+    assert read(tmp_path, "SELECT applied_revision FROM progress") == []
+
+
+def damaged_at(statement: str) -> Callable[..., bool]:
+    """A hook that finds the view damaged at this statement, and has no ROLLBACK work."""
+
+    def look(_cursor: apsw.Cursor, current: str, _bindings: object) -> bool:
+        if current == statement:
+            raise apsw.CorruptError("damaged")
+        return current != "ROLLBACK"
+
+    return look
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", INSERT_FEED])
+def test_a_batch_that_cannot_be_rolled_back_tells_why_it_failed_and_leaves_no_trace(
+    tmp_path: Path, statement: str
+) -> None:
+    writer = ViewWriter(tmp_path)
+    writer._db.exec_trace = damaged_at(statement)
+    with pytest.raises(ViewDamaged):
+        Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=None)
+    writer._db.exec_trace = None
+    assert writer._db.in_transaction
+    assert writer.progress() is None
+    writer.close()
+
+
+def test_a_transaction_begins_although_one_before_could_not_be_rolled_back(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    projection = Projection(writer, JOURNAL)
+    writer._db.exec_trace = damaged_at("COMMIT")
+    with pytest.raises(ViewDamaged), writer.transaction():
+        writer.add_rejection(1, 1)
+    writer._db.exec_trace = None
+    assert writer._db.in_transaction
+    projection.apply(fixed_journal(), head=9, behind_since=None)
+    writer.close()
+    assert read(tmp_path, "SELECT lower(hex(digest)) FROM progress") == [(KNOWN[1],)]
+    assert read(tmp_path, "SELECT 1 FROM rejections WHERE position = 1") == []
 
 
 def test_a_view_is_renewed_whatever_became_of_its_last_commit(tmp_path: Path) -> None:
