@@ -123,7 +123,8 @@ class _Complete(Callback, frozen=True, kw_only=True, gc=False, forbid_unknown_fi
 
 
 _COMPLETE = msgspec.json.Decoder(_Complete)
-"""Reads nearly all bodies in half the time; those that it refuses are parsed first, then read."""
+"""Reads a body of known fields, as nearly all are, in two thirds of the time. One that it refuses
+takes about twice as long: it is parsed first, then read, after all."""
 
 
 def _digest(sdk_app_id: int, content: bytes) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +150,14 @@ def verdict(read: Callable[[], Callback]) -> dict[str, Any] | str:
 def test_examining_is_identifying_and_decoding(body: bytes, app: int) -> None:
     identity, fault = examine(app, body)
     assert (identity, str(fault or "")) == (identify(app, body), complaint(body))
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 5_000])
+def test_a_message_that_is_nested_too_deep_is_so_for_gateway_and_fold_alike(depth: int) -> None:
+    message = b"[" * (depth - 1) + b"]" * (depth - 1)
+    body = b'{"SessionId":"s","Event":"e","EventTime":1,"MsgBody":%b}' % message
+    assert str(examine(1, body)[1] or "") == complaint(body)
+    assert ("nested deeper" in complaint(body)) == (depth > MAX_DEPTH)
 
 
 FRAGMENTS = [
