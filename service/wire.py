@@ -62,17 +62,21 @@ def _encoder(field: FieldDescriptor) -> Encoder:
 
 
 class _Heads(dict[int, bytes]):
-    """A tag with a number after it, by number: that of most lengths and values is at hand."""
+    """A tag with a number after it, by number: once made, that of a small number is at hand."""
 
     def __init__(self, number: int, wire_type: int) -> None:
+        super().__init__()
         self._tag = tag(number, wire_type)
-        super().__init__((value, self._tag + varint(value)) for value in range(_SHORT))
 
     def __missing__(self, value: int) -> bytes:
-        return self._tag + varint(value)
+        head = self._tag + varint(value)
+        if 0 <= value < _SHORT:
+            self[value] = head
+        return head
 
 
 _SHORT = 1_024
+"""Most lengths and values are below; a table has no more entries than this."""
 
 
 def _integer(number: int) -> Encoder:

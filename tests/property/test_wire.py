@@ -49,6 +49,14 @@ def test_a_number_is_written_as_protobuf_writes_it_where_it_gets_longer() -> Non
             assert write(signed) == written(event_pb2.Event(revision=signed))
 
 
+def test_what_precedes_a_small_number_is_made_once_and_no_other_is_kept() -> None:
+    heads = wire._Heads(1, wire.VARINT)
+    numbers = [-1, 0, 1, 1_023, 1_024, 2**63 - 1]
+    made = [heads[number] for number in numbers]
+    assert list(heads) == [0, 1, 1_023]
+    assert [heads[number] for number in numbers] == made
+
+
 @given(st.data(), st.sampled_from(MESSAGES))
 def test_a_field_is_written_as_protobuf_writes_it(
     data: st.DataObject, message: type[Message]
