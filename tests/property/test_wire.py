@@ -14,7 +14,7 @@ from service import records, wire
 from service.history import History, Placed, order_key
 from service.machine import Event, State
 from service.records import duration, timestamp
-from service.session import Outcome, Reason, Verdict
+from service.session import Outcome, Reason, Session, Verdict
 from tests.support.callbacks import bodies, body, entries, entry
 
 MESSAGES: list[type[Message]] = [
@@ -172,6 +172,12 @@ def test_a_record_is_written_as_protobuf_writes_it(
     record = records.record(2**33, ordinal, written(event), judged)
     assert record == written(made)
     assert records.event_of(record) == written(event)
+
+
+def test_a_session_has_no_field_that_is_left_empty() -> None:
+    shown = set(session_pb2.Session.DESCRIPTOR.fields_by_name)
+    written_by_hand = {"sdk_app_id", "session_id", "revision", "first_response"}
+    assert shown - set(Session.__struct_fields__) == written_by_hand
 
 
 @given(st.lists(bodies(), min_size=1, max_size=30))
