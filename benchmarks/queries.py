@@ -87,7 +87,7 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
         data_dir, size = populations.data_dir(population), population.count
         with desk("service", data_dir=data_dir) as service:
             target, worker = service.said["grpc"], roles(service.pid)["rpc worker"]
-            loads = asyncio.run(_ask(target, worker, size, seconds=0.3 if quick else 0.5))
+            loads = asyncio.run(_ask(target, worker, size, seconds=0.3 if quick else 1.0))
             yield from _measurements(loads, size, run)
             if population == needed[-1]:
                 yield from _pages(target, size, run, quick=quick)
@@ -210,7 +210,7 @@ def _etcd(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
         return
     keys = SIZES[0] if not quick else QUICK_SIZES[0]
     with etcd.running() as (target, pid):
-        loads = asyncio.run(_ask_etcd(target, pid, keys, seconds=0.3 if quick else 0.5))
+        loads = asyncio.run(_ask_etcd(target, pid, keys, seconds=0.3 if quick else 1.0))
     yield from _measurements(loads, keys, run)
 
 

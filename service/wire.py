@@ -75,7 +75,7 @@ class _Heads(dict[int, bytes]):
         return head
 
 
-_SHORT = 1_024
+_SHORT = 8_192
 """Most lengths and values are below; a table has no more entries than this."""
 
 
