@@ -25,7 +25,7 @@ CONNECTIONS = 64
 counts the wait."""
 
 PATIENCE = 10.0
-"""Seconds for the last answers to come."""
+"""Seconds after the schedule's end; what has not been answered then counts as unanswered."""
 
 PATH = (
     "/?SdkAppid=1600012345&CallbackCommand=Desk.SessionEventNotify&contenttype=json"
@@ -91,8 +91,8 @@ class Connection:
 class Driver:
     """Sends by the clock and collects what came of it.
 
-    No event loop of a library: asyncio took a quarter of a millisecond for each callback, on the
-    cores that the servers need, and added to what it measured.
+    No event loop of a library: asyncio took 230 µs of a core for each callback, where this takes
+    130, on the cores that the servers need; and added to what it measured.
     """
 
     def __init__(self, port: int, rate: float, seconds: float) -> None:
@@ -101,6 +101,7 @@ class Driver:
         self._total = int(rate * seconds)
         self._free = deque(Connection(port) for _ in range(CONNECTIONS))
         self._busy: set[Connection] = set()
+        self._due: deque[tuple[int, float]] = deque()
         self._lost = 0
         self._statuses: Counter[str] = Counter()
         self._from_due: list[float] = []
@@ -109,23 +110,22 @@ class Driver:
 
     def run(self) -> dict[str, Any]:
         """Send all, wait for the answers, and report."""
-        began = time.monotonic()
+        began = now = time.monotonic()
+        give_up = began + self._total / self._rate + PATIENCE
         number = 0
-        while number < self._total and (self._free or self._busy):
-            due = began + number / self._rate
-            now = time.monotonic()
-            if due <= now and self._free:
+        while (number < self._total or self._due or self._busy) and now < give_up:
+            if not (self._free or self._busy):
+                break  # all connections are lost
+            while number < self._total and (due := began + number / self._rate) <= now:
                 self._late.append(now - due)
-                self._send(number, due)
+                self._due.append((number, due))
                 number += 1
-                self._receive(0.0)
-            else:
-                self._receive(PATIENCE if due <= now else due - now)
-        took = time.monotonic() - began
-        give_up = time.monotonic() + PATIENCE
-        while self._busy and (left := give_up - time.monotonic()) > 0:
-            self._receive(left)
-        return self._report(took)
+            while self._due and self._free:
+                self._send(*self._due.popleft())
+            following = began + number / self._rate if number < self._total else give_up
+            self._receive(max(0.0, following - time.monotonic()))
+            now = time.monotonic()
+        return self._report()
 
     def _send(self, number: int, due: float) -> None:
         connection = self._free.popleft()
@@ -156,10 +156,11 @@ class Driver:
         self._from_due.append(now - connection.due)
         self._from_sent.append(now - connection.sent)
 
-    def _report(self, took: float) -> dict[str, Any]:
+    def _report(self) -> dict[str, Any]:
+        if not self._from_due:
+            sys.exit("nothing was answered")
         return {
             "rate": self._rate,
-            "sent_rate": self._total / took,
             "total": self._total,
             "answered": len(self._from_due),
             "refused": sum(n for status, n in self._statuses.items() if status != "200"),

@@ -22,7 +22,7 @@ NAME = "open_loop"
 REFERENCE = "empty handler"
 OURS = "desk serve"
 RATES = (500, 1000, 2000, 4000)
-SECONDS, QUICK_SECONDS = 1.5, 1.0
+SECONDS, QUICK_SECONDS = 2.0, 1.0
 
 EVERY = 0.05
 """Seconds between two looks at the lag."""

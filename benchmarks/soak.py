@@ -49,6 +49,7 @@ Report = dict[str, Any]
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 def main(seconds: float, out: Path) -> None:
     """Soak for so many seconds; write soak.json and soak.svg."""
+    facts = machine.describe()
     with directory("soak") as data_dir:
         with desk("serve", data_dir=data_dir) as serve:
             before = roles(serve.pid)
@@ -66,7 +67,7 @@ def main(seconds: float, out: Path) -> None:
         if before != after:
             problems.append(f"a process died: {before} became {after}")
         found = {
-            "machine": machine.describe(),
+            "machine": facts,
             "capacity_per_second": capacity,
             "rounds": rounds,
             "visits": msgspec.to_builtins(visits),

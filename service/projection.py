@@ -284,7 +284,7 @@ def _malformed(entry: Entry, problem: str) -> FeedRow:
         entry.revision,
         entry.sdk_app_id,
         "",
-        None,
+        0,
         event_pb2.EVENT_TYPE_UNSPECIFIED,
         verdict,
         records.REASONS[outcome.reason],

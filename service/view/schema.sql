@@ -25,13 +25,16 @@ CREATE TABLE session_keys (
     PRIMARY KEY (session_id, sdk_app_id)
 ) STRICT, WITHOUT ROWID;
 
+-- What is malformed belongs to no session; the feed has it under this key.
+INSERT INTO session_keys VALUES ('', 0, 0, NULL);
+
 -- Every session that has begun, as it is now.
 CREATE TABLE sessions (
     number         INTEGER PRIMARY KEY,  -- the revision at which it was first seen to have begun:
                                          -- unique, the same on every replica; settles ties in every order
     sdk_app_id     INTEGER NOT NULL,
     session_id     TEXT    NOT NULL,
-    first_revision INTEGER NOT NULL,
+    first_revision INTEGER NOT NULL,     -- as in session_keys
     state          INTEGER NOT NULL,
     end_reason     INTEGER NOT NULL,
     client_user_id TEXT    NOT NULL,
@@ -61,7 +64,7 @@ CREATE TABLE feed (
     event_revision INTEGER NOT NULL,     -- the event's own revision; equal to the record's unless revised
     sdk_app_id     INTEGER NOT NULL,
     session_id     TEXT    NOT NULL,     -- '' when malformed
-    first_revision INTEGER,              -- the session's; NULL when malformed
+    first_revision INTEGER NOT NULL,     -- as in session_keys
     type           INTEGER NOT NULL,
     verdict        INTEGER NOT NULL,
     reason         INTEGER NOT NULL,
@@ -74,7 +77,7 @@ CREATE TABLE feed (
                                          -- NULL while the session has not begun
 ) STRICT;
 
-CREATE INDEX feed_by_session ON feed (first_revision) WHERE first_revision IS NOT NULL;
+CREATE INDEX feed_by_session ON feed (first_revision);
 
 -- The rejections that stand now: where in the feed each was published.
 CREATE TABLE rejections (

@@ -39,7 +39,7 @@ class FeedRow(NamedTuple):
     event_revision: int
     sdk_app_id: int
     session_id: str
-    first_revision: int | None
+    first_revision: int
     type: int
     verdict: int
     reason: int

@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
@@ -68,6 +68,7 @@ def whole_feed(opened: Reader) -> list[LiveRow]:
 
 @FEW
 @given(journals, filters, st.integers(0, 25))
+@example([b"not JSON"], EventFilter(session_ids=[""], verdicts=[Verdict.VERDICT_REJECTED]), 0)
 def test_sql_and_predicate_select_the_same(callbacks: list[bytes], asked: EventFilter, after: int):
     selection = selection_of(asked)
     with viewed(callbacks) as opened:
