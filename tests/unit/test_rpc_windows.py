@@ -9,7 +9,7 @@ from service.rpc import snapshot
 from service.view import reader
 from service.view.reader import Reader, complete_revision, cut, first_of, last_of
 from service.view.selection import SnapshotSelection
-from tests.support.callbacks import life
+from tests.support.callbacks import NOON, body, life
 from tests.support.rpc import world
 
 
@@ -64,13 +64,15 @@ def test_a_part_that_is_enough_is_exceeded_to_complete_a_revision(
 
 
 def test_a_session_is_in_the_snapshot_of_the_agent_who_had_it_then():
+    # It is named before it begins: its first revision is not its number.
+    early = body("ChatBot.UserSendMsg", NOON + 1)
     events = ("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess")
     bodies = life(*events, AgentId="agent-a")
     handed_on = life(*events, "AgentForward", AgentId="agent-b")[3:]
-    with world([*bodies, *handed_on]) as made:
+    with world([early, *bodies, *handed_on]) as made:
         made.wait()
         with closing(Reader(made.view)) as opened:
-            for revision, agent in ((3, "agent-a"), (4, "agent-b")):
+            for revision, agent in ((4, "agent-a"), (5, "agent-b")):
                 for asked in ("agent-a", "agent-b"):
                     selection = SnapshotSelection(agent_ids=(asked,))
                     part = snapshot.read(opened, selection, 0, revision)
