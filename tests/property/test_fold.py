@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from desk.v1 import event_pb2, session_pb2
 from journal.callback import Malformed, decode
@@ -20,7 +21,7 @@ from service.history import History, Placed, order_key
 from service.projection import Projection
 from service.view import store
 from service.view.writer import ViewWriter
-from tests.support.callbacks import bodies, entries
+from tests.support.callbacks import APP, bodies, entries
 
 JOURNAL = "0" * 32
 
@@ -211,3 +212,24 @@ def test_a_late_callback_changes_only_its_own_session(given_bodies: list[bytes])
             " WHERE later.position & 1048575 > 0"
         )
     assert all(theirs == own for theirs, own in revised)
+
+
+@settings(max_examples=100, deadline=None)
+@given(callbacks, sizes, st.booleans())
+def test_a_session_has_the_same_numbers_wherever_it_is_noted(
+    given_bodies: list[bytes], batch_sizes: list[int], reopen: bool
+) -> None:
+    journal = [replace(each, sdk_app_id=APP + each.revision % 2) for each in entries(given_bodies)]
+    with view(cut(journal, batch_sizes), reopen=reopen) as live:
+        assert live.rows(
+            "SELECT sdk_app_id, session_id, first_revision, first_revision, first_revision"
+            " FROM session_keys WHERE session_id != '' ORDER BY 1, 2"
+        ) == live.rows(
+            "SELECT sdk_app_id, session_id,"
+            " min(event_revision), min(first_revision), max(first_revision)"
+            " FROM feed WHERE session_id != '' GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        columns = "number, sdk_app_id, session_id, first_revision"
+        assert live.rows(
+            f"SELECT {columns} FROM session_keys WHERE number IS NOT NULL ORDER BY number"
+        ) == live.rows(f"SELECT {columns} FROM sessions ORDER BY number")
