@@ -4,6 +4,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,27 @@ def test_the_wal_does_not_grow_without_bound_while_readers_are_busy(
     assert path.with_name("journal.db-wal").stat().st_size < 4 * 100 * 4096
     assert journal.head() == 250
     journal.close()
+
+
+def wal_pages(path: Path) -> int:
+    """Pages in the WAL; what was left from before it was started anew has another salt."""
+    content = path.with_name("journal.db-wal").read_bytes()
+    frames = range(32, len(content), 24 + 4096)
+    return sum(content[at + 8 : at + 16] == content[16:24] for at in frames)
+
+
+def test_the_wal_is_started_anew_each_time_it_has_grown_and_no_sooner(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "CHECKPOINT_PAGES", 100)
+    path.parent.mkdir()
+    writer = sqlite_writer.Writer(path)
+    sizes = []
+    for name in range(150):
+        writer.commit([new_entry(name, body=b"x" * 8000)])
+        writer.checkpoint()
+        sizes.append(wal_pages(path))
+    writer.close()
+    started_anew = [after < before for before, after in pairwise(sizes)]
+    assert started_anew == [before >= 100 for before in sizes[:-1]]
+    assert sum(started_anew) >= 3
