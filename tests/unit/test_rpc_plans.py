@@ -13,7 +13,7 @@ from service.view import reader as readers
 from service.view.reader import Reader
 from service.view.selection import Between, EventSelection, SessionSelection
 from service.view.walks import Order
-from service.view.writer import SAVE_SESSION
+from service.view.writer import LOAD_HISTORY, LOAD_SESSION, SAVE_SESSION
 
 FILTERS = {
     "sdk_app_ids": (1, 2),
@@ -178,3 +178,14 @@ def test_a_snapshot_looks_for_later_changes_in_the_index_alone(reader):
     steps = reader.plan(sql, (1, 9, "a", 10))
     assert steps[0].startswith("SEARCH sessions USING INTEGER PRIMARY KEY")
     assert steps[2].startswith("SEARCH feed USING COVERING INDEX feed_by_session (first_revision=?")
+
+
+def test_the_follower_finds_a_session_by_its_key_and_its_number(reader):
+    of_key, of_session = reader.plan(LOAD_SESSION, (1, "s"))
+    assert of_key == KEY_FOUND
+    assert of_session.startswith("SEARCH sessions USING INTEGER PRIMARY KEY (rowid=?)")
+
+
+def test_the_follower_finds_a_history_in_the_index(reader):
+    (step,) = reader.plan(LOAD_HISTORY, (1,))
+    assert step == "SEARCH feed USING INDEX feed_by_session (first_revision=?)"
