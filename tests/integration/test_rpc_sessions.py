@@ -97,6 +97,23 @@ async def test_the_app_may_be_left_out_only_where_there_is_one():
         )
 
 
+async def test_one_session_id_under_two_apps_is_two_sessions():
+    async with service(*life(*QUEUE[:2]), apps=(APP, 7)) as (world, worker):
+        await worker.revision(world.append(*life(*QUEUE), app=7))
+        for app, revisions in ((APP, [1, 2, 2, 2, 2]), (7, [None, None, 3, 4, 5])):
+            for asked, found in enumerate(revisions, 1):
+                call = worker.sessions.GetSession(get(sdk_app_id=app, as_of_revision=asked))
+                if found is None:
+                    assert reason(await refusal(call)) == "SESSION_NOT_FOUND"
+                else:
+                    session = (await call).session
+                    assert (session.sdk_app_id, session.revision) == (app, found)
+            now = (await worker.sessions.GetSession(get(sdk_app_id=app))).session
+            assert (now.sdk_app_id, now.revision) == (app, revisions[-1])
+            request = BatchGetSessionsRequest(keys=[SessionKey(sdk_app_id=app, session_id=SESSION)])
+            assert list((await worker.sessions.BatchGetSessions(request)).sessions) == [now]
+
+
 async def test_a_caller_reads_its_writes():
     async with service() as (world, worker):
         for place, each in enumerate(life(*CLOSED), 1):

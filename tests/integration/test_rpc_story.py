@@ -10,7 +10,7 @@ from desk.v1.event_service_pb2 import ListRejectionsRequest
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import ExplainSessionRequest
 from service.view import reader
-from tests.support.callbacks import NOON, SESSION, body, life
+from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import fields, reason, refusal, service
 
 LATE = ("SessionBegin", "TransferringToHuman", "TransferringToHumanWait", "SessionEnd")
@@ -84,6 +84,16 @@ async def test_a_session_that_nothing_names_has_no_story():
         request = ExplainSessionRequest(session_id="nobody")
         error = await refusal(worker.sessions.ExplainSession(request))
         assert (error.code(), reason(error)) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
+
+
+async def test_one_session_id_under_two_apps_has_two_stories():
+    async with service(*life(*LATE[:2]), apps=(APP, 7)) as (world, worker):
+        await worker.revision(world.append(*life(*LATE), app=7))
+        for app, revisions in ((APP, [1, 2]), (7, [3, 4, 5, 6])):
+            request = ExplainSessionRequest(sdk_app_id=app, session_id=SESSION)
+            answer = await worker.sessions.ExplainSession(request)
+            assert (answer.session.sdk_app_id, answer.session.revision) == (app, revisions[-1])
+            assert [record.event.revision for record in answer.records] == revisions
 
 
 async def test_all_pages_of_a_story_are_of_the_revision_of_the_first():

@@ -11,7 +11,7 @@ from desk.v1.event_service_pb2 import SubscribeResponse
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import GetSessionRequest
 from service.rpc import feed, freshness, stream
-from tests.support.callbacks import NOON, SESSION, body, life
+from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import (
     Worker,
     fields,
@@ -22,6 +22,8 @@ from tests.support.rpc import (
     service,
     take,
     until,
+    worker,
+    world,
 )
 
 WHOLE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "SessionEnd")
@@ -140,6 +142,24 @@ async def test_a_filter_lets_through_what_it_selects_live_and_later():
         for selection, wanted in zip(selections, expected, strict=True):
             call = worker.subscribe(after_revision=0, filter=selection)
             assert places(await caught_up(call)) == wanted
+
+
+async def test_one_session_id_under_two_apps_is_two_sessions_of_the_feed():
+    pairs = [(each, app) for each in life(*WHOLE) for app in (APP, 7)]
+    with world() as made:
+        for each, app in pairs[:4]:
+            made.append(each, app=app)
+        made.wait()  # what the worker finds there is read from the view, what comes later is not
+        async with worker(made, apps=(APP, 7)) as serving:
+            calls = {}
+            for app, stored in ((APP, [1, 3]), (7, [2, 4])):
+                selection = EventFilter(session_ids=[SESSION], sdk_app_ids=[app])
+                calls[app] = serving.subscribe(after_revision=0, filter=selection)
+                assert places(await caught_up(calls[app])) == [(n, 0) for n in stored]
+            for each, app in pairs[4:]:
+                made.append(each, app=app)
+            for app, live in ((APP, [5, 7]), (7, [6, 8])):
+                assert places(await following(calls[app], 2)) == [(n, 0) for n in live]
 
 
 async def test_one_revision_larger_than_a_message_comes_in_parts_that_can_be_resumed():
