@@ -1,34 +1,23 @@
 """The HTTP routes: a callback is authenticated, made durable, and only then acknowledged.
 
-The request: docs/callbacks.md. Runs on any WSGI server; `gateway.server` is the one that also
-bounds what waits, and drains. Must not know what a callback means.
+The request: docs/callbacks.md. Runs on any WSGI server. Ours bound what waits, drain, and take
+callbacks around WSGI: docs/adr/0013-callbacks-go-around-wsgi.md. Must not know what a callback
+means.
 """
 
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
-from time import monotonic
 from typing import Any
 
 import falcon
 import structlog
 
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
-from gateway.callbacks import MAX_BODY, Callbacks, Options, Rejected, check_encoding
+from gateway.callbacks import BUDGET, MAX_BODY, Callbacks, Options, Rejected
 from gateway.paths import LIVE, PROBES, READY
 from gateway.readiness import Readiness
-from journal.entry import NewEntry
 from journal.port import Journal
-
-ARRIVED = "gateway.arrived"
-"""WSGI environ, optional: when the request had arrived in full, on `time.monotonic`."""
-
-HOLD = "gateway.hold"
-"""WSGI environ, optional: `hold(begin, judge, timeout)` makes the server call `append =
-begin(done)`, and hold the answer back until `done` is called, at most `timeout` s, while it serves
-others. The outcome that `judge(append)` then returns, if it returns one, takes the answer's place.
-"""
 
 CONDITION = "gateway.condition"
 """WSGI environ, optional: why the server wants no more traffic; "" if it does."""
@@ -40,13 +29,11 @@ class App(falcon.App[falcon.Request, falcon.Response]):
     """The WSGI application, and the part of it that a server may ask without WSGI.
 
     Attributes:
-        path: the path of the callback URL.
-        callbacks: what answers a POST there.
+        callbacks: what answers a POST to the callback URL; None: the application, as all else.
     """
 
-    def __init__(self, path: str, callbacks: Callbacks) -> None:
+    def __init__(self, callbacks: Callbacks | None = None) -> None:
         super().__init__(media_type=CONTENT_TYPE)
-        self.path = path
         self.callbacks = callbacks
 
 
@@ -62,7 +49,7 @@ def create_app(
     """
     readiness = Readiness(journal)
     callbacks = Callbacks(journal, options, readiness, clock)
-    app = App(options.path, callbacks)
+    app = App(callbacks)
     app.add_route(options.path, _CallbackUrl(callbacks))
     app.add_route(LIVE, Live())
     app.add_route(READY, Ready(readiness))
@@ -77,9 +64,10 @@ class _CallbackUrl:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Keep one callback."""
+        encoding = req.env.get("HTTP_CONTENT_ENCODING", "")
         try:
-            entry, fault = self._callbacks.accept(req.params, _read_body(req))
-            self._keep(entry, req.env)
+            entry, fault = self._callbacks.accept(req.query_string, encoding, _read_body(req))
+            self._callbacks.append(entry, timeout=BUDGET)
         except Rejected as rejected:
             _answer(resp, rejected.outcome)
         else:
@@ -87,14 +75,6 @@ class _CallbackUrl:
                 _answer(resp, Outcome.MALFORMED, fault)
             else:
                 resp.data = BODIES[Outcome.KEPT]
-
-    def _keep(self, entry: NewEntry, environ: dict[str, Any]) -> None:
-        callbacks = self._callbacks
-        left = callbacks.patience(entry, environ.get(ARRIVED) or monotonic())
-        if hold := environ.get(HOLD):
-            hold(partial(callbacks.submit, entry), callbacks.judge, left)
-        else:
-            callbacks.append(entry, timeout=left)
 
 
 class Live:
@@ -160,7 +140,6 @@ def _answer_unexpected(
 
 
 def _read_body(req: falcon.Request) -> bytes:
-    check_encoding(req.env.get("HTTP_CONTENT_ENCODING", ""))
     length = req.content_length or 0
     if length > MAX_BODY:
         raise Rejected(Outcome.TOO_LARGE)
@@ -168,8 +147,6 @@ def _read_body(req: falcon.Request) -> bytes:
         body: bytes = req.stream.read(MAX_BODY + 1)
     else:
         body = req.bounded_stream.read(MAX_BODY + 1)
-    if len(body) > MAX_BODY:
-        raise Rejected(Outcome.TOO_LARGE)
     if len(body) < length:  # the client left in the middle: this is not what it wanted to say
         raise Rejected(Outcome.BAD_REQUEST)
     return body

@@ -1,4 +1,4 @@
-"""The callback URL, free of any web framework: who may call, what is kept, what became of it.
+"""The callback URL, free of any server: who may call, what is kept, what became of it.
 
 The request: docs/callbacks.md. Must not know what a callback means.
 """
@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
+
+from falcon.uri import parse_query_string
 
 from gateway.acknowledgements import Outcome
 from gateway.authentication import Authenticator, Parameters, Refused
@@ -74,11 +76,11 @@ class Rejected(Exception):
 
 
 class Callbacks:
-    """Takes callbacks. A server asks `accept`, `patience`, `submit`, and, when it is told, `judge`.
+    """Takes callbacks. A server asks `accept`, `deadline`, `submit`, and, when it is told, `judge`.
 
     Args:
         journal: where callbacks are kept.
-        options: whose callbacks.
+        options: whose callbacks, and where.
         readiness: is told how appends went.
         clock: Unix time in seconds.
     """
@@ -90,19 +92,34 @@ class Callbacks:
         readiness: Readiness,
         clock: Callable[[], float],
     ) -> None:
+        self._path = options.path
         self._journal = journal
         self._readiness = readiness
         self._clock = clock
         self._complaints = Complaints()
         self._authenticator = Authenticator(options.sdk_app_ids, options.tokens)
 
-    def accept(self, parameters: Parameters, body: bytes) -> tuple[NewEntry, str]:
+    def are_meant(self, method: str, path: str) -> bool:
+        """Whether a request is for us. As for Falcon, a path begins with any number of slashes."""
+        return method == "POST" and "/" + path.lstrip("/") == self._path
+
+    def accept(self, query: str, encoding: str, body: bytes) -> tuple[NewEntry, str]:
         """Return what is to be kept of a request, and why it is no callback; "" if it is one.
+
+        Args:
+            query: of the URL, without the question mark.
+            encoding: the value of `Content-Encoding`; "" for none.
+            body: all of it.
 
         Raises:
             Rejected: nothing is.
         """
+        if encoding and encoding.strip().lower() not in ("", "identity"):
+            raise Rejected(Outcome.ENCODED)
+        if len(body) > MAX_BODY:
+            raise Rejected(Outcome.TOO_LARGE)
         now = self._clock()
+        parameters = parse_query_string(query, keep_blank=True)
         sdk_app_id = self._authenticate(parameters, now)
         if parameters.get("CallbackCommand") != COMMAND:
             self._complaints.log("callback_not_ours", sdk_app_id=sdk_app_id)
@@ -121,17 +138,17 @@ class Callbacks:
         )
         return entry, str(fault or "")
 
-    def patience(self, entry: NewEntry, arrived: float) -> float:
-        """Return the seconds that are left to keep what arrived then, on `time.monotonic`.
+    def deadline(self, entry: NewEntry, arrived: float) -> float:
+        """Return until when an entry must be kept that arrived then, both `time.monotonic`.
 
         Raises:
-            Rejected: none.
+            Rejected: it is too late.
         """
-        left = BUDGET - (monotonic() - arrived)
-        if left <= 0:
+        deadline = arrived + BUDGET
+        if deadline <= monotonic():
             self._complaints.log("callback_overdue", sdk_app_id=entry.sdk_app_id)
             raise Rejected(Outcome.OVERLOADED)
-        return left
+        return deadline
 
     def append(self, entry: NewEntry, *, timeout: float) -> None:
         """Keep it, and wait for that.
@@ -184,16 +201,6 @@ class Callbacks:
         why = type(error).__name__
         self._complaints.log("callback_not_kept", reason=why, sdk_app_id=entry.sdk_app_id)
         return Outcome.OVERLOADED if isinstance(error, Overloaded) else Outcome.UNAVAILABLE
-
-
-def check_encoding(encoding: str) -> None:
-    """Refuse a body that is compressed, by the value of its `Content-Encoding`; "" for none.
-
-    Raises:
-        Rejected: it is.
-    """
-    if encoding and encoding.strip().lower() not in ("", "identity"):
-        raise Rejected(Outcome.ENCODED)
 
 
 def _text(parameters: Parameters, name: str) -> str:

@@ -6,7 +6,7 @@ per answer, the vendor's JSON also for waitress's own errors, no ambiguous frami
 
 import re
 import socket
-from collections.abc import Callable
+from functools import lru_cache
 from math import inf
 from time import monotonic
 from typing import Any
@@ -15,18 +15,16 @@ import structlog
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask, Task, WSGITask
+from waitress.utilities import build_http_date
 
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
-from gateway.app import ARRIVED, CONDITION, HOLD
-from journal.append import Append, Done
+from gateway.app import CONDITION, log_unexpected
+from gateway.callbacks import Rejected
+from journal.append import Append
 
 DISCARD = 4 * 1024 * 1024
 """Bytes that are read and thrown away behind a request that was refused half-read, so that its
 sender gets to read the answer."""
-
-Begin = Callable[[Done], Append]
-Judge = Callable[[Append], Outcome | None]
-"""What takes the place of an answer that was held back; None: it is true."""
 
 _log = structlog.get_logger(__name__)
 _TRANSFER_ENCODING = re.compile(rb"(?im)^transfer-encoding:[ \t]*(.*?)[ \t\r]*$")
@@ -90,9 +88,10 @@ class _Answer(Task):  # type: ignore[misc]
         super().finish()
         self.channel.send_answer()
 
-    def write_outcome(self, outcome: Outcome) -> None:
+    def write_outcome(self, outcome: Outcome, detail: str = "") -> None:
         """Answer with an outcome of our table."""
-        answer, body = ACKNOWLEDGEMENTS[outcome], BODIES[outcome]
+        answer = ACKNOWLEDGEMENTS[outcome]
+        body = answer.body(detail) if detail else BODIES[outcome]
         self.complete = True
         self.status = f"{answer.status.value} {answer.status.phrase}"
         self.response_headers.append(("Content-Type", CONTENT_TYPE))
@@ -102,42 +101,42 @@ class _Answer(Task):  # type: ignore[misc]
         self.write(body)
 
 
-class AppTask(_Answer, WSGITask):  # type: ignore[misc]
-    """A request for the app; or, when too many callbacks wait already, a refusal.
+class CallbackTask(_Answer):
+    """A callback; or, when too many wait already, a refusal.
 
-    Runs in two halves: `prepare` asks the app, `service` sends what it said. In between, the answer
-    may be held back until it is true.
+    Runs in two halves: `prepare` begins to keep it, `service` says what became of it.
 
     Attributes:
-        append: what the answer waits for, if it is held back.
+        append: what the answer waits for, if it does.
         deadline: until when, `time.monotonic`.
     """
 
     append: Append | None = None
     deadline = inf
-    _judge: Judge
-    _instead: Outcome | None = None
-    _failure: Exception | None = None
-
-    def __init__(self, channel: "Channel", request: Parser) -> None:
-        super().__init__(channel, request)
-        self._said: list[bytes] = []
+    _outcome: Outcome | None = None
+    _fault = ""
 
     def prepare(self) -> None:
-        """Ask the app; nothing is sent."""
-        if self.request.command == "POST" and self.channel.server.is_overloaded():
-            self._instead = Outcome.OVERLOADED
-            return
+        """Begin to keep it; nothing is sent."""
         try:
-            super().execute()
-        except Exception as failure:  # raised again where waitress deals with it
-            self._failure = failure
+            self._begin()
+        except Rejected as rejected:
+            self._outcome = rejected.outcome
+        except Exception as error:
+            log_unexpected(error)
+            self._outcome = Outcome.FAILED
 
-    def hold(self, begin: Begin, judge: Judge, timeout: float) -> None:
-        """Hold the answer back; see `gateway.app.HOLD`."""
-        self.append = begin(self._done)
-        self._judge = judge
-        self.deadline = monotonic() + timeout
+    def _begin(self) -> None:
+        server, request = self.channel.server, self.request
+        if server.is_overloaded():
+            raise Rejected(Outcome.OVERLOADED)
+        entry, self._fault = server.callbacks.accept(
+            request.query,
+            request.headers.get("CONTENT_ENCODING", ""),
+            request.get_body_stream().read(),
+        )
+        self.deadline = server.callbacks.deadline(entry, request.arrived)
+        self.append = server.callbacks.submit(entry, self._done)
 
     def _done(self, _append: Append) -> None:
         self.channel.server.call_soon(self.answer)
@@ -146,31 +145,49 @@ class AppTask(_Answer, WSGITask):  # type: ignore[misc]
         """Wait no longer."""
         self.channel.answer(self)
 
-    def write(self, data: bytes) -> None:
-        """Remember a part of what the app says."""
-        self._said.append(data)
-        self.content_bytes_written += len(data)
-
     def execute(self) -> None:
-        """Say what the app said, or what has become of it."""
-        if self._failure:
-            raise self._failure
-        outcome = self._judge(self.append) if self.append else self._instead
-        self.append = self.environ = None  # they refer to us: without cycles, all is freed at once
-        if outcome:
-            self._said.clear()
-            self.response_headers.clear()
-            self.write_outcome(outcome)
-        self.content_bytes_written = 0
-        super().write(b"".join(self._said))
+        """Say what has become of it."""
+        outcome = self._outcome
+        if self.append:
+            outcome = self.channel.server.callbacks.judge(self.append)
+            self.append = None  # it refers to us: without cycles, all is freed at once
+        if outcome or self._fault:
+            self.write_outcome(outcome or Outcome.MALFORMED, "" if outcome else self._fault)
+        elif self._is_ordinary():
+            self.wrote_header = True
+            self.channel.write_soon(_kept(int(self.start_time)))
+        else:
+            self.write_outcome(Outcome.KEPT)
+
+    def _is_ordinary(self) -> bool:
+        """Whether the answer's head says nothing of the connection."""
+        return (
+            self.version == "1.1"
+            and not self.channel.server.draining
+            and self.request.headers.get("CONNECTION", "").lower() != "close"
+        )
+
+
+@lru_cache(maxsize=1)
+def _kept(now: int) -> bytes:
+    """What nearly all answers are, in full, at a time: waitress makes each head anew."""
+    body = BODIES[Outcome.KEPT]
+    head = (
+        "HTTP/1.1 200 OK",
+        f"Content-Length: {len(body)}",
+        f"Content-Type: {CONTENT_TYPE}",
+        f"Date: {build_http_date(now)}",
+    )
+    return "\r\n".join((*head, "", "")).encode() + body
+
+
+class AppTask(_Answer, WSGITask):  # type: ignore[misc]
+    """Any other request: the app answers."""
 
     def get_environment(self) -> dict[str, Any]:
         """Tell the app what only the server knows."""
         environ: dict[str, Any] = super().get_environment()
-        del environ["wsgi.file_wrapper"]  # goes around `write`
-        environ[ARRIVED] = self.request.arrived
         environ[CONDITION] = self.channel.server.condition()
-        environ[HOLD] = self.hold
         return environ
 
 
@@ -199,28 +216,31 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     lingering = False
     lingering_since = inf
 
-    def task_class(self, *_: Any) -> AppTask:
+    def task_class(self, *_: Any) -> Task:
         """What waitress calls for a task."""
         return self._task
 
     def service(self) -> None:
-        """Ask the app about the next request, and answer as soon as the answer is true."""
-        request = self.requests[0]
-        self._task = task = AppTask(self, request)
-        if not request.error:
-            task.prepare()
+        """Answer the next request; a callback, as soon as the answer is true."""
+        request, callbacks = self.requests[0], self.server.callbacks
+        if request.error or not (callbacks and callbacks.are_meant(request.command, request.path)):
+            self._answer_with(AppTask(self, request))
+            return
+        task = CallbackTask(self, request)
+        task.prepare()
         if task.append is None:
-            self._send()
+            self._answer_with(task)
         else:
             self.server.held.add(task)
 
-    def answer(self, task: AppTask) -> None:
-        """Send an answer that was held back, unless it has been sent. In the event loop only."""
+    def answer(self, task: CallbackTask) -> None:
+        """Answer a callback that waits, unless it is answered. In the event loop only."""
         if task in self.server.held:
             self.server.held.remove(task)
-            self._send()
+            self._answer_with(task)
 
-    def _send(self) -> None:
+    def _answer_with(self, task: Task) -> None:
+        self._task = task
         try:
             super().service()
         except Exception as error:  # the thread must live on: there is no other

@@ -15,13 +15,10 @@ from math import inf
 from time import monotonic
 from typing import Any, NamedTuple, cast
 
-from falcon.uri import parse_query_string
-
 from gateway import server
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, CONTENT_TYPE, Outcome
 from gateway.app import CONDITION, App, log_unexpected
-from gateway.authentication import Parameters
-from gateway.callbacks import MAX_BODY, Rejected, check_encoding
+from gateway.callbacks import MAX_BODY, Callbacks, Rejected
 from gateway.channel import DISCARD
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -84,7 +81,6 @@ class Application:
     def __init__(self, app: App, loop: asyncio.AbstractEventLoop) -> None:
         self.draining = False
         self._app = app
-        self._callbacks = app.callbacks
         self._loop = loop
         self._threads = server.Threads(server.THREADS)
         self._receiving = _Deadlines(loop)
@@ -97,8 +93,9 @@ class Application:
         last = False
         try:
             body = await self._receive(scope.headers, protocol)
-            if scope.method == "POST" and scope.path == self._app.path:
-                answer = await self._take(scope, body)
+            callbacks = self._app.callbacks
+            if callbacks and callbacks.are_meant(scope.method, scope.path):
+                answer = await self._take(callbacks, scope, body)
             else:
                 answer = await self._ask(scope, body)
         except Rejected as rejected:
@@ -129,22 +126,21 @@ class Application:
         finally:
             self._receiving.remove(task)
 
-    async def _take(self, scope: Any, body: bytes) -> Answer:
+    async def _take(self, callbacks: Callbacks, scope: Any, body: bytes) -> Answer:
         """Answer a callback once it is kept."""
         arrived = monotonic()
         if self._is_overloaded():
             raise Rejected(Outcome.OVERLOADED)
-        if "content-encoding" in scope.headers:
-            check_encoding(",".join(scope.headers.get_all("content-encoding")))
-        entry, fault = self._callbacks.accept(_parameters(scope), body)
-        patience = self._callbacks.patience(entry, arrived)
+        encoding = ",".join(scope.headers.get_all("content-encoding"))
+        entry, fault = callbacks.accept(scope.query_string, encoding, body)
+        deadline = callbacks.deadline(entry, arrived)
         released = self._loop.create_future()
-        append = self._callbacks.submit(entry, lambda _append: self._tell(released))
-        self._held.add(released, arrived + patience)
+        append = callbacks.submit(entry, lambda _append: self._tell(released))
+        self._held.add(released, deadline)
         with suppress(asyncio.CancelledError):
             await released
         self._held.remove(released)
-        if outcome := self._callbacks.judge(append):
+        if outcome := callbacks.judge(append):
             return ANSWERS[outcome]
         return Answer.of(Outcome.MALFORMED, fault) if fault else ANSWERS[Outcome.KEPT]
 
@@ -222,11 +218,6 @@ class _Deadlines:
         self._looking = bool(self._deadlines)
         if self._looking:
             self._loop.call_later(server.TICK, self._look)
-
-
-def _parameters(scope: Any) -> Parameters:
-    """What the URL says, read as Falcon reads it: a parameter without a value is one."""
-    return parse_query_string(scope.query_string, keep_blank=True)
 
 
 async def _body(headers: Any, protocol: Any) -> bytes:

@@ -9,12 +9,11 @@ import resource
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 from time import monotonic
-from typing import Any
 from weakref import finalize
 
 import structlog
@@ -22,8 +21,9 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
+from gateway.app import App
 from gateway.callbacks import MAX_BODY
-from gateway.channel import AppTask, Channel
+from gateway.channel import CallbackTask, Channel
 
 THREADS = 2
 """Threads for what is no callback, as a probe is: one may hang while it asks the journal."""
@@ -62,7 +62,6 @@ cross with the closing of an idle connection."""
 DRAIN = 5.0
 """Seconds after which `run` returns, whatever is still unfinished."""
 
-_Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 _log = structlog.get_logger(__name__)
 
 
@@ -109,14 +108,16 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
     """Accepts, reads and closes connections; serves callbacks, and hands the rest to threads.
 
     Attributes:
-        held: the answers that wait for the disk.
+        callbacks: what answers a callback; None: the app.
+        held: the callbacks that wait for the disk.
     """
 
     channel_class = Channel
     draining = False
 
-    def __init__(self, app: _Wsgi, sock: socket.socket, settings: Adjustments) -> None:
-        self.held: set[AppTask] = set()
+    def __init__(self, app: App, sock: socket.socket, settings: Adjustments) -> None:
+        self.callbacks = app.callbacks
+        self.held: set[CallbackTask] = set()
         self._soon: deque[Callable[[], None]] = deque()
         self._awake = True
         self._looked = 0.0
@@ -240,15 +241,15 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
 
 
 class Server:
-    """Serves a WSGI application until it is told to stop, and then finishes what it has begun.
+    """Serves the gateway until it is told to stop, and then finishes what it has begun.
 
     Args:
-        app: the application; its environ has `gateway.app.ARRIVED`, `CONDITION` and `HOLD`. It must
-            not block in a POST, and answers briefly: the event loop itself runs it.
+        app: the gateway; its environ has `gateway.app.CONDITION`. It must not block in a POST that
+            is no callback, and answers briefly: the event loop itself runs it.
         sock: a bound TCP socket. The server closes it.
     """
 
-    def __init__(self, app: _Wsgi, sock: socket.socket) -> None:
+    def __init__(self, app: App, sock: socket.socket) -> None:
         self._stopping = False
         self._loop = _EventLoop(app, sock, _settings())
 

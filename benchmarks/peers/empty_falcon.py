@@ -13,7 +13,8 @@ import warnings
 import falcon
 import waitress
 
-from gateway.acknowledgements import BODIES, CONTENT_TYPE, Outcome
+from gateway.acknowledgements import BODIES, Outcome
+from gateway.app import App
 from gateway.server import MAX_CONNECTIONS, Server
 
 
@@ -24,13 +25,13 @@ class Nothing:
         resp.data = BODIES[Outcome.KEPT]
 
 
-def serve(app: falcon.App, sock: socket.socket) -> None:
+def serve(app: App, sock: socket.socket) -> None:
     server = Server(app, sock)
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     server.run()
 
 
-def serve_stock(app: falcon.App, sock: socket.socket) -> None:
+def serve_stock(app: App, sock: socket.socket) -> None:
     warnings.simplefilter("ignore", DeprecationWarning)  # of send_bytes, which spares a busy loop
     waitress.serve(
         app,
@@ -44,7 +45,7 @@ def serve_stock(app: falcon.App, sock: socket.socket) -> None:
 
 
 def main() -> None:
-    app = falcon.App(media_type=CONTENT_TYPE)
+    app = App()  # Falcon's, and nothing beside it
     app.add_route("/", Nothing())
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(json.dumps({"port": sock.getsockname()[1]}), flush=True)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 import pytest
 
 from gateway import server
+from gateway.app import App
 from gateway.server import Server
 
 BURST = 40
@@ -18,7 +19,7 @@ def listening(clients: int) -> Iterator[Server]:
     listener = socket.create_server(("127.0.0.1", 0), backlog=2 * BURST)
     listener.setblocking(False)
     with ExitStack() as stack:
-        made = Server(lambda _environ, _start: [b""], listener)
+        made = Server(App(), listener)
         stack.callback(made._loop.shut_down, 5.0)
         for _ in range(clients):
             client = socket.create_connection(listener.getsockname(), timeout=5)
