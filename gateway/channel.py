@@ -51,6 +51,10 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
             self.arrived = monotonic()
         return consumed
 
+    def body(self) -> bytes:
+        """Return what came after the head, in full: not as a stream, which would be made first."""
+        return bytes(self.body_rcv.getbuf().get()) if self.body_rcv else b""
+
     def parse_header(self, header_plus: bytes) -> None:
         """Read the request's head; see waitress.
 
@@ -133,7 +137,7 @@ class CallbackTask(_Answer):
         entry, self._fault = server.callbacks.accept(
             request.query,
             request.headers.get("CONTENT_ENCODING", ""),
-            request.get_body_stream().read(),
+            request.body(),
         )
         self.deadline = server.callbacks.deadline(entry, request.arrived)
         self.append = server.callbacks.submit(entry, self._done)
@@ -155,7 +159,7 @@ class CallbackTask(_Answer):
             self.write_outcome(outcome or Outcome.MALFORMED, "" if outcome else self._fault)
         elif self._is_ordinary():
             self.wrote_header = True
-            self.channel.write_soon(_kept(int(self.start_time)))
+            self.channel.write_at_once(_kept(int(self.start_time)))
         else:
             self.write_outcome(Outcome.KEPT)
 
@@ -264,8 +268,16 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             return bool(self.will_close or self.close_when_flushed)
         return bool(super().writable())
 
+    def write_at_once(self, data: bytes) -> None:
+        """Write, and send right away if nothing else waits to be sent. In the event loop only."""
+        sent = 0 if self.total_outbufs_len else self.send(data, do_close=False)
+        if sent < len(data):
+            self.write_soon(data[sent:])
+
     def send_answer(self) -> None:
         """Send what has been written; what does not fit is left to the event loop."""
+        if not self.total_outbufs_len:
+            return
         with self.outbuf_lock:
             self._flush_exception(self._flush_some, do_close=False)
 
