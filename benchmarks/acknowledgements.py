@@ -1,8 +1,8 @@
 """Durable acknowledgements of one gateway process, as fast as 32 connections can ask for them.
 
 A closed loop by wrk; each request is another callback. Ours is `desk gateway`, as it is run. The
-reference is an empty handler on the same server: what is left when nothing is kept. The server is
-not waitress as it comes; the same handler on that stands beside it.
+reference is a Falcon handler that keeps nothing, on the same server. That is not waitress as it
+comes; the same handler on waitress as it comes stands beside it.
 """
 
 import json

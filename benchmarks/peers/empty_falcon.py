@@ -1,4 +1,6 @@
-"""The floor: a Falcon handler that does nothing, on the gateway's own server, tuned the same.
+"""A Falcon handler that does nothing, on the gateway's own server, tuned the same.
+
+The gateway's callbacks go around Falcon there; these do not.
 
 With the argument `stock`, on waitress as it comes, with the options that suit it best here.
 """

@@ -145,6 +145,13 @@ def test_an_encoded_body_is_refused(desk, coding):
     assert desk.kept() == []
 
 
+def test_of_several_encodings_none_is_overlooked(desk):
+    twice = "Content-Encoding: identity\r\nContent-Encoding: gzip\r\nConnection: close\r\n"
+    [answer] = desk.raw(request(headers=twice))
+    answer.assert_fail(415)
+    assert desk.kept() == []
+
+
 @pytest.mark.parametrize("coding", ["identity", "Identity", ""])
 def test_identity_is_no_encoding(desk, coding):
     desk.post(headers={"Content-Encoding": coding}).assert_ok()

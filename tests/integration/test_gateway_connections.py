@@ -3,6 +3,7 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from tests.support.callbacks import NOON
 from tests.support.callbacks import body as callback
 from tests.support.gateway import (
     CALLBACK,
+    OK,
     answers_until_close,
     gateway,
     next_answer,
@@ -141,6 +143,47 @@ def test_pipelined_requests_are_answered_in_their_order(desk):
     wire = b"".join(request(body) for body in (numbered(1), b"nonsense", numbered(2), numbered(3)))
     wire += request(numbered(4), headers="Connection: close\r\n")
     assert [answer.status for answer in desk.raw(wire)] == [200, 400, 200, 200, 200]
+
+
+def test_the_head_of_an_ordinary_answer_is_the_one_that_waitress_would_make(desk):
+    sock = desk.connect()
+    asked = time.time()
+    for headers in ("", "Connection: keep-alive\r\n", "Connection: close\r\n"):
+        sock.sendall(request(headers=headers))
+        eventually(lambda: sock.recv(4096, socket.MSG_PEEK).endswith(b"}"))
+        head, _, body = sock.recv(4096).partition(b"\r\n\r\n")
+        lines = head.decode().split("\r\n")
+        if "close" in headers:  # waitress has made this one
+            lines.remove("Connection: close")
+        *others, date = lines
+        assert others == [
+            "HTTP/1.1 200 OK",
+            f"Content-Length: {len(body)}",
+            "Content-Type: application/json",
+        ]
+        name, _, value = date.partition(": ")
+        assert name == "Date"
+        assert int(asked) <= parsedate_to_datetime(value).timestamp() <= time.time()
+        assert body == OK
+    assert sock.recv(1) == b""
+
+
+def test_a_client_that_reads_late_gets_all_its_answers_in_order():
+    bodies = [numbered(number) if number % 3 else b"%d" % number for number in range(300)]
+    wire = b"".join(request(body) for body in bodies) + request(headers="Connection: close\r\n")
+    with gateway(send_buffer=4096) as desk, ThreadPoolExecutor(1) as pool:
+        sock = socket.socket()
+        desk.sockets.append(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(20)
+        sock.connect(("127.0.0.1", desk.port))
+        sending = pool.submit(sock.sendall, wire)
+        channels = desk.server._loop.active_channels
+        eventually(lambda: any(each.total_outbufs_len for each in channels.values()))
+        answers = answers_until_close(sock)
+        sending.result(timeout=20)
+        assert [answer.status for answer in answers] == [*([400, 200, 200] * 100), 200]
+        assert desk.bodies() == [*bodies, CALLBACK]
 
 
 def test_a_length_that_is_too_short_cuts_the_body_there(desk):

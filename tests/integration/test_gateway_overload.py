@@ -128,9 +128,10 @@ def test_a_client_that_leaves_while_its_answer_is_held_back_harms_nobody(disk):
         eventually(lambda: len(desk.server._loop.active_channels) == 0)
 
 
-def test_probes_answer_while_callbacks_wait(disk):
+@pytest.mark.parametrize("path", ["/", "//", "/%2F"])
+def test_probes_answer_while_callbacks_wait(disk, path):
     with gateway(disk) as desk, ThreadPoolExecutor(4) as pool:
-        posts = [pool.submit(desk.post, numbered(number)) for number in range(4)]
+        posts = [pool.submit(desk.post, numbered(number), path=path) for number in range(4)]
         eventually(lambda: disk.stalled == 4)
         desk.ask("GET", "/livez").assert_ok()
         desk.ask("GET", "/readyz").assert_ok()

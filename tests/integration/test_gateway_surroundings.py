@@ -57,6 +57,7 @@ def test_the_app_runs_on_any_wsgi_server(elsewhere):
     elsewhere.post(b"nonsense").assert_fail(400)
     elsewhere.post(b"").assert_fail(400)
     elsewhere.post(SdkAppid=1).assert_fail(403)
+    elsewhere.post(headers={"Content-Encoding": "gzip"}).assert_fail(415)
     elsewhere.ask("GET", "/").assert_fail(405)
     elsewhere.ask("GET", "/nowhere").assert_fail(404)
     elsewhere.ask("GET", "/livez").assert_ok()
