@@ -2,8 +2,9 @@
 
 `python -m benchmarks.driver PORT RATE SECONDS` is a process of its own and prints one line of JSON.
 Latency counts from the schedule, so a server that falls behind cannot hide it by slowing the
-sender down. Raw HTTP/1.1 over kept-alive connections and select(2), because a client library
-would cost more than the server. Knows only the gateway's port.
+sender down; what is not answered in the end counts with the time that it has waited. Raw HTTP/1.1
+over kept-alive connections and select(2), because a client library would cost more than the server.
+Knows only the gateway's port.
 """
 
 import json
@@ -125,7 +126,7 @@ class Driver:
             following = began + number / self._rate if number < self._total else give_up
             self._receive(max(0.0, following - time.monotonic()))
             now = time.monotonic()
-        return self._report()
+        return self._report(now)
 
     def _send(self, number: int, due: float) -> None:
         connection = self._free.popleft()
@@ -156,17 +157,19 @@ class Driver:
         self._from_due.append(now - connection.due)
         self._from_sent.append(now - connection.sent)
 
-    def _report(self) -> dict[str, Any]:
+    def _report(self, ended: float) -> dict[str, Any]:
         if not self._from_due:
             sys.exit("nothing was answered")
+        unanswered = [*(each.due for each in self._busy), *(due for _, due in self._due)]
+        latencies = [*self._from_due, *(ended - due for due in unanswered)]
         return {
             "rate": self._rate,
             "total": self._total,
             "answered": len(self._from_due),
             "refused": sum(n for status, n in self._statuses.items() if status != "200"),
             "lost": self._lost,
-            "p50_ms": percentile(self._from_due, 50) * 1000,
-            "p99_ms": percentile(self._from_due, 99) * 1000,
+            "p50_ms": percentile(latencies, 50) * 1000,
+            "p99_ms": percentile(latencies, 99) * 1000,
             "from_sent_p50_ms": percentile(self._from_sent, 50) * 1000,
             "from_sent_p99_ms": percentile(self._from_sent, 99) * 1000,
             "driver_late_p99_ms": percentile(self._late, 99) * 1000,

@@ -76,7 +76,10 @@ class Rejected(Exception):
 
 
 class Callbacks:
-    """Takes callbacks. A server asks `accept`, `deadline`, `submit`, and, when it is told, `judge`.
+    """Takes callbacks.
+
+    A server of ours asks `serves`, `accept`, `deadline`, `submit`, and, when it is told, `judge`;
+    the app, which waits, `accept` and `append`.
 
     Args:
         journal: where callbacks are kept.
@@ -99,7 +102,7 @@ class Callbacks:
         self._complaints = Complaints()
         self._authenticator = Authenticator(options.sdk_app_ids, options.tokens)
 
-    def are_meant(self, method: str, path: str) -> bool:
+    def serves(self, method: str, path: str) -> bool:
         """Whether a request is for us. As for Falcon, a path begins with any number of slashes."""
         return method == "POST" and "/" + path.lstrip("/") == self._path
 
@@ -108,13 +111,13 @@ class Callbacks:
 
         Args:
             query: of the URL, without the question mark.
-            encoding: the value of `Content-Encoding`; "" for none.
+            encoding: the value of `Content-Encoding`; "" for none, several joined by commas.
             body: all of it.
 
         Raises:
             Rejected: nothing is.
         """
-        if encoding and encoding.strip().lower() not in ("", "identity"):
+        if encoding and encoding.lower() != "identity":
             raise Rejected(Outcome.ENCODED)
         if len(body) > MAX_BODY:
             raise Rejected(Outcome.TOO_LARGE)
@@ -126,7 +129,7 @@ class Callbacks:
             raise Rejected(Outcome.NOT_OUR_COMMAND)
         identity, fault = examine(sdk_app_id, body)
         if fault:
-            self._complaints.log("callback_malformed", reason=str(fault), sdk_app_id=sdk_app_id)
+            self._complaints.log("callback_malformed", reason=fault, sdk_app_id=sdk_app_id)
         entry = NewEntry(
             id=identity,
             sdk_app_id=sdk_app_id,
@@ -136,7 +139,7 @@ class Callbacks:
             platform=_text(parameters, "OptPlatform"),
             body=body,
         )
-        return entry, str(fault or "")
+        return entry, fault
 
     def deadline(self, entry: NewEntry, arrived: float) -> float:
         """Return until when an entry must be kept that arrived then, both `time.monotonic`.

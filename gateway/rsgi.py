@@ -94,7 +94,7 @@ class Application:
         try:
             body = await self._receive(scope.headers, protocol)
             callbacks = self._app.callbacks
-            if callbacks and callbacks.are_meant(scope.method, scope.path):
+            if callbacks and callbacks.serves(scope.method, scope.path):
                 answer = await self._take(callbacks, scope, body)
             else:
                 answer = await self._ask(scope, body)

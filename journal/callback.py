@@ -79,18 +79,21 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="pasc
         return self.stars or None
 
 
-def examine(sdk_app_id: int, body: bytes) -> tuple[bytes, Malformed | None]:
-    """Return `identify`'s answer, and what `decode` raises, if it does; parses only once."""
+def examine(sdk_app_id: int, body: bytes) -> tuple[bytes, str]:
+    """Return `identify`'s answer, and why `decode` raises, "" if it does not; parses only once.
+
+    Not the exception: its traceback would keep the body, and all who wait for it, from being freed.
+    """
     try:
         document = _parse(body)
     except Malformed as fault:
-        return _digest(sdk_app_id, body), fault
+        return _digest(sdk_app_id, body), str(fault)
     identity = _digest(sdk_app_id, msgspec.json.encode(document, order="sorted"))
     try:
         _read(document)
     except Malformed as fault:
-        return identity, fault
-    return identity, None
+        return identity, str(fault)
+    return identity, ""
 
 
 def identify(sdk_app_id: int, body: bytes) -> bytes:

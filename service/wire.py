@@ -76,7 +76,7 @@ class _Heads(dict[int, bytes]):
 
 
 _SHORT = 8_192
-"""Most lengths and values are below; a table has no more entries than this."""
+"""Most lengths and values are below; a table has an entry for each of these that has occurred."""
 
 
 def _integer(number: int) -> Encoder:

@@ -279,6 +279,12 @@ def test_what_describes_a_request_is_kept_as_bounded_text(desk, sent, kept):
     assert (entry.request_id, entry.client_ip, entry.platform) == (kept, kept, kept)
 
 
+def test_a_comma_does_not_make_a_list(desk):
+    desk.ask("POST", f"/?{query()}&RequestID=a,b", CALLBACK).assert_ok()
+    [entry] = desk.kept()
+    assert entry.request_id == "a,b"
+
+
 @pytest.mark.parametrize(
     "error",
     [

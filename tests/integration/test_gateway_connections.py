@@ -1,15 +1,18 @@
 """Raw bytes on real connections: what is no HTTP, what is ambiguous, what is slow, what is many."""
 
+import gc
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.callbacks import MAX_BODY
+from gateway.channel import CallbackTask, Channel
 from gateway.server import MAX_HEADERS
 from tests.support.callbacks import NOON
 from tests.support.callbacks import body as callback
@@ -148,12 +151,12 @@ def test_pipelined_requests_are_answered_in_their_order(desk):
 def test_the_head_of_an_ordinary_answer_is_the_one_that_waitress_would_make(desk):
     sock = desk.connect()
     asked = time.time()
-    for headers in ("", "Connection: keep-alive\r\n", "Connection: close\r\n"):
+    for headers in ("", "Connection: keep-alive\r\n", "Connection: Close\r\n"):
         sock.sendall(request(headers=headers))
         eventually(lambda: sock.recv(4096, socket.MSG_PEEK).endswith(b"}"))
         head, _, body = sock.recv(4096).partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
-        if "close" in headers:  # waitress has made this one
+        if "Close" in headers:  # waitress has made this one
             lines.remove("Connection: close")
         *others, date = lines
         assert others == [
@@ -166,6 +169,54 @@ def test_the_head_of_an_ordinary_answer_is_the_one_that_waitress_would_make(desk
         assert int(asked) <= parsedate_to_datetime(value).timestamp() <= time.time()
         assert body == OK
     assert sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("tokens", ["close, TE", "TE,close", "keep-alive , Close"])
+def test_a_client_that_closes_may_say_more_of_the_connection(desk, tokens):
+    [answer] = desk.raw(request(headers=f"Connection: {tokens}\r\n"))
+    assert answer.assert_ok().headers["connection"] == "close"
+
+
+def test_to_expect_continue_without_a_body_is_to_expect_nothing(desk):
+    sock = desk.connect()
+    for body, status in ((b"", 400), (numbered(101), 200)):
+        sock.sendall(request(body, headers="" if body else "Expect: 100-continue\r\n"))
+        assert next_answer(sock).status == status
+    sock.sendall(b"GET /livez HTTP/1.1\r\nExpect: 100-continue\r\nContent-Encoding: gzip\r\n\r\n")
+    next_answer(sock).assert_ok()
+    sock.sendall(request(numbered(102)))
+    next_answer(sock).assert_ok()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_answers_of_which_the_kernel_takes_a_part_arrive_whole_and_in_order(monkeypatch, seed):
+    random, send = Random(seed), Channel.send
+
+    def send_some(self: Channel, data: bytes, do_close: bool = True) -> int:
+        some = bytes(data[: random.randint(1, 60)])
+        return 0 if random.random() < 0.4 else send(self, some, do_close)
+
+    monkeypatch.setattr(Channel, "send", send_some)
+    bodies = [numbered(number) if number % 3 else b"%d" % number for number in range(60)]
+    wire = b"".join(request(body) for body in bodies) + request(headers="Connection: close\r\n")
+    with gateway() as desk:
+        assert [each.status for each in desk.raw(wire)] == [*([400, 200, 200] * 20), 200]
+
+
+def test_a_request_that_was_answered_is_forgotten_without_the_garbage_collector(desk):
+    def tasks() -> int:
+        return sum(isinstance(each, CallbackTask) for each in gc.get_objects())
+
+    sock = desk.connect()
+    gc.disable()
+    try:
+        before = tasks()
+        for body in (*map(numbered, range(100)), *[b"nonsense"] * 100, *[b"{}"] * 100):
+            sock.sendall(request(body))
+            next_answer(sock)
+        assert tasks() - before < 50
+    finally:
+        gc.enable()
 
 
 def test_a_client_that_reads_late_gets_all_its_answers_in_order():

@@ -128,7 +128,7 @@ def test_a_client_that_leaves_while_its_answer_is_held_back_harms_nobody(disk):
         eventually(lambda: len(desk.server._loop.active_channels) == 0)
 
 
-@pytest.mark.parametrize("path", ["/", "//", "/%2F"])
+@pytest.mark.parametrize("path", ["/", "//", "/%2F", "http://gateway/"])
 def test_probes_answer_while_callbacks_wait(disk, path):
     with gateway(disk) as desk, ThreadPoolExecutor(4) as pool:
         posts = [pool.submit(desk.post, numbered(number), path=path) for number in range(4)]
