@@ -84,7 +84,7 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
     """Size by size; the pages on the largest."""
     needed = needs(quick=quick)
     for population in needed:
-        data_dir, size = populations.data_dir(population), population.count
+        data_dir, size = populations.warmed(population), population.count
         with desk("service", data_dir=data_dir) as service:
             target, worker = service.said["grpc"], roles(service.pid)["rpc worker"]
             loads = asyncio.run(_ask(target, worker, size, seconds=0.3 if quick else 1.0))

@@ -58,7 +58,7 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
     """Ours, the reference, etcd."""
     few = QUICK_FEW if quick else FEW
     (population,) = needs(quick=quick)
-    data_dir = populations.data_dir(population)
+    data_dir = populations.warmed(population)
     with desk("service", data_dir=data_dir) as service:
         worker = roles(service.pid)["rpc worker"]
         for subject, read in _ours(few).items():
