@@ -103,7 +103,7 @@ class Driver:
         self._free = deque(Connection(port) for _ in range(CONNECTIONS))
         self._busy: set[Connection] = set()
         self._due: deque[tuple[int, float]] = deque()
-        self._lost = 0
+        self._lost: list[float] = []  # when they were due
         self._statuses: Counter[str] = Counter()
         self._from_due: list[float] = []
         self._from_sent: list[float] = []
@@ -133,7 +133,7 @@ class Driver:
         try:
             connection.send(self._run_id, number, due)
         except OSError:
-            self._lost += 1
+            self._lost.append(due)
         else:
             self._busy.add(connection)
 
@@ -144,7 +144,7 @@ class Driver:
                 status = connection.receive()
             except OSError:  # nobody will answer what was under way
                 self._busy.remove(connection)
-                self._lost += 1
+                self._lost.append(connection.due)
             else:
                 if status:
                     self._busy.remove(connection)
@@ -160,14 +160,14 @@ class Driver:
     def _report(self, ended: float) -> dict[str, Any]:
         if not self._from_due:
             sys.exit("nothing was answered")
-        unanswered = [*(each.due for each in self._busy), *(due for _, due in self._due)]
-        latencies = [*self._from_due, *(ended - due for due in unanswered)]
+        waiting = [*(each.due for each in self._busy), *(due for _, due in self._due)]
+        latencies = [*self._from_due, *(ended - due for due in (*waiting, *self._lost))]
         return {
             "rate": self._rate,
             "total": self._total,
             "answered": len(self._from_due),
             "refused": sum(n for status, n in self._statuses.items() if status != "200"),
-            "lost": self._lost,
+            "lost": len(self._lost),
             "p50_ms": percentile(latencies, 50) * 1000,
             "p99_ms": percentile(latencies, 99) * 1000,
             "from_sent_p50_ms": percentile(self._from_sent, 50) * 1000,

@@ -49,6 +49,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         """Take bytes; see waitress."""
         consumed: int = super().received(data)
         if self.completed:
+            self.expect_continue = False  # else waitress reads the next head into this request
             self.arrived = monotonic()
         return consumed
 
@@ -63,8 +64,6 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         a request differently: that is how requests are smuggled.
         """
         super().parse_header(header_plus)
-        if self.body_rcv is None:  # else waitress reads the next head into this request (3.0.2)
-            self.expect_continue = False
         if "close" in map(str.strip, self.headers.get("CONNECTION", "").lower().split(",")):
             self.headers["CONNECTION"] = "close"  # waitress looks for this alone
         if b"ransfer-" not in header_plus.lower():
@@ -159,7 +158,6 @@ class CallbackTask(_Answer):
         outcome = self._outcome
         if self.append:
             outcome = self.channel.server.callbacks.judge(self.append)
-            self.append = None  # it refers to us; without cycles all is freed at once
         if outcome or self._fault:
             self.write_outcome(outcome or Outcome.MALFORMED, "" if outcome else self._fault)
         elif self._is_ordinary():
@@ -224,15 +222,20 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     discards = 0
     lingering = False
     lingering_since = inf
+    _task: Task | None = None
 
-    def task_class(self, *_: Any) -> Task:
+    def task_class(self, *_: Any) -> Task | None:
         """What waitress calls for a task."""
-        return self._task
+        task, self._task = self._task, None
+        return task
 
     def service(self) -> None:
         """Answer the next request; a callback, as soon as the answer is true."""
         request, callbacks = self.requests[0], self.server.callbacks
-        if request.error or not (callbacks and callbacks.serves(request.command, request.path)):
+        if request.error:
+            self._answer_with(None)  # waitress makes a RefusalTask
+            return
+        if not (callbacks and callbacks.serves(request.command, request.path)):
             self._answer_with(AppTask(self, request))
             return
         task = CallbackTask(self, request)
@@ -247,8 +250,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if task in self.server.held:
             self.server.held.remove(task)
             self._answer_with(task)
+            task.append = None  # it refers to the task; without cycles all is freed at once
 
-    def _answer_with(self, task: Task) -> None:
+    def _answer_with(self, task: Task | None) -> None:
         self._task = task
         try:
             super().service()
