@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.work import descendants
@@ -34,13 +36,19 @@ def roles(pid: int) -> dict[str, int]:
 
 
 def _role(pid: int) -> str:
-    files = " ".join(os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
+    files = " ".join(_open_files(pid))
     journal, view = "journal.db" in files, "view-" in files
     if journal and view:
         return "follower"
     if view:
         return "rpc worker"
     return "gateway" if journal else "resource tracker"
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            yield os.readlink(each)
 
 
 def _memory(pid: int, field: str) -> float:
