@@ -51,5 +51,5 @@ def _rebuild(population: Population) -> Followed:
     source = populations.data_dir(population)
     with directory("rebuild") as data_dir:
         shutil.copy(source / "journal.db", data_dir)  # whoever wrote it has ended
-        os.sync()
+        os.sync()  # else the copy is still being written while it is read
         return populations.follow(data_dir)
