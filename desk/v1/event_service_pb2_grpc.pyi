@@ -48,15 +48,20 @@ class EventServiceStub:
     there is nothing to resume from: ask for it again.
 
     A client that reads slowly costs the server one message and falls back to
-    reading from the view; nothing is skipped. Every stream is closed after
-    about 30 minutes, so that load spreads over replicas again, and when the
-    server shuts down. When the server is about to close the stream it sends a last Checkpoint and ends the call with
-    UNAVAILABLE (SHUTTING_DOWN): resume, on this or any other replica.
+    reading from the view; nothing is skipped. If it takes no message for a
+    minute, the stream ends with RESOURCE_EXHAUSTED (STREAM_NOT_READ): resume.
+    Messages are smaller while many clients read slowly.
+
+    Every stream is closed after about 30 minutes, so that load spreads over
+    replicas again, and when the server shuts down. It sends a last Checkpoint
+    and ends the call with UNAVAILABLE (SHUTTING_DOWN): resume, on this or any
+    other replica.
 
     OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or
     has not been reached within 10 s (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED
-    (TOO_MANY_STREAMS) if 10,000 streams are open on this worker.
-    FAILED_PRECONDITION (JOURNAL_MISMATCH) if `journal_id` is another one's.
+    (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
+    the caller's address. FAILED_PRECONDITION (JOURNAL_MISMATCH) if
+    `journal_id` is another one's: start over with `sessions_first`.
     """
     ListRejections: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListRejectionsRequest, _event_service_pb2.ListRejectionsResponse]
     """ListRejections returns the records that stand rejected now, newest first,
@@ -84,15 +89,20 @@ class EventServiceAsyncStub(EventServiceStub):
     there is nothing to resume from: ask for it again.
 
     A client that reads slowly costs the server one message and falls back to
-    reading from the view; nothing is skipped. Every stream is closed after
-    about 30 minutes, so that load spreads over replicas again, and when the
-    server shuts down. When the server is about to close the stream it sends a last Checkpoint and ends the call with
-    UNAVAILABLE (SHUTTING_DOWN): resume, on this or any other replica.
+    reading from the view; nothing is skipped. If it takes no message for a
+    minute, the stream ends with RESOURCE_EXHAUSTED (STREAM_NOT_READ): resume.
+    Messages are smaller while many clients read slowly.
+
+    Every stream is closed after about 30 minutes, so that load spreads over
+    replicas again, and when the server shuts down. It sends a last Checkpoint
+    and ends the call with UNAVAILABLE (SHUTTING_DOWN): resume, on this or any
+    other replica.
 
     OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or
     has not been reached within 10 s (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED
-    (TOO_MANY_STREAMS) if 10,000 streams are open on this worker.
-    FAILED_PRECONDITION (JOURNAL_MISMATCH) if `journal_id` is another one's.
+    (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
+    the caller's address. FAILED_PRECONDITION (JOURNAL_MISMATCH) if
+    `journal_id` is another one's: start over with `sessions_first`.
     """
     ListRejections: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListRejectionsRequest, _event_service_pb2.ListRejectionsResponse]  # type: ignore[assignment]
     """ListRejections returns the records that stand rejected now, newest first,
@@ -123,15 +133,20 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         there is nothing to resume from: ask for it again.
 
         A client that reads slowly costs the server one message and falls back to
-        reading from the view; nothing is skipped. Every stream is closed after
-        about 30 minutes, so that load spreads over replicas again, and when the
-        server shuts down. When the server is about to close the stream it sends a last Checkpoint and ends the call with
-        UNAVAILABLE (SHUTTING_DOWN): resume, on this or any other replica.
+        reading from the view; nothing is skipped. If it takes no message for a
+        minute, the stream ends with RESOURCE_EXHAUSTED (STREAM_NOT_READ): resume.
+        Messages are smaller while many clients read slowly.
+
+        Every stream is closed after about 30 minutes, so that load spreads over
+        replicas again, and when the server shuts down. It sends a last Checkpoint
+        and ends the call with UNAVAILABLE (SHUTTING_DOWN): resume, on this or any
+        other replica.
 
         OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or
         has not been reached within 10 s (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED
-        (TOO_MANY_STREAMS) if 10,000 streams are open on this worker.
-        FAILED_PRECONDITION (JOURNAL_MISMATCH) if `journal_id` is another one's.
+        (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
+        the caller's address. FAILED_PRECONDITION (JOURNAL_MISMATCH) if
+        `journal_id` is another one's: start over with `sessions_first`.
         """
 
     @_abc_1.abstractmethod

@@ -12,12 +12,22 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
   FAILED_PRECONDITION  JOURNAL_MISMATCH, SDK_APP_ID_REQUIRED
   OUT_OF_RANGE         REVISION_NOT_KEPT, REVISION_IN_FUTURE
   DEADLINE_EXCEEDED    REVISION_NOT_REACHED, STATE_NOT_REACHED
-  RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS, TOO_MANY_SESSIONS
+  RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS, TOO_MANY_CALLS,
+                       TOO_MANY_SESSIONS, STREAM_NOT_READ
   UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY
 
-INTERNAL is an error of ours; it has no reason. A message larger than 1 MiB,
-and calls beyond 21,000 at once, are refused by gRPC itself with
-RESOURCE_EXHAUSTED. At most 10,000 calls may wait (TOO_MANY_WAITERS).
+INTERNAL is an error of ours; it has no reason. A request larger than 1 MiB
+is refused by gRPC itself with RESOURCE_EXHAUSTED. A request that cannot be
+decoded, or does not come within 10 s, is an INVALID_REQUEST.
+
+On one worker, at most 10,000 streams may be open (TOO_MANY_STREAMS), 10,000
+calls may wait for a revision or a state (TOO_MANY_WAITERS), and 1,000 other
+calls may be at work (TOO_MANY_CALLS; likewise 1,000 health checks and 100
+reflection streams). One address may have half of each.
+
+A session id has at most 1,024 bytes, any other value of a filter 256, a
+field 100 values, a filter as a whole 16 KiB; otherwise INVALID_REQUEST
+names the field and the limit.
 """
 
 from collections import abc as _abc
@@ -178,6 +188,7 @@ class BatchGetSessionsResponse(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _status_pb2.ResponseHeader:
         """The one revision that all sessions are of."""
@@ -192,16 +203,24 @@ class BatchGetSessionsResponse(_message.Message):
         in.
         """
 
+    @_builtins.property
+    def remaining(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.SessionKey]:
+        """Those not looked for, in the order of the request's keys, because the
+        message holds about 2 MiB of sessions: ask for them again. At least one
+        session is returned before that. Usually empty.
+        """
+
     def __init__(
         self,
         *,
         header: _status_pb2.ResponseHeader | None = ...,
         sessions: _abc.Iterable[_session_pb2.Session] | None = ...,
         missing: _abc.Iterable[_session_pb2.SessionKey] | None = ...,
+        remaining: _abc.Iterable[_session_pb2.SessionKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "missing", b"missing", "sessions", b"sessions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "missing", b"missing", "remaining", b"remaining", "sessions", b"sessions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

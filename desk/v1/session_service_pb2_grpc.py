@@ -73,7 +73,8 @@ class SessionServiceServicer:
 
     def GetSession(self, request, context):
         """GetSession returns one session, now or as it was at an earlier revision.
-        NOT_FOUND if it has not begun by then.
+        NOT_FOUND if it has not begun by then; the message says what is known of
+        it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -12,12 +12,22 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
   FAILED_PRECONDITION  JOURNAL_MISMATCH, SDK_APP_ID_REQUIRED
   OUT_OF_RANGE         REVISION_NOT_KEPT, REVISION_IN_FUTURE
   DEADLINE_EXCEEDED    REVISION_NOT_REACHED, STATE_NOT_REACHED
-  RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS, TOO_MANY_SESSIONS
+  RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS, TOO_MANY_CALLS,
+                       TOO_MANY_SESSIONS, STREAM_NOT_READ
   UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY
 
-INTERNAL is an error of ours; it has no reason. A message larger than 1 MiB,
-and calls beyond 21,000 at once, are refused by gRPC itself with
-RESOURCE_EXHAUSTED. At most 10,000 calls may wait (TOO_MANY_WAITERS).
+INTERNAL is an error of ours; it has no reason. A request larger than 1 MiB
+is refused by gRPC itself with RESOURCE_EXHAUSTED. A request that cannot be
+decoded, or does not come within 10 s, is an INVALID_REQUEST.
+
+On one worker, at most 10,000 streams may be open (TOO_MANY_STREAMS), 10,000
+calls may wait for a revision or a state (TOO_MANY_WAITERS), and 1,000 other
+calls may be at work (TOO_MANY_CALLS; likewise 1,000 health checks and 100
+reflection streams). One address may have half of each.
+
+A session id has at most 1,024 bytes, any other value of a filter 256, a
+field 100 values, a filter as a whole 16 KiB; otherwise INVALID_REQUEST
+names the field and the limit.
 """
 
 from collections import abc as _abc
@@ -52,7 +62,8 @@ class SessionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """GetSession returns one session, now or as it was at an earlier revision.
-    NOT_FOUND if it has not begun by then.
+    NOT_FOUND if it has not begun by then; the message says what is known of
+    it.
     """
     BatchGetSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.BatchGetSessionsRequest, _session_service_pb2.BatchGetSessionsResponse]
     """BatchGetSessions returns many sessions as of one revision. Those that do
@@ -87,7 +98,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """GetSession returns one session, now or as it was at an earlier revision.
-    NOT_FOUND if it has not begun by then.
+    NOT_FOUND if it has not begun by then; the message says what is known of
+    it.
     """
     BatchGetSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.BatchGetSessionsRequest, _session_service_pb2.BatchGetSessionsResponse]  # type: ignore[assignment]
     """BatchGetSessions returns many sessions as of one revision. Those that do
@@ -125,7 +137,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetSessionResponse, _abc.Awaitable[_session_service_pb2.GetSessionResponse]]:
         """GetSession returns one session, now or as it was at an earlier revision.
-        NOT_FOUND if it has not begun by then.
+        NOT_FOUND if it has not begun by then; the message says what is known of
+        it.
         """
 
     @_abc_1.abstractmethod

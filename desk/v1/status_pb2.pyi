@@ -89,9 +89,9 @@ class GetStatusResponse(_message.Message):
     SUBSCRIBERS_FIELD_NUMBER: _builtins.int
     FOLLOWER_SEEN_AT_FIELD_NUMBER: _builtins.int
     head_revision: _builtins.int
-    """The newest revision of the journal, as the follower last saw it: look at
-    `follower_seen_at`, too. 0 when the journal is empty. Never less than
-    `header.revision`.
+    """The newest revision of the journal. 0 when the journal is empty. Never
+    less than `header.revision`. If the journal does not answer within 1 s:
+    as the follower last saw it (`follower_seen_at`).
     """
     oldest_revision: _builtins.int
     """The oldest revision that can still be read. Streams can resume after
@@ -146,7 +146,7 @@ class GetStatusResponse(_message.Message):
     def follower_seen_at(self) -> _timestamp_pb2.Timestamp:
         """When the follower last gave a sign of life, by this machine's clock. It
         does so at least every second. If that is long ago, it is not running, or
-        it cannot write: `lag` and `head_revision` are out of date.
+        it cannot write.
         """
 
     def __init__(

@@ -47,8 +47,8 @@ class StatusServiceServicer:
     """
 
     def GetStatus(self, request, context):
-        """GetStatus answers at once, from what this worker can see: the view, and
-        what the follower has left there.
+        """GetStatus answers at once, from what this worker can see: the view, the
+        journal's head, and what the follower has left behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

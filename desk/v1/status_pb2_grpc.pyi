@@ -34,8 +34,8 @@ class StatusServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StatusServiceAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_status_pb2.GetStatusRequest, _status_pb2.GetStatusResponse]
-    """GetStatus answers at once, from what this worker can see: the view, and
-    what the follower has left there.
+    """GetStatus answers at once, from what this worker can see: the view, the
+    journal's head, and what the follower has left behind.
     """
 
 @_typing.type_check_only
@@ -44,8 +44,8 @@ class StatusServiceAsyncStub(StatusServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_status_pb2.GetStatusRequest, _status_pb2.GetStatusResponse]  # type: ignore[assignment]
-    """GetStatus answers at once, from what this worker can see: the view, and
-    what the follower has left there.
+    """GetStatus answers at once, from what this worker can see: the view, the
+    journal's head, and what the follower has left behind.
     """
 
 class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +57,8 @@ class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _status_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_status_pb2.GetStatusResponse, _abc.Awaitable[_status_pb2.GetStatusResponse]]:
-        """GetStatus answers at once, from what this worker can see: the view, and
-        what the follower has left there.
+        """GetStatus answers at once, from what this worker can see: the view, the
+        journal's head, and what the follower has left behind.
         """
 
 def add_StatusServiceServicer_to_server(servicer: StatusServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

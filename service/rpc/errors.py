@@ -4,10 +4,11 @@
 """
 
 import asyncio
-import functools
+import json
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import Any, TypeVar
+from time import monotonic
+from typing import Any
 
 import apsw
 import grpc
@@ -20,6 +21,15 @@ from grpc_status import rpc_status
 
 DOMAIN = "desk.v1"
 """`ErrorInfo.domain` of every refusal."""
+
+LOG_PERIOD = 5.0
+"""Seconds between two log lines of one kind."""
+
+MAX_KINDS = 256
+"""Kinds of log line that are told apart; beyond that, all are counted anew."""
+
+SHOWN = 64
+"""Characters of a client's value that an error shows."""
 
 _log = structlog.get_logger()
 
@@ -38,7 +48,9 @@ class Reason(StrEnum):
     STATE_NOT_REACHED = "STATE_NOT_REACHED"
     TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
     TOO_MANY_WAITERS = "TOO_MANY_WAITERS"
+    TOO_MANY_CALLS = "TOO_MANY_CALLS"
     TOO_MANY_SESSIONS = "TOO_MANY_SESSIONS"
+    STREAM_NOT_READ = "STREAM_NOT_READ"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     VIEW_NOT_READY = "VIEW_NOT_READY"
 
@@ -55,7 +67,9 @@ CODES: dict[Reason, Code] = {
     Reason.STATE_NOT_REACHED: Code.DEADLINE_EXCEEDED,
     Reason.TOO_MANY_STREAMS: Code.RESOURCE_EXHAUSTED,
     Reason.TOO_MANY_WAITERS: Code.RESOURCE_EXHAUSTED,
+    Reason.TOO_MANY_CALLS: Code.RESOURCE_EXHAUSTED,
     Reason.TOO_MANY_SESSIONS: Code.RESOURCE_EXHAUSTED,
+    Reason.STREAM_NOT_READ: Code.RESOURCE_EXHAUSTED,
     Reason.SHUTTING_DOWN: Code.UNAVAILABLE,
     Reason.VIEW_NOT_READY: Code.UNAVAILABLE,
 }
@@ -110,35 +124,85 @@ def _packed(detail: ErrorInfo | BadRequest) -> AnyMessage:
     return packed
 
 
-T = TypeVar("T")
-Method = Callable[[Any, Any, Any], Awaitable[T]]
+class ThrottledLog:
+    """Logs the first of a kind at once, then one line a period with the number left out."""
+
+    def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._kinds: dict[tuple[str, str, str], tuple[float, int]] = {}
+
+    def log(
+        self, level: str, event: str, *, method: str, error: BaseException, trace: bool = False
+    ) -> None:
+        """Log an error of a method; event, method and type of error are its kind."""
+        kind, now = (event, method, type(error).__name__), self._clock()
+        logged_at, more = self._kinds.get(kind, (now - LOG_PERIOD, 0))
+        if now < logged_at + LOG_PERIOD:
+            self._kinds[kind] = (logged_at, more + 1)
+            return
+        if len(self._kinds) >= MAX_KINDS:
+            self._kinds.clear()
+        self._kinds[kind] = (now, 0)
+        getattr(_log, level)(
+            event,
+            method=method,
+            error=type(error).__name__,
+            suppressed=more,
+            exc_info=error if trace else None,
+        )
 
 
-def refusing(method: Method[T]) -> Method[T]:
-    """Wrap an RPC method: refusals become statuses, surprises INTERNAL without internals."""
+throttled = ThrottledLog()
+"""The log of what calls end with unexpectedly."""
 
-    @functools.wraps(method)
-    async def answer(self: Any, request: Any, context: Any) -> T:
-        try:
-            return await method(self, request, context)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
-            raise
-        except Exception as error:
-            if context.cancelled() or context.done():
-                # The client has left; what grpc raises then is private to it.
-                raise asyncio.CancelledError from error
-            await _abort(context, method.__name__, error)
-            raise
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
-    return answer
+
+def map_errors(method: str) -> Callable[[Behaviour], Behaviour]:
+    """Wrap the behaviour of a method: refusals become statuses, surprises INTERNAL."""
+
+    def wrap(behaviour: Behaviour) -> Behaviour:
+        async def answer(requests: Any, context: Any) -> Any:
+            try:
+                return await behaviour(requests, context)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:
+                await _abort(context, method, error)
+
+        return answer
+
+    return wrap
 
 
 async def _abort(context: Any, method: str, error: Exception) -> None:
-    if isinstance(error, apsw.Error):
-        _log.error("view_not_readable", method=method, error=type(error).__name__)
-        error = Refused(Reason.VIEW_NOT_READY, "the view cannot be read just now; try again")
+    """End a call with the status of an error, if there is still a client to hear it."""
+    # The batches of a call whose client has left fail with an InternalError of grpc.aio.
+    if context.cancelled() or context.done() or isinstance(error, grpc.aio.InternalError):
+        raise asyncio.CancelledError from error
+    refused = _refusal(method, error)
+    try:
+        if refused is None:
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+        else:
+            status = rpc_status.to_status(status_of(refused))
+            await context.abort(status.code, status.details, status.trailing_metadata)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from error
+
+
+def _refusal(method: str, error: Exception) -> Refused | None:
+    """The refusal that an error comes down to; None for a surprise. Logs what is not expected."""
     if isinstance(error, Refused):
-        status = rpc_status.to_status(status_of(error))
-        await context.abort(status.code, status.details, status.trailing_metadata)
-    _log.error("rpc_failed", method=method, exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+        return error
+    if isinstance(error, apsw.Error):
+        throttled.log("error", "view_not_readable", method=method, error=error)
+        return Refused(Reason.VIEW_NOT_READY, "the view cannot be read just now; try again")
+    throttled.log("error", "rpc_failed", method=method, error=error, trace=True)
+    return None
+
+
+def quoted(text: str) -> str:
+    """A client's value in quotation marks, without control characters, cut to `SHOWN`."""
+    short = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return json.dumps(short, ensure_ascii=False)

@@ -1,11 +1,10 @@
 """desk.v1.EventService: the feed, and what was rejected."""
 
-from typing import Any
-
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.status_pb2 import ResponseHeader
 from service.rpc import frames, freshness, pages, requests, snapshot
-from service.rpc.errors import Reason, Refused, refusing
+from service.rpc.calls import Call
+from service.rpc.errors import Reason, Refused, quoted
 from service.rpc.feed import Feed
 from service.rpc.stream import Stream, Wish, check_kept
 from service.view.reader import Progress, Reader, Row, first_of, last_of
@@ -20,21 +19,19 @@ class EventService:
         self._readers = readers
         self._feed = feed
 
-    @refusing
-    async def Subscribe(self, request: SubscribeRequest, context: Any) -> None:  # noqa: N802
+    async def Subscribe(self, request: SubscribeRequest, call: Call) -> None:  # noqa: N802
         """Stream the feed, as serialised SubscribeResponses."""
         selection, max_batch = requests.subscription(request)
         wish = Wish(selection=selection, max_batch=max_batch, with_session=request.include_session)
         start = await self._start(request)
-        with self._feed.audience(selection) as audience:
-            stream = Stream(self._feed, self._readers, audience, context.write, wish=wish)
+        with self._feed.filter_group(selection) as group:
+            stream = Stream(self._feed, self._readers, group, call.write, wish=wish)
             if request.sessions_first:
                 await self._send_sessions(stream, selection, start)
             await stream.run(last_of(start))
 
-    @refusing
     async def ListRejections(  # noqa: N802
-        self, request: ListRejectionsRequest, _context: Any
+        self, request: ListRejectionsRequest, _call: Call
     ) -> bytes:
         """Return the records that stand rejected, newest first."""
         check = requests.Check()
@@ -46,7 +43,8 @@ class EventService:
         bound_to = ("ListRejections", self._feed.journal_id, selection)
         place = pages.places(request.page_token, request=bound_to, count=1)
         before = place[0] if place else first_of(1 << 42)
-        progress, rows, following = await self._readers.run(_rejections, selection, before, size)
+        read = self._readers.questions.run(_rejections, selection, before, size)
+        progress, rows, following = await read
         token = pages.token((following,), request=bound_to) if following else ""
         return frames.rejections(header(progress), [record for _, record in rows], token)
 
@@ -57,7 +55,9 @@ class EventService:
         if request.journal_id and request.journal_id != progress.journal_id:
             raise Refused(
                 Reason.JOURNAL_MISMATCH,
-                "journal_id is not the journal that this service counts revisions in",
+                f"after_revision counts in journal {quoted(request.journal_id)}, this service in "
+                f'"{progress.journal_id}": start over with sessions_first (`desk watch`: delete '
+                "the checkpoint file)",
                 journal_id=progress.journal_id,
             )
         if not request.HasField("after_revision"):
@@ -75,7 +75,7 @@ class EventService:
         chosen = requests.snapshot_selection(selection)
         reached, complete = 0, False
         while not complete and not self._feed.draining:
-            part = await self._readers.run(snapshot.read, chosen, reached, revision)
+            part = await self._readers.catch_ups.run(snapshot.read, chosen, reached, revision)
             reached, complete = part.reached, part.reached >= revision
             if part.sessions or complete or stream.is_due():
                 message = frames.sessions(stream.header(), part.sessions, complete=complete)

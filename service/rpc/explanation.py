@@ -6,11 +6,14 @@ from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from service import story
 from service.rpc import freshness
-from service.rpc.errors import Reason, Refused
+from service.rpc.errors import Reason, Refused, quoted
 from service.rpc.stream import check_kept
 from service.view.reader import Now, Progress, Reader, take_bytes
 
 Key = tuple[int, str]
+
+COUNTED = 1_000
+"""Callbacks of a session that has not begun that are counted, at most."""
 
 
 class StoryPage(NamedTuple):
@@ -74,3 +77,21 @@ def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -
     if now is None or Session.FromString(now).revision <= revision:
         return now
     return reader.session_as_of(*key, revision)
+
+
+def not_found(reader: Reader, key: Key, revision: int) -> Refused:
+    """Say what is known of a session that has not begun; `revision` 0 = now."""
+    app, name = key
+    named = f"session {quoted(name)} in app {app}"
+    if revision and reader.session(app, name) is not None:
+        sentence = f"{named} had not begun at revision {revision}"
+    elif (count := reader.rejected_of(app, name, COUNTED)) is None:
+        sentence = f"no {named}: no callback has named it"
+    else:
+        number = f"{count:,} or more" if count == COUNTED else f"{count:,}"
+        sentence = (
+            f"{named} has not begun: {number} {'callback' if count == 1 else 'callbacks'} of it "
+            f"{'was' if count == 1 else 'were'} rejected or not recognised, because no "
+            "SessionBegin has come"
+        )
+    return Refused(Reason.SESSION_NOT_FOUND, sentence)

@@ -1,7 +1,7 @@
-"""The live end of the feed, read from the view once for everybody on this worker who waits for it.
+"""The live end of the feed, read from the view once for all streams and waiters of this worker.
 
-Learns of commits only while somebody is interested. Holds the last
-rows in a ring bounded by count and bytes; nobody has a queue of their own.
+Learns of commits only while somebody is interested. Holds the last rows in a ring bounded by count
+and bytes; no stream has a queue of its own.
 """
 
 import asyncio
@@ -14,9 +14,12 @@ from typing import cast
 import apsw
 import structlog
 
-from service.rpc.audience import Audience, News
+from desk.v1.status_pb2 import ResponseHeader
+from service.rpc import frames
 from service.rpc.batches import Encoded, encode
-from service.rpc.errors import Reason, Refused, shutting_down
+from service.rpc.errors import shutting_down
+from service.rpc.filter_groups import WAKE_WEIGHT, FilterGroup, FilterIndex
+from service.rpc.limits import Places
 from service.rpc.waiters import Waiters
 from service.rpc.watch import Watch
 from service.view.reader import FRAMING, Reader, complete_revision, cut, last_of
@@ -26,15 +29,22 @@ RING_ROWS = 20_000
 RING_BYTES = 16 * 1024 * 1024
 """What the ring holds, at most. Who is further behind is served from the view."""
 
-MAX_SUBSCRIBERS = 10_000
-"""Open streams on one worker."""
-
 RETRY = 0.5
 """Seconds to wait before reading again what could not be read."""
 
 PACE_PER_SUBSCRIBER = 0.0001
 MAX_PACE = 0.1
 """Seconds between two rounds of writes: at once for a few subscribers, joined for thousands."""
+
+STEP = 3_000
+"""Questions to filters, or their equal in wake-ups, after which others get the event loop."""
+
+PART_BYTES = 512 * 1024
+MIN_PART_BYTES = 16 * 1024
+PARTS_BYTES = 32 * 1024 * 1024
+"""Bytes that a stream is sent in one go: its share of `PARTS_BYTES` among all streams that are
+being written to, between the other two. Beyond `PART_BYTES` the C library returns what is freed to
+the system and asks for it again."""
 
 CACHED = 16
 """Encoded messages kept for the streams that have the same filter; each at most ~1 MiB."""
@@ -94,33 +104,43 @@ def _size(row: LiveRow) -> int:
 
 
 class Feed:
-    """What is live on this worker: the ring, the subscribers by filter, and the waiters.
+    """What is live on this worker: the ring, the streams by filter, and the waiters.
 
     Attributes:
         journal_id: of the journal that all revisions count in.
         draining: True once the server is shutting down.
-        subscribers: open streams.
         waiters: calls that wait for a revision or a state.
-        told: the position up to which subscribers have been told of news.
+        sending: streams that are waiting for their client to take a message.
+        announced_position: all live streams that a row up to here concerns have been woken.
     """
 
-    def __init__(self, reader: Reader, watch: Watch) -> None:
+    def __init__(self, reader: Reader, watch: Watch, streams: Places) -> None:
         progress = reader.progress()
         self.journal_id = progress.journal_id
         self.ring = Ring(last_of(progress.applied_revision))
-        self.told = self.ring.head
+        self.announced_position = self.ring.head
         self.draining = False
-        self.subscribers = 0
+        self.sending = 0
         self.waiters = Waiters()
         self._reader = reader
         self._watch = watch
-        self._loop = asyncio.get_running_loop()
-        self._audiences: dict[EventSelection, Audience] = {}
-        self._next_round = 0.0
-        self._round: asyncio.TimerHandle | None = None
+        self._streams = streams
+        self._filters = FilterIndex()
+        self._extended = asyncio.Event()
         self._interested = 0
         # Streams with one filter move in step: what one has been sent, the others are sent.
         self._encoded = lru_cache(CACHED)(self._encode)
+        self._checkpoint = lru_cache(CACHED)(self._encode_checkpoint)
+
+    @property
+    def subscribers(self) -> int:
+        """Open streams."""
+        return len(self._streams)
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes that a stream is sent in one go, about."""
+        return max(MIN_PART_BYTES, min(PART_BYTES, PARTS_BYTES // (self.sending + 1)))
 
     async def run(self) -> None:
         """Follow the view until cancelled.
@@ -138,28 +158,32 @@ class Feed:
                 _log.warning("view_not_readable", error=type(error).__name__)
                 self._watch.news.set()
                 await asyncio.sleep(RETRY)
-            self._tell_in_time()
+            self._extended.set()
+
+    async def announce(self) -> None:
+        """Wake streams for what comes into the ring, until cancelled."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await self._extended.wait()
+            self._extended.clear()
+            next_round = clock() + min(MAX_PACE, PACE_PER_SUBSCRIBER * self.subscribers)
+            await self._announce()
+            await asyncio.sleep(next_round - clock())
 
     @contextmanager
-    def audience(self, selection: EventSelection) -> Iterator[Audience]:
+    def filter_group(self, selection: EventSelection) -> Iterator[FilterGroup]:
         """Take part in what is live, with one stream.
 
         Raises:
-            Refused: TOO_MANY_STREAMS, SHUTTING_DOWN.
+            Refused: SHUTTING_DOWN.
         """
-        if self.subscribers >= MAX_SUBSCRIBERS:
-            raise Refused(Reason.TOO_MANY_STREAMS, f"{MAX_SUBSCRIBERS} streams are open already")
         with self.interest():
-            self.subscribers += 1
-            audience = self._audiences.setdefault(selection, Audience(selection, self.told))
-            audience.members += 1
+            # In the midst of a round, earlier rows may have been passed: the ring's head is safe.
+            group = self._filters.join(selection, self.ring.head)
             try:
-                yield audience
+                yield group
             finally:
-                self.subscribers -= 1
-                audience.members -= 1
-                if not audience.members:
-                    del self._audiences[selection]
+                self._filters.leave(group)
 
     @contextmanager
     def interest(self) -> Iterator[None]:
@@ -181,21 +205,26 @@ class Feed:
                 self._watch.want(False)
 
     def take(
-        self, audience: Audience, after: int, *, max_batch: int, with_session: bool
+        self, group: FilterGroup, after: int, *, max_batch: int, with_session: bool
     ) -> Encoded:
-        """The messages for an audience after a position that is not below the ring's floor."""
-        return self._encoded(audience, after, self.ring.head, max_batch, with_session)
+        """The messages for a group after a position that is not below the ring's floor."""
+        head, enough = self.ring.head, self.part_bytes
+        return self._encoded(group, after, head, max_batch, with_session, enough)
+
+    def checkpoint(self, position: int) -> bytes:
+        """A Checkpoint at a position: the same for all streams that are live."""
+        return self._checkpoint(complete_revision(position))
 
     def drain(self) -> None:
-        """Let every stream and every waiter know that the server is shutting down."""
+        """Tell all streams and waiters that the server is shutting down."""
         self.draining = True
         self.waiters.refuse(shutting_down)
-        for audience in self._audiences.values():
-            audience.wake()
+        for group in self._filters:
+            group.wake()
 
     def _start(self) -> None:
         self.ring.reset(last_of(self._reader.progress().applied_revision))
-        self.told = self.ring.head
+        self.announced_position = self.ring.head
         self._watch.want(True)
 
     def _advance(self) -> bool:
@@ -215,27 +244,39 @@ class Feed:
         self.waiters.reach(revision)
         return revision < window.progress.applied_revision
 
-    def _tell_in_time(self) -> None:
-        """Tell at once if the last round was long enough ago, or else as soon as it was."""
-        if self._round is None and self.told < self.ring.head:
-            self._round = self._loop.call_at(self._next_round, self._tell)
+    async def _announce(self) -> None:
+        """Wake the streams that the rows after `announced_position` concern."""
+        announced, head = self.announced_position, self.ring.head
+        spent = 0
+        for cost in self._steps(announced, head):
+            spent += cost
+            if spent >= STEP:
+                spent = 0
+                await asyncio.sleep(0)
+        self.announced_position = max(self.announced_position, head)
 
-    def _tell(self) -> None:
-        """Wake those for whom there is something between `told` and the ring's head."""
-        self._round = None
-        pace = min(MAX_PACE, PACE_PER_SUBSCRIBER * self.subscribers)
-        self._next_round = self._loop.time() + pace
-        told, self.told = self.told, self.ring.head
-        lost = told < self.ring.floor
-        news = News([] if lost else self.ring.after(told))
-        for audience in self._audiences.values():
-            audience.hear(self.ring.floor if lost else audience.latest(news))
+    def _steps(self, announced: int, head: int) -> Iterator[int]:
+        if announced < self.ring.floor:
+            # Rows were lost to the ring before they were announced: each stream has to look.
+            for group in self._filters:
+                yield WAKE_WEIGHT * group.match(head, announced)
+        else:
+            yield from self._filters.announce(self.ring.after(announced), announced)
 
     def _encode(
-        self, audience: Audience, after: int, _head: int, max_batch: int, with_session: bool
+        self,
+        group: FilterGroup,
+        after: int,
+        _head: int,
+        max_batch: int,
+        with_session: bool,
+        enough: int,
     ) -> Encoded:
-        rows = filter(audience.selects, self.ring.after(after))
-        taken, reached = cut(rows, max(after, self.ring.head))
+        rows = filter(group.selects, self.ring.after(after))
+        taken, reached = cut(rows, max(after, self.ring.head), enough=enough)
         return encode(
             self.journal_id, taken, reached, max_batch=max_batch, with_session=with_session
         )
+
+    def _encode_checkpoint(self, revision: int) -> bytes:
+        return frames.checkpoint(ResponseHeader(journal_id=self.journal_id, revision=revision))

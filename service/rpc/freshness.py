@@ -1,8 +1,8 @@
 """Which revision an answer is of: waiting for one that is to come, refusing one that is gone."""
 
 import asyncio
-from typing import Any
 
+from service.rpc.calls import Call
 from service.rpc.errors import Reason, Refused
 from service.rpc.feed import Feed
 from service.view.reader import Reader
@@ -11,9 +11,9 @@ REVISION_WAIT = 10.0
 """Seconds to wait for a revision where the call has no earlier deadline."""
 
 
-def time_left(context: Any, most: float) -> float:
+def time_left(call: Call, most: float) -> float:
     """Seconds that a call may wait: a little less than its deadline, so that it hears why."""
-    remaining: float | None = context.time_remaining()
+    remaining = call.time_remaining()
     if remaining is None:
         return most
     return min(most, remaining - min(0.1, remaining / 10))
@@ -23,7 +23,7 @@ async def reach(feed: Feed, reader: Reader, revision: int, seconds: float) -> bo
     """Wait until the view contains a revision; say whether it does.
 
     Raises:
-        Refused: TOO_MANY_WAITERS, SHUTTING_DOWN.
+        Refused: SHUTTING_DOWN.
     """
     if reader.progress().applied_revision >= revision:
         return True
@@ -38,14 +38,17 @@ async def reach(feed: Feed, reader: Reader, revision: int, seconds: float) -> bo
     return True
 
 
-async def await_revision(feed: Feed, reader: Reader, revision: int, context: Any) -> None:
+async def await_revision(feed: Feed, reader: Reader, revision: int, call: Call) -> None:
     """Read your writes: wait until the view contains `min_revision`.
 
     Raises:
-        Refused: REVISION_NOT_REACHED, and as `reach`.
+        Refused: REVISION_NOT_REACHED, TOO_MANY_WAITERS, and as `reach`.
     """
-    seconds = time_left(context, REVISION_WAIT)
-    if not await reach(feed, reader, revision, seconds):
+    if reader.progress().applied_revision >= revision:
+        return
+    with call.waiting():
+        reached = await reach(feed, reader, revision, time_left(call, REVISION_WAIT))
+    if not reached:
         raise Refused(
             Reason.REVISION_NOT_REACHED,
             f"the view had not reached revision {revision} in time",

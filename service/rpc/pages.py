@@ -54,6 +54,8 @@ def _read(text: str, request: object, count: int) -> tuple[int, ...]:
     found = msgspec.msgpack.decode(payload, type=tuple[int, ...])
     if len(found) != count:
         raise ValueError("another method's")
+    if not all(0 <= place < 2**63 for place in found):
+        raise ValueError("a number that no place has")
     return found
 
 

@@ -4,20 +4,29 @@ The rules are the comments of proto/desk/v1. All that is wrong with a request is
 """
 
 import re
-from collections.abc import Container, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
-from service.rpc.errors import Reason, Refused
+from service.rpc.errors import Reason, Refused, quoted
 from service.view.selection import Between, EventSelection, SessionSelection, SnapshotSelection
 from service.view.walks import Order
 
 MAX_VALUES = 100
 """Values in one field of a filter."""
+
+MAX_VALUE_BYTES = 256
+"""Bytes of one value of a filter in UTF-8; session ids may have `MAX_ID_BYTES`."""
+
+MAX_ID_BYTES = 1_024
+"""Bytes of a session id in UTF-8."""
+
+MAX_FILTER_BYTES = 16 * 1024
+"""Bytes of a filter as it is sent."""
 
 MAX_BATCH = 1_000
 DEFAULT_BATCH = 500
@@ -27,18 +36,15 @@ MAX_PAGE = 1_000
 LATEST = 253_402_300_799
 """Seconds: the end of the year 9999, the last that a Timestamp may hold."""
 
-_APP_IDS = range(1, 2**63)
-_EVENT_TYPES = frozenset(EventType.values())
-_VERDICTS = frozenset(Verdict.values()) - {0}
-_REASONS = frozenset(RejectionReason.values()) - {0}
-_STATES = frozenset(SessionState.values()) - {0}
-_END_REASONS = frozenset(EndReason.values())
+_EVENT_TYPES = {number: name for name, number in EventType.items()}
+_VERDICTS = {number: name for name, number in Verdict.items() if number}
+_REASONS = {number: name for name, number in RejectionReason.items() if number}
+_STATES = {number: name for name, number in SessionState.items() if number}
+_END_REASONS = {number: name for name, number in EndReason.items()}
 
 _SHOWN = 1 << Verdict.Value("VERDICT_ACCEPTED") | 1 << Verdict.Value("VERDICT_UNRECOGNISED")
 
 _ORDER = re.compile(r"(begun_at|last_event_at|ended_at)(?: +(asc|desc))?")
-
-T = TypeVar("T", int, str)
 
 
 class Check:
@@ -75,16 +81,51 @@ class Check:
         """How many a message or page may hold: 0 = the default, more than the most = the most."""
         return min(self.not_negative(field, value) or default, most)
 
-    def values(
-        self, field: str, values: Iterable[T], allowed: Container[T] | None = None
-    ) -> tuple[T, ...]:
-        """The values of a filter's field, without repetitions, in an order of our own."""
-        given = tuple(values)
+    def names(
+        self, field: str, given: Sequence[str], *, most: int = MAX_VALUE_BYTES
+    ) -> tuple[str, ...]:
+        """The names in a filter's field, without repetitions, in an order of our own."""
+        if not self._few(field, given):
+            return ()
+        for value in given:
+            self.short(field, value, most)
+        return tuple(sorted(set(given)))
+
+    def numbers(
+        self, field: str, given: Sequence[int], known: Mapping[Any, str]
+    ) -> tuple[int, ...]:
+        """The enum values in a filter's field, likewise; all must be known."""
+        if not self._few(field, given):
+            return ()
+        for value in set(given) - set(known):
+            self.wrong(field, f"cannot have {value}: choose from {', '.join(known.values())}")
+        return tuple(sorted(set(given)))
+
+    def apps(self, field: str, given: Sequence[int]) -> tuple[int, ...]:
+        """The apps in a filter's field, likewise."""
+        if not self._few(field, given):
+            return ()
+        for value in set(given):
+            if value < 1:
+                self.wrong(field, f"cannot have {value}: an SDKAppID is greater than 0")
+        return tuple(sorted(set(given)))
+
+    def short(self, field: str, value: str, most: int) -> None:
+        """Refuse a value that is too long."""
+        size = len(value.encode())
+        if size > most:
+            self.wrong(field, f"must not have {size:,} bytes: {most:,} at most")
+
+    def filter_size(self, asked: EventFilter | SessionFilter) -> None:
+        """Refuse a filter that is too large as a whole."""
+        size = asked.ByteSize()
+        if size > MAX_FILTER_BYTES:
+            self.wrong("filter", f"must not have {size:,} bytes: {MAX_FILTER_BYTES:,} at most")
+
+    def _few(self, field: str, given: Sequence[Any]) -> bool:
         if len(given) > MAX_VALUES:
             self.wrong(field, f"must not have more than {MAX_VALUES} values")
-        if allowed is not None and any(value not in allowed for value in given):
-            self.wrong(field, "must have values that can be selected")
-        return tuple(sorted(set(given)))
+        return len(given) <= MAX_VALUES
 
     def between(self, field: str, asked: TimeRange, *, present: bool) -> Between:
         """A time range in milliseconds."""
@@ -129,6 +170,7 @@ class Apps:
         check.not_negative(f"{prefix}sdk_app_id", sdk_app_id)
         if not session_id:
             check.wrong(f"{prefix}session_id", "is required")
+        check.short(f"{prefix}session_id", session_id, MAX_ID_BYTES)
         check.done()
         return sdk_app_id or self._only(), session_id
 
@@ -143,14 +185,15 @@ class Apps:
         if len(self.ids) != 1:
             raise Refused(
                 Reason.SDK_APP_ID_REQUIRED,
-                "sdk_app_id may be left out only where one app is configured",
+                "sdk_app_id may be left out only where one app is configured; here: "
+                f"{', '.join(map(str, self.ids[:MAX_VALUES]))}",
             )
         return self.ids[0]
 
 
 def event_selection(check: Check, asked: EventFilter) -> EventSelection:
     """What a filter of events selects."""
-    verdicts = check.values("filter.verdicts", asked.verdicts, _VERDICTS)
+    verdicts = check.numbers("filter.verdicts", asked.verdicts, _VERDICTS)
     known = (verdict for verdict in verdicts if verdict in _VERDICTS)
     return _events(check, asked, verdicts=sum(1 << verdict for verdict in known) or _SHOWN)
 
@@ -159,20 +202,21 @@ def rejections_selection(check: Check, request: ListRejectionsRequest) -> EventS
     """Which rejections a request selects."""
     if request.filter.verdicts:
         check.wrong("filter.verdicts", "must be empty")
-    reasons = check.values("reasons", request.reasons, _REASONS)
+    reasons = check.numbers("reasons", request.reasons, _REASONS)
     return _events(check, request.filter, reasons=reasons)
 
 
 def _events(
     check: Check, asked: EventFilter, *, verdicts: int = 0, reasons: tuple[int, ...] = ()
 ) -> EventSelection:
+    check.filter_size(asked)
     return EventSelection(
-        sdk_app_ids=check.values("filter.sdk_app_ids", asked.sdk_app_ids, _APP_IDS),
-        session_ids=check.values("filter.session_ids", asked.session_ids),
-        types=check.values("filter.types", asked.types, _EVENT_TYPES),
-        agent_ids=check.values("filter.agent_ids", asked.agent_ids),
-        client_user_ids=check.values("filter.client_user_ids", asked.client_user_ids),
-        channel_types=check.values("filter.channel_types", asked.channel_types),
+        sdk_app_ids=check.apps("filter.sdk_app_ids", asked.sdk_app_ids),
+        session_ids=check.names("filter.session_ids", asked.session_ids, most=MAX_ID_BYTES),
+        types=check.numbers("filter.types", asked.types, _EVENT_TYPES),
+        agent_ids=check.names("filter.agent_ids", asked.agent_ids),
+        client_user_ids=check.names("filter.client_user_ids", asked.client_user_ids),
+        channel_types=check.names("filter.channel_types", asked.channel_types),
         verdicts=verdicts,
         reasons=reasons,
     )
@@ -191,13 +235,14 @@ def snapshot_selection(events: EventSelection) -> SnapshotSelection:
 
 def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
     """What a filter of sessions selects."""
+    check.filter_size(asked)
     return SessionSelection(
-        sdk_app_ids=check.values("filter.sdk_app_ids", asked.sdk_app_ids, _APP_IDS),
-        states=check.values("filter.states", asked.states, _STATES),
-        agent_ids=check.values("filter.agent_ids", asked.agent_ids),
-        client_user_ids=check.values("filter.client_user_ids", asked.client_user_ids),
-        channel_types=check.values("filter.channel_types", asked.channel_types),
-        end_reasons=check.values("filter.end_reasons", asked.end_reasons, _END_REASONS),
+        sdk_app_ids=check.apps("filter.sdk_app_ids", asked.sdk_app_ids),
+        states=check.numbers("filter.states", asked.states, _STATES),
+        agent_ids=check.names("filter.agent_ids", asked.agent_ids),
+        client_user_ids=check.names("filter.client_user_ids", asked.client_user_ids),
+        channel_types=check.names("filter.channel_types", asked.channel_types),
+        end_reasons=check.numbers("filter.end_reasons", asked.end_reasons, _END_REASONS),
         begun=check.between("filter.begun", asked.begun, present=asked.HasField("begun")),
         ended=check.between("filter.ended", asked.ended, present=asked.HasField("ended")),
         active=check.between("filter.active", asked.active, present=asked.HasField("active")),
@@ -210,15 +255,18 @@ def order(check: Check, order_by: str) -> Order:
         return Order("begun_at", descending=True)
     parsed = _ORDER.fullmatch(order_by.strip())
     if parsed is None:
-        check.wrong("order_by", "must be begun_at, last_event_at or ended_at, then asc or desc")
+        check.wrong(
+            "order_by",
+            f"cannot be {quoted(order_by)}: begun_at, last_event_at or ended_at, then asc or desc",
+        )
         return Order("begun_at", descending=True)
     return Order(parsed[1], descending=parsed[2] == "desc")
 
 
-def wanted_states(states: Iterable[int]) -> frozenset[int]:
+def wanted_states(states: Sequence[int]) -> frozenset[int]:
     """The states of a WaitForStateRequest."""
     check = Check()
-    wanted = check.values("states", states, _STATES)
+    wanted = check.numbers("states", states, _STATES)
     if not wanted:
         check.wrong("states", "must have at least one value")
     check.done()

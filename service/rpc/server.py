@@ -4,7 +4,8 @@ The worker opens one view file for its life, read-only. Knows nothing of journal
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,18 @@ from typing import Any
 import apsw
 import grpc
 import structlog
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
 from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
+from service.rpc.calls import handler
 from service.rpc.event_service import EventService
-from service.rpc.feed import MAX_SUBSCRIBERS, Feed, ViewReplaced
+from service.rpc.feed import Feed, ViewReplaced
+from service.rpc.limits import AllPlaces, Limits, Places
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
-from service.rpc.status_service import StatusService
-from service.rpc.waiters import MAX_WAITERS
+from service.rpc.status_service import JournalBacklog, StatusService
 from service.rpc.watch import Watch
 from service.view.reader import Reader
 from service.view.readers import Readers
@@ -39,8 +38,15 @@ GUARD = 2.0
 VIEW_POLL = 0.1
 """Seconds between two looks for a view that is not complete yet."""
 
-MAX_UNARY = 1_000
-"""Calls at work at once, beyond streams and waiters; more get RESOURCE_EXHAUSTED from gRPC."""
+SAY_WITHIN = 1.0
+"""Seconds that watchers of the health have to take the news of a drain."""
+
+REFUSING = 2_000
+"""Calls beyond the limits that can be refused at the same time, each with a reason of ours."""
+
+MAX_CONNECTIONS = 12_000
+RESERVED_DESCRIPTORS = 100
+"""Descriptors that connections leave for the view, the logs and what Python opens for a moment."""
 
 _MINUTE = 60_000
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -48,8 +54,11 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", 1024 * 1024),
     ("grpc.max_concurrent_streams", 1_000),
     # When everybody reconnects at once, gRPC sheds what is above 1,000 by default, as CANCELLED.
-    ("grpc.server.max_pending_requests", 2 * MAX_SUBSCRIBERS),
-    ("grpc.server.max_pending_requests_hard_limit", 3 * MAX_SUBSCRIBERS),
+    ("grpc.server.max_pending_requests", 20_000),
+    ("grpc.server.max_pending_requests_hard_limit", 30_000),
+    # Connections that say nothing, or ask nothing any more, leave their place to others.
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_connection_idle_ms", _MINUTE),
     # A client that vanished without a word is noticed within 50 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -66,7 +75,11 @@ _DESCRIPTORS = (
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     status_pb2.DESCRIPTOR.services_by_name["StatusService"],
 )
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
 SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
+
+OnReady = Callable[[int], None]
 
 _log = structlog.get_logger()
 
@@ -76,8 +89,10 @@ async def serve(
     address: str,
     *,
     sdk_app_ids: Sequence[int],
+    journal_backlog: JournalBacklog,
     stop: asyncio.Event,
-    on_ready: Callable[[int], None],
+    on_ready: OnReady,
+    limits: Limits = Limits(),  # noqa: B008 -- frozen
 ) -> None:
     """Serve a view until `stop` is set, then drain and return.
 
@@ -85,8 +100,11 @@ async def serve(
         view_path: the view's file; waited for until it is there and complete.
         address: `host:port`; port 0 picks a free one. Several workers may share one port.
         sdk_app_ids: the configured apps.
+        journal_backlog: asks the journal how far it is ahead of a revision; called in a thread, and
+            given up after a second.
         stop: set it to have the worker drain; also ends the waiting.
         on_ready: called with the port once calls are answered; again if the view was replaced.
+        limits: calls that may be open at once.
 
     Raises:
         RuntimeError: the address cannot be bound.
@@ -94,7 +112,8 @@ async def serve(
     while await _view_is_complete(view_path, stop):
         readers = Readers(view_path)
         try:
-            await _serve(readers, address, Apps(sdk_app_ids), stop, on_ready)
+            worker = _Worker(readers, Apps(sdk_app_ids), journal_backlog, limits)
+            await _serve(worker, address, stop, on_ready)
         except ViewReplaced:
             # The follower has started anew: with another journal, or because the file was damaged.
             _log.warning("rpc_view_replaced")
@@ -125,38 +144,24 @@ def _is_complete(path: Path) -> bool:
         reader.close()
 
 
-async def _serve(
-    readers: Readers,
-    address: str,
-    apps: Apps,
-    stop: asyncio.Event,
-    on_ready: Callable[[int], None],
-) -> None:
-    watch = Watch(readers.path)
-    feed = Feed(readers.inline, watch)
-    health = HealthServicer()
-    server = _server(readers, feed, apps, health)
-    port = server.add_insecure_port(address)
-    tasks: list[asyncio.Task[Any]] = [
-        asyncio.create_task(feed.run()),
-        asyncio.create_task(_guard(readers, feed)),
-    ]
-    stopped = asyncio.create_task(stop.wait())
+async def _serve(worker: "_Worker", address: str, stop: asyncio.Event, on_ready: OnReady) -> None:
+    port = worker.server.add_insecure_port(address)
+    tasks = [asyncio.create_task(work) for work in worker.background()]
+    stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     try:
-        await server.start()
-        await _say(health, health_pb2.HealthCheckResponse.SERVING)
+        await worker.server.start()
+        await worker.say(health_pb2.HealthCheckResponse.SERVING)
         _log.info("rpc_serving", port=port)
         on_ready(port)
         await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        await _drain(server, feed, health)
+        await worker.drain()
         for task in tasks:
             if task.done():
                 task.result()
     finally:
         for task in (stopped, *tasks):
             task.cancel()
-        watch.close()
-        await server.stop(None)
+        await worker.close()
 
 
 async def _guard(readers: Readers, feed: Feed) -> None:
@@ -179,52 +184,82 @@ def _inode(path: Path) -> int:
     return path.stat().st_ino if path.exists() else 0
 
 
-def _server(readers: Readers, feed: Feed, apps: Apps, health: HealthServicer) -> grpc.aio.Server:
-    server = grpc.aio.server(
-        options=OPTIONS, maximum_concurrent_rpcs=MAX_SUBSCRIBERS + MAX_WAITERS + MAX_UNARY
-    )
-    servicers = (
-        SessionService(readers, feed, apps),
-        EventService(readers, feed),
-        StatusService(readers, feed, apps),
-    )
-    for service, servicer in zip(_DESCRIPTORS, servicers, strict=True):
-        server.add_registered_method_handlers(service.full_name, _handlers(service, servicer))
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-    return server
+class _Worker:
+    """The parts of a worker over one opened view."""
+
+    def __init__(
+        self, readers: Readers, apps: Apps, journal_backlog: JournalBacklog, limits: Limits
+    ) -> None:
+        self._readers = readers
+        self._watch = Watch(readers.path)
+        self._places = AllPlaces(limits)
+        self._feed = Feed(readers.inline, self._watch, self._places.streams)
+        self._health = health_aio.HealthServicer()
+        self._status = StatusService(readers, self._feed, apps, journal_backlog)
+        options = (*OPTIONS, ("grpc.max_allowed_incoming_connections", affordable_connections()))
+        self.server = grpc.aio.server(
+            options=options, maximum_concurrent_rpcs=limits.total() + REFUSING
+        )
+        self._add(_DESCRIPTORS[0], SessionService(readers, self._feed, apps))
+        self._add(_DESCRIPTORS[1], EventService(readers, self._feed))
+        self._add(_DESCRIPTORS[2], self._status)
+        self._add(_HEALTH, self._health)
+        names = (*SERVICES, _HEALTH.full_name, _REFLECTION.full_name)
+        self._add(_REFLECTION, reflection.aio.ReflectionServicer(names))
+
+    def background(self) -> Iterable[Coroutine[Any, Any, None]]:
+        """What runs beside the server; its end is the worker's."""
+        return (self._feed.run(), self._feed.announce(), _guard(self._readers, self._feed))
+
+    async def say(self, status: Any) -> None:
+        """Tell those who ask for the worker's health."""
+        for name in ("", *SERVICES):
+            await self._health.set(name, status)
+
+    async def drain(self) -> None:
+        """End the streams first: `stop` alone would let them sleep until the grace is over."""
+        _log.info("rpc_draining", subscribers=self._feed.subscribers)
+        # A watcher that reads nothing holds up the servicer of grpc_health.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SAY_WITHIN):
+                await self.say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._feed.drain()
+        await self.server.stop(GRACE)
+
+    async def close(self) -> None:
+        """Let go of everything but the view."""
+        self._watch.close()
+        await self.server.stop(None)
+        self._status.close()
+
+    def _add(self, service: Any, servicer: object) -> None:
+        """Register a servicer, as generated code does, but with our way in for its calls."""
+        self.server.add_registered_method_handlers(
+            service.full_name,
+            {
+                method.name: handler(
+                    method,
+                    getattr(servicer, method.name),
+                    self._places_of(method.full_name),
+                    self._places.waiters,
+                )
+                for method in service.methods
+            },
+        )
+
+    def _places_of(self, method: str) -> Places:
+        places = self._places
+        kinds = {
+            "desk.v1.EventService.Subscribe": places.streams,
+            "desk.v1.SessionService.WaitForState": places.waiters,
+            f"{_HEALTH.full_name}.Check": places.health,
+            f"{_HEALTH.full_name}.Watch": places.health,
+            f"{_REFLECTION.full_name}.ServerReflectionInfo": places.reflection,
+        }
+        return kinds.get(method, places.unary)
 
 
-def _handlers(service: ServiceDescriptor, servicer: object) -> dict[str, Any]:
-    """What the generated registration makes, but methods may answer with serialised messages."""
-    return {
-        method.name: _handler(method, getattr(servicer, method.name)) for method in service.methods
-    }
-
-
-def _handler(method: MethodDescriptor, answer: Any) -> Any:
-    kind: Any = (
-        grpc.unary_stream_rpc_method_handler
-        if method.server_streaming
-        else grpc.unary_unary_rpc_method_handler
-    )
-    request: Any = GetMessageClass(method.input_type)
-    return kind(answer, request_deserializer=request.FromString, response_serializer=_serialised)
-
-
-def _serialised(answer: Message | bytes) -> bytes:
-    return answer if isinstance(answer, bytes) else answer.SerializeToString()
-
-
-async def _say(health: HealthServicer, status: Any) -> None:
-    for name in ("", *SERVICES):
-        await health.set(name, status)
-
-
-async def _drain(server: grpc.aio.Server, feed: Feed, health: HealthServicer) -> None:
-    """End the streams first: `stop` alone would let them sleep until the grace is over."""
-    _log.info("rpc_draining", subscribers=feed.subscribers, waiters=len(feed.waiters))
-    await _say(health, health_pb2.HealthCheckResponse.NOT_SERVING)
-    feed.drain()
-    await server.stop(GRACE)
+def affordable_connections() -> int:
+    """Connections that the limit on descriptors allows, with a reserve for the rest."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(MAX_CONNECTIONS, max(descriptors - RESERVED_DESCRIPTORS, descriptors // 2))

@@ -1,11 +1,15 @@
 """desk.v1.SessionService: questions about sessions."""
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from desk.v1.session_pb2 import Session, SessionKey
 from desk.v1.session_service_pb2 import (
     BatchGetSessionsRequest,
+    BatchGetSessionsResponse,
     CountSessionsRequest,
     CountSessionsResponse,
     ExplainSessionRequest,
@@ -17,12 +21,13 @@ from desk.v1.session_service_pb2 import (
 )
 from desk.v1.status_pb2 import ResponseHeader
 from service.rpc import counts, explanation, frames, freshness, pages, requests
-from service.rpc.errors import Reason, Refused, refusing
+from service.rpc.calls import Call
+from service.rpc.errors import Reason, Refused
 from service.rpc.feed import Feed
 from service.rpc.requests import DEFAULT_PAGE, MAX_PAGE, Apps
 from service.rpc.waiters import Seen, StateWaiter
 from service.view import walks
-from service.view.reader import Progress, Reader
+from service.view.reader import FRAMING, Progress, Reader
 from service.view.readers import Readers
 from service.view.selection import SessionSelection
 from service.view.walks import Order, Page, Place
@@ -30,10 +35,40 @@ from service.view.walks import Order, Page, Place
 MAX_KEYS = 1_000
 """Keys in one BatchGetSessions."""
 
+BATCH_BYTES = 2 * 1024 * 1024
+"""Bytes of sessions in one BatchGetSessionsResponse, about."""
+
+HEAVY = 2
+"""Reads of all of something at once: fewer than there are threads, so that the rest goes on."""
+
 STATE_WAIT = 60.0
 """Seconds to wait for a state where the call has no deadline."""
 
 Key = tuple[int, str]
+
+
+class Batch(NamedTuple):
+    """The sessions of the first keys, as many as fit into a message, and the keys without one."""
+
+    progress: Progress
+    sessions: list[bytes]
+    missing: list[Key]
+    looked_for: int
+
+
+class Turns:
+    """Lets a few calls work at once; those of one caller one after the other."""
+
+    def __init__(self, at_once: int) -> None:
+        self._all = asyncio.Semaphore(at_once)
+        self._by_caller: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, caller: str) -> AsyncIterator[None]:
+        """Wait for the caller's turn, and have it until the end of the block."""
+        own = self._by_caller.setdefault(caller, asyncio.Lock())
+        async with own, self._all:
+            yield
 
 
 class SessionService:
@@ -43,28 +78,27 @@ class SessionService:
         self._readers = readers
         self._feed = feed
         self._apps = apps
-        # What reads all of something must not take all threads from the rest.
-        self._heavy = asyncio.Semaphore(2)
+        self._heavy = Turns(HEAVY)
 
-    @refusing
-    async def GetSession(self, request: GetSessionRequest, context: Any) -> bytes:  # noqa: N802
+    async def GetSession(self, request: GetSessionRequest, call: Call) -> bytes:  # noqa: N802
         """Return one session, now or as of a revision."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
         check = requests.Check()
         check.not_negative("min_revision", request.min_revision)
         check.not_negative("as_of_revision", request.as_of_revision)
         check.done()
-        await self._fresh(request.min_revision, context)
-        reader, revision = self._readers.inline, request.as_of_revision
-        found = explanation.as_of(reader, key, revision) if revision else reader.now(*key)
+        await self._fresh(request.min_revision, call)
+        if revision := request.as_of_revision:
+            found = await self._readers.questions.run(explanation.as_of, key, revision)
+        else:
+            found = self._readers.inline.now(*key)
         if found.session is None:
-            raise Refused(Reason.SESSION_NOT_FOUND, "the session has not begun by then")
+            raise await self._not_found(key, revision)
         header = ResponseHeader(journal_id=found.journal_id, revision=found.revision)
         return frames.session(header, found.session)
 
-    @refusing
     async def BatchGetSessions(  # noqa: N802
-        self, request: BatchGetSessionsRequest, _context: Any
+        self, request: BatchGetSessionsRequest, _call: Call
     ) -> bytes:
         """Return many sessions as of one revision."""
         check = requests.Check()
@@ -72,16 +106,15 @@ class SessionService:
             check.wrong("keys", f"must have 1 to {MAX_KEYS} elements")
         check.done()
         keys = self._apps.keys(request.keys)
-        progress, blobs = await self._readers.run(_batch, keys)
-        missing = [
-            SessionKey(sdk_app_id=app, session_id=name)
-            for (app, name), blob in zip(keys, blobs, strict=True)
-            if blob is None
-        ]
-        return frames.batch(_header(progress), list(filter(None, blobs)), missing)
+        batch = await self._readers.questions.run(_batch, keys)
+        # Messages of protobuf are joined by appending one to the other.
+        rest = BatchGetSessionsResponse(remaining=map(_key_message, keys[batch.looked_for :]))
+        missing = map(_key_message, batch.missing)
+        return frames.batch(_header(batch.progress), batch.sessions, missing) + (
+            rest.SerializeToString()
+        )
 
-    @refusing
-    async def ListSessions(self, request: ListSessionsRequest, context: Any) -> bytes:  # noqa: N802
+    async def ListSessions(self, request: ListSessionsRequest, call: Call) -> bytes:  # noqa: N802
         """Return a page of the sessions that a filter selects."""
         check = requests.Check()
         selection = requests.session_selection(check, request.filter)
@@ -92,27 +125,25 @@ class SessionService:
         bound_to = ("ListSessions", self._feed.journal_id, selection, order)
         places = pages.places(request.page_token, request=bound_to, count=2)
         after = (places[0], places[1]) if places else None
-        await self._fresh(request.min_revision, context)
-        progress, page = await self._readers.run(_page, selection, order, after, size)
+        await self._fresh(request.min_revision, call)
+        progress, page = await self._readers.questions.run(_page, selection, order, after, size)
         following = pages.token(page.following, request=bound_to) if page.following else ""
         return frames.page(_header(progress), page.sessions, following)
 
-    @refusing
     async def CountSessions(  # noqa: N802
-        self, request: CountSessionsRequest, context: Any
+        self, request: CountSessionsRequest, call: Call
     ) -> CountSessionsResponse:
         """Count the sessions that a filter selects."""
         check = requests.Check()
         selection = requests.session_selection(check, request.filter)
         grouping = counts.grouping(check, request.group_by)
         check.done()
-        async with self._heavy:
-            seconds = freshness.time_left(context, counts.COUNT_SECONDS)
-            return await self._readers.run(counts.count, selection, grouping, seconds)
+        async with self._heavy.turn(call.caller):
+            seconds = freshness.time_left(call, counts.COUNT_SECONDS)
+            return await self._readers.questions.run(counts.count, selection, grouping, seconds)
 
-    @refusing
     async def ExplainSession(  # noqa: N802
-        self, request: ExplainSessionRequest, _context: Any
+        self, request: ExplainSessionRequest, call: Call
     ) -> ExplainSessionResponse:
         """Return every callback of a session in time order."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
@@ -121,8 +152,9 @@ class SessionService:
         check.done()
         bound_to = ("ExplainSession", self._feed.journal_id, key)
         places = pages.places(request.page_token, request=bound_to, count=2)
-        async with self._heavy:
-            page = await self._readers.run(explanation.page, key, places or (0, 0), size)
+        async with self._heavy.turn(call.caller):
+            read = self._readers.questions.run(explanation.page, key, places or (0, 0), size)
+            page = await read
         return ExplainSessionResponse(
             header=ResponseHeader(journal_id=page.journal_id, revision=page.revision),
             session=Session.FromString(page.session) if page.session else None,
@@ -132,9 +164,8 @@ class SessionService:
             else "",
         )
 
-    @refusing
     async def WaitForState(  # noqa: N802
-        self, request: WaitForStateRequest, context: Any
+        self, request: WaitForStateRequest, call: Call
     ) -> WaitForStateResponse:
         """Return as soon as a session is in one of the states."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
@@ -142,13 +173,18 @@ class SessionService:
         with self._feed.interest(), self._feed.waiters.state(key, states) as waiter:
             seen = self._now(key, waiter)
             if seen is None:
-                seen = await self._next(waiter, freshness.time_left(context, STATE_WAIT))
+                seen = await self._next(waiter, freshness.time_left(call, STATE_WAIT))
         header = ResponseHeader(journal_id=self._feed.journal_id, revision=seen.revision)
         return WaitForStateResponse(header=header, session=seen.session)
 
-    async def _fresh(self, min_revision: int, context: Any) -> None:
+    async def _not_found(self, key: Key, revision: int) -> Refused:
+        if key[0] not in self._apps.ids:
+            return Refused(Reason.SESSION_NOT_FOUND, f"app {key[0]} is not configured here")
+        return await self._readers.questions.run(explanation.not_found, key, revision)
+
+    async def _fresh(self, min_revision: int, call: Call) -> None:
         if min_revision:
-            await freshness.await_revision(self._feed, self._readers.inline, min_revision, context)
+            await freshness.await_revision(self._feed, self._readers.inline, min_revision, call)
 
     def _now(self, key: Key, waiter: StateWaiter) -> Seen | None:
         """The session if it is in one of the states already; else what comes after will tell."""
@@ -170,9 +206,26 @@ def _header(progress: Progress) -> ResponseHeader:
     return ResponseHeader(journal_id=progress.journal_id, revision=progress.applied_revision)
 
 
-def _batch(reader: Reader, keys: list[Key]) -> tuple[Progress, list[bytes | None]]:
+def _key_message(key: Key) -> SessionKey:
+    app, name = key
+    return SessionKey(sdk_app_id=app, session_id=name)
+
+
+def _batch(reader: Reader, keys: list[Key]) -> Batch:
+    sessions: list[bytes] = []
+    missing: list[Key] = []
+    size = 0
     with reader.snapshot() as progress:
-        return progress, [reader.session(*key) for key in keys]
+        for number, key in enumerate(keys):
+            session = reader.session(*key)
+            size += len(session or b"") + FRAMING
+            if sessions and size > BATCH_BYTES:
+                return Batch(progress, sessions, missing, number)
+            if session is None:
+                missing.append(key)
+            else:
+                sessions.append(session)
+    return Batch(progress, sessions, missing, len(keys))
 
 
 def _page(

@@ -1,30 +1,44 @@
 """desk.v1.StatusService: where this worker and its view stand."""
 
+import asyncio
 import platform
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Any
 
 import apsw
 import google.protobuf
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from desk.v1 import status_pb2_grpc
 from desk.v1.status_pb2 import ComponentVersion, GetStatusRequest, GetStatusResponse, ResponseHeader
 from service.records import duration, timestamp
-from service.rpc.errors import refusing
+from service.rpc.calls import Call
+from service.rpc.errors import throttled
 from service.rpc.feed import Feed
 from service.rpc.requests import Apps
+from service.view.reader import Progress
 from service.view.readers import Readers
 from service.view.store import lock_path
 
+BACKLOG_WITHIN = 1.0
+"""Seconds that the journal has to say where its head is."""
 
-class StatusService(status_pb2_grpc.StatusServiceServicer):
-    """Answers from the view's row of progress and from what the worker knows of itself."""
+JournalBacklog = Callable[[int], tuple[int, int | None]]
+"""Given a revision: the journal's head, and the time (ms) at which the first entry after that
+revision was received; None if there is none."""
 
-    def __init__(self, readers: Readers, feed: Feed, apps: Apps) -> None:
+
+class StatusService:
+    """Answers from the view's row of progress, the journal's head, and what the worker knows."""
+
+    def __init__(
+        self, readers: Readers, feed: Feed, apps: Apps, journal_backlog: JournalBacklog
+    ) -> None:
         self._readers = readers
+        self._journal_backlog = journal_backlog
+        self._journal_thread = ThreadPoolExecutor(1, "journal")
         self._feed = feed
         self._own_facts = GetStatusResponse(
             service_version=version("desk-sessions"),
@@ -33,12 +47,12 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
             sdk_app_ids=apps.ids,
         )
 
-    @refusing
-    async def GetStatus(self, _request: GetStatusRequest, _context: Any) -> GetStatusResponse:  # noqa: N802
-        """Answer at once."""
+    async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:  # noqa: N802
+        """Answer at once, or within `BACKLOG_WITHIN` if the journal hangs."""
         progress = self._readers.inline.progress()
-        head = max(progress.head_revision, progress.applied_revision)
-        behind = 0 if progress.behind_since is None else max(0, _now() - progress.behind_since)
+        head, waiting_since = await self._backlog(progress)
+        head = max(head, progress.applied_revision)
+        behind = 0 if waiting_since is None else max(0, _now() - waiting_since)
         status = GetStatusResponse(
             header=ResponseHeader(
                 journal_id=progress.journal_id, revision=progress.applied_revision
@@ -54,6 +68,22 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
         )
         status.MergeFrom(self._own_facts)
         return status
+
+    async def _backlog(self, progress: Progress) -> tuple[int, int | None]:
+        """The journal's head and the age of what is not applied; or else as last seen."""
+        loop = asyncio.get_running_loop()
+        asked = loop.run_in_executor(
+            self._journal_thread, self._journal_backlog, progress.applied_revision
+        )
+        try:
+            return await asyncio.wait_for(asked, BACKLOG_WITHIN)
+        except Exception as error:  # the journal's own; rpc does not know them
+            throttled.log("warning", "journal_not_readable", method="GetStatus", error=error)
+            return progress.head_revision, progress.behind_since
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        self._journal_thread.shutdown(wait=False, cancel_futures=True)
 
     def _follower_seen_at(self) -> Timestamp | None:
         try:

@@ -1,7 +1,7 @@
 """One Subscribe stream: from the view until it has caught up, then from the ring, and back.
 
 A stream is nothing but a position. It queues nothing, so a client that stops reading costs the part
-of the feed that is being sent and the one after that, each about `PART_BYTES`.
+of the feed that is being sent and the one after that, each about `Feed.part_bytes`.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ import msgspec
 
 from desk.v1.status_pb2 import ResponseHeader
 from service.rpc import frames
-from service.rpc.audience import Audience, Sleeper
 from service.rpc.batches import Encoded, encode
 from service.rpc.errors import Reason, Refused, shutting_down
 from service.rpc.feed import Feed
+from service.rpc.filter_groups import FilterGroup, Wakeup
 from service.view.queries import RECORD_AND_SESSION_COLUMNS, RECORD_COLUMNS
 from service.view.reader import Reader, complete_revision
 from service.view.readers import Readers
@@ -26,10 +26,6 @@ CHECKPOINT = (4.0, 4.8)
 
 MAX_AGE = (27 * 60.0, 33 * 60.0)
 """Seconds after which a stream is closed for the client to resume, so that load spreads again."""
-
-PART_BYTES = 512 * 1024
-"""Bytes that are read from the view at once, about. What is freed of twice as much, the C library
-gives back to the system, only to ask for it again: that cost a third of the reading."""
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -50,12 +46,12 @@ class Stream:
     """
 
     def __init__(
-        self, feed: Feed, readers: Readers, audience: Audience, send: Send, *, wish: Wish
+        self, feed: Feed, readers: Readers, group: FilterGroup, send: Send, *, wish: Wish
     ) -> None:
         self.position = 0
         self._feed = feed
         self._readers = readers
-        self._audience = audience
+        self._group = group
         self._write = send
         self._wish = wish
         self._live = False
@@ -71,15 +67,15 @@ class Stream:
             Refused: SHUTTING_DOWN, after a last checkpoint; REVISION_NOT_KEPT.
         """
         self.position = position
-        sleeper = Sleeper()
-        self._audience.sleepers.add(sleeper)
+        wakeup = Wakeup()
+        self._group.wakeups.add(wakeup)
         try:
             while self._goes_on():
-                await self._step(sleeper)
+                await self._step(wakeup)
         finally:
-            self._audience.sleepers.discard(sleeper)
-            sleeper.close()
-        await self.send(frames.checkpoint(self.header()))
+            self._group.wakeups.discard(wakeup)
+            wakeup.close()
+        await self.send(self._feed.checkpoint(self.position))
         raise shutting_down()
 
     def header(self) -> ResponseHeader:
@@ -90,19 +86,24 @@ class Stream:
 
     async def send(self, message: bytes) -> None:
         """Write one message; returns when the client has room for it."""
-        await self._write(message)
+        self._feed.sending += 1
+        try:
+            await self._write(message)
+        finally:
+            self._feed.sending -= 1
         self._due = self._clock() + self._silence
 
     def is_due(self) -> bool:
         """Whether the client has been left without a message for too long."""
         return self._clock() >= self._due
 
-    async def _step(self, sleeper: Sleeper) -> None:
-        if self.position < self._audience.heard:
+    async def _step(self, wakeup: Wakeup) -> None:
+        if self.position < self._group.last_match:
+            self.position = self._group.skip(self.position)
             await self._deliver()
         else:
-            self.position = max(self.position, self._feed.told)
-            await self._idle(sleeper)
+            self.position = max(self.position, self._feed.announced_position)
+            await self._idle(wakeup)
 
     def _goes_on(self) -> bool:
         return not self._feed.draining and self._clock() < self._end
@@ -113,7 +114,7 @@ class Stream:
             await self._catch_up()
         else:
             encoded = self._feed.take(
-                self._audience,
+                self._group,
                 self.position,
                 max_batch=self._wish.max_batch,
                 with_session=self._wish.with_session,
@@ -124,7 +125,7 @@ class Stream:
     async def _catch_up(self) -> None:
         """Send from the view; the next part is read while the last message of one is being sent.
 
-        Earlier, the two would only contend for the interpreter.
+        Earlier, the two would only contend for the GIL.
         """
         part = self._start_reading(self.position)
         try:
@@ -142,7 +143,7 @@ class Stream:
         """Start to read what comes after a position, unless the ring has it."""
         if position >= self._feed.ring.floor:
             return None
-        return self._readers.start(self._read, position)
+        return self._readers.catch_ups.start(self._read, position)
 
     async def _send_all(self, messages: list[bytes]) -> None:
         for message in messages:
@@ -160,7 +161,8 @@ class Stream:
     def _read(self, reader: Reader, position: int) -> Encoded:
         wish = self._wish
         columns = RECORD_AND_SESSION_COLUMNS if wish.with_session else RECORD_COLUMNS
-        window = reader.feed(wish.selection, position, columns=columns, enough=PART_BYTES)
+        enough = self._feed.part_bytes
+        window = reader.feed(wish.selection, position, columns=columns, enough=enough)
         if window.progress.journal_id != self._feed.journal_id:
             raise shutting_down()  # the view was replaced; the client is told by which journal
         check_kept(complete_revision(position), window.progress.oldest_revision)
@@ -172,18 +174,18 @@ class Stream:
             with_session=wish.with_session,
         )
 
-    async def _idle(self, sleeper: Sleeper) -> None:
+    async def _idle(self, wakeup: Wakeup) -> None:
         if not self._live:
             self._live = True
             await self.send(frames.caught_up(self.header()))
         elif not await self._checkpoint_if_due():
-            # Nothing is awaited between the look at `heard` and this: no news is slept through.
-            await sleeper.sleep(self._due)
+            # Nothing is awaited between the look at `last_match` and this: no row is slept through.
+            await wakeup.sleep(self._due)
 
     async def _checkpoint_if_due(self) -> bool:
         if not self.is_due():
             return False
-        await self.send(frames.checkpoint(self.header()))
+        await self.send(self._feed.checkpoint(self.position))
         return True
 
 

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from desk.v1.session_pb2 import Session
-from service.rpc.errors import Reason, Refused
+from service.rpc.errors import Refused
 from service.view.selection import LiveRow
 from service.view.store import POSITION_BITS
-
-MAX_WAITERS = 10_000
-"""Calls that may wait at once on one worker."""
 
 
 class Seen(NamedTuple):
@@ -39,49 +38,40 @@ class StateWaiter:
         if revision > self.after and self.wants(session) and not self.seen.done():
             self.seen.set_result(Seen(revision, session))
 
+    def fail(self, error: Exception) -> None:
+        """End the wait with an error."""
+        if not self.seen.done():
+            self.seen.set_exception(error)
+
 
 class Waiters:
-    """Everybody who waits on this worker. Woken by what the feed reads; nobody asks the view."""
+    """All that wait on this worker: woken by what the feed reads, without asking the view."""
 
     def __init__(self) -> None:
-        self._count = 0
         self._revisions: set[tuple[int, asyncio.Future[None]]] = set()
         self._states: defaultdict[tuple[int, str], set[StateWaiter]] = defaultdict(set)
 
-    def __len__(self) -> int:
-        return self._count
-
     @contextmanager
     def revision(self, revision: int) -> Iterator[asyncio.Future[None]]:
-        """Wait for the view to contain a revision.
-
-        Raises:
-            Refused: TOO_MANY_WAITERS.
-        """
+        """Wait for the view to contain a revision."""
         waiter = (revision, asyncio.get_running_loop().create_future())
-        with self._counted():
-            self._revisions.add(waiter)
-            try:
-                yield waiter[1]
-            finally:
-                self._revisions.discard(waiter)
+        self._revisions.add(waiter)
+        try:
+            yield waiter[1]
+        finally:
+            self._revisions.discard(waiter)
 
     @contextmanager
     def state(self, key: tuple[int, str], states: frozenset[int]) -> Iterator[StateWaiter]:
-        """Wait for a session's state.
-
-        Raises:
-            Refused: TOO_MANY_WAITERS.
-        """
+        """Wait for a session's state."""
         waiter = StateWaiter(states)
-        with self._counted():
-            self._states[key].add(waiter)
-            try:
-                yield waiter
-            finally:
-                self._states[key].discard(waiter)
-                if not self._states[key]:
-                    del self._states[key]
+        self._states[key].add(waiter)
+        try:
+            yield waiter
+        finally:
+            self._states[key].discard(waiter)
+            if not self._states[key]:
+                del self._states[key]
 
     def reach(self, revision: int) -> None:
         """Wake who waits for this or an earlier revision."""
@@ -96,9 +86,7 @@ class Waiters:
         for row in rows:
             waiters = self._states.get((row.sdk_app_id, row.session_id))
             if waiters and row.session:
-                session = Session.FromString(row.session)
-                for waiter in waiters:
-                    waiter.see(row.position >> POSITION_BITS, session)
+                _show(waiters, row.position >> POSITION_BITS, row.session)
 
     def refuse(self, error: Callable[[], Refused]) -> None:
         """Wake everybody with an error."""
@@ -108,12 +96,14 @@ class Waiters:
             if not future.done():
                 future.set_exception(error())
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._count >= MAX_WAITERS:
-            raise Refused(Reason.TOO_MANY_WAITERS, f"{MAX_WAITERS} calls are waiting already")
-        self._count += 1
-        try:
-            yield
-        finally:
-            self._count -= 1
+
+def _show(waiters: Iterable[StateWaiter], revision: int, blob: bytes) -> None:
+    try:
+        session = Session.FromString(blob)
+    except DecodeError as error:
+        # A session that is damaged must not end the reading for all others.
+        for waiter in waiters:
+            waiter.fail(error)
+        return
+    for waiter in waiters:
+        waiter.see(revision, session)

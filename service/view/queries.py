@@ -35,6 +35,15 @@ WHERE first_revision = (
 ORDER BY position DESC LIMIT 1
 """
 
+# The number of callbacks of a session, up to a limit.
+CALLBACKS_OF = """
+SELECT count(*) FROM (
+    SELECT 1 FROM feed INDEXED BY feed_by_session
+    WHERE first_revision = (
+        SELECT first_revision FROM session_keys WHERE session_id = ? AND sdk_app_id = ?)
+    LIMIT ?)
+"""
+
 # A part of the feed, in order.
 FEED = """
 SELECT {columns} FROM feed

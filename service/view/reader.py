@@ -170,6 +170,11 @@ class Reader:
         """A session as it was after a revision, as far as the feed is kept."""
         return self._blob(queries.SESSION_AS_OF, (session_id, sdk_app_id, last_of(revision)))
 
+    def rejected_of(self, sdk_app_id: int, session_id: str, limit: int) -> int | None:
+        """Count the callbacks of a session up to a limit; None if no callback has named it."""
+        count: int = self._one(queries.CALLBACKS_OF, (session_id, sdk_app_id, limit))[0]
+        return count or None
+
     def feed(
         self,
         selection: EventSelection,

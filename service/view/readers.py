@@ -12,8 +12,11 @@ from service.view.reader import Reader
 P = ParamSpec("P")
 T = TypeVar("T")
 
-THREADS = 4
-"""Reads that run at once; SQLite lets go of the interpreter's lock while it looks for rows."""
+QUESTIONS = 3
+"""Questions that are read at once; SQLite releases the GIL while it looks for rows."""
+
+CATCH_UPS = 3
+"""Parts of the feed, for streams that catch up, that are read at once."""
 
 
 class _Thread(NamedTuple):
@@ -23,22 +26,15 @@ class _Thread(NamedTuple):
     reader: Reader
 
 
-class Readers:
-    """The connections of one process to one view.
+class Pool:
+    """Threads with a connection each, for reads of one kind."""
 
-    Attributes:
-        path: the view's file.
-        inline: for point reads that take less time than a change of threads (~100 µs).
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.inline = Reader(path)
-        self.path = path
+    def __init__(self, path: Path, threads: int) -> None:
         self._threads = [
-            _Thread(ThreadPoolExecutor(1, f"view_{n}"), Reader(path)) for n in range(THREADS)
+            _Thread(ThreadPoolExecutor(1, f"view_{n}"), Reader(path)) for n in range(threads)
         ]
         self._idle = list(self._threads)
-        self._turn = asyncio.Semaphore(THREADS)
+        self._turn = asyncio.Semaphore(threads)
 
     async def run(
         self, read: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
@@ -55,14 +51,13 @@ class Readers:
     def start(
         self, read: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> "asyncio.Future[T]":
-        """The same, to be awaited later; cancel what is not wanted any more."""
+        """Call `read(reader, …)`, to be awaited later; cancel what is not wanted any more."""
         started = asyncio.ensure_future(self.run(read, *args, **kwargs))
-        started.add_done_callback(_seen)
+        started.add_done_callback(_retrieve)
         return started
 
     def close(self) -> None:
         """Wait for the reads under way and close every connection."""
-        self.inline.close()
         for thread in self._threads:
             thread.worker.shutdown(cancel_futures=True)
             thread.reader.close()
@@ -72,7 +67,30 @@ class Readers:
         self._turn.release()
 
 
-def _seen(read: "asyncio.Future[T]") -> None:
-    """Whoever awaits a read gets its error; asyncio need not complain when nobody does."""
+class Readers:
+    """The connections of one process to one view.
+
+    Attributes:
+        path: the view's file.
+        inline: for point reads that take less time than a change of threads (~100 µs).
+        questions: for everything else that a call asks once.
+        catch_ups: for streams, which may keep all of these threads busy.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.inline = Reader(path)
+        self.questions = Pool(path, QUESTIONS)
+        self.catch_ups = Pool(path, CATCH_UPS)
+
+    def close(self) -> None:
+        """Wait for the reads under way and close every connection."""
+        self.inline.close()
+        self.questions.close()
+        self.catch_ups.close()
+
+
+def _retrieve(read: "asyncio.Future[T]") -> None:
+    """Retrieve the error of a read: asyncio reports those that nobody awaits."""
     if not read.cancelled():
         read.exception()

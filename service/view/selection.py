@@ -10,6 +10,12 @@ import msgspec
 
 Values = tuple[int, ...] | tuple[str, ...]
 
+IndexKey = tuple[str, int | str]
+"""A column of the feed and a value."""
+
+ANY: IndexKey = ("", "")
+"""The key of filters that name no value."""
+
 
 class LiveRow(NamedTuple):
     """A row of the feed with all that a filter may ask about; see schema.sql."""
@@ -24,6 +30,18 @@ class LiveRow(NamedTuple):
     agent_id: str
     client_user_id: str
     channel_type: str
+
+    def index_keys(self) -> tuple[IndexKey, ...]:
+        """The keys under which filters that may select the row are found."""
+        return (
+            ("session_id", self.session_id),
+            ("client_user_id", self.client_user_id),
+            ("agent_id", self.agent_id),
+            ("channel_type", self.channel_type),
+            ("type", self.type),
+            ("sdk_app_id", self.sdk_app_id),
+            ANY,
+        )
 
 
 class Where(NamedTuple):
@@ -66,6 +84,20 @@ class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
         if not self.verdicts:
             return listed
         return Where(f"{listed.sql} AND feed.verdicts & ? != 0", (*listed.values, self.verdicts))
+
+    def index_keys(self) -> list[IndexKey]:
+        """The most selective field that has values; each selected row has one of them."""
+        for column, values in (
+            ("session_id", self.session_ids),
+            ("client_user_id", self.client_user_ids),
+            ("agent_id", self.agent_ids),
+            ("channel_type", self.channel_types),
+            ("type", self.types),
+            ("sdk_app_id", self.sdk_app_ids),
+        ):
+            if values:
+                return [(column, value) for value in values]
+        return [ANY]
 
     def predicate(self) -> Callable[[LiveRow], bool]:
         """The same conditions, `reasons` apart, for a row at hand."""

@@ -12,8 +12,9 @@ from desk.settings import Settings
 from gateway import authentication, callbacks, server
 from journal import callback
 from service import message
-from service.rpc import feed, freshness, requests, session_service, stream, waiters
+from service.rpc import freshness, requests, session_service, stream
 from service.rpc import server as rpc
+from service.rpc.limits import Limits
 from service.view import reader
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,6 +64,8 @@ def kib(size: int) -> str:
     return f"{size // 1024} KiB"
 
 
+calls = Limits()
+
 LIMITS = {
     "body of a callback": kib(callbacks.MAX_BODY),
     "nesting of its JSON": str(callback.MAX_DEPTH),
@@ -80,7 +83,7 @@ LIMITS = {
     "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.WINDOW_BYTES // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (
-        f"{feed.MAX_SUBSCRIBERS:,}, {waiters.MAX_WAITERS:,}, {rpc.MAX_UNARY:,}"
+        f"{calls.streams:,}, {calls.waiters:,}, {calls.unary:,}"
     ),
     "wait for `min_revision`, for a state, without a deadline": (
         f"{freshness.REVISION_WAIT:.0f} s, {session_service.STATE_WAIT:.0f} s"

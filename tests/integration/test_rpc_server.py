@@ -1,6 +1,7 @@
 """The worker as a whole: status, health, reflection, drain, several workers, failures."""
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -19,7 +20,8 @@ from desk.v1.session_service_pb2 import (
 )
 from desk.v1.status_pb2 import GetStatusRequest
 from desk.v1.status_pb2_grpc import StatusServiceStub
-from service.rpc import counts, server, waiters
+from service.rpc import counts, server, status_service
+from service.rpc.limits import Limits
 from service.rpc.server import SERVICES, serve
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import (
@@ -50,12 +52,36 @@ async def test_the_status_says_where_the_view_stands():
         assert all(each.version for each in status.component_versions)
 
 
-async def test_the_status_says_how_far_the_view_is_behind():
-    async with service(*BEGIN) as (world, worker):
-        world.edit("UPDATE progress SET head_revision = 5, behind_since = 1000")
+async def test_the_status_says_how_far_the_view_is_behind_the_journal():
+    """Whatever the follower last saw: it may be busy, or not there."""
+    async with service(*BEGIN) as (made, worker):
+        made.stop_following()
+        made.append(*life("SessionBegin", session_id="later"))
+        made.append(*life("SessionBegin", session_id="latest"))
+        status = await worker.status.GetStatus(GetStatusRequest())
+        assert (status.header.revision, status.head_revision, status.lag) == (2, 4, 2)
+        received_at = made.journal.read(2, limit=1)[0].received_at
+        assert status.lag_time.ToMilliseconds() >= time.time() * 1000 - received_at - 10_000
+
+
+async def test_a_journal_that_cannot_be_asked_leaves_the_head_as_last_seen():
+    async with service(*BEGIN) as (made, worker):
+        made.edit("UPDATE progress SET head_revision = 5, behind_since = 1000")
         status = await worker.status.GetStatus(GetStatusRequest())
         assert (status.head_revision, status.lag) == (5, 3)
         assert status.lag_time.ToMilliseconds() > 1_700_000_000_000
+
+
+async def test_a_journal_that_hangs_does_not_hold_up_the_status(monkeypatch):
+    monkeypatch.setattr(status_service, "BACKLOG_WITHIN", 0.1)
+    async with service(*BEGIN) as (made, worker):
+        hang = threading.Event()
+        made.backlog_waits_for = hang
+        try:
+            status = await worker.status.GetStatus(GetStatusRequest())
+            assert (status.head_revision, status.lag) == (2, 0)
+        finally:
+            hang.set()
 
 
 async def test_the_status_says_when_the_follower_was_last_seen():
@@ -109,6 +135,7 @@ async def test_the_worker_binds_only_after_the_view_is_complete():
                 made.view,
                 "127.0.0.1:0",
                 sdk_app_ids=[APP],
+                journal_backlog=made.backlog,
                 stop=stop,
                 on_ready=ready.set_result,
             )
@@ -126,7 +153,14 @@ async def test_a_worker_that_waits_for_its_view_can_be_stopped():
         stop = asyncio.Event()
         stop.set()
         await asyncio.wait_for(
-            serve(made.view, "127.0.0.1:0", sdk_app_ids=[APP], stop=stop, on_ready=lambda _: None),
+            serve(
+                made.view,
+                "127.0.0.1:0",
+                sdk_app_ids=[APP],
+                journal_backlog=made.backlog,
+                stop=stop,
+                on_ready=lambda _: None,
+            ),
             PATIENCE,
         )
 
@@ -138,6 +172,7 @@ async def test_an_address_that_cannot_be_bound_is_an_error():
             made.view,
             "192.0.2.1:1",
             sdk_app_ids=[APP],
+            journal_backlog=made.backlog,
             stop=asyncio.Event(),
             on_ready=lambda _: None,
         )
@@ -151,7 +186,14 @@ async def test_a_worker_opens_the_view_of_another_journal_anew(monkeypatch):
     stop = asyncio.Event()
     with world(BEGIN) as made:
         serving = asyncio.create_task(
-            serve(made.view, "127.0.0.1:0", sdk_app_ids=[APP], stop=stop, on_ready=ports.append)
+            serve(
+                made.view,
+                "127.0.0.1:0",
+                sdk_app_ids=[APP],
+                journal_backlog=made.backlog,
+                stop=stop,
+                on_ready=ports.append,
+            )
         )
         await until(lambda: served(ports, 1))
         made.edit(f"UPDATE progress SET journal_id = '{'a' * 32}'")
@@ -217,9 +259,8 @@ async def test_two_workers_share_a_port():
             await until(met_both)
 
 
-async def test_more_waiters_than_allowed_are_refused(monkeypatch):
-    monkeypatch.setattr(waiters, "MAX_WAITERS", 0)
-    async with service(*BEGIN) as (_, worker):
+async def test_more_waiters_than_allowed_are_refused():
+    async with service(*BEGIN, limits=Limits(waiters=0)) as (_, worker):
         states = [SessionState.SESSION_STATE_ENDED]
         for call in (
             worker.sessions.WaitForState(WaitForStateRequest(session_id="s", states=states)),

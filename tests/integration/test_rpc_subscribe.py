@@ -11,6 +11,7 @@ from desk.v1.event_service_pb2 import SubscribeResponse
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import GetSessionRequest
 from service.rpc import feed, freshness, stream
+from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import (
     Worker,
@@ -187,7 +188,8 @@ async def test_one_revision_larger_than_a_message_comes_in_parts_that_can_be_res
 async def test_a_feed_that_is_read_in_many_parts_comes_in_order_and_once(
     monkeypatch, with_session: bool
 ):
-    monkeypatch.setattr(stream, "PART_BYTES", 2_000)
+    monkeypatch.setattr(feed, "PART_BYTES", 2_000)
+    monkeypatch.setattr(feed, "MIN_PART_BYTES", 2_000)
     bodies = [each for n in range(20) for each in life(*WHOLE, session_id=f"s{n}")]
     async with service(*bodies, *late_and_revised()) as (_, worker):
         everything = EventFilter(verdicts=[Verdict.VERDICT_ACCEPTED, Verdict.VERDICT_REJECTED])
@@ -293,9 +295,8 @@ async def test_what_is_no_longer_kept_is_refused_never_skipped():
         assert reason(await refusal(worker.sessions.GetSession(request))) == "REVISION_NOT_KEPT"
 
 
-async def test_more_streams_than_allowed_are_refused(monkeypatch):
-    monkeypatch.setattr(feed, "MAX_SUBSCRIBERS", 2)
-    async with service() as (_, worker):
+async def test_more_streams_than_allowed_are_refused():
+    async with service(limits=Limits(streams=4)) as (_, worker):
         calls = [worker.subscribe(), worker.subscribe()]
         for call in calls:
             await caught_up(call)

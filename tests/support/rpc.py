@@ -21,11 +21,14 @@ from desk.v1.status_pb2_grpc import StatusServiceStub
 from journal.entry import NewEntry
 from journal.memory import MemoryJournal
 from service.follower import Follower
+from service.rpc.limits import Limits
 from service.rpc.server import serve
 from service.view import store
 from service.view.reader import Reader
 from tests.support.callbacks import APP, entry
 from tests.support.waiting import eventually
+
+LIMITS = Limits()
 
 PATIENCE = 10.0
 """Seconds after which a test that waits gives up."""
@@ -38,6 +41,7 @@ class World:
         self.journal = MemoryJournal()
         self.folder = folder
         self.view = store.locate(folder)
+        self.backlog_waits_for: Event | None = None
         self._stop = Event()
         self._thread: Thread | None = None
 
@@ -49,6 +53,13 @@ class World:
             new = NewEntry(**{name: getattr(made, name) for name in NewEntry.__struct_fields__})
             last = self.journal.append(new, timeout=1).revision
         return last
+
+    def backlog(self, after: int) -> tuple[int, int | None]:
+        """How far the journal is ahead of a revision."""
+        if self.backlog_waits_for:
+            self.backlog_waits_for.wait(PATIENCE)
+        waiting = self.journal.read(after, limit=1)
+        return self.journal.head(), waiting[0].received_at if waiting else None
 
     def follow(self) -> None:
         """Start the follower."""
@@ -82,6 +93,12 @@ class World:
         for suffix in ("-wal", "-shm"):
             Path(f"{self.view}{suffix}").unlink(missing_ok=True)
         copy.replace(self.view)
+
+    def stop_following(self) -> None:
+        """Stop the follower; the journal goes on."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
 
     def close(self) -> None:
         self._stop.set()
@@ -149,7 +166,7 @@ class Worker:
 
 @asynccontextmanager
 async def worker(
-    made: World, *, apps: tuple[int, ...] = (APP,), port: int = 0
+    made: World, *, apps: tuple[int, ...] = (APP,), port: int = 0, limits: Limits = LIMITS
 ) -> AsyncIterator[Worker]:
     """Serve a world's view from this loop."""
     stop = asyncio.Event()
@@ -158,8 +175,10 @@ async def worker(
         made.view,
         f"127.0.0.1:{port}",
         sdk_app_ids=apps,
+        journal_backlog=made.backlog,
         stop=stop,
         on_ready=ready.set_result,
+        limits=limits,
     )
     task = asyncio.create_task(serving)
     async with AsyncExitStack() as stack:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from service.rpc.errors import CODES, Reason, Refused
 from service.rpc.pages import places, token
 
-INTEGERS = st.integers(min_value=-(2**63), max_value=2**63 - 1)
+INTEGERS = st.integers(min_value=0, max_value=2**63 - 1)
 
 
 @given(st.lists(INTEGERS, min_size=1, max_size=3), st.text())
@@ -50,6 +50,14 @@ def test_a_token_of_another_request_or_method_is_refused():
     ):
         with pytest.raises(Refused):
             places(made, request=bound_to, count=count)
+
+
+@pytest.mark.parametrize("number", [-1, -(2**63), 2**63, 2**64 - 1])
+def test_a_forged_token_cannot_have_a_number_that_no_place_has(number: int):
+    forged = token((1, number), request="r")
+    with pytest.raises(Refused) as refused:
+        places(forged, request="r", count=2)
+    assert refused.value.reason is Reason.INVALID_PAGE_TOKEN
 
 
 def test_every_reason_has_a_status_code():

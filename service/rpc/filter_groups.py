@@ -1,0 +1,137 @@
+"""The live streams by filter: which of them a new row of the feed concerns, and who is asleep.
+
+A filter is asked about a row once, however many streams share it, and only if the row has one of
+the values that the filter names in its most selective field.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from service.view.selection import EventSelection, LiveRow
+
+WAKE_WEIGHT = 100
+"""Cost of waking a stream, which then sends a message, in questions to a filter."""
+
+
+class Wakeup:
+    """What one stream sleeps on: new rows, the time of its checkpoint, or the drain."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def sleep(self, until: float) -> None:
+        """Return when woken or about `until` (the loop's clock); perhaps for no reason."""
+        if self._timer is None:
+            # Not armed anew for every sleep: thousands of streams wake far more often than this.
+            self._timer = self._loop.call_at(until, self._expire)
+        self._future = self._loop.create_future()
+        try:
+            await self._future
+        finally:
+            self._future = None
+
+    def wake(self) -> None:
+        """End the sleep, if any."""
+        if self._future and not self._future.done():
+            self._future.set_result(None)
+
+    def close(self) -> None:
+        """Cancel the timer."""
+        if self._timer:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        self._timer = None
+        self.wake()
+
+
+class FilterGroup:
+    """The streams of one filter.
+
+    Attributes:
+        selection: the filter.
+        selects: whether a row passes it.
+        last_match: no row between this position and the feed's announced one passes.
+        members: streams.
+        wakeups: of those streams that are live.
+    """
+
+    def __init__(self, selection: EventSelection, last_match: int) -> None:
+        self.selection = selection
+        self.selects = selection.predicate()
+        self.last_match = last_match
+        self.members = 0
+        self.wakeups: set[Wakeup] = set()
+        self._quiet = (last_match, last_match)
+
+    def match(self, position: int, announced: int) -> int:
+        """Note that a row passes, wake all streams, and return how many there are.
+
+        Args:
+            position: of the last row that passes.
+            announced: the feed's announced position until now.
+        """
+        self._quiet = (self.last_match, max(self.last_match, announced))
+        self.last_match = max(self.last_match, position)
+        self.wake()
+        return len(self.wakeups)
+
+    def skip(self, position: int) -> int:
+        """Move a position forward over rows that are known not to pass."""
+        start, end = self._quiet
+        return end if start <= position < end else position
+
+    def wake(self) -> None:
+        """Wake all streams."""
+        for wakeup in self.wakeups:
+            wakeup.wake()
+
+
+class FilterIndex:
+    """All filter groups, to be found by the values of a row."""
+
+    def __init__(self) -> None:
+        self._groups: dict[EventSelection, FilterGroup] = {}
+        self._by_value: dict[tuple[str, int | str], set[FilterGroup]] = {}
+
+    def __iter__(self) -> Iterator[FilterGroup]:
+        return iter(tuple(self._groups.values()))
+
+    def join(self, selection: EventSelection, last_match: int) -> FilterGroup:
+        """Add a stream to the group of its filter."""
+        group = self._groups.get(selection)
+        if group is None:
+            group = self._groups[selection] = FilterGroup(selection, last_match)
+            for key in selection.index_keys():
+                self._by_value.setdefault(key, set()).add(group)
+        group.members += 1
+        return group
+
+    def leave(self, group: FilterGroup) -> None:
+        """Take a stream out of its group."""
+        group.members -= 1
+        if group.members:
+            return
+        del self._groups[group.selection]
+        for key in group.selection.index_keys():
+            self._by_value[key].discard(group)
+            if not self._by_value[key]:
+                del self._by_value[key]
+
+    def announce(self, rows: Sequence[LiveRow], announced: int) -> Iterator[int]:
+        """Wake the groups that a row after the announced position concerns, in small steps.
+
+        Yields the cost of each step, in questions to a filter. Groups may come and go in between.
+        """
+        for row in reversed(rows):
+            found = [self._by_value[key] for key in row.index_keys() if key in self._by_value]
+            # A group whose last match is not earlier has been woken for a later row.
+            for group in [g for g in chain(*found) if g.last_match < row.position]:
+                cost = 1
+                if group.selects(row):
+                    cost += WAKE_WEIGHT * group.match(row.position, announced)
+                yield cost
+            yield 1
