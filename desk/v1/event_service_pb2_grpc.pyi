@@ -48,9 +48,9 @@ class EventServiceStub:
     there is nothing to resume from: ask for it again.
 
     A client that reads slowly costs the server one message and falls back to
-    reading from the view; nothing is skipped. If it takes no message for a
-    minute, the stream ends with RESOURCE_EXHAUSTED (STREAM_NOT_READ): resume.
-    Messages are smaller while many clients read slowly.
+    reading from the view; nothing is skipped. Messages are smaller while many
+    clients read slowly. A client that does not read at all keeps its place
+    among the streams of its address until its connection is an hour old.
 
     Every stream is closed after about 30 minutes, so that load spreads over
     replicas again, and when the server shuts down. It sends a last Checkpoint
@@ -89,9 +89,9 @@ class EventServiceAsyncStub(EventServiceStub):
     there is nothing to resume from: ask for it again.
 
     A client that reads slowly costs the server one message and falls back to
-    reading from the view; nothing is skipped. If it takes no message for a
-    minute, the stream ends with RESOURCE_EXHAUSTED (STREAM_NOT_READ): resume.
-    Messages are smaller while many clients read slowly.
+    reading from the view; nothing is skipped. Messages are smaller while many
+    clients read slowly. A client that does not read at all keeps its place
+    among the streams of its address until its connection is an hour old.
 
     Every stream is closed after about 30 minutes, so that load spreads over
     replicas again, and when the server shuts down. It sends a last Checkpoint
@@ -133,9 +133,9 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         there is nothing to resume from: ask for it again.
 
         A client that reads slowly costs the server one message and falls back to
-        reading from the view; nothing is skipped. If it takes no message for a
-        minute, the stream ends with RESOURCE_EXHAUSTED (STREAM_NOT_READ): resume.
-        Messages are smaller while many clients read slowly.
+        reading from the view; nothing is skipped. Messages are smaller while many
+        clients read slowly. A client that does not read at all keeps its place
+        among the streams of its address until its connection is an hour old.
 
         Every stream is closed after about 30 minutes, so that load spreads over
         replicas again, and when the server shuts down. It sends a last Checkpoint

@@ -13,7 +13,7 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
   OUT_OF_RANGE         REVISION_NOT_KEPT, REVISION_IN_FUTURE
   DEADLINE_EXCEEDED    REVISION_NOT_REACHED, STATE_NOT_REACHED
   RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS, TOO_MANY_CALLS,
-                       TOO_MANY_SESSIONS, STREAM_NOT_READ
+                       TOO_MANY_SESSIONS
   UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY
 
 INTERNAL is an error of ours; it has no reason. A request larger than 1 MiB

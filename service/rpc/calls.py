@@ -5,7 +5,7 @@ opened, and a client that never sends its request is no exception.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,9 @@ from service.rpc.limits import Places, caller_of
 REQUEST_WITHIN = 10.0
 """Seconds that a client has to send its request, once the call is open."""
 
-TAKEN_WITHIN = 60.0
-"""Seconds that a client has to make room for a message of a stream."""
+SMALL = frozenset({"GetSession", "WaitForState", "GetStatus", "Check"})
+"""Methods whose answers fit into what gRPC sends ahead of the reader. Those of all other methods
+are written by the call itself, so that it keeps its place until its client has read."""
 
 
 class Call:
@@ -29,43 +30,25 @@ class Call:
 
     Attributes:
         caller: the address that it comes from.
+        write: sends a message of a stream; returns when the client has room for it.
+        abort: ends the call with a status.
+        time_remaining: seconds until the deadline; None without one.
     """
 
     def __init__(self, context: Any, places: Places, waiters: Places) -> None:
         self.caller = caller_of(context.peer())
-        self._context = context
+        self.write: Callable[[Message | bytes], Awaitable[None]] = context.write
+        self.abort: Callable[..., Awaitable[None]] = context.abort
+        self.time_remaining: Callable[[], float | None] = context.time_remaining
         self._places = places
         self._waiters = waiters
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the deadline; None without one."""
-        remaining: float | None = self._context.time_remaining()
-        return remaining
-
-    async def write(self, message: Message | bytes) -> None:
-        """Send a message of a stream; returns when the client has room for it.
-
-        Raises:
-            Refused: STREAM_NOT_READ.
-        """
-        try:
-            async with asyncio.timeout(TAKEN_WITHIN):
-                await self._context.write(message)
-        except TimeoutError:
-            raise Refused(
-                Reason.STREAM_NOT_READ, f"no message was read for {TAKEN_WITHIN:g} s; resume"
-            ) from None
-
-    async def abort(self, code: grpc.StatusCode, details: str = "") -> None:
-        """End the call with a status."""
-        await self._context.abort(code, details)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Take a waiter's place in exchange for the call's own, until the end of the block.
 
         Raises:
-            Refused: TOO_MANY_WAITERS; TOO_MANY_CALLS afterwards.
+            Refused: TOO_MANY_WAITERS.
         """
         self._waiters.take(self.caller)
         self._places.give_back(self.caller)
@@ -73,69 +56,80 @@ class Call:
             yield
         finally:
             self._waiters.give_back(self.caller)
-            # Taken without a question: whoever has waited is answered.
+            # A call that has waited is answered, whoever has come in the meantime.
             self._places.take_anyway(self.caller)
 
 
-def handler(method: MethodDescriptor, answer: Any, places: Places, waiters: Places) -> Any:
-    """Make the gRPC handler of a method.
+class Handler:
+    """What gRPC calls for one method.
 
     Args:
         method: its descriptor.
-        answer: the servicer's method: `await answer(request, call)`; for a method whose requests
-            are a stream, `answer(requests, call)` is an asynchronous iterator of responses.
+        answer: the servicer's method. `await answer(request, call)` returns the answer, or writes
+            a stream of them; where requests are a stream, `answer(requests, call)` iterates.
         places: of the method's kind of call.
         waiters: the places of calls that wait.
     """
-    ask = _each if method.client_streaming else _one
 
-    @map_errors(method.name)
-    async def behaviour(requests: Any, context: Any) -> Any:
-        call = Call(context, places, waiters)
-        with places.taken(call.caller):
-            if method.server_streaming:
-                # A status can follow a message that is never read only if this has gone ahead.
-                await context.send_initial_metadata(())
-            return await ask(method, answer, requests, call)
+    def __init__(
+        self, method: MethodDescriptor, answer: Any, places: Places, waiters: Places
+    ) -> None:
+        self._method = method
+        self._request: Any = GetMessageClass(method.input_type)
+        self._answer = answer
+        self._places = places
+        self._waiters = waiters
 
-    make: Callable[..., Any] = (
-        grpc.stream_stream_rpc_method_handler
-        if method.server_streaming
-        else grpc.stream_unary_rpc_method_handler
-    )
-    return make(behaviour, None, _serialised)
+    def registered(self) -> Any:
+        """Make what a server registers."""
+        mapped = map_errors(self._method.name)
+        if self._method.name in SMALL:
+            return grpc.stream_unary_rpc_method_handler(mapped(self._small), None, _serialised)
+        ask = self._iterate if self._method.client_streaming else self._large
+        return grpc.stream_stream_rpc_method_handler(mapped(ask), None, _serialised)
 
+    async def _small(self, _requests: Any, context: Any) -> Any:
+        call = Call(context, self._places, self._waiters)
+        self._places.take(call.caller)
+        try:
+            return await self._answer(await self._read(context), call)
+        finally:
+            self._places.give_back(call.caller)
 
-async def _one(
-    method: MethodDescriptor, answer: Any, requests: AsyncIterator[bytes], call: Call
-) -> Any:
-    try:
-        async with asyncio.timeout(REQUEST_WITHIN):
-            raw = await anext(requests, None)
-    except TimeoutError:
-        raise Refused(
-            Reason.INVALID_REQUEST, f"no request came within {REQUEST_WITHIN:g} s"
-        ) from None
-    if raw is None:
-        raise Refused(Reason.INVALID_REQUEST, "the call ended without a request")
-    return await answer(_decoded(method, raw), call)
+    async def _large(self, _requests: Any, context: Any) -> None:
+        call = Call(context, self._places, self._waiters)
+        with self._places.taken(call.caller):
+            answer = await self._answer(await self._read(context), call)
+            if answer is not None:
+                await call.write(answer)
 
+    async def _iterate(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        call = Call(context, self._places, self._waiters)
+        with self._places.taken(call.caller):
+            decoded = (self._decoded(raw) async for raw in requests)
+            async for answer in self._answer(decoded, call):
+                await call.write(answer)
 
-async def _each(
-    method: MethodDescriptor, answer: Any, requests: AsyncIterator[bytes], call: Call
-) -> None:
-    decoded = (_decoded(method, raw) async for raw in requests)
-    async for response in answer(decoded, call):
-        await call.write(response)
+    async def _read(self, context: Any) -> Message:
+        try:
+            async with asyncio.timeout(REQUEST_WITHIN):
+                raw = await context.read()
+        except TimeoutError:
+            raise Refused(
+                Reason.INVALID_REQUEST, f"no request came within {REQUEST_WITHIN:g} s"
+            ) from None
+        if raw is grpc.aio.EOF:
+            raise Refused(Reason.INVALID_REQUEST, "the call ended without a request")
+        return self._decoded(raw)
 
-
-def _decoded(method: MethodDescriptor, raw: bytes) -> Message:
-    kind = GetMessageClass(method.input_type)
-    try:
-        return kind.FromString(raw)
-    except DecodeError as error:
-        throttled.log("warning", "request_not_decoded", method=method.name, error=error)
-        raise Refused(Reason.INVALID_REQUEST, "the request cannot be decoded") from None
+    def _decoded(self, raw: bytes) -> Message:
+        try:
+            request: Message = self._request.FromString(raw)
+        except DecodeError as error:
+            name = self._method.name
+            throttled.log("warning", "request_not_decoded", method=name, error=error)
+            raise Refused(Reason.INVALID_REQUEST, "the request cannot be decoded") from None
+        return request
 
 
 def _serialised(answer: Message | bytes) -> bytes:

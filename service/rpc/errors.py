@@ -50,7 +50,6 @@ class Reason(StrEnum):
     TOO_MANY_WAITERS = "TOO_MANY_WAITERS"
     TOO_MANY_CALLS = "TOO_MANY_CALLS"
     TOO_MANY_SESSIONS = "TOO_MANY_SESSIONS"
-    STREAM_NOT_READ = "STREAM_NOT_READ"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     VIEW_NOT_READY = "VIEW_NOT_READY"
 
@@ -69,7 +68,6 @@ CODES: dict[Reason, Code] = {
     Reason.TOO_MANY_WAITERS: Code.RESOURCE_EXHAUSTED,
     Reason.TOO_MANY_CALLS: Code.RESOURCE_EXHAUSTED,
     Reason.TOO_MANY_SESSIONS: Code.RESOURCE_EXHAUSTED,
-    Reason.STREAM_NOT_READ: Code.RESOURCE_EXHAUSTED,
     Reason.SHUTTING_DOWN: Code.UNAVAILABLE,
     Reason.VIEW_NOT_READY: Code.UNAVAILABLE,
 }
@@ -130,6 +128,9 @@ class ThrottledLog:
     def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._kinds: dict[tuple[str, str, str], tuple[float, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kinds)
 
     def log(
         self, level: str, event: str, *, method: str, error: BaseException, trace: bool = False

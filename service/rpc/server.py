@@ -15,13 +15,13 @@ import apsw
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
 from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
-from service.rpc.calls import handler
+from service.rpc.calls import Handler
 from service.rpc.event_service import EventService
 from service.rpc.feed import Feed, ViewReplaced
+from service.rpc.health import Health
 from service.rpc.limits import AllPlaces, Limits, Places
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
@@ -38,9 +38,6 @@ GUARD = 2.0
 
 VIEW_POLL = 0.1
 """Seconds between two looks for a view that is not complete yet."""
-
-SAY_WITHIN = 1.0
-"""Seconds that watchers of the health have to take the news of a drain."""
 
 REFUSING = 2_000
 """Calls beyond the limits that can be refused at the same time, each with a reason of ours."""
@@ -163,7 +160,7 @@ async def _serve(worker: "_Worker", address: str, stop: asyncio.Event, on_ready:
     stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     try:
         await worker.server.start()
-        await worker.say(health_pb2.HealthCheckResponse.SERVING)
+        worker.health.serving = True
         _log.info("rpc_serving", port=port)
         on_ready(port)
         await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -207,7 +204,7 @@ class _Worker:
         self._watch = Watch(readers.path)
         self._places = AllPlaces(limits)
         self._feed = Feed(readers.inline, self._watch, self._places.streams)
-        self._health = health_aio.HealthServicer()
+        self.health = Health(("", *SERVICES))
         self._status = StatusService(readers, self._feed, apps, journal_backlog)
         options = (*OPTIONS, ("grpc.max_allowed_incoming_connections", affordable_connections()))
         self.server = grpc.aio.server(
@@ -216,7 +213,7 @@ class _Worker:
         self._add(_DESCRIPTORS[0], SessionService(readers, self._feed, apps))
         self._add(_DESCRIPTORS[1], EventService(readers, self._feed))
         self._add(_DESCRIPTORS[2], self._status)
-        self._add(_HEALTH, self._health)
+        self._add(_HEALTH, self.health)
         names = (*SERVICES, _HEALTH.full_name, _REFLECTION.full_name)
         self._add(_REFLECTION, reflection.aio.ReflectionServicer(names))
 
@@ -224,18 +221,10 @@ class _Worker:
         """What runs beside the server; its end is the worker's."""
         return (self._feed.run(), self._feed.announce(), _guard(self._readers, self._feed))
 
-    async def say(self, status: Any) -> None:
-        """Tell those who ask for the worker's health."""
-        for name in ("", *SERVICES):
-            await self._health.set(name, status)
-
     async def drain(self) -> None:
         """End the streams first: `stop` alone would let them sleep until the grace is over."""
         _log.info("rpc_draining", subscribers=self._feed.subscribers)
-        # A watcher that reads nothing holds up the servicer of grpc_health.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(SAY_WITHIN):
-                await self.say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.health.serving = False
         self._feed.drain()
         await self.server.stop(GRACE)
 
@@ -250,12 +239,12 @@ class _Worker:
         self.server.add_registered_method_handlers(
             service.full_name,
             {
-                method.name: handler(
+                method.name: Handler(
                     method,
                     getattr(servicer, method.name),
                     self._places_of(method.full_name),
                     self._places.waiters,
-                )
+                ).registered()
                 for method in service.methods
             },
         )
@@ -265,8 +254,7 @@ class _Worker:
         kinds = {
             "desk.v1.EventService.Subscribe": places.streams,
             "desk.v1.SessionService.WaitForState": places.waiters,
-            f"{_HEALTH.full_name}.Check": places.health,
-            f"{_HEALTH.full_name}.Watch": places.health,
+            **{method.full_name: places.health for method in _HEALTH.methods},
             f"{_REFLECTION.full_name}.ServerReflectionInfo": places.reflection,
         }
         return kinds.get(method, places.unary)

@@ -130,6 +130,21 @@ class Worker:
         self.task = task
         self.channel = self.connect()
 
+    @asynccontextmanager
+    async def from_address(self, address: str) -> AsyncIterator[grpc.aio.Channel]:
+        """A connection that comes from another address of this machine, such as 127.0.0.2."""
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there, back = await asyncio.open_connection(
+                "127.0.0.1", self.port, local_addr=(address, 0)
+            )
+            await asyncio.gather(_pump(reader, back), _pump(there, writer))
+
+        async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                yield channel
+
     def connect(self) -> grpc.aio.Channel:
         """A connection of its own."""
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -162,6 +177,13 @@ class Worker:
     async def _contains(self, revision: int) -> bool:
         status = await self.status.GetStatus(GetStatusRequest())
         return bool(status.header.revision >= revision)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
 
 
 @asynccontextmanager

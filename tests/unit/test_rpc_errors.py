@@ -1,0 +1,38 @@
+"""What repeats is logged once a period, with the number that was left out."""
+
+from structlog.testing import capture_logs
+
+from service.rpc.errors import LOG_PERIOD, MAX_KINDS, SHOWN, ThrottledLog, quoted
+
+
+def test_the_first_of_a_kind_is_logged_at_once_and_the_rest_counted():
+    now = 0.0
+    log = ThrottledLog(clock=lambda: now)
+    with capture_logs() as lines:
+        for _ in range(1_000):
+            log.log("error", "rpc_failed", method="GetSession", error=KeyError("x"), trace=True)
+        log.log("error", "rpc_failed", method="GetSession", error=ValueError("x"), trace=True)
+        log.log("error", "rpc_failed", method="GetStatus", error=KeyError("x"), trace=True)
+        now = LOG_PERIOD
+        log.log("error", "rpc_failed", method="GetSession", error=KeyError("x"), trace=True)
+    kinds = [(line["method"], line["error"], line["suppressed"]) for line in lines]
+    assert kinds == [
+        ("GetSession", "KeyError", 0),
+        ("GetSession", "ValueError", 0),
+        ("GetStatus", "KeyError", 0),
+        ("GetSession", "KeyError", 999),
+    ]
+
+
+def test_kinds_are_bounded():
+    log = ThrottledLog(clock=lambda: 0.0)
+    with capture_logs() as lines:
+        for number in range(10 * MAX_KINDS):
+            log.log("warning", f"event_{number}", method="M", error=KeyError())
+    assert len(lines) == 10 * MAX_KINDS
+    assert len(log) <= MAX_KINDS
+
+
+def test_what_a_client_sent_is_shown_short_and_harmless():
+    assert quoted("session\n\x1b[2J") == '"session\\n\\u001b[2J"'
+    assert len(quoted("x" * 100_000)) == SHOWN + 3

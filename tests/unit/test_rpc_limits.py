@@ -1,0 +1,51 @@
+"""One caller cannot take more than half of the places, and gives back what it took."""
+
+import pytest
+
+from service.rpc.errors import Reason, Refused
+from service.rpc.limits import Places, caller_of
+
+
+def places(most: int) -> Places:
+    return Places(Reason.TOO_MANY_CALLS, "calls", most)
+
+
+def test_one_caller_may_have_half_of_the_places_and_another_the_rest():
+    calls = places(4)
+    for caller in ("a", "a", "b", "b"):
+        calls.take(caller)
+    with pytest.raises(Refused) as refused:
+        calls.take("c")
+    assert (refused.value.reason, len(calls)) == (Reason.TOO_MANY_CALLS, 4)
+
+
+def test_more_than_half_is_refused_to_one_caller_though_places_are_left():
+    calls = places(4)
+    calls.take("a")
+    calls.take("a")
+    with pytest.raises(Refused, match="of this address"):
+        calls.take("a")
+    calls.take("b")
+    assert len(calls) == 3
+
+
+def test_a_place_is_given_back_also_after_an_error():
+    calls = places(2)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), calls.taken("a"):
+            raise ZeroDivisionError
+    with calls.taken("a"):
+        assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "caller"),
+    [
+        ("ipv4:10.0.0.7:51515", "ipv4:10.0.0.7"),
+        ("ipv6:%5B::1%5D:51515", "ipv6:%5B::1%5D"),
+        ("unix:", "unix:"),
+        ("", ""),
+    ],
+)
+def test_a_caller_is_an_address_without_its_port(peer: str, caller: str):
+    assert caller_of(peer) == caller
