@@ -68,6 +68,53 @@ async def test_an_unknown_session_is_not_found():
         assert (error.code(), reason(error)) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
 
 
+async def test_an_error_says_what_is_known_of_a_session_that_has_not_begun():
+    early = life(*QUEUE, session_id="early")[1:]
+    other = body("SessionBegin", NOON, session_id="other")
+    async with service(early[0], other, *life(*QUEUE), early[1]) as (_, worker):
+        for request, sentence in (
+            (
+                get(session_id="nobody"),
+                f'no session "nobody" in app {APP}: no callback has named it',
+            ),
+            (
+                get(session_id="early"),
+                f'session "early" in app {APP} has not begun: 2 callbacks of it were rejected '
+                "or not recognised, because no SessionBegin has come",
+            ),
+            (
+                get(as_of_revision=2),
+                f'session "{SESSION}" in app {APP} had not begun at revision 2',
+            ),
+            (get(sdk_app_id=7), "app 7 is not configured here"),
+        ):
+            error = await refusal(worker.sessions.GetSession(request))
+            assert (reason(error), error.details()) == ("SESSION_NOT_FOUND", sentence)
+
+
+async def test_an_error_shows_a_long_id_short_and_in_one_line():
+    async with service() as (_, worker):
+        error = await refusal(worker.sessions.GetSession(get(session_id="x\n" * 400)))
+        assert reason(error) == "SESSION_NOT_FOUND"
+        assert "\n" not in str(error.details())
+        assert len(str(error.details())) < 300
+
+
+async def test_one_rejected_callback_is_spoken_of_in_the_singular():
+    async with service(life(*QUEUE)[1]) as (_, worker):
+        error = await refusal(worker.sessions.GetSession(get()))
+        assert "1 callback of it was rejected" in str(error.details())
+
+
+async def test_a_value_that_cannot_be_selected_is_named_together_with_those_that_can():
+    async with service() as (_, worker):
+        request = ListSessionsRequest(filter=SessionFilter(states=[99]))  # type: ignore[list-item]
+        error = await refusal(worker.sessions.ListSessions(request))
+        assert str(error.details()).startswith(
+            "filter.states cannot have 99: choose from SESSION_STATE_CHATBOT, "
+        )
+
+
 async def test_a_revision_in_the_future_is_out_of_range():
     async with service(*life(*QUEUE)) as (_, worker):
         error = await refusal(worker.sessions.GetSession(get(as_of_revision=4)))

@@ -258,11 +258,13 @@ async def test_a_subscription_that_makes_no_sense_names_the_field(request_, fiel
         assert (reason(error), fields(error)) == ("INVALID_REQUEST", [field])
 
 
-async def test_another_journals_revision_is_refused():
-    async with service() as (_, worker):
+async def test_another_journals_revision_is_refused_and_the_error_says_what_to_do():
+    async with service() as (world, worker):
         error = await refusal(worker.subscribe(after_revision=0, journal_id="0" * 32))
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert reason(error) == "JOURNAL_MISMATCH"
+        for part in ("0" * 32, world.journal.id, "sessions_first", "checkpoint file"):
+            assert part in str(error.details())
 
 
 async def test_a_revision_that_comes_in_time_is_waited_for():

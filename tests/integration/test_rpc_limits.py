@@ -1,0 +1,330 @@
+"""One caller cannot use up what others need: calls, connections, bytes, log lines."""
+
+import asyncio
+import json
+import socket
+import sys
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from structlog.testing import capture_logs
+
+from desk.v1.event_pb2 import EventFilter
+from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
+from desk.v1.event_service_pb2_grpc import EventServiceStub
+from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState
+from desk.v1.session_service_pb2 import (
+    BatchGetSessionsRequest,
+    BatchGetSessionsResponse,
+    GetSessionRequest,
+    ListSessionsRequest,
+    WaitForStateRequest,
+)
+from desk.v1.session_service_pb2_grpc import SessionServiceStub
+from service.rpc import calls, session_service
+from service.rpc.limits import Limits
+from tests.support.callbacks import APP, SESSION, life
+from tests.support.rpc import PATIENCE, Worker, fields, reason, refusal, service, take, until
+
+BEGIN = life("SessionBegin")
+ELSEWHERE = "127.0.0.2"
+
+
+def get(channel: grpc.aio.Channel) -> Any:
+    stub: Any = SessionServiceStub(channel)
+    return stub.GetSession(GetSessionRequest(session_id=SESSION), timeout=PATIENCE)
+
+
+async def test_one_address_may_have_half_of_the_streams_and_another_the_rest():
+    async with service(*BEGIN, limits=Limits(streams=4)) as (_, worker):
+        for call in [worker.subscribe(), worker.subscribe()]:
+            await take(call)
+        error = await refusal(worker.subscribe())
+        assert reason(error) == "TOO_MANY_STREAMS"
+        assert "of this address" in str(error.details())
+        async with worker.from_address(ELSEWHERE) as channel:
+            await take(EventServiceStub(channel).Subscribe(SubscribeRequest()))
+
+
+async def test_one_address_may_have_half_of_the_waiters_and_another_the_rest():
+    ended = WaitForStateRequest(session_id=SESSION, states=[SessionState.SESSION_STATE_ENDED])
+    later = GetSessionRequest(session_id=SESSION, min_revision=2)
+    async with service(*BEGIN, limits=Limits(waiters=2)) as (_, worker):
+        waiting = worker.sessions.WaitForState(ended)
+        await until(lambda: waits_in_vain(worker))
+        async with worker.from_address(ELSEWHERE) as channel:
+            elsewhere: Any = SessionServiceStub(channel)
+            error = await refusal(elsewhere.GetSession(later, timeout=0.5))
+            assert reason(error) == "REVISION_NOT_REACHED"
+            error = await refusal(elsewhere.WaitForState(ended, timeout=0.5))
+            assert reason(error) == "STATE_NOT_REACHED"
+        assert not waiting.done()
+        waiting.cancel()
+
+
+async def waits_in_vain(worker: Worker) -> bool:
+    """Whether a call that would have to wait is refused."""
+    request = GetSessionRequest(session_id=SESSION, min_revision=9)
+    error = await refusal(worker.sessions.GetSession(request, timeout=0.3))
+    return reason(error) == "TOO_MANY_WAITERS"
+
+
+def silent(channel: grpc.aio.Channel, method: str) -> grpc.aio.StreamUnaryCall[Any, Any]:
+    """A call that is opened and whose request is never sent."""
+    call = channel.stream_unary(method)()
+    call_task = asyncio.ensure_future(call.wait_for_connection())
+    call_task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return call
+
+
+async def test_calls_whose_request_never_comes_count_and_leave_room_for_others():
+    async with service(*BEGIN, limits=Limits(unary=4)) as (_, worker):
+        calls_ = [silent(worker.channel, "/desk.v1.SessionService/GetSession") for _ in range(2)]
+
+        async def full() -> bool:
+            try:
+                await get(worker.channel)
+            except grpc.aio.AioRpcError as error:
+                return reason(error) == "TOO_MANY_CALLS"
+            return False
+
+        await until(full)
+        async with worker.from_address(ELSEWHERE) as channel:
+            assert (await get(channel)).session.session_id == SESSION
+        for call in calls_:
+            call.cancel()
+        await until(lambda: succeeds(worker))
+
+
+async def succeeds(worker: Worker) -> bool:
+    try:
+        await get(worker.channel)
+    except grpc.aio.AioRpcError:
+        return False
+    return True
+
+
+async def test_a_request_that_does_not_come_in_time_is_refused(monkeypatch):
+    monkeypatch.setattr(calls, "REQUEST_WITHIN", 0.1)
+    async with service(*BEGIN) as (_, worker):
+        error = await refusal(silent(worker.channel, "/desk.v1.SessionService/GetSession"))
+        assert (error.code(), reason(error)) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+        )
+
+
+async def test_health_and_reflection_are_counted_apart_from_questions():
+    limits = Limits(unary=4, health=4, reflection=2)
+    async with service(*BEGIN, limits=limits) as (_, worker), AsyncExitStack() as stack:
+        health: Any = HealthStub(worker.channel)
+        watches = [health.Watch(HealthCheckRequest(service="")) for _ in range(2)]
+        for watch in watches:
+            stack.callback(watch.cancel)
+            assert (await watch.read()).status == HealthCheckResponse.SERVING
+        assert reason(await refusal(health.Check(HealthCheckRequest()))) == "TOO_MANY_CALLS"
+        reflection: Any = ServerReflectionStub(worker.channel)
+        open_ = reflection.ServerReflectionInfo()
+        stack.callback(open_.cancel)
+        await open_.write(ServerReflectionRequest(list_services=""))
+        assert (await open_.read()).list_services_response.service
+        more = reflection.ServerReflectionInfo(iter([ServerReflectionRequest(list_services="")]))
+        assert reason(await refusal(more)) == "TOO_MANY_CALLS"
+        assert (await get(worker.channel)).session.session_id == SESSION
+        async with worker.from_address(ELSEWHERE) as channel:
+            elsewhere: Any = HealthStub(channel)
+            answer = await elsewhere.Check(HealthCheckRequest())
+            assert answer.status == HealthCheckResponse.SERVING
+
+
+async def test_a_service_that_is_not_known_has_no_health():
+    async with service() as (_, worker):
+        health: Any = HealthStub(worker.channel)
+        error = await refusal(health.Check(HealthCheckRequest(service="nobody")))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        watch = health.Watch(HealthCheckRequest(service="nobody"))
+        assert (await watch.read()).status == HealthCheckResponse.SERVICE_UNKNOWN
+        watch.cancel()
+
+
+UNDECODABLE = [
+    b"\xff",
+    b"\x12\x05ab",  # shorter than it says
+    b"\x12\x01\xff",  # no UTF-8
+]
+METHODS = [
+    "/desk.v1.SessionService/GetSession",
+    "/desk.v1.SessionService/ListSessions",
+    "/desk.v1.SessionService/WaitForState",
+    "/desk.v1.StatusService/GetStatus",
+]
+
+
+async def test_undecodable_requests_are_invalid_and_cost_one_log_line_a_method():
+    with capture_logs() as lines:
+        async with service(*BEGIN) as (_, worker):
+            for method in METHODS:
+                for raw in UNDECODABLE[:1] if "Status" in method else UNDECODABLE:
+                    for _ in range(20):
+                        error = await refusal(worker.channel.unary_unary(method)(raw))
+                        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+                        assert reason(error) == "INVALID_REQUEST"
+            call = worker.channel.unary_stream("/desk.v1.EventService/Subscribe")(b"\xff")
+            assert reason(await refusal(call)) == "INVALID_REQUEST"
+            call = worker.channel.stream_stream(
+                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+            )(iter([b"\xff"]))
+            assert reason(await refusal(call)) == "INVALID_REQUEST"
+    logged = [line for line in lines if line["event"] == "request_not_decoded"]
+    assert len(logged) == len({line["method"] for line in logged}) <= len(METHODS) + 2
+    assert not [line for line in lines if line["log_level"] == "error"]
+
+
+async def test_clients_that_vanish_while_they_are_written_to_are_no_error():
+    with capture_logs() as lines:
+        async with service(*BEGIN, *life("ChatBot.UserSendMsg") * 1) as (_, worker):
+            for _ in range(5):
+                channels = [worker.connect() for _ in range(10)]
+                streams = [worker.subscribe(channel, after_revision=0) for channel in channels]
+                await asyncio.gather(*(stream.read() for stream in streams))
+                for channel in channels:
+                    await channel.close()
+            await until(lambda: none_left(worker))
+    assert not [line for line in lines if line["log_level"] == "error"]
+
+
+async def none_left(worker: Worker) -> bool:
+    return await worker.subscribers() == 0
+
+
+LONG = "x" * 257
+LONG_ID = "x" * 1_025
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "limit"),
+    [
+        (EventFilter(agent_ids=["a", LONG]), "filter.agent_ids", "256"),
+        (EventFilter(client_user_ids=["é" * 129]), "filter.client_user_ids", "256"),
+        (EventFilter(channel_types=[LONG]), "filter.channel_types", "256"),
+        (EventFilter(session_ids=[LONG_ID]), "filter.session_ids", "1,024"),
+        (EventFilter(session_ids=["x" * 1_000 + str(n) for n in range(17)]), "filter", "16,384"),
+    ],
+)
+async def test_a_value_or_filter_that_is_too_long_is_refused_by_name(asked, field, limit):
+    async with service() as (_, worker):
+        events: Any = EventServiceStub(worker.channel)
+        for call in (
+            worker.subscribe(filter=asked),
+            events.ListRejections(ListRejectionsRequest(filter=asked)),
+        ):
+            error = await refusal(call)
+            assert (reason(error), fields(error)) == ("INVALID_REQUEST", [field])
+            assert limit in str(error.details())
+
+
+async def test_names_as_long_as_callbacks_may_have_can_be_asked_for():
+    async with service() as (_, worker):
+        asked = EventFilter(agent_ids=[LONG[:256]], session_ids=[LONG_ID[:1_024]])
+        await take(worker.subscribe(filter=asked))
+
+
+async def test_a_session_id_that_is_too_long_is_refused_by_name():
+    keys = [SessionKey(session_id="s"), SessionKey(session_id=LONG_ID)]
+    async with service() as (_, worker):
+        sessions = worker.sessions
+        states = [SessionState.SESSION_STATE_ENDED]
+        for call, field in (
+            (sessions.GetSession(GetSessionRequest(session_id=LONG_ID)), "session_id"),
+            (
+                sessions.WaitForState(WaitForStateRequest(session_id=LONG_ID, states=states)),
+                "session_id",
+            ),
+            (
+                sessions.BatchGetSessions(BatchGetSessionsRequest(keys=keys)),
+                "keys[1].session_id",
+            ),
+        ):
+            assert fields(await refusal(call)) == [field]
+        request = ListSessionsRequest(filter=SessionFilter(agent_ids=[LONG]))
+        assert fields(await refusal(sessions.ListSessions(request))) == ["filter.agent_ids"]
+
+
+async def test_a_batch_is_bounded_in_bytes_and_says_what_remains(monkeypatch):
+    monkeypatch.setattr(session_service, "BATCH_BYTES", 500)
+    names = [f"s{n:02}" for n in range(40)]
+    bodies = [each for name in names[::2] for each in life("SessionBegin", session_id=name)]
+    async with service(*bodies) as (_, worker):
+        asked = [SessionKey(session_id=name) for name in names]
+        found: list[str] = []
+        missing: list[str] = []
+        answers: list[BatchGetSessionsResponse] = []
+        while asked:
+            request = BatchGetSessionsRequest(keys=asked)
+            answers.append(await worker.sessions.BatchGetSessions(request))
+            found += [session.session_id for session in answers[-1].sessions]
+            missing += [key.session_id for key in answers[-1].missing]
+            asked = list(answers[-1].remaining)
+        assert (found, missing) == (names[::2], names[1::2])
+        assert len(answers) > 1
+        assert all(len(answer.sessions) > 0 for answer in answers)
+        assert all(answer.ByteSize() < 3_000 for answer in answers)
+        assert {key.sdk_app_id for key in answers[0].remaining} == {APP}
+
+
+LITTLE_DESCRIPTORS = """
+import asyncio, json, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
+sys.path.insert(0, ".")
+from tests.support.callbacks import life
+from tests.support.rpc import service
+
+async def main():
+    async with service(*life("SessionBegin")) as (_, worker):
+        print(json.dumps({"port": worker.port}), flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_silent_connections_leave_descriptors_and_room_for_others():
+    """More of them than there are descriptors; each is closed after seconds of silence."""
+    root = Path(__file__).parents[2]
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LITTLE_DESCRIPTORS, cwd=root, stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            line = b""
+            while not line.startswith(b"{"):
+                line = await child.stdout.readline()
+            port = json.loads(line)["port"]
+            old = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+            assert (await get(old)).session.session_id == SESSION
+            with ExitStack() as stack:
+                for _ in range(300):
+                    stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                stub: Any = SessionServiceStub(old)
+                assert (await stub.ListSessions(ListSessionsRequest())).sessions
+                assert (await get(old)).session.session_id == SESSION
+                new = grpc.aio.insecure_channel(
+                    f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]
+                )
+                fresh: Any = SessionServiceStub(new)
+                request = GetSessionRequest(session_id=SESSION)
+                answer = await fresh.GetSession(request, wait_for_ready=True, timeout=30)
+                assert answer.session.session_id == SESSION
+                await new.close()
+            await old.close()
+    finally:
+        child.kill()
+        await child.wait()
