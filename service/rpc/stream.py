@@ -24,6 +24,9 @@ from service.view.selection import EventSelection
 CHECKPOINT = (4.0, 4.8)
 """Seconds of silence after which a stream is given a checkpoint; drawn for each stream."""
 
+CHECKPOINTED = 2_500
+"""Streams that get checkpoints that often; with more, each of them waits longer in proportion."""
+
 MAX_AGE = (27 * 60.0, 33 * 60.0)
 """Seconds after which a stream is closed for the client to resume, so that load spreads again."""
 
@@ -58,7 +61,7 @@ class Stream:
         self._clock = asyncio.get_running_loop().time
         self._silence = random.uniform(*CHECKPOINT)  # noqa: S311
         self._end = self._clock() + random.uniform(*MAX_AGE)  # noqa: S311
-        self._due = self._clock() + self._silence
+        self._due = self._next_checkpoint()
 
     async def run(self, position: int) -> None:
         """Send everything after a position, then what comes, until the server closes the stream.
@@ -91,11 +94,14 @@ class Stream:
             await self._write(message)
         finally:
             self._feed.sending -= 1
-        self._due = self._clock() + self._silence
+        self._due = self._next_checkpoint()
 
     def is_due(self) -> bool:
         """Whether the client has been left without a message for too long."""
         return self._clock() >= self._due
+
+    def _next_checkpoint(self) -> float:
+        return self._clock() + self._silence * max(1.0, self._feed.subscribers / CHECKPOINTED)
 
     async def _step(self, wakeup: Wakeup) -> None:
         if self.position < self._group.last_match:
