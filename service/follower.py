@@ -11,7 +11,7 @@ import structlog
 
 from journal.entry import Entry
 from journal.errors import Unavailable
-from journal.port import Journal
+from journal.port import JournalReader
 from service.projection import Projection
 from service.view import store
 from service.view.writer import Progress, ViewDamaged, ViewError, ViewWriter, discard
@@ -49,7 +49,7 @@ class Follower:
         InUse: another follower keeps this version's view in this directory.
     """
 
-    def __init__(self, journal: Journal, data_dir: Path) -> None:
+    def __init__(self, journal: JournalReader, data_dir: Path) -> None:
         self._journal = journal
         self._data_dir = data_dir
         self._writer = ViewWriter(data_dir)

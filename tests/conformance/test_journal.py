@@ -15,7 +15,7 @@ from journal.entry import Appended
 from journal.errors import Closed
 from journal.memory import MemoryJournal
 from journal.port import Journal
-from journal.sqlite import SqliteJournal
+from journal.sqlite import SqliteWriter
 from tests.support.journals import (
     PATIENCE,
     append,
@@ -28,7 +28,7 @@ from tests.support.waiting import eventually
 
 ENGINES: dict[str, Callable[[Path], Journal]] = {
     "memory": lambda _directory: MemoryJournal(),
-    "sqlite": lambda directory: SqliteJournal.open_writer(directory / "journal.db"),
+    "sqlite": lambda directory: SqliteWriter(directory / "journal.db"),
 }
 
 

@@ -15,7 +15,7 @@ import pytest
 from journal.entry import Entry, NewEntry
 from journal.memory import MemoryJournal
 from journal.port import Journal
-from journal.sqlite import SqliteJournal
+from journal.sqlite import SqliteWriter
 from service import follower as follower_module
 from service.follower import Follower
 from service.projection import Projection
@@ -280,7 +280,7 @@ def start_follower(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def test_a_follower_killed_again_and_again_builds_the_same_view(tmp_path: Path) -> None:
-    journal = SqliteJournal.open_writer(tmp_path / "journal.db")
+    journal = SqliteWriter(tmp_path / "journal.db")
     bodies = [
         each
         for number in range(300)
