@@ -79,7 +79,7 @@ class MemoryJournal:
             self._changed.notify_all()
 
     def _head(self) -> int:
-        return self._entries[-1].revision if self._entries else 0
+        return self._entries[-1].revision if self._entries else self._oldest - 1
 
     def _next_revision(self) -> int:
         return self._head() + 1

@@ -100,7 +100,7 @@ class JournalReader(Protocol):
         ...
 
     def head(self) -> int:
-        """The revision of the newest durable entry; 0 when empty."""
+        """The revision of the newest durable entry; 0 when there was none yet."""
         ...
 
     def oldest(self) -> int:
