@@ -193,6 +193,12 @@ def test_an_entry_that_was_removed_leaves_a_gap_and_its_number_stays_spent(path:
     journal.close()
 
 
+def test_a_kind_of_a_later_version_is_read_as_its_number(journal: SqliteWriter, path: Path) -> None:
+    append(journal)
+    change(path, "UPDATE entries SET kind = 7")
+    assert [entry.kind for entry in read_all(journal)] == [7]
+
+
 def test_a_repetition_is_recognised_however_late(journal: SqliteWriter) -> None:
     append(journal, "first")
     for name in range(200):
