@@ -24,6 +24,7 @@ from desk.supervisor import Part, Report
 if TYPE_CHECKING:
     from gateway import granian
     from gateway import server as waitress
+    from journal.backlog import Backlog
     from journal.port import Journal, JournalReader
 
 JOURNAL_FILE = "journal.db"
@@ -155,6 +156,12 @@ def _open_reader(settings: Settings) -> "JournalReader":
     from journal.sqlite import SqliteReader
 
     return SqliteReader(settings.data_dir / JOURNAL_FILE)
+
+
+def _backlog(settings: Settings) -> "Backlog":
+    from journal.backlog import Backlog
+
+    return Backlog(lambda: _open_reader(settings))
 
 
 def _as_soon_as_possible(open_: Callable[[], T], stop: threading.Event) -> T | None:

@@ -171,7 +171,7 @@ class Follower:
             return True
         self._apply(projection, entries, following)
         self._report(projection.progress)
-        return following is None and projection.progress.applied_revision >= _last(entries)
+        return projection.progress.behind_since is None
 
     def _apply(
         self, projection: Projection, entries: Sequence[Entry], following: Entry | None

@@ -17,8 +17,10 @@ from structlog.testing import capture_logs
 from journal.entry import Kind
 from journal.errors import Unavailable, Unreadable
 from journal.sqlite import SqliteReader, SqliteWriter
+from tests.support.callbacks import NOON
 from tests.support.faulty_disk import faulty_disk
 from tests.support.journals import append, read_all
+from tests.support.processes import run, start
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "journal-version-1.db"
 
@@ -219,3 +221,18 @@ def test_a_disk_that_fails_at_any_point_leaves_a_whole_journal(path: Path, tmp_p
         journal.close()
         assert version_of(copy) == 2
     assert failed > 3
+
+
+def test_serve_migrates_it_and_serves_its_sessions(path: Path) -> None:
+    with start("serve", data_dir=path.parent) as desk:
+        arguments = ("sessions", "list", "--min-revision", str(ENTRIES), "--json")
+        listed = run(*arguments, target=desk.target).stdout
+        assert [name in listed for name in ("session-1", "session-2", "session-4")] == [
+            True,
+            True,
+            False,
+        ]
+        assert desk.post({"SessionId": "new", "Event": "SessionBegin", "EventTime": NOON})[0] == 200
+        arguments = ("sessions", "list", "--min-revision", str(ENTRIES + 1), "--json")
+        assert '"new"' in run(*arguments, target=desk.target).stdout
+    assert version_of(path) == 2
