@@ -200,8 +200,8 @@ def test_more_appends_than_may_wait_are_refused_at_once(
         for name in range(5):
             pool.submit(work, name)
         eventually(lambda: refused)
-    assert len(refused) == 1
-    assert journal.head() == 5
+    assert 1 <= len(refused) <= 2, "one more is taken if the commit under way has let go of its own"
+    assert journal.head() + len(refused) == 6, "each of the others was kept"
 
 
 def test_close_waits_for_a_disk_that_hangs_only_so_long(
