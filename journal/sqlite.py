@@ -61,7 +61,7 @@ class SqliteReader:
         return self._reader.journal_id
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
-        # In this order: what is removed is announced before, so a gap is never taken for none.
+        # Entries first: `oldest_revision` is raised before entries go, so none can go unnoticed.
         entries, oldest = self._ask(
             lambda connection: (_entries(connection, after, limit), _oldest(connection))
         )
