@@ -32,8 +32,9 @@ JOURNAL_FILE = "journal.db"
 RETRY = 0.2
 """Seconds between two looks for a journal that is not there yet."""
 
-T = TypeVar("T")
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 def gateway_parts(settings: Settings, listener: socket.socket) -> list[Part]:
