@@ -115,7 +115,7 @@ async def _serve(report: Report, settings: Settings, address: Address) -> None:
         locate(settings.data_dir),
         str(address),
         sdk_app_ids=settings.sdk_app_ids,
-        journal_backlog=lambda after: (after, None),  # wired to the journal at the merge
+        journal_backlog=_backlog(settings),
         stop=stop,
         on_ready=lambda _: _say_ready(report),
     )

@@ -12,12 +12,11 @@ from functools import lru_cache
 from typing import cast
 
 import apsw
-import structlog
 
 from desk.v1.status_pb2 import ResponseHeader
 from service.rpc import frames
 from service.rpc.batches import Encoded, encode
-from service.rpc.errors import shutting_down
+from service.rpc.errors import shutting_down, throttled
 from service.rpc.filter_groups import WAKE_WEIGHT, FilterGroup, FilterIndex
 from service.rpc.limits import Places
 from service.rpc.waiters import Waiters
@@ -48,8 +47,6 @@ the system and asks for it again."""
 
 CACHED = 16
 """Encoded messages kept for the streams that have the same filter; each at most ~1 MiB."""
-
-_log = structlog.get_logger()
 
 
 class ViewReplaced(Exception):
@@ -155,7 +152,7 @@ class Feed:
                 while self._advance():  # noqa: ASYNC110 -- not waiting: others may have the loop
                     await asyncio.sleep(0)
             except apsw.Error as error:
-                _log.warning("view_not_readable", error=type(error).__name__)
+                throttled.log("warning", "view_not_readable", method="feed", error=error)
                 self._watch.news.set()
                 await asyncio.sleep(RETRY)
             self._extended.set()

@@ -191,7 +191,10 @@ async def _guard(readers: Readers, feed: Feed) -> None:
 
 
 def _inode(path: Path) -> int:
-    return path.stat().st_ino if path.exists() else 0
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 class _Worker:
