@@ -13,7 +13,7 @@ import structlog
 
 from desk import logs
 from desk.address import Address
-from desk.cli import abandon_stdout
+from desk.background import text_output
 from desk.cli.guide import what_to_try
 from desk.processes import gateway_parts, service_parts
 from desk.settings import Settings, SettingsError, TrialSettings
@@ -138,7 +138,5 @@ def _bind(variable: str, how: Callable[[Address], socket], address: Address) -> 
 
 def _announce_all(settings: Settings, http: Address, grpc: Address) -> None:
     log.info("ready", http=str(http), grpc=str(grpc))
-    try:
-        click.echo(what_to_try(settings, http, grpc))
-    except OSError:  # nobody can read it; the processes work all the same
-        abandon_stdout()
+    if sys.stdout:  # the processes work all the same if nobody can or does read it
+        click.echo(what_to_try(settings, http, grpc), file=text_output(sys.stdout.fileno()))
