@@ -39,7 +39,7 @@ class Output(io.BufferedIOBase):
             max_writes: limit of writes that wait.
             max_bytes: limit of bytes that wait.
         """
-        self._descriptor = descriptor
+        self.name = descriptor  # as the streams of io call it
         self._on_dropped = on_dropped
         self._max_writes, self._max_bytes = max_writes, max_bytes
         # A garbage collection or a signal may write in the middle of a write: Condition allows it.
@@ -57,11 +57,11 @@ class Output(io.BufferedIOBase):
 
     def isatty(self) -> bool:
         """Return what holds for the descriptor."""
-        return os.isatty(self._descriptor)
+        return os.isatty(self.name)
 
     def fileno(self) -> int:
         """Return the descriptor."""
-        return self._descriptor
+        return self.name
 
     def write(self, data: bytes) -> int:  # type: ignore[override]  # any buffer there, bytes here
         """Keep `data` to be written, or drop it; return at once."""
@@ -95,7 +95,7 @@ class Output(io.BufferedIOBase):
     def _write(self, data: bytes) -> bool:
         try:
             while data:
-                data = data[os.write(self._descriptor, data) :]
+                data = data[os.write(self.name, data) :]
         except OSError:  # closed, or the disk is full
             return False
         return True

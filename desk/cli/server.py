@@ -15,6 +15,7 @@ from desk import logs
 from desk.address import Address
 from desk.background import text_output
 from desk.cli.guide import what_to_try
+from desk.descriptors import ENOUGH, RESERVED, least_limit, raise_limit
 from desk.processes import gateway_parts, service_parts
 from desk.settings import Settings, SettingsError, TrialSettings
 from desk.sockets import CannotListen, bound_address, listen, reserve
@@ -87,10 +88,14 @@ def service() -> None:
 
 
 def _load(kind: type[AnySettings]) -> AnySettings:
+    limit = raise_limit()
     try:
         settings = kind.load()
     except SettingsError as error:
         _refuse(*error.problems)
+    least = least_limit(children=settings.rpc_workers + 2)
+    if limit < least:
+        _refuse(f"ulimit -n allows {limit} open files, and {least} are the least that it takes")
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         TemporaryFile(dir=settings.data_dir).close()
@@ -99,6 +104,8 @@ def _load(kind: type[AnySettings]) -> AnySettings:
     logs.configure(settings, "supervisor")
     for warning in settings.warnings():
         log.warning("setting_doubtful", problem=warning)
+    if limit < ENOUGH:
+        log.warning("few_open_files", limit=limit, connections_of_each_process=limit - RESERVED)
     return settings
 
 
@@ -132,8 +139,7 @@ def _bind(variable: str, how: Callable[[Address], socket], address: Address) -> 
     try:
         return how(address)
     except CannotListen as error:
-        click.echo(f"desk: {variable}: {error}", err=True)
-        sys.exit(1)
+        _refuse(f"{variable}: {error}")
 
 
 def _announce_all(settings: Settings, http: Address, grpc: Address) -> None:

@@ -133,7 +133,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path, command, variable):
         result = run(
             command, DESK_SDK_APP_IDS="1", DESK_DATA_DIR=str(tmp_path), **{variable: address}
         )
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert (
         result.stderr == f"desk: {variable}: cannot listen on {address}: Address already in use\n"
     )
@@ -146,7 +146,7 @@ def test_a_second_service_does_not_share_the_port_of_the_first(tmp_path, serve):
         DESK_DATA_DIR=str(tmp_path / "b"),
         DESK_GRPC_LISTEN=serve.target,
     )
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "Address already in use" in result.stderr
 
 
