@@ -263,6 +263,7 @@ class _Child:
         code = self._process.exitcode
         self._process.close()
         self._process = None
+        self._trouble = self._trouble or _killed_by(code)
         self._died(exit_code=code)
 
     def _died(self, *, exit_code: int | None) -> None:
@@ -281,6 +282,11 @@ class _Child:
             why = f": {self._trouble}" if self._trouble else ""
             raise _GaveUp(f"{self.part.name} died {MAX_FAILED_STARTS} times while starting{why}")
         self._restart_at = time.monotonic() + pause
+
+
+def _killed_by(exit_code: int) -> str:
+    """Return the signal that ended a process, in words; empty if none did."""
+    return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else ""
 
 
 @contextmanager
