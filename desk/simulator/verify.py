@@ -22,6 +22,7 @@ from desk.simulator.sender import Fate
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
 from desk.v1.session_pb2 import SessionKey
 from desk.v1.session_service_pb2 import BatchGetSessionsRequest, ExplainSessionRequest
+from desk.words import count_of
 
 ROUNDS = 2
 """Signs of life after which the follower has looked at the journal after the last answer: the first
@@ -137,7 +138,8 @@ async def _read_feed(
         async for update in updates:
             broken |= update.resumed
             if update.dropped and not broken:
-                report.differ(f"the feed repeats {update.dropped} records before {update.revision}")
+                repeated = count_of(update.dropped, "record")
+                report.differ(f"the feed repeats {repeated} before {update.revision}")
             for record in update.records:
                 place = (record.revision, record.ordinal)
                 if place <= before:
