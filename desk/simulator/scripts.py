@@ -31,6 +31,7 @@ class Step(NamedTuple):
         gap: seconds since the event before, least and most.
         optional: an option of a life that takes place in some of them only.
         contact: the agent contacted the user.
+        again: a message that is the one before it from the same side, changed.
     """
 
     event: str
@@ -38,6 +39,7 @@ class Step(NamedTuple):
     gap: tuple[float, float] = (1, 15)
     optional: bool = False
     contact: bool = False
+    again: bool = False
 
 
 BEGIN = Step("SessionBegin", CHATBOT)
@@ -117,10 +119,8 @@ IMPOSSIBLE: dict[str, tuple[str, ...]] = {
     CHATBOT: ("Human.AgentSendMsg", "Human.UserSendMsg", "AgentForward", "SatisfactionSelected",
               "SessionAgentEnd", "SessionAgentTimeoutEnd", "SessionPendingAutoFinishEnd",
               "TransferringToHumanWait"),
-    TRANSFERRING: ("Human.AgentSendMsg", "SatisfactionSelected", "SessionAgentEnd",
-                   "TransferringToHuman"),
-    QUEUED: ("Human.AgentSendMsg", "AgentForward", "SessionAgentEnd", "SessionAgentTimeoutEnd",
-             "TransferringToHuman", "SatisfactionSelected"),
+    TRANSFERRING: ("Human.AgentSendMsg", "SatisfactionSelected"),
+    QUEUED: ("Human.AgentSendMsg", "AgentForward", "SessionAgentTimeoutEnd", "SatisfactionSelected"),
     WITH_AGENT: ("ChatBot.UserSendMsg", "ChatBot.RobotSendMsg", "TransferringToHuman",
                  "TransferringToHumanWait", "TransferToHumanSuccess", "NoAgentOnline",
                  "SessionPendingAutoFinishEnd"),
