@@ -62,6 +62,12 @@ def compare_callback(report: Report, planned: Planned, found: Found | None) -> N
         report.differ(f"{what}: {'refused' if planned.fate else 'never sent'}, and yet there")
     before = report.differences
     _compare_record(report, callback, found)
+    if planned.revisions:
+        report.compare(
+            f"{found.name}, Desk-Revision of its answers (0 = none)",
+            expected=(found.event_revision,),
+            found=planned.revisions,
+        )
     report.rejected += bool(callback.reason) and report.differences == before
 
 
