@@ -105,7 +105,7 @@ def _load(kind: type[AnySettings]) -> AnySettings:
     for warning in settings.warnings():
         log.warning("setting_doubtful", problem=warning)
     if limit < ENOUGH:
-        log.warning("few_open_files", limit=limit, connections_of_each_process=limit - RESERVED)
+        log.warning("few_open_files", limit=limit, connections_each_about=limit - RESERVED)
     return settings
 
 

@@ -77,10 +77,12 @@ async def verify(
     report = Report()
     head = await _settle(client, on_progress, patience)
     found = await _read_feed(client, ledger, start, head, report, patience)
+    incomplete = _incomplete_sessions(ledger, found)
     for identity, planned in ledger.callbacks.items():
-        compare_callback(report, planned, found.get(identity))
-    whole = _whole_sessions(ledger, found)
-    report.skipped = len(ledger.sessions) - len(whole)
+        whole_session = planned.callback.session_id not in incomplete
+        compare_callback(report, planned, found.get(identity), whole_session=whole_session)
+    whole = [session_id for session_id in ledger.sessions if session_id not in incomplete]
+    report.skipped = len(incomplete)
     await _compare_sessions(client, ledger, whole, found, report)
     await _compare_stories(client, ledger, whole, report)
     return report
@@ -165,14 +167,13 @@ def _take(report: Report, ledger: Ledger, found: dict[str, Found], record: Sessi
         report.differ(f"{name(record)} is there twice, also at revision {known.event_revision}")
 
 
-def _whole_sessions(ledger: Ledger, found: dict[str, Found]) -> list[str]:
-    """Sessions all of whose callbacks reached the service, or should have: they were kept."""
-    incomplete = {
+def _incomplete_sessions(ledger: Ledger, found: dict[str, Found]) -> set[str]:
+    """Return the sessions of which a callback never reached the service, and need not have."""
+    return {
         planned.callback.session_id
         for identity, planned in ledger.callbacks.items()
-        if identity not in found and planned.fate is not Fate.KEPT
+        if identity not in found and planned.fate is not Fate.KEPT and planned.callback.session_id
     }
-    return [session_id for session_id in ledger.sessions if session_id not in incomplete]
 
 
 async def _compare_sessions(

@@ -102,7 +102,7 @@ def test_few_open_files_are_one_warning_and_serve_what_they_can(tmp_path):
     with start("serve", data_dir=tmp_path / "data", prepare=open_files(128, 128)) as running:
         running.ready()
         (warning,) = [r for r in running.records if r["event"] == "few_open_files"]
-        assert (warning["limit"], warning["connections_of_each_process"]) == (128, 88)
+        assert (warning["limit"], warning["connections_each_about"]) == (128, 88)
         assert running.post(begin("a"))[0] == 200
         assert state(running, "a")[0] == 0
         assert running.terminate() == 0
