@@ -57,7 +57,7 @@ def serve(*, server: str | None) -> None:
             on_ready=lambda: _announce_all(settings, http, grpc),
             on_stop=listener.close,
         )
-        _run(supervisor)
+        _run(settings, supervisor)
 
 
 @click.command(epilog=STOPPING)
@@ -72,7 +72,7 @@ def gateway(*, server: str | None) -> None:
             on_ready=lambda: log.info("ready", http=str(address)),
             on_stop=listener.close,
         )
-        _run(supervisor)
+        _run(settings, supervisor)
 
 
 @click.command(epilog=STOPPING)
@@ -84,7 +84,7 @@ def service() -> None:
         supervisor = Supervisor(
             service_parts(settings, address), on_ready=lambda: log.info("ready", grpc=str(address))
         )
-        _run(supervisor)
+        _run(settings, supervisor)
 
 
 def _load(kind: type[AnySettings]) -> AnySettings:
@@ -102,10 +102,6 @@ def _load(kind: type[AnySettings]) -> AnySettings:
     except OSError as error:
         _refuse(f"DESK_DATA_DIR {settings.data_dir} cannot be written to: {error.strerror}")
     logs.configure(settings, "supervisor")
-    for warning in settings.warnings():
-        log.warning("setting_doubtful", problem=warning)
-    if limit < ENOUGH:
-        log.warning("few_open_files", limit=limit, connections_each_about=limit - RESERVED)
     return settings
 
 
@@ -122,7 +118,11 @@ def _on(server: str | None, settings: AnySettings) -> AnySettings:
     return settings
 
 
-def _run(supervisor: Supervisor) -> NoReturn:
+def _run(settings: Settings, supervisor: Supervisor) -> NoReturn:
+    for warning in settings.warnings():
+        log.warning("setting_doubtful", problem=warning)
+    if (limit := raise_limit()) < ENOUGH:
+        log.warning("few_open_files", limit=limit, connections_each_about=limit - RESERVED)
     code = supervisor.run()
     if supervisor.failure:
         click.echo(f"desk: {supervisor.failure}", err=True)
