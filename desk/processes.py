@@ -9,6 +9,7 @@ import gc
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -31,6 +32,9 @@ JOURNAL_FILE = "journal.db"
 
 RETRY = 0.2
 """Seconds between two looks for a journal that is not there yet."""
+
+ORDINARY_WAIT = 5.0
+"""Seconds that such a wait may take when everything starts at once; a longer one is a warning."""
 
 log = structlog.get_logger()
 
@@ -170,14 +174,13 @@ def _as_soon_as_possible(open_: Callable[[], T], stop: threading.Event) -> T | N
     """Open the journal once it is there and the disk lets us; None if told to stop before."""
     from journal.errors import Unavailable
 
-    announced = False
+    since, announcements = time.monotonic(), [(0.0, log.info), (ORDINARY_WAIT, log.warning)]
     while not stop.is_set():
         try:
             return open_()
         except Unavailable as reason:
-            if not announced:
-                log.warning("waiting_for_journal", reason=str(reason))
-            announced = True
+            if announcements and time.monotonic() - since >= announcements[0][0]:
+                announcements.pop(0)[1]("waiting_for_journal", reason=str(reason))
             stop.wait(RETRY)
     return None
 
