@@ -381,3 +381,18 @@ async def test_an_old_stream_is_closed_for_the_client_to_resume(monkeypatch):
         error = await refusal(worker.subscribe(after_revision=0))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert reason(error) == "SHUTTING_DOWN"
+
+
+async def test_rows_that_the_ring_loses_before_they_are_announced_are_not_skipped(monkeypatch):
+    monkeypatch.setattr(feed, "PACE_PER_SUBSCRIBER", 1.0)
+    monkeypatch.setattr(feed, "MAX_PACE", 1.0)
+    count = 2 * feed.RING_BYTES // 400_000
+    async with service(*life("SessionBegin")) as (world, worker):
+        call = worker.subscribe()
+        await caught_up(call)
+        world.append(*heavy(1))  # begins a round; those after it have to wait for the next
+        seen = await following(call, 1)
+        for start in range(1, count):
+            world.append(*heavy(1, start))
+        seen += await following(call, count - 1)
+        assert places(seen) == [(n, 0) for n in range(2, count + 2)]
