@@ -23,8 +23,6 @@ from desk.signals import when_told_to_stop
 from desk.supervisor import Part, Report
 
 if TYPE_CHECKING:
-    from gateway import granian
-    from gateway import server as waitress
     from journal.sqlite import SqliteJournal
 
 JOURNAL_FILE = "journal.db"
@@ -54,6 +52,7 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
     with _process(report, settings, "gateway"):
         from gateway.app import create_app
         from gateway.callbacks import Options
+        from gateway.waitress_server import GreenletEvent, Server
         from journal.sqlite import SqliteJournal
 
         options = Options(
@@ -66,20 +65,12 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
         journal = _open_journal(SqliteJournal.open_writer, settings, stop)
         if journal is not None:
             with closing(journal):
-                server = _server(settings)(create_app(journal, options), listener)
+                app = create_app(journal, options, event=GreenletEvent)
+                per_address = settings.http_connections_per_address
+                server = Server(app, listener, per_address=per_address)
                 _when_set(stop, server.stop)
                 _say_ready(report)
                 server.run()
-
-
-def _server(settings: Settings) -> "type[waitress.Server | granian.Server]":
-    if settings.http_server == "granian":
-        from gateway import granian
-
-        return granian.Server
-    from gateway import server as waitress
-
-    return waitress.Server
 
 
 def follower(report: Report, settings: Settings) -> None:

@@ -2,12 +2,12 @@
 # ruff: noqa: D102 -- the port documents the methods
 
 import threading
+from collections.abc import Callable
 from uuid import uuid4
 
-from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry, numbered, validate
 from journal.errors import Closed
-from journal.port import READ_BYTES
+from journal.port import READ_BYTES, Waiter
 
 
 class MemoryJournal:
@@ -24,7 +24,13 @@ class MemoryJournal:
     def id(self) -> str:
         return self._id
 
-    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+    def append(
+        self,
+        entry: NewEntry,
+        *,
+        timeout: float,
+        event: Callable[[], Waiter] = threading.Event,
+    ) -> Appended:
         validate(entry)
         with self._changed:
             self._check_open()
@@ -35,10 +41,8 @@ class MemoryJournal:
                 self._changed.notify_all()
         return Appended(revision=first, duplicate=first != revision)
 
-    def submit(self, entry: NewEntry, done: Done) -> Append:
-        append = Append(entry, done)
-        append.settle(self.append(entry, timeout=0))
-        return append
+    def trouble(self) -> str:
+        return "the journal is closed" if self._closed else ""
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
         with self._changed:

@@ -1,12 +1,70 @@
 """The journal's promises, which every engine keeps and the conformance suite checks."""
 
+import threading
+from collections.abc import Callable
 from typing import Protocol
 
-from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry
 
 
-class Journal(Protocol):
+class Waiter(Protocol):
+    """A flag that one thread sets, once, and one appender waits for, as `threading.Event`."""
+
+    def set(self) -> None:
+        """Let the appender go on. Called by the committing thread; returns at once."""
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until the flag is set, at most `timeout` seconds; return whether it is."""
+        ...
+
+
+class JournalWriter(Protocol):
+    """The side of the journal that takes entries."""
+
+    @property
+    def id(self) -> str:
+        """32 lower-case hexadecimal digits, made with the journal and never changed."""
+        ...
+
+    def append(
+        self,
+        entry: NewEntry,
+        *,
+        timeout: float,
+        event: Callable[[], Waiter] = threading.Event,
+    ) -> Appended:
+        """Make `entry` durable, unless its id is there already.
+
+        Args:
+            entry: what to keep.
+            timeout: seconds after which to give up.
+            event: makes what the caller waits on. Whoever must not block a thread passes one that
+                switches to other work.
+
+        Raises:
+            AppendTimedOut: not confirmed within `timeout`; the outcome is unknown.
+            Overloaded: too many appends are waiting; not taken.
+            Unavailable: the storage failed (full, read-only, gone); not taken. Later calls try
+                again by themselves.
+            NotWritable: opened for reading only.
+        """
+        ...
+
+    def trouble(self) -> str:
+        """Return why an append would probably fail now; "" if it would not.
+
+        Asks no disk and never waits: it is what the last commit, or a regular check by the
+        committing thread, found.
+        """
+        ...
+
+    def close(self) -> None:
+        """Finish the appends that are under way and let go of everything. May be called twice."""
+        ...
+
+
+class Journal(JournalWriter, Protocol):
     """An append-only log of callbacks: the only truth.
 
     * **Durable.** `append` returns after the entry is on stable storage, never before. What it
@@ -24,40 +82,6 @@ class Journal(Protocol):
 
     All methods may be called from any thread.
     """
-
-    @property
-    def id(self) -> str:
-        """32 lower-case hexadecimal digits, made with the journal and never changed."""
-        ...
-
-    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
-        """Make `entry` durable, unless its id is there already.
-
-        Args:
-            entry: what to keep.
-            timeout: seconds after which to give up.
-
-        Raises:
-            AppendTimedOut: not confirmed within `timeout`; the outcome is unknown.
-            Overloaded: too many appends are waiting; not taken.
-            Unavailable: the storage failed (full, read-only, gone); not taken. Later calls try
-                again by themselves.
-            NotWritable: opened for reading only.
-        """
-        ...
-
-    def submit(self, entry: NewEntry, done: Done) -> Append:
-        """Begin an append and return at once, for callers that must not block.
-
-        `done` is called once, when the outcome is known: it is what `append` would have returned or
-        raised, but never `AppendTimedOut`. That may be in the thread that commits, which `done`
-        holds up, or before `submit` returns: it must be short and must not call the journal. What
-        it raises harms nobody.
-
-        Raises:
-            Overloaded, NotWritable, Closed: at once; not taken.
-        """
-        ...
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
         """Return up to `limit` entries whose revision is greater than `after`, ascending.
@@ -84,10 +108,6 @@ class Journal(Protocol):
 
     def oldest(self) -> int:
         """The revision of the oldest entry still kept; 1 when nothing was ever removed."""
-        ...
-
-    def close(self) -> None:
-        """Finish the appends that are under way and let go of everything. May be called twice."""
         ...
 
 

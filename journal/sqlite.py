@@ -14,11 +14,10 @@ from typing import Any, Self, TypeVar
 import apsw
 import structlog
 
-from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry, validate
 from journal.errors import Closed, NotKept, NotWritable
 from journal.group_commit import GroupCommit
-from journal.port import READ_BYTES
+from journal.port import READ_BYTES, Waiter
 from journal.sqlite_file import Handle, connect_to_read, failure, value
 from journal.sqlite_watch import WalWatch
 from journal.sqlite_writer import Writer
@@ -47,7 +46,11 @@ class SqliteJournal:
         self._reader = Handle(path, connect_to_read)
         self._watch = WalWatch(path)
         self._writer = writer
-        self._commits = GroupCommit(writer.commit, afterwards=writer.checkpoint) if writer else None
+        self._commits = (
+            GroupCommit(writer.commit, afterwards=writer.checkpoint, check=writer.check)
+            if writer
+            else None
+        )
 
     @classmethod
     def open_writer(cls, path: Path) -> Self:
@@ -86,16 +89,22 @@ class SqliteJournal:
     def id(self) -> str:
         return self._reader.journal_id
 
-    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
-        return self._group(entry).append(entry, timeout=timeout)
+    def append(
+        self,
+        entry: NewEntry,
+        *,
+        timeout: float,
+        event: Callable[[], Waiter] = threading.Event,
+    ) -> Appended:
+        validate(entry)
+        return self._group().append(entry, timeout=timeout, event=event)
 
-    def submit(self, entry: NewEntry, done: Done) -> Append:
-        return self._group(entry).submit(entry, done)
+    def trouble(self) -> str:
+        return self._commits.trouble() if self._commits else "opened for reading only"
 
-    def _group(self, entry: NewEntry) -> GroupCommit:
+    def _group(self) -> GroupCommit:
         if self._commits is None:
             raise NotWritable("this journal was opened for reading only")
-        validate(entry)
         return self._commits
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
