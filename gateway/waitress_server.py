@@ -1,8 +1,8 @@
 """waitress as the gateway needs it: a request that waits costs a greenlet, and all is bounded.
 
 Owns the event loop, the connections and the listening socket. Handles no signals, knows no routes.
-Why greenlets: docs/adr/0014-one-way-in-through-falcon.md. Of waitress two methods are overridden,
-`received` and `pull_trigger`.
+Why greenlets: docs/adr/0014-one-way-in-through-falcon.md. Of waitress one method is overridden,
+`pull_trigger`; the parser, the task that refuses and the dispatcher are of our own.
 """
 
 import os
@@ -12,8 +12,10 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from io import BytesIO
 from time import monotonic
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 from weakref import finalize
 
 import structlog
@@ -21,17 +23,15 @@ from greenlet import getcurrent, greenlet
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
-from waitress.receiver import FixedStreamReceiver
 from waitress.server import TcpWSGIServer
 from waitress.task import Task
 
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
 from gateway.app import ARRIVED, CONDITION
-from gateway.body import Body, ChunkedBody, Refusal
+from gateway.body import Body, ChunkedBody
 from gateway.callbacks import MAX_BODY
 from gateway.connections import Limits, overdue
-from gateway.head import END, MAX_HEAD, BadHead, check_head
+from gateway.head import END, MAX_HEAD, Head, Refusal, parse_head
 from gateway.throttled_log import ThrottledLog
 
 MAX_CONNECTIONS = 1024
@@ -42,9 +42,6 @@ SPARE_FILES = 16
 
 FEW_CONNECTIONS = 64
 """Connections below which the server says at start how few there may be."""
-
-DISCARD = 4 * 1024 * 1024
-"""Bytes that are read of a body that is too large, so that its sender can read the answer."""
 
 TICK = 0.05
 """Seconds between two looks at what has waited for too long."""
@@ -115,33 +112,50 @@ class _Request(greenlet):
             self.loop.switch_to(self)
 
 
-class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-    """Reads one request. Refuses what is ambiguous before waitress looks at it.
+class _Parser:
+    """Reads one request. Has what waitress asks of a parser, and none of waitress's reading.
 
     Attributes:
         begun: when its first byte came, `time.monotonic`.
         arrived: when its last byte came.
+        error: why it is refused, or None.
     """
 
-    begun = 0.0
-    arrived = 0.0
-    _head = b""
+    begun = arrived = 0.0
+    completed = empty = expect_continue = headers_finished = False
+    error: Refusal | None = None
+    command = path = query = request_uri = ""
+    version = "1.0"
+    url_scheme = "http"
+    body: Body | None = None
+
+    def __init__(self, _settings: Adjustments) -> None:
+        self.headers: dict[str, str] = {}
+        self._head = b""
 
     def received(self, data: bytes) -> int:
         """Take bytes; return how many belong to this request."""
         self.begun = self.begun or monotonic()
         try:
-            consumed = self._take_body(data) if self.headers_finished else self._take_head(data)
-        except BadHead as bad:
-            self.error = Refusal(bad.code, bad.reason)
-        except Exception as error:  # waitress's own; its message may quote the request
-            self.error = Refusal(400, f"waitress raised {type(error).__name__}")
-        if self.error:  # where the next request begins is not known
-            consumed, self.completed = len(data), True
+            consumed = self._take_head(data) if self.body is None else self._take_body(data)
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except Exception as error:  # a bug; its message may quote the request
+            self._refuse(Refusal(f"the parser raised {type(error).__name__}"))
+        if self.error:
+            consumed = len(data)  # where the next request begins is not known
         if self.completed:
-            self.expect_continue = False  # else waitress reads the next head into this request
+            self.expect_continue = False  # else waitress asks for more
             self.arrived = monotonic()
         return consumed
+
+    def get_body_stream(self) -> BytesIO:
+        """Return a file of the body."""
+        return BytesIO() if self.body is None else self.body.file()
+
+    def close(self) -> None:
+        """Free the body."""
+        self.body = None
 
     def _take_head(self, data: bytes) -> int:
         before = len(self._head)
@@ -151,30 +165,45 @@ class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         end = head.find(END, max(0, before - len(END))) + len(END)
         complete = end >= len(END)
         if (end if complete else len(head)) > MAX_HEAD:
-            raise BadHead("the head is too large", 431)
+            raise Refusal("the head is too large", 431)
         if not complete:
             self._head = head
             return len(data)
-        self._head = head[:end]
-        check_head(self._head)
-        super().received(self._head)
-        self._prepare_body()
+        self._use(parse_head(head[:end]))
         return end - before
 
     def _take_body(self, data: bytes) -> int:
-        return int(super().received(data))
+        body = cast(Body, self.body)
+        consumed = body.received(data)
+        self.completed = body.completed
+        if self.completed:
+            self.headers["CONTENT_LENGTH"] = str(len(body))
+        return consumed
 
-    def _prepare_body(self) -> None:
-        if self.error:
-            return
-        if "close" in map(str.strip, self.headers.get("CONNECTION", "").lower().split(",")):
-            self.headers["CONNECTION"] = "close"  # waitress looks for this alone
-        if self.expect_continue and self.content_length > MAX_BODY:
-            self.error = Refusal(413, "a body that would be too large")
-        if self.chunked:
-            self.body_rcv = ChunkedBody()
-        elif self.body_rcv:
-            self.body_rcv = FixedStreamReceiver(self.content_length, Body())
+    def _use(self, head: Head) -> None:
+        self._head = b""
+        self.headers_finished = True
+        self.command, self.request_uri, self.version, self.headers = head
+        path, _, self.query = head.target.partition("?")
+        self.path = unquote_to_bytes(path).decode("latin-1")  # as WSGI has it
+        self._expect_body(head)
+
+    def _expect_body(self, head: Head) -> None:
+        length = int(head.headers.get("CONTENT_LENGTH", 0))
+        if self.headers.pop("TRANSFER_ENCODING", None):
+            self.body = ChunkedBody()
+        elif length:
+            self.body = Body(length)
+        self.completed = self.body is None
+        self.expect_continue = (
+            self.version == "1.1" and head.headers.get("EXPECT", "").lower() == "100-continue"
+        )
+        if self.expect_continue and length > MAX_BODY:
+            raise Refusal("the body would be too large", 413)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self.error = refusal
+        self.completed = True
 
 
 class _Discarded:
@@ -182,7 +211,7 @@ class _Discarded:
 
     completed = expect_continue = headers_finished = False
     begun = 0.0
-    body_rcv = None
+    body = None
 
     def __init__(self, _settings: Adjustments) -> None:
         pass
@@ -253,7 +282,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def size(self) -> int:
-        return len(self.request.body_rcv) if self.request and self.request.body_rcv else 0
+        body = self.request and self.request.body
+        return len(body) if body is not None else 0
 
     @property
     def is_busy(self) -> bool:
@@ -482,8 +512,6 @@ def _settings() -> Adjustments:
         backlog=MAX_CONNECTIONS,
         connection_limit=2**31,  # ours are in `gateway.connections`, as are the timeouts
         channel_timeout=2**31,
-        max_request_header_size=MAX_HEAD + 1,
-        max_request_body_size=DISCARD,
         channel_request_lookahead=0,
         asyncore_use_poll=True,
         log_socket_errors=False,  # peers that leave are no news
