@@ -35,7 +35,7 @@ class Connection(Protocol):
 
     Attributes:
         address: of the peer.
-        begun: when a request began of which a part has arrived; 0.0 for none.
+        begun: when a request began of which a part has arrived, or was refused; 0.0 for neither.
         size: bytes of that request's body.
         refused: when a request was refused for good; 0.0 for never.
         quiet_since: when something was received or sent.

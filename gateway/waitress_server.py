@@ -165,7 +165,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def begun(self) -> float:
-        return self.request.begun if self.request else 0.0
+        return self.refused or (self.request.begun if self.request else 0.0)
 
     @property
     def size(self) -> int:
