@@ -1,11 +1,16 @@
 """The gateway's event loop: who gets a connection, and when."""
 
+import ast
+import inspect
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
 import falcon
 import pytest
+from waitress.channel import HTTPChannel
+from waitress.server import TcpWSGIServer
 
 from gateway import waitress_server
 from gateway.waitress_server import Server
@@ -38,3 +43,31 @@ def test_of_a_burst_no_more_are_taken_than_there_may_be(monkeypatch: pytest.Monk
     with listening(BURST) as made:
         made._loop.turn(1.0)
         assert 0 < len(made._loop.active_channels) <= 10
+
+
+def test_of_waitress_hardly_anything_is_overridden():
+    overridden = {
+        f"{base.__name__}.{name}"
+        for ours in vars(waitress_server).values()
+        if isinstance(ours, type) and ours.__module__ == waitress_server.__name__
+        for name, value in vars(ours).items()
+        for base in ours.__mro__[1:]
+        if base.__module__.startswith("waitress.") and callable(vars(base).get(name))
+        if not name.startswith("__") and not isinstance(value, type)
+    }
+    assert overridden == {"BaseWSGIServer.pull_trigger"}
+
+
+def test_no_private_name_of_waitress_is_used():
+    tree = ast.parse(inspect.getsource(waitress_server))
+    private = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and re.match("_[a-z]", node.attr)
+        and not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    }
+    assert private <= {"_loop"}
+    names = {name for base in (HTTPChannel, TcpWSGIServer) for name in dir(base)}
+    own = set(vars(waitress_server._EventLoop)) | set(vars(waitress_server._Channel))
+    assert not {name for name in own & names if re.match("_[a-z]", name)}
