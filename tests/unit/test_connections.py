@@ -70,7 +70,7 @@ def test_an_address_has_its_own_limit_and_others_are_not_touched():
 
 
 def test_of_an_address_the_oldest_half_sent_goes_first():
-    many = [Peer("crowd"), half_sent(5, address="crowd"), Peer("crowd"), Peer("crowd")]
+    many = [Peer("crowd"), half_sent(0.1, address="crowd"), Peer("crowd"), Peer("crowd")]
     assert Limits(connections=100, per_address=3).surplus(many, NOW) == {many[1]}
 
 
