@@ -22,4 +22,4 @@ async def test_a_session_is_found_at_the_revision_that_the_post_was_answered_wit
                 session = await client.get_session(session_id, min_revision=revision)
                 found += session.session_id == session_id
             assert found == COUNT
-            assert journals == {(await client.status()).journal_id}
+            assert journals == {(await client.status()).header.journal_id}
