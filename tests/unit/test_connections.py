@@ -74,6 +74,11 @@ def test_of_an_address_the_oldest_half_sent_goes_first():
     assert Limits(connections=100, per_address=3).surplus(many, NOW) == {many[1]}
 
 
+def test_of_an_address_those_that_are_answered_go_last():
+    many = [Peer("crowd"), Peer("crowd", is_busy=True), Peer("crowd", is_busy=True)]
+    assert Limits(connections=100, per_address=2).surplus(many, NOW) == {many[0]}
+
+
 def test_half_sent_requests_of_an_address_are_bounded():
     peers = [half_sent(age, address="crowd") for age in range(8)]
     assert Limits(connections=100, per_address=8).surplus([*peers, Peer()], NOW) == {*peers[6:]}
