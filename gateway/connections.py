@@ -89,7 +89,8 @@ class Limits:
     def _surplus_of_address(self, group: list[C], now: float) -> Iterable[C]:
         too_many = len(group) - self.per_address
         if too_many > 0:
-            newest = sorted(reversed(group), key=attrgetter("is_busy"))
+            newest = group[::-1]
+            newest.sort(key=attrgetter("is_busy"))
             order = [*_half_sent(group), *_expendable(group, now), *newest]
             yield from islice(dict.fromkeys(order), too_many)
         yield from _half_sent_surplus(group, self.per_address)
