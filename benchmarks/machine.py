@@ -14,7 +14,7 @@ import apsw
 from benchmarks.work import CORES, ROOT, directory
 
 VERSIONS = (
-    "falcon", "waitress", "granian", "grpcio", "protobuf", "msgspec", "apsw",
+    "falcon", "waitress", "greenlet", "grpcio", "protobuf", "msgspec", "apsw",
     "fastapi", "uvicorn", "uvloop", "httptools", "asyncpg",
 )  # fmt: skip
 

@@ -23,10 +23,8 @@ from desk.signals import when_told_to_stop
 from desk.supervisor import Part, Report
 
 if TYPE_CHECKING:
-    from gateway import granian
-    from gateway import server as waitress
     from journal.backlog import Backlog
-    from journal.port import Journal, JournalReader
+    from journal.port import JournalReader, JournalWriter
 
 JOURNAL_FILE = "journal.db"
 
@@ -60,6 +58,7 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
     with _process(report, settings, "gateway"):
         from gateway.app import create_app
         from gateway.callbacks import Options
+        from gateway.waitress_server import GreenletEvent, Server
 
         options = Options(
             sdk_app_ids=frozenset(settings.sdk_app_ids),
@@ -71,20 +70,12 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
         journal = _as_soon_as_possible(lambda: _open_writer(settings), stop)
         if journal is not None:
             with closing(journal):
-                server = _server(settings)(create_app(journal, options), listener)
+                app = create_app(journal, options, event=GreenletEvent)
+                per_address = settings.http_connections_per_address
+                server = Server(app, listener, per_address=per_address)
                 _when_set(stop, server.stop)
                 _say_ready(report)
                 server.run()
-
-
-def _server(settings: Settings) -> "type[waitress.Server | granian.Server]":
-    if settings.http_server == "granian":
-        from gateway import granian
-
-        return granian.Server
-    from gateway import server as waitress
-
-    return waitress.Server
 
 
 def follower(report: Report, settings: Settings) -> None:
@@ -152,7 +143,7 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
 # The choice of the journal's engine: here and nowhere else.
 
 
-def _open_writer(settings: Settings) -> "Journal":
+def _open_writer(settings: Settings) -> "JournalWriter":
     from journal.sqlite import SqliteWriter
 
     return SqliteWriter(settings.data_dir / JOURNAL_FILE)

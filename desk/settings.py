@@ -30,6 +30,9 @@ MAX_SDK_APP_ID = 2**63 - 1
 MAX_RPC_WORKERS = 64
 """Guards against a slip of the finger: each worker is a process."""
 
+MAX_CONNECTIONS = 1_000_000
+"""Guards against a slip of the finger; how many the gateway takes, it finds out by itself."""
+
 MAX_TOKEN_FILE = 64 * 1024
 """Bytes of a file with tokens."""
 
@@ -117,7 +120,8 @@ class Settings(BaseSettings):
         callback_tokens: by app, the tokens that a signature may be made with. Callbacks of an app
             that is not in it need no signature.
         http_listen: where the gateway listens.
-        http_server: what the gateway runs on; `granian` must be installed.
+        http_connections_per_address: connections that the gateway takes from one address; 0: as
+            many as in all, None: half of all.
         callback_path: path of the callback URL.
         grpc_insecure: the network is trusted: gRPC without TLS may leave the machine.
         grpc_listen: where the rpc workers listen.
@@ -143,7 +147,9 @@ class Settings(BaseSettings):
         default={}, validate_default=True, repr=False
     )
     http_listen: Listen = Address("127.0.0.1", 8080)
-    http_server: Literal["waitress", "granian"] = "waitress"
+    http_connections_per_address: (
+        Annotated[int, _parsed(lambda text: _whole_number(text, 0, MAX_CONNECTIONS))] | None
+    ) = None
     callback_path: str = "/"
     grpc_insecure: bool = False
     grpc_listen: Listen = Address("127.0.0.1", 50051)
@@ -205,7 +211,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must be sqlite, not {_shown(engine)}")
         return engine
 
-    @check("http_server", "log_level", "log_format", mode="before")
+    @check("log_level", "log_format", mode="before")
     @classmethod
     def _in_any_case(cls, word: Any) -> Any:
         return word.lower() if isinstance(word, str) else word

@@ -1,4 +1,4 @@
-"""What the gateway answers: one table from outcome to HTTP status and the vendor's three fields.
+"""The gateway's answers: one table from outcome to HTTP status and the vendor's three fields.
 
 The fields and their meaning: the vendor's page "Session Event Callback", Response Packet Fields.
 Knows nothing of HTTP requests or of the journal.
@@ -13,10 +13,11 @@ CONTENT_TYPE = "application/json"
 
 
 class Outcome(Enum):
-    """What became of a request."""
+    """The end of a request."""
 
     KEPT = auto()
     MALFORMED = auto()
+    NO_COMMAND = auto()
     NOT_OUR_COMMAND = auto()
     BAD_REQUEST = auto()
     FORBIDDEN = auto()
@@ -70,6 +71,7 @@ ACKNOWLEDGEMENTS = {
     Outcome.KEPT: Acknowledgement(status=HTTPStatus.OK),
     Outcome.BAD_REQUEST: _fail(HTTPStatus.BAD_REQUEST, 0, "the request is not valid HTTP"),
     Outcome.MALFORMED: _fail(HTTPStatus.BAD_REQUEST, 1, "the body is not a callback"),
+    Outcome.NO_COMMAND: _fail(HTTPStatus.BAD_REQUEST, 3, "CallbackCommand is missing"),
     Outcome.NOT_OUR_COMMAND: _fail(HTTPStatus.BAD_REQUEST, 2, "CallbackCommand is not ours"),
     # One answer for all reasons: which one it was is for our log, not for whoever is guessing.
     Outcome.FORBIDDEN: _fail(HTTPStatus.FORBIDDEN, 0, "not authenticated"),

@@ -1,84 +1,114 @@
-"""The HTTP routes: a callback is authenticated, made durable, and only then acknowledged.
+"""The HTTP routes: a callback is checked, made durable, and only then acknowledged.
 
-The request: docs/callbacks.md. Runs on any WSGI server. Ours bound what waits, drain, and take
-callbacks around WSGI: docs/adr/0013-callbacks-go-around-wsgi.md. Must not know what a callback
-means.
+The request: docs/callbacks.md. One Falcon app for any WSGI server; it waits in `journal.append`.
+How it waits is an argument, so that our server need not spend a thread on it. Must not know what a
+callback means.
 """
 
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import falcon
 import structlog
 
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
-from gateway.callbacks import BUDGET, MAX_BODY, Callbacks, Options, Rejected
+from gateway.callbacks import MAX_BODY, Callbacks, Options, Rejected
 from gateway.paths import LIVE, PROBES, READY
-from gateway.readiness import Readiness
-from journal.port import Journal
+from gateway.throttled_log import ThrottledLog
+from journal.entry import Appended, NewEntry
+from journal.errors import JournalError, Overloaded
+from journal.port import JournalWriter, Waiter
+
+BUDGET = 1.5
+"""Seconds from the arrival of a request to its answer. Desk expects one within about 2 s
+(docs/callbacks.md); what is left is for the network and a proxy."""
+
+ARRIVED = "gateway.arrived"
+"""WSGI environ, optional: when the request's last byte came, `time.monotonic`."""
 
 CONDITION = "gateway.condition"
 """WSGI environ, optional: why the server wants no more traffic; "" if it does."""
 
+App = falcon.App[falcon.Request, falcon.Response]
+
 _log = structlog.get_logger(__name__)
 
 
-class App(falcon.App[falcon.Request, falcon.Response]):
-    """The WSGI application, and the part of it that a server may ask without WSGI.
-
-    Attributes:
-        callbacks: what answers a POST to the callback URL; None: the application, as all else.
-    """
-
-    def __init__(self, callbacks: Callbacks | None = None) -> None:
-        super().__init__(media_type=CONTENT_TYPE)
-        self.callbacks = callbacks
-
-
 def create_app(
-    journal: Journal, options: Options, *, clock: Callable[[], float] = time.time
+    journal: JournalWriter,
+    options: Options,
+    *,
+    event: Callable[[], Waiter] = threading.Event,
+    clock: Callable[[], float] = time.time,
+    log: ThrottledLog | None = None,
 ) -> App:
     """Return the WSGI application.
 
     Args:
         journal: where callbacks are kept.
         options: whose callbacks, and where.
+        event: makes what a request waits on until it is durable.
         clock: Unix time in seconds.
+        log: for refusals.
     """
-    readiness = Readiness(journal)
-    callbacks = Callbacks(journal, options, readiness, clock)
-    app = App(callbacks)
-    app.add_route(options.path, _CallbackUrl(callbacks))
-    app.add_route(LIVE, Live())
-    app.add_route(READY, Ready(readiness))
-    app.add_error_handler(Exception, _answer_unexpected)
-    app.add_error_handler(falcon.HTTPError, _answer_http_error)
+    log = log or ThrottledLog()
+    answers = _Answers(log)
+    app = App(media_type=CONTENT_TYPE)
+    app.add_route(
+        options.path, _CallbackUrl(journal, Callbacks(options, log, clock), event, answers)
+    )
+    app.add_route(LIVE, _Live())
+    app.add_route(READY, _Ready(journal))
+    app.add_error_handler(Exception, answers.unexpected)
+    app.add_error_handler(falcon.HTTPError, answers.http_error)
+    app.add_error_handler(Rejected, answers.rejected)
     return app
 
 
 class _CallbackUrl:
-    def __init__(self, callbacks: Callbacks) -> None:
+    def __init__(
+        self,
+        journal: JournalWriter,
+        callbacks: Callbacks,
+        event: Callable[[], Waiter],
+        answers: "_Answers",
+    ) -> None:
+        self._journal = journal
         self._callbacks = callbacks
+        self._event = event
+        self._log = answers.log
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Keep one callback."""
-        encoding = req.env.get("HTTP_CONTENT_ENCODING", "")
-        try:
-            entry, fault = self._callbacks.accept(req.query_string, encoding, _read_body(req))
-            self._callbacks.append(entry, timeout=BUDGET)
-        except Rejected as rejected:
-            _answer(resp, rejected.outcome)
+        arrived = req.env.get(ARRIVED) or monotonic()
+        entry, fault = self._callbacks.accept(req.params, _read_body(req))
+        appended = self._append(entry, arrived + BUDGET - monotonic())
+        resp.set_header("Desk-Revision", str(appended.revision))
+        resp.set_header("Desk-Journal-Id", self._journal.id)
+        if fault:
+            _answer(resp, Outcome.MALFORMED, fault)
         else:
-            if fault:
-                _answer(resp, Outcome.MALFORMED, fault)
-            else:
-                resp.data = BODIES[Outcome.KEPT]
+            resp.data = BODIES[Outcome.KEPT]
+
+    def _append(self, entry: NewEntry, timeout: float) -> Appended:
+        try:
+            if timeout <= 0:
+                raise Overloaded("the request waited for too long before its turn came")
+            return self._journal.append(entry, timeout=timeout, event=self._event)
+        except JournalError as error:
+            reason = type(error).__name__
+            self._log.log("callback_not_kept", reason=reason, sdk_app_id=entry.sdk_app_id)
+            overloaded = isinstance(error, Overloaded)
+            outcome = Outcome.OVERLOADED if overloaded else Outcome.UNAVAILABLE
+        raise Rejected(outcome)
 
 
-class Live:
-    """Whether the process is alive: it is, if it answers."""
+class _Live:
+    """Says that the process is alive."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Say so."""
@@ -87,20 +117,70 @@ class Live:
     on_head = on_get
 
 
-class Ready:
-    """Whether the gateway should get traffic."""
+class _Ready:
+    """Says whether the gateway should get traffic. Asks no disk."""
 
-    def __init__(self, readiness: Readiness) -> None:
-        self._readiness = readiness
+    def __init__(self, journal: JournalWriter) -> None:
+        self._journal = journal
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Say so, or why not."""
-        if trouble := req.env.get(CONDITION) or self._readiness.trouble():
+        if trouble := req.env.get(CONDITION) or self._journal.trouble():
             _answer(resp, Outcome.NOT_READY, trouble)
         else:
             resp.data = BODIES[Outcome.KEPT]
 
     on_head = on_get
+
+
+class _Answers:
+    """Answers what did not go well, and logs it without a word of the request."""
+
+    def __init__(self, log: ThrottledLog) -> None:
+        self.log = log
+
+    def rejected(
+        self, req: falcon.Request, resp: falcon.Response, error: Rejected, params: dict[str, Any]
+    ) -> None:
+        """Answer a callback that is not kept."""
+        if error.outcome in _REFUSALS:
+            self._log_refusal(error.outcome)
+        _answer(resp, error.outcome)
+
+    def http_error(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        error: falcon.HTTPError,
+        params: dict[str, Any],
+    ) -> None:
+        """Answer Falcon's own refusals: no such path, no such method, an invalid header."""
+        if req.method not in falcon.COMBINED_METHODS:  # which Falcon calls a bad request
+            error = falcon.HTTPMethodNotAllowed(["GET", "HEAD"] if req.path in PROBES else ["POST"])
+        if error.headers:
+            resp.set_headers(error.headers)
+        outcome = BY_STATUS.get(error.status_code, Outcome.FAILED)
+        self._log_refusal(outcome)
+        _answer(resp, outcome)
+
+    def unexpected(
+        self, req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]
+    ) -> None:
+        """Answer a bug. Log where, and not what: an exception's message may quote the request."""
+        frames = traceback.extract_tb(error.__traceback__)[-5:]
+        self.log.log(
+            "unexpected_error",
+            reason=type(error).__name__,
+            at=[f"{frame.name}:{frame.lineno}" for frame in frames],
+        )
+        _answer(resp, Outcome.FAILED)
+
+    def _log_refusal(self, outcome: Outcome) -> None:
+        self.log.log("request_refused", reason=ACKNOWLEDGEMENTS[outcome].error_info)
+
+
+_REFUSALS = {Outcome.TOO_LARGE, Outcome.ENCODED, Outcome.BAD_REQUEST}
+"""Rejections that nobody else has logged."""
 
 
 def _answer(resp: falcon.Response, outcome: Outcome, detail: str = "") -> None:
@@ -111,42 +191,18 @@ def _answer(resp: falcon.Response, outcome: Outcome, detail: str = "") -> None:
         resp.set_header("Retry-After", str(answer.retry_after))
 
 
-def _answer_http_error(
-    req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]
-) -> None:
-    """Falcon's own refusals: no such path, no such method, an invalid header."""
-    if req.method not in falcon.COMBINED_METHODS:  # which Falcon calls a bad request
-        error = falcon.HTTPMethodNotAllowed(["GET", "HEAD"] if req.path in PROBES else ["POST"])
-    if error.headers:
-        resp.set_headers(error.headers)
-    _answer(resp, BY_STATUS.get(error.status_code, Outcome.FAILED))
-
-
-def log_unexpected(error: Exception) -> None:
-    """Log where, and not what: the message of an exception may quote the request."""
-    frames = traceback.extract_tb(error.__traceback__)[-5:]
-    _log.error(
-        "unexpected_error",
-        error=type(error).__name__,
-        at=[f"{frame.name}:{frame.lineno}" for frame in frames],
-    )
-
-
-def _answer_unexpected(
-    req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]
-) -> None:
-    log_unexpected(error)
-    _answer(resp, Outcome.FAILED)
-
-
 def _read_body(req: falcon.Request) -> bytes:
+    """Return a body that is whole, not too large, and not encoded."""
+    if req.env.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
+        raise Rejected(Outcome.ENCODED)
     length = req.content_length or 0
     if length > MAX_BODY:
         raise Rejected(Outcome.TOO_LARGE)
-    if req.env.get("wsgi.input_terminated"):
-        body: bytes = req.stream.read(MAX_BODY + 1)
-    else:
-        body = req.bounded_stream.read(MAX_BODY + 1)
+    terminated = req.env.get("wsgi.input_terminated")
+    stream = req.stream if terminated else req.bounded_stream
+    body: bytes = stream.read(MAX_BODY + 1)
+    if len(body) > MAX_BODY:
+        raise Rejected(Outcome.TOO_LARGE)
     if len(body) < length:  # the client left in the middle: this is not what it wanted to say
         raise Rejected(Outcome.BAD_REQUEST)
     return body

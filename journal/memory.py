@@ -3,13 +3,13 @@
 
 import threading
 from bisect import bisect_right
+from collections.abc import Callable
 from operator import attrgetter
 from uuid import uuid4
 
-from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry, numbered, validate
 from journal.errors import Closed, NotKept
-from journal.port import READ_BYTES
+from journal.port import READ_BYTES, Waiter
 
 
 class MemoryJournal:
@@ -27,7 +27,13 @@ class MemoryJournal:
     def id(self) -> str:
         return self._id
 
-    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+    def append(
+        self,
+        entry: NewEntry,
+        *,
+        timeout: float,
+        event: Callable[[], Waiter] = threading.Event,
+    ) -> Appended:
         validate(entry)
         with self._changed:
             self._check_open()
@@ -38,10 +44,8 @@ class MemoryJournal:
             self._changed.notify_all()
         return Appended(revision=revision, duplicate=False)
 
-    def submit(self, entry: NewEntry, done: Done) -> Append:
-        append = Append(entry, done)
-        append.settle(self.append(entry, timeout=0))
-        return append
+    def trouble(self) -> str:
+        return "the journal is closed" if self._closed else ""
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
         with self._changed:

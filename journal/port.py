@@ -1,9 +1,22 @@
 """The journal's promises, which every engine keeps and the conformance suite checks."""
 
+import threading
+from collections.abc import Callable
 from typing import Protocol
 
-from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry
+
+
+class Waiter(Protocol):
+    """A flag that one thread sets, once, and one appender waits for, as `threading.Event`."""
+
+    def set(self) -> None:
+        """Let the appender go on. Called by the committing thread; returns at once."""
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until the flag is set, at most `timeout` seconds; return whether it is."""
+        ...
 
 
 class JournalWriter(Protocol):
@@ -30,12 +43,20 @@ class JournalWriter(Protocol):
         """32 lower-case hexadecimal digits, made with the journal and never changed."""
         ...
 
-    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+    def append(
+        self,
+        entry: NewEntry,
+        *,
+        timeout: float,
+        event: Callable[[], Waiter] = threading.Event,
+    ) -> Appended:
         """Make `entry` durable, unless its id is there already.
 
         Args:
             entry: what to keep.
             timeout: seconds after which to give up.
+            event: makes what the caller waits on. Whoever must not block a thread passes one that
+                switches to other work.
 
         Raises:
             AppendTimedOut: not confirmed within `timeout`; the outcome is unknown.
@@ -45,16 +66,11 @@ class JournalWriter(Protocol):
         """
         ...
 
-    def submit(self, entry: NewEntry, done: Done) -> Append:
-        """Begin an append and return at once, for callers that must not block.
+    def trouble(self) -> str:
+        """Return why an append would probably fail now; "" if it would not.
 
-        `done` is called once, when the outcome is known: it is what `append` would have returned or
-        raised, but never `AppendTimedOut`. That may be in the thread that commits, which `done`
-        holds up, or before `submit` returns: it must be short and must not call the journal. What
-        it raises harms nobody.
-
-        Raises:
-            Overloaded, Closed: at once; not taken.
+        Asks no disk and never waits: it is what the last commit, or a regular check by the
+        committing thread, found.
         """
         ...
 

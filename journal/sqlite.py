@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 import apsw
 import structlog
 
-from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry, validate
 from journal.errors import Closed, NotKept
 from journal.group_commit import GroupCommit
-from journal.port import READ_BYTES
+from journal.port import READ_BYTES, Waiter
 from journal.sqlite_file import Handle, connect_to_read, failure
 from journal.sqlite_format import value
 from journal.sqlite_watch import WalWatch
@@ -122,15 +121,21 @@ class SqliteWriter(SqliteReader):
         except BaseException:
             self._writer.close()
             raise
-        self._commits = GroupCommit(self._writer.commit, afterwards=self._writer.checkpoint)
+        writer = self._writer
+        self._commits = GroupCommit(writer.commit, afterwards=writer.checkpoint, check=writer.check)
 
-    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+    def append(
+        self,
+        entry: NewEntry,
+        *,
+        timeout: float,
+        event: Callable[[], Waiter] = threading.Event,
+    ) -> Appended:
         validate(entry)
-        return self._commits.append(entry, timeout=timeout)
+        return self._commits.append(entry, timeout=timeout, event=event)
 
-    def submit(self, entry: NewEntry, done: Done) -> Append:
-        validate(entry)
-        return self._commits.submit(entry, done)
+    def trouble(self) -> str:
+        return self._commits.trouble()
 
     def close(self) -> None:
         if self._closed.is_set():

@@ -16,6 +16,7 @@ from msgspec.structs import astuple
 from journal.entry import Appended, NewEntry
 from journal.errors import JournalError, Unavailable
 from journal.sqlite_file import Handle, WriterLock, connect_to_write, create, failure
+from journal.sqlite_format import value
 
 CHECKPOINT_PAGES = 1024
 """Pages of 4 KiB in the WAL after which they are moved to the database: 4 MiB. Nothing is committed
@@ -71,6 +72,18 @@ class Writer:
             self._failing = False
         return outcomes
 
+    def check(self) -> None:
+        """Raise if the file is gone or cannot be read. For when nothing is committed for long.
+
+        Raises:
+            Unavailable: as `commit` would.
+        """
+        try:
+            value(self._handle.get(), "SELECT journal_id FROM header")
+        except Exception as error:
+            self._fail(error)
+            raise Unavailable(*failure(error, self._path).args) from error
+
     def checkpoint(self) -> None:
         """Move the WAL to the database if it has grown, so that the next commit starts it anew.
 
@@ -116,7 +129,7 @@ def _insert(connection: apsw.Connection, entries: Sequence[NewEntry]) -> list[Ap
     In one, because each statement gives the GIL away and has to win it back from the very
     threads that wait for it.
     """
-    values = [value for entry in entries for value in astuple(entry)]
+    values = [field for entry in entries for field in astuple(entry)]
     connection.execute(_insert_rows(len(entries)), values)
     inserted = connection.changes()
     if inserted < len(entries):

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from importlib.util import find_spec
 from socket import socket
 from tempfile import TemporaryFile
 from typing import NoReturn, TypeVar
@@ -32,18 +31,10 @@ Exit codes: 0 = stopped as told, 1 = failed or had to be killed, 2 = wrong setti
 log = structlog.get_logger()
 
 
-on_server = click.option(
-    "--server",
-    type=click.Choice(["waitress", "granian"]),
-    help="What the gateway runs on, whatever DESK_HTTP_SERVER says.",
-)
-
-
 @click.command(epilog=STOPPING)
-@on_server
-def serve(*, server: str | None) -> None:
+def serve() -> None:
     """Run gateway and service on this machine, with the journal in DESK_DATA_DIR."""
-    settings = _on(server, _load(TrialSettings))
+    settings = _load(TrialSettings)
     if settings.is_trial:
         app = settings.sdk_app_ids[0]
         click.echo(f"desk: DESK_SDK_APP_IDS is not set: taking the sample app {app}", err=True)
@@ -61,10 +52,9 @@ def serve(*, server: str | None) -> None:
 
 
 @click.command(epilog=STOPPING)
-@on_server
-def gateway(*, server: str | None) -> None:
+def gateway() -> None:
     """Run the gateway: take Desk's callbacks on DESK_HTTP_LISTEN, append them to the journal."""
-    settings = _on(server, _load(Settings))
+    settings = _load(Settings)
     with closing(_bind("DESK_HTTP_LISTEN", listen, settings.http_listen)) as listener:
         address = bound_address(listener)
         supervisor = Supervisor(
@@ -102,19 +92,6 @@ def _load(kind: type[AnySettings]) -> AnySettings:
     except OSError as error:
         _refuse(f"DESK_DATA_DIR {settings.data_dir} cannot be written to: {error.strerror}")
     logs.configure(settings, "supervisor")
-    return settings
-
-
-def _on(server: str | None, settings: AnySettings) -> AnySettings:
-    """The settings with the server that the command line asks for; refused if it is not there."""
-    if server:
-        settings = settings.model_copy(update={"http_server": server})
-    packages = ("granian", "uvloop") if settings.http_server == "granian" else ()
-    if missing := [name for name in packages if find_spec(name) is None]:
-        _refuse(
-            f"DESK_HTTP_SERVER or --server says granian, and {' and '.join(missing)} is not "
-            "installed: pip install 'desk-sessions[granian]'"
-        )
     return settings
 
 

@@ -3,14 +3,12 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, thread_time
 
 import pytest
 
 from journal import port
-from journal.append import Append
 from journal.entry import Appended, Kind
 from journal.errors import Closed, NotKept
 from journal.memory import MemoryJournal
@@ -24,7 +22,6 @@ from tests.support.journals import (
     read_all,
 )
 from tests.support.sparse_journal import WINDOW, SparseJournal
-from tests.support.submitted import Submitted
 from tests.support.waiting import eventually
 
 ENGINES: dict[str, Callable[[Path], Journal]] = {
@@ -148,51 +145,35 @@ def test_read_stops_after_about_read_bytes_but_returns_at_least_one(journal: Jou
     assert len(read_all(journal)) == 7
 
 
-def test_what_is_submitted_is_durable_when_one_is_told(journal: Journal) -> None:
-    submitted = [Submitted(journal, new_entry(name)) for name in "abcab"]
-    for each in submitted:
-        revision = each.revision()
-        assert journal.head() >= revision
-    first, second, third = [entry.revision for entry in read_all(journal)]
-    assert [each.append.outcome for each in submitted] == [
-        Appended(first, False),
-        Appended(second, False),
-        Appended(third, False),
-        Appended(first, True),
-        Appended(second, True),
+class Flag(threading.Event):
+    """An event that counts how often it was set."""
+
+    times = 0
+
+    def set(self) -> None:
+        self.times += 1
+        super().set()
+
+
+def test_an_append_waits_on_the_event_that_it_is_given(journal: Journal) -> None:
+    flags: list[Flag] = []
+
+    def event() -> Flag:
+        flags.append(Flag())
+        return flags[-1]
+
+    first, second, again = [
+        journal.append(new_entry(name), timeout=PATIENCE, event=event).revision for name in "aba"
     ]
+    assert first == again < second
+    assert {flag.times for flag in flags} <= {1}
 
 
-def test_submitting_refuses_at_once_what_cannot_be_taken(journal: Journal) -> None:
-    with pytest.raises(ValueError, match=r".+"):
-        Submitted(journal, new_entry(sdk_app_id=0))
+def test_a_journal_that_works_is_no_trouble_and_a_closed_one_is(journal: Journal) -> None:
+    append(journal)
+    assert journal.trouble() == ""
     journal.close()
-    with pytest.raises(Closed):
-        Submitted(journal, new_entry())
-
-
-def test_a_callback_that_raises_harms_nobody(journal: Journal) -> None:
-    def broken(_append: Append) -> None:
-        raise ZeroDivisionError("a bug")
-
-    for name in range(10):
-        journal.submit(new_entry(name), broken)
-    among = Submitted(journal, new_entry("among them")).revision()
-    assert append(journal, "later").revision > among
-    assert len(read_all(journal)) == 12
-
-
-def test_many_threads_may_submit(journal: Journal) -> None:
-    def work(thread: int) -> list[Submitted]:
-        return [Submitted(journal, new_entry(f"{thread}-{n}")) for n in range(25)]
-
-    with ThreadPoolExecutor(16) as pool:
-        submitted = list(pool.map(work, range(16)))
-    revisions = [[each.revision() for each in mine] for mine in submitted]
-    assert all(mine == sorted(mine) for mine in revisions)
-    stored = [entry.revision for entry in read_all(journal)]
-    assert sorted(itertools.chain(*revisions)) == stored
-    assert len(stored) == 400
+    assert "closed" in journal.trouble()
 
 
 def test_concurrent_appends_get_each_a_number_of_their_own(journal: Journal) -> None:

@@ -9,8 +9,8 @@ import pytest
 from desk import settings
 from desk.cli import EXIT_CODES
 from desk.settings import Settings
-from gateway import authentication, callbacks, server
-from journal import callback
+from gateway import app, authentication, callbacks, head, waitress_server
+from journal import callback, group_commit
 from service import message
 from service.rpc import freshness, requests, session_service, stream
 from service.rpc import server as rpc
@@ -71,10 +71,10 @@ LIMITS = {
     "nesting of its JSON": str(callback.MAX_DEPTH),
     "`SessionId`, `Event`": f"{callback.MAX_SESSION_ID}, {callback.MAX_EVENT_NAME} characters",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
-    "time to answer a callback": f"{callbacks.BUDGET} s",
-    "callbacks waiting for the disk": str(server.MAX_WAITING),
-    "HTTP connections": f"{server.MAX_CONNECTIONS:,}",
-    "head of a request": kib(server.MAX_HEADERS),
+    "time to answer a callback": f"{app.BUDGET} s",
+    "callbacks waiting for the disk": str(group_commit.MAX_WAITING),
+    "HTTP connections": f"{waitress_server.MAX_CONNECTIONS:,}; half of them from one address",
+    "head of a request": kib(head.MAX_HEAD),
     "parts of a message": str(message.MAX_ELEMENTS),
     "processes that answer gRPC (workers)": str(settings.MAX_RPC_WORKERS),
     "gRPC request": f"{dict(rpc.OPTIONS)['grpc.max_receive_message_length'] // 2**20} MiB",

@@ -25,8 +25,6 @@ from tests.support.gateway import (
     sign,
 )
 
-pytestmark = pytest.mark.usefixtures("server")
-
 
 @pytest.fixture
 def desk():
@@ -216,7 +214,6 @@ def test_options_says_what_is_allowed(desk):
         "/index.html",
         "/%2e%2e",
         "/%ff",
-        pytest.param("*", marks=pytest.mark.waitress("Granian calls it no HTTP: 400")),
     ],
 )
 def test_another_path_is_refused(desk, path):
@@ -296,9 +293,8 @@ def test_a_comma_does_not_make_a_list(desk):
     ],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("at_once", [True, False])
-def test_a_journal_that_cannot_keep_it_means_try_again_later(error, at_once):
-    with gateway(FailingJournal(error, at_once=at_once)) as desk:
+def test_a_journal_that_cannot_keep_it_means_try_again_later(error):
+    with gateway(FailingJournal(error)) as desk:
         for body in (CALLBACK, b"malformed"):
             answer = desk.post(body).assert_fail(503)
             assert int(answer.headers["retry-after"]) > 0

@@ -10,8 +10,6 @@ from tests.support.callbacks import body as callback
 from tests.support.gateway import CALLBACK, gateway, query, sign
 from tests.support.length_extension import extend_sha256
 
-pytestmark = pytest.mark.usefixtures("server")
-
 TOKEN = "xxxxyyyy"
 TIME = 1669872112
 VENDORS_SIGN = "17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061"

@@ -6,13 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway import server as server_module
+from gateway import waitress_server as server_module
 from tests.support.callbacks import NOON
 from tests.support.callbacks import body as callback
 from tests.support.gateway import StallingJournal, gateway, next_answer, request
 from tests.support.waiting import eventually
-
-pytestmark = pytest.mark.usefixtures("server")
 
 
 def numbered(number: int) -> bytes:
@@ -54,7 +52,6 @@ def test_requests_in_flight_are_answered_and_kept_and_new_connections_refused(di
         assert len(desk.kept()) == 20
 
 
-@pytest.mark.waitress("Granian reads a pipelined request when its turn comes")
 def test_pipelined_requests_are_all_answered_before_the_connection_closes(disk):
     with gateway(disk) as desk:
         sock = desk.connect()
@@ -71,7 +68,6 @@ def test_pipelined_requests_are_all_answered_before_the_connection_closes(disk):
         assert len(desk.kept()) == 5
 
 
-@pytest.mark.waitress("Granian goes on accepting for GRACE: see test_gateway_granian")
 def test_a_half_received_request_may_still_arrive():
     with gateway() as desk:
         sock = desk.connect()
@@ -96,7 +92,6 @@ def test_a_request_that_crosses_with_the_stop_on_an_idle_connection_is_answered(
         assert len(desk.kept()) == 2
 
 
-@pytest.mark.waitress("Granian cannot close without an answer: see test_gateway_granian")
 def test_idle_and_half_sent_connections_do_not_hold_up_the_stop():
     with gateway() as desk:
         idle, half = desk.connect(), desk.connect()

@@ -12,9 +12,8 @@ import pytest
 from falcon.testing import create_environ
 from structlog.testing import capture_logs
 
-from gateway.acknowledgements import Outcome
-from gateway.app import create_app
-from gateway.callbacks import BUDGET, MAX_BODY, Options, Rejected
+from gateway.app import ARRIVED, BUDGET, create_app
+from gateway.callbacks import MAX_BODY, Options
 from journal.errors import Unavailable
 from journal.memory import MemoryJournal
 from journal.port import Journal
@@ -105,14 +104,10 @@ def test_a_body_without_a_declared_length_has_the_same_limit():
 
 
 def test_a_request_that_has_waited_for_too_long_is_not_even_tried():
-    options = Options(sdk_app_ids=frozenset({APP}), tokens={})
-    callbacks = create_app(MemoryJournal(), options).callbacks
-    entry, _ = callbacks.accept(query(), "", CALLBACK)
-    now = time.monotonic()
-    assert callbacks.deadline(entry, now - BUDGET + 1) == pytest.approx(now + 1)
-    with pytest.raises(Rejected) as rejected:
-        callbacks.deadline(entry, now - BUDGET)
-    assert rejected.value.outcome is Outcome.OVERLOADED
+    journal = MemoryJournal()
+    assert call(journal, CALLBACK, **{ARRIVED: time.monotonic() - BUDGET}) == 503
+    assert journal.head() == 0
+    assert call(journal, CALLBACK, **{ARRIVED: time.monotonic() - BUDGET + 1}) == 200
 
 
 def test_the_app_waits_for_the_disk_by_itself_and_not_for_ever():
@@ -180,9 +175,9 @@ def test_logs_say_what_happened_and_nothing_of_what_was_said():
         ("callback_refused", "bad_sign"),
         ("callback_refused", "bad_request_time"),
         ("callback_refused", "not_our_app"),
-        ("callback_not_ours", None),
+        ("callback_command_refused", "not ours"),
         ("callback_not_kept", "Unavailable"),
-        ("unexpected_error", None),
+        ("unexpected_error", "RuntimeError"),
     ]
     assert logs[2]["age"] == 61
     written = repr(logs)

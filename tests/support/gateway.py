@@ -5,7 +5,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,14 +13,12 @@ from urllib.parse import urlencode
 
 from gateway.app import create_app
 from gateway.callbacks import Options
-from gateway.server import Server
-from journal.append import Append, Done
+from gateway.waitress_server import GreenletEvent, Server
 from journal.callback import COMMAND
 from journal.entry import Appended, Entry, NewEntry
-from journal.errors import JournalError
 from journal.group_commit import GroupCommit
 from journal.memory import MemoryJournal
-from journal.port import Journal
+from journal.port import Journal, Waiter
 from tests.support.callbacks import APP, NOON
 from tests.support.callbacks import body as callback_body
 
@@ -125,6 +123,7 @@ def gateway(
     path: str = "/",
     now: float | None = None,
     send_buffer: int | None = None,
+    per_address: int | None = None,
 ) -> Iterator[Gateway]:
     """A gateway on waitress, in a thread; `now` stops its clock."""
     journal = journal or MemoryJournal()
@@ -134,7 +133,8 @@ def gateway(
     if send_buffer is not None:  # connections inherit it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     port = sock.getsockname()[1]
-    server = Server(create_app(journal, options, **clock), sock)
+    app = create_app(journal, options, event=GreenletEvent, **clock)
+    server = Server(app, sock, per_address=per_address)
     thread = threading.Thread(target=server.run)
     thread.start()
     running = Gateway(port, journal, server, thread)
@@ -182,72 +182,69 @@ def answers_until_close(sock: socket.socket) -> list[Answer]:
 
 
 class StallingJournal(MemoryJournal):
-    """A memory journal behind a real group commit, whose disk hangs until it is released."""
+    """A memory journal behind a real group commit, whose disk hangs until it is released.
+
+    Attributes:
+        stalled: appends that wait.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.released = threading.Event()
-        self._submitted: list[Append] = []
-        self._taken: Sequence[NewEntry] = ()
+        self.stalled = 0
+        self._count = threading.Lock()
         self._group = GroupCommit(self._commit, afterwards=lambda: None)
 
-    @property
-    def stalled(self) -> int:
-        """Appends that wait."""
-        return sum(
-            append.outcome is None and (not append.withdrawn or append.entry in self._taken)
-            for append in self._submitted
-        )
+    def append(
+        self,
+        entry: NewEntry,
+        *,
+        timeout: float,
+        event: Callable[[], Waiter] = threading.Event,
+    ) -> Appended:
+        self._add(1)
+        try:
+            return self._group.append(entry, timeout=timeout, event=event)
+        finally:
+            self._add(-1)
 
-    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
-        return self._group.append(entry, timeout=timeout)
-
-    def submit(self, entry: NewEntry, done: Done) -> Append:
-        append = self._group.submit(entry, done)
-        self._submitted.append(append)
-        return append
+    def trouble(self) -> str:
+        return self._group.trouble()
 
     def close(self) -> None:
         self.released.set()
         assert self._group.close(timeout=20)
         super().close()
 
+    def _add(self, number: int) -> None:
+        with self._count:
+            self.stalled += number
+
     def _commit(self, entries: Sequence[NewEntry]) -> list[Appended]:
-        self._taken = entries
         self.released.wait()
         return [MemoryJournal.append(self, entry, timeout=0) for entry in entries]
 
 
 class FailingJournal(MemoryJournal):
-    """A memory journal that raises what it is told to, as long as it is told to.
+    """A memory journal that raises what it is told to, as long as it is told to."""
 
-    Attributes:
-        at_once: whether `submit` raises it; else it is the outcome.
-    """
-
-    def __init__(self, error: Exception | None = None, *, at_once: bool = True) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
         self.error = error
-        self.at_once = at_once
-        self.head_error: Exception | None = None
 
-    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+    def append(
+        self,
+        entry: NewEntry,
+        *,
+        timeout: float,
+        event: Callable[[], Waiter] = threading.Event,
+    ) -> Appended:
         if self.error is not None:
             raise self.error
-        return super().append(entry, timeout=timeout)
+        return super().append(entry, timeout=timeout, event=event)
 
-    def submit(self, entry: NewEntry, done: Done) -> Append:
-        if self.error is None or self.at_once:
-            return super().submit(entry, done)
-        append = Append(entry, done)
-        assert isinstance(self.error, JournalError)
-        append.settle(self.error)
-        return append
-
-    def head(self) -> int:
-        if self.head_error is not None:
-            raise self.head_error
-        return super().head()
+    def trouble(self) -> str:
+        return "the last commit failed" if self.error else ""
 
 
 def sign(token: str, request_time: int | str) -> str:

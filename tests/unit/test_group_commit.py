@@ -2,16 +2,15 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from journal import group_commit
 from journal.entry import Appended, NewEntry
-from journal.errors import Closed, Overloaded, Unavailable
+from journal.errors import AppendTimedOut, Closed, Overloaded, Unavailable
 from journal.group_commit import MAX_BATCH, MAX_BATCH_BYTES, GroupCommit
 from tests.support.journals import PATIENCE, new_entry
-from tests.support.submitted import Submitted
 from tests.support.waiting import eventually
 
 
@@ -90,7 +89,7 @@ def test_a_batch_has_a_limit_of_bytes_but_takes_at_least_one_entry() -> None:
     assert [len(batch) for batch in huge.batches] == [1, 1, 1]
 
 
-Held = tuple[Log, GroupCommit, Submitted]
+Held = tuple[Log, GroupCommit, Future[Appended]]
 
 
 @pytest.fixture
@@ -98,30 +97,50 @@ def held() -> Iterator[Held]:
     """A commit that is held up, with one entry in it."""
     log = Log()
     commits = GroupCommit(log.commit, afterwards=log.tidy)
-    first = Submitted(commits, new_entry("first"))
-    assert log.entered.wait(PATIENCE)
-    yield log, commits, first
-    log.may.set()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(commits.append, new_entry("first"), timeout=PATIENCE)
+        assert log.entered.wait(PATIENCE)
+        yield log, commits, first
+        log.may.set()
     assert commits.close(timeout=PATIENCE)
 
 
-def test_an_entry_that_no_commit_has_taken_can_be_withdrawn(held: Held) -> None:
+def give_up(commits: GroupCommit, name: object) -> None:
+    with pytest.raises(AppendTimedOut):
+        commits.append(new_entry(name), timeout=0)
+
+
+def test_an_entry_that_no_commit_has_taken_in_time_is_withdrawn(held: Held) -> None:
     log, commits, first = held
-    second, third = (Submitted(commits, new_entry(name)) for name in ("second", "third"))
-    first.append.withdrawn = second.append.withdrawn = True
+    give_up(commits, "second")
     log.may.set()
-    assert (first.revision(), third.revision()) == (1, 2)
-    assert second.append.outcome is None
+    assert first.result(PATIENCE).revision == 1
+    assert commits.append(new_entry("third"), timeout=PATIENCE).revision == 2
     assert log.batches == [[new_entry("first")], [new_entry("third")]]
 
 
 def test_when_all_that_waited_is_withdrawn_nothing_is_committed(held: Held) -> None:
     log, commits, first = held
-    Submitted(commits, new_entry("second")).append.withdrawn = True
+    give_up(commits, "second")
     log.may.set()
-    assert first.revision() == 1
+    assert first.result(PATIENCE).revision == 1
     assert commits.close(timeout=PATIENCE)
     assert log.batches == [[new_entry("first")]]
+
+
+def test_those_in_a_commit_and_those_that_wait_for_the_next_are_bounded_together(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "MAX_WAITING", 3)
+    log, commits, _ = held
+    with ThreadPoolExecutor(2) as pool:
+        patient = [pool.submit(commits.append, new_entry(n), timeout=PATIENCE) for n in range(2)]
+        eventually(lambda: "overloaded" in commits.trouble())
+        with pytest.raises(Overloaded):
+            commits.append(new_entry("too many"), timeout=PATIENCE)
+        log.may.set()
+        assert {future.result(PATIENCE).revision for future in patient} == {2, 3}
+    assert commits.trouble() == ""
 
 
 def test_what_was_withdrawn_does_not_count_as_waiting(
@@ -129,13 +148,58 @@ def test_what_was_withdrawn_does_not_count_as_waiting(
 ) -> None:
     monkeypatch.setattr(group_commit, "MAX_WAITING", 3)
     _, commits, _ = held
-    waiting = [Submitted(commits, new_entry(n)) for n in range(3)]
-    with pytest.raises(Overloaded):
-        Submitted(commits, new_entry("too many"))
-    waiting[1].append.withdrawn = True
-    Submitted(commits, new_entry("one more"))
-    with pytest.raises(Overloaded):
-        Submitted(commits, new_entry("too many"))
+    for number in range(10):
+        give_up(commits, number)
+
+
+def test_a_commit_that_takes_long_is_trouble_while_it_lasts(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "SLOW", 0.0)
+    log, commits, first = held
+    eventually(lambda: commits.trouble() == "the disk does not answer")
+    log.may.set()
+    first.result(PATIENCE)
+    eventually(lambda: commits.trouble() == "")
+
+
+def test_a_failed_commit_is_trouble_until_one_succeeds() -> None:
+    works = threading.Event()
+
+    def commit(entries: Sequence[NewEntry]) -> list[Appended]:
+        if not works.is_set():
+            raise Unavailable("/secret/disk is full")
+        return [Appended(1, False)] * len(entries)
+
+    commits = GroupCommit(commit, afterwards=lambda: None)
+    with pytest.raises(Unavailable):
+        commits.append(new_entry(), timeout=PATIENCE)
+    assert commits.trouble() == "the last commit failed"
+    works.set()
+    commits.append(new_entry(), timeout=PATIENCE)
+    assert commits.trouble() == ""
+    assert commits.close(timeout=PATIENCE)
+    assert commits.trouble() == "the journal is closed"
+
+
+def test_without_appends_a_regular_check_finds_trouble_and_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(group_commit, "CHECK", 0.01)
+    broken = threading.Event()
+
+    def check() -> None:
+        if broken.is_set():
+            raise Unavailable("/secret/disk is gone")
+
+    log = Log()
+    commits = GroupCommit(log.commit, afterwards=log.tidy, check=check)
+    broken.set()
+    eventually(lambda: commits.trouble() == "the journal cannot be read: Unavailable")
+    broken.clear()
+    eventually(lambda: commits.trouble() == "")
+    assert commits.close(timeout=PATIENCE)
+    assert log.batches == []
 
 
 def test_each_caller_of_a_failed_commit_gets_an_exception_of_its_own_with_the_cause() -> None:

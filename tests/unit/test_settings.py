@@ -51,6 +51,7 @@ def test_nothing_but_the_app_needs_to_be_set(environment, tmp_path):
     assert settings.data_dir == tmp_path / "data"
     assert settings.journal == "sqlite"
     assert settings.rpc_workers == 1
+    assert settings.http_connections_per_address is None
     assert settings.warnings() == []
 
 
@@ -100,6 +101,8 @@ def test_app_ids_may_have_spaces_and_come_sorted_and_once(environment):
         ("DESK_GRPC_LISTEN", "[::]:50051", "DESK_GRPC_LISTEN [::]:50051 leaves this machine"),
         ("DESK_GRPC_LISTEN", "desk.example:1", "DESK_GRPC_LISTEN desk.example:1 leaves this"),
         ("DESK_GRPC_INSECURE", "maybe", "DESK_GRPC_INSECURE must be true or false"),
+        ("DESK_HTTP_CONNECTIONS_PER_ADDRESS", "-1", "DESK_HTTP_CONNECTIONS_PER_ADDRESS must be a"),
+        ("DESK_HTTP_CONNECTIONS_PER_ADDRESS", "all", "DESK_HTTP_CONNECTIONS_PER_ADDRESS must be"),
         ("DESK_CALLBACK_PATH", "desk", "DESK_CALLBACK_PATH must be a URL path"),
         ("DESK_CALLBACK_PATH", "/a?b", "DESK_CALLBACK_PATH must be a URL path"),
         ("DESK_CALLBACK_PATH", "/a b", "DESK_CALLBACK_PATH must be a URL path"),

@@ -2,7 +2,7 @@
 
 from structlog.testing import capture_logs
 
-from gateway.complaints import MAX_KINDS, PERIOD, Complaints
+from gateway.throttled_log import MAX_KINDS, PERIOD, ThrottledLog
 
 
 class Clock:
@@ -14,12 +14,12 @@ class Clock:
 
 def test_the_first_of_a_kind_is_logged_and_the_others_are_counted() -> None:
     clock = Clock()
-    complaints = Complaints(clock=clock)
+    log = ThrottledLog(clock=clock)
     with capture_logs() as lines:
         for _ in range(1_000):
-            complaints.log("callback_not_kept", reason="Unavailable", sdk_app_id=7)
+            log.log("callback_not_kept", reason="Unavailable", sdk_app_id=7)
         clock.now += PERIOD
-        complaints.log("callback_not_kept", reason="Unavailable", sdk_app_id=7)
+        log.log("callback_not_kept", reason="Unavailable", sdk_app_id=7)
     assert [(line["event"], line["suppressed"]) for line in lines] == [
         ("callback_not_kept", 0),
         ("callback_not_kept", 999),
@@ -28,10 +28,10 @@ def test_the_first_of_a_kind_is_logged_and_the_others_are_counted() -> None:
 
 
 def test_kinds_are_told_apart_by_event_and_reason() -> None:
-    complaints = Complaints(clock=Clock())
+    log = ThrottledLog(clock=Clock())
     with capture_logs() as lines:
         for event, reason in (("a", "x"), ("a", "y"), ("b", "x"), ("a", "x")):
-            complaints.log(event, reason=reason)
+            log.log(event, reason=reason)
     assert [(line["event"], line["reason"]) for line in lines] == [
         ("a", "x"),
         ("a", "y"),
@@ -40,9 +40,9 @@ def test_kinds_are_told_apart_by_event_and_reason() -> None:
 
 
 def test_the_number_of_kinds_is_bounded() -> None:
-    complaints = Complaints(clock=Clock())
+    log = ThrottledLog(clock=Clock())
     with capture_logs() as lines:
         for number in range(3 * MAX_KINDS):
-            complaints.log("event", reason=str(number))
+            log.log("event", reason=str(number))
     assert len(lines) == 3 * MAX_KINDS
-    assert len(complaints._kinds) <= MAX_KINDS
+    assert len(log._kinds) <= MAX_KINDS

@@ -1,6 +1,6 @@
 """Logs what repeats without flooding: the first of a kind at once, then how many more there were.
 
-A full disk, or anybody who knocks without a signature, must not be able to fill the log.
+Neither a full disk nor a sender without a signature may fill the log.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ PERIOD = 5.0
 """Seconds between two lines of one kind."""
 
 MAX_KINDS = 256
-"""Kinds that are told apart; beyond that, all are counted anew."""
+"""Kinds that are counted apart; beyond that, all counts begin anew."""
 
 _log = structlog.get_logger(__name__)
 
 
-class Complaints:
-    """What went wrong with requests, by kind.
+class ThrottledLog:
+    """A log with at most one line per kind and `PERIOD`.
 
     Args:
         clock: seconds, monotonic.
@@ -32,7 +32,7 @@ class Complaints:
         self._kinds: dict[tuple[str, str], tuple[float, int]] = {}
 
     def log(self, event: str, *, reason: str = "", **facts: Any) -> None:
-        """Log a warning, unless one of its kind was logged just now: then count it.
+        """Log a warning; if one of its kind was logged just now, only count it.
 
         Args:
             event: the log event; with `reason`, the kind.

@@ -1,0 +1,137 @@
+"""Decides which connections are closed, so that nobody takes the room or the memory of the others.
+
+Monotonic time only. Knows of a connection what `Connection` says, and nothing of sockets.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from operator import attrgetter
+from typing import Protocol, TypeVar
+
+IDLE = 75.0
+"""Seconds after which a connection on which nothing happens is closed."""
+
+RECEIVE = 10.0
+"""Seconds that a request may take to arrive, from its first byte to its last."""
+
+LINGER = 2.0
+"""Seconds for which bytes behind a refused request are read and dropped, so that its sender can
+read the answer (RFC 9112, 9.6)."""
+
+SPARED = 1.0
+"""Seconds for which a connection is spared when room is needed for others."""
+
+HALF_SENT = 0.75
+"""Part of the connections that may be in the middle of sending a request. The rest is a reserve for
+those that finish."""
+
+HALF_SENT_BYTES = 32 * 1024 * 1024
+"""Bytes of bodies that have not arrived in full."""
+
+
+class Connection(Protocol):
+    """A connection, as far as it matters here.
+
+    Attributes:
+        address: of the peer.
+        begun: when a request began of which a part has arrived, or was refused; 0.0 for neither.
+        size: bytes of that request's body.
+        refused: when a request was refused for good; 0.0 for never.
+        quiet_since: when something was received or sent.
+        is_busy: a request is being answered, or an answer is being sent.
+    """
+
+    address: str
+    quiet_since: float
+    refused: float
+
+    @property
+    def begun(self) -> float: ...  # noqa: D102
+    @property
+    def size(self) -> int: ...  # noqa: D102
+    @property
+    def is_busy(self) -> bool: ...  # noqa: D102
+
+
+C = TypeVar("C", bound=Connection)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The number of connections there may be.
+
+    Attributes:
+        connections: in all.
+        per_address: from one address; 0: as many as in all.
+    """
+
+    connections: int
+    per_address: int = 0
+
+    def surplus(self, connections: Sequence[C], now: float) -> set[C]:
+        """Return the connections to close because others need their room.
+
+        Args:
+            connections: all there are, the oldest first.
+            now: `time.monotonic`.
+        """
+        closed = {*_half_sent_surplus(connections, self.connections), *_too_large(connections)}
+        if len(connections) >= self.connections:  # somebody may be waiting to be accepted
+            room = max(1, self.connections // 16)
+            closed.update(islice(_expendable(connections, now), room))
+        if 0 < self.per_address < len(connections):
+            by_address = sorted(connections, key=attrgetter("address"))
+            for _, group in groupby(by_address, attrgetter("address")):
+                closed.update(self._surplus_of_address(list(group), now))
+        return closed
+
+    def _surplus_of_address(self, group: list[C], now: float) -> Iterable[C]:
+        too_many = len(group) - self.per_address
+        if too_many > 0:
+            newest = group[::-1]
+            newest.sort(key=attrgetter("is_busy"))
+            order = [*_half_sent(group), *_expendable(group, now), *newest]
+            yield from islice(dict.fromkeys(order), too_many)
+        yield from _half_sent_surplus(group, self.per_address)
+
+
+def overdue(connections: Iterable[C], now: float) -> list[C]:
+    """Return the connections that have had their time."""
+    return [
+        each
+        for each in connections
+        if each.quiet_since < now - IDLE
+        or 0 < each.begun < now - RECEIVE
+        or 0 < each.refused < now - LINGER
+    ]
+
+
+def _half_sent_surplus(connections: Iterable[C], limit: int) -> list[C]:
+    """Return the oldest half-sent requests, as far as there are too many."""
+    half_sent = _half_sent(connections)
+    too_many = len(half_sent) - max(1, int(limit * HALF_SENT))
+    return half_sent[: max(0, too_many)]
+
+
+def _too_large(connections: Iterable[C]) -> Iterator[C]:
+    """Return the oldest half-sent requests, as far as they take too much memory."""
+    half_sent = _half_sent(connections)
+    held = sum(each.size for each in half_sent)
+    for each in half_sent:
+        if held <= HALF_SENT_BYTES:
+            return
+        held -= each.size
+        yield each
+
+
+def _expendable(connections: Iterable[C], now: float) -> Iterator[C]:
+    connections = list(connections)
+    yield from (each for each in _half_sent(connections) if each.begun < now - SPARED)
+    idle = [each for each in connections if not (each.begun or each.is_busy)]
+    idle.sort(key=attrgetter("quiet_since"))
+    yield from (each for each in idle if each.quiet_since < now - SPARED)
+
+
+def _half_sent(connections: Iterable[C]) -> list[C]:
+    return sorted((each for each in connections if each.begun), key=attrgetter("begun"))

@@ -1,0 +1,314 @@
+"""Senders that mean harm: heads that take long, half-sent requests, crowds, logs."""
+
+import http.client
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.head import MAX_HEAD
+from gateway.waitress_server import affordable_connections
+from tests.support.callbacks import NOON
+from tests.support.callbacks import body as callback
+from tests.support.gateway import CALLBACK, Gateway, gateway, next_answer, query, request
+from tests.support.waiting import eventually
+
+HOST = b"Host: gateway\r\n"
+LINE = f"POST /?{query()} HTTP/1.1\r\n".encode()
+END = b"\r\n\r\n"
+
+
+def numbered(number: int) -> bytes:
+    return callback("SessionBegin", NOON + number)
+
+
+@pytest.fixture(scope="module")
+def desk():
+    with gateway() as running:
+        yield running
+
+
+N = MAX_HEAD - 600
+
+HOSTILE = {
+    "an absolute target of digits": b"POST a://" + b"1" * N + b" x" + END,
+    "spaces and NUL in a field": LINE + HOST + b"X:" + b" " * N + b"\x00" + END,
+    "tabs and NUL in a field": LINE + HOST + b"X:" + b"\t" * N + b"\x00" + END,
+    "a coding with spaces inside": (
+        b"POST / HTTP/1.0\r\nTransfer-Encoding: a" + b" " * N + b"b" + END
+    ),
+}
+
+
+@pytest.mark.parametrize("wire", HOSTILE.values(), ids=HOSTILE.keys())
+def test_no_head_holds_up_another_client(desk, wire):
+    attackers = [desk.connect() for _ in range(5)]
+    other = desk.connect()
+    for sock in attackers:
+        sock.sendall(wire)
+    begun = time.monotonic()
+    other.sendall(request())
+    next_answer(other).assert_ok()
+    assert time.monotonic() - begun < 1.0
+    for sock in attackers:
+        next_answer(sock).assert_fail(400)
+
+
+REFUSED = {
+    "a length of 5,000 digits": LINE + HOST + b"Content-Length: " + b"1" * 5000 + END,
+    "a target that is no URL": b"POST http://[ HTTP/1.1\r\n" + HOST + END[2:],
+    "a target with brackets": b"POST http://[x]/ HTTP/1.1\r\n" + HOST + END[2:],
+    "two hosts": LINE + HOST + b"Host: other\r\nContent-Length: 2" + END + b"{}",
+    "no host": LINE + b"Content-Length: 2" + END + b"{}",
+    "NUL in the target": b"POST /\x00 HTTP/1.1\r\n" + HOST + END[2:],
+    "a vertical tab in front": b"\x0b" + request(),
+    "a form feed in front": b"\x0c" + request(),
+    "two empty lines in front": b"\r\n\r\n" + request(),
+    "close and keep-alive": request(headers="Connection: close\r\nConnection: keep-alive\r\n"),
+    "an end in LF CR LF": request().replace(b" HTTP/1.1\r\n", b" HTTP/1.1\n\r\n"),
+    "a folded coding": LINE + HOST + b"Transfer-Encoding: chunked\r\n ,chunked" + END,
+    "an empty line before a chunk": (
+        LINE + HOST + b"Transfer-Encoding: chunked" + END + b"\r\n0\r\n\r\n"
+    ),
+    "a chunk's size that ends in LF CR LF": (
+        LINE + HOST + b"Transfer-Encoding: chunked" + END + b"2\n\r\n{}\r\n0\r\n\r\n"
+    ),
+    "trailers": LINE + HOST + b"Transfer-Encoding: chunked" + END + b"0\r\nA: b\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("wire", REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_ambiguous_gets_400_and_the_one_in_front_its_answer(desk, wire):
+    before = len(desk.kept())
+    kept, refused = desk.raw(request(numbered(before)) + wire)
+    kept.assert_ok()
+    refused.assert_fail(400)
+    assert refused.headers["connection"] == "close"
+    assert len(desk.kept()) == before + 1
+
+
+def test_an_empty_line_in_front_of_a_request_is_forgiven(desk):
+    last = request(headers="Connection: close\r\n")
+    assert [each.status for each in desk.raw(b"\r\n" + request() + b"\r\n" + last)] == [200] * 2
+
+
+def test_a_refusal_of_http_1_0_says_once_what_becomes_of_the_connection(desk):
+    sock = desk.connect()
+    sock.sendall(b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nA\r\n\r\n")
+    said = b""
+    while packet := sock.recv(4096):
+        said += packet
+    assert said.lower().count(b"\r\nconnection:") == 1
+
+
+def test_whoever_goes_on_sending_behind_a_refusal_can_read_it_and_is_cut_off(desk):
+    sock = desk.connect()
+    sock.sendall(b"nonsense" + END + b"x" * 100_000)
+    next_answer(sock).assert_fail(400)
+
+    def is_cut_off() -> bool:
+        try:
+            sock.sendall(b"x" * 1000)
+        except OSError:
+            return True
+        return False
+
+    eventually(is_cut_off)
+
+
+def test_refusals_are_one_line_a_kind_and_quote_nothing():
+    with capture_logs() as logs, gateway() as desk:
+        for _ in range(20):
+            desk.raw(b"s3cret ? HTTP/1.1" + END)
+            desk.ask("POST", "/s3cret").assert_fail(404)
+            desk.ask("DELETE", "/?s3cret").assert_fail(405)
+            desk.post(headers={"Content-Encoding": "s3cret"}).assert_fail(415)
+            desk.post(b"s3cret" * 50_000).assert_fail(413)
+            desk.post(CallbackCommand=None).assert_fail(400)
+    told = [(line["event"], line["reason"]) for line in logs]
+    assert told == [
+        ("request_refused", "the request line is not: method, path, HTTP/1.0 or HTTP/1.1"),
+        ("request_refused", "there is nothing at this path"),
+        ("request_refused", "this path does not take this method"),
+        ("request_refused", "Content-Encoding other than identity"),
+        ("request_refused", "the body is too large"),
+        ("callback_command_refused", "missing"),
+    ]
+    assert "s3cret" not in repr(logs)
+
+
+def test_whoever_posts_is_told_the_revision_and_a_repetition_that_of_the_first_copy(desk):
+    first = desk.post(numbered(7001)).assert_ok()
+    other = desk.post(numbered(7002)).assert_ok()
+    again = desk.post(numbered(7001), RequestID="again").assert_ok()
+    [entry] = [entry for entry in desk.kept() if entry.body == numbered(7001)]
+    assert first.headers["desk-revision"] == again.headers["desk-revision"] == str(entry.revision)
+    assert int(other.headers["desk-revision"]) == entry.revision + 1
+    assert first.headers["desk-journal-id"] == desk.journal.id
+    malformed = desk.post(b"nonsense").assert_fail(400)
+    assert int(malformed.headers["desk-revision"]) == entry.revision + 2
+    assert "desk-revision" not in desk.post(SdkAppid=1).headers
+
+
+@contextmanager
+def half_sending(desk: Gateway, count: int, source: str) -> Iterator[None]:
+    """As many half-sent requests as that, each replaced as soon as it is given up."""
+    stop = threading.Event()
+
+    def connect() -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", desk.port), 20, (source, 0))
+        sock.sendall(LINE)
+        sock.setblocking(False)
+        return sock
+
+    def is_open(sock: socket.socket) -> bool:
+        try:
+            return bool(sock.recv(1))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def work() -> None:
+        held = [connect() for _ in range(count)]
+        while not stop.wait(0.01):
+            for number, sock in enumerate(held):
+                if not is_open(sock):
+                    sock.close()
+                    held[number] = connect()
+        for sock in held:
+            sock.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(20)
+
+
+@pytest.mark.parametrize("per_address", [None, 0], ids=["limited", "behind a proxy"])
+@pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.2"])
+def test_half_sent_requests_of_one_address_do_not_keep_callbacks_out(
+    monkeypatch, per_address, source
+):
+    monkeypatch.setattr("gateway.waitress_server.MAX_CONNECTIONS", 60)
+    with gateway(per_address=per_address) as desk:
+        limit = 60 if per_address == 0 else 30
+        with half_sending(desk, 130, source):
+            channels = desk.server._loop.active_channels
+            eventually(lambda: len(channels) >= limit * 0.7)
+            for number in range(25):
+                begun = time.monotonic()
+                desk.post(numbered(number)).assert_ok()
+                assert time.monotonic() - begun < 2
+            assert len(channels) <= 60
+
+
+def test_half_sent_bodies_do_not_take_memory_without_bound(monkeypatch):
+    monkeypatch.setattr("gateway.connections.HALF_SENT_BYTES", 1_000_000)
+    with gateway() as desk:
+        half = request(b"x" * 200_000)[:-1]
+        for _ in range(20):
+            desk.connect().sendall(half)
+        channels = desk.server._loop.active_channels
+        eventually(lambda: 0 < len(channels) <= 5)
+        assert sum(each.size for each in list(channels.values())) <= 1_000_000
+        desk.post().assert_ok()
+
+
+def test_a_clock_that_is_set_back_does_not_keep_connections_open(monkeypatch):
+    monkeypatch.setattr("gateway.connections.RECEIVE", 0.3)
+    monkeypatch.setattr("gateway.connections.IDLE", 0.6)
+    now = time.time
+    with gateway() as desk:
+        idle, half = desk.connect(), desk.connect()
+        idle.sendall(request())
+        next_answer(idle).assert_ok()
+        half.sendall(request()[:-1])
+        monkeypatch.setattr(time, "time", lambda: now() - 3600)
+        begun = time.monotonic()
+        assert half.recv(1) == b""
+        assert idle.recv(1) == b""
+        assert time.monotonic() - begun < 5
+
+
+def test_a_crowd_is_told_of_in_one_line(monkeypatch):
+    with capture_logs() as logs, gateway(per_address=3) as desk:
+        for _ in range(20):
+            desk.connect()
+        eventually(lambda: logs)
+        eventually(lambda: len(desk.server._loop.active_channels) <= 3)
+        desk.post().assert_ok()
+    assert [line["event"] for line in logs] == ["too_many_connections"]
+
+
+FEW_FILES = """
+import json, socket, threading
+from gateway.app import create_app
+from gateway.callbacks import Options
+from gateway.waitress_server import GreenletEvent, Server
+from journal.memory import MemoryJournal
+options = Options(sdk_app_ids=frozenset({1600012345}), tokens={})
+app = create_app(MemoryJournal(), options, event=GreenletEvent)
+sock = socket.create_server(("127.0.0.1", 0))
+server = Server(app, sock)
+print(json.dumps({"port": sock.getsockname()[1]}), flush=True)
+server.run()
+"""
+
+
+def test_with_few_file_descriptors_it_serves_what_it_can_and_says_so():
+    command = [sys.executable, "-c", FEW_FILES]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert "few_connections" in said
+        port = json.loads(process.stdout.readline())["port"]
+        desk = Gateway(port, None)  # type: ignore[arg-type]
+        silent = [desk.connect() for _ in range(80)]
+        begun = time.monotonic()
+        desk.post().assert_ok()
+        assert time.monotonic() - begun < 10
+        for sock in silent:
+            sock.close()
+        process.terminate()
+
+
+def test_connections_are_counted_by_what_is_left_of_the_file_descriptors(monkeypatch):
+    def limit(files: int) -> None:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+
+    limit(10)
+    assert affordable_connections() == 1
+    limit(1_000_000)
+    assert affordable_connections() == 1024
+    used = len(os.listdir("/proc/self/fd"))
+    limit(used + 100)
+    assert 0 < affordable_connections() < 100
+
+
+def test_an_answer_that_breaks_off_is_no_news(desk):
+    with capture_logs() as logs:
+        for number in range(20):
+            connection = http.client.HTTPConnection("127.0.0.1", desk.port)
+            connection.request("POST", f"/?{query()}", numbered(9000 + number))
+            connection.close()
+        eventually(lambda: numbered(9019) in desk.bodies())
+        desk.post(CALLBACK).assert_ok()
+    assert logs == []
