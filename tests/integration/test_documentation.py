@@ -79,16 +79,26 @@ LIMITS = {
     "processes that answer gRPC (workers)": str(settings.MAX_RPC_WORKERS),
     "gRPC request": f"{dict(rpc.OPTIONS)['grpc.max_receive_message_length'] // 2**20} MiB",
     "values in one field of a filter": str(requests.MAX_VALUES),
+    "session id, other value of a filter, filter": (
+        f"{requests.MAX_ID_BYTES:,} bytes, {requests.MAX_VALUE_BYTES} bytes, "
+        f"{kib(requests.MAX_FILTER_BYTES)}"
+    ),
     "keys in `BatchGetSessions`": f"{session_service.MAX_KEYS:,}",
+    "answer of `BatchGetSessions`": f"about {session_service.BATCH_BYTES // 2**20} MiB",
     "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.WINDOW_BYTES // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (
-        f"{calls.streams:,}, {calls.waiters:,}, {calls.unary:,}"
+        f"{calls.streams:,}, {calls.waiters:,}, {calls.unary:,}; half of each for one address"
     ),
+    "gRPC connections of a worker": f"{rpc.MAX_CONNECTIONS:,}, or what `ulimit -n` allows",
     "wait for `min_revision`, for a state, without a deadline": (
         f"{freshness.REVISION_WAIT:.0f} s, {session_service.STATE_WAIT:.0f} s"
     ),
-    "silence of a stream": f"{math.ceil(max(stream.CHECKPOINT))} s",
+    "silence of a stream": (
+        f"{math.ceil(max(stream.CHECKPOINT))} s; "
+        f"{math.ceil(max(stream.CHECKPOINT) * calls.streams / stream.CHECKPOINTED)} s"
+        " with thousands of streams"
+    ),
     "age of a stream": f"{max(stream.MAX_AGE) / 60:.0f} min",
 }
 
