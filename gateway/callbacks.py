@@ -127,13 +127,14 @@ class Callbacks:
         if parameters.get("CallbackCommand") != COMMAND:
             self._complaints.log("callback_not_ours", sdk_app_id=sdk_app_id)
             raise Rejected(Outcome.NOT_OUR_COMMAND)
-        identity, fault = examine(sdk_app_id, body)
+        received_at = int(now * 1000)
+        identity, fault = examine(sdk_app_id, body, received_at)
         if fault:
             self._complaints.log("callback_malformed", reason=fault, sdk_app_id=sdk_app_id)
         entry = NewEntry(
             id=identity,
             sdk_app_id=sdk_app_id,
-            received_at=int(now * 1000),
+            received_at=received_at,
             request_id=_text(parameters, "RequestID"),
             client_ip=_text(parameters, "ClientIP"),
             platform=_text(parameters, "OptPlatform"),
