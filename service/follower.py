@@ -126,7 +126,7 @@ class Follower:
         head = self._journal.head() if following else 0
         projection.apply(entries, head=head, behind_since=behind_since)
         self._report(projection.progress)
-        return following is None
+        return projection.progress.behind_since is None
 
     def _report(self, progress: Progress) -> None:
         lag = progress.head_revision - progress.applied_revision

@@ -48,7 +48,7 @@ class EventService:
         before = place[0] if place else first_of(1 << 42)
         progress, rows, following = await self._readers.run(_rejections, selection, before, size)
         token = pages.token((following,), request=bound_to) if following else ""
-        return frames.rejections(header(progress), [record for _, record in rows], token)
+        return frames.rejections(header(progress), rows, token)
 
     async def _start(self, request: SubscribeRequest) -> int:
         """The revision after which the stream begins."""

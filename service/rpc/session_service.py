@@ -45,6 +45,7 @@ class SessionService:
         self._apps = apps
         # What reads all of something must not take all threads from the rest.
         self._heavy = asyncio.Semaphore(2)
+        self._explanations = explanation.Explanations()
 
     @refusing
     async def GetSession(self, request: GetSessionRequest, context: Any) -> bytes:  # noqa: N802
@@ -122,7 +123,7 @@ class SessionService:
         bound_to = ("ExplainSession", self._feed.journal_id, key)
         places = pages.places(request.page_token, request=bound_to, count=2)
         async with self._heavy:
-            page = await self._readers.run(explanation.page, key, places or (0, 0), size)
+            page = await self._readers.run(self._explanations.page, key, places or (0, 0), size)
         return ExplainSessionResponse(
             header=ResponseHeader(journal_id=page.journal_id, revision=page.revision),
             session=Session.FromString(page.session) if page.session else None,
