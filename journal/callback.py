@@ -56,6 +56,18 @@ class Malformed(ValueError):
     """The body is not a callback; the message says why, in one bounded sentence."""
 
 
+class TooEarly(Malformed):
+    """The callback was received long before it says that its event happened.
+
+    Attributes:
+        callback: what it says. A copy that was received later may have been taken.
+    """
+
+    def __init__(self, callback: "Callback") -> None:
+        super().__init__("EventTime is more than 24 hours after the callback was received")
+        self.callback = callback
+
+
 class _NotJson(Malformed):
     """The parser refuses the body."""
 
@@ -130,7 +142,7 @@ def decode(body: bytes, received_at: int) -> Callback:
     """Read a body that was received at a time (ms) as a callback.
 
     Raises:
-        Malformed: it is none.
+        Malformed: it is none; `TooEarly` if only for that.
     """
     return _in_time(_decode(body), received_at)
 
@@ -156,7 +168,7 @@ def _decode_slowly(body: bytes) -> Callback:
 
 def _in_time(callback: Callback, received_at: int) -> Callback:
     if callback.event_time > received_at + MAX_AHEAD:
-        raise Malformed("EventTime is more than 24 hours after the callback was received")
+        raise TooEarly(callback)
     return callback
 
 

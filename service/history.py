@@ -209,6 +209,14 @@ class History:
         self._append(placed)
         return [placed]
 
+    def holds(self, key: Key) -> bool:
+        """Say whether a callback with this place is in the history.
+
+        Raises:
+            Truncated: it may stand before what is at hand.
+        """
+        return self._last is not None and key <= self._last and self._place(key) is None
+
     def trim(self) -> None:
         """Let go of the older callbacks, once there are many more than `TAIL`."""
         if self._is_whole or len(self.tail) <= 2 * TAIL:

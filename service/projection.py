@@ -3,16 +3,16 @@
 Deterministic: what is written depends on the entries alone, never on how they are cut into batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from struct import Struct
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 
 from desk.v1 import event_pb2
-from journal.callback import Malformed, decode
+from journal.callback import Malformed, TooEarly, decode
 from journal.entry import Entry
 from service import records
 from service.history import LIMITS, History, Limits, Placed, Truncated, Usage, placed_by
@@ -45,6 +45,8 @@ that was read back or folded again is 1, one that was published again `PUBLISHED
 
 PUBLISHED = 4
 
+Answer = TypeVar("Answer")
+
 log = structlog.get_logger()
 
 
@@ -53,16 +55,17 @@ class Arrival(msgspec.Struct, gc=False):
 
     Attributes:
         event: what shows it, as serialised.
-        placed: None if it is malformed; then `problem` says why, and it belongs to no session.
+        problem: why it is malformed, and so belongs to no session; "" if it is not.
+        placed: what it says; None if that cannot be read.
         facts: what the view keeps for the fold, likewise.
     """
 
     entry: Entry
     event: bytes
     key: SessionKey
+    problem: str = ""
     placed: Placed | None = None
     facts: bytes = b""
-    problem: str = ""
 
 
 class CachedSession(msgspec.Struct):
@@ -173,16 +176,17 @@ class Projection:
         identity, placed = arrival.entry.id, arrival.placed
         if self._refuses_any and self._writer.is_refused(identity):
             self._repetitions += 1
-        elif placed is None:
+        elif placed and not arrival.problem:
+            self._take_placed(arrival, placed)
+        elif placed and self._ask(self._touch(arrival.key), lambda known: known.holds(placed.key)):
+            self._repetitions += 1
+        else:
             self._refuse(identity)
             self._append(_malformed(arrival))
-        else:
-            self._take_placed(arrival, placed)
 
     def _take_placed(self, arrival: Arrival, placed: Placed) -> None:
-        key = arrival.key
-        session = self._touched.get(key) or self._touch(key)
-        changed = self._place(session, placed)
+        session = self._touch(arrival.key)
+        changed = self._ask(session, lambda history: history.add(placed, self._limits))
         if not changed:
             self._repetitions += 1
             return
@@ -197,8 +201,10 @@ class Projection:
         self._refuses_any = True
 
     def _touch(self, key: SessionKey) -> CachedSession:
-        session = self._sessions.pop(key) if key in self._sessions else self._load(key)
-        self._touched[key] = session
+        session = self._touched.get(key)
+        if session is None:
+            session = self._sessions.pop(key) if key in self._sessions else self._load(key)
+            self._touched[key] = session
         return session
 
     def _load(self, key: SessionKey) -> CachedSession:
@@ -218,13 +224,14 @@ class Projection:
         # A session that has not begun is not saved; nothing in it was ever folded again.
         return History.replay(callbacks, usage or Usage(len(callbacks), too_long=too_long))
 
-    def _place(self, session: CachedSession, placed: Placed) -> list[Placed]:
+    def _ask(self, session: CachedSession, question: Callable[[History], Answer]) -> Answer:
+        """Ask a session's history, which is read back if not enough of it is at hand."""
         try:
-            return session.history.add(placed, self._limits)
+            return question(session.history)
         except Truncated:
             self._flush()
             session.history = self._replay(session.first_revision, session.history.usage)
-            return session.history.add(placed, self._limits)
+            return question(session.history)
 
     def _publish(self, arrival: Arrival, session: CachedSession, changed: list[Placed]) -> None:
         own, *revised = changed
@@ -297,7 +304,7 @@ class Projection:
         stayed: list[SessionRow] = []
         for key in sorted(self._touched):
             session = self._touched[key]
-            if session.saved_number != session.number:
+            if session.first_revision and session.saved_number != session.number:
                 session.saved_number = session.number
                 app, session_id = key
                 keys.append(
@@ -338,18 +345,21 @@ def row_hash(row: FeedRow) -> int:
 
 def _arrival(entry: Entry) -> Arrival:
     """Read an entry."""
+    problem = ""
     try:
         callback = decode(entry.body, entry.received_at)
-    except Malformed as problem:
-        return Arrival(
-            entry, records.event(entry, None), (entry.sdk_app_id, ""), problem=str(problem)
-        )
+    except TooEarly as fault:
+        problem, callback = str(fault), fault.callback
+    except Malformed as fault:
+        key = (entry.sdk_app_id, "")
+        return Arrival(entry, records.event(entry, None), key, str(fault))
     facts = without_message(callback, entry.id)
     saved = msgspec.msgpack.encode(facts)
     return Arrival(
         entry,
-        records.event(entry, callback),
+        records.event(entry, None if problem else callback),
         (entry.sdk_app_id, callback.session_id),
+        problem,
         placed_by(facts, entry.revision, len(saved)),
         saved,
     )

@@ -289,7 +289,6 @@ def _reason(state: State, event: Event) -> Reason:
 
 
 _HANDLED = (State.WITH_AGENT, State.FORWARDED)
-_WITHOUT_AGENT = (State.CHATBOT, State.TRANSFERRING, State.QUEUED)
 
 _ENTERED = {
     State.CHATBOT: "begun_at",  # by SessionBegin first of all
@@ -303,7 +302,7 @@ _ENTERED = {
 
 
 def _move(core: Core, before: State, now: int, sums: list[Sum]) -> None:
-    """Keep the books of a change of state: stays, and who has the session."""
+    """Keep the books of stays when the state changes."""
     after = core.state
     if before is _QUEUED:
         sums += (("queue_time", _since(core.queued_since, now)), ("queue_stays", 1))
@@ -315,8 +314,6 @@ def _move(core: Core, before: State, now: int, sums: list[Sum]) -> None:
         core.queued_since = now
     if after in _HANDLED and before not in _HANDLED:
         core.handled_since = now
-    if after in _WITHOUT_AGENT:
-        core.agent_id = ""
 
 
 def _since(start: int | None, now: int) -> int:
@@ -370,6 +367,10 @@ def _end_because(core: Core, facts: Facts, _sums: list[Sum]) -> None:
     core.end_reason = END_REASONS[_EVENTS[facts.event]]
 
 
+def _wait(core: Core, _facts: Facts, _sums: list[Sum]) -> None:
+    core.agent_id = ""
+
+
 def _nothing(_core: Core, _facts: Facts, _sums: list[Sum]) -> None:
     """The change of state says it all."""
 
@@ -378,9 +379,9 @@ _EFFECTS: dict[Event, Callable[[Core, Facts, list[Sum]], None]] = {
     Event.SESSION_BEGIN: _begin,
     Event.CHATBOT_USER_SEND_MSG: _user_says,
     Event.CHATBOT_ROBOT_SEND_MSG: _robot_says,
-    Event.TRANSFERRING_TO_HUMAN: _nothing,
-    Event.TRANSFERRING_TO_HUMAN_WAIT: _nothing,
-    Event.NO_AGENT_ONLINE: _nothing,
+    Event.TRANSFERRING_TO_HUMAN: _wait,
+    Event.TRANSFERRING_TO_HUMAN_WAIT: _wait,
+    Event.NO_AGENT_ONLINE: _wait,
     Event.TRANSFER_TO_HUMAN_SUCCESS: _join,
     Event.AGENT_FORWARD: _forward,
     Event.HUMAN_USER_SEND_MSG: _user_says,
