@@ -51,7 +51,7 @@ class Limits(NamedTuple):
 
     callbacks: int = 20_000
     revised: int = 100_000
-    redone: int = 2_000_000
+    redone: int = 1_000_000
 
 
 LIMITS = Limits()
@@ -249,45 +249,56 @@ class History:
             if not getattr(session, name):
                 setattr(session, name, value)
                 self._holders[name] = placed.key
-        if is_sign_of_life(placed.outcome):
-            session.last_event_at = max(session.last_event_at or 0, placed.facts.event_time)
+        self._note_time(placed)
         self._show_core()
 
     def _insert(self, placed: Placed, place: int) -> list[Placed]:
         self.tail.insert(place, placed)
         self.weight += placed.weight
-        stop, revised = self._redo(place)
+        stop, revised, is_silenced = self._redo(place)
         self.usage.redone += stop - place - 1
         self.usage.revised += len(revised)
         self._find_firsts(place, stop)
-        last = max(self._last_event_before, _last_event(self.tail), self.session.begun_at or 0)
-        self.session.last_event_at = last or None
+        if is_silenced:
+            self._find_last_event()
         self._show_core()
         return [placed, *revised]
 
-    def _redo(self, place: int) -> tuple[int, list[Placed]]:
+    def _redo(self, place: int) -> tuple[int, list[Placed], bool]:
         """Fold from a place to where the core is again what it was.
 
-        Returns the index of the first callback that was not folded again, and those behind `place`
-        whose verdict or reason is new.
+        Returns the index of the first callback that was not folded again; those behind `place`
+        whose verdict or reason is new; and whether any is a sign of life no more.
         """
         tail = self.tail
         revised: list[Placed] = []
+        is_silenced = False
         core = tail[place + 1].before or Core()
         for stop in range(place, len(tail)):
             placed = tail[stop]
             if stop > place and placed.before == core:
-                return stop, revised
+                return stop, revised, is_silenced
             old = placed.outcome
             if old is not None and placed.before is not None:
                 self._add(step(placed.before, placed.facts).sums, -1)
             placed.before = core
             placed.outcome, core, sums = step(core, placed.facts)
             self._add(sums, 1)
+            self._note_time(placed)
             if old is not None and _is_other(old, placed.outcome):
                 revised.append(placed)
+                is_silenced |= is_sign_of_life(old) and not is_sign_of_life(placed.outcome)
         self._core = core
-        return len(tail), revised
+        return len(tail), revised, is_silenced
+
+    def _note_time(self, placed: Placed) -> None:
+        if is_sign_of_life(_known(placed.outcome)):
+            time = placed.facts.event_time
+            self.session.last_event_at = max(self.session.last_event_at or 0, time)
+
+    def _find_last_event(self) -> None:
+        last = max(self._last_event_before, _last_event(self.tail), self.session.begun_at or 0)
+        self.session.last_event_at = last or None
 
     def _add(self, sums: Sequence[Sum], sign: int) -> None:
         session = self.session

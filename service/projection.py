@@ -40,8 +40,8 @@ MAX_WAITING = 500
 """Rows of the feed that wait to be written together."""
 
 BATCH_WORK = 50_000
-"""Work for late callbacks after which a batch ends, so that others need not wait for all of it. One
-that was read back or folded again is 1, one that was published again `PUBLISHED` more."""
+"""Work for late callbacks after which a batch ends, so that others need not wait for all of it. A
+callback that is read back or folded again is 1, one that is published again `PUBLISHED` more."""
 
 PUBLISHED = 4
 
@@ -186,7 +186,9 @@ class Projection:
 
     def _take_placed(self, arrival: Arrival, placed: Placed) -> None:
         session = self._touch(arrival.key)
+        redone = session.history.usage.redone
         changed = self._ask(session, lambda history: history.add(placed, self._limits))
+        self._work += session.history.usage.redone - redone
         if not changed:
             self._repetitions += 1
             return
