@@ -22,6 +22,7 @@ from service.session import (
     Session,
     Sum,
     is_sign_of_life,
+    may_offer,
     offers,
     step,
     too_long,
@@ -243,14 +244,16 @@ class History:
         self.weight += placed.weight
         placed.before = self._core
         placed.outcome, self._core, sums = step(self._core, placed.facts)
-        self._add(sums, 1)
+        if sums:
+            self._add(sums, 1)
         session = self.session
-        for name, value in offers(placed.outcome, placed.facts):
-            if not getattr(session, name):
-                setattr(session, name, value)
-                self._holders[name] = placed.key
+        if may_offer(session, placed.outcome, placed.facts):
+            for name, value in offers(placed.outcome, placed.facts):
+                if not getattr(session, name):
+                    self._hold(name, value, placed.key)
         self._note_time(placed)
-        self._show_core()
+        if self._core is not placed.before:
+            self._show_core()
 
     def _insert(self, placed: Placed, place: int) -> list[Placed]:
         self.tail.insert(place, placed)
@@ -280,7 +283,7 @@ class History:
                 return stop, revised, is_silenced
             old = placed.outcome
             if old is not None and placed.before is not None:
-                self._add(step(placed.before, placed.facts).sums, -1)
+                self._add(step(placed.before, placed.facts)[2], -1)
             placed.before = core
             placed.outcome, core, sums = step(core, placed.facts)
             self._add(sums, 1)
@@ -293,8 +296,9 @@ class History:
 
     def _note_time(self, placed: Placed) -> None:
         if is_sign_of_life(_known(placed.outcome)):
-            time = placed.facts.event_time
-            self.session.last_event_at = max(self.session.last_event_at or 0, time)
+            session, time = self.session, placed.facts.event_time
+            if time > (session.last_event_at or 0):
+                session.last_event_at = time
 
     def _find_last_event(self) -> None:
         last = max(self._last_event_before, _last_event(self.tail), self.session.begun_at or 0)

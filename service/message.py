@@ -19,67 +19,71 @@ def fill(message: pb.Message, key: str, body: list[Any] | None) -> None:
     """Fill in a message. `body` is `MsgBody` as parsed from JSON."""
     message.key = key
     message.SetInParent()
-    add = message.elements.add
     for each in (body or [])[:MAX_ELEMENTS]:
+        element = message.elements.add()
         if type(each) is dict:
-            kind, content = _text(each, "MsgType"), each.get("MsgContent")
-            if type(content) is dict and kind in _READERS:
-                add(type=kind, **_READERS[kind](content))
-            else:
-                add(type=kind, json=_json(content))
+            _fill(element, _text(each, "MsgType"), each.get("MsgContent"))
         else:
-            add(json=_json(each))
+            element.json = _json(each)
 
 
-def _words(content: dict[str, Any]) -> dict[str, Any]:
-    return {"text": _text(content, "Text")}
+def _fill(element: pb.MessageElement, kind: str, content: Any) -> None:
+    element.type = kind
+    if type(content) is not dict:
+        element.json = _json(content)
+    elif kind == "TIMTextElem":  # nearly all of them
+        element.text = _text(content, "Text")
+    elif kind in _READERS:
+        element.MergeFrom(_READERS[kind](content))
+    else:
+        element.json = _json(content)
 
 
-def _location(content: dict[str, Any]) -> dict[str, Any]:
+def _location(content: dict[str, Any]) -> pb.MessageElement:
     location = pb.LocationElement(
         description=_text(content, "Desc"),
         latitude=_degrees(content, "Latitude"),
         longitude=_degrees(content, "Longitude"),
     )
-    return {"location": location}
+    return pb.MessageElement(location=location)
 
 
-def _face(content: dict[str, Any]) -> dict[str, Any]:
+def _face(content: dict[str, Any]) -> pb.MessageElement:
     face = pb.FaceElement(index=_int(content, "Index"), data=_text(content, "Data"))
-    return {"face": face}
+    return pb.MessageElement(face=face)
 
 
-def _custom(content: dict[str, Any]) -> dict[str, Any]:
+def _custom(content: dict[str, Any]) -> pb.MessageElement:
     custom = pb.CustomElement(
         data=_text(content, "Data"),
         description=_text(content, "Desc"),
         extension=_text(content, "Ext"),
         sound=_text(content, "Sound"),
     )
-    return {"custom": custom}
+    return pb.MessageElement(custom=custom)
 
 
-def _sound(content: dict[str, Any]) -> dict[str, Any]:
+def _sound(content: dict[str, Any]) -> pb.MessageElement:
     media = pb.MediaElement(
         url=_text(content, "Url"),
         uuid=_text(content, "UUID"),
         size=_int(content, "Size"),
         duration=_seconds(content, "Second"),
     )
-    return {"media": media}
+    return pb.MessageElement(media=media)
 
 
-def _file(content: dict[str, Any]) -> dict[str, Any]:
+def _file(content: dict[str, Any]) -> pb.MessageElement:
     media = pb.MediaElement(
         url=_text(content, "Url"),
         uuid=_text(content, "UUID"),
         size=_int(content, "FileSize"),
         file_name=_text(content, "FileName"),
     )
-    return {"media": media}
+    return pb.MessageElement(media=media)
 
 
-def _video(content: dict[str, Any]) -> dict[str, Any]:
+def _video(content: dict[str, Any]) -> pb.MessageElement:
     media = pb.MediaElement(
         url=_text(content, "VideoUrl"),
         uuid=_text(content, "VideoUUID"),
@@ -88,10 +92,10 @@ def _video(content: dict[str, Any]) -> dict[str, Any]:
         format=_text(content, "VideoFormat"),
         thumbnail_url=_text(content, "ThumbUrl"),
     )
-    return {"media": media}
+    return pb.MessageElement(media=media)
 
 
-def _image(content: dict[str, Any]) -> dict[str, Any]:
+def _image(content: dict[str, Any]) -> pb.MessageElement:
     listed = content.get("ImageInfoArray")
     versions = [each for each in listed if type(each) is dict] if type(listed) is list else []
     versions.sort(key=lambda each: _int(each, "Size"))
@@ -106,11 +110,10 @@ def _image(content: dict[str, Any]) -> dict[str, Any]:
         height=_int(largest, "Height", _INT32),
         thumbnail_url=_text(versions[0], "URL") if len(versions) > 1 else "",
     )
-    return {"media": media}
+    return pb.MessageElement(media=media)
 
 
-_READERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "TIMTextElem": _words,
+_READERS: dict[str, Callable[[dict[str, Any]], pb.MessageElement]] = {
     "TIMLocationElem": _location,
     "TIMFaceElem": _face,
     "TIMCustomElem": _custom,

@@ -55,13 +55,13 @@ def event(entry: Entry, callback: Callback | None) -> bytes:
     made = event_pb2.Event(
         revision=entry.revision,
         sdk_app_id=entry.sdk_app_id,
-        received_at=timestamp(entry.received_at),
         request_id=entry.request_id,
         client_ip=entry.client_ip,
         platform=entry.platform,
         id=entry.id.hex(),
         raw_body=entry.body,
     )
+    set_time(made.received_at, entry.received_at)
     if callback:
         _fill(made, callback)
     return made.SerializeToString(deterministic=True)
@@ -73,11 +73,12 @@ def _fill(made: event_pb2.Event, callback: Callback) -> None:
     made.session_id = callback.session_id
     made.type = event_type(name)
     made.type_name = name
-    _set_time(made.event_time, callback.event_time)
+    set_time(made.event_time, callback.event_time)
     made.channel_type = callback.channel_type
     made.client_user_id = callback.client_user_id
     made.customer_service_id = callback.customer_service_id
-    made.cloud_custom_data = callback.cloud_custom_data
+    if callback.cloud_custom_data:
+        made.cloud_custom_data = callback.cloud_custom_data
     if name in ABOUT_AN_AGENT:
         made.agent_id = callback.agent_id
     if add := _CONTENT.get(name):
@@ -160,45 +161,37 @@ def record(revision: int, ordinal: int, fields: bytes) -> bytes:
     return place.SerializeToString(deterministic=True) + fields
 
 
-def _set_time(time: Timestamp | Duration, milliseconds: int) -> None:
-    time.seconds = milliseconds // 1000
-    time.nanos = milliseconds % 1000 * 1_000_000
+Setter = Callable[[session_pb2.Session, Session], None]
 
 
-Setter = Callable[[session_pb2.Session, Any], None]
+def _set_value(name: str, shown: session_pb2.Session, session: Session) -> None:
+    setattr(shown, name, getattr(session, name))
 
 
-def _set_value(name: str, shown: session_pb2.Session, value: Any) -> None:
-    setattr(shown, name, value)
+def _set_number(
+    name: str, numbers: dict[Any, Any], shown: session_pb2.Session, session: Session
+) -> None:
+    setattr(shown, name, numbers[getattr(session, name)])
 
 
-def _set_number(name: str, numbers: dict[Any, Any], shown: session_pb2.Session, value: Any) -> None:
-    setattr(shown, name, numbers[value])
-
-
-def _set_names(name: str, shown: session_pb2.Session, value: Any) -> None:
+def _set_names(name: str, shown: session_pb2.Session, session: Session) -> None:
     shown.ClearField(name)  # type: ignore[arg-type]
-    getattr(shown, name).extend(value)
+    getattr(shown, name).extend(getattr(session, name))
 
 
-def _set_moment(name: str, shown: session_pb2.Session, value: int | None) -> None:
+def _set_moment(name: str, shown: session_pb2.Session, session: Session) -> None:
+    value = getattr(session, name)
     if value is None:
         shown.ClearField(name)  # type: ignore[arg-type]
-        return
-    time = getattr(shown, name)
-    _set_time(time, value)
-    if not value:
-        time.SetInParent()  # no time at all is not the same as none
+    else:
+        set_time(getattr(shown, name), value)
 
 
 _NUMBERS: dict[str, dict[Any, Any]] = {"state": STATES, "end_reason": END_REASONS}
-_DERIVED = ("queue_wait", "handle_time", "first_response")
 _FIELDS = session_pb2.Session.DESCRIPTOR.fields_by_name
 
 
-def _setter(name: str) -> Setter | None:
-    if name not in _FIELDS:
-        return None
+def _setter(name: str) -> Setter:
     if name in _NUMBERS:
         return partial(_set_number, name, _NUMBERS[name])
     if _FIELDS[name].message_type is not None:
@@ -206,18 +199,22 @@ def _setter(name: str) -> Setter | None:
     return partial(_set_names if _FIELDS[name].is_repeated else _set_value, name)
 
 
-_SETTERS = [_setter(name) for name in (*Session.__struct_fields__, *_DERIVED)]
-"""Field by field of `_values`: what sets it; None if it is not shown."""
+DERIVED = {
+    "queue_wait": ("queue_time", "queue_stays"),
+    "handle_time": ("handled_time", "handled_stays"),
+    "first_response": ("first_agent_reply_at", "transfer_requested_at", "agent_joined_at"),
+}
+"""Fields of a session as it is shown, by what they are computed from."""
+
+
+def _setters(name: str) -> list[Setter]:
+    shown = [derived for derived, sources in DERIVED.items() if name in sources]
+    return list(map(_setter, [name, *shown] if name in _FIELDS else shown))
+
+
+_SETTERS = list(map(_setters, Session.__struct_fields__))
+"""Field by field of the fold's session: what sets the fields that show it."""
 _PLACES = range(len(_SETTERS))
-
-
-def _values(session: Session) -> tuple[Any, ...]:
-    return (
-        *astuple(session),
-        session.queue_wait,
-        session.handle_time,
-        session.first_response,
-    )
 
 
 class SessionMessage:
@@ -232,18 +229,27 @@ class SessionMessage:
     def __init__(self, sdk_app_id: int, session_id: str) -> None:
         self.bytes = b""
         self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
-        self._shown = _values(Session())
+        self._shown = astuple(Session())
 
     def update(self, session: Session, revision: int) -> bytes:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
-        shown, now = self._message, _values(session)
+        shown, now = self._message, astuple(session)
         for place in compress(_PLACES, map(is_not, now, self._shown)):
-            if set_field := _SETTERS[place]:
-                set_field(shown, now[place])
+            for set_field in _SETTERS[place]:
+                set_field(shown, session)
         self._shown = now
         shown.revision = revision
         self.bytes = shown.SerializeToString(deterministic=True)
         return self.bytes
+
+
+def set_time(time: Timestamp | Duration, milliseconds: int) -> None:
+    """Set a Timestamp or a Duration that is a field of a message."""
+    if not milliseconds:
+        time.SetInParent()
+    seconds, rest = divmod(milliseconds, 1000)
+    time.seconds = seconds
+    time.nanos = rest * 1_000_000
 
 
 def timestamp(milliseconds: int) -> Timestamp:

@@ -10,7 +10,6 @@ rules and figures are described in proto/desk/v1/session.proto.
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -154,13 +153,8 @@ Sum = tuple[str, int]
 """A field of `Session` and what is added to it."""
 
 
-class Step(NamedTuple):
-    """A callback's outcome, the core after it, and what it adds to the session's sums."""
-
-    outcome: Outcome
-    core: Core
-    sums: Sequence[Sum]
-
+Step = tuple[Outcome, Core, Sequence[Sum]]
+"""A callback's outcome, the core after it, and what it adds to the session's sums."""
 
 FIRSTS = (
     "client_user_id",
@@ -222,16 +216,16 @@ def step(core: Core, facts: Facts) -> Step:
     before = core.state
     event = _EVENTS.get(facts.event)
     if event is None:
-        return Step(Outcome(_UNRECOGNISED, _NO_REASON, before, before), core, ())
+        return Outcome(_UNRECOGNISED, _NO_REASON, before, before), core, ()
     after = destination(core, event, facts)
     if after is None:
-        return Step(Outcome(_REJECTED, _reason(before, event), before, before), core, _REJECTION)
+        return Outcome(_REJECTED, _reason(before, event), before, before), core, _REJECTION
     following = replace(core, state=after)
     sums: list[Sum] = []
     if after is not before:
         _move(following, before, facts.event_time, sums)
     _EFFECTS[event](following, facts, sums)
-    return Step(Outcome(_ACCEPTED, _NO_REASON, before, after), following, sums)
+    return Outcome(_ACCEPTED, _NO_REASON, before, after), following, sums
 
 
 def too_long(core: Core) -> Outcome:
@@ -255,6 +249,15 @@ def offers(outcome: Outcome, facts: Facts) -> list[tuple[str, int | str]]:
     if facts.event == _AGENT_SAYS and outcome.before is not _CLOSING:
         offered.append(("first_agent_reply_at", facts.event_time))
     return offered
+
+
+def may_offer(session: Session, outcome: Outcome, facts: Facts) -> bool:
+    """Say whether a callback may offer what `session` has not got yet; costs less than to look."""
+    return (
+        outcome.after is not outcome.before
+        or not (session.client_user_id and session.customer_service_id and session.channel_type)
+        or (facts.event == _AGENT_SAYS and session.first_agent_reply_at is None)
+    )
 
 
 def is_sign_of_life(outcome: Outcome) -> bool:
