@@ -144,18 +144,17 @@ def decode(body: bytes, received_at: int) -> Callback:
     Raises:
         Malformed: it is none; `TooEarly` if only for that.
     """
-    return _in_time(_decode(body), received_at)
-
-
-def _decode(body: bytes) -> Callback:
     if _depth(body) <= MAX_DEPTH:
         try:
-            callback = _COMPLETE.decode(body)
+            callback: Callback = _COMPLETE.decode(body)
         except ValueError:
-            return _decode_slowly(body)
-        if _is_printable(callback):
-            return callback
-    return _decode_slowly(body)
+            callback = _decode_slowly(body)
+        else:
+            if not _is_printable(callback):
+                callback = _decode_slowly(body)
+    else:
+        callback = _decode_slowly(body)
+    return _in_time(callback, received_at)
 
 
 def _decode_slowly(body: bytes) -> Callback:

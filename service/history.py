@@ -242,17 +242,18 @@ class History:
         self._last = placed.key
         self.tail.append(placed)
         self.weight += placed.weight
-        placed.before = self._core
-        placed.outcome, self._core, sums = step(self._core, placed.facts)
+        before, facts, session = self._core, placed.facts, self.session
+        outcome, core, sums = step(before, facts)
+        placed.before, placed.outcome = before, outcome
         if sums:
             self._add(sums, 1)
-        session = self.session
-        if may_offer(session, placed.outcome, placed.facts):
-            for name, value in offers(placed.outcome, placed.facts):
+        if may_offer(session, outcome, facts):
+            for name, value in offers(outcome, facts):
                 if not getattr(session, name):
                     self._hold(name, value, placed.key)
-        self._note_time(placed)
-        if self._core is not placed.before:
+        self._note_time(outcome, facts)
+        if core is not before:
+            self._core = core
             self._show_core()
 
     def _insert(self, placed: Placed, place: int) -> list[Placed]:
@@ -287,18 +288,16 @@ class History:
             placed.before = core
             placed.outcome, core, sums = step(core, placed.facts)
             self._add(sums, 1)
-            self._note_time(placed)
+            self._note_time(placed.outcome, placed.facts)
             if old is not None and _is_other(old, placed.outcome):
                 revised.append(placed)
                 is_silenced |= is_sign_of_life(old) and not is_sign_of_life(placed.outcome)
         self._core = core
         return len(tail), revised, is_silenced
 
-    def _note_time(self, placed: Placed) -> None:
-        if is_sign_of_life(_known(placed.outcome)):
-            session, time = self.session, placed.facts.event_time
-            if time > (session.last_event_at or 0):
-                session.last_event_at = time
+    def _note_time(self, outcome: Outcome, facts: Facts) -> None:
+        if is_sign_of_life(outcome) and facts.event_time > (self.session.last_event_at or 0):
+            self.session.last_event_at = facts.event_time
 
     def _find_last_event(self) -> None:
         last = max(self._last_event_before, _last_event(self.tail), self.session.begun_at or 0)
@@ -316,14 +315,13 @@ class History:
             for name, value in offers(_known(placed.outcome), placed.facts):
                 found.setdefault(name, (value, placed.key))
         first = self.tail[place].key
+        later = {name: key for name, key in self._holders.items() if key >= first}
+        for name, offer in found.items():
+            if name in later or not getattr(self.session, name):
+                self._hold(name, *offer)
         end = self.tail[stop].key if stop < len(self.tail) else None
-        for name in FIRSTS:
-            holder = self._holders.get(name)
-            if getattr(self.session, name) and (holder is None or holder < first):
-                continue  # an earlier callback has offered it
-            if name in found:
-                self._hold(name, *found[name])
-            elif holder is not None and (end is None or holder < end):
+        for name, holder in later.items():
+            if name not in found and (end is None or holder < end):  # it is no more offered
                 self._hold(name, *self._next_offer(name, stop))
 
     def _next_offer(self, name: str, start: int) -> tuple[int | str | None, Key | None]:

@@ -3,10 +3,10 @@
 Deterministic: what is written depends on the entries alone, never on how they are cut into batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from struct import Struct
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
@@ -44,8 +44,6 @@ BATCH_WORK = 50_000
 callback that is read back or folded again is 1, one that is published again `PUBLISHED` more."""
 
 PUBLISHED = 4
-
-Answer = TypeVar("Answer")
 
 log = structlog.get_logger()
 
@@ -178,7 +176,7 @@ class Projection:
             self._repetitions += 1
         elif placed and not arrival.problem:
             self._take_placed(arrival, placed)
-        elif placed and self._ask(self._touch(arrival.key), lambda known: known.holds(placed.key)):
+        elif placed and self._holds(arrival.key, placed):
             self._repetitions += 1
         else:
             self._refuse(identity)
@@ -187,7 +185,11 @@ class Projection:
     def _take_placed(self, arrival: Arrival, placed: Placed) -> None:
         session = self._touch(arrival.key)
         redone = session.history.usage.redone
-        changed = self._ask(session, lambda history: history.add(placed, self._limits))
+        try:
+            changed = session.history.add(placed, self._limits)
+        except Truncated:
+            self._read_back(session)
+            changed = session.history.add(placed, self._limits)
         self._work += session.history.usage.redone - redone
         if not changed:
             self._repetitions += 1
@@ -226,14 +228,19 @@ class Projection:
         # A session that has not begun is not saved; nothing in it was ever folded again.
         return History.replay(callbacks, usage or Usage(len(callbacks), too_long=too_long))
 
-    def _ask(self, session: CachedSession, question: Callable[[History], Answer]) -> Answer:
-        """Ask a session's history, which is read back if not enough of it is at hand."""
+    def _holds(self, key: SessionKey, placed: Placed) -> bool:
+        """Say whether a session has a callback already."""
+        session = self._touch(key)
         try:
-            return question(session.history)
+            return session.history.holds(placed.key)
         except Truncated:
-            self._flush()
-            session.history = self._replay(session.first_revision, session.history.usage)
-            return question(session.history)
+            self._read_back(session)
+            return session.history.holds(placed.key)
+
+    def _read_back(self, session: CachedSession) -> None:
+        """Have all of a session's history at hand."""
+        self._flush()
+        session.history = self._replay(session.first_revision, session.history.usage)
 
     def _publish(self, arrival: Arrival, session: CachedSession, changed: list[Placed]) -> None:
         own, *revised = changed
@@ -258,9 +265,8 @@ class Projection:
         blobs: tuple[bytes | None, bytes | None, bytes | None],
     ) -> None:
         facts, revision = placed.facts, session.revision
-        judgement = records.judgement(
-            _outcome_of(placed), facts.event, session.history.session.state
-        )
+        now = session.history.session.state
+        judgement = records.judgement(_outcome_of(placed), facts.event, now)
         placed.verdicts |= 1 << judgement.verdict
         self._append(
             FeedRow(
@@ -276,7 +282,7 @@ class Projection:
                 placed.agent_id,
                 facts.client_user_id,
                 facts.channel_type,
-                records.record(revision, ordinal, judgement.fields),
+                records.record(judgement.fields, revision, ordinal),
                 *blobs,
             )
         )
@@ -385,7 +391,7 @@ def _malformed(arrival: Arrival) -> FeedRow:
         agent_id="",
         client_user_id="",
         channel_type="",
-        record=records.record(revision, 0, fields),
+        record=records.record(fields, revision, 0),
         event=arrival.event,
         session=None,
         facts=None,

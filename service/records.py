@@ -118,13 +118,13 @@ class Judgement(NamedTuple):
     """What the feed says of a callback beside what it says itself, in desk.v1 numbers.
 
     Attributes:
-        fields: of the record: verdict, reason and states, as serialised.
+        fields: of the record: verdict, reason and states. One message, kept for all records.
     """
 
     type: event_pb2.EventType.ValueType
     verdict: event_pb2.Verdict.ValueType
     reason: event_pb2.RejectionReason.ValueType
-    fields: bytes
+    fields: event_pb2.SessionRecord
 
 
 @lru_cache(CACHED)
@@ -138,8 +138,8 @@ def judgement(outcome: Outcome, event: str, session_state: State) -> Judgement:
     )
 
 
-def verdict_fields(outcome: Outcome, detail: str, session_state: State) -> bytes:
-    """Write the fields of a record that tell `outcome`; `detail` says why it was rejected."""
+def verdict_fields(outcome: Outcome, detail: str, session_state: State) -> event_pb2.SessionRecord:
+    """Make the fields of a record that tell `outcome`; `detail` says why it was rejected."""
     return event_pb2.SessionRecord(
         verdict=VERDICTS[outcome.verdict],
         rejection_reason=REASONS[outcome.reason],
@@ -147,18 +147,15 @@ def verdict_fields(outcome: Outcome, detail: str, session_state: State) -> bytes
         state_before=STATES[outcome.before],
         state_after=STATES[outcome.after],
         session_state=STATES[session_state],
-    ).SerializeToString(deterministic=True)
+    )
 
 
-def record(revision: int, ordinal: int, fields: bytes) -> bytes:
-    """Write the record, without its event, that publishes `verdict_fields` at a revision.
-
-    Messages that are joined are one message with the fields of both.
-    """
-    place = event_pb2.SessionRecord(revision=revision)
-    if ordinal:
-        place.ordinal, place.revised = ordinal, True
-    return place.SerializeToString(deterministic=True) + fields
+def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int) -> bytes:
+    """Write a record, without its event, with `verdict_fields` and its place in the feed."""
+    fields.revision = revision
+    fields.ordinal = ordinal
+    fields.revised = ordinal > 0
+    return fields.SerializeToString(deterministic=True)
 
 
 Setter = Callable[[session_pb2.Session, Session], None]
@@ -247,9 +244,8 @@ def set_time(time: Timestamp | Duration, milliseconds: int) -> None:
     """Set a Timestamp or a Duration that is a field of a message."""
     if not milliseconds:
         time.SetInParent()
-    seconds, rest = divmod(milliseconds, 1000)
-    time.seconds = seconds
-    time.nanos = rest * 1_000_000
+    time.seconds = milliseconds // 1000
+    time.nanos = milliseconds % 1000 * 1_000_000
 
 
 def timestamp(milliseconds: int) -> Timestamp:

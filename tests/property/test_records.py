@@ -113,7 +113,7 @@ def test_a_record_and_its_event_are_joined_to_one_record(
         revised=ordinal > 0,
     )
     fields = records.verdict_fields(outcome, detail, state)
-    stored = records.record(2**33, ordinal, fields)
+    stored = records.record(fields, 2**33, ordinal)
     joined = frames.record((0, stored, event.SerializeToString()))
     assert event_pb2.SessionRecord.FromString(joined) == expected
 
