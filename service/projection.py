@@ -34,7 +34,10 @@ KEPT_SESSIONS = 2_000
 is needed."""
 
 KEPT_BYTES = 100 * 1024 * 1024
-"""Bytes that these histories take together, about, at most."""
+"""Bytes that these sessions take together, about, at most."""
+
+SHOWN = 4
+"""Times that what a session shows is in memory: as a message, its parts, as serialised."""
 
 MAX_WAITING = 500
 """Rows of the feed that wait to be written together."""
@@ -329,8 +332,9 @@ class Projection:
     def _forget(self) -> None:
         for session in self._touched.values():
             session.history.trim()
-            self._weight += session.history.weight - session.weight
-            session.weight = session.history.weight
+            self._weight -= session.weight
+            session.weight = session.history.weight + SHOWN * len(session.message.bytes)
+            self._weight += session.weight
         self._sessions |= self._touched
         self._touched.clear()
         while len(self._sessions) > KEPT_SESSIONS or self._weight > KEPT_BYTES:

@@ -374,12 +374,11 @@ def content(folder: Path) -> list[list[tuple[object, ...]]]:
     return [read(folder, f"SELECT * FROM {table} ORDER BY 1") for table in tables]
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["at hand", "read back"])
+@pytest.mark.parametrize("limit", ["MAX_WAITING", "KEPT_SESSIONS", "KEPT_BYTES"])
 def test_a_repetition_leaves_no_trace_but_that_it_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    if not kept:
-        monkeypatch.setattr(projection_module, "KEPT_SESSIONS", 0)
+    monkeypatch.setattr(projection_module, limit, 0)
     limits = Limits(callbacks=7)
     writer = ViewWriter(tmp_path)
     projection = Projection(writer, JOURNAL, limits)
