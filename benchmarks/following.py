@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from journal.sqlite import SqliteJournal
+from journal.sqlite import SqliteReader
 from service.follower import Follower
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     print(json.dumps({"began": time.monotonic()}), flush=True)
-    journal = SqliteJournal.open_reader(data_dir / "journal.db")
+    journal = SqliteReader(data_dir / "journal.db")
     Follower(journal, data_dir).run(stop)
     journal.close()
 

@@ -10,7 +10,7 @@ import grpc
 
 from desk.v1.status_pb2 import GetStatusRequest, GetStatusResponse
 from desk.v1.status_pb2_grpc import StatusServiceStub
-from journal.sqlite import SqliteJournal
+from journal.sqlite import SqliteReader
 
 ASK_WITHIN = 5.0
 
@@ -30,7 +30,7 @@ class Lag(NamedTuple):
 class Gauge:
     """Looks at a running service and at its journal."""
 
-    def __init__(self, channel: grpc.Channel, journal: SqliteJournal) -> None:
+    def __init__(self, channel: grpc.Channel, journal: SqliteReader) -> None:
         self._status = StatusServiceStub(channel)
         self._journal = journal
 
@@ -47,6 +47,6 @@ def gauge(target: str, data_dir: Path) -> Iterator[Gauge]:
     """A gauge for the service at `target`, whose journal is in `data_dir`."""
     with (
         grpc.insecure_channel(target) as channel,
-        closing(SqliteJournal.open_reader(data_dir / "journal.db")) as journal,
+        closing(SqliteReader(data_dir / "journal.db")) as journal,
     ):
         yield Gauge(channel, journal)

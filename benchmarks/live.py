@@ -18,7 +18,7 @@ from benchmarks.measurement import Goal, Measurement
 from benchmarks.processes import cpu_seconds, roles
 from benchmarks.subscribers import Arrival
 from benchmarks.work import child, desk, directory
-from journal.sqlite import SqliteJournal
+from journal.sqlite import SqliteWriter
 
 NAME = "live"
 OURS = "desk"
@@ -52,7 +52,7 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
         populations.follow(data_dir)
         with (
             desk("service", data_dir=data_dir) as service,
-            closing(SqliteJournal.open_writer(data_dir / "journal.db")) as journal,
+            closing(SqliteWriter(data_dir / "journal.db")) as journal,
         ):
             worker = roles(service.pid)["rpc worker"]
             for subscribers in QUICK_AUDIENCES if quick else AUDIENCES:
@@ -73,7 +73,7 @@ def _live(line: str) -> bool | None:
     return True if line.startswith('{"live"') else None
 
 
-def _append(journal: SqliteJournal, seconds: float) -> dict[int, float]:
+def _append(journal: SqliteWriter, seconds: float) -> dict[int, float]:
     """Append on schedule, whatever the append takes; by revision, when it was begun."""
     sent = {}
     begin = time.monotonic()

@@ -30,7 +30,7 @@ from service.view.reader import Reader
 from service.view.store import locate
 
 COMMIT = 4_000
-"""Entries per commit: 7 values each, of 32,766 that SQLite can bind."""
+"""Entries per commit: 8 values each, of 32,766 that SQLite can bind."""
 
 CHUNK = 1024 * 1024
 """Bytes of a view that are read at a time."""

@@ -1,7 +1,8 @@
 """How the processes log: one JSON object per line, or coloured lines on a terminal, to stderr.
 
-What the standard library's loggers say (waitress, grpc) takes the same way. Lines are bounded.
-Knows nothing of what is logged; who logs leaves out message text, signatures and tokens.
+What the standard library's loggers say (waitress, grpc) takes the same way. Lines are bounded, and
+a reader of stderr that stalls stops no process. Knows nothing of what is logged; who logs leaves
+out message text, signatures and tokens.
 """
 
 import logging
@@ -12,6 +13,7 @@ import traceback
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from desk.background import text_output
 from desk.settings import Settings
 
 MAX_VALUE = 2_000
@@ -22,11 +24,17 @@ MAX_TRACEBACK = 8_000
 
 _FRAMES = 15
 
+log = structlog.get_logger()
+
 
 def configure(settings: Settings, role: str) -> None:
     """Route every log record of this process to stderr; `role` names the process in each."""
-    # gRPC's core writes to stderr on its own, in its own format; what matters comes as errors too.
+    # gRPC's core writes to stderr on its own, in its own format, and would wait for its reader;
+    # what matters comes as errors too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Tracebacks, warnings and whatever else is printed must not wait for the reader either.
+    descriptor = sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY)
+    sys.stderr = text_output(descriptor, on_dropped=_report_dropped)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared = _processors(role)
     structlog.configure(
@@ -48,6 +56,10 @@ def configure(settings: Settings, role: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.raiseExceptions = False  # a log that cannot be written must not make more of them
+
+
+def _report_dropped(number: int) -> None:
+    log.error("log_records_dropped", number=number)  # an error: errors may be among them
 
 
 def _processors(role: str) -> list[Processor]:

@@ -9,10 +9,10 @@ import gc
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -25,14 +25,20 @@ from desk.supervisor import Part, Report
 if TYPE_CHECKING:
     from gateway import granian
     from gateway import server as waitress
-    from journal.sqlite import SqliteJournal
+    from journal.backlog import Backlog
+    from journal.port import Journal, JournalReader
 
 JOURNAL_FILE = "journal.db"
 
 RETRY = 0.2
 """Seconds between two looks for a journal that is not there yet."""
 
+ORDINARY_WAIT = 5.0
+"""Seconds that such a wait may take when everything starts at once; a longer one is a warning."""
+
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 def gateway_parts(settings: Settings, listener: socket.socket) -> list[Part]:
@@ -54,7 +60,6 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
     with _process(report, settings, "gateway"):
         from gateway.app import create_app
         from gateway.callbacks import Options
-        from journal.sqlite import SqliteJournal
 
         options = Options(
             sdk_app_ids=frozenset(settings.sdk_app_ids),
@@ -63,7 +68,7 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
         )
         stop = threading.Event()
         when_told_to_stop(stop.set)
-        journal = _open_journal(SqliteJournal.open_writer, settings, stop)
+        journal = _as_soon_as_possible(lambda: _open_writer(settings), stop)
         if journal is not None:
             with closing(journal):
                 server = _server(settings)(create_app(journal, options), listener)
@@ -85,12 +90,11 @@ def _server(settings: Settings) -> "type[waitress.Server | granian.Server]":
 def follower(report: Report, settings: Settings) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(report, settings, "follower"):
-        from journal.sqlite import SqliteJournal
         from service.follower import Follower
 
         stop = threading.Event()
         when_told_to_stop(stop.set)
-        journal = _open_journal(SqliteJournal.open_reader, settings, stop)
+        journal = _as_soon_as_possible(lambda: _open_reader(settings), stop)
         if journal is not None:
             with closing(journal):
                 work = Follower(journal, settings.data_dir)
@@ -144,20 +148,38 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
     threading.Thread(target=wait, name="when-set", daemon=True).start()
 
 
-def _open_journal(
-    how: "Callable[[Path], SqliteJournal]", settings: Settings, stop: threading.Event
-) -> "SqliteJournal | None":
-    """Open the journal as soon as it is there and the disk lets us; None if told to stop before."""
+# The choice of the journal's engine: here and nowhere else.
+
+
+def _open_writer(settings: Settings) -> "Journal":
+    from journal.sqlite import SqliteWriter
+
+    return SqliteWriter(settings.data_dir / JOURNAL_FILE)
+
+
+def _open_reader(settings: Settings) -> "JournalReader":
+    from journal.sqlite import SqliteReader
+
+    return SqliteReader(settings.data_dir / JOURNAL_FILE)
+
+
+def _backlog(settings: Settings) -> "Backlog":
+    from journal.backlog import Backlog
+
+    return Backlog(lambda: _open_reader(settings))
+
+
+def _as_soon_as_possible(open_: Callable[[], T], stop: threading.Event) -> T | None:
+    """Open the journal once it is there and the disk lets us; None if told to stop before."""
     from journal.errors import Unavailable
 
-    announced = False
+    since, announcements = time.monotonic(), [(0.0, log.info), (ORDINARY_WAIT, log.warning)]
     while not stop.is_set():
         try:
-            return how(settings.data_dir / JOURNAL_FILE)
+            return open_()
         except Unavailable as reason:
-            if not announced:
-                log.warning("waiting_for_journal", reason=str(reason))
-            announced = True
+            if announcements and time.monotonic() - since >= announcements[0][0]:
+                announcements.pop(0)[1]("waiting_for_journal", reason=str(reason))
             stop.wait(RETRY)
     return None
 

@@ -58,12 +58,14 @@ def _whole_number(text: str, lowest: int, highest: int) -> int:
 
 
 def _read_app_ids(text: str) -> tuple[int, ...]:
-    ids = {_whole_number(part.strip(), 1, MAX_SDK_APP_ID) for part in text.split(",")}
-    return tuple(sorted(ids))
+    parts = [part.strip() for part in text.split(",")]
+    if "" in parts:
+        raise ValueError("has an empty entry: separate the ids by single commas")
+    return tuple(sorted({_whole_number(part, 1, MAX_SDK_APP_ID) for part in parts}))
 
 
 def _read_tokens(text: str) -> Tokens:
-    """Pairs separated by commas or, in a file, by line ends. An error counts, it never quotes."""
+    """Read pairs, separated by commas or line ends. An error says which one, and never quotes."""
     tokens: Tokens = {}
     pairs = [pair.strip() for pair in re.split(r"[,\n]", text) if pair.strip()]
     for place, pair in enumerate(pairs, start=1):
@@ -74,17 +76,21 @@ def _read_tokens(text: str) -> Tokens:
     return tokens
 
 
-def _read_token_file(path: Path) -> str:
-    variable = "DESK_CALLBACK_TOKENS_FILE"
+def _read_token_file(path: Path) -> Tokens:
+    named = f"DESK_CALLBACK_TOKENS_FILE {_shown(str(path))}"
     try:
-        content = path.read_bytes()
-        if len(content) > MAX_TOKEN_FILE:
-            raise ValueError(f"{variable} names a file larger than {MAX_TOKEN_FILE} bytes")
-        return content.decode()
+        with path.open("rb") as file:
+            content = file.read(MAX_TOKEN_FILE + 1)
     except OSError as error:
-        raise ValueError(f"{variable} {_shown(str(path))}: {error.strerror}") from None
+        raise ValueError(f"{named}: {error.strerror}") from None
+    if len(content) > MAX_TOKEN_FILE:
+        raise ValueError(f"{named} is larger than {MAX_TOKEN_FILE} bytes")
+    try:
+        return _read_tokens(content.decode())
     except UnicodeDecodeError:
-        raise ValueError(f"{variable} names a file that is not UTF-8") from None
+        raise ValueError(f"{named} is not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{named} {error}") from None
 
 
 def _parsed(read: Any) -> BeforeValidator:
@@ -154,7 +160,7 @@ class Settings(BaseSettings):
         if file and value:
             raise ValueError("is set and so is DESK_CALLBACK_TOKENS_FILE; set one of them")
         if file:
-            value = _read_token_file(file)
+            return _read_token_file(file)
         return _read_tokens(value) if isinstance(value, str) else value
 
     @check("callback_tokens")
@@ -162,7 +168,9 @@ class Settings(BaseSettings):
     def _of_configured_apps(cls, tokens: Tokens, info: ValidationInfo) -> Tokens:
         strangers = sorted(set(tokens) - set(info.data.get("sdk_app_ids", tokens)))
         if strangers:
-            raise ValueError(f"has a token for app {strangers[0]}, which is not configured")
+            file = "_FILE" if info.data.get("callback_tokens_file") else ""
+            named = f"DESK_CALLBACK_TOKENS{file}"
+            raise ValueError(f"{named} has a token for app {strangers[0]}, which is not configured")
         return tokens
 
     @check("callback_path")
@@ -213,6 +221,10 @@ class Settings(BaseSettings):
             return cls()  # type: ignore[call-arg]  # the environment gives them
         except ValidationError as error:
             raise SettingsError([_line(**problem) for problem in error.errors()]) from None
+        except UnicodeDecodeError:
+            raise SettingsError([".env is not UTF-8"]) from None
+        except OSError as error:
+            raise SettingsError([f".env cannot be read: {error.strerror}"]) from None
 
     def tokens(self) -> dict[int, tuple[str, ...]]:
         """The tokens in clear, for the one who checks signatures."""

@@ -23,6 +23,8 @@ ORPHAN_WITHIN = 8.0
 class Signals:
     """SIGTERM, SIGINT and SIGHUP as something to wait for, while used as a context manager.
 
+    One that was ignored before stays ignored: `nohup` asks for that.
+
     Attributes:
         count: how many have come.
         insisted: a second Ctrl-C has come: stop at once.
@@ -36,14 +38,16 @@ class Signals:
     def __enter__(self) -> Self:
         self._reader, self._writer = _wakeup_pipe()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(signum, self._note)
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
         # All that is left to do is to exit, and one more Ctrl-C must not spoil the exit code.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         os.close(self._reader)
         os.close(self._writer)

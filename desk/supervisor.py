@@ -201,11 +201,11 @@ class _Child:
         return max(0.0, self._restart_at - time.monotonic()) if self._process is None else None
 
     def look_after(self) -> None:
-        """Hear what the process reports, bury it if it died, start it if it is time."""
+        """Hear what the process reports, reap it if it died, start it if it is time."""
         died = self._process is not None and not self._process.is_alive()
         self._listen()  # after that look: what it said before it died is not missed
         if died:
-            self._bury()
+            self._reap()
         if self.pause == 0.0:
             self._start()
 
@@ -259,10 +259,11 @@ class _Child:
         seconds = round(time.monotonic() - self._started_at, 3)
         log.info("process_ready", name=self.part.name, after_s=seconds)
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         code = self._process.exitcode
         self._process.close()
         self._process = None
+        self._trouble = self._trouble or _killed_by(code)
         self._died(exit_code=code)
 
     def _died(self, *, exit_code: int | None) -> None:
@@ -281,6 +282,11 @@ class _Child:
             why = f": {self._trouble}" if self._trouble else ""
             raise _GaveUp(f"{self.part.name} died {MAX_FAILED_STARTS} times while starting{why}")
         self._restart_at = time.monotonic() + pause
+
+
+def _killed_by(exit_code: int) -> str:
+    """Return the signal that ended a process, in words; empty if none did."""
+    return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else ""
 
 
 @contextmanager

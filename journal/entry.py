@@ -3,6 +3,8 @@
 Knows nothing of HTTP, of storage or of what a callback means.
 """
 
+from enum import IntEnum
+
 import msgspec
 
 ID_BYTES = 16
@@ -10,6 +12,15 @@ ID_BYTES = 16
 
 MAX_INTEGER = 2**63 - 1
 """The largest that SQLite and protobuf can hold."""
+
+
+class Kind(IntEnum):
+    """Purpose of an entry. The numbers are stored: add to them, never change one."""
+
+    CALLBACK = 1
+    """A callback, as it came."""
+    FORGET = 2
+    """Reserved: a list of sessions to forget. Nothing writes or obeys it yet."""
 
 
 class NewEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -23,6 +34,7 @@ class NewEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         client_ip: Desk's `ClientIP`, or "".
         platform: Desk's `OptPlatform`, or "".
         body: the HTTP body, byte for byte.
+        kind: a `Kind`; the entry of a later version may have a number that is none.
     """
 
     id: bytes
@@ -32,13 +44,14 @@ class NewEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     client_ip: str = ""
     platform: str = ""
     body: bytes
+    kind: int = Kind.CALLBACK
 
 
 class Entry(NewEntry, frozen=True, kw_only=True, gc=False):
     """An entry as the journal holds it.
 
     Attributes:
-        revision: its number: 1, 2, 3 … without gaps, in the order of appending.
+        revision: its number, at least 1. Later entries have higher numbers; there may be gaps.
     """
 
     revision: int
@@ -67,6 +80,7 @@ def numbered(entry: NewEntry, revision: int) -> Entry:
         client_ip=entry.client_ip,
         platform=entry.platform,
         body=entry.body,
+        kind=entry.kind,
     )
 
 
@@ -74,11 +88,13 @@ def validate(entry: NewEntry) -> None:
     """Refuse what no engine could store, before it can spoil a batch that others share.
 
     Raises:
-        ValueError: the id has another length, a number is out of range, or a text is not Unicode.
+        ValueError: the id has another length, a number is out of range, a text is not Unicode, or
+            the kind is none of ours.
     """
     if len(entry.id) != ID_BYTES:
         raise ValueError(f"an entry's id has {ID_BYTES} bytes")
     if not (0 < entry.sdk_app_id <= MAX_INTEGER and 0 <= entry.received_at <= MAX_INTEGER):
         raise ValueError("an entry's number is out of range")
+    Kind(entry.kind)
     for text in (entry.request_id, entry.client_ip, entry.platform):
         text.encode()  # a lone surrogate raises UnicodeEncodeError, which is a ValueError

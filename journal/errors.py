@@ -25,10 +25,6 @@ class InUse(JournalError):
     """Another process is the journal's writer."""
 
 
-class NotWritable(JournalError):
-    """The journal was opened for reading only."""
-
-
 class Unreadable(JournalError):
     """What is stored is not a journal of this version, or it is damaged."""
 

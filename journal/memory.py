@@ -2,11 +2,13 @@
 # ruff: noqa: D102 -- the port documents the methods
 
 import threading
+from bisect import bisect_right
+from operator import attrgetter
 from uuid import uuid4
 
 from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry, numbered, validate
-from journal.errors import Closed
+from journal.errors import Closed, NotKept
 from journal.port import READ_BYTES
 
 
@@ -16,6 +18,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         self._id = uuid4().hex
         self._entries: list[Entry] = []
+        self._oldest = 1
         self._revisions: dict[bytes, int] = {}
         self._changed = threading.Condition()
         self._closed = False
@@ -28,12 +31,12 @@ class MemoryJournal:
         validate(entry)
         with self._changed:
             self._check_open()
-            revision = len(self._entries) + 1
-            first = self._revisions.setdefault(entry.id, revision)
-            if first == revision:
-                self._entries.append(numbered(entry, revision))
-                self._changed.notify_all()
-        return Appended(revision=first, duplicate=first != revision)
+            if first := self._revisions.get(entry.id):
+                return Appended(revision=first, duplicate=True)
+            revision = self._revisions[entry.id] = self._next_revision()
+            self._entries.append(numbered(entry, revision))
+            self._changed.notify_all()
+        return Appended(revision=revision, duplicate=False)
 
     def submit(self, entry: NewEntry, done: Done) -> Append:
         append = Append(entry, done)
@@ -43,7 +46,10 @@ class MemoryJournal:
     def read(self, after: int, *, limit: int) -> list[Entry]:
         with self._changed:
             self._check_open()
-            entries = self._entries[after : after + limit]
+            if after < self._oldest - 1:
+                raise NotKept(self._oldest)
+            start = bisect_right(self._entries, after, key=attrgetter("revision"))
+            entries = self._entries[start : start + limit]
         room = READ_BYTES
         for count, entry in enumerate(entries, start=1):
             room -= len(entry.body)
@@ -54,23 +60,29 @@ class MemoryJournal:
     def wait(self, after: int, *, timeout: float) -> bool:
         with self._changed:
             self._check_open()
-            self._changed.wait_for(lambda: self._closed or len(self._entries) > after, timeout)
-            return len(self._entries) > after
+            self._changed.wait_for(lambda: self._closed or self._head() > after, timeout)
+            return self._head() > after
 
     def head(self) -> int:
         with self._changed:
             self._check_open()
-            return len(self._entries)
+            return self._head()
 
     def oldest(self) -> int:
         with self._changed:
             self._check_open()
-            return 1
+            return self._oldest
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _head(self) -> int:
+        return self._entries[-1].revision if self._entries else self._oldest - 1
+
+    def _next_revision(self) -> int:
+        return self._head() + 1
 
     def _check_open(self) -> None:
         if self._closed:

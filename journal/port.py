@@ -6,21 +6,21 @@ from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry
 
 
-class Journal(Protocol):
-    """An append-only log of callbacks: the only truth.
+class JournalWriter(Protocol):
+    """The side of the journal on which entries are appended.
+
+    The journal is an append-only log of callbacks: the only truth.
 
     * **Durable.** `append` returns after the entry is on stable storage, never before. What it
       returned survives the death of the process and of the machine.
-    * **Numbered.** Entries are numbered 1, 2, 3 … without gaps, in the order in which they became
-      durable. A number, once given, never changes its entry.
-    * **Deduplicated.** Appending an id that is there already adds nothing and returns the first
-      copy's revision, however much later.
-    * **Readable.** `read` returns entries exactly as they were appended. A reader never sees
-      an entry that could still be lost.
+    * **Numbered.** Entries are numbered in the order in which they became durable. Numbers ascend
+      and begin at 1 or later; some may be left out. A number is never used twice.
+    * **Deduplicated** within the engine's window, which may be for ever (SQLite) or minutes.
+      Appending an id that the window still has adds nothing and returns the first copy's revision.
+      A copy that comes later gets a number of its own; the fold recognises it.
     * **One writer.** Only one process at a time may append to an embedded engine; another gets
-      `InUse`. Any number may read.
-    * **Bounded.** `append` waits at most its `timeout`; `read` returns at most `limit` entries and
-      about `READ_BYTES` bytes.
+      `InUse`.
+    * **Bounded.** `append` waits at most its `timeout`.
 
     All methods may be called from any thread.
     """
@@ -42,7 +42,6 @@ class Journal(Protocol):
             Overloaded: too many appends are waiting; not taken.
             Unavailable: the storage failed (full, read-only, gone); not taken. Later calls try
                 again by themselves.
-            NotWritable: opened for reading only.
         """
         ...
 
@@ -55,40 +54,69 @@ class Journal(Protocol):
         it raises harms nobody.
 
         Raises:
-            Overloaded, NotWritable, Closed: at once; not taken.
+            Overloaded, Closed: at once; not taken.
         """
+        ...
+
+    def close(self) -> None:
+        """Finish the appends that are under way and let go of everything. May be called twice."""
+        ...
+
+
+class JournalReader(Protocol):
+    """The side of the journal on which entries are read, in any number of processes.
+
+    * **Exact.** `read` returns entries exactly as they were appended, in ascending order. An entry
+      that could still be lost is never returned. An entry never changes; it may be removed.
+    * **Bounded.** `read` returns at most `limit` entries and about `READ_BYTES` bytes.
+
+    All methods may be called from any thread.
+    """
+
+    @property
+    def id(self) -> str:
+        """The same as the writer's."""
         ...
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
         """Return up to `limit` entries whose revision is greater than `after`, ascending.
 
-        Empty when there are none yet. May return fewer than `limit` although more follow.
+        Empty when there are none yet. May return fewer than `limit` although more follow. A number
+        that is missing in between was left out or its entry removed: that is no error.
 
         Raises:
-            NotKept: entries right after `after` have been removed.
+            NotKept: `after` is less than `oldest() - 1`.
             Unavailable: the storage failed.
+            Unreadable: the storage is damaged; the message names the revision.
         """
         ...
 
     def wait(self, after: int, *, timeout: float) -> bool:
         """Wait until there is an entry after `after`, at most `timeout` seconds.
 
-        Returns whether there is one. Costs next to nothing while it waits, and returns within a
+        Returns True if there is one. Costs next to nothing while it waits, and returns within a
         few milliseconds of the append, also if another process did it.
         """
         ...
 
     def head(self) -> int:
-        """The revision of the newest durable entry; 0 when empty."""
+        """The revision of the newest durable entry; 0 when there was none yet."""
         ...
 
     def oldest(self) -> int:
-        """The revision of the oldest entry still kept; 1 when nothing was ever removed."""
+        """The lowest revision from which reading is possible; 1 unless the beginning was removed.
+
+        There may be no entry with this number.
+        """
         ...
 
     def close(self) -> None:
-        """Finish the appends that are under way and let go of everything. May be called twice."""
+        """Let go of everything. Ends a `wait` under way. May be called twice."""
         ...
+
+
+class Journal(JournalWriter, JournalReader, Protocol):
+    """Both sides in one object, as embedded engines have them."""
 
 
 READ_BYTES = 4 * 1024 * 1024

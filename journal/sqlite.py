@@ -6,20 +6,22 @@ local file system: WAL and locks do not work on others.
 # ruff: noqa: D102 -- the port documents the methods
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import apsw
 import structlog
 
 from journal.append import Append, Done
 from journal.entry import Appended, Entry, NewEntry, validate
-from journal.errors import Closed, NotKept, NotWritable
+from journal.errors import Closed, NotKept
 from journal.group_commit import GroupCommit
 from journal.port import READ_BYTES
-from journal.sqlite_file import Handle, connect_to_read, failure, value
+from journal.sqlite_file import Handle, connect_to_read, failure
+from journal.sqlite_format import value
 from journal.sqlite_watch import WalWatch
 from journal.sqlite_writer import Writer
 
@@ -27,9 +29,9 @@ CLOSE_TIMEOUT = 10.0
 """Seconds that `close` grants to appends under way."""
 
 HEAD = "SELECT ifnull(max(revision), 0) FROM entries"
-OLDEST = "SELECT ifnull(min(revision), 1) FROM entries"
+OLDEST = "SELECT oldest_revision FROM header"
 READ = """
-SELECT revision, id, sdk_app_id, received_at, request_id, client_ip, platform, body
+SELECT revision, id, sdk_app_id, received_at, request_id, client_ip, platform, body, kind
 FROM entries WHERE revision > ? ORDER BY revision LIMIT ?
 """
 
@@ -37,71 +39,34 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-class SqliteJournal:
-    """`journal.port.Journal` on a file. Made by `open_writer` or `open_reader`."""
+class SqliteReader:
+    """`journal.port.JournalReader` on a file."""
 
-    def __init__(self, path: Path, writer: Writer | None) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._reader = Handle(path, connect_to_read)
-        self._watch = WalWatch(path)
-        self._writer = writer
-        self._commits = GroupCommit(writer.commit, afterwards=writer.checkpoint) if writer else None
-
-    @classmethod
-    def open_writer(cls, path: Path) -> Self:
-        """Open the journal at `path` as its only writer; create it if there is none.
-
-        Raises:
-            InUse: another process is its writer.
-            Unavailable: the storage failed.
-            Unreadable: what is there is no journal, of another version, or damaged.
-        """
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            writer = Writer(path)
-            try:
-                return cls(path, writer)
-            except BaseException:
-                writer.close()
-                raise
-        except (apsw.Error, OSError) as error:
-            raise failure(error, path) from error
-
-    @classmethod
-    def open_reader(cls, path: Path) -> Self:
+    def __init__(self, path: Path) -> None:
         """Open the journal at `path` for reading.
 
         Raises:
-            Unavailable: there is none yet, or the storage failed.
-            Unreadable: what is there is no journal, of another version, or damaged.
+            Unavailable: there is none yet, it is of an older version, or the storage failed.
+            Unreadable: what is there is no journal, of a newer version, or damaged.
         """
-        try:
-            return cls(path, None)
-        except (apsw.Error, OSError) as error:
-            raise failure(error, path) from error
+        self._path = path
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        with _failures_of(path):
+            self._reader = Handle(path, connect_to_read)
+        self._watch = WalWatch(path)
 
     @property
     def id(self) -> str:
         return self._reader.journal_id
 
-    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
-        return self._group(entry).append(entry, timeout=timeout)
-
-    def submit(self, entry: NewEntry, done: Done) -> Append:
-        return self._group(entry).submit(entry, done)
-
-    def _group(self, entry: NewEntry) -> GroupCommit:
-        if self._commits is None:
-            raise NotWritable("this journal was opened for reading only")
-        validate(entry)
-        return self._commits
-
     def read(self, after: int, *, limit: int) -> list[Entry]:
-        entries = self._ask(lambda connection: _entries(connection, after, limit))
-        if entries and entries[0].revision != after + 1:
-            raise NotKept(entries[0].revision)
+        # Entries first: `oldest_revision` is raised before entries go, so none can go unnoticed.
+        entries, oldest = self._ask(
+            lambda connection: (_entries(connection, after, limit), _oldest(connection))
+        )
+        if after < oldest - 1:
+            raise NotKept(oldest)
         return entries
 
     def wait(self, after: int, *, timeout: float) -> bool:
@@ -119,20 +84,13 @@ class SqliteJournal:
         return self._ask(lambda connection: int(value(connection, HEAD)))
 
     def oldest(self) -> int:
-        return self._ask(lambda connection: int(value(connection, OLDEST)))
+        return self._ask(_oldest)
 
     def close(self) -> None:
         with self._lock:
-            first = not self._closed.is_set()
             self._closed.set()
             self._reader.drop()
             self._watch.close()
-        if not first or self._commits is None or self._writer is None:
-            return
-        if self._commits.close(timeout=CLOSE_TIMEOUT):
-            self._writer.close()
-        else:  # its thread is inside the disk: only the end of the process frees the lock
-            log.error("journal_close_timed_out", timeout=CLOSE_TIMEOUT)
 
     def _ask(self, question: Callable[[apsw.Connection], T]) -> T:
         with self._lock:
@@ -145,19 +103,87 @@ class SqliteJournal:
                 raise failure(error, self._path) from error
 
 
+class SqliteWriter(SqliteReader):
+    """`journal.port.Journal` on a file: its only writer, which can read it as well."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the journal at `path` for writing; create it if there is none, migrate an older one.
+
+        Raises:
+            InUse: another process is its writer.
+            Unavailable: the storage failed.
+            Unreadable: what is there is no journal, of a newer version, or damaged.
+        """
+        with _failures_of(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._writer = Writer(path)
+        try:
+            super().__init__(path)
+        except BaseException:
+            self._writer.close()
+            raise
+        self._commits = GroupCommit(self._writer.commit, afterwards=self._writer.checkpoint)
+
+    def append(self, entry: NewEntry, *, timeout: float) -> Appended:
+        validate(entry)
+        return self._commits.append(entry, timeout=timeout)
+
+    def submit(self, entry: NewEntry, done: Done) -> Append:
+        validate(entry)
+        return self._commits.submit(entry, done)
+
+    def close(self) -> None:
+        if self._closed.is_set():
+            return
+        super().close()
+        if self._commits.close(timeout=CLOSE_TIMEOUT):
+            self._writer.close()
+        else:  # its thread is inside the disk: only the end of the process frees the lock
+            log.error("journal_close_timed_out", timeout=CLOSE_TIMEOUT)
+
+
+@contextmanager
+def _failures_of(path: Path) -> Iterator[None]:
+    """Raise the journal's errors for those of the storage below it."""
+    try:
+        yield
+    except (apsw.Error, OSError) as error:
+        raise failure(error, path) from error
+
+
+def _oldest(connection: apsw.Connection) -> int:
+    return int(value(connection, OLDEST))
+
+
 def _entries(connection: apsw.Connection, after: int, limit: int) -> list[Entry]:
+    """Read entries up to the first that is damaged.
+
+    Raises:
+        apsw.CorruptError: the first is damaged.
+    """
     entries: list[Entry] = []
-    room = READ_BYTES
-    rows = connection.execute(READ, (after, limit))
-    while room > 0 and (row := next(rows, None)):
-        entries.append(_entry(row))
-        room -= len(entries[-1].body)
-    rows.close()  # an open statement would keep the WAL from being used again
+    try:
+        for entry in _rows(connection, after, limit):
+            entries.append(entry)  # noqa: PERF402 -- those before a damaged one are kept
+    except (apsw.CorruptError, UnicodeDecodeError) as error:
+        if not entries:
+            raise apsw.CorruptError(f"the entry after revision {after}: {error}") from error
     return entries
 
 
+def _rows(connection: apsw.Connection, after: int, limit: int) -> Iterator[Entry]:
+    room = READ_BYTES
+    rows = connection.execute(READ, (after, limit))
+    try:
+        while room > 0 and (row := next(rows, None)):
+            yield (entry := _entry(row))
+            room -= len(entry.body)
+    finally:
+        rows.close()  # an open statement would keep the WAL from being used again
+
+
 def _entry(row: tuple[Any, ...]) -> Entry:
-    revision, id_, sdk_app_id, received_at, request_id, client_ip, platform, body = row
+    revision, id_, sdk_app_id, received_at, request_id, client_ip, platform, body, kind = row
     return Entry(
         revision=revision,
         id=id_,
@@ -167,4 +193,5 @@ def _entry(row: tuple[Any, ...]) -> Entry:
         client_ip=client_ip,
         platform=platform,
         body=body,
+        kind=kind,
     )

@@ -1,4 +1,4 @@
-"""The journal's SQLite file: what makes a file ours, and how it is opened, locked and reopened.
+"""The journal's SQLite file: opened, locked and reopened.
 
 Knows nothing of appending and reading. Never opens the file but through SQLite: closing any other
 descriptor of it would drop the locks that SQLite holds in this process.
@@ -8,20 +8,13 @@ import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import apsw
 
+from journal import sqlite_format
 from journal.errors import InUse, JournalError, Unavailable, Unreadable
-
-APPLICATION_ID = 0x4465736B
-"""`PRAGMA application_id` of a journal: "Desk" in ASCII."""
-
-VERSION = 1
-"""`PRAGMA user_version`: of the schema."""
+from journal.sqlite_format import VERSION, value
 
 BUSY_MS = 200
 """Milliseconds to wait for another connection's lock; locks are held for a few at most."""
@@ -76,7 +69,7 @@ class Handle:
         self._connection: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
         self.journal_id = ""
-        self.journal_id = _journal_id(self.get())
+        self.journal_id = sqlite_format.journal_id(self.get())
 
     def get(self) -> apsw.Connection:
         """Return the open connection, or open one.
@@ -101,39 +94,38 @@ class Handle:
 
 
 def create(path: Path) -> None:
-    """Make `path` a journal, unless it is one. For the holder of the lock.
-
-    Raises:
-        Unreadable: it is something else, or of another version.
-    """
+    """Make `path` a journal if nothing is stored there. For the holder of the lock."""
     path.touch(mode=0o600)
     connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
-    if _is_empty(connection):
+    if sqlite_format.is_empty(connection):
         _prepare_to_write(connection)
-        connection.execute(
-            f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-            f"{files('journal').joinpath('schema.sql').read_text()}"
-        )
-        connection.execute("INSERT INTO header VALUES (1, ?); COMMIT", (uuid4().hex,))
+        sqlite_format.create(connection)
     connection.close()
 
 
 def connect_to_write(path: Path, journal_id: str) -> apsw.Connection:
-    """Open an existing journal as its writer.
+    """Open an existing journal as its writer; bring it to our version if it is of an older one.
 
     Commits that a crash left in the WAL are moved to the database first: they were read back from
     memory and may never have reached the disk, and what follows must not depend on them.
     """
-    connection = _checked(path, apsw.SQLITE_OPEN_READWRITE, journal_id)
+    connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
+    version = _check(connection, path, journal_id)
     _prepare_to_write(connection)
     with suppress(apsw.BusyError):  # somebody has it open: then it is not a WAL left by a crash
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    sqlite_format.migrate(connection, version, str(path))
     return connection
 
 
 def connect_to_read(path: Path, journal_id: str) -> apsw.Connection:
     """Open an existing journal as one of its readers."""
-    connection = _checked(path, apsw.SQLITE_OPEN_READONLY, journal_id)
+    connection = _connect(path, apsw.SQLITE_OPEN_READONLY)
+    version = _check(connection, path, journal_id)
+    if version != VERSION:
+        raise Unavailable(
+            f"{path} is of version {version}; its writer migrates it: start the gateway"
+        )
     with suppress(FileNotFoundError):
         _sync(f"{path}-wal")
     return connection
@@ -150,11 +142,6 @@ def failure(error: Exception, path: Path) -> JournalError:
     return Unavailable(f"{path}: {type(error).__name__}: {error}")
 
 
-def value(connection: apsw.Connection, query: str) -> Any:
-    """Return the single value that `query` has."""
-    return connection.execute(query).get
-
-
 def _connect(path: Path, flags: int) -> apsw.Connection:
     if not path.is_file():
         raise Unavailable(f"there is no journal at {path} yet")
@@ -165,18 +152,12 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
     return connection
 
 
-def _checked(path: Path, flags: int, journal_id: str) -> apsw.Connection:
-    connection = _connect(path, flags)
-    if _is_empty(connection):
-        raise Unavailable(f"there is no journal at {path} yet")
-    if value(connection, "PRAGMA application_id") != APPLICATION_ID:
-        raise Unreadable(f"{path} is not a journal")
-    version = value(connection, "PRAGMA user_version")
-    if version != VERSION:
-        raise Unreadable(f"{path} has version {version}, this program reads {VERSION}: upgrade it")
-    if journal_id not in ("", _journal_id(connection)):
+def _check(connection: apsw.Connection, path: Path, journal_id: str) -> int:
+    """Return the version of the journal, which must have `journal_id`, unless that is empty."""
+    version = sqlite_format.version(connection, str(path))
+    if journal_id not in ("", sqlite_format.journal_id(connection)):
         raise Unreadable(f"{path} was replaced by another journal: start again")
-    return connection
+    return version
 
 
 def _prepare_to_write(connection: apsw.Connection) -> None:
@@ -186,15 +167,6 @@ def _prepare_to_write(connection: apsw.Connection) -> None:
     if mode != "wal" or value(connection, "PRAGMA synchronous") != FULL:
         raise Unavailable("SQLite would not be durable here: is this a local file system?")
     connection.wal_autocheckpoint(0)  # the writer does it, after a commit was acknowledged
-
-
-def _is_empty(connection: apsw.Connection) -> bool:
-    tables = value(connection, "SELECT count(*) FROM sqlite_schema")
-    return (tables, value(connection, "PRAGMA application_id")) == (0, 0)
-
-
-def _journal_id(connection: apsw.Connection) -> str:
-    return str(value(connection, "SELECT journal_id FROM header"))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

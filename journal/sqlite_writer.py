@@ -23,7 +23,7 @@ meanwhile, for some 5 ms; four times as many take 15 ms, which is what one ack i
 
 # No revision is given: SQLite takes the next one, and none for an id that is there already.
 INSERT = """
-INSERT INTO entries (id, sdk_app_id, received_at, request_id, client_ip, platform, body)
+INSERT INTO entries (id, sdk_app_id, received_at, request_id, client_ip, platform, body, kind)
 VALUES {rows} ON CONFLICT (id) DO NOTHING
 """
 REVISIONS = "SELECT id, revision FROM entries WHERE id IN ({marks})"
@@ -35,7 +35,7 @@ class Writer:
     """Commits batches; holds the writer's lock."""
 
     def __init__(self, path: Path) -> None:
-        """Take the lock, and create the file if there is none.
+        """Take the lock; create the file if there is none, migrate it if it is of an older version.
 
         Raises:
             InUse, Unavailable, Unreadable: as `journal.errors` has it.
@@ -61,7 +61,7 @@ class Writer:
         try:
             connection = self._handle.get()
             outcomes = _insert(connection, entries)
-            # A hook would be told exactly, but has to win the interpreter back before all is done.
+            # A hook would be told exactly, but has to win the GIL back before all is done.
             self._wal_pages += connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
         except Exception as error:  # whatever it was, a transaction may be open
             self._fail(error)
@@ -113,7 +113,7 @@ class Writer:
 def _insert(connection: apsw.Connection, entries: Sequence[NewEntry]) -> list[Appended]:
     """Insert a batch in one statement, which is its own transaction.
 
-    In one, because each statement gives the interpreter away and has to win it back from the very
+    In one, because each statement gives the GIL away and has to win it back from the very
     threads that wait for it.
     """
     values = [value for entry in entries for value in astuple(entry)]
@@ -127,7 +127,7 @@ def _insert(connection: apsw.Connection, entries: Sequence[NewEntry]) -> list[Ap
 
 @cache
 def _insert_rows(count: int) -> str:
-    return INSERT.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count))
+    return INSERT.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * count))
 
 
 def _locate(

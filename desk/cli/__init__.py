@@ -36,6 +36,13 @@ def abandon_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def error_text(error: Exception) -> str:
+    """Return a line that says what is wrong and, if it is about a file, with which."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is called, not when it is listed."""
 
@@ -45,7 +52,7 @@ class LazyGroup(click.Group):
             return super().main(*args, **kwargs)
         except OSError as error:
             abandon_stdout()
-            click.echo(f"desk: {error.strerror or error}", err=True)
+            click.echo(f"desk: {error_text(error)}", err=True)
             sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -71,5 +78,5 @@ def main() -> None:
     """Take Tencent Cloud Desk's session callbacks, keep them, and tell the truth about sessions.
 
     `desk serve` runs it all. Settings are environment variables, see `.env.example`; the commands
-    that ask connect to --target or DESK_TARGET.
+    that ask connect to --target, to DESK_TARGET, or to the service's own DESK_GRPC_LISTEN.
     """

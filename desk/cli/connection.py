@@ -7,6 +7,7 @@ from typing import IO, Any
 
 import click
 
+from desk.cli import error_text
 from desk.client import (
     Client,
     ClientError,
@@ -16,6 +17,7 @@ from desk.client import (
     TimedOut,
     Unavailable,
 )
+from desk.endpoints import GRPC, service_address
 
 FAILED, USAGE, UNREACHABLE, TOO_LATE = 1, 2, 3, 4
 """Exit codes; `desk --help` explains them."""
@@ -71,7 +73,7 @@ def explained(error: ClientError, target: str) -> CallFailed:
     """Say in one line what a failed call means."""
     detail = error.detail
     if isinstance(error, Unavailable) and not error.reason:
-        detail = f"cannot reach {target}: {detail.rpartition(': ')[2]}"
+        detail = f"cannot reach {target}: {detail.rpartition(': ')[2].rstrip(']')}"
     if isinstance(error, TimedOut) and not error.reason:
         detail = f"{target} did not answer in time"
     fields = [f"{name}: {what}" for name, what in error.fields.items() if what not in detail]
@@ -85,11 +87,18 @@ def _one_line(text: str) -> str:
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
 
 
+def _service() -> str:
+    try:
+        return str(service_address())
+    except (OSError, ValueError) as error:
+        raise click.UsageError(error_text(error)) from None
+
+
 _target = click.option(
     "--target",
     envvar="DESK_TARGET",
-    default="127.0.0.1:50051",
-    show_default=True,
+    default=_service,
+    show_default=f"DESK_GRPC_LISTEN, also from .env, or {GRPC}",
     show_envvar=True,
     help="Where the service listens, host:port.",
 )

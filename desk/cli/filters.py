@@ -26,7 +26,11 @@ def _many(option: str, field: str, of: Any, text: str) -> Callable[[Command], Co
 
 def _range(name: str, of: str) -> list[Callable[[Command], Command]]:
     return [
-        click.option(f"--{name}-since", type=Moment(), help=f"{of} then or later."),
+        click.option(
+            f"--{name}-since",
+            type=Moment(),
+            help=f"{of} then or later: 15m ago, or a time, UTC unless it says otherwise.",
+        ),
         click.option(f"--{name}-until", type=Moment(), help=f"{of} before."),
     ]
 

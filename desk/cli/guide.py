@@ -48,7 +48,7 @@ Try it: begin a session, send the vendor's sample message, ask what became of it
 
   {desk} sessions explain {session}{which}{target}
 
-Or let a call centre happen here, and watch it in another terminal:
+Or let a contact centre happen here, and watch it in another terminal:
 
   {token}{desk} simulate {url} --app {app} --sessions 20 --rate 20
 

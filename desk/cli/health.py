@@ -1,17 +1,16 @@
-"""`desk health`: the health check of a container, which has neither curl nor grpcurl.
-
-Reads where to ask from the environment alone: a health check needs no complete configuration.
-"""
+"""`desk health`: the health check of a container, which has neither curl nor grpcurl."""
 
 import http.client
-import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 from urllib.parse import urlsplit
 
 import click
 
 from desk.address import Address
+from desk.cli import error_text
+from desk.endpoints import gateway_address, service_address
 
 
 @click.group(epilog="Exit codes: 0 = ready, 1 = not ready or not reachable, 2 = wrong usage.")
@@ -24,7 +23,7 @@ def health() -> None:
 @click.option("--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True)
 def gateway_health(url: str, timeout: float) -> None:
     """Ask the gateway at URL: by default /readyz at DESK_HTTP_LISTEN."""
-    parts = urlsplit(url or f"http://{_listen('DESK_HTTP_LISTEN', '127.0.0.1:8080')}/readyz")
+    parts = urlsplit(url or f"http://{_listening(gateway_address)}/readyz")
     if parts.scheme != "http" or not parts.hostname:
         raise click.UsageError("URL must be http://host:port/path")
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
@@ -45,7 +44,7 @@ def service_health(target: str, timeout: float) -> None:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    target = target or _listen("DESK_GRPC_LISTEN", "127.0.0.1:50051")
+    target = target or _listening(service_address)
     direct = [("grpc.enable_http_proxy", 0)]  # whatever http_proxy says: it asks its neighbour
     with grpc.insecure_channel(target, options=direct) as channel:
         try:
@@ -57,11 +56,11 @@ def service_health(target: str, timeout: float) -> None:
         _not_ready(f"{target}: not serving")
 
 
-def _listen(variable: str, default: str) -> str:
+def _listening(address: Callable[[], Address]) -> str:
     try:
-        return str(Address.parse(os.environ.get(variable) or default).from_here())
-    except ValueError as error:
-        raise click.UsageError(f"{variable} {error}") from None
+        return str(address())
+    except (OSError, ValueError) as error:
+        raise click.UsageError(error_text(error)) from None
 
 
 def _not_ready(reason: str) -> NoReturn:

@@ -13,8 +13,9 @@ import structlog
 
 from desk import logs
 from desk.address import Address
-from desk.cli import abandon_stdout
+from desk.background import text_output
 from desk.cli.guide import what_to_try
+from desk.descriptors import ENOUGH, RESERVED, least_limit, raise_limit
 from desk.processes import gateway_parts, service_parts
 from desk.settings import Settings, SettingsError, TrialSettings
 from desk.sockets import CannotListen, bound_address, listen, reserve
@@ -56,7 +57,7 @@ def serve(*, server: str | None) -> None:
             on_ready=lambda: _announce_all(settings, http, grpc),
             on_stop=listener.close,
         )
-        _run(supervisor)
+        _run(settings, supervisor)
 
 
 @click.command(epilog=STOPPING)
@@ -71,7 +72,7 @@ def gateway(*, server: str | None) -> None:
             on_ready=lambda: log.info("ready", http=str(address)),
             on_stop=listener.close,
         )
-        _run(supervisor)
+        _run(settings, supervisor)
 
 
 @click.command(epilog=STOPPING)
@@ -83,22 +84,24 @@ def service() -> None:
         supervisor = Supervisor(
             service_parts(settings, address), on_ready=lambda: log.info("ready", grpc=str(address))
         )
-        _run(supervisor)
+        _run(settings, supervisor)
 
 
 def _load(kind: type[AnySettings]) -> AnySettings:
+    limit = raise_limit()
     try:
         settings = kind.load()
     except SettingsError as error:
         _refuse(*error.problems)
+    least = least_limit(children=settings.rpc_workers + 2)
+    if limit < least:
+        _refuse(f"ulimit -n allows {limit} open files, and {least} are the least that it takes")
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         TemporaryFile(dir=settings.data_dir).close()
     except OSError as error:
         _refuse(f"DESK_DATA_DIR {settings.data_dir} cannot be written to: {error.strerror}")
     logs.configure(settings, "supervisor")
-    for warning in settings.warnings():
-        log.warning("setting_doubtful", problem=warning)
     return settings
 
 
@@ -115,7 +118,11 @@ def _on(server: str | None, settings: AnySettings) -> AnySettings:
     return settings
 
 
-def _run(supervisor: Supervisor) -> NoReturn:
+def _run(settings: Settings, supervisor: Supervisor) -> NoReturn:
+    for warning in settings.warnings():
+        log.warning("setting_doubtful", problem=warning)
+    if (limit := raise_limit()) < ENOUGH:
+        log.warning("few_open_files", limit=limit, connections_each_about=limit - RESERVED)
     code = supervisor.run()
     if supervisor.failure:
         click.echo(f"desk: {supervisor.failure}", err=True)
@@ -132,13 +139,10 @@ def _bind(variable: str, how: Callable[[Address], socket], address: Address) -> 
     try:
         return how(address)
     except CannotListen as error:
-        click.echo(f"desk: {variable}: {error}", err=True)
-        sys.exit(1)
+        _refuse(f"{variable}: {error}")
 
 
 def _announce_all(settings: Settings, http: Address, grpc: Address) -> None:
     log.info("ready", http=str(http), grpc=str(grpc))
-    try:
-        click.echo(what_to_try(settings, http, grpc))
-    except OSError:  # nobody can read it; the processes work all the same
-        abandon_stdout()
+    if sys.stdout:  # the processes work all the same if nobody can or does read it
+        click.echo(what_to_try(settings, http, grpc), file=text_output(sys.stdout.fileno()))

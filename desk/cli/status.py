@@ -9,6 +9,7 @@ from desk.cli.connection import asks
 from desk.cli.output import json_option, print_facts, print_json, span, when
 from desk.client import Client
 from desk.v1.status_pb2 import GetStatusResponse
+from desk.words import count_of
 
 SILENCE = 10.0
 """Seconds without a sign of life after which the follower is said to be silent."""
@@ -34,7 +35,7 @@ def _facts(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("applied revision", str(status.header.revision)),
         ("head revision", str(status.head_revision)),
         ("oldest revision", str(status.oldest_revision)),
-        ("lag", f"{status.lag} callbacks, {span(status.lag_time)}" if status.lag else "none"),
+        ("lag", _lag(status)),
         ("follower seen", "-" if silence is None else f"{_ago(silence)} ago"),
         ("fingerprint", status.fingerprint),
         ("feed digest", status.feed_digest),
@@ -44,6 +45,11 @@ def _facts(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("version", status.service_version),
         *((part.name, part.version) for part in status.component_versions),
     ]
+
+
+def _lag(status: GetStatusResponse) -> str:
+    behind = count_of(status.lag, "callback")
+    return f"{behind}, {span(status.lag_time)}" if status.lag else "none"
 
 
 def _follower_silence(status: GetStatusResponse) -> float | None:

@@ -12,6 +12,7 @@ from desk.v1.session_service_pb2 import (
     ExplainSessionResponse,
     SessionGroup,
 )
+from desk.words import count_of
 
 CLOCK = "%H:%M:%S.%LZ"
 DAY_AND_CLOCK = "%Y-%m-%d %H:%M:%S.%LZ"
@@ -117,7 +118,8 @@ def print_story(story: ExplainSessionResponse) -> None:
     session = story.session
     state = name_of(session, "state") if story.HasField("session") else "not begun"
     on = f", {min(days)}" if len(days) == 1 else ""
-    click.echo(f"{len(story.records)} callbacks at revision {story.header.revision}: {state}{on}")
+    callbacks = count_of(len(story.records), "callback")
+    click.echo(f"{callbacks} at revision {story.header.revision}: {state}{on}")
     print_table(_story_columns(CLOCK if on else DAY_AND_CLOCK), story.records)
 
 
@@ -179,8 +181,10 @@ def print_groups(counted: CountSessionsResponse, by: str) -> None:
     if counted.groups:
         print_table(columns, counted.groups)
     if counted.other_sessions:
-        click.echo(f"and {counted.other_sessions} sessions in smaller groups")
+        click.echo(f"and {count_of(counted.other_sessions, 'session')} in smaller groups")
 
 
 def _key(key: str) -> str:
+    if key == "END_REASON_UNSPECIFIED":
+        return "NONE"  # as in --end-reason
     return key.removeprefix("SESSION_STATE_").removeprefix("END_REASON_")

@@ -15,9 +15,9 @@ from structlog.typing import EventDict, WrappedLogger
 
 from desk.cli.connection import FAILED, CallFailed, asks
 from desk.cli.filters import VERDICT, event_filter, event_options
-from desk.cli.output import harmless, json_option, name_of, print_json, when, width
+from desk.cli.output import harmless, how_long, json_option, name_of, print_json, when, width
 from desk.cli.tables import CLOCK, DAY_AND_CLOCK, WIDE, event_name, outcome, verdict
-from desk.client import Client, Update
+from desk.client import Client, JournalMismatch, Update
 from desk.v1.event_pb2 import SessionRecord, Verdict
 
 SAVE_EVERY = 1.0
@@ -83,6 +83,11 @@ async def watch(
             async for update in updates:
                 _show(update, as_json=as_json)
                 saved.note(Checkpoint(update.journal_id, update.revision))
+    except JournalMismatch as error:
+        if checkpoint_file is None:
+            raise
+        what = f"{checkpoint_file} counts in another journal: delete it to start over"
+        raise CallFailed(f"{what} ({error.code.name}, {error.reason})", FAILED) from None
     except asyncio.CancelledError:  # Ctrl-C and SIGTERM are how a watch ends
         pass
     finally:
@@ -154,6 +159,8 @@ def _line(record: SessionRecord) -> str:
     ]
     if record.revised:
         fields.append("(revised)")
+    elif record.HasField("late_by"):
+        fields.append(f"(late by {how_long(record, 'late_by')})")
     if record.HasField("session"):
         fields.append(f"now {name_of(record.session, 'state')} {record.session.agent_id}".rstrip())
     colour = {Verdict.VERDICT_REJECTED: "red", Verdict.VERDICT_UNRECOGNISED: "yellow"}

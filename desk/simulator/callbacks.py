@@ -15,7 +15,10 @@ PLATFORMS = ("RESTAPI", "Web", "Android", "iOS", "Windows", "Mac", "iPad", "Unkn
 
 
 class Happening(msgspec.Struct, frozen=True):
-    """An event at its place in a life. `place` is its EventTime, but for SessionBegin."""
+    """An event at its place in a life. `place` is its EventTime, but for SessionBegin.
+
+    With `again` it is the message that the same side sent before, changed: it keeps its `MsgKey`.
+    """
 
     event: str
     at: int
@@ -26,6 +29,7 @@ class Happening(msgspec.Struct, frozen=True):
     previous_agent: str = ""
     stars: int = 0
     contact: bool = False
+    again: bool = False
 
     @property
     def place(self) -> int:
@@ -66,6 +70,7 @@ class Writer:
         self._platform = random.choice(PLATFORMS)
         self._client_ip = f"203.0.113.{random.randint(1, 254)}"
         self._messages = 0
+        self._keys: dict[str, str] = {}
 
     @property
     def customer(self) -> tuple[str, str, str]:
@@ -131,12 +136,20 @@ class Writer:
         lines = _LINES.get(happening.event)
         if lines is None:
             return self._random.choice(({}, {"MsgKey": "", "MsgBody": [], "CloudCustomData": ""}))
-        self._messages += 1
         return {
-            "MsgKey": f"{self._messages}_{happening.at // 1000}_{self._random.getrandbits(32):x}",
+            "MsgKey": self._key(happening),
             "MsgBody": texts.message(self._random, lines),
             "CloudCustomData": self._random.choice(("", '{"order":4417,"vip":true}')),
         }
+
+    def _key(self, happening: Happening) -> str:
+        if happening.again:
+            return self._keys[happening.event]
+        self._messages += 1
+        key = f"{self._messages}_{happening.at // 1000}_{self._random.getrandbits(32):x}"
+        if not happening.reason:  # what is rejected is no message that could be changed
+            self._keys[happening.event] = key
+        return key
 
     def _forward(self, happening: Happening) -> dict[str, Any]:
         if happening.event != "AgentForward":

@@ -20,6 +20,9 @@ from desk.simulator.scripts import (
     WITH_AGENT,
 )
 
+MOST_AGENTS = 20
+"""Agents that a session lists."""
+
 Value = TypeVar("Value")
 
 
@@ -37,7 +40,11 @@ class Happened(Protocol):
     @property
     def agent(self) -> str: ...  # noqa: D102
     @property
+    def previous_agent(self) -> str: ...  # noqa: D102
+    @property
     def stars(self) -> int: ...  # noqa: D102
+    @property
+    def again(self) -> bool: ...  # noqa: D102
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,10 +87,10 @@ def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expec
         customer: `client_user_id`, `customer_service_id` and `channel_type`.
     """
     story = [event for event in life if not event.reason]
-    count = Counter(event.event for event in story)
+    count = Counter(event.event for event in story if not event.again)
     agents = _agents(story)
     asked, joined = _first(story, "TransferringToHuman"), _first(story, "TransferToHumanSuccess")
-    replied = _first(story, "Human.AgentSendMsg")
+    replied = _first([e for e in story if e.after != CLOSING], "Human.AgentSendMsg")
     since = joined if asked is None else asked
     return Expectation(
         state=story[-1].after,
@@ -92,7 +99,7 @@ def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expec
         customer_service_id=customer[1],
         channel_type=customer[2],
         agent_id="" if _last_live(story) in (CHATBOT, TRANSFERRING, QUEUED) else agents[-1],
-        agent_ids=tuple(dict.fromkeys(agents)),
+        agent_ids=_last_agents(agents),
         satisfaction=_last((e.stars for e in story if e.event == "SatisfactionSelected"), 0),
         user_messages=count["ChatBot.UserSendMsg"] + count["Human.UserSendMsg"],
         robot_messages=count["ChatBot.RobotSendMsg"],
@@ -123,9 +130,15 @@ def _last(values: Iterable[Value], default: Value) -> Value:
 
 
 def _agents(story: Sequence[Happened]) -> list[str]:
-    """Who had the session, in order, repeated or not."""
+    """Return who had the session, in order, repeated or not; a goodbye takes nothing over."""
     takes = ("TransferToHumanSuccess", "AgentForward", "Human.AgentSendMsg")
-    return [each.agent for each in story if each.event in takes]
+    taken = [each for each in story if each.event in takes and each.after != CLOSING]
+    return [agent for each in taken for agent in (each.previous_agent, each.agent) if agent]
+
+
+def _last_agents(agents: Sequence[str]) -> tuple[str, ...]:
+    """Return the last of them, each once, in the order in which they last had the session."""
+    return tuple(reversed(list(dict.fromkeys(reversed(agents)))[:MOST_AGENTS]))
 
 
 def _last_live(story: Sequence[Happened]) -> str:

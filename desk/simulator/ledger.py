@@ -15,13 +15,18 @@ _STRENGTH = {Fate.REFUSED: 0, Fate.UNKNOWN: 1, Fate.KEPT: 2}
 
 
 class Planned(msgspec.Struct, gc=False):
-    """A callback and what became of all its deliveries; None = never sent.
+    """A callback and what became of all its deliveries.
 
-    One delivery that was kept is enough, whatever became of the others.
+    Attributes:
+        callback: without its body.
+        fate: None = never sent. One delivery that was kept is enough, whatever became of the
+            others.
+        revisions: which ones the answers named, each once; 0 = an answer named none.
     """
 
     callback: Made
     fate: Fate | None = None
+    revisions: tuple[int, ...] = ()
 
 
 class Ledger:
@@ -46,11 +51,13 @@ class Ledger:
                 self.callbacks[self.identify(callback.body)] = Planned(_without_body(callback))
             yield life
 
-    def note(self, delivery: Delivery, fate: Fate) -> None:
-        """Remember what became of a delivery."""
+    def note(self, delivery: Delivery, fate: Fate, revision: int | None = None) -> None:
+        """Remember what became of a delivery, and the revision that a 200 named (0 = none)."""
         planned = self.callbacks[self.identify(delivery.callback.body)]
         if planned.fate is None or _STRENGTH[fate] > _STRENGTH[planned.fate]:
             planned.fate = fate
+        if revision is not None and revision not in planned.revisions:
+            planned.revisions = (*planned.revisions, revision)
 
     def identify(self, body: bytes) -> str:
         """A callback's identity."""

@@ -124,6 +124,7 @@ def _happen(random: Random, script: list[Step], start: int) -> list[Happening]:
                 previous_agent=agents[agent - 1] if step.event == "AgentForward" else "",
                 stars=random.randint(1, 5),
                 contact=step.contact,
+                again=step.again,
             )
         )
         state = after

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from desk.words import count_of
+
 MOST_DETAILS = 20
 """Differences that are told one by one; the others are only counted."""
 
@@ -43,7 +45,7 @@ class Report:
     def as_text(self) -> str:
         """All of it, for people."""
         compared = (
-            f"{self.sessions} sessions, {self.callbacks} callbacks, "
+            f"{count_of(self.sessions, 'session')}, {count_of(self.callbacks, 'callback')}, "
             f"{self.rejected} rejected as expected"
         )
         lines = [*self.details]
@@ -51,8 +53,8 @@ class Report:
             lines.append(f"… and {self.differences - len(self.details)} more")
         if self.unknown_kept or self.unknown_lost:
             lines.append(
-                f"without an answer: {self.unknown_kept} callbacks are there, {self.unknown_lost} "
-                f"are not; {self.skipped} sessions not compared for it"
+                f"callbacks without an answer: {self.unknown_kept} there, {self.unknown_lost} not; "
+                f"{count_of(self.skipped, 'session')} not compared for it"
             )
-        found = f"{self.differences} differences" if self.differences else "no difference"
+        found = count_of(self.differences, "difference") if self.differences else "no difference"
         return "\n".join([*lines, f"{found}: {compared}"])

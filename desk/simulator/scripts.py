@@ -31,6 +31,7 @@ class Step(NamedTuple):
         gap: seconds since the event before, least and most.
         optional: an option of a life that takes place in some of them only.
         contact: the agent contacted the user.
+        again: a message that is the one before it from the same side, changed.
     """
 
     event: str
@@ -38,11 +39,13 @@ class Step(NamedTuple):
     gap: tuple[float, float] = (1, 15)
     optional: bool = False
     contact: bool = False
+    again: bool = False
 
 
 BEGIN = Step("SessionBegin", CHATBOT)
 ASK = Step("ChatBot.UserSendMsg")
 ANSWER = Step("ChatBot.RobotSendMsg", gap=(0.4, 2))
+ANSWER_GROWS = Step("ChatBot.RobotSendMsg", gap=(0.1, 0.4), again=True)
 ASK_MORE, ANSWER_MORE = ASK._replace(optional=True), ANSWER._replace(optional=True)
 TRANSFER = Step("TransferringToHuman", TRANSFERRING)
 LINE_UP = Step("TransferringToHumanWait", QUEUED, gap=(0.1, 1))
@@ -66,12 +69,15 @@ LEFT_THE_LINE = Step("SessionPendingAutoFinishEnd", CLOSING, gap=(20, 60))
 _BOT = (BEGIN, ASK, ANSWER, ASK_MORE, ANSWER_MORE, ASK_MORE, ANSWER_MORE)
 _IN_LINE = (*_BOT, TRANSFER, LINE_UP, STILL_WAITING, ASK_MORE, ANSWER_MORE)
 _TALK = (REPLY, SAY, REPLY_MORE, SAY_MORE, SAY_MORE, REPLY_MORE)
-_GOODBYE = Step("Human.AgentSendMsg", gap=(0.1, 0.5), optional=True)
+_CROSSING = Step("Human.AgentSendMsg", gap=(0.1, 0.5))
+_GOODBYE = _CROSSING._replace(optional=True)
 
 SCRIPTS: dict[str, tuple[Step, ...]] = {
     "bot only, user times out": (*_BOT, USER_TIMES_OUT, END),
     "bot only, user ends": (*_BOT, USER_ENDS, ANSWER_MORE, END),
     "bot only, no reason given": (*_BOT, END),
+    "bot streams its answers": (BEGIN, ASK, ANSWER, ANSWER_GROWS, ANSWER_GROWS, ASK, ANSWER,
+                                ANSWER_GROWS, ANSWER, USER_ENDS, END),
     "message first": (
         BEGIN._replace(gap=(0, 0)),
         ASK._replace(gap=(-3, -0.5)),
@@ -83,6 +89,8 @@ SCRIPTS: dict[str, tuple[Step, ...]] = {
     "queue, then an agent": (*_IN_LINE, JOIN, *_TALK, USER_ENDS, END, RATE._replace(gap=(10, 60))),
     "queue, rated twice": (*_IN_LINE, JOIN, *_TALK, RATE, AGENT_ENDS, END, RATE),
     "queue abandoned": (*_IN_LINE, USER_ENDS, END),
+    "queue abandoned as an agent comes": (*_IN_LINE, USER_ENDS, _CROSSING, END),
+    "queue ended by Desk": (*_IN_LINE, AGENT_ENDS, END),
     "queue closed, user offline": (*_IN_LINE, LEFT_THE_LINE, END),
     "no agent online": (*_BOT, TRANSFER, NOBODY, ANSWER, ASK_MORE, USER_TIMES_OUT, END),
     "no agent, asked again": (*_BOT, TRANSFER, LINE_UP, NOBODY, ASK, TRANSFER, JOIN, *_TALK,
@@ -93,6 +101,7 @@ SCRIPTS: dict[str, tuple[Step, ...]] = {
                         SAY, USER_ENDS, END),
     "user times out": (*_IN_LINE, JOIN, *_TALK, USER_TIMES_OUT, END),
     "agent times out": (*_BOT, TRANSFER, JOIN, SAY, AGENT_TIMES_OUT, END),
+    "another is asked": (*_IN_LINE, TRANSFER, TRANSFER, JOIN, *_TALK, USER_ENDS, END),
     "nobody takes it": (*_BOT, TRANSFER, SAY, AGENT_TIMES_OUT, END),
     "agent contacts the user": (
         BEGIN._replace(contact=True), JOIN, REPLY, SAY, *_TALK, AGENT_ENDS, END,
@@ -117,10 +126,9 @@ IMPOSSIBLE: dict[str, tuple[str, ...]] = {
     CHATBOT: ("Human.AgentSendMsg", "Human.UserSendMsg", "AgentForward", "SatisfactionSelected",
               "SessionAgentEnd", "SessionAgentTimeoutEnd", "SessionPendingAutoFinishEnd",
               "TransferringToHumanWait"),
-    TRANSFERRING: ("Human.AgentSendMsg", "SatisfactionSelected", "SessionAgentEnd",
-                   "TransferringToHuman"),
-    QUEUED: ("Human.AgentSendMsg", "AgentForward", "SessionAgentEnd", "SessionAgentTimeoutEnd",
-             "TransferringToHuman", "SatisfactionSelected"),
+    TRANSFERRING: ("Human.AgentSendMsg", "SatisfactionSelected"),
+    QUEUED: ("Human.AgentSendMsg", "AgentForward", "SessionAgentTimeoutEnd",
+             "SatisfactionSelected"),
     WITH_AGENT: ("ChatBot.UserSendMsg", "ChatBot.RobotSendMsg", "TransferringToHuman",
                  "TransferringToHumanWait", "TransferToHumanSuccess", "NoAgentOnline",
                  "SessionPendingAutoFinishEnd"),

@@ -1,10 +1,12 @@
 """Sends callbacks as Desk does: JSON bodies, all else in the URL, over kept-alive connections."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from enum import Enum
 from hashlib import sha256
 from time import time
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
@@ -22,12 +24,29 @@ FIRST_ANSWER = 2.0
 """Seconds during which attempts are repeated as long as nothing has ever answered."""
 
 
+_REVISION = re.compile(r"[1-9][0-9]{0,18}")
+
+
 class Fate(Enum):
     """What became of a delivery: the service has it, has it not, or who knows."""
 
     KEPT = "kept"
     REFUSED = "refused"
     UNKNOWN = "unknown"
+
+
+class Answer(NamedTuple):
+    """What one attempt got.
+
+    Attributes:
+        status: the HTTP status; None = no answer.
+        wait: seconds to wait before the next attempt; None = as the sender likes.
+        revision: `Desk-Revision` as it came; "" = there was none.
+    """
+
+    status: int | None
+    wait: float | None = None
+    revision: str = ""
 
 
 class Unreachable(Exception):
@@ -72,8 +91,16 @@ class Sender:
         options: Options,
         figures: Figures,
         *,
-        on_fate: Callable[[Delivery, Fate], None] | None = None,
+        on_fate: Callable[[Delivery, Fate, int | None], None] | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            options: how to send.
+            figures: filled while it goes on.
+            on_fate: called with what became of a delivery and, if it was answered with 200, the
+                revision that the answer names; 0 = it names none.
+        """
         self._options = options
         self._figures = figures
         self._on_fate = on_fate
@@ -124,14 +151,15 @@ class Sender:
 
     async def _deliver(self, http: aiohttp.ClientSession, delivery: Delivery, at: float) -> None:
         self._figures.sent += 1
-        fate = Fate.UNKNOWN
+        fate, revision = Fate.UNKNOWN, None
         try:
-            status = await self._try(http, delivery)
-            fate = self._count(status, delivery)
+            answer = await self._try(http, delivery)
+            revision = self._revision(answer) if answer.status == 200 else None
+            fate = self._count(answer.status, delivery)
         finally:  # also when cancelled: then nobody knows
             self._figures.unknown += fate is Fate.UNKNOWN
             if self._on_fate:
-                self._on_fate(delivery, fate)
+                self._on_fate(delivery, fate, revision)
         self._figures.latencies.append(self._clock() - at)
 
     def _count(self, status: int | None, delivery: Delivery) -> Fate:
@@ -146,13 +174,21 @@ class Sender:
             return Fate.KEPT
         return Fate.REFUSED
 
-    async def _try(self, http: aiohttp.ClientSession, delivery: Delivery) -> int | None:
-        """Attempt until there is an answer that counts; the last status, None = no answer."""
+    def _revision(self, answer: Answer) -> int:
+        """Return the revision that an answer names; 0 = none, or nothing that could be one."""
+        if _REVISION.fullmatch(answer.revision):
+            return int(answer.revision)
+        self._figures.misnumbered += answer.revision != ""
+        return 0
+
+    async def _try(self, http: aiohttp.ClientSession, delivery: Delivery) -> Answer:
+        """Attempt until there is an answer that counts; the last one."""
         began, pause = self._clock(), FIRST_PAUSE
         while True:
-            status, wait = await self._attempt(http, delivery)
+            answer = await self._attempt(http, delivery)
+            status = answer.status
             self._answered |= status is not None
-            wait = pause if wait is None else wait
+            wait = pause if answer.wait is None else answer.wait
             patience = self._options.retry_for
             if not self._answered:
                 patience = min(patience, FIRST_ANSWER)
@@ -163,12 +199,9 @@ class Sender:
             pause = min(2 * pause, LONGEST_PAUSE)
         if not self._answered:
             raise Unreachable
-        return status
+        return answer
 
-    async def _attempt(
-        self, http: aiohttp.ClientSession, delivery: Delivery
-    ) -> tuple[int | None, float | None]:
-        """One POST: its status, and `Retry-After` in seconds."""
+    async def _attempt(self, http: aiohttp.ClientSession, delivery: Delivery) -> Answer:
         try:
             async with http.post(
                 self._options.url,
@@ -177,9 +210,10 @@ class Sender:
                 headers={"Content-Type": "application/json"},
             ) as answer:
                 await answer.read()
-                return answer.status, _retry_after(answer.headers.get("Retry-After", ""))
+                wait = _retry_after(answer.headers.get("Retry-After", ""))
+                return Answer(answer.status, wait, answer.headers.get("Desk-Revision", ""))
         except (aiohttp.ClientError, TimeoutError):
-            return None, None
+            return Answer(None)
 
     def _query(self, delivery: Delivery) -> dict[str, str]:
         query = {

@@ -17,6 +17,7 @@ class Figures:
         refused: answered otherwise, by HTTP status; malformed bodies among them.
         as_expected: of the refused, those that had to be (malformed bodies, 400).
         unknown: never answered, or only with 5xx: the service may have them or not.
+        misnumbered: of the accepted, those whose `Desk-Revision` was no positive number.
         retries: attempts beyond the first.
         latencies: seconds from when a delivery was due to its last answer.
         seconds: how long the sending took.
@@ -28,6 +29,7 @@ class Figures:
     refused: Counter[int] = field(default_factory=Counter)
     as_expected: int = 0
     unknown: int = 0
+    misnumbered: int = 0
     retries: int = 0
     latencies: "array[float]" = field(default_factory=lambda: array("d"))
     seconds: float = 0
@@ -36,7 +38,8 @@ class Figures:
     @property
     def failed(self) -> int:
         """Deliveries that did not end as they should."""
-        return self.unknown + sum(self.refused.values()) - self.as_expected
+        refused = sum(self.refused.values()) - self.as_expected
+        return self.unknown + refused + self.misnumbered
 
     def as_json(self) -> dict[str, Any]:
         """All of it, JSON-ready; latencies in milliseconds, rates per second."""
@@ -46,6 +49,7 @@ class Figures:
             "refused": {str(status): count for status, count in sorted(self.refused.items())},
             "refused_as_expected": self.as_expected,
             "unknown": self.unknown,
+            "misnumbered": self.misnumbered,
             "retries": self.retries,
             "seconds": round(self.seconds, 3),
             "per_second": round(self.sent / self.seconds, 1) if self.seconds else 0.0,
@@ -86,6 +90,8 @@ def _lines(figures: dict[str, Any]) -> list[str]:
     ]
     if figures["unknown"]:
         lines.append(f"unknown   {figures['unknown']} (the service may have them or not)")
+    if figures["misnumbered"]:
+        lines.append(f"misnumbered {figures['misnumbered']} (Desk-Revision is no positive number)")
     if latency:
         lines.append(f"latency   {latency}")
     return lines

@@ -22,6 +22,7 @@ from desk.simulator.sender import Fate
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
 from desk.v1.session_pb2 import SessionKey
 from desk.v1.session_service_pb2 import BatchGetSessionsRequest, ExplainSessionRequest
+from desk.words import count_of
 
 ROUNDS = 2
 """Signs of life after which the follower has looked at the journal after the last answer: the first
@@ -76,10 +77,12 @@ async def verify(
     report = Report()
     head = await _settle(client, on_progress, patience)
     found = await _read_feed(client, ledger, start, head, report, patience)
+    incomplete = _incomplete_sessions(ledger, found)
     for identity, planned in ledger.callbacks.items():
-        compare_callback(report, planned, found.get(identity))
-    whole = _whole_sessions(ledger, found)
-    report.skipped = len(ledger.sessions) - len(whole)
+        whole_session = planned.callback.session_id not in incomplete
+        compare_callback(report, planned, found.get(identity), whole_session=whole_session)
+    whole = [session_id for session_id in ledger.sessions if session_id not in incomplete]
+    report.skipped = len(incomplete)
     await _compare_sessions(client, ledger, whole, found, report)
     await _compare_stories(client, ledger, whole, report)
     return report
@@ -137,7 +140,8 @@ async def _read_feed(
         async for update in updates:
             broken |= update.resumed
             if update.dropped and not broken:
-                report.differ(f"the feed repeats {update.dropped} records before {update.revision}")
+                repeated = count_of(update.dropped, "record")
+                report.differ(f"the feed repeats {repeated} before {update.revision}")
             for record in update.records:
                 place = (record.revision, record.ordinal)
                 if place <= before:
@@ -163,14 +167,13 @@ def _take(report: Report, ledger: Ledger, found: dict[str, Found], record: Sessi
         report.differ(f"{name(record)} is there twice, also at revision {known.event_revision}")
 
 
-def _whole_sessions(ledger: Ledger, found: dict[str, Found]) -> list[str]:
-    """Sessions all of whose callbacks reached the service, or should have: they were kept."""
-    incomplete = {
+def _incomplete_sessions(ledger: Ledger, found: dict[str, Found]) -> set[str]:
+    """Return the sessions of which a callback never reached the service, and need not have."""
+    return {
         planned.callback.session_id
         for identity, planned in ledger.callbacks.items()
-        if identity not in found and planned.fate is not Fate.KEPT
+        if identity not in found and planned.fate is not Fate.KEPT and planned.callback.session_id
     }
-    return [session_id for session_id in ledger.sessions if session_id not in incomplete]
 
 
 async def _compare_sessions(

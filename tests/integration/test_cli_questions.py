@@ -192,6 +192,23 @@ def test_a_service_that_cannot_be_reached_is_one_line_and_code_3(arguments):
     assert answer.stderr == "desk: cannot reach 127.0.0.1:1: Connection refused (UNAVAILABLE)\n"
 
 
+def test_a_name_that_is_not_found_is_told_without_remains_of_the_librarys_words():
+    answer = run("status", target="foo.invalid:1")
+    assert answer.returncode == 3
+    assert re.fullmatch(
+        r"desk: cannot reach foo\.invalid:1: [\w ]+ \(UNAVAILABLE\)\n", answer.stderr
+    )
+
+
+def test_the_service_of_this_machine_is_asked_unless_another_is_named(desk, tmp_path):
+    (tmp_path / ".env").write_text(f"DESK_GRPC_LISTEN={desk.target}\n")
+    assert run("status", cwd=tmp_path).returncode == 0
+    assert run("status", cwd=tmp_path, DESK_GRPC_LISTEN="127.0.0.1:1").returncode == 3
+    assert run("status", DESK_GRPC_LISTEN=desk.target, target="127.0.0.1:1").returncode == 3
+    assert run("status", DESK_GRPC_LISTEN="nowhere").returncode == 2
+    assert "DESK_GRPC_LISTEN" in run("status", "--help").stdout
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -237,6 +254,7 @@ def test_explain_answers_for_a_session_that_never_began(ask, ask_json):
     (record,) = ask_json("sessions", "explain", "never", "--app", "1600012345")
     assert record["rejection_reason"] == "REJECTION_REASON_NOT_BEGUN"
     answer = ask("sessions", "explain", "never", "--app", "1600012345")
+    assert answer.stdout.startswith("1 callback at revision ")
     assert "not begun" in answer.stdout
     assert "NOT_BEGUN" in answer.stdout
 

@@ -12,6 +12,8 @@ import pytest
 from desk.cli import COMMANDS
 from tests.support.processes import environment, run, start, wait_until
 
+BEGIN_AT = 1_725_540_020_000
+
 CURL = f"""#!{sys.executable}
 import sys, urllib.request
 option, url, data, body = sys.argv[1:]
@@ -79,7 +81,9 @@ def test_serve_works_where_its_output_cannot_be_written(tmp_path):
     full = "tests.support.output_full"
     with start("serve", data_dir=tmp_path / "data", module=full) as desk:
         desk.ready()
-        assert desk.post({"SessionId": "a", "Event": "SessionBegin", "EventTime": 1})[0] == 200
+        assert (
+            desk.post({"SessionId": "a", "Event": "SessionBegin", "EventTime": BEGIN_AT})[0] == 200
+        )
         assert desk.terminate() == 0
         assert "No space left" not in desk.output
 

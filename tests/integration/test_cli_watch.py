@@ -170,8 +170,10 @@ def test_a_checkpoint_of_another_journal_is_refused(desk, tmp_path):
     file.write_text(json.dumps({"journal_id": "0" * 32, "revision": 0}))
     answer = run("watch", "--checkpoint-file", str(file), target=desk.target)
     assert answer.returncode == 1
-    assert "JOURNAL_MISMATCH" in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    assert answer.stderr == (
+        f"desk: {file} counts in another journal: delete it to start over "
+        "(FAILED_PRECONDITION, JOURNAL_MISMATCH)\n"
+    )
 
 
 def test_a_file_that_is_no_checkpoint_is_wrong_usage_and_stays(desk, tmp_path):

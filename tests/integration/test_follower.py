@@ -4,34 +4,41 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
+from structlog.testing import capture_logs
 
-from journal.entry import Entry, NewEntry
+from journal.entry import Entry, Kind, NewEntry
 from journal.memory import MemoryJournal
 from journal.port import Journal
-from journal.sqlite import SqliteJournal
+from journal.sqlite import SqliteReader, SqliteWriter
 from service import follower as follower_module
 from service.follower import Follower
 from service.projection import Projection
 from service.view import store
 from service.view.writer import ViewWriter, lock
 from tests.support.callbacks import NOON, body, entry, life
+from tests.support.sparse_journal import SparseJournal
 from tests.support.waiting import eventually
 
 LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "TransferToHumanSuccess")
 
 
-def append(journal: Journal, bodies: list[bytes]) -> None:
+def append(journal: Journal, bodies: list[bytes], *, kind: Kind = Kind.CALLBACK) -> list[int]:
+    revisions = []
     for each in bodies:
         made = entry(1, each)
-        new = NewEntry(id=made.id, sdk_app_id=made.sdk_app_id, received_at=NOON, body=each)
-        journal.append(new, timeout=10)
+        new = NewEntry(
+            id=made.id, sdk_app_id=made.sdk_app_id, received_at=NOON, body=each, kind=kind
+        )
+        revisions.append(journal.append(new, timeout=10).revision)
+    return revisions
 
 
 def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -50,6 +57,16 @@ def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
 
 def applied(folder: Path) -> int:
     return next((row[0] for row in rows(folder, "SELECT applied_revision FROM progress")), -1)
+
+
+def progress(folder: Path) -> tuple[Any, ...]:
+    """Applied revision, its entry's id, the oldest revision, and since when it is behind."""
+    columns = "applied_revision, applied_id, oldest_revision, behind_since"
+    return next(iter(rows(folder, f"SELECT {columns} FROM progress")), ())
+
+
+def lines(logs: Sequence[Mapping[str, Any]], *events: str) -> list[Mapping[str, Any]]:
+    return [line for line in logs if line["event"] in events]
 
 
 def inode_of(path: Path) -> int:
@@ -161,6 +178,26 @@ def test_a_journal_put_back_to_an_earlier_state_has_its_view_built_anew(
     assert names == {"s0", "s1", *(f"n{n}" for n in range(grown_to - 2))}
 
 
+def test_a_journal_put_back_under_a_running_follower_has_its_view_built_anew(
+    tmp_path: Path,
+) -> None:
+    path, backup = tmp_path / "journal.db", tmp_path / "backup.db"
+    with closing(SqliteWriter(path)) as journal:
+        append(journal, [body("SessionBegin", NOON, session_id="before")])
+    backup.write_bytes(path.read_bytes())
+    with closing(SqliteReader(path)) as reader, following(reader, tmp_path):
+        with closing(SqliteWriter(path)) as journal:
+            append(journal, [body("SessionBegin", NOON, session_id="lost")])
+        eventually(lambda: applied(tmp_path) == 2)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(f"journal.db{suffix}").unlink(missing_ok=True)
+        backup.rename(path)
+        with closing(SqliteWriter(path)) as journal:
+            append(journal, [body("SessionBegin", NOON, session_id="after")])
+        names = "SELECT session_id FROM sessions ORDER BY number"
+        eventually(lambda: rows(tmp_path, names) == [("before",), ("after",)])
+
+
 def test_the_view_of_an_old_version_goes_even_if_it_was_in_use_before(tmp_path: Path) -> None:
     journal = MemoryJournal()
     old = tmp_path / "view-0123456789ab.db"
@@ -216,6 +253,132 @@ def test_a_damaged_view_is_thrown_away_and_built_anew(tmp_path: Path, page: int)
     with following(journal, tmp_path):
         eventually(lambda: applied(tmp_path) == 54)
         assert len(rows(tmp_path, "SELECT 1 FROM feed")) == 54
+
+
+def test_numbers_may_have_gaps(tmp_path: Path) -> None:
+    journal, dense = SparseJournal(), MemoryJournal()
+    views = []
+    for each, folder in ((journal, tmp_path / "sparse"), (dense, tmp_path / "dense")):
+        folder.mkdir()
+        for session_id in ("one", "two"):
+            revisions = append(each, life(*LIFE, session_id=session_id))
+            with following(each, folder):  # anew each time: it finds where it stood
+                eventually(lambda folder=folder, last=revisions[-1]: applied(folder) == last)
+        views.append(rows(folder, "SELECT session_id, state FROM sessions ORDER BY number"))
+        assert len(rows(folder, "SELECT 1 FROM feed")) == 8
+    assert journal.head() > dense.head()
+    assert views[0] == views[1]
+
+
+def test_a_view_begins_where_its_journal_begins(tmp_path: Path) -> None:
+    journal = SparseJournal()
+    append(journal, life(*LIFE, session_id="removed"))
+    revisions = append(journal, life(*LIFE, session_id="kept"))
+    journal.remove_before(revisions[0])
+    with capture_logs() as logs, following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == revisions[-1])
+    assert [line["begins_at"] for line in lines(logs, "view_discarded")] == [revisions[0]]
+    assert progress(tmp_path)[2] == revisions[0]
+    assert rows(tmp_path, "SELECT session_id FROM sessions") == [("kept",)]
+
+
+def test_a_view_that_has_missed_what_was_removed_is_built_anew_from_what_is_left(
+    tmp_path: Path,
+) -> None:
+    journal = SparseJournal()
+    first = append(journal, life(*LIFE, session_id="seen"))
+    with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == first[-1])
+    append(journal, life(*LIFE, session_id="missed"))
+    oldest = journal.head() + 1
+    journal.remove_before(oldest)
+    with following(journal, tmp_path):
+        eventually(lambda: progress(tmp_path) == (oldest - 1, b"", oldest, None))
+        assert rows(tmp_path, "SELECT 1 FROM sessions") == []
+        last = append(journal, life(*LIFE, session_id="new"))[-1]
+        eventually(lambda: applied(tmp_path) == last)
+    with following(journal, tmp_path):
+        append(journal, [body("SessionEnd", NOON + 60_000, session_id="new")])
+        eventually(lambda: applied(tmp_path) == journal.head())
+    assert rows(tmp_path, "SELECT session_id FROM sessions") == [("new",)]
+
+
+def test_a_view_that_is_past_what_was_removed_stays_as_it_is(tmp_path: Path) -> None:
+    journal = SparseJournal()
+    append(journal, life(*LIFE, session_id="removed but known"))
+    with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == journal.head())
+    journal.remove_before(journal.head() + 1)
+    with capture_logs() as logs, following(journal, tmp_path):
+        last = append(journal, life(*LIFE, session_id="new"))[-1]
+        eventually(lambda: applied(tmp_path) == last)
+    assert lines(logs, "view_discarded", "follower_retrying") == []
+    assert len(rows(tmp_path, "SELECT 1 FROM sessions")) == 2
+
+
+def test_an_entry_that_is_no_callback_is_skipped_with_an_error(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    begun = life(*LIFE)
+    append(journal, [b"first"], kind=Kind.FORGET)
+    append(journal, begun[:2])
+    append(journal, [b"second", b"third"], kind=Kind.FORGET)
+    append(journal, begun[2:])
+    append(journal, [b"last"], kind=Kind.FORGET)
+    with capture_logs() as logs, following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 8 and progress(tmp_path)[3] is None)
+        append(journal, [b"later"], kind=Kind.FORGET)
+        eventually(lambda: applied(tmp_path) == 9 and progress(tmp_path)[3] is None)
+        eventually(lambda: rows(tmp_path, "SELECT complete FROM progress") == [(1,)])
+    errors = lines(logs, "entry_of_unknown_kind")
+    assert [(line["revision"], line["kind"]) for line in errors] == [
+        (revision, Kind.FORGET) for revision in (1, 4, 5, 8, 9)
+    ]
+    fed = rows(tmp_path, "SELECT event_revision, verdict, session_id FROM feed ORDER BY position")
+    assert [revision for revision, *_ in fed] == [2, 3, 6, 7]
+    append(journal, [body("SessionEnd", NOON + 60_000)])
+    append(journal, [b"after a callback"], kind=Kind.FORGET)
+    with following(journal, tmp_path):  # it stands on an entry that left no trace
+        eventually(lambda: applied(tmp_path) == 11 and progress(tmp_path)[3] is None)
+    assert len(rows(tmp_path, "SELECT 1 FROM feed")) == 5
+
+
+def poison(folder: Path) -> None:
+    """Have the view refuse rows of sessions whose ids begin with "poison"."""
+    writer = ViewWriter(folder)
+    writer.close()
+    with closing(apsw.Connection(str(store.locate(folder)))) as db:
+        db.execute(
+            "CREATE TRIGGER poison BEFORE INSERT ON feed WHEN NEW.session_id GLOB 'poison*' "
+            "BEGIN SELECT RAISE(ABORT, 'it does not fit'); END"
+        )
+
+
+def test_an_entry_that_cannot_be_applied_holds_nobody_up_and_is_named(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    ids = [f"poison-{n}" if n % 3 else f"sound-{n}" for n in range(21)]
+    poisoned = [revision for revision, each in enumerate(ids, 1) if each.startswith("poison")]
+    assert len(poisoned) > follower_module.MOST_SKIPPED
+    append(journal, [body("SessionBegin", NOON, session_id=each) for each in ids])
+    poison(tmp_path)
+    with capture_logs() as logs, following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 21)
+        append(journal, [body("SessionBegin", NOON, session_id="after")])
+        eventually(lambda: applied(tmp_path) == 22)
+    assert [line["revision"] for line in lines(logs, "entry_skipped")] == poisoned
+    fed = [revision for (revision,) in rows(tmp_path, "SELECT event_revision FROM feed")]
+    assert fed == [revision for revision in range(1, 23) if revision not in poisoned]
+
+
+def test_a_fault_that_is_not_in_one_entry_ends_the_follower(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    ids = [f"poison-{n}" for n in range(30)]
+    append(journal, [body("SessionBegin", NOON, session_id=each) for each in ids])
+    poison(tmp_path)
+    with ThreadPoolExecutor(1) as pool, capture_logs() as logs:
+        running = pool.submit(Follower(journal, tmp_path).run, threading.Event())
+        with pytest.raises(Exception, match="revisions 11 to 11"):
+            running.result(20)
+    assert len(lines(logs, "entry_skipped")) == follower_module.MOST_SKIPPED
 
 
 class Hesitant(MemoryJournal):
@@ -280,7 +443,7 @@ def start_follower(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def test_a_follower_killed_again_and_again_builds_the_same_view(tmp_path: Path) -> None:
-    journal = SqliteJournal.open_writer(tmp_path / "journal.db")
+    journal = SqliteWriter(tmp_path / "journal.db")
     bodies = [
         each
         for number in range(300)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from journal import sqlite_writer
-from journal.errors import InUse, NotKept, NotWritable, Unavailable, Unreadable
-from journal.sqlite import SqliteJournal
+from journal.entry import Appended
+from journal.errors import InUse, NotKept, Unavailable, Unreadable
+from journal.sqlite import SqliteReader, SqliteWriter
 from tests.support.journals import PATIENCE, append, new_entry, read_all
 
 
@@ -21,17 +22,10 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def journal(path: Path) -> Iterator[SqliteJournal]:
-    journal = SqliteJournal.open_writer(path)
+def journal(path: Path) -> Iterator[SqliteWriter]:
+    journal = SqliteWriter(path)
     yield journal
     journal.close()
-
-
-@pytest.fixture
-def reader(journal: SqliteJournal, path: Path) -> Iterator[SqliteJournal]:
-    reader = SqliteJournal.open_reader(path)
-    yield reader
-    reader.close()
 
 
 def change(path: Path, statement: str) -> None:
@@ -40,7 +34,7 @@ def change(path: Path, statement: str) -> None:
     connection.close()
 
 
-def test_every_file_is_for_its_owner_only(journal: SqliteJournal, path: Path) -> None:
+def test_every_file_is_for_its_owner_only(journal: SqliteWriter, path: Path) -> None:
     append(journal)
     files = sorted(path.parent.iterdir())
     assert [file.name for file in files] == [
@@ -53,9 +47,7 @@ def test_every_file_is_for_its_owner_only(journal: SqliteJournal, path: Path) ->
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_the_sqlite3_command_line_shows_readable_entries(
-    journal: SqliteJournal, path: Path
-) -> None:
+def test_the_sqlite3_command_line_shows_readable_entries(journal: SqliteWriter, path: Path) -> None:
     append(journal, "a", body='{"Text": "你好"}'.encode())
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     row = connection.execute(
@@ -66,10 +58,10 @@ def test_the_sqlite3_command_line_shows_readable_entries(
 
 
 def test_a_reopened_journal_is_the_same_one(path: Path) -> None:
-    first = SqliteJournal.open_writer(path)
+    first = SqliteWriter(path)
     append(first, "a")
     first.close()
-    again = SqliteJournal.open_writer(path)
+    again = SqliteWriter(path)
     assert again.id == first.id
     assert append(again, "a").duplicate
     assert append(again, "b").revision == 2
@@ -77,12 +69,12 @@ def test_a_reopened_journal_is_the_same_one(path: Path) -> None:
 
 
 def test_after_a_clean_close_the_database_file_alone_is_whole(path: Path, tmp_path: Path) -> None:
-    journal = SqliteJournal.open_writer(path)
+    journal = SqliteWriter(path)
     append(journal)
     journal.close()
     copy = tmp_path / "copy.db"
     copy.write_bytes(path.read_bytes())
-    reader = SqliteJournal.open_reader(copy)
+    reader = SqliteReader(copy)
     assert reader.head() == 1
     reader.close()
 
@@ -107,35 +99,30 @@ def test_a_commit_that_broke_half_way_leaves_no_trace(tmp_path: Path) -> None:
     ]
 
 
-def test_a_second_writer_in_the_same_process_is_refused(journal: SqliteJournal, path: Path) -> None:
+def test_a_second_writer_in_the_same_process_is_refused(journal: SqliteWriter, path: Path) -> None:
     with pytest.raises(InUse, match="another process is writing"):
-        SqliteJournal.open_writer(path)
+        SqliteWriter(path)
     assert append(journal).revision == 1
-
-
-def test_a_reader_may_not_append(reader: SqliteJournal) -> None:
-    with pytest.raises(NotWritable):
-        reader.append(new_entry(), timeout=1)
 
 
 def test_a_reader_is_told_that_there_is_no_journal_yet(path: Path) -> None:
     with pytest.raises(Unavailable, match="there is no journal"):
-        SqliteJournal.open_reader(path)
+        SqliteReader(path)
     path.parent.mkdir()
     path.touch()
     with pytest.raises(Unavailable, match="there is no journal"):
-        SqliteJournal.open_reader(path)
+        SqliteReader(path)
 
 
 def test_an_empty_file_left_by_a_crash_becomes_a_journal(path: Path) -> None:
     path.parent.mkdir()
     change(path, "PRAGMA journal_mode = WAL")
-    journal = SqliteJournal.open_writer(path)
+    journal = SqliteWriter(path)
     assert append(journal).revision == 1
     journal.close()
 
 
-@pytest.mark.parametrize("opening", [SqliteJournal.open_writer, SqliteJournal.open_reader])
+@pytest.mark.parametrize("opening", [SqliteWriter, SqliteReader])
 class TestUnreadable:
     def test_a_file_of_something_else_is_refused_and_left_alone(
         self, path: Path, opening: object
@@ -157,9 +144,9 @@ class TestUnreadable:
         assert path.read_bytes() == content
 
     def test_a_journal_of_a_newer_version_is_refused(self, path: Path, opening: object) -> None:
-        SqliteJournal.open_writer(path).close()
-        change(path, "PRAGMA user_version = 2")
-        with pytest.raises(Unreadable, match="has version 2, this program reads 1"):
+        SqliteWriter(path).close()
+        change(path, "PRAGMA user_version = 3")
+        with pytest.raises(Unreadable, match=r"^\S+ has version 3, .* reads 2: upgrade it$"):
             opening(path)  # type: ignore[operator]
 
     def test_after_a_refusal_the_lock_is_free(self, path: Path, opening: object) -> None:
@@ -168,27 +155,70 @@ class TestUnreadable:
         with pytest.raises(Unreadable):
             opening(path)  # type: ignore[operator]
         path.unlink()
-        SqliteJournal.open_writer(path).close()
+        SqliteWriter(path).close()
 
 
 def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable):
-        SqliteJournal.open_writer(tmp_path / "file" / "journal.db")
+        SqliteWriter(tmp_path / "file" / "journal.db")
 
 
-def test_entries_that_were_removed_are_reported_not_skipped(path: Path) -> None:
-    journal = SqliteJournal.open_writer(path)
+def test_a_beginning_that_was_removed_is_reported_not_skipped(path: Path) -> None:
+    journal = SqliteWriter(path)
     for name in "abcd":
         append(journal, name)
     journal.close()
-    change(path, "DELETE FROM entries WHERE revision < 3")
-    reader = SqliteJournal.open_reader(path)
+    change(path, "UPDATE header SET oldest_revision = 3; DELETE FROM entries WHERE revision < 3")
+    reader = SqliteReader(path)
     assert reader.oldest() == 3
-    with pytest.raises(NotKept) as error:
-        reader.read(0, limit=10)
-    assert error.value.oldest == 3
+    for after in (0, 1):
+        with pytest.raises(NotKept) as error:
+            reader.read(after, limit=10)
+        assert error.value.oldest == 3
     assert [entry.revision for entry in reader.read(2, limit=10)] == [3, 4]
+    reader.close()
+
+
+def test_an_entry_that_was_removed_leaves_a_gap_and_its_number_stays_spent(path: Path) -> None:
+    journal = SqliteWriter(path)
+    for name in "abcd":
+        append(journal, name)
+    journal.close()
+    change(path, "DELETE FROM entries WHERE revision IN (1, 3)")
+    journal = SqliteWriter(path)
+    assert append(journal, "e").revision == 5
+    assert [entry.revision for entry in read_all(journal)] == [2, 4, 5]
+    assert [entry.revision for entry in journal.read(2, limit=1)] == [4]
+    journal.close()
+
+
+def test_a_kind_of_a_later_version_is_read_as_its_number(journal: SqliteWriter, path: Path) -> None:
+    append(journal)
+    change(path, "UPDATE entries SET kind = 7")
+    assert [entry.kind for entry in read_all(journal)] == [7]
+
+
+def test_a_repetition_is_recognised_however_late(journal: SqliteWriter) -> None:
+    append(journal, "first")
+    for name in range(200):
+        append(journal, name)
+    assert append(journal, "first") == Appended(revision=1, duplicate=True)
+
+
+def test_a_damaged_entry_is_named_and_those_before_it_can_be_read(path: Path) -> None:
+    journal = SqliteWriter(path)
+    for name in range(200):
+        append(journal, name, body=f"{name:04}".encode() * 200)
+    journal.close()
+    content = path.read_bytes()
+    page = content.index(b"0100" * 200) // 4096
+    path.write_bytes(content[: page * 4096] + b"\xa5" * 4096 + content[(page + 1) * 4096 :])
+    reader = SqliteReader(path)
+    before = reader.read(0, limit=200)
+    assert 90 < len(before) <= 100
+    with pytest.raises(Unreadable, match=f"damaged: the entry after revision {len(before)}: "):
+        reader.read(before[-1].revision, limit=200)
     reader.close()
 
 
@@ -196,11 +226,11 @@ def test_the_wal_does_not_grow_without_bound_while_readers_are_busy(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_writer, "CHECKPOINT_PAGES", 100)
-    journal = SqliteJournal.open_writer(path)
+    journal = SqliteWriter(path)
     finished = threading.Event()
 
     def read() -> None:
-        reader = SqliteJournal.open_reader(path)
+        reader = SqliteReader(path)
         while not finished.is_set():
             read_all(reader, limit=10)
         reader.close()

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 
 from journal.errors import InUse
-from journal.sqlite import SqliteJournal
+from journal.sqlite import SqliteReader, SqliteWriter
 from tests.support.journal_process import running
 from tests.support.journals import PATIENCE, append, new_entry, read_all
 from tests.support.waiting import eventually
@@ -43,7 +43,7 @@ def test_what_a_killed_writer_acknowledged_is_there_exactly_once(path: Path) -> 
             if line.endswith("\n"):
                 name, revision = line.split()
                 acknowledged[new_entry(name).id] = int(revision)
-        journal = SqliteJournal.open_writer(path)
+        journal = SqliteWriter(path)
         stored = read_all(journal)
         journal.close()
         assert [entry.revision for entry in stored] == list(range(1, len(stored) + 1))
@@ -59,16 +59,16 @@ def test_a_second_writer_is_refused_until_the_first_is_dead(path: Path) -> None:
         lines = collect(process)
         eventually(lambda: lines)
         with pytest.raises(InUse, match="stop it first"):
-            SqliteJournal.open_writer(path)
+            SqliteWriter(path)
         process.kill()
         process.wait(PATIENCE)
-    journal = SqliteJournal.open_writer(path)
+    journal = SqliteWriter(path)
     assert append(journal, "second").revision == journal.head()
     journal.close()
 
 
 def test_a_reader_in_another_process_sees_each_append_soon(path: Path) -> None:
-    journal = SqliteJournal.open_writer(path)
+    journal = SqliteWriter(path)
     with running("follow", path) as process:
         lines = collect(process)
         eventually(lambda: lines == ["ready\n"])
@@ -89,6 +89,6 @@ def test_a_disk_that_was_full_is_used_again_when_it_has_room(path: Path) -> None
     assert full[0] == "full"
     assert int(full[1]) > 10
     assert appended == ["appended", str(int(full[1]) + 1)]
-    reader = SqliteJournal.open_reader(path)
+    reader = SqliteReader(path)
     assert [entry.revision for entry in read_all(reader)] == list(range(1, int(appended[1]) + 1))
     reader.close()

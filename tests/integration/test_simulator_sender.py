@@ -30,7 +30,7 @@ async def send(
         sender = Sender(
             Options(url=url + "/callback?tenant=7", sdk_app_id=APP, **options),
             figures,
-            on_fate=lambda _delivery, fate: fates.append(fate),
+            on_fate=lambda _delivery, fate, _revision: fates.append(fate),
         )
         await sender.send(iter(what))
     return figures, fates
@@ -60,6 +60,41 @@ async def test_callbacks_are_posted_as_desk_posts_them() -> None:
         "RequestID": delivery.request_id,
     }
     assert (figures.sent, figures.accepted, figures.failed) == (1, 1, 0)
+    assert fates == [Fate.KEPT]
+
+
+@pytest.mark.parametrize(
+    ("header", "revision"), [("1", 1), ("9007199254740993", 9007199254740993), (None, 0)]
+)
+async def test_the_revision_of_an_answer_is_noted(header: str | None, revision: int) -> None:
+    noted = []
+
+    async def keep(_: web.Request) -> web.Response:
+        answer = ok()
+        if header:
+            answer.headers["Desk-Revision"] = header
+        return answer
+
+    figures = Figures()
+    async with answering(keep) as url:
+        await Sender(
+            Options(url=url, sdk_app_id=APP),
+            figures,
+            on_fate=lambda _delivery, _fate, given: noted.append(given),
+        ).send(iter(some(1)))
+    assert noted == [revision]
+    assert figures.failed == 0
+
+
+@pytest.mark.parametrize("header", ["0", "-1", "x", "1.0", "9" * 20])
+async def test_an_answer_with_a_revision_that_is_none_is_a_failure(header: str) -> None:
+    async def keep(_: web.Request) -> web.Response:
+        answer = ok()
+        answer.headers["Desk-Revision"] = header
+        return answer
+
+    figures, fates = await send(keep, some(1))
+    assert (figures.accepted, figures.misnumbered, figures.failed) == (1, 1, 1)
     assert fates == [Fate.KEPT]
 
 

@@ -119,6 +119,17 @@ async def test_a_service_that_is_right_differs_in_nothing() -> None:
     assert report.rejected == sum(bool(p.callback.reason) for p in ledger.callbacks.values())
 
 
+async def test_the_revision_of_every_answer_must_be_that_of_the_callback() -> None:
+    ledger = sent()
+    server = right(ledger)
+    first, second, third, *_ = server.feed
+    ledger.callbacks[first.event.id].revisions = (first.revision,)
+    assert (await check(server, ledger)).differences == 0
+    ledger.callbacks[second.event.id].revisions = (0,)
+    ledger.callbacks[third.event.id].revisions = (third.revision, 99)
+    assert (await check(server, ledger)).differences == 2
+
+
 def append(server: FeedServer, change: Callable[[SessionRecord], None]) -> None:
     """Publish another record, made of the first."""
     other = copy.deepcopy(server.feed[0])
@@ -261,7 +272,7 @@ async def test_callbacks_without_an_answer_may_be_there_or_not() -> None:
     report = await check(server, ledger)
     assert (report.differences, report.unknown_kept, report.unknown_lost) == (0, 1, 1)
     assert report.skipped == 1
-    assert "1 callbacks are there, 1 are not" in report.as_text()
+    assert "callbacks without an answer: 1 there, 1 not; 1 session not compared" in report.as_text()
 
 
 async def test_a_callback_that_was_refused_must_not_be_there() -> None:

@@ -13,8 +13,9 @@ from tests.support.processes import is_running, start, wait_until
 
 @pytest.fixture
 def supervise(tmp_path):
-    def run(*scenario):
-        return start(*scenario, data_dir=tmp_path / "data", module="tests.support.parts")
+    def run(*scenario, **options):
+        module = "tests.support.parts"
+        return start(*scenario, data_dir=tmp_path / "data", module=module, **options)
 
     return run
 
@@ -33,6 +34,7 @@ def test_a_part_that_dies_is_started_again(supervise):
         os.kill(pid_of(running, "first"), signal.SIGKILL)
         died = running.wait_for(named("process_died", "first"))
         assert died["exit_code"] == -signal.SIGKILL
+        assert died["reason"] == "killed by SIGKILL"
         wait_until(lambda: sum(map(named("process_ready", "first"), running.records)) == 2)
         assert running.terminate() == 0
 
@@ -46,6 +48,17 @@ def test_parts_are_stopped_stage_by_stage(supervise, signum):
         ended = [record["process"] for record in running.records if record["event"] == "ended"]
         assert ended == ["first", "last"]
         wait_until(lambda: not any(map(is_running, children)))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(supervise, signum):
+    with supervise("two-stages", prepare=lambda: signal.signal(signum, signal.SIG_IGN)) as running:
+        running.ready()
+        running.process.send_signal(signum)
+        os.kill(pid_of(running, "first"), signal.SIGKILL)  # by the time that it is back …
+        wait_until(lambda: sum(map(named("process_ready", "first"), running.records)) == 2)
+        assert not any(record["event"] == "stopping" for record in running.records)
+        assert running.terminate() == 0
 
 
 def test_ctrl_c_in_a_terminal_reaches_everybody_and_still_stops_in_order(supervise):

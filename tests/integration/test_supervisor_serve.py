@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import resource
 import signal
 import socket
@@ -85,6 +86,41 @@ def test_a_gateway_that_comes_back_to_a_full_disk_waits_until_it_is_not(serve):
     assert state(serve, "before")[0] == state(serve, "after")[0] == 0
 
 
+def open_files(soft, hard):
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_limit_of_open_files_is_raised_for_every_process(tmp_path):
+    with start("serve", data_dir=tmp_path / "data", prepare=open_files(64, 777)) as running:
+        running.ready()
+        for pid in [running.pid, *running.children()]:
+            assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (777, 777)
+        assert not any(record["event"] == "few_open_files" for record in running.records)
+
+
+def test_few_open_files_are_one_warning_and_serve_what_they_can(tmp_path):
+    with start("serve", data_dir=tmp_path / "data", prepare=open_files(128, 128)) as running:
+        running.ready()
+        (warning,) = [r for r in running.records if r["event"] == "few_open_files"]
+        assert (warning["limit"], warning["connections_each_about"]) == (128, 88)
+        assert running.post(begin("a"))[0] == 200
+        assert state(running, "a")[0] == 0
+        assert running.terminate() == 0
+
+
+@pytest.mark.parametrize("command", ["serve", "gateway", "service"])
+def test_too_few_open_files_are_one_line(tmp_path, command):
+    with start(command, data_dir=tmp_path / "data", prepare=open_files(40, 40)) as running:
+        assert running.wait() == 2
+        assert running.stderr == [
+            "desk: ulimit -n allows 40 open files, and 52 are the least that it takes"
+        ]
+
+
+def test_a_first_start_is_nothing_to_be_warned_of(serve):
+    assert not [r for r in serve.records if r["level"] not in ("debug", "info")]
+
+
 def test_a_follower_that_cannot_begin_is_a_failed_start(tmp_path):
     data_dir = tmp_path / "data"
     with start("gateway", data_dir=data_dir) as gateway:
@@ -93,7 +129,8 @@ def test_a_follower_that_cannot_begin_is_a_failed_start(tmp_path):
         with start("service", data_dir=data_dir) as service:
             assert service.wait() == 1
             assert times(service, "process_ready", "follower") == 0
-            assert service.stderr[-1].startswith("desk: follower died 5 times while starting: ")
+            died = r"desk: (follower|rpc-1) died 5 times while starting: .+"
+            assert re.fullmatch(died, service.stderr[-1])
 
 
 @pytest.mark.parametrize("name", ["follower", "rpc-1"])
@@ -133,7 +170,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path, command, variable):
         result = run(
             command, DESK_SDK_APP_IDS="1", DESK_DATA_DIR=str(tmp_path), **{variable: address}
         )
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert (
         result.stderr == f"desk: {variable}: cannot listen on {address}: Address already in use\n"
     )
@@ -146,7 +183,7 @@ def test_a_second_service_does_not_share_the_port_of_the_first(tmp_path, serve):
         DESK_DATA_DIR=str(tmp_path / "b"),
         DESK_GRPC_LISTEN=serve.target,
     )
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "Address already in use" in result.stderr
 
 

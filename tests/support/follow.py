@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 from threading import Event
 
-from journal.sqlite import SqliteJournal
+from journal.sqlite import SqliteReader
 from service.follower import Follower
 
 
 def main(folder: Path) -> None:
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    journal = SqliteJournal.open_reader(folder / "journal.db")
+    journal = SqliteReader(folder / "journal.db")
     Follower(journal, folder).run(stop)
     journal.close()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from journal.errors import Unavailable
-from journal.sqlite import SqliteJournal
+from journal.sqlite import SqliteReader, SqliteWriter
 from tests.support.journals import PATIENCE, append
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def tell(*words: object) -> None:
 
 def append_for_ever(path: Path, name: str, threads: int) -> None:
     """Append from `threads` threads until killed; tell the name and revision of each."""
-    journal = SqliteJournal.open_writer(path)
+    journal = SqliteWriter(path)
 
     def work(thread: int) -> None:
         for n in range(1_000_000):
@@ -59,7 +59,7 @@ def append_for_ever(path: Path, name: str, threads: int) -> None:
 
 def follow(path: Path) -> None:
     """Tell the revision of every entry as it comes, until killed."""
-    journal = SqliteJournal.open_reader(path)
+    journal = SqliteReader(path)
     tell("ready")
     after = 0
     while True:
@@ -72,7 +72,7 @@ def follow(path: Path) -> None:
 def fill_the_disk(path: Path) -> None:
     """Append until files may grow no more, then let them grow again; tell what happened."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
-    journal = SqliteJournal.open_writer(path)
+    journal = SqliteWriter(path)
     for name in range(1000):
         try:
             append(journal, name, body=b"x" * 5000)

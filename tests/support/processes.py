@@ -67,21 +67,37 @@ def run(
 
 @contextmanager
 def start(
-    *arguments: str, data_dir: Path, module: str = "desk", **settings: str
+    *arguments: str,
+    data_dir: Path,
+    module: str = "desk",
+    prepare: Callable[[], None] | None = None,
+    **settings: str,
 ) -> "Iterator[RunningDesk]":
-    """Start a command on `data_dir`; `settings` are `DESK_…` variables. Kills what is left."""
-    running = RunningDesk((module, *arguments), data_dir, settings)
+    """Start a command on `data_dir`; `settings` are `DESK_…` variables. Kills what is left.
+
+    `prepare` runs in the child before the command does.
+    """
+    running = RunningDesk((module, *arguments), data_dir, settings, prepare)
     try:
         yield running
     finally:
         running.kill()
 
 
+def _as_from_a_terminal() -> None:
+    # Whoever runs the tests in the background of a script has them inherit an ignored SIGINT.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class RunningDesk:
     """A `desk` command that runs as a child process, in a process group of its own."""
 
     def __init__(
-        self, arguments: tuple[str, ...], data_dir: Path, settings: Mapping[str, str]
+        self,
+        arguments: tuple[str, ...],
+        data_dir: Path,
+        settings: Mapping[str, str],
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         ours = {
             "DESK_DATA_DIR": str(data_dir),
@@ -99,6 +115,7 @@ class RunningDesk:
             text=True,
             errors="replace",
             start_new_session=True,
+            preexec_fn=_as_from_a_terminal if prepare is None else prepare,
             cwd=data_dir.parent,  # where no `.env` is
         )
         self.pid = self.process.pid

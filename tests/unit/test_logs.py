@@ -106,6 +106,50 @@ def test_what_cannot_be_encoded_does_not_break_the_log(logged):
     assert record["event"] == "odd"
 
 
+def test_whatever_is_printed_to_stderr_comes_and_so_does_what_is_said_last(logged):
+    code = """
+    import sys, threading, warnings
+    print("printed", file=sys.stderr)
+    warnings.warn("odd")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    for number in range(2000):
+        log.info("many", number=number)
+    """
+    lines = logged(code).splitlines()
+    assert lines[0] == "printed"
+    assert any("UserWarning: odd" in line for line in lines)
+    assert "ZeroDivisionError: division by zero" in lines
+    assert json.loads(lines[-1])["number"] == 1999
+
+
+def test_a_reader_that_stalls_delays_nothing_and_is_told_what_it_missed(tmp_path):
+    code = """
+    import sys
+    for number in range(20_000):
+        log.info("many", text="x" * 1000)
+    print("went on", flush=True)
+    sys.stdin.readline()
+    log.info("last")
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", PREPARE + textwrap.dedent(code)],
+        env=environment({"DESK_SDK_APP_IDS": "1"}),
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout.readline() == "went on\n"
+        seen = records(process.communicate("\n", timeout=30)[1])
+    told = [record["number"] for record in seen if record["event"] == "log_records_dropped"]
+    assert told
+    assert len(seen) - len(told) + sum(told) == 20_001
+
+
 @pytest.mark.parametrize("package", ["desk", "gateway", "journal", "service"])
 def test_events_are_named_in_one_style(package):
     call = re.compile(r"log\.(?:debug|info|warning|error|exception|critical)\(\s*\"([^\"]*)\"")

@@ -1,5 +1,6 @@
 """What the environment may say, and what it is told when it says something else."""
 
+import os
 import pickle
 import re
 from pathlib import Path
@@ -22,8 +23,6 @@ SECRET = "hush-hush-4711"
 @pytest.fixture
 def environment(monkeypatch, tmp_path):
     """Sets variables in an environment that has no others of ours, and no `.env`."""
-    import os
-
     for name in [name for name in os.environ if name.startswith("DESK_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -83,7 +82,7 @@ def test_app_ids_may_have_spaces_and_come_sorted_and_once(environment):
     ("variable", "value", "line"),
     [
         ("DESK_SDK_APP_IDS", "x", "DESK_SDK_APP_IDS must be a whole number from 1 to"),
-        ("DESK_SDK_APP_IDS", "1,", "DESK_SDK_APP_IDS must be a whole number"),
+        ("DESK_SDK_APP_IDS", "1,", "DESK_SDK_APP_IDS has an empty entry"),
         ("DESK_SDK_APP_IDS", "0", "DESK_SDK_APP_IDS must be a whole number"),
         ("DESK_SDK_APP_IDS", "-1", "DESK_SDK_APP_IDS must be a whole number"),
         ("DESK_SDK_APP_IDS", "9223372036854775808", "DESK_SDK_APP_IDS must be a whole number"),
@@ -178,14 +177,38 @@ def test_tokens_are_read_from_a_file_line_by_line(environment, tmp_path):
     assert Settings.load().tokens() == {1: (SECRET, "new"), 2: ("other",)}
 
 
-@pytest.mark.parametrize("content", [b"\xff" * 10, b"1=" + b"x" * 70_000, SECRET.encode()])
-def test_a_file_that_is_no_list_of_tokens_is_refused(environment, tmp_path, content):
-    file = tmp_path / "tokens"
-    file.write_bytes(content)
-    environment(DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS_FILE=str(file))
-    (found,) = problems()
-    assert found.startswith("DESK_CALLBACK_TOKENS")
-    assert SECRET not in found
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\xff" * 10, " is not UTF-8"),
+        (b"1=" + b"x" * 70_000, " is larger than 65536 bytes"),
+        (SECRET.encode(), " entry 1 is not of the form appid=token"),
+    ],
+)
+def test_a_file_that_is_no_list_of_tokens_is_refused_by_its_name(environment, content, what):
+    Path("tokens").write_bytes(content)
+    environment(DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS_FILE="tokens")
+    assert problems() == [f"DESK_CALLBACK_TOKENS_FILE 'tokens'{what}"]
+
+
+def test_a_token_of_an_app_that_is_not_configured_is_found_in_a_file_too(environment):
+    Path("tokens").write_text(f"2={SECRET}")
+    environment(DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS_FILE="tokens")
+    assert problems() == [
+        "DESK_CALLBACK_TOKENS_FILE has a token for app 2, which is not configured"
+    ]
+
+
+def test_an_env_file_that_is_no_text_is_named(environment):
+    Path(".env").write_bytes(b"DESK_SDK_APP_IDS=\xff")
+    environment()
+    assert problems() == [".env is not UTF-8"]
+
+
+def test_an_env_file_that_cannot_be_read_is_named(environment):
+    Path(".env").symlink_to("/proc/self/mem")  # a file that nobody can read from its start
+    environment()
+    assert problems() == [".env cannot be read: Input/output error"]
 
 
 def test_tokens_come_from_one_place(environment, tmp_path):

@@ -218,9 +218,10 @@ def test_one_delivery_that_was_kept_settles_the_fate_of_its_callback() -> None:
     identity = ledger.identify(delivery.callback.body)
     seen = []
     for fate in (Fate.REFUSED, Fate.UNKNOWN, Fate.KEPT, Fate.UNKNOWN, Fate.REFUSED):
-        ledger.note(delivery, fate)
+        ledger.note(delivery, fate, 7 if fate is Fate.KEPT else None)
         seen.append(ledger.callbacks[identity].fate)
     assert seen == [Fate.REFUSED, Fate.UNKNOWN, Fate.KEPT, Fate.KEPT, Fate.KEPT]
+    assert ledger.callbacks[identity].revisions == (7,)
 
 
 def test_signatures_match_the_vendors_vector() -> None:

@@ -1,0 +1,87 @@
+"""The stored format: what makes a SQLite file a journal, and the way from an older version to ours.
+
+Knows nothing of paths, locks and who may open what.
+"""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+from uuid import uuid4
+
+import apsw
+import structlog
+
+from journal.errors import Unavailable, Unreadable
+
+APPLICATION_ID = 0x4465736B
+"""`PRAGMA application_id` of a journal: "Desk" in ASCII."""
+
+VERSION = 2
+"""`PRAGMA user_version`: of schema.sql."""
+
+MIGRATIONS: Mapping[int, str] = {
+    1: """
+        ALTER TABLE header ADD COLUMN oldest_revision INTEGER NOT NULL DEFAULT 1;
+        ALTER TABLE entries ADD COLUMN kind INTEGER NOT NULL DEFAULT 1;
+    """,
+}
+"""Statements that make the next version of a version, for each version before ours."""
+
+log = structlog.get_logger()
+
+
+def value(connection: apsw.Connection, query: str) -> Any:
+    """Return the single value that `query` has."""
+    return connection.execute(query).get
+
+
+def is_empty(connection: apsw.Connection) -> bool:
+    """Return True if nothing was ever stored in the file."""
+    tables = value(connection, "SELECT count(*) FROM sqlite_schema")
+    return (tables, value(connection, "PRAGMA application_id")) == (0, 0)
+
+
+def create(connection: apsw.Connection) -> None:
+    """Make an empty file a journal, all of it or nothing."""
+    with connection:
+        connection.execute(
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+            f"{files('journal').joinpath('schema.sql').read_text()}"
+        )
+        connection.execute("INSERT INTO header (only, journal_id) VALUES (1, ?)", (uuid4().hex,))
+
+
+def journal_id(connection: apsw.Connection) -> str:
+    """Return the id that the journal was made with."""
+    return str(value(connection, "SELECT journal_id FROM header"))
+
+
+def version(connection: apsw.Connection, name: str) -> int:
+    """Return the journal's version: ours, or an older one that `migrate` knows.
+
+    Args:
+        connection: to the file.
+        name: of the file, for errors.
+
+    Raises:
+        Unavailable: nothing is stored there yet.
+        Unreadable: it is no journal, or one of a version that this program does not know.
+    """
+    if is_empty(connection):
+        raise Unavailable(f"there is no journal at {name} yet")
+    if value(connection, "PRAGMA application_id") != APPLICATION_ID:
+        raise Unreadable(f"{name} is not a journal")
+    found = int(value(connection, "PRAGMA user_version"))
+    if found != VERSION and found not in MIGRATIONS:
+        raise Unreadable(f"{name} has version {found}, this program reads {VERSION}: upgrade it")
+    return found
+
+
+def migrate(connection: apsw.Connection, found: int, name: str) -> None:
+    """Bring a journal of version `found` to ours in one transaction. For the writer alone."""
+    if found == VERSION:
+        return
+    with connection:
+        for older in range(found, VERSION):
+            connection.execute(f"{MIGRATIONS[older]} PRAGMA user_version = {older + 1}")
+    log.info("journal_migrated", journal=name, from_version=found, to_version=VERSION)
