@@ -127,7 +127,7 @@ class Projection:
         if self._failed:
             raise AssertionError("a projection that has failed is of no more use")
         self._failed = True  # unless all of it succeeds
-        arrivals = [self._read.get(entry.revision) or _arrival(entry) for entry in entries]
+        arrivals = list(map(self._arrival_of, entries))
         with self._writer.transaction(aside=behind_since is not None):
             rest = self._take_all(arrivals)
             self._flush()
@@ -142,6 +142,10 @@ class Projection:
         self._read = {arrival.entry.revision: arrival for arrival in rest}
         self._forget()
         self._failed = False
+
+    def _arrival_of(self, entry: Entry) -> Arrival:
+        read = self._read.get(entry.revision)
+        return read if read and read.entry == entry else _arrival(entry)
 
     def _take_all(self, arrivals: list[Arrival]) -> list[Arrival]:
         """Take arrivals; return those that are left when the batch has done enough."""
