@@ -91,6 +91,11 @@ def entry(body: bytes, at: int, *, request_id: str = "") -> NewEntry:
     )
 
 
+def one(name: str, event: str, at: int) -> NewEntry:
+    """Return the callback of an event of the session of this name, received as it happens."""
+    return entry(_body(Random(at), name, event, at), at)
+
+
 def session_id(number: int) -> str:
     """The id of a short session; they are numbered from 0."""
     return str(UUID(bytes=blake2b(b"%d" % number, digest_size=16).digest(), version=4))

@@ -107,7 +107,7 @@ def _insert(batches: Sequence[Batch], data_dir: Path) -> None:
     with closing(store.open_writer(store.locate(data_dir))) as db:
         for entries, feed, sessions in batches:
             for entry in entries:
-                decode(entry.body)
+                decode(entry.body, entry.received_at)
             new = [row for row in sessions if row[0] not in begun]
             known = [row for row in sessions if row[0] in begun]
             keys = [(row[2], row[1], row[3], row[0]) for row in new]
@@ -122,3 +122,64 @@ def _insert(batches: Sequence[Batch], data_dir: Path) -> None:
 def _insert_rows(db: apsw.Connection, table: str, rows: Rows) -> None:
     if rows:
         db.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * len(rows[0]))})", rows)
+
+
+def late_sessions() -> None:
+    """Print what long sessions cost that arrive in the worst order: `python -m benchmarks.fold`."""
+    for count in (2_500, 5_000, 10_000):
+        _print_late(f"{count:,} callbacks, newest first", _newest_first(count))
+    _print_late("60 that flip 5,000 others", _flips(5_000, 60))
+    _print_late("60 that change the state before 10,000 others", _states(10_000, 60))
+
+
+def _newest_first(count: int) -> Iterator[tuple[str, str, int]]:
+    """A session whose begin comes last, and one callback of another session after each of its."""
+    for number in range(count, 0, -1):
+        yield "long", "ChatBot.UserSendMsg", 10 * number
+        yield f"other-{number}", "SessionBegin", 10 * number
+    yield "long", "SessionBegin", 1
+
+
+def _flips(others: int, late: int) -> Iterator[tuple[str, str, int]]:
+    yield "long", "SessionBegin", 0
+    for number in range(others):
+        yield "long", "ChatBot.UserSendMsg", 100_000 + number
+    for number in range(late):
+        kinds = ("TransferringToHuman", "TransferToHumanSuccess", "AgentForward")
+        yield "long", kinds[number % 3], 1 + number
+
+
+def _states(others: int, late: int) -> Iterator[tuple[str, str, int]]:
+    yield "long", "SessionBegin", 0
+    yield "long", "TransferringToHuman", 1
+    for number in range(others):
+        yield "long", "Human.UserSendMsg", 100_000 + number
+    for number in range(late):
+        kinds = ("TransferringToHumanWait", "TransferringToHuman")
+        yield "long", kinds[number % 2], 2 + number
+
+
+def _print_late(what: str, made: Iterator[tuple[str, str, int]]) -> None:
+    """Fold, in batches as a follower takes them, and print what a callback and a batch took."""
+    entries = [
+        numbered(callbacks.one(name, event, callbacks.START + time), revision)
+        for revision, (name, event, time) in enumerate(made, 1)
+    ]
+    longest = 0.0
+    with directory("late") as data_dir:
+        with closing(ViewWriter(data_dir)) as writer:
+            projection = Projection(writer, "0" * 32)
+            began = time.perf_counter()
+            while (applied := projection.progress.applied_revision) < len(entries):
+                batch_began = time.perf_counter()
+                batch = entries[applied : applied + BATCH]
+                projection.apply(batch, head=len(entries), behind_since=None)
+                longest = max(longest, time.perf_counter() - batch_began)
+            done = time.perf_counter() - began
+        size = store.locate(data_dir).stat().st_size / 1e6
+    each = done / len(entries) * 1e6
+    print(f"{what}: {done:.2f} s, {each:.0f} us each, longest batch {longest:.2f} s, {size:.0f} MB")
+
+
+if __name__ == "__main__":
+    late_sessions()

@@ -91,13 +91,14 @@ class Callbacks:
         now = self._clock()
         sdk_app_id = self._authenticate(parameters, now)
         self._check_command(parameters, sdk_app_id)
-        identity, fault = examine(sdk_app_id, body)
+        received_at = int(now * 1000)
+        identity, fault = examine(sdk_app_id, body, received_at)
         if fault:
             self._log.log("callback_malformed", reason=fault, sdk_app_id=sdk_app_id)
         entry = NewEntry(
             id=identity,
             sdk_app_id=sdk_app_id,
-            received_at=int(now * 1000),
+            received_at=received_at,
             request_id=_text(parameters, "RequestID"),
             client_ip=_text(parameters, "ClientIP"),
             platform=_text(parameters, "OptPlatform"),

@@ -4,6 +4,7 @@ The vendor's page and what it leaves open: docs/callbacks.md. Pure: no I/O, no c
 """
 
 import re
+from functools import partial
 from hashlib import blake2b
 from itertools import accumulate
 from math import inf
@@ -28,22 +29,52 @@ MAX_EVENT_NAME = 128
 """Characters of an `Event`."""
 
 MAX_NAME = 256
-"""Characters of a UserID, agent id, channel or key; a longer one counts as absent."""
+"""Bytes, in UTF-8, of a UserID, agent id, channel or key; a longer one counts as absent."""
+
+MIN_EVENT_TIME = 1_420_070_400_000
+"""Milliseconds: the beginning of 2015. An earlier time is one in seconds (decided by us)."""
 
 MAX_EVENT_TIME = 253_402_300_799_999
 """Milliseconds: the end of the year 9999, the last that protobuf's Timestamp can hold."""
 
+MAX_AHEAD = 24 * 60 * 60 * 1000
+"""Milliseconds by which an event may be later than its callback was received (decided by us): one
+such event would otherwise sort a session's end before its beginning."""
+
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+"""An escape in a JSON text; half a surrogate pair that stands alone is group 1."""
 
 
 class Malformed(ValueError):
     """The body is not a callback; the message says why, in one bounded sentence."""
 
 
+class TooEarly(Malformed):
+    """The callback was received long before it says that its event happened.
+
+    Attributes:
+        callback: what it says. A copy that was received later may have been taken.
+    """
+
+    def __init__(self, callback: "Callback") -> None:
+        super().__init__("EventTime is more than 24 hours after the callback was received")
+        self.callback = callback
+
+
+class _NotJson(Malformed):
+    """The parser refuses the body."""
+
+
 _Command = Literal["Desk.SessionEventNotify"]
-_Text = Annotated[str, Meta(max_length=MAX_NAME)]
+# So many characters never have more bytes than MAX_NAME. Longer names are read field by field.
+_Text = Annotated[str, Meta(max_length=MAX_NAME // 4)]
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="pascal"):
@@ -60,7 +91,7 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="pasc
 
     session_id: Annotated[str, Meta(min_length=1, max_length=MAX_SESSION_ID)]
     event: Annotated[str, Meta(min_length=1, max_length=MAX_EVENT_NAME)]
-    event_time: Annotated[int, Meta(gt=0, le=MAX_EVENT_TIME)]
+    event_time: Annotated[int, Meta(ge=MIN_EVENT_TIME, le=MAX_EVENT_TIME)]
     command: _Command = msgspec.field(default=COMMAND, name="CallbackCommand")
     channel_type: _Text = ""
     client_user_id: _Text = ""
@@ -79,18 +110,20 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="pasc
         return self.stars or None
 
 
-def examine(sdk_app_id: int, body: bytes) -> tuple[bytes, str]:
+def examine(sdk_app_id: int, body: bytes, received_at: int) -> tuple[bytes, str]:
     """Return `identify`'s answer, and why `decode` raises, "" if it does not; parses only once.
 
     Not the exception: its traceback would keep the body, and all who wait for it, from being freed.
     """
     try:
         document = _parse(body)
-    except Malformed as fault:
-        return _digest(sdk_app_id, body), str(fault)
-    identity = _digest(sdk_app_id, msgspec.json.encode(document, order="sorted"))
+    except Malformed:
+        identity, read = _digest(sdk_app_id, body), partial(_decode_slowly, body)
+    else:
+        canonical = msgspec.json.encode(document, order="sorted")
+        identity, read = _digest(sdk_app_id, canonical), partial(_read, document)
     try:
-        _read(document)
+        _in_time(read(), received_at)
     except Malformed as fault:
         return identity, str(fault)
     return identity, ""
@@ -100,25 +133,62 @@ def identify(sdk_app_id: int, body: bytes) -> bytes:
     """Return the identity of a callback: 16 bytes.
 
     Two deliveries of one callback have one identity, whatever the order of keys or the white space.
-    A body that is no JSON is identified by its bytes.
+    A body that is no JSON, or has a lone surrogate, is identified by its bytes.
     """
-    return examine(sdk_app_id, body)[0]
+    return examine(sdk_app_id, body, 0)[0]
 
 
-def decode(body: bytes) -> Callback:
-    """Read a body as a callback.
+def decode(body: bytes, received_at: int) -> Callback:
+    """Read a body that was received at a time (ms) as a callback.
 
     Raises:
-        Malformed: it is none.
+        Malformed: it is none; `TooEarly` if only for that.
     """
     if _depth(body) <= MAX_DEPTH:
         try:
-            callback = _COMPLETE.decode(body)
+            callback: Callback = _COMPLETE.decode(body)
         except ValueError:
-            return _read(_parse(body))
-        if _is_printable(callback):
-            return callback
-    return _read(_parse(body))
+            callback = _decode_slowly(body)
+        else:
+            if not _is_printable(callback):
+                callback = _decode_slowly(body)
+    else:
+        callback = _decode_slowly(body)
+    return _in_time(callback, received_at)
+
+
+def _decode_slowly(body: bytes) -> Callback:
+    try:
+        document = _parse(body)
+    except _NotJson as fault:
+        return _read_mended(body, fault)
+    return _read(document)
+
+
+def _in_time(callback: Callback, received_at: int) -> Callback:
+    if callback.event_time > received_at + MAX_AHEAD:
+        raise TooEarly(callback)
+    return callback
+
+
+def _read_mended(body: bytes, fault: Malformed) -> Callback:
+    """Read a body in which texts have lone surrogates: U+FFFD stands for each of them.
+
+    JSON allows their escapes, but what they mean is no Unicode text: half an emoji, most often.
+    """
+    try:
+        document, other = (_parse(_mend(body, by)) for by in (rb"\ufffd", rb"\ufffc"))
+    except Malformed:
+        raise fault from None
+    if type(document) is dict:
+        for field in ("SessionId", "Event"):
+            if document.get(field) != other.get(field):
+                raise Malformed(f"{field} has a lone surrogate")
+    return _read(document)
+
+
+def _mend(body: bytes, replacement: bytes) -> bytes:
+    return _ESCAPE.sub(lambda found: replacement if found[1] else found[0], body)
 
 
 class _Complete(Callback, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
@@ -140,7 +210,7 @@ def _parse(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except ValueError:  # covers msgspec.DecodeError and UnicodeDecodeError
-        raise Malformed("the body is not JSON") from None
+        raise _NotJson("the body is not JSON") from None
 
 
 def _depth(body: bytes) -> int:
@@ -207,12 +277,16 @@ def _event_time(document: dict[str, Any]) -> int:
         raise Malformed("EventTime is missing or not an integer")
     if not 0 < value <= MAX_EVENT_TIME:
         raise Malformed("EventTime is not a time in milliseconds")
+    if value < MIN_EVENT_TIME:
+        raise Malformed("EventTime is before 2015: perhaps it is in seconds, not in milliseconds")
     return value
 
 
 def _text(document: dict[str, Any], field: str, *, longest: float = MAX_NAME) -> str:
     value = document.get(field)
-    return value if type(value) is str and len(value) <= longest else ""
+    if type(value) is not str or len(value) > longest:
+        return ""
+    return value if len(value.encode()) <= longest else ""
 
 
 def _list(document: dict[str, Any], field: str) -> list[Any] | None:

@@ -1,22 +1,39 @@
 """A session's callbacks in time order: where a late one goes, and which verdicts it changes.
 
-An in-order callback is O(1). A late one refolds its session from its place on. Pure: no I/O, no
-clock. The order is that of docs/callbacks.md: `(event time, rank, id)`, never arrival.
+An in-order callback is O(1). A late one redoes the steps behind its place, as long as the core
+before a step has changed, and corrects the sums by the difference.
+
+Pure: no I/O, no clock. The order is that of docs/callbacks.md: `(event time, rank, id)`, never
+arrival.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 
-from journal.callback import Callback
 from service.machine import BEGIN_HEAD_START, RANK_OF_UNKNOWN, RANKS, Event
-from service.session import Outcome, Session, apply
+from service.session import (
+    FIRSTS,
+    Core,
+    Facts,
+    Outcome,
+    Session,
+    Sum,
+    is_sign_of_life,
+    may_offer,
+    offers,
+    step,
+    too_long,
+)
 
 TAIL = 32
 """Callbacks of a session that stay at hand. One that is later still has the whole history read
 again; Desk's callbacks overtake each other by a few places at most."""
+
+WEIGHT = 1_000
+"""Bytes that a callback takes in memory beside its texts, about."""
 
 _BEGIN = Event.SESSION_BEGIN.value  # a member is looked up by way of a function
 
@@ -24,18 +41,47 @@ Key = tuple[int, int, bytes]
 """A place in time order: ms, rank, id."""
 
 
-def order_key(callback: Callback, identity: bytes) -> Key:
-    """Where a callback stands in its session."""
-    time = callback.event_time
-    event = callback.event
+class Limits(NamedTuple):
+    """What one session may have. A callback that arrives when any is used up is rejected.
+
+    Attributes:
+        callbacks: callbacks in its history.
+        revised: revised records published for it.
+        redone: steps that late callbacks had redone.
+    """
+
+    callbacks: int = 20_000
+    revised: int = 100_000
+    redone: int = 1_000_000
+
+
+LIMITS = Limits()
+
+
+class Usage(msgspec.Struct, array_like=True, gc=False):
+    """What a session has used of its limits, and how many callbacks were rejected for that."""
+
+    callbacks: int = 0
+    revised: int = 0
+    redone: int = 0
+    too_long: int = 0
+
+    def is_used_up(self, limits: Limits) -> bool:
+        """Say whether there is room for no other callback."""
+        return (
+            self.callbacks >= limits.callbacks
+            or self.revised >= limits.revised
+            or self.redone >= limits.redone
+        )
+
+
+def order_key(facts: Facts) -> Key:
+    """Return the place of a callback in its session."""
+    time = facts.event_time
+    event = facts.event
     if event == _BEGIN:
         time -= BEGIN_HEAD_START
-    return time, RANKS.get(event, RANK_OF_UNKNOWN), identity
-
-
-def facts(callback: Callback) -> Callback:
-    """What the fold needs of a callback: all but the message, which may be long."""
-    return replace(callback, message=None, message_key="", cloud_custom_data="")
+    return time, RANKS.get(event, RANK_OF_UNKNOWN), facts.identity
 
 
 class Placed(msgspec.Struct, gc=False):
@@ -44,96 +90,283 @@ class Placed(msgspec.Struct, gc=False):
     Attributes:
         key: its place.
         revision: its own revision in the journal.
-        callback: what it says.
+        facts: the callback.
+        weight: bytes that it takes in memory, about.
         outcome: what was made of it; None before it was folded for the first time.
-        before: the session just before it.
+        before: the session's core just before it, likewise.
         verdicts: bits of all verdicts ever published for it; kept by whoever publishes.
         agent_id: the agent that filters find it by; likewise.
     """
 
     key: Key
     revision: int
-    callback: Callback
+    facts: Facts
+    weight: int = WEIGHT
     outcome: Outcome | None = None
-    before: Session | None = None
+    before: Core | None = None
     verdicts: int = 0
     agent_id: str = ""
+
+
+_FACTS = msgspec.msgpack.Decoder(Facts)
+
+
+def placed_by(facts: Facts, revision: int, weight: int) -> Placed:
+    """Make a callback of its facts; `weight` is the length of what `saved` makes of them."""
+    return Placed(order_key(facts), revision, facts, WEIGHT + weight)
+
+
+def restored(revision: int, saved: bytes) -> Placed:
+    """Read a callback back from its facts as the feed stores them."""
+    return placed_by(_FACTS.decode(saved), revision, len(saved))
 
 
 class Truncated(Exception):
     """The callback belongs before the part of the history that is at hand: replay all of it."""
 
 
+class _Saved(msgspec.Struct, array_like=True, gc=False):
+    """What a history needs to go on in order."""
+
+    core: Core
+    session: Session
+    last: Key
+    usage: Usage
+
+
+_SAVED = msgspec.msgpack.Decoder(_Saved)
+
+
 class History:
     """One session: its state after everything so far, and the last part of its time line.
 
     Attributes:
-        session: the session after its last callback. Replaced by `add`, never changed in place.
-        last: where its last callback stands; None when there is none.
+        session: the session after its last callback; changed in place.
         tail: the last callbacks, in time order.
+        usage: what is used of the limits.
+        weight: bytes that `tail` takes in memory, about.
     """
 
-    def __init__(self, session: Session | None = None, last: Key | None = None) -> None:
-        """Start empty, or go on from a saved state whose last callback stands at `last`."""
-        self.session = session or Session()
-        self.last = last
+    def __init__(self) -> None:
+        self.session = Session()
+        self.usage = Usage()
         self.tail: list[Placed] = []
-        self._truncated = last is not None
+        self.weight = 0
+        self._core = Core()
+        self._last: Key | None = None
+        self._truncated = False
+        self._is_whole = False  # and is to stay so: a late callback has needed all of it
+        self._last_event_before: int = 0  # the latest event time before the tail
+        self._holders: dict[str, Key] = {}  # who in the tail offered which of FIRSTS
 
     @classmethod
-    def replay(cls, callbacks: Iterable[Placed]) -> "History":
+    def replay(cls, callbacks: Iterable[Placed], usage: Usage | None = None) -> "History":
         """Fold callbacks once, in time order, whatever order they are given in."""
         history = cls()
         for placed in sorted(callbacks, key=_key):
             history._append(placed)
+        history.usage = usage or Usage(len(history.tail))
+        history.session.rejected_events += history.usage.too_long
+        history._is_whole = True
         return history
 
-    def add(self, placed: Placed) -> list[Placed]:
-        """Take a callback to its place.
+    @classmethod
+    def restore(cls, saved: bytes) -> "History":
+        """Go on from what `save` wrote."""
+        history, state = cls(), _SAVED.decode(saved)
+        history._core, history.session = state.core, state.session
+        history._last, history.usage = state.last, state.usage
+        history._truncated = True
+        history._last_event_before = state.session.last_event_at or 0
+        return history
+
+    def save(self) -> bytes:
+        """Write what is needed to go on in order."""
+        last = self._last or (0, 0, b"")
+        return msgspec.msgpack.encode(_Saved(self._core, self.session, last, self.usage))
+
+    def add(self, placed: Placed, limits: Limits = LIMITS) -> list[Placed]:
+        """Take a callback to its place, or reject it if a limit is used up.
 
         Returns:
-            it, followed by those whose verdict or reason it has changed, in time order.
+            it, followed by those whose verdict or reason it has changed, in time order; nothing if
+            the history has it already.
 
         Raises:
-            Truncated: it stands before what is at hand; nothing was changed.
+            Truncated: it may stand before what is at hand; nothing was changed.
         """
-        if self.last is None or placed.key > self.last:
-            self._append(placed)
+        is_late = self._last is not None and placed.key <= self._last
+        place = self._place(placed.key) if is_late else 0
+        if place is None:
+            return []
+        if self.usage.is_used_up(limits):
+            self.usage.too_long += 1
+            self.session.rejected_events += 1
+            placed.outcome = too_long(self._core)
             return [placed]
-        if self._truncated and (not self.tail or placed.key < self.tail[0].key):
-            raise Truncated
-        return self._insert(placed)
+        self.usage.callbacks += 1
+        if is_late:
+            return self._insert(placed, place)
+        self._append(placed)
+        return [placed]
+
+    def holds(self, key: Key) -> bool:
+        """Say whether a callback with this place is in the history.
+
+        Raises:
+            Truncated: it may stand before what is at hand.
+        """
+        return self._last is not None and key <= self._last and self._place(key) is None
 
     def trim(self) -> None:
         """Let go of the older callbacks, once there are many more than `TAIL`."""
-        if len(self.tail) > 2 * TAIL:
-            del self.tail[:-TAIL]
-            self._truncated = True
+        if self._is_whole or len(self.tail) <= 2 * TAIL:
+            return
+        self._last_event_before = max(self._last_event_before, _last_event(self.tail[:-TAIL]))
+        del self.tail[:-TAIL]
+        self.weight = sum(placed.weight for placed in self.tail)
+        first = self.tail[0].key
+        self._holders = {name: key for name, key in self._holders.items() if key >= first}
+        self._truncated = True
+
+    def _place(self, key: Key) -> int | None:
+        """Return the index in the tail where a late callback belongs; None if it is there."""
+        if key == self._last:
+            return None
+        if self._truncated and (not self.tail or key < self.tail[0].key):
+            raise Truncated
+        place = bisect_left(self.tail, key, key=_key)
+        return None if self.tail[place].key == key else place
 
     def _append(self, placed: Placed) -> None:
-        self.last = placed.key
+        self._last = placed.key
         self.tail.append(placed)
-        self._fold(placed)
+        self.weight += placed.weight
+        before, facts, session = self._core, placed.facts, self.session
+        outcome, core, sums = step(before, facts)
+        placed.before, placed.outcome = before, outcome
+        if sums:
+            self._add(sums, 1)
+        if may_offer(session, outcome, facts):
+            for name, value in offers(outcome, facts):
+                if not getattr(session, name):
+                    self._hold(name, value, placed.key)
+        self._note_time(outcome, facts)
+        if core is not before:
+            self._core = core
+            self._show_core()
 
-    def _insert(self, placed: Placed) -> list[Placed]:
-        place = bisect_right(self.tail, placed.key, key=_key)
-        self.session = self.tail[place].before or Session()
+    def _insert(self, placed: Placed, place: int) -> list[Placed]:
         self.tail.insert(place, placed)
-        return [each for each in self.tail[place:] if self._changes(each)]
+        self.weight += placed.weight
+        stop, revised, is_silenced = self._redo(place)
+        self.usage.redone += stop - place - 1
+        self.usage.revised += len(revised)
+        self._find_firsts(place, stop)
+        if is_silenced:
+            self._find_last_event()
+        self._show_core()
+        return [placed, *revised]
 
-    def _changes(self, placed: Placed) -> bool:
-        """Fold `placed`; say whether its verdict is new."""
-        old = placed.outcome
-        new = self._fold(placed)
-        return old is None or old.verdict is not new.verdict or old.reason is not new.reason
+    def _redo(self, place: int) -> tuple[int, list[Placed], bool]:
+        """Fold from a place to where the core is again what it was.
 
-    def _fold(self, placed: Placed) -> Outcome:
-        """Apply `placed` to the session."""
-        placed.before = self.session
-        self.session = replace(self.session)
-        placed.outcome = outcome = apply(self.session, placed.callback)
-        return outcome
+        Returns the index of the first callback that was not folded again; those behind `place`
+        whose verdict or reason is new; and whether any is a sign of life no more.
+        """
+        tail = self.tail
+        revised: list[Placed] = []
+        is_silenced = False
+        core = tail[place + 1].before or Core()
+        for stop in range(place, len(tail)):
+            placed = tail[stop]
+            if stop > place and placed.before == core:
+                return stop, revised, is_silenced
+            old = placed.outcome
+            if old is not None and placed.before is not None:
+                self._add(step(placed.before, placed.facts)[2], -1)
+            placed.before = core
+            placed.outcome, core, sums = step(core, placed.facts)
+            self._add(sums, 1)
+            self._note_time(placed.outcome, placed.facts)
+            if old is not None and _is_other(old, placed.outcome):
+                revised.append(placed)
+                is_silenced |= is_sign_of_life(old) and not is_sign_of_life(placed.outcome)
+        self._core = core
+        return len(tail), revised, is_silenced
+
+    def _note_time(self, outcome: Outcome, facts: Facts) -> None:
+        if is_sign_of_life(outcome) and facts.event_time > (self.session.last_event_at or 0):
+            self.session.last_event_at = facts.event_time
+
+    def _find_last_event(self) -> None:
+        last = max(self._last_event_before, _last_event(self.tail), self.session.begun_at or 0)
+        self.session.last_event_at = last or None
+
+    def _add(self, sums: Sequence[Sum], sign: int) -> None:
+        session = self.session
+        for name, amount in sums:
+            setattr(session, name, getattr(session, name) + sign * amount)
+
+    def _find_firsts(self, place: int, stop: int) -> None:
+        """Correct the first values after the callbacks from `place` to `stop` were folded again."""
+        found: dict[str, tuple[int | str, Key]] = {}
+        for placed in self.tail[place:stop]:
+            for name, value in offers(_known(placed.outcome), placed.facts):
+                found.setdefault(name, (value, placed.key))
+        first = self.tail[place].key
+        later = {name: key for name, key in self._holders.items() if key >= first}
+        for name, offer in found.items():
+            if name in later or not getattr(self.session, name):
+                self._hold(name, *offer)
+        end = self.tail[stop].key if stop < len(self.tail) else None
+        for name, holder in later.items():
+            if name not in found and (end is None or holder < end):  # it is no more offered
+                self._hold(name, *self._next_offer(name, stop))
+
+    def _next_offer(self, name: str, start: int) -> tuple[int | str | None, Key | None]:
+        for placed in self.tail[start:]:
+            for offered, value in offers(_known(placed.outcome), placed.facts):
+                if offered == name:
+                    return value, placed.key
+        return _NOTHING[name], None
+
+    def _hold(self, name: str, value: int | str | None, key: Key | None) -> None:
+        setattr(self.session, name, value)
+        if key is None:
+            del self._holders[name]
+        else:
+            self._holders[name] = key
+
+    def _show_core(self) -> None:
+        session, core = self.session, self._core
+        session.state = core.state
+        session.end_reason = core.end_reason
+        session.agent_id = core.agent_id
+        session.agent_ids = core.agent_ids
+        session.satisfaction = core.satisfaction
+
+
+_NOTHING = {name: getattr(Session(), name) for name in FIRSTS}
 
 
 def _key(placed: Placed) -> Key:
     return placed.key
+
+
+def _known(outcome: Outcome | None) -> Outcome:
+    if outcome is None:
+        raise AssertionError("a callback at its place has been folded")
+    return outcome
+
+
+def _is_other(old: Outcome, new: Outcome) -> bool:
+    return old.verdict is not new.verdict or old.reason is not new.reason
+
+
+def _last_event(callbacks: Sequence[Placed]) -> int:
+    """The latest time of a sign of life, but for a `SessionBegin`, which sorts before its time."""
+    for placed in reversed(callbacks):
+        if is_sign_of_life(_known(placed.outcome)):
+            return placed.facts.event_time
+    return 0

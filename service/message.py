@@ -7,7 +7,6 @@ import msgspec
 from google.protobuf.duration_pb2 import Duration
 
 from desk.v1 import event_pb2 as pb
-from service import wire
 
 MAX_ELEMENTS = 100
 """Parts of a message that are read; the others are only in the raw body."""
@@ -16,75 +15,75 @@ _INT32, _INT64 = 2**31, 2**63
 _MAX_SECONDS = 315_576_000_000  # what protobuf's Duration can hold
 
 
-_MESSAGE = wire.Encoders(pb.Message)
-_ELEMENT = wire.Encoders(pb.MessageElement)
-_OF_TEXT = _ELEMENT.type("TIMTextElem")
+def fill(message: pb.Message, key: str, body: list[Any] | None) -> None:
+    """Fill in a message. `body` is `MsgBody` as parsed from JSON."""
+    message.key = key
+    message.SetInParent()
+    for each in (body or [])[:MAX_ELEMENTS]:
+        element = message.elements.add()
+        if type(each) is dict:
+            _fill(element, _text(each, "MsgType"), each.get("MsgContent"))
+        else:
+            element.json = _json(each)
 
 
-def message(key: str, body: list[Any] | None) -> bytes:
-    """Write a message. `body` is `MsgBody` as parsed from JSON."""
-    elements = [_MESSAGE.elements(_element(each)) for each in (body or [])[:MAX_ELEMENTS]]
-    return b"".join((_MESSAGE.key(key), *elements))
+def _fill(element: pb.MessageElement, kind: str, content: Any) -> None:
+    element.type = kind
+    if type(content) is not dict:
+        element.json = _json(content)
+    elif kind == "TIMTextElem":  # nearly all of them
+        element.text = _text(content, "Text")
+    elif kind in _READERS:
+        element.MergeFrom(_READERS[kind](content))
+    else:
+        element.json = _json(content)
 
 
-def _element(value: Any) -> bytes:
-    if type(value) is not dict:
-        return _ELEMENT.json(_json(value))
-    kind = _text(value, "MsgType")
-    content = value.get("MsgContent")
-    if type(content) is dict:
-        if kind == "TIMTextElem":  # nearly all of them
-            return _OF_TEXT + _ELEMENT.text(_text(content, "Text"))
-        if kind in _READERS:
-            return _READERS[kind](kind, content).SerializeToString(deterministic=True)
-    return _ELEMENT.type(kind) + _ELEMENT.json(_json(content))
-
-
-def _location(kind: str, content: dict[str, Any]) -> pb.MessageElement:
+def _location(content: dict[str, Any]) -> pb.MessageElement:
     location = pb.LocationElement(
         description=_text(content, "Desc"),
         latitude=_degrees(content, "Latitude"),
         longitude=_degrees(content, "Longitude"),
     )
-    return pb.MessageElement(type=kind, location=location)
+    return pb.MessageElement(location=location)
 
 
-def _face(kind: str, content: dict[str, Any]) -> pb.MessageElement:
+def _face(content: dict[str, Any]) -> pb.MessageElement:
     face = pb.FaceElement(index=_int(content, "Index"), data=_text(content, "Data"))
-    return pb.MessageElement(type=kind, face=face)
+    return pb.MessageElement(face=face)
 
 
-def _custom(kind: str, content: dict[str, Any]) -> pb.MessageElement:
+def _custom(content: dict[str, Any]) -> pb.MessageElement:
     custom = pb.CustomElement(
         data=_text(content, "Data"),
         description=_text(content, "Desc"),
         extension=_text(content, "Ext"),
         sound=_text(content, "Sound"),
     )
-    return pb.MessageElement(type=kind, custom=custom)
+    return pb.MessageElement(custom=custom)
 
 
-def _sound(kind: str, content: dict[str, Any]) -> pb.MessageElement:
+def _sound(content: dict[str, Any]) -> pb.MessageElement:
     media = pb.MediaElement(
         url=_text(content, "Url"),
         uuid=_text(content, "UUID"),
         size=_int(content, "Size"),
         duration=_seconds(content, "Second"),
     )
-    return pb.MessageElement(type=kind, media=media)
+    return pb.MessageElement(media=media)
 
 
-def _file(kind: str, content: dict[str, Any]) -> pb.MessageElement:
+def _file(content: dict[str, Any]) -> pb.MessageElement:
     media = pb.MediaElement(
         url=_text(content, "Url"),
         uuid=_text(content, "UUID"),
         size=_int(content, "FileSize"),
         file_name=_text(content, "FileName"),
     )
-    return pb.MessageElement(type=kind, media=media)
+    return pb.MessageElement(media=media)
 
 
-def _video(kind: str, content: dict[str, Any]) -> pb.MessageElement:
+def _video(content: dict[str, Any]) -> pb.MessageElement:
     media = pb.MediaElement(
         url=_text(content, "VideoUrl"),
         uuid=_text(content, "VideoUUID"),
@@ -93,10 +92,10 @@ def _video(kind: str, content: dict[str, Any]) -> pb.MessageElement:
         format=_text(content, "VideoFormat"),
         thumbnail_url=_text(content, "ThumbUrl"),
     )
-    return pb.MessageElement(type=kind, media=media)
+    return pb.MessageElement(media=media)
 
 
-def _image(kind: str, content: dict[str, Any]) -> pb.MessageElement:
+def _image(content: dict[str, Any]) -> pb.MessageElement:
     listed = content.get("ImageInfoArray")
     versions = [each for each in listed if type(each) is dict] if type(listed) is list else []
     versions.sort(key=lambda each: _int(each, "Size"))
@@ -111,10 +110,10 @@ def _image(kind: str, content: dict[str, Any]) -> pb.MessageElement:
         height=_int(largest, "Height", _INT32),
         thumbnail_url=_text(versions[0], "URL") if len(versions) > 1 else "",
     )
-    return pb.MessageElement(type=kind, media=media)
+    return pb.MessageElement(media=media)
 
 
-_READERS: dict[str, Callable[[str, dict[str, Any]], pb.MessageElement]] = {
+_READERS: dict[str, Callable[[dict[str, Any]], pb.MessageElement]] = {
     "TIMLocationElem": _location,
     "TIMFaceElem": _face,
     "TIMCustomElem": _custom,

@@ -3,22 +3,21 @@
 Deterministic: what is written depends on the entries alone, never on how they are cut into batches.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from hashlib import blake2b
-from itertools import islice
-from operator import attrgetter
+from struct import Struct
 from typing import Any
 
 import msgspec
+import structlog
 
 from desk.v1 import event_pb2
-from journal.callback import Malformed, decode
+from journal.callback import Malformed, TooEarly, decode
 from journal.entry import Entry
 from service import records
-from service.history import History, Placed, Truncated, facts, order_key
+from service.history import LIMITS, History, Limits, Placed, Truncated, Usage, placed_by
 from service.machine import State
-from service.session import Outcome
+from service.session import Outcome, Reason, without_message
 from service.view.store import POSITION_BITS, fingerprint
 from service.view.writer import (
     FeedRow,
@@ -28,32 +27,54 @@ from service.view.writer import (
     SessionRow,
     ViewWriter,
     place,
-    restored_fold,
-    saved_fold,
 )
 
 KEPT_SESSIONS = 2_000
 """Sessions whose history stays in memory between batches; any other is read from the view when it
-is needed. With histories of up to `history.TAIL` callbacks this is some tens of MB."""
+is needed."""
+
+KEPT_BYTES = 100 * 1024 * 1024
+"""Bytes that these sessions take together, about, at most."""
+
+SHOWN = 4
+"""Times that what a session shows is in memory: as a message, its parts, as serialised."""
 
 MAX_WAITING = 500
 """Rows of the feed that wait to be written together."""
 
+BATCH_WORK = 50_000
+"""Work for late callbacks after which a batch ends, so that others need not wait for all of it. A
+callback that is read back or folded again is 1, one that is published again `PUBLISHED` more."""
+
+PUBLISHED = 4
+
+log = structlog.get_logger()
+
 
 class Arrival(msgspec.Struct, gc=False):
-    """A callback that has been read but not folded yet. `event` shows it, as serialised."""
+    """An entry that has been read but not folded yet.
 
-    key: SessionKey
-    placed: Placed
+    Attributes:
+        event: what shows it, as serialised.
+        problem: why it is malformed, and so belongs to no session; "" if it is not.
+        placed: what it says; None if that cannot be read.
+        facts: what the view keeps for the fold, likewise.
+    """
+
+    entry: Entry
     event: bytes
+    key: SessionKey
+    problem: str = ""
+    placed: Placed | None = None
+    facts: bytes = b""
 
 
-class Known(msgspec.Struct):
+class CachedSession(msgspec.Struct):
     """A session at hand. `number` is 0 until it has begun; `revision` is its last callback's.
 
     `message` shows the session after that; empty until it has begun. `place` is where it was saved
-    in the view's indexes; empty if that is not known. `listed` is the number that stands with its
-    key; None if the key is new.
+    in the view's indexes; empty if that is not known. `saved_number` is the number that stands with
+    its key; None if the key is new. `weight` is what it counts for of `KEPT_BYTES`.
     """
 
     history: History
@@ -61,8 +82,9 @@ class Known(msgspec.Struct):
     first_revision: int = 0
     number: int = 0
     revision: int = 0
-    listed: int | None = None
+    saved_number: int | None = None
     place: tuple[Any, ...] = ()
+    weight: int = 0
 
 
 class Projection:
@@ -72,22 +94,29 @@ class Projection:
         progress: how far the view has come, as of the last batch, which may not be committed yet.
     """
 
-    def __init__(self, writer: ViewWriter, journal_id: str) -> None:
+    def __init__(self, writer: ViewWriter, journal_id: str, limits: Limits = LIMITS) -> None:
         self._writer = writer
-        self._sessions: dict[SessionKey, Known] = {}  # the one used last is the last
-        self._touched: dict[SessionKey, Known] = {}
+        self._limits = limits
+        self._sessions: dict[SessionKey, CachedSession] = {}  # the one used last is the last
+        self._touched: dict[SessionKey, CachedSession] = {}
         self._waiting: list[FeedRow] = []
+        self._read: dict[int, Arrival] = {}  # what was read for a batch that ended before it
         self.progress = writer.progress() or Progress(journal_id, fingerprint())
-        self._digest = self.progress.digest
+        self._digest = int.from_bytes(self.progress.digest)
+        self._repetitions = self.progress.repetitions
+        self._refuses_any = writer.refuses_any()
+        self._weight = 0
+        self._work = 0
         self._failed = False
 
     def apply(self, entries: Sequence[Entry], *, head: int, behind_since: int | None) -> None:
-        """Take a batch into the view, all of it or nothing.
+        """Take a batch into the view: as many entries as `BATCH_WORK` allows, or nothing.
 
-        Once it has raised anything, this projection is of no more use: it may be ahead of the view.
+        `progress` tells how many. Once it has raised anything, this projection is of no more use:
+        it may be ahead of the view.
 
         Args:
-            entries: the journal's next ones, without a gap; may be empty.
+            entries: the journal's next ones; may be empty.
             head: the journal's newest revision.
             behind_since: `received_at` of the first entry after these; None if there is none. If
                 there is one, the batch may be committed only a moment later, by a thread.
@@ -98,17 +127,40 @@ class Projection:
         if self._failed:
             raise AssertionError("a projection that has failed is of no more use")
         self._failed = True  # unless all of it succeeds
-        arrivals = [_arrival(entry) for entry in entries]
+        arrivals = list(map(self._arrival_of, entries))
         with self._writer.transaction(aside=behind_since is not None):
-            for arrival in arrivals:
-                self._take(arrival)
+            rest = self._take_all(arrivals)
             self._flush()
             self._save_sessions()
+            if rest:
+                entries = entries[: -len(rest)]
+                head = max(head, rest[-1].entry.revision)
+                behind_since = rest[0].entry.received_at
             progress = self._progress_after(entries, head, behind_since)
             self._writer.save_progress(progress)
         self.progress = progress
+        self._read = {arrival.entry.revision: arrival for arrival in rest}
         self._forget()
         self._failed = False
+
+    def _arrival_of(self, entry: Entry) -> Arrival:
+        read = self._read.get(entry.revision)
+        return read if read and read.entry == entry else _arrival(entry)
+
+    def _take_all(self, arrivals: list[Arrival]) -> list[Arrival]:
+        """Take arrivals; return those that are left when the batch has done enough."""
+        self._work = 0
+        for number, arrival in enumerate(arrivals, 1):
+            try:
+                self._take(arrival)
+            except Exception as problem:
+                # Tried again and again, it must at least be known which one it is.
+                revision, error = arrival.entry.revision, type(problem).__name__
+                log.warning("entry_not_applied", revision=revision, error=error)
+                raise
+            if self._work >= BATCH_WORK:
+                return arrivals[number:]
+        return []
 
     def _progress_after(
         self, entries: Sequence[Entry], head: int, behind_since: int | None
@@ -120,105 +172,131 @@ class Projection:
             applied_id=entries[-1].id if entries else self.progress.applied_id,
             head_revision=max(head, applied),
             behind_since=behind_since,
-            digest=self._digest,
+            digest=self._digest.to_bytes(DIGEST_BYTES),
             complete=self.progress.complete or behind_since is None,
+            repetitions=self._repetitions,
         )
 
-    def _take(self, arrival: Arrival | FeedRow) -> None:
-        if isinstance(arrival, FeedRow):
-            self._append(arrival)
+    def _take(self, arrival: Arrival) -> None:
+        identity, placed = arrival.entry.id, arrival.placed
+        if self._refuses_any and self._writer.is_refused(identity):
+            self._repetitions += 1
+        elif placed and not arrival.problem:
+            self._take_placed(arrival, placed)
+        elif placed and self._holds(arrival.key, placed):
+            self._repetitions += 1
+        else:
+            self._refuse(identity)
+            self._append(_malformed(arrival))
+
+    def _take_placed(self, arrival: Arrival, placed: Placed) -> None:
+        session = self._touch(arrival.key)
+        redone = session.history.usage.redone
+        try:
+            changed = session.history.add(placed, self._limits)
+        except Truncated:
+            self._read_back(session)
+            changed = session.history.add(placed, self._limits)
+        self._work += session.history.usage.redone - redone
+        if not changed:
+            self._repetitions += 1
             return
-        key, placed = arrival.key, arrival.placed
-        known = self._touched.get(key) or self._touch(key)
-        if not known.first_revision:
-            known.first_revision = placed.revision
-        changed = self._place(known, placed)
-        known.revision = placed.revision
-        if not known.number and known.history.session.state is not State.NEW:
-            known.number = placed.revision
-        self._publish(key, known, arrival.event, changed)
+        session.first_revision = session.first_revision or placed.revision
+        session.revision = placed.revision
+        if not session.number and session.history.session.state is not State.NEW:
+            session.number = placed.revision
+        self._publish(arrival, session, changed)
 
-    def _touch(self, key: SessionKey) -> Known:
-        known = self._sessions.pop(key) if key in self._sessions else self._load(key)
-        self._touched[key] = known
-        return known
+    def _refuse(self, identity: bytes) -> None:
+        self._writer.refuse(identity)
+        self._refuses_any = True
 
-    def _load(self, key: SessionKey) -> Known:
+    def _touch(self, key: SessionKey) -> CachedSession:
+        session = self._touched.get(key)
+        if session is None:
+            session = self._sessions.pop(key) if key in self._sessions else self._load(key)
+            self._touched[key] = session
+        return session
+
+    def _load(self, key: SessionKey) -> CachedSession:
         """Find out what the view knows of a session not at hand; it has no rows waiting."""
         saved = self._writer.load_session(key)
         message = records.SessionMessage(*key)
         if saved is None:
-            return Known(History(), message)
+            return CachedSession(History(), message)
         first, number = saved.first_revision, saved.number or 0
-        if saved.fold:
-            history = History(*restored_fold(saved.fold))
-        else:
-            history = History.replay(self._writer.load_history(first))
-        return Known(history, message, first, number, listed=number)
+        history = History.restore(saved.fold) if saved.fold else self._replay(first, None)
+        return CachedSession(history, message, first, number, saved_number=number)
 
-    def _place(self, known: Known, placed: Placed) -> list[Placed]:
+    def _replay(self, first_revision: int, usage: Usage | None) -> History:
+        """Read all of a session's history back from the view."""
+        callbacks, too_long = self._writer.load_history(first_revision)
+        self._work += len(callbacks)
+        # A session that has not begun is not saved; nothing in it was ever folded again.
+        return History.replay(callbacks, usage or Usage(len(callbacks), too_long=too_long))
+
+    def _holds(self, key: SessionKey, placed: Placed) -> bool:
+        """Say whether a session has a callback already."""
+        session = self._touch(key)
         try:
-            return known.history.add(placed)
+            return session.history.holds(placed.key)
         except Truncated:
-            self._flush()
-            known.history = History.replay(self._writer.load_history(known.first_revision))
-            return known.history.add(placed)
+            self._read_back(session)
+            return session.history.holds(placed.key)
 
-    def _publish(self, key: SessionKey, known: Known, event: bytes, changed: list[Placed]) -> None:
-        session = known.history.session
+    def _read_back(self, session: CachedSession) -> None:
+        """Have all of a session's history at hand."""
+        self._flush()
+        session.history = self._replay(session.first_revision, session.history.usage)
+
+    def _publish(self, arrival: Arrival, session: CachedSession, changed: list[Placed]) -> None:
         own, *revised = changed
-        own.agent_id = records.agent_id(own.callback) or session.agent_id
-        snapshot = known.message.update(session, known.revision) if known.number else None
-        self._emit(key, known, own, 0, event, snapshot)
+        now = session.history.session
+        own.agent_id = own.facts.agent_id or now.agent_id
+        facts: bytes | None = arrival.facts
+        if _outcome_of(own).reason is Reason.SESSION_TOO_LONG:
+            facts = None
+            self._refuse(arrival.entry.id)
+        snapshot = session.message.update(now, session.revision) if session.number else None
+        self._emit(arrival.key, session, own, 0, (arrival.event, snapshot, facts))
         for ordinal, placed in enumerate(revised, 1):
-            event = records.event_of(self._first_record(placed.revision))
-            self._emit(key, known, placed, ordinal, event, None)
-
-    def _first_record(self, revision: int) -> bytes:
-        """The record that an event was first published with."""
-        position = revision << POSITION_BITS
-        place = bisect_left(self._waiting, position, key=_position)
-        if place < len(self._waiting) and self._waiting[place].position == position:
-            return self._waiting[place].record
-        return self._writer.load_record(position)
+            self._emit(arrival.key, session, placed, ordinal, (None, None, None))
+        self._work += PUBLISHED * len(revised)
 
     def _emit(
         self,
         key: SessionKey,
-        known: Known,
+        session: CachedSession,
         placed: Placed,
         ordinal: int,
-        event: bytes,
-        snapshot: bytes | None,
+        blobs: tuple[bytes | None, bytes | None, bytes | None],
     ) -> None:
-        callback, revision = placed.callback, known.revision
-        judgement = records.judgement(
-            _known_outcome(placed), callback.event, known.history.session.state
-        )
+        facts, revision = placed.facts, session.revision
+        now = session.history.session.state
+        judgement = records.judgement(_outcome_of(placed), facts.event, now)
         placed.verdicts |= 1 << judgement.verdict
         self._append(
             FeedRow(
                 revision << POSITION_BITS | ordinal,
                 placed.revision,
                 *key,
-                known.first_revision,
+                session.first_revision,
+                ordinal > 0,
                 judgement.type,
                 judgement.verdict,
                 judgement.reason,
                 placed.verdicts,
                 placed.agent_id,
-                callback.client_user_id,
-                callback.channel_type,
-                records.record(revision, ordinal, event, judgement.fields),
-                snapshot,
+                facts.client_user_id,
+                facts.channel_type,
+                records.record(judgement.fields, revision, ordinal),
+                *blobs,
             )
         )
 
     def _append(self, row: FeedRow) -> None:
         self._waiting.append(row)
-        self._digest = blake2b(
-            b"".join((self._digest, row.record, row.session or b"")), digest_size=16
-        ).digest()
+        self._digest = (self._digest + row_hash(row)) % DIGESTS
         if len(self._waiting) >= MAX_WAITING:
             self._flush()
 
@@ -240,69 +318,100 @@ class Projection:
         moved: list[SessionRow] = []
         stayed: list[SessionRow] = []
         for key in sorted(self._touched):
-            known = self._touched[key]
-            if known.listed != known.number:
-                known.listed = known.number
+            session = self._touched[key]
+            if session.first_revision and session.saved_number != session.number:
+                session.saved_number = session.number
                 app, session_id = key
-                keys.append(SavedKey(session_id, app, known.first_revision, known.number or None))
-            if known.number:
-                row = _row(key, known)
-                before, known.place = known.place, place(row)
-                (stayed if before == known.place else moved).append(row)
+                keys.append(
+                    SavedKey(session_id, app, session.first_revision, session.number or None)
+                )
+            if session.number and session.message.bytes:  # else nothing new has come
+                row = _row(key, session)
+                before, session.place = session.place, place(row)
+                (stayed if before == session.place else moved).append(row)
         self._writer.save_keys(keys)
         self._writer.save_sessions(moved)
         self._writer.save_sessions_in_place(stayed)
 
     def _forget(self) -> None:
-        for known in self._touched.values():
-            known.history.trim()
+        for session in self._touched.values():
+            session.history.trim()
+            self._weight -= session.weight
+            session.weight = session.history.weight + SHOWN * len(session.message.bytes)
+            self._weight += session.weight
         self._sessions |= self._touched
         self._touched.clear()
-        for key in list(islice(self._sessions, max(0, len(self._sessions) - KEPT_SESSIONS))):
-            del self._sessions[key]
+        while len(self._sessions) > KEPT_SESSIONS or self._weight > KEPT_BYTES:
+            self._weight -= self._sessions.pop(next(iter(self._sessions))).weight
 
 
-def _arrival(entry: Entry) -> Arrival | FeedRow:
-    """Read an entry. One that is malformed belongs to no session: nothing is left to be done."""
+DIGEST_BYTES = 32
+DIGESTS = 1 << 8 * DIGEST_BYTES
+
+_LENGTHS = Struct(">QII")
+
+
+def row_hash(row: FeedRow) -> int:
+    """Hash a row of the feed. The feed's digest is the sum of these, mod `DIGESTS`."""
+    event = row.event or b""
+    lengths = _LENGTHS.pack(row.position, len(row.record), len(event))
+    content = b"".join((lengths, row.record, event, row.session or b""))
+    return int.from_bytes(blake2b(content, digest_size=DIGEST_BYTES).digest())
+
+
+def _arrival(entry: Entry) -> Arrival:
+    """Read an entry."""
+    problem = ""
     try:
-        callback = decode(entry.body)
-    except Malformed as problem:
-        return _malformed(entry, str(problem))
+        callback = decode(entry.body, entry.received_at)
+    except TooEarly as fault:
+        problem, callback = str(fault), fault.callback
+    except Malformed as fault:
+        key = (entry.sdk_app_id, "")
+        return Arrival(entry, records.event(entry, None), key, str(fault))
+    facts = without_message(callback, entry.id)
+    saved = msgspec.msgpack.encode(facts)
     return Arrival(
+        entry,
+        records.event(entry, None if problem else callback),
         (entry.sdk_app_id, callback.session_id),
-        Placed(order_key(callback, entry.id), entry.revision, facts(callback)),
-        records.event(entry, callback),
+        problem,
+        placed_by(facts, entry.revision, len(saved)),
+        saved,
     )
 
 
-def _malformed(entry: Entry, problem: str) -> FeedRow:
-    outcome = records.MALFORMED
+def _malformed(arrival: Arrival) -> FeedRow:
+    outcome, revision = records.MALFORMED, arrival.entry.revision
     verdict = records.VERDICTS[outcome.verdict]
-    judged = records.judged(outcome, problem, State.NEW)
+    fields = records.verdict_fields(outcome, arrival.problem, State.NEW)
     return FeedRow(
-        entry.revision << POSITION_BITS,
-        entry.revision,
-        entry.sdk_app_id,
-        "",
-        0,
-        event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict,
-        records.REASONS[outcome.reason],
-        1 << verdict,
-        "",
-        "",
-        "",
-        records.record(entry.revision, 0, records.event(entry, None), judged),
-        None,
+        position=revision << POSITION_BITS,
+        event_revision=revision,
+        sdk_app_id=arrival.entry.sdk_app_id,
+        session_id="",
+        first_revision=0,
+        revised=False,
+        type=event_pb2.EVENT_TYPE_UNSPECIFIED,
+        verdict=verdict,
+        reason=records.REASONS[outcome.reason],
+        verdicts=1 << verdict,
+        agent_id="",
+        client_user_id="",
+        channel_type="",
+        record=records.record(fields, revision, 0),
+        event=arrival.event,
+        session=None,
+        facts=None,
     )
 
 
-def _row(key: SessionKey, known: Known) -> SessionRow:
-    session = known.history.session
+def _row(key: SessionKey, cached: CachedSession) -> SessionRow:
+    session = cached.history.session
     return SessionRow(
-        known.number,
+        cached.number,
         *key,
-        known.first_revision,
+        cached.first_revision,
         records.STATES[session.state],
         records.END_REASONS[session.end_reason],
         session.client_user_id,
@@ -315,12 +424,9 @@ def _row(key: SessionKey, known: Known) -> SessionRow:
         session.queue_wait,
         session.first_response,
         session.handle_time,
-        known.message.bytes,
-        saved_fold(session, known.history.last or (0, 0, b"")),
+        cached.message.bytes,
+        cached.history.save(),
     )
-
-
-_position = attrgetter("position")
 
 
 def _happened(time: int | None) -> int:
@@ -329,7 +435,7 @@ def _happened(time: int | None) -> int:
     return time
 
 
-def _known_outcome(placed: Placed) -> Outcome:
+def _outcome_of(placed: Placed) -> Outcome:
     if placed.outcome is None:
         raise AssertionError("a callback is folded before it is published")
     return placed.outcome

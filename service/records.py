@@ -1,13 +1,14 @@
-"""Builds what the feed stores and the API sends: desk.v1 records and sessions, serialised.
+"""Builds what the feed stores and the API sends: desk.v1 events, records and sessions, serialised.
 
-Deterministic: the same entry and outcome give the same bytes, which the feed's digest relies on.
+Deterministic: the same entry and outcome give the same bytes, which the feed's digest relies on. A
+record is stored without its event and session; whoever reads it joins them, as protobuf allows.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import compress
 from operator import is_not
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,10 +17,9 @@ from msgspec.structs import astuple
 from desk.v1 import event_pb2, session_pb2
 from journal.callback import Callback
 from journal.entry import Entry
-from service import wire
 from service.machine import EndReason, Event, State
-from service.message import message
-from service.session import Outcome, Reason, Session, Verdict, explain
+from service.message import fill
+from service.session import ABOUT_AN_AGENT, Outcome, Reason, Session, Verdict, explain
 
 STATES = {
     state: session_pb2.SESSION_STATE_UNSPECIFIED
@@ -41,141 +41,74 @@ REASONS = {
 MALFORMED = Outcome(Verdict.REJECTED, Reason.MALFORMED, State.NEW, State.NEW)
 """What is made of a body that is no callback."""
 
-ABOUT_AN_AGENT = frozenset(
-    {
-        Event.TRANSFER_TO_HUMAN_SUCCESS.value,
-        Event.AGENT_FORWARD.value,
-        Event.HUMAN_USER_SEND_MSG.value,
-        Event.HUMAN_AGENT_SEND_MSG.value,
-        Event.SESSION_AGENT_END.value,
-        Event.SESSION_AGENT_TIMEOUT_END.value,
-        Event.SATISFACTION_SELECTED.value,
-    }
-)
-"""Events whose `AgentId` means something; elsewhere Desk fills in a default."""
-
 CACHED = 1_024
-"""Outcomes, names and combinations of names whose serialised form is kept at hand."""
-
-_EVENT = wire.Encoders(event_pb2.Event)
-_RECORD = wire.Encoders(event_pb2.SessionRecord)
-_SESSION = wire.Encoders(session_pb2.Session)
-_OF_ENUM: dict[str, wire.Encoder] = {
-    "state": {state: _SESSION.state(number) for state, number in STATES.items()}.__getitem__,
-    "end_reason": {
-        reason: _SESSION.end_reason(number) for reason, number in END_REASONS.items()
-    }.__getitem__,
-}
+"""Outcomes whose serialised form is kept at hand."""
 
 
 def event_type(name: str) -> event_pb2.EventType.ValueType:
-    """The desk.v1.EventType of an event as Desk spells it."""
+    """Return the desk.v1.EventType of an event as Desk spells it."""
     return TYPES.get(name, event_pb2.EVENT_TYPE_UNRECOGNISED)
-
-
-def agent_id(callback: Callback) -> str:
-    """The agent that a callback names; "" if it is about none."""
-    return callback.agent_id if callback.event in ABOUT_AN_AGENT else ""
 
 
 def event(entry: Entry, callback: Callback | None) -> bytes:
     """Write the event of an entry; `callback` is None if its body is malformed."""
-    which, what = (_which(callback), _what(callback)) if callback else (b"", b"")
-    return b"".join(
-        (
-            _EVENT.revision(entry.revision),
-            _app(entry.sdk_app_id),
-            which,
-            _EVENT.received_at(entry.received_at),
-            _EVENT.request_id(entry.request_id),
-            _sender(entry.client_ip, entry.platform),
-            what,
-            _EVENT.id(entry.id.hex()),
-            _EVENT.raw_body(entry.body),
-        )
+    made = event_pb2.Event(
+        revision=entry.revision,
+        sdk_app_id=entry.sdk_app_id,
+        request_id=entry.request_id,
+        client_ip=entry.client_ip,
+        platform=entry.platform,
+        id=entry.id.hex(),
+        raw_body=entry.body,
     )
+    set_time(made.received_at, entry.received_at)
+    if callback:
+        _fill(made, callback)
+    return made.SerializeToString(deterministic=True)
 
 
-_app = lru_cache(CACHED)(_EVENT.sdk_app_id)
+def _fill(made: event_pb2.Event, callback: Callback) -> None:
+    """Say what a callback says, as far as its event makes it meaningful."""
+    name = callback.event
+    made.session_id = callback.session_id
+    made.type = event_type(name)
+    made.type_name = name
+    set_time(made.event_time, callback.event_time)
+    made.channel_type = callback.channel_type
+    made.client_user_id = callback.client_user_id
+    made.customer_service_id = callback.customer_service_id
+    if callback.cloud_custom_data:
+        made.cloud_custom_data = callback.cloud_custom_data
+    if name in ABOUT_AN_AGENT:
+        made.agent_id = callback.agent_id
+    if add := _CONTENT.get(name):
+        add(made, callback)
 
 
-@lru_cache(CACHED)
-def _sender(client_ip: str, platform: str) -> bytes:
-    return b"".join((_EVENT.client_ip(client_ip), _EVENT.platform(platform)))
+def _forward(made: event_pb2.Event, callback: Callback) -> None:
+    made.forward_from_agent_id = callback.forward_from_agent_id
 
 
-def _which(callback: Callback) -> bytes:
-    return b"".join(
-        (
-            _EVENT.session_id(callback.session_id),
-            _kind(callback.event),
-            _EVENT.event_time(callback.event_time),
-        )
-    )
+def _message(made: event_pb2.Event, callback: Callback) -> None:
+    fill(made.message, callback.message_key, callback.message)
 
 
-@lru_cache(CACHED)
-def _kind(name: str) -> bytes:
-    return b"".join((_EVENT.type(event_type(name)), _EVENT.type_name(name)))
+def _rating(made: event_pb2.Event, callback: Callback) -> None:
+    made.satisfaction = callback.stars
 
 
-def _what(callback: Callback) -> bytes:
-    """What a callback says, as far as its event makes it meaningful."""
-    parties = _parties(callback.channel_type, callback.client_user_id, callback.customer_service_id)
-    say = _SAYINGS.get(callback.event)
-    said = say(callback) if say else b""
-    return b"".join((parties, said, _EVENT.cloud_custom_data(callback.cloud_custom_data)))
+def _contact(made: event_pb2.Event, callback: Callback) -> None:
+    made.agent_contacted_user = callback.is_contact_user
 
 
-@lru_cache(CACHED)
-def _parties(channel_type: str, client_user_id: str, customer_service_id: str) -> bytes:
-    return b"".join(
-        (
-            _EVENT.channel_type(channel_type),
-            _EVENT.client_user_id(client_user_id),
-            _EVENT.customer_service_id(customer_service_id),
-        )
-    )
-
-
-def _agent(callback: Callback) -> bytes:
-    return _EVENT.agent_id(callback.agent_id)
-
-
-def _forward(callback: Callback) -> bytes:
-    return _agent(callback) + _EVENT.forward_from_agent_id(callback.forward_from_agent_id)
-
-
-def _message(callback: Callback) -> bytes:
-    return _EVENT.message(message(callback.message_key, callback.message))
-
-
-def _message_of_human(callback: Callback) -> bytes:
-    return _agent(callback) + _message(callback)
-
-
-def _rating(callback: Callback) -> bytes:
-    return _agent(callback) + _EVENT.satisfaction(callback.satisfaction or 0)
-
-
-def _contact(callback: Callback) -> bytes:
-    return _EVENT.agent_contacted_user(callback.is_contact_user)
-
-
-def _joining(callback: Callback) -> bytes:
-    return _agent(callback) + _contact(callback)
-
-
-_SAYINGS: dict[str, Callable[[Callback], bytes]] = {
+_CONTENT: dict[str, Callable[[event_pb2.Event, Callback], None]] = {
     Event.SESSION_BEGIN.value: _contact,
     Event.CHATBOT_USER_SEND_MSG.value: _message,
     Event.CHATBOT_ROBOT_SEND_MSG.value: _message,
-    Event.TRANSFER_TO_HUMAN_SUCCESS.value: _joining,
+    Event.TRANSFER_TO_HUMAN_SUCCESS.value: _contact,
     Event.AGENT_FORWARD.value: _forward,
-    Event.HUMAN_USER_SEND_MSG.value: _message_of_human,
-    Event.HUMAN_AGENT_SEND_MSG.value: _message_of_human,
-    Event.SESSION_AGENT_END.value: _agent,
-    Event.SESSION_AGENT_TIMEOUT_END.value: _agent,
+    Event.HUMAN_USER_SEND_MSG.value: _message,
+    Event.HUMAN_AGENT_SEND_MSG.value: _message,
     Event.SATISFACTION_SELECTED.value: _rating,
 }
 """What an event means beyond where, when and who; elsewhere Desk fills in defaults."""
@@ -185,13 +118,13 @@ class Judgement(NamedTuple):
     """What the feed says of a callback beside what it says itself, in desk.v1 numbers.
 
     Attributes:
-        fields: of the record: verdict, reason and states, as serialised.
+        fields: of the record: verdict, reason and states. One message, kept for all records.
     """
 
     type: event_pb2.EventType.ValueType
     verdict: event_pb2.Verdict.ValueType
     reason: event_pb2.RejectionReason.ValueType
-    fields: bytes
+    fields: event_pb2.SessionRecord
 
 
 @lru_cache(CACHED)
@@ -201,57 +134,90 @@ def judgement(outcome: Outcome, event: str, session_state: State) -> Judgement:
         event_type(event),
         VERDICTS[outcome.verdict],
         REASONS[outcome.reason],
-        judged(outcome, explain(outcome, event), session_state),
+        verdict_fields(outcome, explain(outcome, event), session_state),
     )
 
 
-def judged(outcome: Outcome, detail: str, session_state: State) -> bytes:
-    """Write the fields of a record that tell `outcome`; `detail` says why it was rejected."""
-    return b"".join(
-        (
-            _RECORD.verdict(VERDICTS[outcome.verdict]),
-            _RECORD.rejection_reason(REASONS[outcome.reason]),
-            _RECORD.rejection_detail(detail),
-            _RECORD.state_before(STATES[outcome.before]),
-            _RECORD.state_after(STATES[outcome.after]),
-            _RECORD.session_state(STATES[session_state]),
-        )
+def verdict_fields(outcome: Outcome, detail: str, session_state: State) -> event_pb2.SessionRecord:
+    """Make the fields of a record that tell `outcome`; `detail` says why it was rejected."""
+    return event_pb2.SessionRecord(
+        verdict=VERDICTS[outcome.verdict],
+        rejection_reason=REASONS[outcome.reason],
+        rejection_detail=detail,
+        state_before=STATES[outcome.before],
+        state_after=STATES[outcome.after],
+        session_state=STATES[session_state],
     )
 
 
-def record(revision: int, ordinal: int, event: bytes, judged: bytes) -> bytes:
-    """Write the record that publishes what was made of `event` at `revision`."""
-    return b"".join(
-        (
-            _RECORD.revision(revision),
-            _RECORD.ordinal(ordinal),
-            _RECORD.event(event),
-            judged,
-            _RECORD.revised(ordinal > 0),
-        )
-    )
+def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int) -> bytes:
+    """Write a record, without its event, with `verdict_fields` and its place in the feed."""
+    fields.revision = revision
+    fields.ordinal = ordinal
+    fields.revised = ordinal > 0
+    return fields.SerializeToString(deterministic=True)
 
 
-def event_of(record: bytes) -> bytes:
-    """The event of a record, as it was written."""
-    return event_pb2.SessionRecord.FromString(record).event.SerializeToString(deterministic=True)
+Setter = Callable[[session_pb2.Session, Session], None]
 
 
-_PLACES = {name: place for place, name in enumerate(vars(_SESSION))}
-"""Where each field stands in a serialised session."""
-_FIELDS = range(len(Session.__struct_fields__))
-_WRITERS: list[tuple[int, wire.Encoder] | None] = [
-    (_PLACES[name], _OF_ENUM.get(name) or getattr(_SESSION, name)) if name in _PLACES else None
-    for name in Session.__struct_fields__
-]
-"""Field by field: where it stands in a serialised session, and how; None if it is not shown."""
+def _set_value(name: str, shown: session_pb2.Session, session: Session) -> None:
+    setattr(shown, name, getattr(session, name))
+
+
+def _set_number(
+    name: str, numbers: dict[Any, Any], shown: session_pb2.Session, session: Session
+) -> None:
+    setattr(shown, name, numbers[getattr(session, name)])
+
+
+def _set_names(name: str, shown: session_pb2.Session, session: Session) -> None:
+    shown.ClearField(name)  # type: ignore[arg-type]
+    getattr(shown, name).extend(getattr(session, name))
+
+
+def _set_moment(name: str, shown: session_pb2.Session, session: Session) -> None:
+    value = getattr(session, name)
+    if value is None:
+        shown.ClearField(name)  # type: ignore[arg-type]
+    else:
+        set_time(getattr(shown, name), value)
+
+
+_NUMBERS: dict[str, dict[Any, Any]] = {"state": STATES, "end_reason": END_REASONS}
+_FIELDS = session_pb2.Session.DESCRIPTOR.fields_by_name
+
+
+def _setter(name: str) -> Setter:
+    if name in _NUMBERS:
+        return partial(_set_number, name, _NUMBERS[name])
+    if _FIELDS[name].message_type is not None:
+        return partial(_set_moment, name)
+    return partial(_set_names if _FIELDS[name].is_repeated else _set_value, name)
+
+
+DERIVED = {
+    "queue_wait": ("queue_time", "queue_stays"),
+    "handle_time": ("handled_time", "handled_stays"),
+    "first_response": ("first_agent_reply_at", "transfer_requested_at", "agent_joined_at"),
+}
+"""Fields of a session as it is shown, by what they are computed from."""
+
+
+def _setters(name: str) -> list[Setter]:
+    shown = [derived for derived, sources in DERIVED.items() if name in sources]
+    return list(map(_setter, [name, *shown] if name in _FIELDS else shown))
+
+
+_SETTERS = list(map(_setters, Session.__struct_fields__))
+"""Field by field of the fold's session: what sets the fields that show it."""
+_PLACES = range(len(_SETTERS))
 
 
 class SessionMessage:
-    """A session as desk.v1 shows it, brought up to date by what has changed.
+    """A session as desk.v1 shows it: one message, brought up to date by what has changed.
 
-    Most callbacks change two or three of its thirty fields; writing all of them anew took a fifth
-    of the fold's time.
+    Most callbacks change two or three of its thirty fields.
 
     Attributes:
         bytes: the desk.v1.Session, serialised.
@@ -259,29 +225,27 @@ class SessionMessage:
 
     def __init__(self, sdk_app_id: int, session_id: str) -> None:
         self.bytes = b""
-        self._shown = _NEW
-        self._parts = [b""] * len(_PLACES)
-        self._parts[_PLACES["sdk_app_id"]] = _app_of_session(sdk_app_id)
-        self._parts[_PLACES["session_id"]] = _SESSION.session_id(session_id)
+        self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
+        self._shown = astuple(Session())
 
     def update(self, session: Session, revision: int) -> bytes:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
-        parts, now = self._parts, astuple(session)
-        for number in compress(_FIELDS, map(is_not, now, self._shown)):
-            if writer := _WRITERS[number]:
-                place, write = writer
-                parts[place] = write(now[number])
+        shown, now = self._message, astuple(session)
+        for place in compress(_PLACES, map(is_not, now, self._shown)):
+            for set_field in _SETTERS[place]:
+                set_field(shown, session)
         self._shown = now
-        parts[_FIRST_RESPONSE] = _SESSION.first_response(session.first_response)
-        parts[_REVISION] = _SESSION.revision(revision)
-        self.bytes = b"".join(parts)
+        shown.revision = revision
+        self.bytes = shown.SerializeToString(deterministic=True)
         return self.bytes
 
 
-_NEW = astuple(Session())
-_REVISION = _PLACES["revision"]
-_FIRST_RESPONSE = _PLACES["first_response"]
-_app_of_session = lru_cache(CACHED)(_SESSION.sdk_app_id)
+def set_time(time: Timestamp | Duration, milliseconds: int) -> None:
+    """Set a Timestamp or a Duration that is a field of a message."""
+    if not milliseconds:
+        time.SetInParent()
+    time.seconds = milliseconds // 1000
+    time.nanos = milliseconds % 1000 * 1_000_000
 
 
 def timestamp(milliseconds: int) -> Timestamp:

@@ -1,23 +1,28 @@
-"""The fold: what a session's callbacks, taken in their time order, make of it.
+"""One step of the fold: what a callback does to its session at its place in time order.
 
-Pure: no I/O, no clock; all times are milliseconds of Desk's clock, taken from the callbacks.
-The rules and figures are described in proto/desk/v1/session.proto.
+A step depends on two things only: the session's `Core` before it and the callback's `Facts`. What
+it adds to the session's figures does not depend on what other steps add. So a late callback costs
+the steps whose core it changes, and no more.
+
+Pure: no I/O, no clock; all times are milliseconds of Desk's clock, taken from the callbacks. The
+rules and figures are described in proto/desk/v1/session.proto.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 import msgspec
+from msgspec.structs import replace
 
 from journal.callback import Callback
-from service.machine import END_REASONS, EndReason, Event, State, fire
+from service.machine import END_REASONS, EndReason, Event, State, destination
 
-MAX_AGENTS = 100
-"""Agents that a session remembers; a snapshot of it stands with each of its callbacks."""
+MAX_AGENTS = 20
+"""Agents that a session lists: a snapshot of the session stands with each of its callbacks."""
 
 
 class Verdict(StrEnum):
-    """What the state machine made of a callback."""
+    """The state machine's answer to a callback."""
 
     ACCEPTED = "ACCEPTED"
     REJECTED = "REJECTED"
@@ -25,7 +30,7 @@ class Verdict(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a callback was rejected."""
+    """The reason for a rejection."""
 
     UNSPECIFIED = "UNSPECIFIED"
     NOT_BEGUN = "NOT_BEGUN"
@@ -33,6 +38,7 @@ class Reason(StrEnum):
     AFTER_END = "AFTER_END"
     IMPOSSIBLE_IN_STATE = "IMPOSSIBLE_IN_STATE"
     MALFORMED = "MALFORMED"
+    SESSION_TOO_LONG = "SESSION_TOO_LONG"
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
@@ -44,28 +50,65 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     after: State
 
 
-class Session(msgspec.Struct, omit_defaults=True, gc=False):
-    """A session between two callbacks. Fields as in desk.v1.Session; None = has not happened.
+class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the fold needs of a callback. It is stored, and histories are read back from it.
 
-    Attributes:
-        agent_initiated: `IsContactUser` of the session's `SessionBegin`.
-        queued_since, handled_since: when the present stay in the queue, or with agents, began.
-        queue_wait, handle_time: sums of the finished stays, in ms.
+    A field that means nothing for the event is empty; elsewhere as in `journal.callback.Callback`.
     """
 
-    state: State = State.NEW
-    end_reason: EndReason = EndReason.UNSPECIFIED
+    event_time: int
+    event: str
+    identity: bytes
     client_user_id: str = ""
     customer_service_id: str = ""
     channel_type: str = ""
     agent_id: str = ""
+    forward_from_agent_id: str = ""
+    message_key: str = ""
+    is_contact_user: bool = False
+    stars: int = 0
+
+
+class Core(msgspec.Struct, array_like=True, gc=False):
+    """What later steps depend on. Shared between callbacks: never changed once it is there.
+
+    Attributes:
+        agent_initiated: `IsContactUser` of the session's `SessionBegin`.
+        agent_ids: the last `MAX_AGENTS` who had the session, the latest last.
+        queued_since, handled_since: the beginning of the present stay in the queue, with agents.
+        user_key, robot_key, agent_key: `MsgKey` of the side's last message.
+    """
+
+    state: State = State.NEW
+    end_reason: EndReason = EndReason.UNSPECIFIED
+    agent_initiated: bool = False
+    agent_id: str = ""
     agent_ids: tuple[str, ...] = ()
     satisfaction: int = 0
-    user_messages: int = 0
-    robot_messages: int = 0
-    agent_messages: int = 0
-    forwards: int = 0
-    rejected_events: int = 0
+    queued_since: int | None = None
+    handled_since: int | None = None
+    user_key: str = ""
+    robot_key: str = ""
+    agent_key: str = ""
+
+
+class Session(msgspec.Struct, omit_defaults=True, gc=False):
+    """A session after its last callback. Fields as in desk.v1.Session; None = has not happened.
+
+    Attributes:
+        state, end_reason, agent_id, agent_ids, satisfaction: as in the last `Core`.
+        queue_time, handled_time: sums of the finished stays, in ms.
+        queue_stays, handled_stays: the number of finished stays.
+    """
+
+    state: State = State.NEW
+    end_reason: EndReason = EndReason.UNSPECIFIED
+    agent_id: str = ""
+    agent_ids: tuple[str, ...] = ()
+    satisfaction: int = 0
+    client_user_id: str = ""
+    customer_service_id: str = ""
+    channel_type: str = ""
     begun_at: int | None = None
     transfer_requested_at: int | None = None
     queued_at: int | None = None
@@ -74,11 +117,26 @@ class Session(msgspec.Struct, omit_defaults=True, gc=False):
     closing_at: int | None = None
     ended_at: int | None = None
     last_event_at: int | None = None
-    queue_wait: int | None = None
-    handle_time: int | None = None
-    agent_initiated: bool = False
-    queued_since: int | None = None
-    handled_since: int | None = None
+    user_messages: int = 0
+    robot_messages: int = 0
+    agent_messages: int = 0
+    forwards: int = 0
+    rejected_events: int = 0
+    agent_count: int = 0
+    queue_time: int = 0
+    queue_stays: int = 0
+    handled_time: int = 0
+    handled_stays: int = 0
+
+    @property
+    def queue_wait(self) -> int | None:
+        """Time in the queue; None before the first stay is over."""
+        return self.queue_time if self.queue_stays else None
+
+    @property
+    def handle_time(self) -> int | None:
+        """Time with agents; None before the first stay is over."""
+        return self.handled_time if self.handled_stays else None
 
     @property
     def first_response(self) -> int | None:
@@ -91,28 +149,120 @@ class Session(msgspec.Struct, omit_defaults=True, gc=False):
         return None if asked is None else reply - asked
 
 
+Sum = tuple[str, int]
+"""A field of `Session` and what is added to it."""
+
+
+Step = tuple[Outcome, Core, Sequence[Sum]]
+"""A callback's outcome, the core after it, and what it adds to the session's sums."""
+
+FIRSTS = (
+    "client_user_id",
+    "customer_service_id",
+    "channel_type",
+    "begun_at",
+    "transfer_requested_at",
+    "queued_at",
+    "agent_joined_at",
+    "first_agent_reply_at",
+    "closing_at",
+    "ended_at",
+)
+"""Fields of `Session` that have the first value in time order that a callback offers."""
+
+ABOUT_AN_AGENT = frozenset(
+    {
+        Event.TRANSFER_TO_HUMAN_SUCCESS.value,
+        Event.AGENT_FORWARD.value,
+        Event.HUMAN_USER_SEND_MSG.value,
+        Event.HUMAN_AGENT_SEND_MSG.value,
+        Event.SESSION_AGENT_END.value,
+        Event.SESSION_AGENT_TIMEOUT_END.value,
+        Event.SATISFACTION_SELECTED.value,
+    }
+)
+"""Events whose `AgentId` means something; elsewhere Desk fills in a default."""
+
 # Python 3.11 looks a member up in its class by way of a function: four times for each callback.
-_NEW, _QUEUED = State.NEW, State.QUEUED
-_ACCEPTED, _UNRECOGNISED = Verdict.ACCEPTED, Verdict.UNRECOGNISED
+_NEW, _QUEUED, _CLOSING = State.NEW, State.QUEUED, State.CLOSING
+_ACCEPTED, _REJECTED, _UNRECOGNISED = Verdict.ACCEPTED, Verdict.REJECTED, Verdict.UNRECOGNISED
 _NO_REASON = Reason.UNSPECIFIED
+_FORWARD, _AGENT_SAYS = Event.AGENT_FORWARD.value, Event.HUMAN_AGENT_SEND_MSG.value
+_EVENTS = {event.value: event for event in Event}
+
+_REJECTION: Sequence[Sum] = (("rejected_events", 1),)
 
 
-def apply(session: Session, callback: Callback) -> Outcome:
-    """Take the next callback in time order into `session`, which is changed in place."""
-    before = session.state
-    event = _EVENTS.get(callback.event)
+def without_message(callback: Callback, identity: bytes) -> Facts:
+    """Take what the fold needs of a callback: all but the message, which may be long."""
+    event = callback.event
+    return Facts(
+        callback.event_time,
+        event,
+        identity,
+        callback.client_user_id,
+        callback.customer_service_id,
+        callback.channel_type,
+        callback.agent_id if event in ABOUT_AN_AGENT else "",
+        callback.forward_from_agent_id if event == _FORWARD else "",
+        callback.message_key,
+        callback.is_contact_user,
+        callback.stars,
+    )
+
+
+def step(core: Core, facts: Facts) -> Step:
+    """Take the next callback in time order; `core` is not changed."""
+    before = core.state
+    event = _EVENTS.get(facts.event)
     if event is None:
-        _note_time(session, callback.event_time)
-        return Outcome(_UNRECOGNISED, _NO_REASON, before, before)
-    if not fire(session, event, callback):
-        session.rejected_events += 1
-        return Outcome(Verdict.REJECTED, _reason(before, event), before, before)
-    if before is not session.state:
-        _move(session, before, callback.event_time)
-    _EFFECTS[event](session, callback)
-    _name(session, callback)
-    _note_time(session, callback.event_time)
-    return Outcome(_ACCEPTED, _NO_REASON, before, session.state)
+        return Outcome(_UNRECOGNISED, _NO_REASON, before, before), core, ()
+    after = destination(core, event, facts)
+    if after is None:
+        return Outcome(_REJECTED, _reason(before, event), before, before), core, _REJECTION
+    following = replace(core, state=after)
+    sums: list[Sum] = []
+    if after is not before:
+        _move(following, before, facts.event_time, sums)
+    _EFFECTS[event](following, facts, sums)
+    return Outcome(_ACCEPTED, _NO_REASON, before, after), following, sums
+
+
+def too_long(core: Core) -> Outcome:
+    """Return the outcome of a callback that a session has no room for."""
+    return Outcome(_REJECTED, Reason.SESSION_TOO_LONG, core.state, core.state)
+
+
+def offers(outcome: Outcome, facts: Facts) -> list[tuple[str, int | str]]:
+    """List the values that a callback offers for `FIRSTS`."""
+    if outcome.verdict is not _ACCEPTED:
+        return []
+    offered: list[tuple[str, int | str]] = []
+    if facts.client_user_id:
+        offered.append(("client_user_id", facts.client_user_id))
+    if facts.customer_service_id:
+        offered.append(("customer_service_id", facts.customer_service_id))
+    if facts.channel_type:
+        offered.append(("channel_type", facts.channel_type))
+    if outcome.after is not outcome.before and outcome.after in _ENTERED:
+        offered.append((_ENTERED[outcome.after], facts.event_time))
+    if facts.event == _AGENT_SAYS and outcome.before is not _CLOSING:
+        offered.append(("first_agent_reply_at", facts.event_time))
+    return offered
+
+
+def may_offer(session: Session, outcome: Outcome, facts: Facts) -> bool:
+    """Say whether a callback may offer what `session` has not got yet; costs less than to look."""
+    return (
+        outcome.after is not outcome.before
+        or not (session.client_user_id and session.customer_service_id and session.channel_type)
+        or (facts.event == _AGENT_SAYS and session.first_agent_reply_at is None)
+    )
+
+
+def is_sign_of_life(outcome: Outcome) -> bool:
+    """Say whether a callback counts for `last_event_at`."""
+    return outcome.verdict is not _REJECTED and outcome.after is not _NEW
 
 
 def explain(outcome: Outcome, event: str) -> str:
@@ -122,8 +272,6 @@ def explain(outcome: Outcome, event: str) -> str:
     return _SENTENCES[outcome.reason].format(event=event, state=outcome.before)
 
 
-_EVENTS = {event.value: event for event in Event}
-
 _SENTENCES = {
     Reason.UNSPECIFIED: "",
     Reason.NOT_BEGUN: "{event} came before any SessionBegin",
@@ -131,6 +279,7 @@ _SENTENCES = {
     Reason.AFTER_END: "{event} came after the session had ended",
     Reason.IMPOSSIBLE_IN_STATE: "{event} is impossible while the session is {state}",
     Reason.MALFORMED: "",
+    Reason.SESSION_TOO_LONG: "{event} came when the session had used up what one session may have",
 }
 
 
@@ -143,144 +292,121 @@ def _reason(state: State, event: Event) -> Reason:
 
 
 _HANDLED = (State.WITH_AGENT, State.FORWARDED)
-_WITHOUT_AGENT = (State.CHATBOT, State.TRANSFERRING, State.QUEUED)
+
+_ENTERED = {
+    State.CHATBOT: "begun_at",  # by SessionBegin first of all
+    State.TRANSFERRING: "transfer_requested_at",
+    State.QUEUED: "queued_at",
+    State.WITH_AGENT: "agent_joined_at",
+    State.CLOSING: "closing_at",
+    State.ENDED: "ended_at",
+}
+"""The field that says when a state was first entered."""
 
 
-def _move(session: Session, before: State, now: int) -> None:
-    """Keep the books of a change of state: stays, first times, and who has the session."""
-    after = session.state
+def _move(core: Core, before: State, now: int, sums: list[Sum]) -> None:
+    """Keep the books of stays when the state changes."""
+    after = core.state
     if before is _QUEUED:
-        session.queue_wait = (session.queue_wait or 0) + _since(session.queued_since, now)
-        session.queued_since = None
+        sums += (("queue_time", _since(core.queued_since, now)), ("queue_stays", 1))
+        core.queued_since = None
     if before in _HANDLED and after not in _HANDLED:
-        session.handle_time = (session.handle_time or 0) + _since(session.handled_since, now)
-        session.handled_since = None
+        sums += (("handled_time", _since(core.handled_since, now)), ("handled_stays", 1))
+        core.handled_since = None
+    if after is _QUEUED:
+        core.queued_since = now
     if after in _HANDLED and before not in _HANDLED:
-        session.handled_since = now
-    if after in _WITHOUT_AGENT:
-        session.agent_id = ""
-    if after in _ARRIVALS:
-        _ARRIVALS[after](session, now)
+        core.handled_since = now
 
 
 def _since(start: int | None, now: int) -> int:
     return 0 if start is None else now - start
 
 
-def _enter_transferring(session: Session, now: int) -> None:
-    if session.transfer_requested_at is None:
-        session.transfer_requested_at = now
+def _begin(core: Core, facts: Facts, _sums: list[Sum]) -> None:
+    core.agent_initiated = facts.is_contact_user
 
 
-def _enter_queue(session: Session, now: int) -> None:
-    session.queued_since = now
-    if session.queued_at is None:
-        session.queued_at = now
+def _user_says(core: Core, facts: Facts, sums: list[Sum]) -> None:
+    if _is_another(facts.message_key, core.user_key):
+        sums.append(("user_messages", 1))
+    core.user_key = facts.message_key
 
 
-def _enter_agent(session: Session, now: int) -> None:
-    if session.agent_joined_at is None:
-        session.agent_joined_at = now
+def _robot_says(core: Core, facts: Facts, sums: list[Sum]) -> None:
+    if _is_another(facts.message_key, core.robot_key):
+        sums.append(("robot_messages", 1))
+    core.robot_key = facts.message_key
 
 
-def _enter_closing(session: Session, now: int) -> None:
-    session.closing_at = now
+def _agent_says(core: Core, facts: Facts, sums: list[Sum]) -> None:
+    if _is_another(facts.message_key, core.agent_key):
+        sums.append(("agent_messages", 1))
+    core.agent_key = facts.message_key
+    if core.state is not _CLOSING:  # what crosses with the end is no response
+        _hand_to(core, facts.agent_id, sums)
 
 
-def _enter_end(session: Session, now: int) -> None:
-    session.ended_at = now
+def _is_another(key: str, last: str) -> bool:
+    """A streamed message is reported many times, as it grows, with one key."""
+    return not key or key != last
 
 
-_ARRIVALS: dict[State, Callable[[Session, int], None]] = {
-    State.TRANSFERRING: _enter_transferring,
-    State.QUEUED: _enter_queue,
-    State.WITH_AGENT: _enter_agent,
-    State.CLOSING: _enter_closing,
-    State.ENDED: _enter_end,
-}
+def _join(core: Core, facts: Facts, sums: list[Sum]) -> None:
+    _hand_to(core, facts.agent_id, sums)
 
 
-def _begin(session: Session, callback: Callback) -> None:
-    session.begun_at = callback.event_time
-    session.agent_initiated = callback.is_contact_user
+def _forward(core: Core, facts: Facts, sums: list[Sum]) -> None:
+    sums.append(("forwards", 1))
+    _remember(core, facts.forward_from_agent_id, sums)
+    _hand_to(core, facts.agent_id, sums)
 
 
-def _count_user(session: Session, _callback: Callback) -> None:
-    session.user_messages += 1
+def _rate(core: Core, facts: Facts, _sums: list[Sum]) -> None:
+    core.satisfaction = facts.stars or core.satisfaction
 
 
-def _count_robot(session: Session, _callback: Callback) -> None:
-    session.robot_messages += 1
+def _end_because(core: Core, facts: Facts, _sums: list[Sum]) -> None:
+    core.end_reason = END_REASONS[_EVENTS[facts.event]]
 
 
-def _count_agent(session: Session, callback: Callback) -> None:
-    session.agent_messages += 1
-    if session.first_agent_reply_at is None:
-        session.first_agent_reply_at = callback.event_time
-    _hand_to(session, callback.agent_id)
+def _wait(core: Core, _facts: Facts, _sums: list[Sum]) -> None:
+    core.agent_id = ""
 
 
-def _join(session: Session, callback: Callback) -> None:
-    _hand_to(session, callback.agent_id)
-
-
-def _forward(session: Session, callback: Callback) -> None:
-    session.forwards += 1
-    _remember(session, callback.forward_from_agent_id)
-    _hand_to(session, callback.agent_id)
-
-
-def _rate(session: Session, callback: Callback) -> None:
-    if callback.satisfaction is not None:
-        session.satisfaction = callback.satisfaction
-
-
-def _end_because(session: Session, callback: Callback) -> None:
-    session.end_reason = END_REASONS[_EVENTS[callback.event]]
-
-
-def _nothing(_session: Session, _callback: Callback) -> None:
+def _nothing(_core: Core, _facts: Facts, _sums: list[Sum]) -> None:
     """The change of state says it all."""
 
 
-_EFFECTS: dict[Event, Callable[[Session, Callback], None]] = {
+_EFFECTS: dict[Event, Callable[[Core, Facts, list[Sum]], None]] = {
     Event.SESSION_BEGIN: _begin,
-    Event.CHATBOT_USER_SEND_MSG: _count_user,
-    Event.CHATBOT_ROBOT_SEND_MSG: _count_robot,
-    Event.TRANSFERRING_TO_HUMAN: _nothing,
-    Event.TRANSFERRING_TO_HUMAN_WAIT: _nothing,
-    Event.NO_AGENT_ONLINE: _nothing,
+    Event.CHATBOT_USER_SEND_MSG: _user_says,
+    Event.CHATBOT_ROBOT_SEND_MSG: _robot_says,
+    Event.TRANSFERRING_TO_HUMAN: _wait,
+    Event.TRANSFERRING_TO_HUMAN_WAIT: _wait,
+    Event.NO_AGENT_ONLINE: _wait,
     Event.TRANSFER_TO_HUMAN_SUCCESS: _join,
     Event.AGENT_FORWARD: _forward,
-    Event.HUMAN_USER_SEND_MSG: _count_user,
-    Event.HUMAN_AGENT_SEND_MSG: _count_agent,
+    Event.HUMAN_USER_SEND_MSG: _user_says,
+    Event.HUMAN_AGENT_SEND_MSG: _agent_says,
     Event.SESSION_END: _nothing,
     Event.SATISFACTION_SELECTED: _rate,
     **dict.fromkeys(END_REASONS, _end_because),
 }
 
 
-def _hand_to(session: Session, agent_id: str) -> None:
+def _hand_to(core: Core, agent_id: str, sums: list[Sum]) -> None:
     if agent_id:
-        session.agent_id = agent_id
-        _remember(session, agent_id)
+        core.agent_id = agent_id
+        _remember(core, agent_id, sums)
 
 
-def _remember(session: Session, agent_id: str) -> None:
-    if agent_id and agent_id not in session.agent_ids and len(session.agent_ids) < MAX_AGENTS:
-        session.agent_ids = (*session.agent_ids, agent_id)
-
-
-def _name(session: Session, callback: Callback) -> None:
-    """Keep the first name that the callbacks give for who and how."""
-    if not session.client_user_id:
-        session.client_user_id = callback.client_user_id
-    if not session.customer_service_id:
-        session.customer_service_id = callback.customer_service_id
-    if not session.channel_type:
-        session.channel_type = callback.channel_type
-
-
-def _note_time(session: Session, event_time: int) -> None:
-    if session.state is not _NEW:
-        session.last_event_at = max(session.last_event_at or 0, event_time)
+def _remember(core: Core, agent_id: str, sums: list[Sum]) -> None:
+    agents = core.agent_ids
+    if not agent_id or agents[-1:] == (agent_id,):
+        return
+    if agent_id in agents:
+        agents = tuple(each for each in agents if each != agent_id)
+    else:
+        sums.append(("agent_count", 1))
+    core.agent_ids = (*agents, agent_id)[-MAX_AGENTS:]

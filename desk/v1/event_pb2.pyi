@@ -168,6 +168,12 @@ class _RejectionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rejec
     """The table has no such step from the state that the session was in."""
     REJECTION_REASON_MALFORMED: _RejectionReason.ValueType  # 5
     """The body is not a callback that can be read. It belongs to no session."""
+    REJECTION_REASON_SESSION_TOO_LONG: _RejectionReason.ValueType  # 6
+    """When it arrived, the session had used up what one session may have (20,000
+    callbacks, 100,000 revised records). It is kept and counted among the
+    session's rejected events, but has no place in the session's time order:
+    ExplainSession does not have it.
+    """
 
 class RejectionReason(_RejectionReason, metaclass=_RejectionReasonEnumTypeWrapper):
     """RejectionReason is why an event was rejected."""
@@ -184,6 +190,12 @@ REJECTION_REASON_IMPOSSIBLE_IN_STATE: RejectionReason.ValueType  # 4
 """The table has no such step from the state that the session was in."""
 REJECTION_REASON_MALFORMED: RejectionReason.ValueType  # 5
 """The body is not a callback that can be read. It belongs to no session."""
+REJECTION_REASON_SESSION_TOO_LONG: RejectionReason.ValueType  # 6
+"""When it arrived, the session had used up what one session may have (20,000
+callbacks, 100,000 revised records). It is kept and counted among the
+session's rejected events, but has no place in the session's time order:
+ExplainSession does not have it.
+"""
 Global___RejectionReason: _TypeAlias = RejectionReason  # noqa: Y015
 
 @_typing.final

@@ -151,6 +151,7 @@ class Session(_message.Message):
     QUEUE_WAIT_FIELD_NUMBER: _builtins.int
     FIRST_RESPONSE_FIELD_NUMBER: _builtins.int
     HANDLE_TIME_FIELD_NUMBER: _builtins.int
+    AGENT_COUNT_FIELD_NUMBER: _builtins.int
     sdk_app_id: _builtins.int
     """The app that the session belongs to."""
     session_id: _builtins.str
@@ -163,7 +164,7 @@ class Session(_message.Message):
     """
     client_user_id: _builtins.str
     """The user's UserID: the first one that the session's callbacks name. Names
-    and ids of more than 256 characters count as absent, here and below.
+    and ids of more than 256 bytes in UTF-8 count as absent, here and below.
     """
     customer_service_id: _builtins.str
     """The customer service account's UserID: the first one named."""
@@ -180,7 +181,10 @@ class Session(_message.Message):
     satisfaction: _builtins.int
     """The user's rating, 1 to 5 stars; the last one wins. 0 = not rated."""
     user_messages: _builtins.int
-    """Messages written by the user, to the chatbot and to agents."""
+    """Messages written by the user, to the chatbot and to agents. Here and below
+    a message that is reported again with the same key right after, as it
+    grows, is counted once.
+    """
     robot_messages: _builtins.int
     """Messages written by the chatbot."""
     agent_messages: _builtins.int
@@ -193,10 +197,14 @@ class Session(_message.Message):
     """The revision of the last callback that belongs to this session, accepted
     or not. With any later revision asked for, the session is the same.
     """
+    agent_count: _builtins.int
+    """How many agents have had the session or were handed it. Exact up to 20; an
+    agent who comes back after twenty others counts again.
+    """
     @_builtins.property
     def agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Every agent who has had the session or was handed it, in order of first
-        appearance. The first 100.
+        """The agents who have had the session or were handed it, in the order in
+        which each had it last, the latest last. The last 20; see `agent_count`.
         """
 
     @_builtins.property
@@ -217,7 +225,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def first_agent_reply_at(self) -> _timestamp_pb2.Timestamp:
-        """When an agent first wrote."""
+        """When an agent first wrote, other than while the session was CLOSING."""
 
     @_builtins.property
     def closing_at(self) -> _timestamp_pb2.Timestamp:
@@ -282,10 +290,11 @@ class Session(_message.Message):
         queue_wait: _duration_pb2.Duration | None = ...,
         first_response: _duration_pb2.Duration | None = ...,
         handle_time: _duration_pb2.Duration | None = ...,
+        agent_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_joined_at", b"agent_joined_at", "begun_at", b"begun_at", "closing_at", b"closing_at", "ended_at", b"ended_at", "first_agent_reply_at", b"first_agent_reply_at", "first_response", b"first_response", "handle_time", b"handle_time", "last_event_at", b"last_event_at", "queue_wait", b"queue_wait", "queued_at", b"queued_at", "transfer_requested_at", b"transfer_requested_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "agent_ids", b"agent_ids", "agent_joined_at", b"agent_joined_at", "agent_messages", b"agent_messages", "begun_at", b"begun_at", "channel_type", b"channel_type", "client_user_id", b"client_user_id", "closing_at", b"closing_at", "customer_service_id", b"customer_service_id", "end_reason", b"end_reason", "ended_at", b"ended_at", "first_agent_reply_at", b"first_agent_reply_at", "first_response", b"first_response", "forwards", b"forwards", "handle_time", b"handle_time", "last_event_at", b"last_event_at", "queue_wait", b"queue_wait", "queued_at", b"queued_at", "rejected_events", b"rejected_events", "revision", b"revision", "robot_messages", b"robot_messages", "satisfaction", b"satisfaction", "sdk_app_id", b"sdk_app_id", "session_id", b"session_id", "state", b"state", "transfer_requested_at", b"transfer_requested_at", "user_messages", b"user_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_count", b"agent_count", "agent_id", b"agent_id", "agent_ids", b"agent_ids", "agent_joined_at", b"agent_joined_at", "agent_messages", b"agent_messages", "begun_at", b"begun_at", "channel_type", b"channel_type", "client_user_id", b"client_user_id", "closing_at", b"closing_at", "customer_service_id", b"customer_service_id", "end_reason", b"end_reason", "ended_at", b"ended_at", "first_agent_reply_at", b"first_agent_reply_at", "first_response", b"first_response", "forwards", b"forwards", "handle_time", b"handle_time", "last_event_at", b"last_event_at", "queue_wait", b"queue_wait", "queued_at", b"queued_at", "rejected_events", b"rejected_events", "revision", b"revision", "robot_messages", b"robot_messages", "satisfaction", b"satisfaction", "sdk_app_id", b"sdk_app_id", "session_id", b"session_id", "state", b"state", "transfer_requested_at", b"transfer_requested_at", "user_messages", b"user_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -106,8 +106,8 @@ class GetStatusResponse(_message.Message):
     with one fingerprint compute the same view from the same journal.
     """
     feed_digest: _builtins.str
-    """Running digest of the feed up to `header.revision`, lower-case
-    hexadecimal. Equal on every replica at the same revision, or something is
+    """Digest of the feed up to `header.revision`, a sum over its records, in 64
+    lower-case hexadecimal digits. Equal on every replica at the same revision, or something is
     broken.
     """
     service_version: _builtins.str

@@ -46,7 +46,7 @@ class EventService:
         read = self._readers.questions.run(_rejections, selection, before, size)
         progress, rows, following = await read
         token = pages.token((following,), request=bound_to) if following else ""
-        return frames.rejections(header(progress), [record for _, record in rows], token)
+        return frames.rejections(header(progress), rows, token)
 
     async def _start(self, request: SubscribeRequest) -> int:
         """The revision after which the stream begins."""

@@ -1,23 +1,29 @@
-"""What became of a session: as it was at a revision, and its story page by page."""
+"""What became of a session: as it was at a revision, and its explanation page by page."""
 
+from collections import OrderedDict
+from threading import Lock
 from typing import NamedTuple
 
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
-from service import story
-from service.rpc import freshness
+from service.explanation import Explained, explained
+from service.history import restored
+from service.rpc import frames, freshness
 from service.rpc.errors import Reason, Refused, quoted
 from service.rpc.stream import check_kept
-from service.view.reader import Now, Progress, Reader, take_bytes
+from service.view.reader import Now, Progress, Reader, size_of, take_bytes
 
-Key = tuple[int, str]
+CACHED = 100_000
+"""Callbacks whose explanation is kept for the next page; each takes some 200 bytes."""
 
 COUNTED = 1_000
 """Callbacks of a session that has not begun that are counted, at most."""
 
+Key = tuple[int, str]
 
-class StoryPage(NamedTuple):
-    """A page of a session's story. `end` = records told so far; 0 when there are no more."""
+
+class Page(NamedTuple):
+    """A page of an explanation. `end` = records so far; 0 when there are no more."""
 
     journal_id: str
     revision: int
@@ -26,31 +32,64 @@ class StoryPage(NamedTuple):
     end: int
 
 
-def page(reader: Reader, key: Key, place: tuple[int, ...], size: int) -> StoryPage:
-    """Read the next page, as of the revision of the first; `place` is (revision, told so far).
+class Explanations:
+    """The explanations of sessions. A session is refolded once for all pages of one revision.
 
-    Raises:
-        Refused: SESSION_NOT_FOUND, REVISION_NOT_KEPT.
+    May be used by several threads.
     """
-    revision, start = place
-    with reader.snapshot() as progress:
-        revision = revision or progress.applied_revision
-        session = session_as_of(reader, key, revision, progress)
-        rows = reader.story(*key, revision)
-    if not rows:
-        raise Refused(Reason.SESSION_NOT_FOUND, "no callback names this session")
-    told = story.tell(SessionRecord.FromString(record) for *_, record in rows)
-    chosen, _ = take_bytes(
-        ((record,) for record in told[start : start + size]), lambda row: row[0].ByteSize()
-    )
-    end = start + len(chosen)
-    return StoryPage(
-        progress.journal_id,
-        revision,
-        session,
-        [record for (record,) in chosen],
-        end if end < len(told) else 0,
-    )
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, Key, int], list[Explained]] = OrderedDict()
+        self._lock = Lock()
+
+    def page(self, reader: Reader, key: Key, place: tuple[int, ...], size: int) -> Page:
+        """Read the next page, as of the revision of the first one.
+
+        Args:
+            reader: reads the view.
+            key: names the session.
+            place: that revision, and the number of records so far.
+            size: records, at most.
+
+        Raises:
+            Refused: SESSION_NOT_FOUND, REVISION_NOT_KEPT.
+        """
+        revision, start = place
+        with reader.snapshot() as progress:
+            revision = revision or progress.applied_revision
+            session = session_as_of(reader, key, revision, progress)
+            whole = self._explained(reader, (progress.journal_id, key, revision))
+            chosen = whole[start : start + size]
+            rows, _ = take_bytes(reader.records(each.position for each in chosen), size_of)
+            unknown = not_found(reader, key, 0) if not whole else None
+        if unknown:
+            raise unknown
+        records = [
+            each.correct(SessionRecord.FromString(frames.record(row)))
+            for each, row in zip(chosen, rows, strict=False)
+        ]
+        end = start + len(records)
+        return Page(progress.journal_id, revision, session, records, end if end < len(whole) else 0)
+
+    def _explained(self, reader: Reader, name: tuple[str, Key, int]) -> list[Explained]:
+        with self._lock:
+            kept = self._kept.get(name)
+            if kept is not None:
+                self._kept.move_to_end(name)
+                return kept
+        made = _explain(reader, *name[1:])
+        with self._lock:
+            self._kept[name] = made
+            while len(self._kept) > 1 and sum(map(len, self._kept.values())) > CACHED:
+                self._kept.popitem(last=False)
+        return made
+
+
+def _explain(reader: Reader, key: Key, revision: int) -> list[Explained]:
+    rows = [row for row in reader.facts(*key, revision) if row[2] is not None]
+    positions = {event: position for position, event, _ in rows}
+    positions |= {event: position for position, event, _ in reader.revisions(*key, revision)}
+    return explained([restored(event, facts) for _, event, facts in rows], positions)
 
 
 def as_of(reader: Reader, key: Key, revision: int) -> Now:

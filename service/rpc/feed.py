@@ -21,7 +21,7 @@ from service.rpc.filter_groups import WAKE_WEIGHT, FilterGroup, FilterIndex
 from service.rpc.limits import Places
 from service.rpc.waiters import Waiters
 from service.rpc.watch import Watch
-from service.view.reader import FRAMING, Reader, complete_revision, cut, last_of
+from service.view.reader import Reader, complete_revision, cut, last_of, size_of
 from service.view.selection import EventSelection, LiveRow
 
 RING_ROWS = 20_000
@@ -72,7 +72,7 @@ class Ring:
         for row in rows:
             self._rows.append(row)
             self._positions.append(row.position)
-            self.bytes += _size(row)
+            self.bytes += size_of(row)
         self.head = head
         self._trim()
 
@@ -90,14 +90,10 @@ class Ring:
     def _trim(self) -> None:
         drop = 0
         while self.bytes > self._most_bytes or len(self._rows) - drop > self._most_rows:
-            self.bytes -= _size(self._rows[drop])
+            self.bytes -= size_of(self._rows[drop])
             self.floor = self._positions[drop]
             drop += 1
         del self._rows[:drop], self._positions[:drop]
-
-
-def _size(row: LiveRow) -> int:
-    return len(row.record) + len(row.session or b"") + FRAMING
 
 
 class Feed:

@@ -1,36 +1,56 @@
 """Responses as the wire has them, put together from records that are stored serialised.
 
 Building a protobuf object per record would cost more than everything else on a stream together. The
-field numbers are those of proto/desk/v1; a test compares with what protobuf makes of them.
+field numbers are those of the messages' descriptors; a test compares with what protobuf makes of
+the parts.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
-from operator import itemgetter
-from typing import Any
 
 from google.protobuf.message import Message
 
+from desk.v1.event_pb2 import SessionRecord
 from desk.v1.event_service_pb2 import (
     CaughtUp,
     Checkpoint,
     FellBehind,
     ListRejectionsResponse,
+    RecordBatch,
+    SessionBatch,
     SubscribeResponse,
 )
 from desk.v1.session_pb2 import SessionKey
-from desk.v1.session_service_pb2 import BatchGetSessionsResponse, ListSessionsResponse
+from desk.v1.session_service_pb2 import (
+    BatchGetSessionsResponse,
+    GetSessionResponse,
+    ListSessionsResponse,
+)
 from desk.v1.status_pb2 import ResponseHeader
-from service.wire import LENGTH_DELIMITED, tag, varint
+from service.view.reader import Row
 
 MAX_PREFIXES = 4_096
 """Lengths of a field for which what precedes it is kept."""
 
-_tag = partial(tag, wire_type=LENGTH_DELIMITED)
-_HEADER = _tag(1)  # the header of every response
-_RECORDS = _tag(SubscribeResponse.RECORDS_FIELD_NUMBER)
-_SESSIONS = _tag(SubscribeResponse.SESSIONS_FIELD_NUMBER)
-_COMPLETE = b"\x10\x01"  # SessionBatch.complete = true
+
+def varint(number: int) -> bytes:
+    """Encode a non-negative integer as protobuf does: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def tag(message: type[Message], field: str) -> bytes:
+    """Return what precedes the length of a field that is a message."""
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)
+
+
+_HEADER = tag(SubscribeResponse, "header")
+_RECORDS = tag(SubscribeResponse, "records")
+_SESSIONS = tag(SubscribeResponse, "sessions")
+_COMPLETE = SessionBatch(complete=True).SerializeToString()
 
 
 class _Prefixes(dict[int, bytes]):
@@ -46,30 +66,35 @@ class _Prefixes(dict[int, bytes]):
         return prefix
 
 
-_OF_ELEMENT = _Prefixes(_tag(1))  # RecordBatch.records, SessionBatch.sessions
-_OF_ANSWER = _Prefixes(_tag(2))  # what unary responses have first: session, sessions, records
-_OF_SESSION = _Prefixes(_tag(12))  # SessionRecord.session, the last field of all
+_OF_RECORDS = _Prefixes(tag(RecordBatch, "records"))
+_OF_SESSIONS = _Prefixes(tag(SessionBatch, "sessions"))
+_OF_ANSWER = _Prefixes(tag(GetSessionResponse, "session"))  # session, sessions, records: field 2
+_OF_EVENT = _Prefixes(tag(SessionRecord, "event"))
+_OF_SESSION = _Prefixes(tag(SessionRecord, "session"))
 
 
-def records(header: ResponseHeader, rows: Iterable[Sequence[Any]], *, with_session: bool) -> bytes:
-    """A SubscribeResponse of feed rows: (position, record[, session, …])."""
-    whole = list(map(_with_session if with_session else itemgetter(1), rows))
-    return _response(header, _RECORDS, _repeated(_OF_ELEMENT, whole))
+def records(header: ResponseHeader, rows: Iterable[Row], *, with_session: bool) -> bytes:
+    """A SubscribeResponse of feed rows: (position, record, event[, session, …])."""
+    whole = list(map(_with_session if with_session else record, rows))
+    return _response(header, _RECORDS, _repeated(_OF_RECORDS, whole))
 
 
-def _with_session(row: Sequence[Any]) -> bytes:
-    record: bytes
-    session: bytes | None
-    _, record, session, *_ = row
+def record(row: Row) -> bytes:
+    """A SessionRecord with its event, of a feed row."""
+    return b"".join((row[1], _OF_EVENT[len(row[2])], row[2]))
+
+
+def _with_session(row: Row) -> bytes:
+    _, stored, event, session, *_ = row
     if session is None:
-        return record
-    return b"".join((record, _OF_SESSION[len(session)], session))
+        return record(row)
+    return b"".join((stored, _OF_EVENT[len(event)], event, _OF_SESSION[len(session)], session))
 
 
 def sessions(header: ResponseHeader, blobs: Sequence[bytes], *, complete: bool) -> bytes:
     """A SubscribeResponse of serialised sessions."""
     end = [_COMPLETE] if complete else []
-    return _response(header, _SESSIONS, _repeated(_OF_ELEMENT, blobs) + end)
+    return _response(header, _SESSIONS, _repeated(_OF_SESSIONS, blobs) + end)
 
 
 def session(header: ResponseHeader, blob: bytes) -> bytes:
@@ -87,9 +112,10 @@ def page(header: ResponseHeader, blobs: Sequence[bytes], next_page_token: str) -
     return _answer(header, blobs, ListSessionsResponse(next_page_token=next_page_token))
 
 
-def rejections(header: ResponseHeader, blobs: Sequence[bytes], next_page_token: str) -> bytes:
-    """A ListRejectionsResponse of serialised records."""
-    return _answer(header, blobs, ListRejectionsResponse(next_page_token=next_page_token))
+def rejections(header: ResponseHeader, rows: Iterable[Row], next_page_token: str) -> bytes:
+    """A ListRejectionsResponse of feed rows: (position, record, event)."""
+    rest = ListRejectionsResponse(next_page_token=next_page_token)
+    return _answer(header, list(map(record, rows)), rest)
 
 
 def caught_up(header: ResponseHeader) -> bytes:

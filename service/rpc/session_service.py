@@ -79,6 +79,7 @@ class SessionService:
         self._feed = feed
         self._apps = apps
         self._heavy = Turns(HEAVY)
+        self._explanations = explanation.Explanations()
 
     async def GetSession(self, request: GetSessionRequest, call: Call) -> bytes:  # noqa: N802
         """Return one session, now or as of a revision."""
@@ -153,8 +154,9 @@ class SessionService:
         bound_to = ("ExplainSession", self._feed.journal_id, key)
         places = pages.places(request.page_token, request=bound_to, count=2)
         async with self._heavy.turn(call.caller):
-            read = self._readers.questions.run(explanation.page, key, places or (0, 0), size)
-            page = await read
+            page = await self._readers.questions.run(
+                self._explanations.page, key, places or (0, 0), size
+            )
         return ExplainSessionResponse(
             header=ResponseHeader(journal_id=page.journal_id, revision=page.revision),
             session=Session.FromString(page.session) if page.session else None,

@@ -31,17 +31,16 @@ SESSION_AS_OF = """
 SELECT session FROM feed INDEXED BY feed_by_session
 WHERE first_revision = (
     SELECT first_revision FROM session_keys WHERE session_id = ? AND sdk_app_id = ?)
-  AND position <= ? AND session IS NOT NULL
+  AND revised = 0 AND position <= ?
 ORDER BY position DESC LIMIT 1
 """
 
-# The number of callbacks of a session, up to a limit.
-CALLBACKS_OF = """
-SELECT count(*) FROM (
+# How many callbacks have named a session, as far as a limit; no row if none has.
+CALLBACKS_OF_SESSION = """
+SELECT session_id, (SELECT count(*) FROM (
     SELECT 1 FROM feed INDEXED BY feed_by_session
-    WHERE first_revision = (
-        SELECT first_revision FROM session_keys WHERE session_id = ? AND sdk_app_id = ?)
-    LIMIT ?)
+    WHERE feed.first_revision = session_keys.first_revision AND revised = 0 LIMIT ?3))
+FROM session_keys WHERE session_id = ?2 AND sdk_app_id = ?1
 """
 
 # A part of the feed, in order.
@@ -54,7 +53,7 @@ ORDER BY position
 # Where the records of some sessions are; bare positions are cheap to sort.
 FEED_OF_SESSIONS = """
 SELECT position FROM feed INDEXED BY feed_by_session
-WHERE position > ? AND position <= ? AND first_revision IN (
+WHERE position > ? AND position <= ? AND revised IN (0, 1) AND first_revision IN (
     SELECT first_revision FROM session_keys WHERE TRUE {where})
 ORDER BY position LIMIT ?
 """
@@ -62,41 +61,50 @@ ORDER BY position LIMIT ?
 # One record, if it is selected.
 FEED_AT = "SELECT {columns} FROM feed WHERE position = ? {where}"
 
-RECORD_COLUMNS = "position, record"
-
 _ORDINAL = (1 << POSITION_BITS) - 1
 
-# The session of a revision stands with its first record; revised verdicts borrow it from there.
+# An event stands in its own row; rows that revise its verdict borrow it from there.
+EVENT_COLUMN = f"""
+CASE feed.revised WHEN 0 THEN feed.event
+ELSE (SELECT own.event FROM feed AS own WHERE own.position = feed.event_revision << {POSITION_BITS})
+END
+"""  # noqa: S608 -- a number of ours
+
+# The session of a revision stands with its first record; the others borrow it from there.
 SESSION_COLUMN = f"""
-CASE position & {_ORDINAL} WHEN 0 THEN session
+CASE feed.revised WHEN 0 THEN feed.session
 ELSE (SELECT first.session FROM feed AS first WHERE first.position = feed.position & ~{_ORDINAL})
 END
 """  # noqa: S608 -- a number of ours
 
-RECORD_AND_SESSION_COLUMNS = f"position, record, {SESSION_COLUMN}"
+RECORD_COLUMNS = f"position, record, {EVENT_COLUMN}"
+RECORD_AND_SESSION_COLUMNS = f"{RECORD_COLUMNS}, {SESSION_COLUMN}"
 
 # What a live subscriber's filter may ask about, too.
 LIVE_COLUMNS = f"""
-position, record, {SESSION_COLUMN}, sdk_app_id, session_id, type, verdicts, agent_id,
+{RECORD_AND_SESSION_COLUMNS}, sdk_app_id, session_id, type, verdicts, agent_id,
 client_user_id, channel_type
 """
 
-# All callbacks of a session with every verdict published for them.
-STORY = """
-SELECT position, event_revision, record FROM feed INDEXED BY feed_by_session
+# A session's callbacks, as the fold needs them; then what revised their verdicts, to be told by 1.
+FACTS_OF_SESSION = """
+SELECT position, event_revision, facts FROM feed INDEXED BY feed_by_session
 WHERE first_revision = (
     SELECT first_revision FROM session_keys WHERE session_id = ? AND sdk_app_id = ?)
-  AND position <= ?
+  AND revised = ? AND position <= ?
 ORDER BY position
 """
 
+# One record of the feed.
+RECORD_AT = f"SELECT {RECORD_COLUMNS} FROM feed WHERE position = ?"  # noqa: S608
+
 # Rejections that stand, newest first.
-REJECTIONS = """
-SELECT feed.position, feed.record
+REJECTIONS = f"""
+SELECT feed.position, feed.record, {EVENT_COLUMN}
 FROM rejections CROSS JOIN feed ON feed.position = rejections.position
-WHERE rejections.position < ? AND rejections.position > ? {where}
+WHERE rejections.position < ? AND rejections.position > ? {{where}}
 ORDER BY rejections.position DESC LIMIT ?
-"""
+"""  # noqa: S608
 
 # Where a page of rejections stops looking: the n-th next one.
 REJECTIONS_HORIZON = """
@@ -126,7 +134,8 @@ SESSIONS_SNAPSHOT = """
 SELECT number, session FROM sessions
 WHERE number > ? AND number <= ? AND ((TRUE {where}) OR EXISTS (
     SELECT 1 FROM feed INDEXED BY feed_by_session
-    WHERE feed.first_revision = sessions.first_revision AND feed.position > ?))
+    WHERE feed.first_revision = sessions.first_revision AND feed.revised = 0
+      AND feed.position > ?))
 ORDER BY number
 """
 

@@ -37,7 +37,7 @@ FRAMING = 16
 EVERYTHING = EventSelection()
 
 Row = tuple[Any, ...]
-"""A row of the feed, of which the first three columns are position, record and perhaps session."""
+"""A row of the feed, which begins with position, record, event and perhaps session."""
 
 
 class Progress(NamedTuple):
@@ -94,13 +94,17 @@ def cut(rows: Iterable[Row], until: int, *, enough: int = WINDOW_BYTES) -> tuple
     taken: list[Row] = []
     size = 0
     for row in rows:
-        size += len(row[1]) + FRAMING
-        if len(row) > 2 and row[2]:
-            size += len(row[2])
+        size += size_of(row)
         if taken and (size > WINDOW_BYTES or (size > enough and _begins(row, taken[-1]))):
             return _whole(taken, row[0])
         taken.append(row)
     return taken, until
+
+
+def size_of(row: Row) -> int:
+    """Return the bytes of a record with its event, and its session if there is one."""
+    size: int = len(row[1]) + len(row[2]) + FRAMING
+    return size + len(row[3] or b"") if len(row) > 3 else size
 
 
 def _begins(row: Row, before: Row) -> bool:
@@ -170,11 +174,6 @@ class Reader:
         """A session as it was after a revision, as far as the feed is kept."""
         return self._blob(queries.SESSION_AS_OF, (session_id, sdk_app_id, last_of(revision)))
 
-    def rejected_of(self, sdk_app_id: int, session_id: str, limit: int) -> int | None:
-        """Count the callbacks of a session up to a limit; None if no callback has named it."""
-        count: int = self._one(queries.CALLBACKS_OF, (session_id, sdk_app_id, limit))[0]
-        return count or None
-
     def feed(
         self,
         selection: EventSelection,
@@ -221,14 +220,32 @@ class Reader:
         window = self.feed(EVERYTHING, after, columns=queries.LIVE_COLUMNS)
         return window._replace(rows=[LiveRow._make(row) for row in window.rows])
 
-    def story(self, sdk_app_id: int, session_id: str, revision: int) -> list[Row]:
-        """All callbacks of a session up to a revision: (position, event_revision, record)."""
-        return list(self._db.execute(queries.STORY, (session_id, sdk_app_id, last_of(revision))))
+    def facts(self, sdk_app_id: int, session_id: str, revision: int) -> list[Row]:
+        """Read the callbacks of a session up to a revision: (position, event_revision, facts)."""
+        values = (session_id, sdk_app_id, 0, last_of(revision))
+        return list(self._db.execute(queries.FACTS_OF_SESSION, values))
+
+    def revisions(self, sdk_app_id: int, session_id: str, revision: int) -> list[Row]:
+        """Read where verdicts of a session were revised: (position, event_revision, None)."""
+        values = (session_id, sdk_app_id, 1, last_of(revision))
+        return list(self._db.execute(queries.FACTS_OF_SESSION, values))
+
+    def records(self, positions: Iterable[int]) -> Iterator[Row]:
+        """Read records that are there, one by one: (position, record, event)."""
+        return self._db.executemany(queries.RECORD_AT, ((position,) for position in positions))
+
+    def rejected_of(self, sdk_app_id: int, session_id: str, limit: int) -> int | None:
+        """Count the callbacks of a session that has not begun, up to `limit`.
+
+        None of them was accepted. Returns None if no callback has named the session.
+        """
+        row = self._first(queries.CALLBACKS_OF_SESSION, (sdk_app_id, session_id, limit))
+        return row[1] if row else None
 
     def rejections(
         self, selection: EventSelection, before: int, limit: int
     ) -> tuple[list[Row], int | None]:
-        """Read rejections older than a position, newest first: (position, record).
+        """Read rejections older than a position, newest first: (position, record, event).
 
         Returns them and the position to go on before; None when these were the last.
         """
@@ -237,7 +254,7 @@ class Reader:
         where = selection.where()
         sql = queries.REJECTIONS.format(where=where.sql)
         cursor = self._db.execute(sql, (before, floor - 1, *where.values, limit + 1))
-        rows, cut_off = take_bytes(cursor, lambda row: len(row[1]))
+        rows, cut_off = take_bytes(cursor, size_of)
         cursor.close(True)
         if cut_off or len(rows) > limit:
             return rows[:limit], rows[:limit][-1][0]

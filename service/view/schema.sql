@@ -11,8 +11,9 @@ CREATE TABLE progress (
     head_revision    INTEGER NOT NULL,  -- the journal's newest revision, as last seen
     oldest_revision  INTEGER NOT NULL,  -- the oldest revision still kept
     behind_since     INTEGER,           -- received_at of the first entry not applied; NULL when caught up
-    digest           BLOB    NOT NULL,  -- running digest of the feed
-    complete         INTEGER NOT NULL   -- 1 once the view has caught up for the first time
+    digest           BLOB    NOT NULL,  -- sum of the hashes of the feed's rows: see service.projection
+    complete         INTEGER NOT NULL,  -- 1 once the view has caught up for the first time
+    repetitions      INTEGER NOT NULL   -- entries that repeat an earlier one, and so have no record
 ) STRICT;
 
 -- Every session that a callback has named, by its key. Desk's ids are random, so a session that is
@@ -65,6 +66,7 @@ CREATE TABLE feed (
     sdk_app_id     INTEGER NOT NULL,
     session_id     TEXT    NOT NULL,     -- '' when malformed
     first_revision INTEGER NOT NULL,     -- as in session_keys
+    revised        INTEGER NOT NULL,     -- 0 in an event's own row (ordinal 0), 1 where a late one has changed it
     type           INTEGER NOT NULL,
     verdict        INTEGER NOT NULL,
     reason         INTEGER NOT NULL,
@@ -72,12 +74,21 @@ CREATE TABLE feed (
     agent_id       TEXT    NOT NULL,     -- for filters: as first published, never changed by a revision
     client_user_id TEXT    NOT NULL,
     channel_type   TEXT    NOT NULL,
-    record         BLOB    NOT NULL,     -- desk.v1.SessionRecord without `session`
-    session        BLOB                  -- desk.v1.Session after the revision; in ordinal 0 only;
+    record         BLOB    NOT NULL,     -- desk.v1.SessionRecord without `event` and `session`
+    event          BLOB,                 -- desk.v1.Event; in its own row only
+    session        BLOB,                 -- desk.v1.Session after the revision; in ordinal 0 only;
                                          -- NULL while the session has not begun
+    facts          BLOB                  -- what the fold needs of the event; in its own row only;
+                                         -- NULL if it has no place in a session's time order
 ) STRICT;
 
-CREATE INDEX feed_by_session ON feed (first_revision);
+-- The position stands at the end of each key of an index.
+CREATE INDEX feed_by_session ON feed (first_revision, revised);
+
+-- Ids of entries that no session's history has: malformed ones, and those that a session had no room for.
+CREATE TABLE refused_ids (
+    id BLOB PRIMARY KEY
+) STRICT, WITHOUT ROWID;
 
 -- The rejections that stand now: where in the feed each was published.
 CREATE TABLE rejections (

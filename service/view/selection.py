@@ -22,6 +22,7 @@ class LiveRow(NamedTuple):
 
     position: int
     record: bytes
+    event: bytes
     session: bytes | None
     sdk_app_id: int
     session_id: str

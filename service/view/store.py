@@ -13,9 +13,11 @@ import apsw
 
 from desk.v1 import event_pb2, session_pb2
 from journal.sqlite_watch import WalWatch
+from service.history import LIMITS
 from service.machine import BEGIN_HEAD_START, RANKS, steps
+from service.session import MAX_AGENTS, Core, Facts, Session
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Raise it whenever the same callbacks would give other sessions, verdicts or records than before,
 and neither the table nor the schema tells (a test with a known digest goes red)."""
 
@@ -41,7 +43,7 @@ SCHEMA = files("service.view").joinpath("schema.sql").read_text()
 
 @cache
 def fingerprint() -> str:
-    """Name what the view is computed with: table, order, schema, messages, fold version.
+    """Name what the view is computed with: table, order, limits, formats, messages, fold version.
 
     12 lower-case hexadecimal digits. Equal fingerprints make equal views of equal journals.
     """
@@ -50,7 +52,8 @@ def fingerprint() -> str:
         str(FOLD_VERSION),
         str([tuple(map(str, step)) for step in steps()]),
         str([(str(name), rank) for name, rank in RANKS.items()]),
-        str(BEGIN_HEAD_START),
+        str((BEGIN_HEAD_START, MAX_AGENTS, *LIMITS)),
+        str([kind.__struct_fields__ for kind in (Facts, Core, Session)]),
         SCHEMA,
     ):
         digest.update(part.encode())

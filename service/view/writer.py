@@ -13,11 +13,8 @@ import apsw
 import msgspec
 import structlog
 
-from desk.v1 import event_pb2
-from journal.callback import decode
 from journal.errors import InUse
-from service.history import Key, Placed, facts, order_key
-from service.session import Session
+from service.history import Placed, restored
 from service.view import store
 
 ViewError = apsw.Error
@@ -40,6 +37,7 @@ class FeedRow(NamedTuple):
     sdk_app_id: int
     session_id: str
     first_revision: int
+    revised: bool
     type: int
     verdict: int
     reason: int
@@ -48,7 +46,9 @@ class FeedRow(NamedTuple):
     client_user_id: str
     channel_type: str
     record: bytes
+    event: bytes | None
     session: bytes | None
+    facts: bytes | None
 
 
 class SessionRow(NamedTuple):
@@ -84,8 +84,9 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     head_revision: int = 0
     oldest_revision: int = 1
     behind_since: int | None = None
-    digest: bytes = bytes(16)
+    digest: bytes = bytes(32)
     complete: bool = False
+    repetitions: int = 0
 
 
 class SavedKey(NamedTuple):
@@ -103,7 +104,7 @@ class SavedSession(NamedTuple):
     Attributes:
         first_revision: of its first callback.
         number: what it is saved by; None while it has not begun.
-        fold: what `saved_fold` made of it, likewise.
+        fold: what `History.save` made of it, likewise.
     """
 
     first_revision: int
@@ -143,28 +144,21 @@ LOAD_SESSION = """
     FROM session_keys LEFT JOIN sessions ON sessions.number = session_keys.number
     WHERE session_keys.sdk_app_id = ? AND session_keys.session_id = ?
 """
-# Not ordered here: to prepare for that takes longer than to find out that there is nothing.
 LOAD_HISTORY = """
-    SELECT position, event_revision, verdicts, agent_id, record FROM feed
-    WHERE first_revision = ?
+    SELECT event_revision, verdicts, agent_id, facts FROM feed INDEXED BY feed_by_session
+    WHERE first_revision = ? AND revised = 0
 """
-LOAD_RECORD = "SELECT record FROM feed WHERE position = ?"
+LOAD_REVISIONS = """
+    SELECT event_revision, verdicts FROM feed INDEXED BY feed_by_session
+    WHERE first_revision = ? AND revised = 1 ORDER BY position
+"""
+ADD_REFUSED_ID = "INSERT INTO refused_ids VALUES (?) ON CONFLICT DO NOTHING"
+FIND_REFUSED_ID = "SELECT 1 FROM refused_ids WHERE id = ?"
+ANY_REFUSED_ID = "SELECT 1 FROM refused_ids LIMIT 1"
 LOAD_PROGRESS = f"SELECT {', '.join(Progress.__struct_fields__)} FROM progress"  # noqa: S608
 
 place: Callable[[SessionRow], tuple[Any, ...]] = attrgetter(*PLACE)
 """Where a session stands in the indexes."""
-
-_FOLD = msgspec.msgpack.Decoder(tuple[Session, Key])
-
-
-def saved_fold(session: Session, last: Key) -> bytes:
-    """Serialise what the fold needs to go on with a session in order."""
-    return msgspec.msgpack.encode((session, last))
-
-
-def restored_fold(saved: bytes) -> tuple[Session, Key]:
-    """Read back what `saved_fold` wrote."""
-    return _FOLD.decode(saved)
 
 
 class ViewWriter:
@@ -294,28 +288,34 @@ class ViewWriter:
         row = self._db.execute(LOAD_SESSION, key).fetchone()
         return SavedSession._make(row) if row else None
 
-    def load_history(self, first_revision: int) -> list[Placed]:
-        """All callbacks of a session, in order of revision, with what was published for them."""
+    def load_history(self, first_revision: int) -> tuple[list[Placed], int]:
+        """Read a session's callbacks, in order of revision, with what was published for them.
+
+        Returns them, and the number of those that the session had no room for.
+        """
+        rows = list(self._db.execute(LOAD_HISTORY, (first_revision,)))
         placed: dict[int, Placed] = {}
-        for _, revision, verdicts, agent_id, record in sorted(
-            self._db.execute(LOAD_HISTORY, (first_revision,))
-        ):
-            if revision not in placed:
-                placed[revision] = _placed(revision, record, agent_id)
+        for revision, verdicts, agent_id, facts in rows:
+            if facts is not None:
+                each = placed[revision] = restored(revision, facts)
+                each.verdicts, each.agent_id = verdicts, agent_id
+        for revision, verdicts in self._db.execute(LOAD_REVISIONS, (first_revision,)):
             placed[revision].verdicts = verdicts
-        return list(placed.values())
+        return list(placed.values()), len(rows) - len(placed)
 
-    def load_record(self, position: int) -> bytes:
-        """The record at a position of the feed."""
-        (record,) = next(iter(self._db.execute(LOAD_RECORD, (position,))))
-        return bytes(record)
+    def refuse(self, identity: bytes) -> bool:
+        """Note the id of an entry that no history has; say whether it is new."""
+        before = self._db.total_changes()
+        self._db.execute(ADD_REFUSED_ID, (identity,))
+        return self._db.total_changes() > before
 
+    def is_refused(self, identity: bytes) -> bool:
+        """Say whether `refuse` has noted an id."""
+        return self._db.execute(FIND_REFUSED_ID, (identity,)).fetchone() is not None
 
-def _placed(revision: int, record: bytes, agent_id: str) -> Placed:
-    event = event_pb2.SessionRecord.FromString(record).event
-    callback = decode(event.raw_body)
-    key = order_key(callback, bytes.fromhex(event.id))
-    return Placed(key, revision, facts(callback), agent_id=agent_id)
+    def refuses_any(self) -> bool:
+        """Say whether `refuse` has noted anything at all."""
+        return self._db.execute(ANY_REFUSED_ID).fetchone() is not None
 
 
 def lock(path: Path) -> int:

@@ -47,7 +47,7 @@ async def test_the_status_says_where_the_view_stands():
         assert status.lag_time.ToMilliseconds() == 0
         assert list(status.sdk_app_ids) == [APP]
         assert status.fingerprint in world.view.name
-        assert len(bytes.fromhex(status.feed_digest)) == 16
+        assert len(bytes.fromhex(status.feed_digest)) == 32
         assert {each.name for each in status.component_versions} >= {"python", "grpcio", "sqlite"}
         assert all(each.version for each in status.component_versions)
 

@@ -1,5 +1,8 @@
 """ExplainSession and ListRejections on a real channel: what was made of every callback, and why."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -9,9 +12,12 @@ from desk.v1.event_pb2 import EventFilter, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import ExplainSessionRequest
+from service.rpc import explanation
+from service.rpc.explanation import Explanations
 from service.view import reader
+from service.view.reader import Reader, Row
 from tests.support.callbacks import APP, NOON, SESSION, body, life
-from tests.support.rpc import fields, reason, refusal, service
+from tests.support.rpc import fields, reason, refusal, service, world
 
 LATE = ("SessionBegin", "TransferringToHuman", "TransferringToHumanWait", "SessionEnd")
 
@@ -26,7 +32,7 @@ def states(records: Any) -> list[tuple[str, str]]:
     ]
 
 
-async def test_a_story_is_told_in_time_order_with_the_states_of_now():
+async def test_an_explanation_is_in_time_order_with_the_states_of_now():
     bodies = life(*LATE)
     async with service(bodies[0], bodies[3], bodies[2], bodies[1]) as (_, worker):
         answer = await worker.sessions.ExplainSession(ExplainSessionRequest(session_id=SESSION))
@@ -59,14 +65,17 @@ async def test_a_story_is_told_in_time_order_with_the_states_of_now():
 async def test_a_rejection_is_explained_by_the_state_that_it_now_stands_in():
     begun = life("SessionBegin", "TransferringToHuman")
     ended, queued = (
-        body("SessionAgentEnd", NOON + 30_000),
+        body("SatisfactionSelected", NOON + 30_000),
         body("TransferringToHumanWait", NOON + 20_000),
     )
     async with service(*begun, ended, queued) as (_, worker):
         answer = await worker.sessions.ExplainSession(ExplainSessionRequest(session_id=SESSION))
         last = answer.records[-1]
         assert SessionState.Name(last.state_before) == "SESSION_STATE_QUEUED"
-        assert last.rejection_detail == "SessionAgentEnd is impossible while the session is QUEUED"
+        assert (
+            last.rejection_detail
+            == "SatisfactionSelected is impossible while the session is QUEUED"
+        )
 
 
 async def test_a_session_that_has_not_begun_has_a_story_too():
@@ -96,7 +105,7 @@ async def test_one_session_id_under_two_apps_has_two_stories():
             assert [record.event.revision for record in answer.records] == revisions
 
 
-async def test_all_pages_of_a_story_are_of_the_revision_of_the_first():
+async def test_all_pages_of_an_explanation_are_of_the_revision_of_the_first():
     bodies = life(*LATE)
     async with service(*bodies[1:]) as (world, worker):
         request = ExplainSessionRequest(session_id=SESSION, page_size=2)
@@ -112,6 +121,58 @@ async def test_all_pages_of_a_story_are_of_the_revision_of_the_first():
         assert reason(await refusal(worker.sessions.ExplainSession(request))) == (
             "INVALID_PAGE_TOKEN"
         )
+
+
+class Recording(Reader):
+    """Notes what is read of histories and of records."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.histories = 0
+        self.positions: list[int] = []
+
+    def facts(self, *place: Any) -> list[Row]:
+        self.histories += 1
+        return super().facts(*place)
+
+    def records(self, positions: Iterable[int]) -> Iterator[Row]:
+        for row in super().records(positions):
+            self.positions.append(row[0])
+            yield row
+
+
+def read_pages(reader: Reader, explanations: Explanations, revision: int) -> list[int]:
+    revisions, end = [], 0
+    while True:
+        page = explanations.page(reader, (APP, SESSION), (revision, end), 2)
+        revisions += [record.event.revision for record in page.records]
+        end = page.end
+        if not end:
+            return revisions
+
+
+def test_a_session_is_folded_once_for_all_pages_and_a_page_reads_its_own_records():
+    bodies = life(*LATE)
+    with world([bodies[0], bodies[3], bodies[2], bodies[1]]) as made:
+        made.wait()
+        explanations = Explanations()
+        with closing(Recording(made.view)) as reader:
+            assert read_pages(reader, explanations, 4) == [1, 4, 3, 2]
+            assert (reader.histories, len(reader.positions)) == (1, 4)
+            assert read_pages(reader, explanations, 3) == [1, 3, 2]
+            assert read_pages(reader, explanations, 4) == [1, 4, 3, 2]
+            assert reader.histories == 2
+
+
+def test_old_explanations_make_room_for_new_ones(monkeypatch):
+    monkeypatch.setattr(explanation, "CACHED", 7)
+    with world(life(*LATE)) as made:
+        made.wait()
+        explanations = Explanations()
+        with closing(Recording(made.view)) as reader:
+            for revision in (4, 3, 4, 3, 2, 3, 4):
+                read_pages(reader, explanations, revision)
+            assert reader.histories == 4
 
 
 async def rejections(worker: Any, **fields: Any) -> list[int]:

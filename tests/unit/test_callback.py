@@ -8,17 +8,26 @@ from typing import Any
 import pytest
 
 from journal.callback import (
+    MAX_AHEAD,
     MAX_DEPTH,
     MAX_EVENT_NAME,
     MAX_EVENT_TIME,
     MAX_SESSION_ID,
+    MIN_EVENT_TIME,
+    Callback,
     Malformed,
     decode,
+    examine,
     identify,
 )
 
 MINIMAL = {"SessionId": "s", "Event": "SessionBegin", "EventTime": 1_700_000_000_000}
 LIMIT = 256 * 1024
+
+
+def read(body: bytes) -> Callback:
+    """Read a body that was received late enough for any event."""
+    return decode(body, MAX_EVENT_TIME)
 
 
 def body(**changes: Any) -> bytes:
@@ -30,7 +39,7 @@ def without(field: str) -> bytes:
 
 
 def test_the_three_required_fields_make_a_callback() -> None:
-    callback = decode(body())
+    callback = read(body())
     assert (callback.session_id, callback.event, callback.event_time) == tuple(MINIMAL.values())
     assert callback.message is None
     assert callback.satisfaction is None
@@ -40,7 +49,7 @@ def test_the_three_required_fields_make_a_callback() -> None:
 
 def test_every_field_is_read() -> None:
     message = [{"MsgType": "TIMTextElem", "MsgContent": {"Text": "hi"}}]
-    callback = decode(
+    callback = read(
         body(
             CallbackCommand="Desk.SessionEventNotify",
             ChannelType="c",
@@ -69,23 +78,23 @@ def test_every_field_is_read() -> None:
 
 @pytest.mark.parametrize("other", [None, 7, 1.5, True, [], {}])
 def test_an_optional_text_of_another_type_is_empty(other: object) -> None:
-    assert decode(body(AgentId=other)).agent_id == ""
+    assert read(body(AgentId=other)).agent_id == ""
 
 
 @pytest.mark.parametrize("other", [None, "true", 1, "", []])
 def test_only_true_is_contact_user(other: object) -> None:
-    assert decode(body(IsContactUser=other)).is_contact_user is False
+    assert read(body(IsContactUser=other)).is_contact_user is False
 
 
 @pytest.mark.parametrize("other", [None, 0, 6, -1, "5", 5.0, True, 10**30])
 def test_a_rating_that_is_none_of_1_to_5_is_none(other: object) -> None:
-    assert decode(body(SatisfactionSelected=other)).satisfaction is None
+    assert read(body(SatisfactionSelected=other)).satisfaction is None
 
 
 @pytest.mark.parametrize("field", MINIMAL)
 def test_a_missing_required_field_is_named(field: str) -> None:
     with pytest.raises(Malformed, match=f"{field} is missing"):
-        decode(without(field))
+        read(without(field))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +116,8 @@ def test_a_missing_required_field_is_named(field: str) -> None:
         {"EventTime": None},
         {"EventTime": 0},
         {"EventTime": -1},
+        {"EventTime": MIN_EVENT_TIME - 1},
+        {"EventTime": 1_700_000_000},
         {"EventTime": MAX_EVENT_TIME + 1},
         {"EventTime": 2**63},
         {"EventTime": 2**64},
@@ -117,7 +128,7 @@ def test_a_missing_required_field_is_named(field: str) -> None:
 )
 def test_a_field_that_is_unusable_is_malformed(changes: dict[str, Any]) -> None:
     with pytest.raises(Malformed):
-        decode(body(**changes))
+        read(body(**changes))
 
 
 @pytest.mark.parametrize(
@@ -126,13 +137,13 @@ def test_a_field_that_is_unusable_is_malformed(changes: dict[str, Any]) -> None:
         {"SessionId": "s" * MAX_SESSION_ID},
         {"SessionId": "会话 🙂"},
         {"Event": "e" * MAX_EVENT_NAME},
-        {"EventTime": 1},
+        {"EventTime": MIN_EVENT_TIME},
         {"EventTime": MAX_EVENT_TIME},
         {"Unknown": {"of": ["any", "shape", None, 1e300, 2**63]}},
     ],
 )
 def test_the_limits_themselves_and_unknown_fields_are_allowed(changes: dict[str, Any]) -> None:
-    decode(body(**changes))
+    read(body(**changes))
 
 
 NOT_JSON = {
@@ -146,10 +157,6 @@ NOT_JSON = {
     "Infinity": body()[:-1] + b', "x": -Infinity}',
     "a float out of range": body()[:-1] + b', "x": 1e999}',
     "an integer of 5000 digits": body()[:-1] + b', "x": ' + b"9" * 5000 + b"}",
-    "lone high surrogate": body()[:-1] + b', "x": "\\ud800"}',
-    "lone low surrogate": body()[:-1] + b', "x": "\\udc00"}',
-    "lone surrogate as a key": body()[:-1] + b', "\\ud800": 1}',
-    "surrogates the wrong way round": body()[:-1] + b', "x": "\\udc00\\ud800"}',
     "bad UTF-8": body()[:-1] + b', "x": "\xff"}',
     "surrogate in UTF-8": body()[:-1] + b', "x": "\xed\xa0\x80"}',
     "overlong UTF-8": body()[:-1] + b', "x": "\xc0\xaf"}',
@@ -166,39 +173,116 @@ NOT_JSON = {
 def test_what_is_no_json_is_malformed_and_identified_by_its_bytes(name: str) -> None:
     bad = NOT_JSON[name]
     with pytest.raises(Malformed) as error:
-        decode(bad)
+        read(bad)
     assert len(str(error.value)) < 200
     assert identify(1, bad) == identify(1, bytes(bad))
     assert identify(1, bad) != identify(1, bad + b" ")
 
 
+LONE = {
+    "high": b"\\ud800",
+    "low": b"\\uDC00",
+    "the wrong way round": b"\\udc00\\ud800",
+    "two high": b"\\ud83d\\ud83d",
+    "high, then something else": b"\\ud83d\\u0041",
+    "behind an escaped backslash": b"\\\\\\ud83d",
+}
+MENDED = {
+    "high": "\ufffd",
+    "low": "\ufffd",
+    "the wrong way round": "\ufffd\ufffd",
+    "two high": "\ufffd\ufffd",
+    "high, then something else": "\ufffdA",
+    "behind an escaped backslash": "\\\ufffd",
+}
+
+
+@pytest.mark.parametrize("name", LONE)
+def test_a_lone_surrogate_in_a_text_becomes_the_replacement_character(name: str) -> None:
+    written = b'{"SessionId": "s", "Event": "e", "EventTime": 1700000000000, "AgentId": "%b"}'
+    broken = written % LONE[name]
+    assert read(broken).agent_id == MENDED[name]
+    assert examine(1, broken, MAX_EVENT_TIME) == (identify(1, broken), "")
+    assert identify(1, broken) == blake2b(b"1\n" + broken, digest_size=16).digest()
+
+
+def test_whole_surrogate_pairs_and_what_only_looks_like_one_are_left_as_they_are() -> None:
+    text = b'"\\ud83d\\ude00 \\\\ud83d \\ud83d"'
+    broken = body()[:-1] + b', "AgentId": ' + text + b"}"
+    assert read(broken).agent_id == "\U0001f600 \\ud83d \ufffd"
+
+
+@pytest.mark.parametrize("field", ["SessionId", "Event"])
+def test_a_lone_surrogate_in_a_name_that_must_be_right_is_malformed(field: str) -> None:
+    document = body(**{field: "x\ud83d", "AgentId": "\ufffd"})
+    with pytest.raises(Malformed, match=f"{field} has a lone surrogate"):
+        read(document)
+    read(body(**{field: "x\ufffd", "AgentId": "\ud83d"}))
+
+
+def test_a_lone_surrogate_does_not_excuse_what_else_is_wrong() -> None:
+    with pytest.raises(Malformed, match="not JSON"):
+        read(b'{"SessionId": "\\ud83d", }')
+
+
+def test_an_event_is_at_most_24_hours_later_than_its_callback() -> None:
+    time = MINIMAL["EventTime"]
+    assert decode(body(), time - MAX_AHEAD).event_time == time  # type: ignore[operator]
+    early = time - MAX_AHEAD - 1  # type: ignore[operator]
+    with pytest.raises(Malformed, match="more than 24 hours after"):
+        decode(body(), early)
+    identity, fault = examine(1, body(), early)
+    assert (identity, fault) == (
+        identify(1, body()),
+        "EventTime is more than 24 hours after the callback was received",
+    )
+
+
+def test_a_time_in_seconds_is_named_as_what_it_seems_to_be() -> None:
+    with pytest.raises(Malformed, match="before 2015: perhaps it is in seconds"):
+        read(body(EventTime=1_700_000_000))
+
+
+@pytest.mark.parametrize("field", ["AgentId", "ClientUserId", "ChannelType", "MsgKey"])
+def test_a_name_longer_than_256_bytes_is_absent(field: str) -> None:
+    attributes = {"AgentId": "agent_id", "ClientUserId": "client_user_id"}
+    attribute = attributes.get(field, "channel_type" if field == "ChannelType" else "message_key")
+    for name, fits in (
+        ("x" * 256, True),
+        ("x" * 257, False),
+        ("你" * 85, True),
+        ("你" * 86, False),
+    ):
+        assert getattr(read(body(**{field: name})), attribute) == (name if fits else "")
+
+
 @pytest.mark.parametrize("other", [b"[]", b"null", b'"text"', b"1", b"true"])
 def test_json_that_is_no_object_is_malformed(other: bytes) -> None:
     with pytest.raises(Malformed, match="not a JSON object"):
-        decode(other)
+        read(other)
 
 
 def test_nesting_is_allowed_to_the_limit_and_brackets_in_strings_do_not_count() -> None:
     deep: Any = "[{" * 1000 + '\\"' * 3
     for _ in range(MAX_DEPTH - 1):
         deep = [deep]
-    decode(body(x=deep))
+    read(body(x=deep))
     with pytest.raises(Malformed, match="nested deeper"):
-        decode(body(x=[deep]))
+        read(body(x=[deep]))
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64 - 1, 2**64, -(2**63) - 1, 10**40, 1e300])
 def test_a_callback_with_a_huge_number_in_a_field_nobody_reads_has_an_identity(
     number: float,
 ) -> None:
-    decode(body(x=number))
+    read(body(x=number))
     assert identify(1, body(x=number)) == identify(1, body(x=number).replace(b" ", b"\n"))
     assert identify(1, body(x=number)) != identify(1, body(x=1))
 
 
 def test_of_duplicate_keys_the_last_counts_for_identity_too() -> None:
     twice = b'{"AgentId": "first",' + body(AgentId="last")[1:]
-    assert decode(twice).agent_id == "last"
+    assert read(twice).agent_id == "last"
     assert identify(1, twice) == identify(1, body(AgentId="last"))
 
 
@@ -225,5 +309,5 @@ def test_hostile_bodies_take_linear_time(prefix: bytes, unit: bytes) -> None:
     begin = process_time()
     identify(1, hostile)
     with pytest.raises(Malformed):
-        decode(hostile)
+        read(hostile)
     assert process_time() - begin < 0.5

@@ -15,8 +15,7 @@ from journal.callback import (
     MAX_EVENT_TIME,
     Callback,
     Malformed,
-    _parse,
-    _read,
+    _decode_slowly,
     _read_fields,
     decode,
     examine,
@@ -33,6 +32,9 @@ DOCUMENTS = st.recursive(
     max_leaves=8,
 )
 OBJECTS = st.dictionaries(TEXT, DOCUMENTS)
+NOON = 1_700_000_000_000
+LATE = MAX_EVENT_TIME
+"""A time of receipt at which any event is plausible."""
 APPS = st.integers(1, 2**63 - 1)
 
 
@@ -49,7 +51,7 @@ def shuffled(value: Any, draw: Any) -> Any:
 def complaint(body: bytes) -> str:
     """Why `body` is malformed; "" if it is a callback. Any other error fails the test."""
     try:
-        decode(body)
+        decode(body, LATE)
     except Malformed as error:
         return str(error)
     return ""
@@ -83,8 +85,8 @@ def test_any_bytes_have_an_identity_and_are_a_callback_or_malformed(body: bytes)
 @settings(max_examples=200)
 def test_nesting_is_never_refused_below_the_limit(text: str) -> None:
     """Brackets inside strings, however escaped, do not make a body deep."""
-    body = json.dumps({"SessionId": "s", "Event": "e", "EventTime": 1, "x": text * 3}).encode()
-    assert decode(body).session_id == "s"
+    body = json.dumps({"SessionId": "s", "Event": "e", "EventTime": NOON, "x": text * 3}).encode()
+    assert decode(body, LATE).session_id == "s"
 
 
 @given(st.integers(1, 200), st.text(alphabet='[]{}"\\', max_size=20))
@@ -96,9 +98,9 @@ def test_nesting_is_measured_exactly(depth: int, text: str) -> None:
 @settings(max_examples=60)
 @given(OBJECTS)
 def test_what_decodes_can_be_encoded_as_utf_8(document: Any) -> None:
-    document |= {"SessionId": "s", "Event": "e", "EventTime": 1}
+    document |= {"SessionId": "s", "Event": "e", "EventTime": NOON}
     document.pop("CallbackCommand", None)
-    callback = decode(json.dumps(document).encode())
+    callback = decode(json.dumps(document).encode(), LATE)
     msgspec.json.encode(callback)
 
 
@@ -107,7 +109,8 @@ FIELDS = {
     "CallbackCommand": st.just(COMMAND) | DOCUMENTS,
     "SessionId": SHORT | st.sampled_from(["s" * 256, "s" * 257]),
     "Event": SHORT | st.sampled_from(["e" * 128, "e" * 129]),
-    "EventTime": st.integers() | st.sampled_from([MAX_EVENT_TIME, MAX_EVENT_TIME + 1, 1.0, True]),
+    "EventTime": st.integers()
+    | st.sampled_from([NOON, MAX_EVENT_TIME, MAX_EVENT_TIME + 1, 1.0, True]),
     "SatisfactionSelected": st.integers(-1, 6) | st.sampled_from([5.0, True, 10**30]),
     "IsContactUser": st.booleans() | st.sampled_from([0, 1]),
     "MsgBody": st.lists(DOCUMENTS, max_size=2),
@@ -119,9 +122,11 @@ NAMES = [each.encode_name for each in msgspec.structs.fields(Callback)]
 @st.composite
 def callbacks(draw: st.DrawFn) -> dict[str, Any]:
     """Documents like callbacks, in which anything may be wrong, but mostly little is."""
-    document = {"SessionId": "s", "Event": "e", "EventTime": 1}
+    document = {"SessionId": "s", "Event": "e", "EventTime": NOON}
     for name in draw(st.lists(st.sampled_from([*NAMES, "Other"]), max_size=4)):
-        usual = FIELDS.get(name, SHORT | st.sampled_from(["x" * 256, "x" * 257]))
+        usual = FIELDS.get(
+            name, SHORT | st.sampled_from(["x" * 64, "你" * 65, "你" * 86, "x" * 257])
+        )
         document[name] = draw(usual | SCALAR | st.just([]))
     document.pop(draw(st.sampled_from([None, None, None, *NAMES[:3]])), None)
     return document
@@ -129,12 +134,14 @@ def callbacks(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=400)
 @given(callbacks())
-@example({"SessionId": "s\x1f", "Event": "e", "EventTime": 1})
-@example({"SessionId": "s", "Event": "e\x7f", "EventTime": 1})
+@example({"SessionId": "s\x1f", "Event": "e", "EventTime": NOON})
+@example({"SessionId": "s", "Event": "e\x7f", "EventTime": NOON})
 @example(["SessionId", "Event", "EventTime"])
 def test_reading_in_one_go_and_field_by_field_agree(document: Any) -> None:
     body = json.dumps(document).encode()
-    assert verdict(lambda: decode(body)) == verdict(lambda: _read_fields(msgspec.json.decode(body)))
+    assert verdict(lambda: decode(body, LATE)) == verdict(
+        lambda: _read_fields(msgspec.json.decode(body))
+    )
 
 
 def verdict(read: Callable[[], Callback]) -> dict[str, Any] | str:
@@ -148,14 +155,14 @@ def verdict(read: Callable[[], Callback]) -> dict[str, Any] | str:
 @settings(max_examples=100)
 @given((callbacks() | DOCUMENTS).map(json.dumps).map(str.encode) | st.binary(), APPS)
 def test_examining_is_identifying_and_decoding(body: bytes, app: int) -> None:
-    assert examine(app, body) == (identify(app, body), complaint(body))
+    assert examine(app, body, LATE) == (identify(app, body), complaint(body))
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 5_000])
 def test_a_message_that_is_nested_too_deep_is_so_for_gateway_and_fold_alike(depth: int) -> None:
     message = b"[" * (depth - 1) + b"]" * (depth - 1)
-    body = b'{"SessionId":"s","Event":"e","EventTime":1,"MsgBody":%b}' % message
-    assert examine(1, body)[1] == complaint(body)
+    body = b'{"SessionId":"s","Event":"e","EventTime":1700000000000,"MsgBody":%b}' % message
+    assert examine(1, body, LATE)[1] == complaint(body)
     assert ("nested deeper" in complaint(body)) == (depth > MAX_DEPTH)
 
 
@@ -177,5 +184,5 @@ def test_a_body_read_at_once_is_read_as_one_parsed_first(
 ) -> None:
     """As `examine` does, by which the gateway answers; whatever is repeated or wrong."""
     written = [b'"%b":%b' % (name.encode(), value) for name, value in fields]
-    body = b",".join([b'{"SessionId":"s","Event":"e","EventTime":1', *written]) + end
-    assert verdict(lambda: decode(body)) == verdict(lambda: _read(_parse(body)))
+    body = b",".join([b'{"SessionId":"s","Event":"e","EventTime":1700000000000', *written]) + end
+    assert verdict(lambda: decode(body, LATE)) == verdict(lambda: _decode_slowly(body))

@@ -2,23 +2,30 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import apsw
 import pytest
+from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from desk.v1 import event_pb2, session_pb2
 from journal.entry import Entry
 from journal.errors import InUse
-from service.projection import Projection
+from service import projection as projection_module
+from service.history import Limits
+from service.projection import DIGESTS, Projection, row_hash
+from service.rpc.frames import record
 from service.view import store
-from service.view.writer import INSERT_FEED, ViewDamaged, ViewWriter, discard
-from tests.support.callbacks import NOON, SESSION, body, entries, life
+from service.view.queries import RECORD_COLUMNS
+from service.view.reader import EVERYTHING, Reader
+from service.view.writer import INSERT_FEED, LOAD_SESSION, FeedRow, ViewDamaged, ViewWriter, discard
+from tests.support.callbacks import APP, NOON, SESSION, body, entries, life
 
 JOURNAL = "0" * 32
 
-KNOWN = (1, "84e26a831b70318f61545b1614632ebd")
+KNOWN = (2, "498f64a37ddc6332e3872fc90dc20583ea0e602a509408497a57443654a2cf13")
 """Fold version and feed digest of `fixed_journal`. If this test fails although neither table nor
 schema has changed, raise `store.FOLD_VERSION` and put both new values here: views built by the
 earlier version are of no more use."""
@@ -61,14 +68,25 @@ def read(folder: Path, sql: str) -> list[tuple[object, ...]]:
 
 
 def records(folder: Path) -> list[event_pb2.SessionRecord]:
-    rows = read(folder, "SELECT record FROM feed ORDER BY position")
-    return [event_pb2.SessionRecord.FromString(row[0]) for row in rows]  # type: ignore[arg-type]
+    with closing(Reader(store.locate(folder))) as reader:
+        rows = reader.feed(EVERYTHING, 0, columns=RECORD_COLUMNS).rows
+    return [event_pb2.SessionRecord.FromString(record(row)) for row in rows]
 
 
 def test_the_fold_gives_the_digest_that_its_version_stands_for(tmp_path: Path) -> None:
     project(tmp_path, fixed_journal()).close()
     [(digest,)] = read(tmp_path, "SELECT lower(hex(digest)) FROM progress")
     assert (store.FOLD_VERSION, digest) == KNOWN
+
+
+def test_the_digest_is_the_sum_of_the_hashes_of_the_rows(tmp_path: Path) -> None:
+    writer = project(tmp_path, fixed_journal())
+    progress = writer.progress()
+    writer.close()
+    rows = read(tmp_path, f"SELECT {', '.join(FeedRow._fields)} FROM feed ORDER BY random()")
+    hashes = [row_hash(FeedRow(*row)) for row in rows]  # type: ignore[arg-type]
+    assert progress
+    assert int.from_bytes(progress.digest) == sum(hashes) % DIGESTS
 
 
 def test_a_late_event_turns_a_rejection_into_an_acceptance_and_says_so(tmp_path: Path) -> None:
@@ -157,8 +175,10 @@ def test_a_batch_that_fails_leaves_no_trace(tmp_path: Path) -> None:
     writer = ViewWriter(tmp_path)
     projection = Projection(writer, JOURNAL)
     journal = fixed_journal()
+    writer._db.set_commit_hook(lambda: True)
     with pytest.raises(apsw.ConstraintError):
-        projection.apply([*journal, journal[0]], head=9, behind_since=None)
+        projection.apply(journal, head=9, behind_since=None)
+    writer._db.set_commit_hook(None)
     assert writer.progress() is None
     Projection(writer, JOURNAL).apply(journal, head=9, behind_since=None)
     writer.close()
@@ -341,3 +361,132 @@ def test_the_view_of_another_version_is_discarded_unless_it_is_in_use(tmp_path: 
     writer = ViewWriter(tmp_path)
     assert not discard(store.locate(tmp_path))
     writer.close()
+
+
+def repeated(journal: list[Entry]) -> list[Entry]:
+    """The same entries again, behind them, as an engine may write them that forgets ids."""
+    last = journal[-1].revision
+    return [replace(each, revision=last + each.revision) for each in journal]
+
+
+def content(folder: Path) -> list[list[tuple[object, ...]]]:
+    tables = ("feed", "sessions", "session_keys", "rejections", "refused_ids")
+    return [read(folder, f"SELECT * FROM {table} ORDER BY 1") for table in tables]
+
+
+@pytest.mark.parametrize("limit", ["MAX_WAITING", "KEPT_SESSIONS", "KEPT_BYTES"])
+def test_a_repetition_leaves_no_trace_but_that_it_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(projection_module, limit, 0)
+    limits = Limits(callbacks=7)
+    writer = ViewWriter(tmp_path)
+    projection = Projection(writer, JOURNAL, limits)
+    journal = fixed_journal()
+    projection.apply(journal, head=9, behind_since=None)
+    before, progress = content(tmp_path), projection.progress
+    assert read(tmp_path, "SELECT count(*) FROM refused_ids") == [(2,)]  # malformed, too long
+    projection.apply(repeated(journal), head=18, behind_since=None)
+    writer.close()
+    assert content(tmp_path) == before
+    assert projection.progress == replace(
+        progress,
+        applied_revision=18,
+        applied_id=journal[-1].id,
+        head_revision=18,
+        repetitions=9,
+    )
+
+
+def test_a_session_that_is_too_long_is_kept_current_and_goes_on_being_so(tmp_path: Path) -> None:
+    journal = entries(
+        [
+            *life("ChatBot.UserSendMsg", "ChatBot.UserSendMsg", start=NOON + 1),
+            body("SessionBegin", NOON),
+            *life("SessionEnd", "Brand.New", start=NOON + 100_000),
+        ]
+    )
+    writer = ViewWriter(tmp_path)
+    for each in journal:  # a new process each, some before it has begun
+        projection = Projection(writer, JOURNAL, Limits(revised=2))
+        projection.apply([each], head=5, behind_since=None)
+    writer.close()
+    made = records(tmp_path)
+    assert [each.revision for each in made] == [1, 2, 3, 3, 3, 4, 5]
+    for each in made[-2:]:
+        assert each.rejection_reason == event_pb2.REJECTION_REASON_SESSION_TOO_LONG
+        assert each.state_before == each.state_after == session_pb2.SESSION_STATE_CHATBOT
+    [(blob, facts)] = read(tmp_path, "SELECT session, facts FROM feed WHERE position = 5 << 20")
+    session = session_pb2.Session.FromString(blob)  # type: ignore[arg-type]
+    assert (session.rejected_events, session.revision, facts) == (2, 5, None)
+    assert read(tmp_path, "SELECT session FROM sessions") == [(blob,)]
+
+
+def test_a_session_that_never_begins_is_bounded_across_restarts(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    for each in entries(life(*["ChatBot.UserSendMsg"] * 5)):
+        projection = Projection(writer, JOURNAL, Limits(callbacks=3))
+        projection.apply([each], head=5, behind_since=None)
+    writer.close()
+    reasons = [each.rejection_reason for each in records(tmp_path)]
+    assert (
+        reasons
+        == [event_pb2.REJECTION_REASON_NOT_BEGUN] * 3
+        + [event_pb2.REJECTION_REASON_SESSION_TOO_LONG] * 2
+    )
+    with closing(Reader(store.locate(tmp_path))) as reader:
+        assert reader.rejected_of(APP, SESSION, 100) == 5
+        assert reader.rejected_of(APP, SESSION, 4) == 4
+        assert reader.rejected_of(APP, "unknown", 100) is None
+
+
+def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = entries(
+        [
+            *life(*["ChatBot.UserSendMsg"] * 20, start=NOON + 1),
+            body("SessionBegin", NOON),
+            *life("SessionBegin", "SessionEnd", session_id="other"),
+        ]
+    )
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    project(tmp_path / "whole", journal).close()
+    monkeypatch.setattr(projection_module, "BATCH_WORK", 50)
+    writer = ViewWriter(tmp_path / "parts")
+    projection = Projection(writer, JOURNAL)
+    projection.apply(journal, head=23, behind_since=None)
+    assert projection.progress.applied_revision == 21
+    assert projection.progress.applied_id == journal[20].id
+    assert projection.progress.behind_since == journal[21].received_at
+    assert projection.progress.head_revision == 23
+    assert not projection.progress.complete
+    projection.apply(journal[21:], head=23, behind_since=None)
+    writer.close()
+    assert projection.progress.complete
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_revised_rows_borrow_the_event_that_they_are_about(tmp_path: Path) -> None:
+    project(tmp_path, fixed_journal()).close()
+    assert read(tmp_path, "SELECT revised, event IS NULL, facts IS NULL FROM feed") == [
+        *[(0, 0, 0)] * 5,
+        (1, 1, 1),
+        (0, 0, 0),
+        (0, 0, 1),  # malformed
+        *[(0, 0, 0)] * 2,
+    ]
+    made = records(tmp_path)
+    assert made[5].event == made[3].event
+
+
+def test_an_entry_that_cannot_be_applied_is_named(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    projection = Projection(writer, JOURNAL)
+    writer._db.exec_trace = damaged_at(LOAD_SESSION)
+    with capture_logs() as logs, pytest.raises(ViewDamaged):
+        projection.apply(fixed_journal(), head=9, behind_since=None)
+    writer._db.exec_trace = None
+    writer.close()
+    assert [(line["event"], line["revision"]) for line in logs] == [("entry_not_applied", 1)]

@@ -13,7 +13,7 @@ from service.view import reader as readers
 from service.view.reader import Reader
 from service.view.selection import Between, EventSelection, SessionSelection
 from service.view.walks import Order
-from service.view.writer import LOAD_HISTORY, LOAD_SESSION, SAVE_SESSION
+from service.view.writer import LOAD_HISTORY, LOAD_REVISIONS, LOAD_SESSION, SAVE_SESSION
 
 FILTERS = {
     "sdk_app_ids": (1, 2),
@@ -36,6 +36,8 @@ LATER = {"begun_at": 0, "ended_at": 50, "last_event_at": 100}
 """Milliseconds from a session's number, which is when it began."""
 
 KEY_FOUND = "SEARCH session_keys USING PRIMARY KEY (session_id=? AND sdk_app_id=?)"
+
+OF_SESSION = "(first_revision=? AND revised=? AND rowid<?)"
 
 SHARE = 200
 """Rows that a page looks at here, at most."""
@@ -144,8 +146,9 @@ def test_a_session_is_found_by_its_key(reader):
 def test_the_feed_is_read_in_its_own_order(reader):
     where = EventSelection(agent_ids=("a",), verdicts=10).where()
     sql = queries.FEED.format(columns=queries.RECORD_COLUMNS, where=where.sql)
-    (step,) = reader.plan(sql, (1, 2, *where.values))
+    step, *borrowed = reader.plan(sql, (1, 2, *where.values))
     assert step.startswith("SEARCH feed USING INTEGER PRIMARY KEY")
+    assert borrowed[1:] == ["SEARCH own USING INTEGER PRIMARY KEY (rowid=?)"]
 
 
 def test_the_feed_of_a_session_is_found_in_the_index_alone(reader):
@@ -158,19 +161,31 @@ def test_the_feed_of_a_session_is_found_in_the_index_alone(reader):
 def test_a_few_rejections_are_found_without_sorting(reader):
     where = EventSelection(agent_ids=("a",), reasons=(1,)).where()
     plan = reader.plan(queries.REJECTIONS.format(where=where.sql), (9, 1, *where.values, 10))
-    assert [step.split(" USING")[0] for step in plan] == ["SEARCH rejections", "SEARCH feed"]
+    assert [step.split(" USING")[0] for step in plan] == [
+        "SEARCH rejections",
+        "SEARCH feed",
+        "CORRELATED SCALAR SUBQUERY 1",
+        "SEARCH own",
+    ]
 
 
 def test_a_session_as_of_a_revision_is_found_without_sorting(reader):
     step, _, of_key = reader.plan(queries.SESSION_AS_OF, ("s", 1, 5))
-    assert step.startswith("SEARCH feed USING INDEX feed_by_session (first_revision=? AND rowid<?)")
+    assert step == f"SEARCH feed USING INDEX feed_by_session {OF_SESSION}"
     assert of_key == KEY_FOUND
 
 
-def test_a_story_is_found_without_sorting(reader):
-    step, _, of_key = reader.plan(queries.STORY, ("s", 1, 5))
-    assert step.startswith("SEARCH feed USING INDEX feed_by_session (first_revision=? AND rowid<?)")
+def test_the_facts_of_a_session_are_found_without_sorting(reader):
+    step, _, of_key = reader.plan(queries.FACTS_OF_SESSION, ("s", 1, 0, 5))
+    assert step == f"SEARCH feed USING INDEX feed_by_session {OF_SESSION}"
     assert of_key == KEY_FOUND
+
+
+def test_the_callbacks_of_a_session_are_counted_in_the_index_alone(reader):
+    steps = reader.plan(queries.CALLBACKS_OF_SESSION, (1, "s", 5))
+    assert steps[0] == KEY_FOUND
+    found = "SEARCH feed USING COVERING INDEX feed_by_session (first_revision=? AND revised=?)"
+    assert found in steps
 
 
 def test_a_snapshot_looks_for_later_changes_in_the_index_alone(reader):
@@ -187,5 +202,6 @@ def test_the_follower_finds_a_session_by_its_key_and_its_number(reader):
 
 
 def test_the_follower_finds_a_history_in_the_index(reader):
-    (step,) = reader.plan(LOAD_HISTORY, (1,))
-    assert step == "SEARCH feed USING INDEX feed_by_session (first_revision=?)"
+    for statement in (LOAD_HISTORY, LOAD_REVISIONS):
+        (step,) = reader.plan(statement, (1,))
+        assert step == "SEARCH feed USING INDEX feed_by_session (first_revision=? AND revised=?)"

@@ -3,21 +3,22 @@
 import pytest
 from msgspec.structs import replace
 
-from journal.callback import decode
-from service.history import History, Placed, order_key
+from journal.callback import MAX_EVENT_TIME, decode
+from service.history import TAIL, History, Limits, Placed, Truncated, placed_by
 from service.machine import EndReason, State
-from service.session import Reason, Session, Verdict, explain
+from service.session import Reason, Session, Verdict, explain, without_message
 from tests.support.callbacks import NOON, body, life
 
 SECOND = 1_000
 
 
 def fold(bodies: list[bytes]) -> History:
-    placed = []
-    for revision, each in enumerate(bodies, 1):
-        callback = decode(each)
-        placed.append(Placed(order_key(callback, b"%d" % revision), revision, callback))
-    return History.replay(placed)
+    return History.replay(placed(revision, each) for revision, each in enumerate(bodies, 1))
+
+
+def placed(revision: int, given: bytes) -> Placed:
+    facts = without_message(decode(given, MAX_EVENT_TIME), b"%05d" % revision)
+    return placed_by(facts, revision, 0)
 
 
 def session_of(*bodies: bytes) -> Session:
@@ -25,7 +26,7 @@ def session_of(*bodies: bytes) -> Session:
 
 
 def reasons(history: History) -> list[Reason]:
-    return [placed.outcome.reason for placed in history.tail if placed.outcome]
+    return [each.outcome.reason for each in history.tail if each.outcome]
 
 
 def test_a_session_with_an_agent_has_all_its_figures() -> None:
@@ -58,6 +59,7 @@ def test_a_session_with_an_agent_has_all_its_figures() -> None:
         robot_messages=1,
         agent_messages=2,
         forwards=1,
+        agent_count=2,
         begun_at=NOON,
         transfer_requested_at=NOON + 3 * SECOND,
         queued_at=NOON + 4 * SECOND,
@@ -66,9 +68,12 @@ def test_a_session_with_an_agent_has_all_its_figures() -> None:
         closing_at=NOON + 30 * SECOND,
         ended_at=NOON + 31 * SECOND,
         last_event_at=NOON + 40 * SECOND,
-        queue_wait=6 * SECOND,
-        handle_time=20 * SECOND,
+        queue_time=6 * SECOND,
+        queue_stays=1,
+        handled_time=20 * SECOND,
+        handled_stays=1,
     )
+    assert (session.queue_wait, session.handle_time) == (6 * SECOND, 20 * SECOND)
     assert session.first_response == 12 * SECOND
 
 
@@ -114,21 +119,29 @@ def test_a_transfer_asked_for_after_the_first_reply_does_not_count_for_it() -> N
     assert session.first_response == 3 * SECOND
 
 
-def test_a_session_remembers_a_hundred_agents_at_most() -> None:
+def test_a_session_lists_the_last_twenty_agents_and_says_how_many_there_were() -> None:
     joined = life("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId="first")
-    forwards = [body("AgentForward", NOON + 10**6 + n, AgentId=f"a{n}") for n in range(150)]
+    forwards = [body("AgentForward", NOON + 10**6 + n, AgentId=f"a{n}") for n in range(50)]
     session = session_of(*joined, *forwards)
-    assert session.agent_ids == ("first", *(f"a{n}" for n in range(99)))
-    assert (session.agent_id, session.forwards) == ("a149", 150)
+    assert session.agent_ids == tuple(f"a{n}" for n in range(30, 50))
+    assert (session.agent_id, session.agent_count) == ("a49", 51)
+
+
+def test_an_agent_who_had_the_session_again_is_the_latest() -> None:
+    session = session_of(
+        *life("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId="ann"),
+        body("AgentForward", NOON + 10**6, ForwardFromAgentId="ann", AgentId="bob"),
+        body("AgentForward", NOON + 10**6 + 1, ForwardFromAgentId="bob", AgentId="ann"),
+    )
+    assert (session.agent_ids, session.agent_count) == (("bob", "ann"), 2)
 
 
 def test_a_name_that_is_too_long_counts_as_absent() -> None:
-    joined = life(
-        "SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId="x" * 257
-    )
-    assert session_of(*joined).agent_ids == ()
-    fits = life("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId="x" * 256)
-    assert session_of(*fits).agent_id == "x" * 256
+    for agent, found in (("x" * 257, ()), ("x" * 256, ("x" * 256,)), ("你" * 86, ())):
+        joined = life(
+            "SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId=agent
+        )
+        assert session_of(*joined).agent_ids == found
 
 
 def test_meaningless_defaults_are_not_taken_for_facts() -> None:
@@ -202,3 +215,138 @@ def test_payload_text_never_names_a_trigger(event: str) -> None:
     outcome = fold(life("SessionBegin", event)).tail[-1].outcome
     assert outcome is not None
     assert outcome.verdict is Verdict.UNRECOGNISED
+
+
+def test_a_message_that_is_reported_again_as_it_grows_is_counted_once_a_side() -> None:
+    said = [
+        ("ChatBot.RobotSendMsg", "k"),
+        ("ChatBot.UserSendMsg", "k"),
+        ("ChatBot.RobotSendMsg", "k"),
+        ("ChatBot.RobotSendMsg", "l"),
+        ("ChatBot.RobotSendMsg", "k"),
+        ("ChatBot.RobotSendMsg", ""),
+        ("ChatBot.RobotSendMsg", ""),
+    ]
+    messages = [body(event, NOON + n, MsgKey=key) for n, (event, key) in enumerate(said, 1)]
+    session = session_of(body("SessionBegin", NOON), *messages)
+    assert (session.robot_messages, session.user_messages) == (5, 1)
+
+
+def test_what_an_agent_says_while_closing_is_counted_but_is_no_response() -> None:
+    session = session_of(
+        *life("SessionBegin", "TransferringToHuman", "SessionUserEnd"),
+        body("Human.AgentSendMsg", NOON + 10**6, AgentId="ann"),
+    )
+    assert (session.agent_messages, session.first_agent_reply_at) == (1, None)
+    assert (session.agent_id, session.agent_ids) == ("", ())
+
+
+def test_the_queue_may_be_ended_by_an_agent() -> None:
+    session = session_of(
+        *life("SessionBegin", "TransferringToHuman", "TransferringToHumanWait", "SessionAgentEnd")
+    )
+    assert (session.state, session.end_reason) == (State.CLOSING, EndReason.AGENT)
+    assert session.queue_wait == 10 * SECOND
+
+
+def arriving(*bodies: bytes, limits: Limits | None = None) -> History:
+    """A session whose callbacks arrive in this order."""
+    history = History()
+    for revision, each in enumerate(bodies, 1):
+        history.add(placed(revision, each), limits or Limits())
+    return history
+
+
+def revised_by(history: History, given: bytes) -> list[int]:
+    """Revisions of the callbacks whose verdict a late one changes."""
+    return [each.revision for each in history.add(placed(99_999, given))[1:]]
+
+
+def test_a_late_callback_folds_again_only_what_it_changes() -> None:
+    bodies = [
+        body("SessionBegin", NOON),
+        *(body("ChatBot.UserSendMsg", NOON + n) for n in range(1, 1_000)),
+    ]
+    history = arriving(*bodies)
+    assert revised_by(history, body("ChatBot.RobotSendMsg", NOON + 1)) == []
+    assert history.usage.redone == 0
+    assert revised_by(history, body("TransferringToHuman", NOON + 997)) == []
+    assert history.usage.redone == 2
+    assert revised_by(history, body("SessionEnd", NOON + 997)) == [999, 1000]
+    assert history.session.user_messages == 997
+
+
+def test_a_session_that_arrives_newest_first_is_folded_again_once() -> None:
+    bodies = [
+        body("SessionBegin", NOON),
+        *(body("ChatBot.UserSendMsg", NOON + n) for n in range(1, 1_000)),
+    ]
+    history = arriving(*reversed(bodies))
+    assert history.usage.redone == 999
+    assert history.session.user_messages == 999
+    assert history.session.rejected_events == 0
+
+
+def test_a_callback_that_takes_back_a_first_time_leaves_the_next_one() -> None:
+    history = arriving(
+        body("SessionBegin", NOON, IsContactUser=True, ClientUserId=""),
+        body("TransferringToHuman", NOON + 20, ClientUserId="first"),
+        body("ChatBot.UserSendMsg", NOON + 30, ClientUserId="second"),
+        body("AgentForward", NOON + 40, ClientUserId="third"),
+        body("TransferringToHuman", NOON + 50, ClientUserId="fourth"),
+    )
+    session = history.session
+    assert (session.transfer_requested_at, session.client_user_id) == (NOON + 20, "first")
+    assert revised_by(history, body("TransferToHumanSuccess", NOON + 10, ClientUserId="")) == [2, 3]
+    assert (session.transfer_requested_at, session.client_user_id) == (NOON + 50, "third")
+
+
+def test_a_callback_that_takes_back_the_last_time_leaves_the_one_before() -> None:
+    history = arriving(body("SessionBegin", NOON), body("NoAgentOnline", NOON + 10_000))
+    assert history.session.last_event_at == NOON + 10_000
+    assert revised_by(history, body("SessionEnd", NOON + 2_000)) == [2]
+    assert history.session.last_event_at == NOON + 2_000
+
+
+def test_a_repetition_changes_nothing() -> None:
+    history = arriving(*life("SessionBegin", "ChatBot.UserSendMsg", "SessionEnd"))
+    before = replace(history.session)
+    for place, each in enumerate(life("SessionBegin", "ChatBot.UserSendMsg", "SessionEnd"), 1):
+        assert history.add(placed(place, each)) == []
+    assert history.session == before
+    assert history.usage.callbacks == 3
+
+
+def test_a_history_that_was_let_go_or_saved_says_when_it_is_needed() -> None:
+    bodies = [body("SessionBegin", NOON), *(body("Brand.New", NOON + n) for n in range(1, 100))]
+    history = arriving(*bodies)
+    history.trim()
+    assert len(history.tail) == TAIL
+    restored = History.restore(history.save())
+    with pytest.raises(Truncated):
+        history.add(placed(2, bodies[1]))
+    with pytest.raises(Truncated):
+        restored.add(placed(99, bodies[98]))
+    assert restored.add(placed(100, bodies[99])) == []
+    assert restored.session == history.session
+    assert history.add(placed(99, bodies[98])) == []
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(callbacks=2), Limits(revised=1), Limits(redone=1)], ids=str
+)
+def test_a_session_takes_no_callback_once_a_limit_is_used_up(limits: Limits) -> None:
+    late = [body("ChatBot.UserSendMsg", NOON), body("SessionBegin", NOON)]
+    history = arriving(*late, limits=limits)
+    session = replace(history.session, rejected_events=1)
+    (refused,) = history.add(placed(3, body("SessionEnd", NOON + 1)), limits)
+    assert refused.outcome
+    assert (refused.outcome.reason, refused.outcome.before, refused.outcome.after) == (
+        Reason.SESSION_TOO_LONG,
+        State.CHATBOT,
+        State.CHATBOT,
+    )
+    assert explain(refused.outcome, "SessionEnd").startswith("SessionEnd came when")
+    assert history.session == session
+    assert history.add(placed(1, late[0]), limits) == []
+    assert History.replay(history.tail, history.usage).session == session

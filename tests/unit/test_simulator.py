@@ -19,9 +19,10 @@ from desk.simulator.scripts import IMPOSSIBLE, SCRIPTS
 from desk.simulator.sender import Fate, Options, sign
 from desk.simulator.summary import percentiles
 from desk.simulator.traffic import WINDOW, Delivery, deliveries
-from journal.callback import Malformed, decode
+from journal.callback import MAX_EVENT_TIME, Malformed, decode
+from service.history import History, placed_by
 from service.machine import TABLE, Event, State
-from service.session import Outcome, Session, apply
+from service.session import Outcome, without_message
 
 NOW = 1_800_000_000_000
 
@@ -93,9 +94,12 @@ def test_every_script_is_played() -> None:
 @given(seed=st.integers(), impossible=st.sampled_from([0, 0.05, 0.5]))
 def test_the_services_own_fold_agrees_with_every_life(seed: int, impossible: float) -> None:
     for life in lives(20, seed=seed, impossible=impossible):
-        session = Session()
-        for callback in life.callbacks:
-            assert apply(session, decode(callback.body)) == Outcome(
+        history = History()
+        session = history.session
+        for number, callback in enumerate(life.callbacks):
+            facts = without_message(decode(callback.body, MAX_EVENT_TIME), number.to_bytes(16))
+            (own,) = history.add(placed_by(facts, number, 0))
+            assert own.outcome == Outcome(
                 "REJECTED" if callback.reason else "ACCEPTED",
                 callback.reason or "UNSPECIFIED",
                 callback.before,
@@ -143,9 +147,9 @@ def test_malformed_bodies_are_no_callbacks_and_all_others_are() -> None:
     for callback in made:
         if callback.reason == "MALFORMED":
             with pytest.raises(Malformed):
-                decode(callback.body)
+                decode(callback.body, MAX_EVENT_TIME)
         else:
-            assert decode(callback.body).session_id == callback.session_id
+            assert decode(callback.body, MAX_EVENT_TIME).session_id == callback.session_id
 
 
 def test_fields_that_mean_nothing_carry_values_that_must_not_show() -> None:

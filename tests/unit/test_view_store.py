@@ -6,6 +6,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from service.history import Limits
 from service.view import store
 
 
@@ -32,3 +33,10 @@ def test_a_plan_depends_on_the_statement_alone(tmp_path: Path, opening: object) 
     store.open_writer(path).close()
     with closing(opening(path)) as db:  # type: ignore[operator]
         assert db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1) == 1
+
+
+def test_other_limits_of_a_session_make_another_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = store.fingerprint.__wrapped__()
+    assert before == store.fingerprint()
+    monkeypatch.setattr(store, "LIMITS", Limits(callbacks=7))
+    assert store.fingerprint.__wrapped__() != before
