@@ -9,30 +9,40 @@ from msgspec.structs import replace
 
 from desk.v1.session_pb2 import Session
 from journal.entry import Entry
+from service.history import Limits
 from tests.support.callbacks import APP
 from tests.support.histories import batches, first_copies, journals, repetitive
 from tests.support.views import View, view
+
+few = st.builds(Limits, callbacks=st.integers(1, 20), revised=st.integers(1, 8))
+"""Limits that a journal of these tests uses up."""
 
 Outcome = tuple[int, int]
 """Verdict and reason, as desk.v1 numbers them."""
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.data(), repetitive())
-def test_repeated_entries_leave_no_trace(data: st.DataObject, journal: list[Entry]) -> None:
+@given(st.data(), repetitive(), st.none() | few)
+def test_repeated_entries_leave_no_trace(
+    data: st.DataObject, journal: list[Entry], limits: Limits | None
+) -> None:
+    cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
     with (
-        view(data.draw(batches(journal)), reopen=data.draw(st.booleans())) as repeated,
-        view([first_copies(journal)]) as once,
+        view(cut, reopen=reopen, limits=limits) as repeated,
+        view([first_copies(journal)], limits=limits) as once,
     ):
         assert repeated.everything() == once.everything()
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.data(), journals())
-def test_batches_and_restarts_change_not_a_byte(data: st.DataObject, journal: list[Entry]) -> None:
+@given(st.data(), journals(), st.none() | few)
+def test_batches_and_restarts_change_not_a_byte(
+    data: st.DataObject, journal: list[Entry], limits: Limits | None
+) -> None:
+    cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
     with (
-        view([journal]) as rebuilt,
-        view(data.draw(batches(journal)), reopen=data.draw(st.booleans())) as live,
+        view([journal], limits=limits) as rebuilt,
+        view(cut, reopen=reopen, limits=limits) as live,
     ):
         assert live.everything() == rebuilt.everything()
 

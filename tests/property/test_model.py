@@ -10,7 +10,7 @@ from desk.v1.session_pb2 import EndReason, Session, SessionState
 from journal.entry import Entry
 from service.history import Limits
 from tests.support.callbacks import APP
-from tests.support.histories import batches, journals
+from tests.support.histories import batches, journals, repetitive
 from tests.support.model import TOO_LONG, Journey, Record, journey
 from tests.support.views import View, view
 
@@ -19,7 +19,7 @@ narrow = st.builds(Limits, callbacks=st.integers(1, 20), revised=st.integers(1, 
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.data(), journals(), st.just(WIDE) | narrow)
+@given(st.data(), journals() | repetitive(), st.just(WIDE) | narrow)
 def test_feed_and_sessions_are_those_of_the_rules(
     data: st.DataObject, journal: list[Entry], limits: Limits
 ) -> None:
