@@ -86,7 +86,7 @@ def state(number: Any) -> str:
 def without_key(session: Session) -> Session:
     assert session.sdk_app_id == APP
     for field in ("sdk_app_id", "session_id", "revision"):
-        session.ClearField(field)  # type: ignore[arg-type]
+        session.ClearField(field)
     return session
 
 

@@ -62,6 +62,10 @@ def journaled(journal: list[Entry], **options: Any) -> Seen:
         return Seen(seen.records(), seen.sessions())
 
 
+def renumbered(*journal: Entry) -> list[Entry]:
+    return [replace(each, revision=revision) for revision, each in enumerate(journal, 1)]
+
+
 def spoken(event: str, time: int, **fields: Any) -> bytes:
     """Return a body in ASCII: lone surrogates stay what they are."""
     return json.dumps(json.loads(body(event, time)) | fields).encode()
@@ -356,13 +360,9 @@ def test_a_session_that_is_full_does_not_concern_the_others() -> None:
 @pytest.mark.parametrize("reopen", [False, True])
 def test_repetitions_take_no_room_and_stay_what_they_are_once_it_is_used_up(reopen: bool) -> None:
     lives = life("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "SessionEnd")
-    begin, *rest = entries(lives)
-    journal = [begin, begin, begin, *rest, begin, *rest, b"no json"]
-    numbered = [
-        replace(each, revision=revision) if isinstance(each, Entry) else entry(revision, each)
-        for revision, each in enumerate(journal, 1)
-    ]
-    with view([[each] for each in numbered], limits=FEW, reopen=reopen) as seen:
+    begin, *rest, malformed = entries([*lives, b"no json"])
+    journal = renumbered(begin, begin, begin, *rest, begin, *rest, malformed, malformed)
+    with view([[each] for each in journal], limits=FEW, reopen=reopen) as seen:
         records, session = seen.records(), seen.sessions()[SESSION]
     assert [(each.revision, outcome(each)) for each in records] == [
         (1, "ACCEPTED"),
@@ -404,9 +404,8 @@ def test_a_repeated_entry_publishes_nothing(first: bytes) -> None:
 
 def test_a_late_callback_is_repeated_without_effect_too() -> None:
     late, *rest = entries(life(*JOINED, "SessionEnd"))
-    journal = [*rest, late, *rest, late]
-    numbered = [replace(each, revision=place) for place, each in enumerate(journal, 1)]
-    seen, once = journaled(numbered), journaled(numbered[:4])
+    journal = renumbered(*rest, late, *rest, late)
+    seen, once = journaled(journal), journaled(journal[:4])
     assert seen == once
     assert seen.state == "ENDED"
 
