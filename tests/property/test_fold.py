@@ -14,7 +14,9 @@ from tests.support.callbacks import APP
 from tests.support.histories import batches, first_copies, journals, repetitive
 from tests.support.views import View, view
 
-few = st.builds(Limits, callbacks=st.integers(1, 20), revised=st.integers(1, 8))
+few = st.tuples(st.integers(1, 20), st.integers(1, 8)).map(
+    lambda limits: Limits(callbacks=limits[0], revised=limits[1])
+)
 """Limits that a journal of these tests uses up."""
 
 Outcome = tuple[int, int]

@@ -123,7 +123,10 @@ def again(entry: Entry) -> Entry:
 
 
 def first_copies(entries: list[Entry]) -> list[Entry]:
-    return list({each.id: each for each in reversed(entries)}.values())[::-1]
+    first: dict[bytes, Entry] = {}
+    for each in entries:
+        first.setdefault(each.id, each)
+    return list(first.values())
 
 
 @st.composite
