@@ -106,17 +106,17 @@ def repetitive(draw: st.DrawFn) -> list[Entry]:
     random = Random(draw(st.integers(0, 2**64 - 1)))
     for _ in range(draw(st.integers(1, 12))):
         source = random.randrange(len(entries))
-        entries.insert(source + random.randint(1, 30), again(entries[source]))
+        entries.insert(source + random.randint(1, 30), again(random, entries[source]))
     return renumbered(random, entries)
 
 
-def again(entry: Entry) -> Entry:
-    """Return another delivery of the same callback, two days later, with more white space."""
+def again(random: Random, entry: Entry) -> Entry:
+    """Return another delivery of the same callback, with another clock and more white space."""
     spaced = b" " + entry.body
     same = identify(entry.sdk_app_id, spaced) == entry.id
     return replace(
         entry,
-        received_at=entry.received_at + 2 * DAY,
+        received_at=entry.received_at + random.choice([-2, 2]) * DAY,
         request_id="again",
         body=spaced if same else entry.body,
     )

@@ -88,11 +88,14 @@ def test_a_queued_session_may_be_transferred_again_and_has_waited() -> None:
     assert seen.session.queue_wait.ToMilliseconds() == 10 * SECOND
 
 
-def test_a_session_that_one_agent_does_not_take_in_time_is_transferred_to_another() -> None:
-    seen = after(life("SessionBegin", "TransferringToHuman", "TransferringToHuman"))
-    assert seen.outcomes == ["ACCEPTED"] * 3
+def test_an_agent_who_does_not_take_a_session_in_time_loses_it() -> None:
+    handed = body("AgentForward", LATER, AgentId="bob")
+    again = body("TransferringToHuman", LATER + SECOND)
+    seen = after([*life("SessionBegin", "TransferringToHuman"), handed, again])
+    assert seen.outcomes == ["ACCEPTED"] * 4
     assert seen.state == "TRANSFERRING"
     assert seen.session.transfer_requested_at.ToMilliseconds() == NOON + 10 * SECOND
+    assert (seen.session.agent_id, list(seen.session.agent_ids)) == ("", ["bob"])
 
 
 @pytest.mark.parametrize("waiting", [QUEUED, QUEUED[:2]])
