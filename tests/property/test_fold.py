@@ -1,201 +1,114 @@
 """Whatever the order of arrival, the copies and the batches: one set of callbacks, one truth."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from random import Random
-from typing import Any, NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from desk.v1 import event_pb2, session_pb2
-from journal.callback import Malformed, decode
+from desk.v1.session_pb2 import Session
 from journal.entry import Entry
-from service import history as history_module
-from service import projection as projection_module
-from service import records
-from service.history import History, Placed, order_key
-from service.projection import Projection
-from service.view import store
-from service.view.writer import ViewWriter
-from tests.support.callbacks import APP, bodies, entries
+from service.history import Limits
+from tests.support.callbacks import APP
+from tests.support.histories import batches, first_copies, journals, repetitive
+from tests.support.views import View, view
 
-JOURNAL = "0" * 32
+few = st.tuples(st.integers(1, 20), st.integers(1, 8)).map(
+    lambda limits: Limits(callbacks=limits[0], revised=limits[1])
+)
+"""Limits that a journal of these tests uses up."""
 
-
-@contextmanager
-def view(batches: list[list[Entry]], *, reopen: bool = False) -> Iterator["View"]:
-    """A view to which these batches were applied, in the hands of a new process each if asked."""
-    with tempfile.TemporaryDirectory() as folder:
-        writer = ViewWriter(Path(folder))
-        projection = Projection(writer, JOURNAL)
-        for batch in batches:
-            projection.apply(batch, head=batch[-1].revision, behind_since=None)
-            if reopen:
-                writer.close()
-                writer = ViewWriter(Path(folder))
-                projection = Projection(writer, JOURNAL)
-        yield View(writer.path, projection.progress.digest)
-        writer.close()
+Outcome = tuple[int, int]
+"""Verdict and reason, as desk.v1 numbers them."""
 
 
-class View(NamedTuple):
-    """A view as a reader finds it."""
-
-    path: Path
-    digest: bytes
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        db = store.open_reader(self.path)
-        try:
-            return list(db.execute(sql))
-        finally:
-            db.close()
-
-
-def everything(view: View) -> list[object]:
-    """All that a view holds."""
-    return [
-        view.rows("SELECT * FROM feed ORDER BY position"),
-        view.rows("SELECT * FROM sessions ORDER BY number"),
-        view.rows("SELECT * FROM session_keys ORDER BY 1, 2"),
-        view.rows("SELECT * FROM rejections ORDER BY position"),
-        view.digest,
-    ]
+@settings(max_examples=150, deadline=None)
+@given(st.data(), repetitive(), st.none() | few)
+def test_repeated_entries_leave_no_trace(
+    data: st.DataObject, journal: list[Entry], limits: Limits | None
+) -> None:
+    cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
+    with (
+        view(cut, reopen=reopen, limits=limits) as repeated,
+        view([first_copies(journal)], limits=limits) as once,
+    ):
+        assert repeated.everything() == once.everything()
 
 
-def standing_verdicts(view: View) -> dict[str, tuple[int, int]]:
-    """The last verdict published for each callback, by its id."""
-    verdicts = {}
-    for (record,) in view.rows("SELECT record FROM feed ORDER BY position"):
-        seen = event_pb2.SessionRecord.FromString(record)
-        verdicts[seen.event.id] = (seen.verdict, seen.rejection_reason)
-    return verdicts
+@settings(max_examples=150, deadline=None)
+@given(st.data(), journals(), st.none() | few)
+def test_batches_and_restarts_change_not_a_byte(
+    data: st.DataObject, journal: list[Entry], limits: Limits | None
+) -> None:
+    cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
+    with (
+        view([journal], limits=limits) as rebuilt,
+        view(cut, reopen=reopen, limits=limits) as live,
+    ):
+        assert live.everything() == rebuilt.everything()
 
 
-def sessions(view: View) -> dict[tuple[int, str], session_pb2.Session]:
-    """All sessions, without the revision: the one thing that depends on arrival."""
-    found = {}
-    for app, session_id, blob in view.rows("SELECT sdk_app_id, session_id, session FROM sessions"):
-        session = session_pb2.Session.FromString(blob)
+@settings(max_examples=20, deadline=None)
+@given(st.data(), journals(most=120))
+def test_long_sessions_are_read_back_from_the_view_as_they_were(
+    data: st.DataObject, journal: list[Entry]
+) -> None:
+    with view([journal]) as rebuilt, view(data.draw(batches(journal)), reopen=True) as live:
+        assert live.everything() == rebuilt.everything()
+
+
+@settings(max_examples=150, deadline=None)
+@given(journals(), st.randoms(use_true_random=False))
+def test_the_order_of_arrival_changes_neither_sessions_nor_verdicts(
+    journal: list[Entry], random: Random
+) -> None:
+    with view([journal]) as one:
+        expected = sessions(one), standing_verdicts(one)
+    for order in (oldest_first, newest_first, lambda each: random.sample(each, len(each))):
+        with view([arriving(journal, order)]) as other:
+            assert (sessions(other), standing_verdicts(other)) == expected
+
+
+def oldest_first(journal: list[Entry]) -> list[Entry]:
+    return sorted(journal, key=lambda each: (event_time(each), each.id))
+
+
+def newest_first(journal: list[Entry]) -> list[Entry]:
+    return oldest_first(journal)[::-1]
+
+
+def event_time(entry: Entry) -> int:
+    time = entry.body.partition(b'"EventTime": ')[2]
+    return int(time.partition(b",")[0])
+
+
+def arriving(journal: list[Entry], order: Callable[[list[Entry]], list[Entry]]) -> list[Entry]:
+    return [replace(each, revision=place) for place, each in enumerate(order(journal), 1)]
+
+
+def standing_verdicts(view: View) -> dict[str, Outcome]:
+    """Return the last verdict published for each callback, by its id."""
+    return {each.event.id: (each.verdict, each.rejection_reason) for each in view.records()}
+
+
+def sessions(view: View) -> dict[str, Session]:
+    """Return all sessions, without the revision: the one thing that depends on arrival."""
+    found = view.sessions()
+    for session in found.values():
         session.ClearField("revision")
-        found[app, session_id] = session
     return found
 
 
-def folded_once(
-    given: list[Entry],
-) -> tuple[dict[str, tuple[int, int]], dict[tuple[int, str], object]]:
-    """The reference: sort each session's callbacks, fold them once."""
-    groups: dict[tuple[int, str], list[Placed]] = {}
-    verdicts: dict[str, tuple[int, int]] = {}
-    ids = {entry.revision: entry.id.hex() for entry in given}
-    for entry in given:
-        try:
-            callback = decode(entry.body)
-        except Malformed:
-            verdicts[entry.id.hex()] = (
-                event_pb2.VERDICT_REJECTED,
-                event_pb2.REJECTION_REASON_MALFORMED,
-            )
-            continue
-        placed = Placed(order_key(callback, entry.id), entry.revision, callback)
-        groups.setdefault((entry.sdk_app_id, callback.session_id), []).append(placed)
-    expected: dict[tuple[int, str], object] = {}
-    for key, group in groups.items():
-        history = History.replay(group)
-        for placed in history.tail:
-            assert placed.outcome
-            verdict = (
-                records.VERDICTS[placed.outcome.verdict],
-                records.REASONS[placed.outcome.reason],
-            )
-            verdicts[ids[placed.revision]] = verdict
-        if history.session.begun_at is not None:
-            shown = records.SessionMessage(*key).update(history.session, 0)
-            expected[key] = session_pb2.Session.FromString(shown)
-    return verdicts, expected
-
-
-def cut(given: list[Entry], sizes: list[int]) -> list[list[Entry]]:
-    batches, start = [], 0
-    for size in sizes:
-        if start < len(given):
-            batches.append(given[start : start + size])
-            start += size
-    return [*batches, given[start:]] if start < len(given) else batches
-
-
-callbacks = st.lists(bodies(), min_size=1, max_size=40)
-sizes = st.lists(st.integers(1, 7), max_size=40)
-
-
-@settings(max_examples=150, deadline=None)
-@given(callbacks, sizes, st.booleans())
-def test_batches_and_restarts_change_not_a_byte(
-    given_bodies: list[bytes], batch_sizes: list[int], reopen: bool
-) -> None:
-    journal = entries(given_bodies)
-    with view([journal]) as rebuilt, view(cut(journal, batch_sizes), reopen=reopen) as live:
-        assert everything(live) == everything(rebuilt)
-
-
-@settings(max_examples=150, deadline=None)
-@given(callbacks, st.randoms(use_true_random=False))
-def test_the_order_of_arrival_changes_neither_sessions_nor_verdicts(
-    given_bodies: list[bytes], random: Random
-) -> None:
-    shuffled = list(given_bodies)
-    random.shuffle(shuffled)
-    with view([entries(given_bodies)]) as one, view([[e] for e in entries(shuffled)]) as other:
-        assert sessions(one) == sessions(other)
-        assert standing_verdicts(one) == standing_verdicts(other)
-
-
-@settings(max_examples=150, deadline=None)
-@given(callbacks, sizes)
-def test_the_view_equals_folding_the_sorted_set_once(
-    given_bodies: list[bytes], batch_sizes: list[int]
-) -> None:
-    journal = entries(given_bodies)
-    verdicts, expected = folded_once(journal)
-    with view(cut(journal, batch_sizes)) as live:
-        assert standing_verdicts(live) == verdicts
-        assert sessions(live) == expected
-
-
-@settings(max_examples=60, deadline=None)
-@given(callbacks, sizes)
-def test_what_memory_lets_go_is_read_back_from_the_view(
-    given_bodies: list[bytes], batch_sizes: list[int]
-) -> None:
-    journal = entries(given_bodies)
-    kept, tail = projection_module.KEPT_SESSIONS, history_module.TAIL
-    with view([journal]) as roomy:
-        expected = everything(roomy)
-    projection_module.KEPT_SESSIONS, history_module.TAIL = 0, 1
-    try:
-        with view(cut(journal, batch_sizes)) as tight:
-            assert everything(tight) == expected
-    finally:
-        projection_module.KEPT_SESSIONS, history_module.TAIL = kept, tail
-
-
 @settings(max_examples=100, deadline=None)
-@given(callbacks)
+@given(journals())
 def test_each_callback_is_published_once_and_revised_only_to_another_verdict(
-    given_bodies: list[bytes],
+    journal: list[Entry],
 ) -> None:
-    journal = entries(given_bodies)
-    standing: dict[int, tuple[int, int]] = {}
+    standing: dict[int, Outcome] = {}
     with view([journal]) as live:
-        for position, blob in live.rows("SELECT position, record FROM feed ORDER BY position"):
-            record = event_pb2.SessionRecord.FromString(blob)
+        for record in live.records():
             verdict = (record.verdict, record.rejection_reason)
-            assert position == record.revision << store.POSITION_BITS | record.ordinal
             assert record.revised == (record.ordinal > 0) == (record.event.revision in standing)
             assert standing.get(record.event.revision) != verdict
             standing[record.event.revision] = verdict
@@ -203,9 +116,9 @@ def test_each_callback_is_published_once_and_revised_only_to_another_verdict(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(bodies(), min_size=2, max_size=60))
-def test_a_late_callback_changes_only_its_own_session(given_bodies: list[bytes]) -> None:
-    with view([entries(given_bodies)]) as live:
+@given(journals())
+def test_a_late_callback_changes_only_its_own_session(journal: list[Entry]) -> None:
+    with view([journal]) as live:
         revised = live.rows(
             "SELECT later.session_id, own.session_id FROM feed AS later"
             " JOIN feed AS own ON own.position = later.position >> 20 << 20"
@@ -215,12 +128,12 @@ def test_a_late_callback_changes_only_its_own_session(given_bodies: list[bytes])
 
 
 @settings(max_examples=100, deadline=None)
-@given(callbacks, sizes, st.booleans())
+@given(st.data(), journals())
 def test_a_session_has_the_same_numbers_wherever_it_is_noted(
-    given_bodies: list[bytes], batch_sizes: list[int], reopen: bool
+    data: st.DataObject, journal: list[Entry]
 ) -> None:
-    journal = [replace(each, sdk_app_id=APP + each.revision % 2) for each in entries(given_bodies)]
-    with view(cut(journal, batch_sizes), reopen=reopen) as live:
+    two_apps = [replace(each, sdk_app_id=APP + each.revision % 2) for each in journal]
+    with view(data.draw(batches(two_apps)), reopen=data.draw(st.booleans())) as live:
         assert live.rows(
             "SELECT sdk_app_id, session_id, first_revision, first_revision, first_revision"
             " FROM session_keys WHERE session_id != '' ORDER BY 1, 2"

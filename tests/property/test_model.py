@@ -1,39 +1,110 @@
-"""The fold agrees with the rules told a second time, whatever the callbacks and their order."""
+"""The view agrees with the rules told a second time, whatever the callbacks and their order."""
 
-import json
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from journal.callback import Malformed, decode, identify
-from service.history import History, Placed, order_key
-from tests.support.callbacks import APP, bodies
-from tests.support.model import figures, judge
+from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
+from desk.v1.session_pb2 import EndReason, Session, SessionState
+from journal.entry import Entry
+from service.history import Limits
+from tests.support.callbacks import APP
+from tests.support.histories import batches, journals, repetitive
+from tests.support.model import TOO_LONG, Journey, Record, journey
+from tests.support.views import View, view
 
-DURATIONS = ("queue_wait", "first_response", "handle_time")
+WIDE = Limits(callbacks=20_000, revised=100_000)
+narrow = st.tuples(st.integers(1, 20), st.integers(1, 8)).map(
+    lambda limits: Limits(callbacks=limits[0], revised=limits[1])
+)
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.lists(bodies(), min_size=1, max_size=24))
-def test_verdicts_and_figures_are_those_of_the_rules(given_bodies: list[bytes]) -> None:
-    history, documents, ids = History(), {}, {}
-    for revision, body in enumerate(dict.fromkeys(given_bodies), 1):
-        try:
-            callback = decode(body)
-        except Malformed:
-            continue
-        if callback.session_id == "s1":
-            ids[revision] = identity = identify(APP, body)
-            documents[identity] = json.loads(body)
-            history.add(Placed(order_key(callback, identity), revision, callback))
-    verdicts, story = judge(documents)
-    outcomes = {ids[each.revision]: each.outcome for each in history.tail}
-    assert {
-        identity: (outcome.verdict.value, outcome.reason.value)
-        for identity, outcome in outcomes.items()
-        if outcome
-    } == verdicts
-    session = history.session
-    assert {name: getattr(session, name) for name in figures(story)} == figures(story)
-    assert session.rejected_events == sum(verdict == "REJECTED" for verdict, _ in verdicts.values())
-    assert all((getattr(session, name) or 0) >= 0 for name in DURATIONS)
+@settings(max_examples=300, deadline=None)
+@given(st.data(), journals() | repetitive(), st.just(WIDE) | narrow)
+def test_feed_and_sessions_are_those_of_the_rules(
+    data: st.DataObject, journal: list[Entry], limits: Limits
+) -> None:
+    told = journey(journal, callbacks=limits.callbacks, revised=limits.revised)
+    with view(data.draw(batches(journal)), limits=limits) as seen:
+        assert_same(seen, told)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data(), journals(most=90))
+def test_long_sessions_are_those_of_the_rules(data: st.DataObject, journal: list[Entry]) -> None:
+    told = journey(journal, callbacks=WIDE.callbacks, revised=WIDE.revised)
+    with view(data.draw(batches(journal)), reopen=data.draw(st.booleans())) as seen:
+        assert_same(seen, told)
+
+
+def assert_same(seen: View, told: Journey) -> None:
+    assert [shown(each) for each in seen.records()] == told.feed
+    assert all(each.revision == revision for revision, each in seen.snapshots().items())
+    assert {revision: without_key(session) for revision, session in seen.snapshots().items()} == {
+        revision: message(figures) for revision, figures in told.snapshots.items()
+    }
+    assert {session_id: without_key(each) for session_id, each in seen.sessions().items()} == {
+        session_id: message(figures) for session_id, figures in told.sessions.items()
+    }
+    assert seen.rows("SELECT position, event_revision FROM rejections ORDER BY 1") == [
+        (each.revision << 20 | each.ordinal, each.event_revision) for each in standing(told.feed)
+    ]
+
+
+def standing(feed: list[Record]) -> list[Record]:
+    """Return the rejections that no later record replaces."""
+    last = {each.event_revision: each for each in feed}
+    return [each for each in feed if each is last[each.event_revision] and is_rejected(each)]
+
+
+def is_rejected(record: Record) -> bool:
+    return record.outcome[0] == "REJECTED"
+
+
+def shown(record: SessionRecord) -> Record:
+    outcome = (
+        Verdict.Name(record.verdict).removeprefix("VERDICT_"),
+        RejectionReason.Name(record.rejection_reason).removeprefix("REJECTION_REASON_"),
+    )
+    placed = outcome != TOO_LONG
+    assert record.revised == (record.ordinal > 0)
+    return Record(
+        record.revision,
+        record.ordinal,
+        record.event.revision,
+        outcome,
+        state(record.state_before) if placed else "",
+        state(record.state_after) if placed else "",
+        state(record.session_state),
+    )
+
+
+def state(number: Any) -> str:
+    name = SessionState.Name(number).removeprefix("SESSION_STATE_")
+    return "NEW" if name == "UNSPECIFIED" else name
+
+
+def without_key(session: Session) -> Session:
+    assert session.sdk_app_id == APP
+    for field in ("sdk_app_id", "session_id", "revision"):
+        session.ClearField(field)
+    return session
+
+
+def message(figures: dict[str, Any]) -> Session:
+    """Return a session with these figures."""
+    session = Session()
+    for field, value in figures.items():
+        if field in ("state", "end_reason"):
+            enum = SessionState if field == "state" else EndReason
+            prefix = "SESSION_STATE_" if field == "state" else "END_REASON_"
+            setattr(session, field, enum.Value(prefix + value))
+        elif isinstance(value, list):
+            getattr(session, field).extend(value)
+        elif not session.DESCRIPTOR.fields_by_name[field].message_type:
+            setattr(session, field, value)
+        elif value is not None:
+            getattr(session, field).FromMilliseconds(value)
+            getattr(session, field).SetInParent()
+    return session

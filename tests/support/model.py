@@ -3,15 +3,20 @@
 Shares nothing with the code under test: what both say is right by agreement, not by birth.
 """
 
+import json
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+from journal.entry import Entry
 
 LIVE = "CHATBOT TRANSFERRING QUEUED WITH_AGENT FORWARDED"
 DECIDED = f"""
 SessionBegin                | NEW                                        | CHATBOT
 ChatBot.UserSendMsg         | CHATBOT TRANSFERRING QUEUED                | same
 ChatBot.RobotSendMsg        | CHATBOT TRANSFERRING QUEUED CLOSING        | same
-TransferringToHuman         | CHATBOT FORWARDED                          | TRANSFERRING
+TransferringToHuman         | CHATBOT FORWARDED QUEUED                   | TRANSFERRING
+TransferringToHuman         | TRANSFERRING                               | same
 TransferringToHumanWait     | TRANSFERRING FORWARDED QUEUED              | QUEUED
 TransferToHumanSuccess      | TRANSFERRING QUEUED FORWARDED              | WITH_AGENT
 NoAgentOnline               | CHATBOT TRANSFERRING QUEUED                | CHATBOT
@@ -22,7 +27,7 @@ AgentForward                | TRANSFERRING                               | same
 AgentForward                | WITH_AGENT FORWARDED                       | FORWARDED
 SatisfactionSelected        | WITH_AGENT FORWARDED CLOSING ENDED         | same
 SessionUserEnd              | {LIVE}                                     | CLOSING
-SessionAgentEnd             | WITH_AGENT FORWARDED                       | CLOSING
+SessionAgentEnd             | TRANSFERRING QUEUED WITH_AGENT FORWARDED   | CLOSING
 SessionUserTimeoutEnd       | {LIVE}                                     | CLOSING
 SessionAgentTimeoutEnd      | TRANSFERRING WITH_AGENT FORWARDED          | CLOSING
 SessionPendingAutoFinishEnd | TRANSFERRING QUEUED                        | CLOSING
@@ -44,6 +49,8 @@ def decided() -> dict[tuple[str, str], str]:
     return table
 
 
+TABLE = decided()
+
 CONTACT_NEEDED = ("TransferToHumanSuccess", "CHATBOT")
 
 END_REASONS = {
@@ -57,23 +64,151 @@ END_REASONS = {
 ORDER = [
     {"SessionBegin"},
     {"ChatBot.UserSendMsg", "ChatBot.RobotSendMsg"},
+    {"AgentForward"},
     {"TransferringToHuman"},
     {"TransferringToHumanWait"},
     {"NoAgentOnline"},
     {"TransferToHumanSuccess"},
-    {"AgentForward"},
     {"Human.UserSendMsg", "Human.AgentSendMsg"},
     set(END_REASONS),
     {"SessionEnd"},
     {"SatisfactionSelected"},
 ]
 
-Story = list[tuple[dict[str, Any], str, str]]
-"""The accepted callbacks in time order, each with the states before and after it."""
+YEAR_2015 = 1_420_070_400_000
+DAY = 24 * 60 * 60 * 1000
+NAME_BYTES = 256
+AGENTS = 20
+
+Document = dict[str, Any]
+Outcome = tuple[str, str]
+"""Verdict and reason."""
+
+ACCEPTED, UNRECOGNISED = ("ACCEPTED", "UNSPECIFIED"), ("UNRECOGNISED", "UNSPECIFIED")
+MALFORMED, TOO_LONG = ("REJECTED", "MALFORMED"), ("REJECTED", "SESSION_TOO_LONG")
 
 
-def in_time_order(callbacks: dict[bytes, dict[str, Any]]) -> list[tuple[bytes, dict[str, Any]]]:
-    def place(item: tuple[bytes, dict[str, Any]]) -> tuple[int, int, bytes]:
+class Step(NamedTuple):
+    """One callback in its place: its outcome, and the states before and after it."""
+
+    document: Document
+    outcome: Outcome
+    before: str
+    after: str
+
+    @property
+    def event(self) -> str:
+        name: str = self.document["Event"]
+        return name
+
+
+Steps = list[Step]
+
+
+class Record(NamedTuple):
+    """One verdict as the feed publishes it; no states where the callback has no place in order."""
+
+    revision: int
+    ordinal: int
+    event_revision: int
+    outcome: Outcome
+    before: str
+    after: str
+    session_state: str
+
+
+class Journey(NamedTuple):
+    """All that a view says of a journal."""
+
+    feed: list[Record]
+    snapshots: dict[int, dict[str, Any]]
+    """By revision, the session that its callback belongs to, once that has begun."""
+    sessions: dict[str, dict[str, Any]]
+
+
+class Arrivals:
+    """A session's callbacks so far, by id, and how much of its limits is used up."""
+
+    def __init__(self) -> None:
+        self.documents: dict[bytes, Document] = {}
+        self.revisions: dict[bytes, int] = {}
+        self.revised = 0
+        self.too_long = 0
+
+    def fold(self) -> dict[bytes, Step]:
+        return fold(self.documents)
+
+
+def journey(entries: list[Entry], *, callbacks: int, revised: int) -> Journey:
+    """Tell what a view says after these entries, with these limits to a session."""
+    told = Journey([], {}, {})
+    sessions: dict[str, Arrivals] = {}
+    seen: set[bytes] = set()
+    for entry in entries:
+        if entry.id in seen:
+            continue
+        seen.add(entry.id)
+        document = readable(entry)
+        if document is None:
+            told.feed.append(
+                Record(entry.revision, 0, entry.revision, MALFORMED, "NEW", "NEW", "NEW")
+            )
+            continue
+        session_id = document["SessionId"]
+        arrivals = sessions.setdefault(session_id, Arrivals())
+        full = len(arrivals.documents) >= callbacks or arrivals.revised >= revised
+        told.feed.extend(refuse(arrivals, entry) if full else take(arrivals, entry, document))
+        shown = figures(list(arrivals.fold().values()), arrivals.too_long)
+        if shown["state"] != "NEW":
+            told.snapshots[entry.revision] = shown
+            told.sessions[session_id] = shown
+    return told
+
+
+def refuse(arrivals: Arrivals, entry: Entry) -> list[Record]:
+    arrivals.too_long += 1
+    state = state_of(list(arrivals.fold().values()))
+    return [Record(entry.revision, 0, entry.revision, TOO_LONG, "", "", state)]
+
+
+def take(arrivals: Arrivals, entry: Entry, document: Document) -> list[Record]:
+    before = arrivals.fold()
+    arrivals.documents[entry.id] = document
+    arrivals.revisions[entry.id] = entry.revision
+    after = arrivals.fold()
+    changed = [each for each in before if before[each].outcome != after[each].outcome]
+    in_order = [entry.id, *(each for each in after if each in changed)]
+    arrivals.revised += len(changed)
+    state = state_of(list(after.values()))
+    return [
+        Record(entry.revision, ordinal, arrivals.revisions[each], *after[each][1:], state)
+        for ordinal, each in enumerate(in_order)
+    ]
+
+
+def readable(entry: Entry) -> Document | None:
+    """Return a callback's fields; None if it is malformed. Not all kinds: see test_callback.py."""
+    try:
+        document = json.loads(entry.body)
+    except ValueError:
+        return None
+    names = (document["SessionId"], document["Event"])
+    plausible = YEAR_2015 <= document["EventTime"] <= entry.received_at + DAY
+    return document if plausible and not any(map(LONE_SURROGATE.search, names)) else None
+
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def name(document: Document, field: str) -> str:
+    """Return a text as it is shown: empty if it is none, or too long."""
+    value = document.get(field)
+    shown = LONE_SURROGATE.sub("\ufffd", value) if type(value) is str else ""
+    return shown if len(shown.encode()) <= NAME_BYTES else ""
+
+
+def in_time_order(callbacks: dict[bytes, Document]) -> list[tuple[bytes, Document]]:
+    def place(item: tuple[bytes, Document]) -> tuple[int, int, bytes]:
         identity, document = item
         event, time = document["Event"], document["EventTime"]
         rank = next((rank for rank, events in enumerate(ORDER) if event in events), len(ORDER))
@@ -82,93 +217,102 @@ def in_time_order(callbacks: dict[bytes, dict[str, Any]]) -> list[tuple[bytes, d
     return sorted(callbacks.items(), key=place)
 
 
-def judge(callbacks: dict[bytes, dict[str, Any]]) -> tuple[dict[bytes, tuple[str, str]], Story]:
-    """Each callback's verdict and reason by its id, and the story of the accepted ones."""
-    table, known = decided(), set().union(*ORDER)
+def fold(callbacks: dict[bytes, Document]) -> dict[bytes, Step]:
+    """Take a session's callbacks through the table once, in time order."""
     state, contacted, end_reason = "NEW", False, ""
-    verdicts: dict[bytes, tuple[str, str]] = {}
-    story: Story = []
+    steps: dict[bytes, Step] = {}
     for identity, document in in_time_order(callbacks):
         event = document["Event"]
-        if event not in known:
-            verdicts[identity] = ("UNRECOGNISED", "UNSPECIFIED")
-            continue
-        after = table.get((event, state))
-        if (event, state) == CONTACT_NEEDED and (contacted or document["IsContactUser"] is True):
-            after = "WITH_AGENT"
-        if state == "ENDED" and event in END_REASONS and end_reason:
-            after = None
+        after = allowed(document, state, contacted, end_reason)
         if after is None:
-            verdicts[identity] = ("REJECTED", why_not(event, state))
+            steps[identity] = Step(document, why_not(event, state), state, state)
             continue
-        verdicts[identity] = ("ACCEPTED", "UNSPECIFIED")
-        story.append((document, state, after))
         contacted = contacted or (event == "SessionBegin" and document["IsContactUser"] is True)
         end_reason = END_REASONS.get(event, end_reason)
+        steps[identity] = Step(document, ACCEPTED, state, after)
         state = after
-    return verdicts, story
+    return steps
 
 
-def why_not(event: str, state: str) -> str:
+def allowed(document: Document, state: str, contacted: bool, end_reason: str) -> str | None:
+    event = document["Event"]
+    if state == "ENDED" and event in END_REASONS and end_reason:
+        return None
+    if (event, state) == CONTACT_NEEDED and (contacted or document["IsContactUser"] is True):
+        return "WITH_AGENT"
+    return TABLE.get((event, state))
+
+
+def why_not(event: str, state: str) -> Outcome:
+    if not any(event in events for events in ORDER):
+        return UNRECOGNISED
     if state == "NEW":
-        return "NOT_BEGUN"
+        return "REJECTED", "NOT_BEGUN"
     if event == "SessionBegin":
-        return "ALREADY_BEGUN"
-    return "AFTER_END" if state == "ENDED" else "IMPOSSIBLE_IN_STATE"
+        return "REJECTED", "ALREADY_BEGUN"
+    return "REJECTED", "AFTER_END" if state == "ENDED" else "IMPOSSIBLE_IN_STATE"
 
 
-def figures(story: Story) -> dict[str, Any]:
-    """What a session's story says of it, as far as desk.v1.Session has it."""
-    ratings = [
-        document["SatisfactionSelected"]
-        for document, *_ in story
-        if document["Event"] == "SatisfactionSelected"
-        and document["SatisfactionSelected"] in (1, 2, 3, 4, 5)
-    ]
-    reply = first(story, lambda event, *_: event == "Human.AgentSendMsg")
+def state_of(steps: Steps) -> str:
+    return steps[-1].after if steps else "NEW"
+
+
+def figures(steps: Steps, too_long: int) -> dict[str, Any]:
+    """Return all that desk.v1.Session says, by its fields' names, but key and revision."""
+    story = [step for step in steps if step.outcome == ACCEPTED]
+    times = [s.document["EventTime"] for s in steps if s.outcome in (ACCEPTED, UNRECOGNISED)]
+    reply = first(story, lambda step: step.event == "Human.AgentSendMsg" and in_session(step))
     asked = entered(story, "TRANSFERRING")
     joined = entered(story, "WITH_AGENT")
     since = asked if asked is not None and reply is not None and asked <= reply else joined
+    reasons = (END_REASONS[step.event] for step in story if step.event in END_REASONS)
     return {
-        "state": story[-1][2] if story else "NEW",
-        "end_reason": next(
-            (END_REASONS[doc["Event"]] for doc, *_ in story if doc["Event"] in END_REASONS),
-            "UNSPECIFIED",
-        ),
-        "begun_at": first(story, lambda event, *_: event == "SessionBegin"),
+        "state": state_of(steps),
+        "end_reason": next(reasons, "UNSPECIFIED"),
+        "client_user_id": first_named(story, "ClientUserId"),
+        "customer_service_id": first_named(story, "CustomerServiceId"),
+        "channel_type": first_named(story, "ChannelType"),
+        "begun_at": first(story, lambda step: step.event == "SessionBegin"),
         "transfer_requested_at": asked,
         "queued_at": entered(story, "QUEUED"),
         "agent_joined_at": joined,
         "first_agent_reply_at": reply,
         "closing_at": entered(story, "CLOSING"),
         "ended_at": entered(story, "ENDED"),
+        "last_event_at": max(times, default=None),
         "queue_wait": stays(story, {"QUEUED"}),
         "handle_time": stays(story, {"WITH_AGENT", "FORWARDED"}),
         "first_response": None if reply is None or since is None else reply - since,
-        "user_messages": count(story, "ChatBot.UserSendMsg", "Human.UserSendMsg"),
-        "robot_messages": count(story, "ChatBot.RobotSendMsg"),
-        "agent_messages": count(story, "Human.AgentSendMsg"),
-        "forwards": count(story, "AgentForward"),
-        "satisfaction": ratings[-1] if ratings else 0,
+        "user_messages": messages(story, "ChatBot.UserSendMsg", "Human.UserSendMsg"),
+        "robot_messages": messages(story, "ChatBot.RobotSendMsg"),
+        "agent_messages": messages(story, "Human.AgentSendMsg"),
+        "forwards": sum(step.event == "AgentForward" for step in story),
+        "rejected_events": sum(s.outcome[0] == "REJECTED" for s in steps) + too_long,
+        "satisfaction": rating(story),
+        **agents(story),
     }
 
 
-def first(story: Story, wanted: Callable[[str, str, str], bool]) -> int | None:
-    times = (
-        document["EventTime"]
-        for document, before, after in story
-        if wanted(document["Event"], before, after)
-    )
-    return next(times, None)
+def in_session(step: Step) -> bool:
+    """Tell whether the session was still going on: what is said while CLOSING is no response."""
+    return step.before != "CLOSING"
 
 
-def entered(story: Story, state: str) -> int | None:
-    return first(story, lambda _event, before, after: after == state != before)
+def first(story: Steps, wanted: Callable[[Step], bool]) -> int | None:
+    return next((step.document["EventTime"] for step in story if wanted(step)), None)
 
 
-def stays(story: Story, states: set[str]) -> int | None:
+def entered(story: Steps, state: str) -> int | None:
+    return first(story, lambda step: step.after == state != step.before)
+
+
+def first_named(story: Steps, field: str) -> str:
+    return next(filter(None, (name(step.document, field) for step in story)), "")
+
+
+def stays(story: Steps, states: set[str]) -> int | None:
     total, since = None, 0
-    for document, before, after in story:
+    for document, _, before, after in story:
         if after in states and before not in states:
             since = document["EventTime"]
         if before in states and after not in states:
@@ -176,5 +320,39 @@ def stays(story: Story, states: set[str]) -> int | None:
     return total
 
 
-def count(story: Story, *events: str) -> int:
-    return sum(document["Event"] in events for document, *_ in story)
+def messages(story: Steps, *events: str) -> int:
+    """Count the messages of one side; one that is reported again with its key, once."""
+    keys = [name(step.document, "MsgKey") for step in story if step.event in events]
+    return sum(not key or key != before for before, key in zip(["", *keys], keys, strict=False))
+
+
+def rating(story: Steps) -> int:
+    given = [s.document["SatisfactionSelected"] for s in story if s.event == "SatisfactionSelected"]
+    return next((stars for stars in reversed(given) if stars in (1, 2, 3, 4, 5)), 0)
+
+
+def agents(story: Steps) -> dict[str, Any]:
+    """Tell who has the session, who had it last, and how many had it."""
+    current, remembered, count = "", [], 0
+    for step in story:
+        if step.event in ("TransferringToHuman", "TransferringToHumanWait", "NoAgentOnline"):
+            current = ""
+        for agent in named(step):
+            count += agent not in remembered
+            remembered = [*(each for each in remembered if each != agent), agent][-AGENTS:]
+        if named(step) and name(step.document, "AgentId"):
+            current = name(step.document, "AgentId")
+    return {"agent_id": current, "agent_ids": remembered, "agent_count": count}
+
+
+def named(step: Step) -> list[str]:
+    """Return the agents whom a callback says to have the session, or to have handed it over."""
+    if step.event == "AgentForward":
+        fields = ["ForwardFromAgentId", "AgentId"]
+    elif step.event == "TransferToHumanSuccess" or (
+        step.event == "Human.AgentSendMsg" and in_session(step)
+    ):
+        fields = ["AgentId"]
+    else:
+        fields = []
+    return [agent for field in fields if (agent := name(step.document, field))]
