@@ -71,6 +71,9 @@ class TooEarly(Malformed):
 class _NotJson(Malformed):
     """The parser refuses the body."""
 
+    def __init__(self) -> None:
+        super().__init__("the body is not JSON")
+
 
 _Command = Literal["Desk.SessionEventNotify"]
 # So many characters never have more bytes than MAX_NAME. Longer names are read field by field.
@@ -160,8 +163,8 @@ def decode(body: bytes, received_at: int) -> Callback:
 def _decode_slowly(body: bytes) -> Callback:
     try:
         document = _parse(body)
-    except _NotJson as fault:
-        return _read_mended(body, fault)
+    except _NotJson:
+        return _read_mended(body)
     return _read(document)
 
 
@@ -171,7 +174,7 @@ def _in_time(callback: Callback, received_at: int) -> Callback:
     return callback
 
 
-def _read_mended(body: bytes, fault: Malformed) -> Callback:
+def _read_mended(body: bytes) -> Callback:
     """Read a body in which texts have lone surrogates: U+FFFD stands for each of them.
 
     JSON allows their escapes, but what they mean is no Unicode text: half an emoji, most often.
@@ -179,7 +182,7 @@ def _read_mended(body: bytes, fault: Malformed) -> Callback:
     try:
         document, other = (_parse(_mend(body, by)) for by in (rb"\ufffd", rb"\ufffc"))
     except Malformed:
-        raise fault from None
+        raise _NotJson from None
     if type(document) is dict:
         for field in ("SessionId", "Event"):
             if document.get(field) != other.get(field):
@@ -210,7 +213,7 @@ def _parse(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except ValueError:  # covers msgspec.DecodeError and UnicodeDecodeError
-        raise _NotJson("the body is not JSON") from None
+        raise _NotJson from None
 
 
 def _depth(body: bytes) -> int:

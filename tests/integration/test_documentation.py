@@ -11,7 +11,7 @@ from desk.cli import EXIT_CODES
 from desk.settings import Settings
 from gateway import app, authentication, callbacks, head, waitress_server
 from journal import callback, group_commit
-from service import message
+from service import history, message, session
 from service.rpc import freshness, requests, session_service, stream
 from service.rpc import server as rpc
 from service.rpc.limits import Limits
@@ -70,6 +70,12 @@ LIMITS = {
     "body of a callback": kib(callbacks.MAX_BODY),
     "nesting of its JSON": str(callback.MAX_DEPTH),
     "`SessionId`, `Event`": f"{callback.MAX_SESSION_ID}, {callback.MAX_EVENT_NAME} characters",
+    "name of a user, an agent, an account": f"{callback.MAX_NAME} bytes",
+    "`EventTime`": f"from 2015 on, at most {callback.MAX_AHEAD // 3_600_000} h ahead",
+    "callbacks of a session": f"{history.Limits().callbacks:,}",
+    "changed verdicts of a session, published again": f"{history.Limits().revised:,}",
+    "callbacks of a session folded again for late ones": f"{history.Limits().redone:,}",
+    "agents listed in a session": f"the last {session.MAX_AGENTS}",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
     "time to answer a callback": f"{app.BUDGET} s",
     "callbacks waiting for the disk": str(group_commit.MAX_WAITING),

@@ -51,7 +51,7 @@ def test_a_duplicate_is_acknowledged_and_kept_once(desk):
 
 def deep(levels: int) -> bytes:
     nested = b"[" * levels + b"]" * levels
-    return b'{"SessionId":"s","Event":"SessionBegin","EventTime":1,"x":' + nested + b"}"
+    return b'{"SessionId":"s","Event":"SessionBegin","EventTime":1725540020017,"x":' + nested + b"}"
 
 
 MALFORMED = {
@@ -63,18 +63,18 @@ MALFORMED = {
     "an array": b"[" + CALLBACK + b"]",
     "a string": b'"SessionBegin"',
     "null": b"null",
-    "no SessionId": b'{"Event":"SessionBegin","EventTime":1}',
-    "no Event": b'{"SessionId":"s","EventTime":1}',
+    "no SessionId": b'{"Event":"SessionBegin","EventTime":1725540020017}',
+    "no Event": b'{"SessionId":"s","EventTime":1725540020017}',
     "no EventTime": b'{"SessionId":"s","Event":"SessionBegin"}',
-    "SessionId of another type": b'{"SessionId":7,"Event":"SessionBegin","EventTime":1}',
-    "EventTime of another type": b'{"SessionId":"s","Event":"SessionBegin","EventTime":"1"}',
+    "SessionId of another type": b'{"SessionId":7,"Event":"SessionBegin","EventTime":1725540020017}',
+    "EventTime of another type": b'{"SessionId":"s","Event":"SessionBegin","EventTime":"1725540020017"}',
     "EventTime too large": b'{"SessionId":"s","Event":"SessionBegin","EventTime":%d}' % 2**63,
     "EventTime of 5000 digits": b'{"SessionId":"s","Event":"e","EventTime":1%s}' % (b"0" * 5000),
     "EventTime not a number": b'{"SessionId":"s","Event":"SessionBegin","EventTime":NaN}',
-    "another command": b'{"CallbackCommand":"C2C.x","SessionId":"s","Event":"e","EventTime":1}',
-    "bad UTF-8": b'{"SessionId":"\xff\xfe","Event":"SessionBegin","EventTime":1}',
-    "a lone surrogate": b'{"SessionId":"\\ud800","Event":"SessionBegin","EventTime":1}',
-    "a surrogate in raw bytes": b'{"SessionId":"\xed\xa0\x80","Event":"e","EventTime":1}',
+    "another command": b'{"CallbackCommand":"C2C.x","SessionId":"s","Event":"e","EventTime":1725540020017}',
+    "bad UTF-8": b'{"SessionId":"\xff\xfe","Event":"SessionBegin","EventTime":1725540020017}',
+    "a lone surrogate": b'{"SessionId":"\\ud800","Event":"SessionBegin","EventTime":1725540020017}',
+    "a surrogate in raw bytes": b'{"SessionId":"\xed\xa0\x80","Event":"e","EventTime":1725540020017}',
     "nested a hundred deep": deep(100),
     "nested a hundred thousand deep": deep(100_000),
     "opened and never closed": b"[" * (MAX_BODY - 1),
@@ -94,8 +94,8 @@ def test_what_is_no_callback_is_refused_but_kept(desk, body):
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"SessionId":"s","Event":"e","EventTime":1,"Event":"last"}',
-        b'{"SessionId":"s","Event":"e","EventTime":1,"MsgBody":%d}' % 2**64,
+        b'{"SessionId":"s","Event":"e","EventTime":1725540020017,"Event":"last"}',
+        b'{"SessionId":"s","Event":"e","EventTime":1725540020017,"MsgBody":%d}' % 2**64,
         deep(40),
     ],
     ids=["duplicate keys", "a huge number elsewhere", "nested a little"],
@@ -232,7 +232,9 @@ def test_the_callback_path_is_what_the_customer_typed():
         desk.post(path="/hooks/desk~1/").assert_ok()
         desk.post(path="/hooks/desk~1").assert_fail(404)
         desk.post().assert_fail(404)
-        desk.ask("POST", f"/hooks/desk~1/?mine=1&{query()}", callback("SessionEnd", 1)).assert_ok()
+        desk.ask(
+            "POST", f"/hooks/desk~1/?mine=1&{query()}", callback("SessionEnd", NOON)
+        ).assert_ok()
         assert len(desk.kept()) == 2
 
 

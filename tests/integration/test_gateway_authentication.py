@@ -5,14 +5,15 @@ from urllib.parse import quote_from_bytes
 
 import pytest
 
-from tests.support.callbacks import APP, NOON
+from tests.support.callbacks import APP
 from tests.support.callbacks import body as callback
-from tests.support.gateway import CALLBACK, gateway, query, sign
+from tests.support.gateway import gateway, query, sign
 from tests.support.length_extension import extend_sha256
 
 TOKEN = "xxxxyyyy"
 TIME = 1669872112
 VENDORS_SIGN = "17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061"
+CALLBACK = callback("SessionBegin", TIME * 1000)
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def desk():
 
 
 def test_the_vendors_own_vector_is_let_in(desk):
-    desk.post(RequestTime=TIME, Sign=VENDORS_SIGN).assert_ok()
+    desk.post(CALLBACK, RequestTime=TIME, Sign=VENDORS_SIGN).assert_ok()
     [entry] = desk.kept()
     assert entry.received_at == TIME * 1000
 
@@ -42,7 +43,7 @@ def test_a_forgery_by_length_extension_is_refused(desk):
 )
 def test_a_request_is_valid_for_sixty_seconds_either_way(now, status):
     with gateway(tokens={APP: (TOKEN,)}, now=now) as desk:
-        assert desk.post(RequestTime=TIME, Sign=VENDORS_SIGN).status == status
+        assert desk.post(CALLBACK, RequestTime=TIME, Sign=VENDORS_SIGN).status == status
         assert len(desk.kept()) == (status == 200)
 
 
@@ -51,7 +52,7 @@ def test_a_request_is_valid_for_sixty_seconds_either_way(now, status):
     ["", "166987211", "16698721120", "+1669872112", " 1669872112", "١٦٦٩٨٧٢١١٢", "1669872112\n"],
 )
 def test_a_time_in_another_form_is_refused_although_it_is_signed(desk, request_time):
-    desk.post(RequestTime=request_time, Sign=sign(TOKEN, request_time)).assert_fail(403)
+    desk.post(CALLBACK, RequestTime=request_time, Sign=sign(TOKEN, request_time)).assert_fail(403)
     assert desk.kept() == []
 
 
@@ -71,8 +72,8 @@ def test_a_parameter_given_twice_is_refused_however_it_is_escaped(desk, name, sp
 
 
 def test_names_are_spelled_exactly_so(desk):
-    desk.post(RequestTime=TIME, sign=VENDORS_SIGN).assert_fail(403)
-    desk.post(requesttime=TIME, Sign=VENDORS_SIGN).assert_fail(403)
+    desk.post(CALLBACK, RequestTime=TIME, sign=VENDORS_SIGN).assert_fail(403)
+    desk.post(CALLBACK, requesttime=TIME, Sign=VENDORS_SIGN).assert_fail(403)
 
 
 def test_several_apps_have_tokens_of_their_own_and_rotate_them():
@@ -82,17 +83,19 @@ def test_several_apps_have_tokens_of_their_own_and_rotate_them():
     with gateway(sdk_app_ids=apps, tokens=tokens, now=TIME) as desk:
 
         def status(app: int, token: str) -> int:
-            return desk.post(SdkAppid=app, RequestTime=TIME, Sign=sign(token, TIME)).status
+            return desk.post(
+                CALLBACK, SdkAppid=app, RequestTime=TIME, Sign=sign(token, TIME)
+            ).status
 
         assert [status(APP, token) for token in ("old", "new", "other")] == [200, 200, 403]
         assert [status(other, token) for token in ("old", "new", "other")] == [403, 403, 200]
-        assert desk.post(SdkAppid=open_app).status == 200
+        assert desk.post(CALLBACK, SdkAppid=open_app).status == 200
         assert [entry.sdk_app_id for entry in desk.kept()] == [APP, other, open_app]
 
 
 def test_a_captured_signature_lets_any_body_in_which_is_why_tls_is_not_optional(desk):
-    desk.post(RequestTime=TIME, Sign=VENDORS_SIGN).assert_ok()
-    desk.post(callback("SessionEnd", NOON), RequestTime=TIME, Sign=VENDORS_SIGN).assert_ok()
+    desk.post(CALLBACK, RequestTime=TIME, Sign=VENDORS_SIGN).assert_ok()
+    desk.post(callback("SessionEnd", TIME * 1000), RequestTime=TIME, Sign=VENDORS_SIGN).assert_ok()
 
 
 def test_what_is_signed_is_kept_even_if_it_makes_no_sense(desk):
