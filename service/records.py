@@ -1,7 +1,8 @@
 """Builds what the feed stores and the API sends: desk.v1 events, records and sessions, serialised.
 
-Deterministic: the same entry and outcome give the same bytes, which the feed's digest relies on. A
-record is stored without its event and session; whoever reads it joins them, as protobuf allows.
+Deterministic: the same entry and outcome give the same bytes, which the feed's digest relies on. So
+no message here may have a map: protobuf writes its entries in any order. A record is stored without
+its event and session; whoever reads it joins them, as protobuf allows.
 """
 
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def event(entry: Entry, callback: Callback | None) -> bytes:
     set_time(made.received_at, entry.received_at)
     if callback:
         _fill(made, callback)
-    return made.SerializeToString(deterministic=True)
+    return made.SerializeToString()
 
 
 def _fill(made: event_pb2.Event, callback: Callback) -> None:
@@ -155,7 +156,7 @@ def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int) -> byte
     fields.revision = revision
     fields.ordinal = ordinal
     fields.revised = ordinal > 0
-    return fields.SerializeToString(deterministic=True)
+    return fields.SerializeToString()
 
 
 Setter = Callable[[session_pb2.Session, Session], None]
@@ -236,7 +237,7 @@ class SessionMessage:
                 set_field(shown, session)
         self._shown = now
         shown.revision = revision
-        self.bytes = shown.SerializeToString(deterministic=True)
+        self.bytes = shown.SerializeToString()
         return self.bytes
 
 
