@@ -213,6 +213,7 @@ def _setters(name: str) -> list[Setter]:
 _SETTERS = list(map(_setters, Session.__struct_fields__))
 """Field by field of the fold's session: what sets the fields that show it."""
 _PLACES = range(len(_SETTERS))
+_NEW = astuple(Session())
 
 
 class SessionMessage:
@@ -227,7 +228,7 @@ class SessionMessage:
     def __init__(self, sdk_app_id: int, session_id: str) -> None:
         self.bytes = b""
         self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
-        self._shown = astuple(Session())
+        self._shown = _NEW
 
     def update(self, session: Session, revision: int) -> bytes:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
