@@ -23,6 +23,9 @@ class Kind(IntEnum):
     """Reserved: a list of sessions to forget. Nothing writes or obeys it yet."""
 
 
+_KINDS = frozenset(map(int, Kind))
+
+
 class NewEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A callback that passed authentication, ready to be appended.
 
@@ -95,6 +98,7 @@ def validate(entry: NewEntry) -> None:
         raise ValueError(f"an entry's id has {ID_BYTES} bytes")
     if not (0 < entry.sdk_app_id <= MAX_INTEGER and 0 <= entry.received_at <= MAX_INTEGER):
         raise ValueError("an entry's number is out of range")
-    Kind(entry.kind)
+    if entry.kind not in _KINDS:
+        raise ValueError("an entry's kind is none of ours")
     for text in (entry.request_id, entry.client_ip, entry.platform):
         text.encode()  # a lone surrogate raises UnicodeEncodeError, which is a ValueError

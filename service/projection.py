@@ -48,6 +48,8 @@ callback that is read back or folded again is 1, one that is published again `PU
 
 PUBLISHED = 4
 
+_TOO_LONG = Reason.SESSION_TOO_LONG  # a member is looked up by way of a function
+
 log = structlog.get_logger()
 
 
@@ -172,7 +174,7 @@ class Projection:
             applied_id=entries[-1].id if entries else self.progress.applied_id,
             head_revision=max(head, applied),
             behind_since=behind_since,
-            digest=self._digest.to_bytes(DIGEST_BYTES),
+            digest=(self._digest % DIGESTS).to_bytes(DIGEST_BYTES),
             complete=self.progress.complete or behind_since is None,
             repetitions=self._repetitions,
         )
@@ -254,7 +256,7 @@ class Projection:
         now = session.history.session
         own.agent_id = own.facts.agent_id or now.agent_id
         facts: bytes | None = arrival.facts
-        if _outcome_of(own).reason is Reason.SESSION_TOO_LONG:
+        if _outcome_of(own).reason is _TOO_LONG:
             facts = None
             self._refuse(arrival.entry.id)
         snapshot = session.message.update(now, session.revision) if session.number else None
@@ -296,7 +298,7 @@ class Projection:
 
     def _append(self, row: FeedRow) -> None:
         self._waiting.append(row)
-        self._digest = (self._digest + row_hash(row)) % DIGESTS
+        self._digest += row_hash(row)
         if len(self._waiting) >= MAX_WAITING:
             self._flush()
 
