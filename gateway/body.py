@@ -50,8 +50,9 @@ class Body:
         return len(content)
 
     def file(self) -> BytesIO:
-        """Return a file of the bytes at hand."""
-        return BytesIO(self._data)
+        """Return a file of the bytes at hand, and let go of them."""
+        content, self._data = bytes(self._data), bytearray()  # else they would be kept twice
+        return BytesIO(content)
 
 
 class ChunkedBody(Body):

@@ -21,6 +21,14 @@ def test_a_body_ends_where_its_length_says(pieces):
     assert body.file().read() == b"hello"
 
 
+def test_a_body_is_not_kept_twice():
+    body = Body(MAX_BODY)
+    body.received(b"x" * MAX_BODY)
+    file = body.file()
+    assert len(body) == 0
+    assert file.getvalue() is file.read(MAX_BODY + 1)
+
+
 @pytest.mark.parametrize("pieces", [1, 2, 7, 1000])
 def test_chunks_are_put_together(pieces):
     wire = b'5\r\nhello\r\n002;a=b;c="d e"\r\n, \r\n5\r\nworld\r\n0\r\n\r\n'
