@@ -188,5 +188,5 @@ class GroupCommit:
         try:
             self._check()
         except Exception as error:
-            return f"the journal cannot be read: {type(error).__name__}"
+            return f"the journal cannot be used: {type(error).__name__}"
         return ""
