@@ -45,8 +45,8 @@ TICK = 0.05
 """Seconds between two looks at what has waited for too long."""
 
 GRACE = 0.5
-"""Seconds for requests that are half-received when the server is told to stop, and for those that
-cross with the closing of an idle connection."""
+"""Seconds after `stop` for requests that are half-received, and for those that cross with the
+closing of an idle connection."""
 
 DRAIN = 5.0
 """Seconds after which `run` returns, whatever is still unfinished."""
@@ -339,7 +339,7 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
 
 
 class Server:
-    """Serves the gateway until it is told to stop, and then finishes what it has begun.
+    """Serves the gateway until `stop`, and then finishes what it has begun.
 
     Args:
         app: the gateway, which waits on `GreenletEvent` and for nothing else.

@@ -62,7 +62,7 @@ class Writer:
         """
         with self._writing() as connection:
             outcomes = _insert(connection, entries)
-            # A hook would be told exactly, but has to win the GIL back before all is done.
+            # A hook would count exactly, but has to win the GIL back before all is done.
             self._wal_pages += connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
         return outcomes
 
