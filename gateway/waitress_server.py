@@ -361,6 +361,8 @@ class Server:
         """Serve until `stop`, then drain: at most `DRAIN` seconds."""
         while not self._stopping:
             self._loop.turn(1.0)
+            if self._loop.socket is None:  # waitress closes what raised an error
+                raise OSError("the listening socket failed")
         self._drain()
 
     def stop(self) -> None:
