@@ -1,4 +1,4 @@
-"""What the journal keeps: a callback exactly as it came, and where it stands.
+"""The journal's entries: a callback exactly as it came, and where it stands.
 
 Knows nothing of HTTP, of storage or of what a callback means.
 """
@@ -6,6 +6,7 @@ Knows nothing of HTTP, of storage or of what a callback means.
 from enum import IntEnum
 
 import msgspec
+from msgspec.structs import asdict
 
 ID_BYTES = 16
 """Length of an entry's id."""
@@ -74,17 +75,7 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
 
 def numbered(entry: NewEntry, revision: int) -> Entry:
     """Return `entry` as the journal holds it at `revision`."""
-    return Entry(
-        revision=revision,
-        id=entry.id,
-        sdk_app_id=entry.sdk_app_id,
-        received_at=entry.received_at,
-        request_id=entry.request_id,
-        client_ip=entry.client_ip,
-        platform=entry.platform,
-        body=entry.body,
-        kind=entry.kind,
-    )
+    return Entry(revision=revision, **asdict(entry))
 
 
 def validate(entry: NewEntry) -> None:
