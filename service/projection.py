@@ -128,7 +128,7 @@ class Projection:
             raise AssertionError("a projection that has failed is of no more use")
         self._failed = True  # unless all of it succeeds
         arrivals = list(map(self._arrival_of, entries))
-        with self._writer.transaction(aside=behind_since is not None):
+        with self._writer.transaction(in_background=behind_since is not None):
             rest = self._take_all(arrivals)
             self._flush()
             self._save_sessions()
@@ -310,7 +310,7 @@ class Projection:
     def _file_rejection(self, row: FeedRow) -> None:
         if row.reason:
             self._writer.add_rejection(row.position, row.event_revision)
-        elif row.position != row.event_revision << POSITION_BITS:
+        elif row.revised:
             self._writer.drop_rejection(row.event_revision)
 
     def _save_sessions(self) -> None:
