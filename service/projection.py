@@ -231,7 +231,7 @@ class Projection:
     def _replay(self, first_revision: int, usage: Usage | None) -> History:
         """Read all of a session's history back from the view."""
         callbacks, too_long = self._writer.load_history(first_revision)
-        self._work += len(callbacks)
+        self._work += len(callbacks) + (usage.revised if usage else 0)
         # A session that has not begun is not saved; nothing in it was ever folded again.
         return History.replay(callbacks, usage or Usage(len(callbacks), too_long=too_long))
 

@@ -468,6 +468,26 @@ def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
 
+def test_a_batch_counts_the_revised_verdicts_that_are_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = entries(
+        [
+            *life(*["ChatBot.UserSendMsg"] * 20, start=NOON + 1),
+            body("SessionBegin", NOON),
+            body("ChatBot.UserSendMsg", NOON + 2),
+            body("SessionBegin", NOON, session_id="other"),
+        ]
+    )
+    writer = ViewWriter(tmp_path)
+    Projection(writer, JOURNAL).apply(journal[:21], head=23, behind_since=NOON)
+    monkeypatch.setattr(projection_module, "BATCH_WORK", 21 + 20)
+    projection = Projection(writer, JOURNAL)
+    projection.apply(journal[21:], head=23, behind_since=None)
+    writer.close()
+    assert projection.progress.applied_revision == 22
+
+
 def test_revised_rows_borrow_the_event_that_they_are_about(tmp_path: Path) -> None:
     project(tmp_path, fixed_journal()).close()
     assert read(tmp_path, "SELECT revised, event IS NULL, facts IS NULL FROM feed") == [
