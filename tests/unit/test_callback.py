@@ -311,3 +311,20 @@ def test_hostile_bodies_take_linear_time(prefix: bytes, unit: bytes) -> None:
     with pytest.raises(Malformed):
         read(hostile)
     assert process_time() - begin < 0.5
+
+
+def time_to_examine(body: bytes) -> float:
+    def once() -> float:
+        begin = process_time()
+        examine(1, body, MAX_EVENT_TIME)
+        return process_time() - begin
+
+    return min(once() for _ in range(5))
+
+
+@pytest.mark.parametrize("end", ['\\ud83d"}', '"'])
+def test_escapes_in_a_body_that_must_be_mended_cost_little(end: str) -> None:
+    begin = body()[:-1] + b', "MsgKey": "'
+    text = b"\\n" * ((LIMIT - len(begin) - 10) // 2)
+    plain = time_to_examine(begin + text + b'"}')
+    assert time_to_examine(begin + text + end.encode()) < 8 * plain
