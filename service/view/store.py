@@ -1,4 +1,4 @@
-"""Where the view lives, and which one is ours: file names, fingerprint, connections.
+"""The view's files: names, fingerprint, connections.
 
 A view file is named after what it was computed with, so that a new version builds its own beside
 the old one. Nothing here knows what is in the tables.
@@ -63,22 +63,22 @@ def fingerprint() -> str:
 
 
 def locate(data_dir: Path) -> Path:
-    """The file of this version's view, whether it is there yet or not."""
+    """Return the path of this version's view; it may not exist yet."""
     return data_dir / f"view-{fingerprint()}.db"
 
 
 def lock_path(path: Path) -> Path:
-    """The file that the view's writer holds a lock on; its time is the writer's sign of life."""
+    """Return the path of the file that the view's writer locks; its time is the sign of life."""
     return Path(f"{path}.lock")
 
 
 def others(data_dir: Path) -> list[Path]:
-    """The files of other versions' views."""
+    """List the files of other versions' views."""
     return sorted(set(data_dir.glob("view-*.db")) - {locate(data_dir)})
 
 
 def watch(path: Path) -> WalWatch:
-    """What sleeps until there may be news in a view."""
+    """Make what waits until another process has written to a view."""
     return WalWatch(path)
 
 
