@@ -339,6 +339,13 @@ def test_a_history_that_was_let_go_or_saved_says_when_it_is_needed() -> None:
     assert history.add(placed(99, bodies[98])) == []
 
 
+def test_a_history_that_was_read_back_once_stays_at_hand() -> None:
+    bodies = [body("SessionBegin", NOON), *(body("Brand.New", NOON + n) for n in range(1, 100))]
+    history = fold(bodies)
+    history.trim()
+    assert history.add(placed(2, bodies[1])) == []
+
+
 @pytest.mark.parametrize(
     "limits", [Limits(callbacks=2), Limits(revised=1), Limits(redone=1)], ids=str
 )
