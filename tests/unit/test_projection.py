@@ -21,7 +21,7 @@ from service.view import store
 from service.view.queries import RECORD_COLUMNS
 from service.view.reader import EVERYTHING, Reader
 from service.view.writer import INSERT_FEED, LOAD_SESSION, FeedRow, ViewDamaged, ViewWriter, discard
-from tests.support.callbacks import APP, NOON, SESSION, body, entries, life
+from tests.support.callbacks import APP, NOON, SESSION, body, entries, entry, life
 
 JOURNAL = "0" * 32
 
@@ -103,6 +103,21 @@ def test_a_late_event_turns_a_rejection_into_an_acceptance_and_says_so(tmp_path:
     assert revised.event == reply.event
     assert revised.verdict == event_pb2.VERDICT_ACCEPTED
     assert revised.state_before == session_pb2.SESSION_STATE_WITH_AGENT
+
+
+def test_a_row_has_every_verdict_that_its_event_ever_had(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    for each in fixed_journal()[:5]:  # a new process each
+        Projection(writer, JOURNAL).apply([each], head=5, behind_since=None)
+    ended = entry(6, body("SessionEnd", NOON + 45_000))
+    Projection(writer, JOURNAL).apply([ended], head=6, behind_since=None)
+    writer.close()
+    rejected, accepted = 1 << event_pb2.VERDICT_REJECTED, 1 << event_pb2.VERDICT_ACCEPTED
+    assert read(tmp_path, "SELECT verdict, verdicts FROM feed WHERE event_revision = 4") == [
+        (event_pb2.VERDICT_REJECTED, rejected),
+        (event_pb2.VERDICT_ACCEPTED, rejected | accepted),
+        (event_pb2.VERDICT_REJECTED, rejected | accepted),
+    ]
 
 
 def test_only_standing_rejections_are_listed(tmp_path: Path) -> None:
