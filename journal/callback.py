@@ -44,12 +44,9 @@ such event would otherwise sort a session's end before its beginning."""
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
-)
-"""An escape in a JSON text; half a surrogate pair that stands alone is group 1."""
+_HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_LONE_SURROGATE = re.compile(rb"%b(?!%b)|%b(?<!%b%b)" % (_HIGH, _LOW, _LOW, _HIGH, _LOW))
+"""The escape of half a surrogate pair that stands alone, in a JSON text without `\\\\`."""
 
 
 class Malformed(ValueError):
@@ -81,7 +78,7 @@ _Text = Annotated[str, Meta(max_length=MAX_NAME // 4)]
 
 
 class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="pascal"):
-    """What a body says, field by field, as far as it has the type that the vendor gives it.
+    """The fields of a body, as far as they have the types that the vendor gives them.
 
     A field that is absent, null, of another type or longer than `MAX_NAME` is empty (`""`, `None`,
     `False`, 0). Which fields mean anything depends on the event.
@@ -147,15 +144,11 @@ def decode(body: bytes, received_at: int) -> Callback:
     Raises:
         Malformed: it is none; `TooEarly` if only for that.
     """
-    if _depth(body) <= MAX_DEPTH:
-        try:
-            callback: Callback = _COMPLETE.decode(body)
-        except ValueError:
-            callback = _decode_slowly(body)
-        else:
-            if not _is_printable(callback):
-                callback = _decode_slowly(body)
-    else:
+    try:
+        callback: Callback | None = _COMPLETE.decode(body) if _depth(body) <= MAX_DEPTH else None
+    except ValueError:
+        callback = None
+    if callback is None or not _is_printable(callback):
         callback = _decode_slowly(body)
     return _in_time(callback, received_at)
 
@@ -179,8 +172,11 @@ def _read_mended(body: bytes) -> Callback:
 
     JSON allows their escapes, but what they mean is no Unicode text: half an emoji, most often.
     """
+    text = body.replace(rb"\\", rb"\u005c")  # what is left of backslashes begins an escape
     try:
-        document, other = (_parse(_mend(body, by)) for by in (rb"\ufffd", rb"\ufffc"))
+        document, other = (
+            _parse(_LONE_SURROGATE.sub(by, text)) for by in (rb"\\ufffd", rb"\\ufffc")
+        )
     except Malformed:
         raise _NotJson from None
     if type(document) is dict:
@@ -188,10 +184,6 @@ def _read_mended(body: bytes) -> Callback:
             if document.get(field) != other.get(field):
                 raise Malformed(f"{field} has a lone surrogate")
     return _read(document)
-
-
-def _mend(body: bytes, replacement: bytes) -> bytes:
-    return _ESCAPE.sub(lambda found: replacement if found[1] else found[0], body)
 
 
 class _Complete(Callback, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
@@ -246,7 +238,7 @@ def _read(document: Any) -> Callback:
 
 
 def _is_printable(callback: Callback) -> bool:
-    """Whether it is sure that the names have no control characters; nearly always."""
+    """Return True if the names cannot have control characters: nearly always."""
     return callback.session_id.isprintable() and callback.event.isprintable()
 
 

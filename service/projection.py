@@ -130,7 +130,7 @@ class Projection:
             raise AssertionError("a projection that has failed is of no more use")
         self._failed = True  # unless all of it succeeds
         arrivals = list(map(self._arrival_of, entries))
-        with self._writer.transaction(aside=behind_since is not None):
+        with self._writer.transaction(in_background=behind_since is not None):
             rest = self._take_all(arrivals)
             self._flush()
             self._save_sessions()
@@ -233,7 +233,7 @@ class Projection:
     def _replay(self, first_revision: int, usage: Usage | None) -> History:
         """Read all of a session's history back from the view."""
         callbacks, too_long = self._writer.load_history(first_revision)
-        self._work += len(callbacks)
+        self._work += len(callbacks) + (usage.revised if usage else 0)
         # A session that has not begun is not saved; nothing in it was ever folded again.
         return History.replay(callbacks, usage or Usage(len(callbacks), too_long=too_long))
 
@@ -312,7 +312,7 @@ class Projection:
     def _file_rejection(self, row: FeedRow) -> None:
         if row.reason:
             self._writer.add_rejection(row.position, row.event_revision)
-        elif row.position != row.event_revision << POSITION_BITS:
+        elif row.revised:
             self._writer.drop_rejection(row.event_revision)
 
     def _save_sessions(self) -> None:

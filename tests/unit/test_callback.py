@@ -225,6 +225,23 @@ def test_a_lone_surrogate_does_not_excuse_what_else_is_wrong() -> None:
         read(b'{"SessionId": "\\ud83d", }')
 
 
+def time_to_examine(body: bytes) -> float:
+    def once() -> float:
+        begin = process_time()
+        examine(1, body, MAX_EVENT_TIME)
+        return process_time() - begin
+
+    return min(once() for _ in range(5))
+
+
+@pytest.mark.parametrize("end", ['\\ud83d"}', '"'])
+def test_escapes_in_a_body_that_must_be_mended_cost_little(end: str) -> None:
+    begin = body()[:-1] + b', "MsgKey": "'
+    text = b"\\n" * ((LIMIT - len(begin) - 10) // 2)
+    plain = time_to_examine(begin + text + b'"}')
+    assert time_to_examine(begin + text + end.encode()) < 8 * plain
+
+
 def test_an_event_is_at_most_24_hours_later_than_its_callback() -> None:
     time = MINIMAL["EventTime"]
     assert decode(body(), time - MAX_AHEAD).event_time == time  # type: ignore[operator]
