@@ -40,16 +40,17 @@ KEPT_BYTES = 192 * 1024 * 1024
 """Bytes that these sessions take together, about, at most: twelve of the longest with short names.
 A batch that has read back as many ends."""
 
-SHOWN = 4
-"""Times that what a session shows is in memory: as a message, its parts, as serialised."""
+SHOWN = 6
+"""Times that what a session shows is in memory: as a message, with what that has replaced, its
+parts, as serialised."""
 
 MAX_WAITING = 500
 """Rows of the feed that wait to be written together."""
 
 BATCH_WORK = 50_000
 """Work for late callbacks after which a batch ends, so that others need not wait for all of it. A
-callback that is folded again is 1, one that is published again `PUBLISHED` more, a revised verdict
-that is read back 1."""
+callback that is folded again is 1, one that is published again `PUBLISHED` more; a revised verdict
+that is read back, or an id that is noted as its session is full, is 1."""
 
 PUBLISHED = 4
 
@@ -231,6 +232,7 @@ class Projection:
         """Have repetitions recognised without the history, which is needed no more."""
         self._flush()
         self._writer.refuse_history(session.first_revision)
+        self._work += session.history.usage.callbacks
         self._refuses_any = True
         session.history.close()
 

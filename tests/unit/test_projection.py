@@ -618,6 +618,18 @@ def test_the_history_of_a_full_session_is_read_no_more(
     assert reasons[100:] == [event_pb2.REJECTION_REASON_SESSION_TOO_LONG] * 5
 
 
+def test_a_batch_counts_the_ids_that_are_noted_as_sessions_become_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("one", "two", "three")
+    journal = entries([each for n in names for each in life(*["Brand.New"] * 10, session_id=n)])
+    monkeypatch.setattr(projection_module, "BATCH_WORK", 15)
+    with closing(ViewWriter(tmp_path)) as writer:
+        projection = Projection(writer, JOURNAL, Limits(callbacks=10))
+        projection.apply(journal, head=30, behind_since=None)
+        assert projection.progress.applied_revision == 20
+
+
 def in_turn(times: int) -> tuple[list[Entry], list[Entry]]:
     """Three sessions of 100 callbacks each, then late ones of each in turn."""
     names = ("one", "two", "three")
