@@ -159,8 +159,7 @@ async def _serve(worker: "_Worker", address: str, stop: asyncio.Event, on_ready:
     tasks = [asyncio.create_task(work) for work in worker.background()]
     stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     try:
-        await worker.server.start()
-        worker.health.serving = True
+        await worker.start()
         _log.info("rpc_serving", port=port)
         on_ready(port)
         await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -207,7 +206,7 @@ class _Worker:
         self._watch = Watch(readers.path)
         self._places = AllPlaces(limits)
         self._feed = Feed(readers.inline, self._watch, self._places.streams)
-        self.health = Health(("", *SERVICES))
+        self._health = Health(("", *SERVICES))
         self._status = StatusService(readers, self._feed, apps, journal_backlog)
         options = (*OPTIONS, ("grpc.max_allowed_incoming_connections", affordable_connections()))
         self.server = grpc.aio.server(
@@ -216,9 +215,14 @@ class _Worker:
         self._add(_DESCRIPTORS[0], SessionService(readers, self._feed, apps))
         self._add(_DESCRIPTORS[1], EventService(readers, self._feed))
         self._add(_DESCRIPTORS[2], self._status)
-        self._add(_HEALTH, self.health)
+        self._add(_HEALTH, self._health)
         names = (*SERVICES, _HEALTH.full_name, _REFLECTION.full_name)
         self._add(_REFLECTION, reflection.aio.ReflectionServicer(names))
+
+    async def start(self) -> None:
+        """Answer calls."""
+        await self._health.serve()
+        await self.server.start()
 
     def background(self) -> Iterable[Coroutine[Any, Any, None]]:
         """What runs beside the server; its end is the worker's."""
@@ -227,7 +231,7 @@ class _Worker:
     async def drain(self) -> None:
         """End the streams first: `stop` alone would let them sleep until the grace is over."""
         _log.info("rpc_draining", subscribers=self._feed.subscribers)
-        self.health.serving = False
+        await self._health.enter_graceful_shutdown()
         self._feed.drain()
         await self.server.stop(GRACE)
 

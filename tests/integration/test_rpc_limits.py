@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import sys
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,52 @@ async def test_a_service_that_is_not_known_has_no_health():
         watch = health.Watch(HealthCheckRequest(service="nobody"))
         assert (await watch.read()).status == HealthCheckResponse.SERVICE_UNKNOWN
         watch.cancel()
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """A frame of HTTP/2 (RFC 9113, 4.1)."""
+    head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+    return head + payload
+
+
+def literal(name: str, value: str) -> bytes:
+    """A header field as it is (RFC 7541, 6.2.2)."""
+    return bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+
+
+def without_room(path: str, request: bytes) -> bytes:
+    """Open a call of a client that never has room for a byte of the answer."""
+    fields_ = {":method": "POST", ":scheme": "http", ":authority": "x", ":path": path}
+    fields_ |= {"te": "trailers", "content-type": "application/grpc"}
+    settings = frame(4, 0, 0, b"\0\4" + bytes(4))  # the initial window is 0
+    headers = frame(1, 4, 1, b"".join(literal(*field) for field in fields_.items()))
+    data = frame(0, 1, 1, b"\0" + len(request).to_bytes(4, "big") + request)
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + headers + data
+
+
+async def test_a_watcher_that_reads_nothing_holds_up_neither_others_nor_the_drain():
+    limits = Limits(health=6)
+    async with service(*BEGIN, limits=limits) as (_, worker):
+        _, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+        writer.write(without_room("/grpc.health.v1.Health/Watch", b""))
+        health: Any = HealthStub(worker.channel)
+        others = [health.Watch(HealthCheckRequest()) for _ in range(2)]
+
+        async def full() -> bool:
+            with suppress(grpc.aio.AioRpcError):
+                await health.Check(HealthCheckRequest())
+                return False
+            return True
+
+        await until(full)  # the silent one's call is open, too
+        async with asyncio.timeout(PATIENCE):
+            for watch in others:
+                assert (await watch.read()).status == HealthCheckResponse.SERVING
+            worker.stop.set()
+            for watch in others:
+                assert (await watch.read()).status == HealthCheckResponse.NOT_SERVING
+            await worker.task
+        writer.close()
 
 
 UNDECODABLE = [
