@@ -15,10 +15,16 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from service.rpc.errors import Reason, Refused, map_errors, throttled
-from service.rpc.limits import Places, caller_of
+from service.rpc.limits import AllPlaces, Places, caller_of
 
 REQUEST_WITHIN = 10.0
 """Seconds that a client has to send its request, once the call is open."""
+
+MAX_REQUEST_BYTES = 16 * 1024
+"""Bytes of a request. A call that stays open keeps them, also those that nothing here knows."""
+
+LARGE = frozenset({"BatchGetSessions"})
+"""Methods whose requests may be as large as gRPC takes."""
 
 SMALL = frozenset({"GetSession", "WaitForState", "GetStatus", "Check"})
 """Methods whose answers fit into what gRPC sends ahead of the reader. Those of all other methods
@@ -67,18 +73,14 @@ class Handler:
         method: its descriptor.
         answer: the servicer's method. `await answer(request, call)` returns the answer, or writes
             a stream of them; where requests are a stream, `answer(requests, call)` iterates.
-        places: of the method's kind of call.
-        waiters: the places of calls that wait.
+        places: all there are.
     """
 
-    def __init__(
-        self, method: MethodDescriptor, answer: Any, places: Places, waiters: Places
-    ) -> None:
+    def __init__(self, method: MethodDescriptor, answer: Any, places: AllPlaces) -> None:
         self._method = method
         self._request: Any = GetMessageClass(method.input_type)
         self._answer = answer
         self._places = places
-        self._waiters = waiters
 
     def registered(self) -> Any:
         """Make what a server registers."""
@@ -89,26 +91,29 @@ class Handler:
         return grpc.stream_stream_rpc_method_handler(mapped(ask), None, _serialised)
 
     async def _small(self, _requests: Any, context: Any) -> Any:
-        call = Call(context, self._places, self._waiters)
-        self._places.take(call.caller)
-        try:
+        with self._call(context) as call:
             return await self._answer(await self._read(context), call)
-        finally:
-            self._places.give_back(call.caller)
 
     async def _large(self, _requests: Any, context: Any) -> None:
-        call = Call(context, self._places, self._waiters)
-        with self._places.taken(call.caller):
+        with self._call(context) as call:
             answer = await self._answer(await self._read(context), call)
             if answer is not None:
-                await call.write(answer)
+                raw = _serialised(answer)
+                with self._places.unread_bytes.taken(call.caller, len(raw)):
+                    await call.write(raw)
 
     async def _iterate(self, requests: AsyncIterator[bytes], context: Any) -> None:
-        call = Call(context, self._places, self._waiters)
-        with self._places.taken(call.caller):
+        with self._call(context) as call:
             decoded = (self._decoded(raw) async for raw in requests)
             async for answer in self._answer(decoded, call):
                 await call.write(answer)
+
+    @contextmanager
+    def _call(self, context: Any) -> Iterator[Call]:
+        places = self._places.of(self._method)
+        call = Call(context, places, self._places.waiters)
+        with places.taken(call.caller):
+            yield call
 
     async def _read(self, context: Any) -> Message:
         try:
@@ -123,6 +128,11 @@ class Handler:
         return self._decoded(raw)
 
     def _decoded(self, raw: bytes) -> Message:
+        if len(raw) > MAX_REQUEST_BYTES and self._method.name not in LARGE:
+            raise Refused(
+                Reason.INVALID_REQUEST,
+                f"the request has {len(raw):,} bytes: {MAX_REQUEST_BYTES:,} at most",
+            )
         try:
             request: Message = self._request.FromString(raw)
         except DecodeError as error:

@@ -25,9 +25,6 @@ MAX_VALUE_BYTES = 256
 MAX_ID_BYTES = 1_024
 """Bytes of a session id in UTF-8."""
 
-MAX_FILTER_BYTES = 16 * 1024
-"""Bytes of a filter as it is sent."""
-
 MAX_BATCH = 1_000
 DEFAULT_BATCH = 500
 DEFAULT_PAGE = 100
@@ -116,12 +113,6 @@ class Check:
         if size > most:
             self.wrong(field, f"must not have {size:,} bytes: {most:,} at most")
 
-    def filter_size(self, asked: EventFilter | SessionFilter) -> None:
-        """Refuse a filter that is too large as a whole."""
-        size = asked.ByteSize()
-        if size > MAX_FILTER_BYTES:
-            self.wrong("filter", f"must not have {size:,} bytes: {MAX_FILTER_BYTES:,} at most")
-
     def _few(self, field: str, given: Sequence[Any]) -> bool:
         if len(given) > MAX_VALUES:
             self.wrong(field, f"must not have more than {MAX_VALUES} values")
@@ -209,7 +200,6 @@ def rejections_selection(check: Check, request: ListRejectionsRequest) -> EventS
 def _events(
     check: Check, asked: EventFilter, *, verdicts: int = 0, reasons: tuple[int, ...] = ()
 ) -> EventSelection:
-    check.filter_size(asked)
     return EventSelection(
         sdk_app_ids=check.apps("filter.sdk_app_ids", asked.sdk_app_ids),
         session_ids=check.names("filter.session_ids", asked.session_ids, most=MAX_ID_BYTES),
@@ -235,7 +225,6 @@ def snapshot_selection(events: EventSelection) -> SnapshotSelection:
 
 def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
     """What a filter of sessions selects."""
-    check.filter_size(asked)
     return SessionSelection(
         sdk_app_ids=check.apps("filter.sdk_app_ids", asked.sdk_app_ids),
         states=check.numbers("filter.states", asked.states, _STATES),

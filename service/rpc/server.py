@@ -22,7 +22,7 @@ from service.rpc.calls import Handler
 from service.rpc.event_service import EventService
 from service.rpc.feed import Feed, ViewReplaced
 from service.rpc.health import Health
-from service.rpc.limits import AllPlaces, Limits, Places
+from service.rpc.limits import AllPlaces, Limits
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, StatusService
@@ -247,24 +247,11 @@ class _Worker:
             service.full_name,
             {
                 method.name: Handler(
-                    method,
-                    getattr(servicer, method.name),
-                    self._places_of(method.full_name),
-                    self._places.waiters,
+                    method, getattr(servicer, method.name), self._places
                 ).registered()
                 for method in service.methods
             },
         )
-
-    def _places_of(self, method: str) -> Places:
-        places = self._places
-        kinds = {
-            "desk.v1.EventService.Subscribe": places.streams,
-            "desk.v1.SessionService.WaitForState": places.waiters,
-            **{method.full_name: places.health for method in _HEALTH.methods},
-            f"{_REFLECTION.full_name}.ServerReflectionInfo": places.reflection,
-        }
-        return kinds.get(method, places.unary)
 
 
 def affordable_connections() -> int:
