@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv6Network
+from urllib.parse import unquote
 
 import msgspec
 from google.protobuf.descriptor import MethodDescriptor
@@ -121,6 +123,14 @@ class AllPlaces:
 
 
 def caller_of(peer: str) -> str:
-    """The address of a gRPC peer such as `ipv4:10.0.0.7:51515`, without its port."""
+    """Return the address of a gRPC peer such as `ipv4:10.0.0.7:51515`, without its port.
+
+    Of an IPv6 address, return the network of 64 bits: whoever has one of its addresses has all.
+    """
     address, _, port = peer.rpartition(":")
-    return address if port.isdigit() and address else peer
+    if not port.isdigit():
+        return peer
+    family, _, host = unquote(address).partition(":")
+    if family != "ipv6":
+        return address
+    return str(IPv6Network((host.strip("[]").partition("%")[0], 64), strict=False))

@@ -42,10 +42,13 @@ def test_a_place_is_given_back_also_after_an_error():
     ("peer", "caller"),
     [
         ("ipv4:10.0.0.7:51515", "ipv4:10.0.0.7"),
-        ("ipv6:%5B::1%5D:51515", "ipv6:%5B::1%5D"),
+        ("ipv6:%5B::1%5D:51515", "::/64"),
+        ("ipv6:%5B2001:db8:0:7::1%5D:51515", "2001:db8:0:7::/64"),
+        ("ipv6:%5B2001:db8:0:7:ffff::9%5D:443", "2001:db8:0:7::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:443", "fe80::/64"),
         ("unix:", "unix:"),
         ("", ""),
     ],
 )
-def test_a_caller_is_an_address_without_its_port(peer: str, caller: str):
+def test_a_caller_is_an_address_without_its_port_or_a_network(peer: str, caller: str):
     assert caller_of(peer) == caller
