@@ -13,9 +13,9 @@ from desk.v1.session_service_pb2 import (
     DurationSummary,
     SessionGroup,
 )
-from desk.v1.status_pb2 import ResponseHeader
 from service.records import duration
 from service.rpc.errors import Reason, Refused
+from service.rpc.frames import header_of
 from service.rpc.requests import Check
 from service.view.reader import Reader, Row
 from service.view.selection import SessionSelection
@@ -72,7 +72,7 @@ def count(
     groups = [_group(grouping.key(row[0]), row) for row in rows]
     groups.sort(key=lambda group: (-group.sessions, group.key))
     return CountSessionsResponse(
-        header=ResponseHeader(journal_id=progress.journal_id, revision=progress.applied_revision),
+        header=header_of(progress),
         groups=groups,
         other_sessions=rows[0][-1] - sum(group.sessions for group in groups) if rows else 0,
     )
