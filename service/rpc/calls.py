@@ -67,7 +67,7 @@ class Call:
 
 
 class Handler:
-    """What gRPC calls for one method.
+    """The handler of one method.
 
     Args:
         method: its descriptor.

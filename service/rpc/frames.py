@@ -54,7 +54,7 @@ _COMPLETE = SessionBatch(complete=True).SerializeToString()
 
 
 class _Prefixes(dict[int, bytes]):
-    """What precedes a field's value, by its length; most are of a few hundred lengths."""
+    """The bytes before a field's value, by its length; most values have a few hundred lengths."""
 
     def __init__(self, head: bytes) -> None:
         self._head = head

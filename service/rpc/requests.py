@@ -1,6 +1,6 @@
 """Checks what clients send and turns it into what the view is asked: selections, keys, sizes.
 
-The rules are the comments of proto/desk/v1. All that is wrong with a request is told at once.
+The rules are the comments of proto/desk/v1. A refusal lists all that is wrong with a request.
 """
 
 import re
@@ -75,7 +75,7 @@ class Check:
         return value
 
     def size(self, field: str, value: int, *, default: int, most: int) -> int:
-        """How many a message or page may hold: 0 = the default, more than the most = the most."""
+        """The size of a message or page: 0 = the default, more than the most = the most."""
         return min(self.not_negative(field, value) or default, most)
 
     def names(
@@ -183,14 +183,14 @@ class Apps:
 
 
 def event_selection(check: Check, asked: EventFilter) -> EventSelection:
-    """What a filter of events selects."""
+    """Read a filter of events."""
     verdicts = check.numbers("filter.verdicts", asked.verdicts, _VERDICTS)
     known = (verdict for verdict in verdicts if verdict in _VERDICTS)
     return _events(check, asked, verdicts=sum(1 << verdict for verdict in known) or _SHOWN)
 
 
 def rejections_selection(check: Check, request: ListRejectionsRequest) -> EventSelection:
-    """Which rejections a request selects."""
+    """Read the filter of a request for rejections."""
     if request.filter.verdicts:
         check.wrong("filter.verdicts", "must be empty")
     reasons = check.numbers("reasons", request.reasons, _REASONS)
@@ -213,7 +213,7 @@ def _events(
 
 
 def snapshot_selection(events: EventSelection) -> SnapshotSelection:
-    """Which sessions a subscriber is sent first."""
+    """Derive the sessions that a subscriber gets first from its filter of events."""
     return SnapshotSelection(
         sdk_app_ids=events.sdk_app_ids,
         session_ids=events.session_ids,
@@ -224,7 +224,7 @@ def snapshot_selection(events: EventSelection) -> SnapshotSelection:
 
 
 def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
-    """What a filter of sessions selects."""
+    """Read a filter of sessions."""
     return SessionSelection(
         sdk_app_ids=check.apps("filter.sdk_app_ids", asked.sdk_app_ids),
         states=check.numbers("filter.states", asked.states, _STATES),
@@ -239,7 +239,7 @@ def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
 
 
 def order(check: Check, order_by: str) -> Order:
-    """What sessions are ordered by; ascending unless said otherwise (AIP-132)."""
+    """Read the order of sessions; ascending by default (AIP-132)."""
     if not order_by.strip():
         return Order("begun_at", descending=True)
     parsed = _ORDER.fullmatch(order_by.strip())
@@ -263,7 +263,7 @@ def wanted_states(states: Sequence[int]) -> frozenset[int]:
 
 
 def subscription(request: SubscribeRequest) -> tuple[EventSelection, int]:
-    """What a subscriber wants, and the records per message."""
+    """Read the filter of a subscriber, and the number of records per message."""
     check = Check()
     check.not_negative("after_revision", request.after_revision)
     if request.sessions_first and request.HasField("after_revision"):

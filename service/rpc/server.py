@@ -141,7 +141,7 @@ async def _view_is_complete(path: Path, stop: asyncio.Event) -> bool:
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether the view is there, has its tables and its first row, and had caught up once."""
+    """Return True if the view has its tables and its first row, and had caught up once."""
     try:
         reader = Reader(path)
     except apsw.CantOpenError:
@@ -225,7 +225,7 @@ class _Worker:
         await self.server.start()
 
     def background(self) -> Iterable[Coroutine[Any, Any, None]]:
-        """What runs beside the server; its end is the worker's."""
+        """Make the coroutines that run beside the server; when one ends, the worker ends."""
         return (self._feed.run(), self._feed.announce(), _guard(self._readers, self._feed))
 
     async def drain(self) -> None:
