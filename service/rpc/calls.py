@@ -26,10 +26,6 @@ MAX_REQUEST_BYTES = 16 * 1024
 LARGE = frozenset({"BatchGetSessions"})
 """Methods whose requests may be as large as gRPC takes."""
 
-SMALL = frozenset({"GetSession", "WaitForState", "GetStatus", "Check"})
-"""Methods whose answers fit into what gRPC sends ahead of the reader. Those of all other methods
-are written by the call itself, so that it keeps its place until its client has read."""
-
 
 class Call:
     """A call as the services see it.
@@ -84,36 +80,33 @@ class Handler:
 
     def registered(self) -> Any:
         """Make what a server registers."""
-        mapped = map_errors(self._method.name)
-        if self._method.name in SMALL:
-            return grpc.stream_unary_rpc_method_handler(mapped(self._small), None, _serialised)
-        ask = self._iterate if self._method.client_streaming else self._large
-        return grpc.stream_stream_rpc_method_handler(mapped(ask), None, _serialised)
+        method, mapped = self._method, map_errors(self._method.name)
+        if method.server_streaming:
+            ask = self._iterate if method.client_streaming else self._stream
+            return grpc.stream_stream_rpc_method_handler(mapped(ask), None, _serialised)
+        return grpc.stream_unary_rpc_method_handler(mapped(self._unary))
 
-    async def _small(self, _requests: Any, context: Any) -> Any:
-        with self._call(context) as call:
-            return await self._answer(await self._read(context), call)
+    async def _unary(self, _requests: Any, context: Any) -> bytes:
+        call = self._opened(context)
+        answer = _serialised(await self._answer(await self._read(context), call))
+        _take(self._places.unread_bytes, call.caller, context, len(answer))
+        return answer
 
-    async def _large(self, _requests: Any, context: Any) -> None:
-        with self._call(context) as call:
-            answer = await self._answer(await self._read(context), call)
-            if answer is not None:
-                raw = _serialised(answer)
-                with self._places.unread_bytes.taken(call.caller, len(raw)):
-                    await call.write(raw)
+    async def _stream(self, _requests: Any, context: Any) -> None:
+        call = self._opened(context)
+        await self._answer(await self._read(context), call)
 
     async def _iterate(self, requests: AsyncIterator[bytes], context: Any) -> None:
-        with self._call(context) as call:
-            decoded = (self._decoded(raw) async for raw in requests)
-            async for answer in self._answer(decoded, call):
-                await call.write(answer)
+        call = self._opened(context)
+        decoded = (self._decoded(raw) async for raw in requests)
+        async for answer in self._answer(decoded, call):
+            await call.write(answer)
 
-    @contextmanager
-    def _call(self, context: Any) -> Iterator[Call]:
+    def _opened(self, context: Any) -> Call:
         places = self._places.of(self._method)
         call = Call(context, places, self._places.waiters)
-        with places.taken(call.caller):
-            yield call
+        _take(places, call.caller, context)
+        return call
 
     async def _read(self, context: Any) -> Message:
         try:
@@ -140,6 +133,12 @@ class Handler:
             throttled.log("warning", "request_not_decoded", method=name, error=error)
             raise Refused(Reason.INVALID_REQUEST, "the request cannot be decoded") from None
         return request
+
+
+def _take(places: Places, caller: str, context: Any, number: int = 1) -> None:
+    """Take places until gRPC is done with a call, which is when its client has read the answer."""
+    places.take(caller, number)
+    context.add_done_callback(lambda _: places.give_back(caller, number))
 
 
 def _serialised(answer: Message | bytes) -> bytes:

@@ -1,8 +1,6 @@
 """The calls that one worker has open at once, by kind, and one caller's share of them."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import IPv6Network
 from urllib.parse import unquote
 
@@ -21,7 +19,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         unary: all other questions.
         health: `grpc.health.v1`, checks and watches.
         reflection: streams of `grpc.reflection.v1alpha`.
-        unread_bytes: of large answers for which their clients have no room yet.
+        unread_bytes: of answers, other than a stream's, that clients have not read yet.
     """
 
     streams: int = 10_000
@@ -56,40 +54,29 @@ class Places:
     def __len__(self) -> int:
         return self._taken
 
-    @contextmanager
-    def taken(self, caller: str, number: int = 1) -> Iterator[None]:
-        """Take places for a caller, to be given back at the end.
+    def take(self, caller: str, number: int = 1) -> None:
+        """Take places for a caller.
 
         Raises:
             Refused: there are not that many left, in all or for the caller.
-        """
-        self.take(caller, number)
-        try:
-            yield
-        finally:
-            self.give_back(caller, number)
-
-    def take(self, caller: str, number: int = 1) -> None:
-        """Take places.
-
-        Raises:
-            Refused: as `taken`.
         """
         if self._taken + number > self._most:
             raise self._refused(self._most, "")
         if self._by_caller.get(caller, 0) + number > self._share:
             raise self._refused(self._share, " of this address")
-        self.take_anyway(caller, number)
+        self._add(caller, number)
 
-    def take_anyway(self, caller: str, number: int = 1) -> None:
-        """Take places even if none are left."""
-        self._taken += number
-        self._by_caller[caller] += number
+    def take_anyway(self, caller: str) -> None:
+        """Take a place even if none is left."""
+        self._add(caller, 1)
 
     def give_back(self, caller: str, number: int = 1) -> None:
         """Give places back."""
-        self._taken -= number
-        self._by_caller[caller] -= number
+        self._add(caller, -number)
+
+    def _add(self, caller: str, number: int) -> None:
+        self._taken += number
+        self._by_caller[caller] += number
         if not self._by_caller[caller]:
             del self._by_caller[caller]
 

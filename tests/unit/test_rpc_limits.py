@@ -29,13 +29,14 @@ def test_more_than_half_is_refused_to_one_caller_though_places_are_left():
     assert len(calls) == 3
 
 
-def test_a_place_is_given_back_also_after_an_error():
-    calls = places(2)
+def test_what_is_given_back_can_be_taken_again():
+    bytes_ = places(10)
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), calls.taken("a"):
-            raise ZeroDivisionError
-    with calls.taken("a"):
-        assert len(calls) == 1
+        bytes_.take("a", 5)
+        with pytest.raises(Refused):
+            bytes_.take("a")
+        bytes_.give_back("a", 5)
+    assert len(bytes_) == 0
 
 
 @pytest.mark.parametrize(
