@@ -77,8 +77,8 @@ serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
 check: lint types imports proto stubs-check diagram-check compose-check test  ## everything that CI checks
 
 .PHONY: test
-test: $(DEV)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
-	$(RUN) pytest $(ARGS)
+test: $(DEV)  ## run the tests on all cores; make test ARGS='-k name -x' passes options to pytest
+	$(RUN) pytest -n auto $(ARGS)
 
 .PHONY: lint
 lint: $(DEV)  ## style and layout of the code

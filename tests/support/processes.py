@@ -37,8 +37,9 @@ DEADLINE = 30.0
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without its `DESK_` variables, and with `settings`."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DESK_")}
+    """This process's environment with `settings`, without its own and its terminal's size."""
+    ours = ("DESK_", "COLUMNS", "LINES")  # pytest-xdist sets the latter
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings}
 
 
