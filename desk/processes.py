@@ -178,7 +178,7 @@ def _as_soon_as_possible(open_: Callable[[], T], stop: threading.Event) -> T | N
 
 @contextmanager
 def _process(report: Report, settings: Settings, role: str) -> Iterator[None]:
-    """What every child has in common: logs, and an end that its supervisor understands."""
+    """Set up logs; report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
 
     logs.configure(settings, role)

@@ -57,10 +57,9 @@ def create_app(
     """
     log = log or ThrottledLog()
     answers = _Answers(log)
+    callbacks = Callbacks(options, log, clock)
     app = App(media_type=CONTENT_TYPE)
-    app.add_route(
-        options.path, _CallbackUrl(journal, Callbacks(options, log, clock), event, answers)
-    )
+    app.add_route(options.path, _CallbackUrl(journal, callbacks, event, log))
     app.add_route(LIVE, _Live())
     app.add_route(READY, _Ready(journal))
     app.add_error_handler(Exception, answers.unexpected)
@@ -75,12 +74,12 @@ class _CallbackUrl:
         journal: JournalWriter,
         callbacks: Callbacks,
         event: Callable[[], Waiter],
-        answers: "_Answers",
+        log: ThrottledLog,
     ) -> None:
         self._journal = journal
         self._callbacks = callbacks
         self._event = event
-        self._log = answers.log
+        self._log = log
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Keep one callback."""
@@ -108,23 +107,19 @@ class _CallbackUrl:
 
 
 class _Live:
-    """Says that the process is alive."""
-
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Say so."""
+        """Say that the process is alive."""
         resp.data = BODIES[Outcome.KEPT]
 
     on_head = on_get
 
 
 class _Ready:
-    """Says whether the gateway should get traffic. Asks no disk."""
-
     def __init__(self, journal: JournalWriter) -> None:
         self._journal = journal
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Say so, or why not."""
+        """Say that the gateway should get traffic, or why not. Asks no disk."""
         if trouble := req.env.get(CONDITION) or self._journal.trouble():
             _answer(resp, Outcome.NOT_READY, trouble)
         else:
@@ -137,7 +132,7 @@ class _Answers:
     """Answers what did not go well, and logs it without a word of the request."""
 
     def __init__(self, log: ThrottledLog) -> None:
-        self.log = log
+        self._log = log
 
     def rejected(
         self, req: falcon.Request, resp: falcon.Response, error: Rejected, params: dict[str, Any]
@@ -168,7 +163,7 @@ class _Answers:
     ) -> None:
         """Answer a bug. Log where, and not what: an exception's message may quote the request."""
         frames = traceback.extract_tb(error.__traceback__)[-5:]
-        self.log.log(
+        self._log.log(
             "unexpected_error",
             reason=type(error).__name__,
             at=[f"{frame.name}:{frame.lineno}" for frame in frames],
@@ -176,7 +171,7 @@ class _Answers:
         _answer(resp, Outcome.FAILED)
 
     def _log_refusal(self, outcome: Outcome) -> None:
-        self.log.log("request_refused", reason=ACKNOWLEDGEMENTS[outcome].error_info)
+        self._log.log("request_refused", reason=ACKNOWLEDGEMENTS[outcome].error_info)
 
 
 _REFUSALS = {Outcome.TOO_LARGE, Outcome.ENCODED, Outcome.BAD_REQUEST}

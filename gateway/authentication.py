@@ -38,7 +38,7 @@ class Reason(StrEnum):
     WRONG_SIGN = "wrong_sign"
 
 
-class Refused(Exception):
+class NotAuthenticated(Exception):
     """The request is not from Desk, or not for us.
 
     Attributes:
@@ -79,7 +79,7 @@ class Authenticator:
             now: Unix time in seconds.
 
         Raises:
-            Refused: it does not.
+            NotAuthenticated: it does not.
         """
         sdk_app_id = self._claimed_app(parameters)
         if tokens := self._tokens.get(sdk_app_id):
@@ -89,10 +89,10 @@ class Authenticator:
     def _claimed_app(self, parameters: Parameters) -> int:
         claim = _matching(parameters, "SdkAppid", _APP_ID)
         if claim is None:
-            raise Refused(Reason.BAD_APP)
+            raise NotAuthenticated(Reason.BAD_APP)
         sdk_app_id = int(claim)
         if sdk_app_id not in self._sdk_app_ids:
-            raise Refused(Reason.NOT_OUR_APP, sdk_app_id=sdk_app_id)
+            raise NotAuthenticated(Reason.NOT_OUR_APP, sdk_app_id=sdk_app_id)
         return sdk_app_id
 
 
@@ -101,15 +101,15 @@ def _check_signature(
 ) -> None:
     request_time = _matching(parameters, "RequestTime", _REQUEST_TIME)
     if request_time is None:
-        raise Refused(Reason.BAD_REQUEST_TIME, sdk_app_id=sdk_app_id)
+        raise NotAuthenticated(Reason.BAD_REQUEST_TIME, sdk_app_id=sdk_app_id)
     age = now - int(request_time)
     if not abs(age) <= MAX_SKEW:
-        raise Refused(Reason.STALE, sdk_app_id=sdk_app_id, age=int(age))
+        raise NotAuthenticated(Reason.STALE, sdk_app_id=sdk_app_id, age=int(age))
     sign = _matching(parameters, "Sign", _SIGN)
     if sign is None:
-        raise Refused(Reason.BAD_SIGN, sdk_app_id=sdk_app_id)
+        raise NotAuthenticated(Reason.BAD_SIGN, sdk_app_id=sdk_app_id)
     if not _is_signed(sign.lower(), request_time.encode(), tokens):
-        raise Refused(Reason.WRONG_SIGN, sdk_app_id=sdk_app_id)
+        raise NotAuthenticated(Reason.WRONG_SIGN, sdk_app_id=sdk_app_id)
 
 
 def _is_signed(sign: str, request_time: bytes, tokens: tuple[bytes, ...]) -> bool:

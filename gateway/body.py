@@ -3,7 +3,7 @@
 from io import BytesIO
 
 from gateway.callbacks import MAX_BODY
-from gateway.head import Refusal
+from gateway.head import InvalidHttp
 
 DISCARD = 4 * 1024 * 1024
 """Bytes that are read of a body that is too large, so that its sender can read the answer."""
@@ -31,7 +31,7 @@ class Body:
         self._data = bytearray()
         self._remaining = length
         if length > DISCARD:
-            raise Refusal("the body is far too large", 413)
+            raise InvalidHttp("the body is far too large", 413)
 
     def __len__(self) -> int:
         """Return the bytes at hand: at most one more than a body may have, to tell that it has."""
@@ -41,7 +41,7 @@ class Body:
         """Take bytes; return how many of them belong to the body.
 
         Raises:
-            Refusal: it is no body.
+            InvalidHttp: it is no body.
         """
         content = data[: self._remaining]
         self._data += content[: MAX_BODY + 1 - len(self._data)]
@@ -50,8 +50,9 @@ class Body:
         return len(content)
 
     def file(self) -> BytesIO:
-        """Return a file of the bytes at hand."""
-        return BytesIO(self._data)
+        """Return a file of the bytes at hand, and let go of them."""
+        content, self._data = bytes(self._data), bytearray()  # else they would be kept twice
+        return BytesIO(content)
 
 
 class ChunkedBody(Body):
@@ -81,32 +82,32 @@ class ChunkedBody(Body):
         self._framing += end - at
         self._line += data[at:end]
         if len(self._line) > MAX_LINE or self._framing > MAX_FRAMING:
-            raise Refusal("too much between chunks")
+            raise InvalidHttp("too much between chunks")
         if self._line.endswith(b"\r\n"):
             line, self._line = self._line[:-2], b""
             self._next(line)
         elif self._line.endswith(b"\n"):
-            raise Refusal("a line between chunks ends in LF")
+            raise InvalidHttp("a line between chunks ends in LF")
         return end
 
     def _size(self, line: bytes) -> None:
         size, _, extension = line.partition(b";")
         if not 0 < len(size) <= _MAX_DIGITS or not _SIZE.issuperset(size):
-            raise Refusal("a chunk without a size")
+            raise InvalidHttp("a chunk without a size")
         if extension.translate(None, _EXTENSION):
-            raise Refusal("a control character in a chunk extension")
+            raise InvalidHttp("a control character in a chunk extension")
         self._remaining = int(size, 16)
         self._content += self._remaining
         if self._content > DISCARD:
-            raise Refusal("the body is far too large", 413)
+            raise InvalidHttp("the body is far too large", 413)
         self._next = self._end if self._remaining else self._last
 
     def _end(self, line: bytes) -> None:
         if line:
-            raise Refusal("a chunk is longer than its size")
+            raise InvalidHttp("a chunk is longer than its size")
         self._next = self._size
 
     def _last(self, line: bytes) -> None:
         if line:
-            raise Refusal("trailer fields")
+            raise InvalidHttp("trailer fields")
         self.completed = True

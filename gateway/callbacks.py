@@ -1,4 +1,4 @@
-"""Which requests are callbacks of ours, and what is kept of them.
+"""Decides which requests are callbacks of ours, and what is kept of them.
 
 The request: docs/callbacks.md. Knows neither the journal nor what a callback means.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.acknowledgements import Outcome
-from gateway.authentication import Authenticator, Parameters, Refused
+from gateway.authentication import Authenticator, NotAuthenticated, Parameters
 from gateway.paths import check_callback_path
 from gateway.throttled_log import ThrottledLog
 from journal.callback import COMMAND, examine
@@ -69,7 +69,7 @@ class Callbacks:
 
     Args:
         options: whose callbacks.
-        log: is told why a request is refused.
+        log: for the reasons of refusals.
         clock: Unix time in seconds.
     """
 
@@ -109,7 +109,7 @@ class Callbacks:
     def _authenticate(self, parameters: Parameters, now: float) -> int:
         try:
             return self._authenticator.authenticate(parameters, now)
-        except Refused as refused:
+        except NotAuthenticated as refused:
             self._log.log(
                 "callback_refused",
                 reason=refused.reason.value,

@@ -5,12 +5,16 @@ Monotonic time only. Knows of a connection what `Connection` says, and nothing o
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from itertools import groupby, islice
 from operator import attrgetter
 from typing import Protocol, TypeVar
 
 IDLE = 75.0
 """Seconds after which a connection on which nothing happens is closed."""
+
+ANSWER = 2.0
+"""Seconds within which a request is answered: who is quiet for longer does not read the answer."""
 
 RECEIVE = 10.0
 """Seconds that a request may take to arrive, from its first byte to its last."""
@@ -34,7 +38,7 @@ class Connection(Protocol):
     """A connection, as far as it matters here.
 
     Attributes:
-        address: of the peer.
+        address: the peer's `network`.
         begun: when a request began of which a part has arrived, or was refused; 0.0 for neither.
         size: bytes of that request's body.
         refused: when a request was refused for good; 0.0 for never.
@@ -96,6 +100,17 @@ class Limits:
         yield from _half_sent_surplus(group, self.per_address)
 
 
+def network(address: str) -> str:
+    """Return what stands for a client: its IPv4 address, or the first 64 bits of its IPv6 address.
+
+    A client has a whole IPv6 network to itself, and may use another address for each connection.
+    """
+    if ":" not in address:
+        return address
+    whole = IPv6Address(address)
+    return str(whole.ipv4_mapped or IPv6Address(int(whole) >> 64 << 64))
+
+
 def overdue(connections: Iterable[C], now: float) -> list[C]:
     """Return the connections that have had their time."""
     return [
@@ -128,9 +143,11 @@ def _too_large(connections: Iterable[C]) -> Iterator[C]:
 def _expendable(connections: Iterable[C], now: float) -> Iterator[C]:
     connections = list(connections)
     yield from (each for each in _half_sent(connections) if each.begun < now - SPARED)
-    idle = [each for each in connections if not (each.begun or each.is_busy)]
-    idle.sort(key=attrgetter("quiet_since"))
-    yield from (each for each in idle if each.quiet_since < now - SPARED)
+    others = [each for each in connections if not each.begun]
+    others.sort(key=attrgetter("quiet_since"))
+    for each in others:
+        if each.quiet_since < now - (ANSWER if each.is_busy else SPARED):
+            yield each
 
 
 def _half_sent(connections: Iterable[C]) -> list[C]:

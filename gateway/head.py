@@ -29,7 +29,7 @@ _CODINGS = re.compile(rf"{_NAME}(?:[ \t]*+,[ \t]*+{_NAME})*+")
 _ONCE = frozenset({"HOST", "CONTENT_LENGTH", "TRANSFER_ENCODING"})
 
 
-class Refusal(Exception):
+class InvalidHttp(Exception):
     """The bytes are no request that the gateway serves.
 
     Attributes:
@@ -51,7 +51,7 @@ class Head(NamedTuple):
         target: begins with a slash.
         version: "1.0" or "1.1".
         headers: by name as in WSGI, without `HTTP_`; values of one name are joined by commas. A
-            name with an underscore is left out, as it could not be told from one with a hyphen.
+            name with an underscore is left out: in WSGI it would equal one with a hyphen.
     """
 
     method: str
@@ -64,16 +64,16 @@ def parse_head(data: bytes) -> Head:
     """Return the head in `data`, which goes from the method to the empty line, both included.
 
     Raises:
-        Refusal: it has more than one meaning, or none that the gateway serves.
+        InvalidHttp: it has more than one meaning, or none that the gateway serves.
     """
     text = data.decode("latin-1")
     line = _REQUEST_LINE.match(text)
     if line is None:
-        raise Refusal("the request line is not: method, path, HTTP/1.0 or HTTP/1.1")
+        raise InvalidHttp("the request line is not: method, path, HTTP/1.0 or HTTP/1.1")
     if text.count("\n") > MAX_LINES:
-        raise Refusal("too many header fields", 431)
+        raise InvalidHttp("too many header fields", 431)
     if not _FIELDS.fullmatch(text, line.end()):
-        raise Refusal("a header field is not: token, colon, text without control characters")
+        raise InvalidHttp("a header field is not: token, colon, text without control characters")
     head = Head(line[1], line[2], line[3], _headers(text, line.end()))
     _check_host(head)
     _check_framing(head)
@@ -90,7 +90,7 @@ def _headers(text: str, start: int) -> dict[str, str]:
         value = value.rstrip(" \t")
         if key in headers:
             if key in _ONCE:
-                raise Refusal("Host, Content-Length or Transfer-Encoding more than once")
+                raise InvalidHttp("Host, Content-Length or Transfer-Encoding more than once")
             value = f"{headers[key]}, {value}"
         headers[key] = value
     return headers
@@ -99,24 +99,24 @@ def _headers(text: str, start: int) -> dict[str, str]:
 def _check_host(head: Head) -> None:
     host = head.headers.get("HOST")
     if host is None and head.version == "1.1":
-        raise Refusal("no Host")
+        raise InvalidHttp("no Host")
     if host and not _HOST.fullmatch(host):
-        raise Refusal("Host is no host")
+        raise InvalidHttp("Host is no host")
 
 
 def _check_framing(head: Head) -> None:
     length = head.headers.get("CONTENT_LENGTH")
     if length is not None and not _LENGTH.fullmatch(length):
-        raise Refusal("Content-Length is no number of at most 19 digits")
+        raise InvalidHttp("Content-Length is no number of at most 19 digits")
     coding = head.headers.get("TRANSFER_ENCODING")
     if coding is None:
         return
     if length is not None or head.version != "1.1":
-        raise Refusal("ambiguous length of the body")
+        raise InvalidHttp("ambiguous length of the body")
     if coding.lower() != "chunked":
         if _CODINGS.fullmatch(coding) and coding.lower().count("chunked") < 2:
-            raise Refusal("a transfer coding other than chunked", 501)
-        raise Refusal("ambiguous length of the body")
+            raise InvalidHttp("a transfer coding other than chunked", 501)
+        raise InvalidHttp("ambiguous length of the body")
 
 
 def _settle_connection(headers: dict[str, str]) -> None:
@@ -126,5 +126,5 @@ def _settle_connection(headers: dict[str, str]) -> None:
     options = {option.strip(" \t") for option in headers["CONNECTION"].lower().split(",")}
     said = options & {"close", "keep-alive"}
     if len(said) > 1:
-        raise Refusal("Connection says close and keep-alive")
+        raise InvalidHttp("Connection says close and keep-alive")
     headers["CONNECTION"] = said.pop() if said else ""

@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 from gateway.body import Body, ChunkedBody
 from gateway.callbacks import MAX_BODY
-from gateway.head import END, MAX_HEAD, Head, Refusal, parse_head
+from gateway.head import END, MAX_HEAD, Head, InvalidHttp, parse_head
 
 
 class Parser:
@@ -24,7 +24,7 @@ class Parser:
 
     begun = arrived = 0.0
     completed = empty = expect_continue = headers_finished = False
-    error: Refusal | None = None
+    error: InvalidHttp | None = None
     command = path = query = request_uri = ""
     version = "1.0"
     url_scheme = "http"
@@ -40,10 +40,10 @@ class Parser:
         self.begun = self.begun or monotonic()
         try:
             consumed = self._take_head(data) if self.body is None else self._take_body(data)
-        except Refusal as refusal:
+        except InvalidHttp as refusal:
             self._refuse(refusal)
         except Exception as error:  # a bug; its message may quote the request
-            self._refuse(Refusal(f"the parser raised {type(error).__name__}"))
+            self._refuse(InvalidHttp(f"the parser raised {type(error).__name__}"))
         if self.error:
             consumed = len(data)  # where the next request begins is not known
         if self.completed:
@@ -68,7 +68,7 @@ class Parser:
         end = head.find(END, max(0, before - len(END))) + len(END)
         complete = end >= len(END)
         if (end if complete else len(head)) > MAX_HEAD:
-            raise Refusal("the head is too large", 431)
+            raise InvalidHttp("the head is too large", 431)
         if not complete:
             self._head = head
             return len(data)
@@ -102,9 +102,9 @@ class Parser:
             self.version == "1.1" and head.headers.get("EXPECT", "").lower() == "100-continue"
         )
         if self.expect_continue and length > MAX_BODY:
-            raise Refusal("the body would be too large", 413)
+            raise InvalidHttp("the body would be too large", 413)
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: InvalidHttp) -> None:
         self.error = refusal
         self.completed = True
 

@@ -12,7 +12,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cached_property
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any, cast
 from weakref import finalize
 
@@ -26,7 +28,7 @@ from waitress.task import Task
 
 from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
 from gateway.app import ARRIVED, CONDITION
-from gateway.connections import Limits, overdue
+from gateway.connections import Limits, network, overdue
 from gateway.parser import Discarding, Parser
 from gateway.throttled_log import ThrottledLog
 
@@ -43,8 +45,8 @@ TICK = 0.05
 """Seconds between two looks at what has waited for too long."""
 
 GRACE = 0.5
-"""Seconds for requests that are half-received when the server is told to stop, and for those that
-cross with the closing of an idle connection."""
+"""Seconds after `stop` for requests that are half-received, and for those that cross with the
+closing of an idle connection."""
 
 DRAIN = 5.0
 """Seconds after which `run` returns, whatever is still unfinished."""
@@ -70,16 +72,13 @@ class GreenletEvent:
     def set(self) -> None:
         """Let the request go on, soon."""
         self.is_set = True
-        self._request.loop.call_soon(self._go_on)
+        self._request.loop.call_soon(self._request.go_on)
 
     def wait(self, timeout: float) -> bool:
-        """Let the loop go on until the event is set, at most `timeout` seconds."""
+        """Switch to the loop until the event is set, at most for `timeout` seconds."""
         if not self.is_set:
             self._request.wait(monotonic() + timeout)
         return self.is_set
-
-    def _go_on(self) -> None:
-        self._request.go_on()
 
 
 class _Request(greenlet):
@@ -138,15 +137,11 @@ class _WaitressLog:
         """Log nothing: a client has left."""
 
     def warning(self, *_: object) -> None:
-        """Log an error, if there is one."""
+        """Log the exception that is being handled, if there is one."""
         if error := sys.exc_info()[0]:
             self._log.log("connection_failed", reason=error.__name__)
 
-    exception = warning
-
-    def log(self, _level: int, *_: object) -> None:
-        """Log as `warning` does."""
-        self.warning()
+    exception = log = warning
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
@@ -159,9 +154,9 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     quiet_since = 0.0
     seen_activity = 0.0
 
-    @property
+    @cached_property
     def address(self) -> str:
-        return str(self.addr[0])
+        return network(self.addr[0])
 
     @property
     def begun(self) -> float:
@@ -199,17 +194,6 @@ class _Settings(Adjustments):  # type: ignore[misc]
     send_bytes = _PARTS
 
 
-class _Dispatcher:
-    """Hands requests to the event loop instead of threads. Used by waitress."""
-
-    def __init__(self) -> None:
-        self.requests: deque[_Channel] = deque()
-
-    def add_task(self, channel: _Channel) -> None:
-        """Let the next request of a connection be answered. Only queues: a lock is held."""
-        self.requests.append(channel)
-
-
 class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
     """Accepts, reads and closes connections, and runs requests in greenlets.
 
@@ -228,7 +212,7 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
         self.limits = limits
         self.log = ThrottledLog()
         self._app = app
-        self._dispatcher = _Dispatcher()
+        self._to_answer: deque[_Channel] = deque()
         self.connections: dict[int, Any] = {}
         self._soon: deque[Callable[[], None]] = deque()
         self._awake = True
@@ -236,12 +220,15 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
         super().__init__(
             self._call_app,
             map=self.connections,
-            dispatcher=self._dispatcher,
+            # waitress calls it while it holds the channel's lock: it only queues.
+            dispatcher=SimpleNamespace(add_task=self._to_answer.append),
             adj=_settings(),
             _sock=sock,
             bind_socket=False,
             sockinfo=(sock.family, sock.type, sock.proto, sock.getsockname()),
         )
+        # Connections inherit it. Else poll would report a byte of urgent data again and again.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         os.set_blocking(self.trigger.trigger, False)
         # A descriptor of its own, that lives as long as anybody can wake the loop: the trigger's
         # could be closed, and be another file's by then.
@@ -268,7 +255,7 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
         connections = len(self.active_channels)
         self.accepting = not self.draining and connections < self.limits.connections
         self._awake = False  # from now on; who changes something later must wake it
-        if self._soon or self._dispatcher.requests:
+        if self._soon or self._to_answer:
             timeout = 0.0
         elif self.waiting or not self.accepting:
             timeout = min(timeout, TICK)
@@ -286,7 +273,11 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
         if self.draining and channel.is_last():
             channel.requests[0].headers["CONNECTION"] = "close"  # waitress then closes, and says so
         self.adj.send_bytes = _WHOLE
-        request.switch()
+        try:
+            request.switch()
+        except Exception:  # a bug; it must not end the requests of others
+            self.logger.exception()
+            channel.handle_close()
         self.adj.send_bytes = _PARTS
         if channel.connected and channel.writable():
             wasyncore.write(channel)
@@ -318,8 +309,8 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
     def _answer(self) -> None:
         for _ in range(len(self._soon)):
             self._soon.popleft()()
-        for _ in range(len(self._dispatcher.requests)):
-            channel = self._dispatcher.requests.popleft()
+        for _ in range(len(self._to_answer)):
+            channel = self._to_answer.popleft()
             if channel.requests:  # else it was given up meanwhile
                 self.switch_to(_Request(self, channel))
 
@@ -348,7 +339,7 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
 
 
 class Server:
-    """Serves the gateway until it is told to stop, and then finishes what it has begun.
+    """Serves the gateway until `stop`, and then finishes what it has begun.
 
     Args:
         app: the gateway, which waits on `GreenletEvent` and for nothing else.
@@ -370,6 +361,8 @@ class Server:
         """Serve until `stop`, then drain: at most `DRAIN` seconds."""
         while not self._stopping:
             self._loop.turn(1.0)
+            if self._loop.socket is None:  # waitress closes what raised an error
+                raise OSError("the listening socket failed")
         self._drain()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What the journal keeps: a callback exactly as it came, and where it stands.
+"""The journal's entries: a callback exactly as it came, and where it stands.
 
 Knows nothing of HTTP, of storage or of what a callback means.
 """
@@ -6,6 +6,7 @@ Knows nothing of HTTP, of storage or of what a callback means.
 from enum import IntEnum
 
 import msgspec
+from msgspec.structs import asdict
 
 ID_BYTES = 16
 """Length of an entry's id."""
@@ -21,6 +22,9 @@ class Kind(IntEnum):
     """A callback, as it came."""
     FORGET = 2
     """Reserved: a list of sessions to forget. Nothing writes or obeys it yet."""
+
+
+_KINDS = frozenset(map(int, Kind))
 
 
 class NewEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -71,17 +75,7 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
 
 def numbered(entry: NewEntry, revision: int) -> Entry:
     """Return `entry` as the journal holds it at `revision`."""
-    return Entry(
-        revision=revision,
-        id=entry.id,
-        sdk_app_id=entry.sdk_app_id,
-        received_at=entry.received_at,
-        request_id=entry.request_id,
-        client_ip=entry.client_ip,
-        platform=entry.platform,
-        body=entry.body,
-        kind=entry.kind,
-    )
+    return Entry(revision=revision, **asdict(entry))
 
 
 def validate(entry: NewEntry) -> None:
@@ -95,6 +89,7 @@ def validate(entry: NewEntry) -> None:
         raise ValueError(f"an entry's id has {ID_BYTES} bytes")
     if not (0 < entry.sdk_app_id <= MAX_INTEGER and 0 <= entry.received_at <= MAX_INTEGER):
         raise ValueError("an entry's number is out of range")
-    Kind(entry.kind)
+    if entry.kind not in _KINDS:
+        raise ValueError("an entry's kind is none of ours")
     for text in (entry.request_id, entry.client_ip, entry.platform):
         text.encode()  # a lone surrogate raises UnicodeEncodeError, which is a ValueError

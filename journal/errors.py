@@ -1,8 +1,8 @@
-"""What can go wrong with a journal. What is worth trying again is `Unavailable`."""
+"""The journal's errors. `Unavailable` is worth trying again; the others are not."""
 
 
 class JournalError(Exception):
-    """Something is wrong with the journal."""
+    """The journal cannot do it."""
 
 
 class Unavailable(JournalError):
@@ -26,7 +26,7 @@ class InUse(JournalError):
 
 
 class Unreadable(JournalError):
-    """What is stored is not a journal of this version, or it is damaged."""
+    """The stored data are damaged, or no journal of this version."""
 
 
 class NotKept(JournalError):

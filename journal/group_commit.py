@@ -33,7 +33,7 @@ CHECK = 5.0
 Commit = Callable[[Sequence[NewEntry]], list[Appended]]
 """Makes a batch durable, all or nothing, and returns one outcome per entry, in order.
 
-Raises `Unavailable` if it could not; nobody is told that it could."""
+Raises `Unavailable` if it could not."""
 
 
 log = structlog.get_logger()
@@ -54,8 +54,8 @@ class _Append:
 class GroupCommit:
     """Runs `commit` on batches, in a thread of its own, in the order of appending.
 
-    After each batch, when its appenders have been woken, `afterwards` runs in the same thread. So
-    does `check`, every `CHECK` seconds without an append; it raises if the storage is in trouble.
+    The same thread runs `afterwards` after each batch, when its appenders have been woken, and
+    `check` after `CHECK` seconds without an append. `check` raises if the storage is in trouble.
     """
 
     def __init__(
@@ -185,8 +185,9 @@ class GroupCommit:
         return outcomes
 
     def _found(self) -> str:
+        """Return the trouble that `check` finds."""
         try:
             self._check()
         except Exception as error:
-            return f"the journal cannot be read: {type(error).__name__}"
+            return f"the journal cannot be used: {type(error).__name__}"
         return ""

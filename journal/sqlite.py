@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import apsw
 import structlog
@@ -29,10 +29,10 @@ CLOSE_TIMEOUT = 10.0
 
 HEAD = "SELECT ifnull(max(revision), 0) FROM entries"
 OLDEST = "SELECT oldest_revision FROM header"
+COLUMNS = Entry.__struct_fields__
 READ = """
-SELECT revision, id, sdk_app_id, received_at, request_id, client_ip, platform, body, kind
-FROM entries WHERE revision > ? ORDER BY revision LIMIT ?
-"""
+SELECT {columns} FROM entries WHERE revision > ? ORDER BY revision LIMIT ?
+""".format(columns=", ".join(COLUMNS))
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -181,22 +181,7 @@ def _rows(connection: apsw.Connection, after: int, limit: int) -> Iterator[Entry
     rows = connection.execute(READ, (after, limit))
     try:
         while room > 0 and (row := next(rows, None)):
-            yield (entry := _entry(row))
+            yield (entry := Entry(**dict(zip(COLUMNS, row, strict=True))))
             room -= len(entry.body)
     finally:
         rows.close()  # an open statement would keep the WAL from being used again
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    revision, id_, sdk_app_id, received_at, request_id, client_ip, platform, body, kind = row
-    return Entry(
-        revision=revision,
-        id=id_,
-        sdk_app_id=sdk_app_id,
-        received_at=received_at,
-        request_id=request_id,
-        client_ip=client_ip,
-        platform=platform,
-        body=body,
-        kind=kind,
-    )

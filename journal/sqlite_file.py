@@ -170,7 +170,7 @@ def _prepare_to_write(connection: apsw.Connection) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file is at `path` now: a file that was deleted can be written without any error."""
+    """Return the file's number: SQLite goes on writing a file that was deleted, without error."""
     try:
         status = os.stat(path)
     except OSError:
@@ -179,7 +179,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _sync(path: str) -> None:
-    """What a crash left in the WAL is read as committed: make it so, before anyone relies on it."""
+    """Sync a WAL: SQLite reads what a crash left in it as committed, durable or not."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

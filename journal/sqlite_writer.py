@@ -4,8 +4,8 @@ Used by one thread. After a failed commit the connection is not trusted again: i
 next commit opens a new one and reads from it where the journal stands.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from msgspec.structs import astuple
 from journal.entry import Appended, NewEntry
 from journal.errors import JournalError, Unavailable
 from journal.sqlite_file import Handle, WriterLock, connect_to_write, create, failure
-from journal.sqlite_format import value
 
 CHECKPOINT_PAGES = 1024
 """Pages of 4 KiB in the WAL after which they are moved to the database: 4 MiB. Nothing is committed
@@ -27,6 +26,8 @@ INSERT = """
 INSERT INTO entries (id, sdk_app_id, received_at, request_id, client_ip, platform, body, kind)
 VALUES {rows} ON CONFLICT (id) DO NOTHING
 """
+READ = "SELECT journal_id FROM header"
+REWRITE = "UPDATE header SET only = only"
 REVISIONS = "SELECT id, revision FROM entries WHERE id IN ({marks})"
 
 log = structlog.get_logger()
@@ -59,30 +60,22 @@ class Writer:
         Raises:
             Unavailable: they could not be committed.
         """
-        try:
-            connection = self._handle.get()
+        with self._writing() as connection:
             outcomes = _insert(connection, entries)
-            # A hook would be told exactly, but has to win the GIL back before all is done.
+            # A hook would count exactly, but has to win the GIL back before all is done.
             self._wal_pages += connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
-        except Exception as error:  # whatever it was, a transaction may be open
-            self._fail(error)
-            raise Unavailable(*failure(error, self._path).args) from error
-        if self._failing:
-            log.info("journal_recovered")
-            self._failing = False
         return outcomes
 
     def check(self) -> None:
-        """Raise if the file is gone or cannot be read. For when nothing is committed for long.
+        """Raise if the file is gone or cannot be read, or after a failure still not be written.
+
+        For when nothing is committed for long.
 
         Raises:
             Unavailable: as `commit` would.
         """
-        try:
-            value(self._handle.get(), "SELECT journal_id FROM header")
-        except Exception as error:
-            self._fail(error)
-            raise Unavailable(*failure(error, self._path).args) from error
+        with self._writing() as connection:
+            connection.execute(REWRITE if self._failing else READ)
 
     def checkpoint(self) -> None:
         """Move the WAL to the database if it has grown, so that the next commit starts it anew.
@@ -97,7 +90,7 @@ class Writer:
             self._start_wal()
         except apsw.BusyError:
             log.warning("journal_checkpoint_delayed", wal_pages=self._wal_pages)
-        except (apsw.Error, OSError, JournalError) as error:
+        except Exception as error:  # whatever it was, the committing thread must live on
             self._fail(error)
 
     def close(self) -> None:
@@ -106,6 +99,18 @@ class Writer:
             self._handle.get().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._handle.drop()
         self._lock.release()
+
+    @contextmanager
+    def _writing(self) -> Iterator[apsw.Connection]:
+        """Give the connection. After an error, whatever it was, a transaction may be open."""
+        try:
+            yield self._handle.get()
+        except Exception as error:
+            self._fail(error)
+            raise Unavailable(*failure(error, self._path).args) from error
+        if self._failing:
+            log.info("journal_recovered")
+            self._failing = False
 
     def _connect(self, path: Path, journal_id: str) -> apsw.Connection:
         connection = connect_to_write(path, journal_id)

@@ -156,8 +156,7 @@ class History:
         self._last: Key | None = None
         self._truncated = False
         self._is_whole = False  # and is to stay so: a late callback has needed all of it
-        self._last_event_before: int = 0  # the latest event time before the tail
-        self._holders: dict[str, Key] = {}  # who in the tail offered which of FIRSTS
+        self._holders: dict[str, Key] = {}  # who offered which of FIRSTS; not all before the tail
 
     @classmethod
     def replay(cls, callbacks: Iterable[Placed], usage: Usage | None = None) -> "History":
@@ -177,7 +176,6 @@ class History:
         history._core, history.session = state.core, state.session
         history._last, history.usage = state.last, state.usage
         history._truncated = True
-        history._last_event_before = state.session.last_event_at or 0
         return history
 
     def save(self) -> bytes:
@@ -222,11 +220,8 @@ class History:
         """Let go of the older callbacks, once there are many more than `TAIL`."""
         if self._is_whole or len(self.tail) <= 2 * TAIL:
             return
-        self._last_event_before = max(self._last_event_before, _last_event(self.tail[:-TAIL]))
         del self.tail[:-TAIL]
         self.weight = sum(placed.weight for placed in self.tail)
-        first = self.tail[0].key
-        self._holders = {name: key for name, key in self._holders.items() if key >= first}
         self._truncated = True
 
     def _place(self, key: Key) -> int | None:
@@ -300,8 +295,10 @@ class History:
             self.session.last_event_at = facts.event_time
 
     def _find_last_event(self) -> None:
-        last = max(self._last_event_before, _last_event(self.tail), self.session.begun_at or 0)
-        self.session.last_event_at = last or None
+        # The tail has a sign of life: the callback that has silenced another was accepted.
+        last = next(each for each in reversed(self.tail) if is_sign_of_life(_known(each.outcome)))
+        # A SessionBegin sorts before its time.
+        self.session.last_event_at = max(last.facts.event_time, self.session.begun_at or 0)
 
     def _add(self, sums: Sequence[Sum], sign: int) -> None:
         session = self.session
@@ -362,11 +359,3 @@ def _known(outcome: Outcome | None) -> Outcome:
 
 def _is_other(old: Outcome, new: Outcome) -> bool:
     return old.verdict is not new.verdict or old.reason is not new.reason
-
-
-def _last_event(callbacks: Sequence[Placed]) -> int:
-    """The latest time of a sign of life, but for a `SessionBegin`, which sorts before its time."""
-    for placed in reversed(callbacks):
-        if is_sign_of_life(_known(placed.outcome)):
-            return placed.facts.event_time
-    return 0

@@ -12,7 +12,7 @@ from transitions import Machine
 
 
 class State(StrEnum):
-    """Where a session stands. `NEW` is before `SessionBegin`; no API shows it as a session."""
+    """The state of a session. `NEW` is before `SessionBegin`; no API shows it as a session."""
 
     NEW = "NEW"
     CHATBOT = "CHATBOT"
@@ -68,7 +68,7 @@ END_REASONS = {
 
 
 class Stateful(Protocol):
-    """What the machine moves: anything with a state and what the guards ask for."""
+    """The part of a session that the machine moves and the guards look at."""
 
     state: State
     end_reason: EndReason
@@ -76,16 +76,16 @@ class Stateful(Protocol):
 
 
 class ContactFlag(Protocol):
-    """What the guards ask of a callback."""
+    """The part of a callback that the guards look at."""
 
     @property
     def is_contact_user(self) -> bool:
-        """Whether the agent contacted the user."""
+        """Return True if the agent contacted the user."""
         ...
 
 
 Guard = Callable[[Stateful, ContactFlag], bool]
-"""Whether a session may take a step by a callback."""
+"""Returns True if a session may take a step by a callback."""
 
 
 def agent_contacted_user(session: Stateful, callback: ContactFlag) -> bool:
@@ -158,7 +158,7 @@ RANKS: dict[str, int] = {
     )
     for event in events
 }
-"""What comes first among events of the same millisecond, by Desk's spelling (decided by us)."""
+"""The order of events of the same millisecond, by Desk's spelling (decided by us)."""
 
 RANK_OF_UNKNOWN = len(RANKS)
 """Types that we do not know come last."""

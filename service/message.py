@@ -33,75 +33,23 @@ def _fill(element: pb.MessageElement, kind: str, content: Any) -> None:
         element.json = _json(content)
     elif kind == "TIMTextElem":  # nearly all of them
         element.text = _text(content, "Text")
-    elif kind in _READERS:
-        element.MergeFrom(_READERS[kind](content))
+    elif kind == "TIMImageElem":
+        element.media.MergeFrom(_image(content))
+    elif kind in _PARTS:
+        part, fields = _PARTS[kind]
+        values: Any = {name: read(content, field) for name, (read, field) in fields.items()}
+        element.MergeFrom(pb.MessageElement(**{part: values}))
     else:
         element.json = _json(content)
 
 
-def _location(content: dict[str, Any]) -> pb.MessageElement:
-    location = pb.LocationElement(
-        description=_text(content, "Desc"),
-        latitude=_degrees(content, "Latitude"),
-        longitude=_degrees(content, "Longitude"),
-    )
-    return pb.MessageElement(location=location)
-
-
-def _face(content: dict[str, Any]) -> pb.MessageElement:
-    face = pb.FaceElement(index=_int(content, "Index"), data=_text(content, "Data"))
-    return pb.MessageElement(face=face)
-
-
-def _custom(content: dict[str, Any]) -> pb.MessageElement:
-    custom = pb.CustomElement(
-        data=_text(content, "Data"),
-        description=_text(content, "Desc"),
-        extension=_text(content, "Ext"),
-        sound=_text(content, "Sound"),
-    )
-    return pb.MessageElement(custom=custom)
-
-
-def _sound(content: dict[str, Any]) -> pb.MessageElement:
-    media = pb.MediaElement(
-        url=_text(content, "Url"),
-        uuid=_text(content, "UUID"),
-        size=_int(content, "Size"),
-        duration=_seconds(content, "Second"),
-    )
-    return pb.MessageElement(media=media)
-
-
-def _file(content: dict[str, Any]) -> pb.MessageElement:
-    media = pb.MediaElement(
-        url=_text(content, "Url"),
-        uuid=_text(content, "UUID"),
-        size=_int(content, "FileSize"),
-        file_name=_text(content, "FileName"),
-    )
-    return pb.MessageElement(media=media)
-
-
-def _video(content: dict[str, Any]) -> pb.MessageElement:
-    media = pb.MediaElement(
-        url=_text(content, "VideoUrl"),
-        uuid=_text(content, "VideoUUID"),
-        size=_int(content, "VideoSize"),
-        duration=_seconds(content, "VideoSecond"),
-        format=_text(content, "VideoFormat"),
-        thumbnail_url=_text(content, "ThumbUrl"),
-    )
-    return pb.MessageElement(media=media)
-
-
-def _image(content: dict[str, Any]) -> pb.MessageElement:
+def _image(content: dict[str, Any]) -> pb.MediaElement:
     listed = content.get("ImageInfoArray")
     versions = [each for each in listed if type(each) is dict] if type(listed) is list else []
     versions.sort(key=lambda each: _int(each, "Size"))
     largest: dict[str, Any] = versions[-1] if versions else {}
     image_format = content.get("ImageFormat")
-    media = pb.MediaElement(
+    return pb.MediaElement(
         url=_text(largest, "URL"),
         uuid=_text(content, "UUID"),
         size=_int(largest, "Size"),
@@ -110,18 +58,6 @@ def _image(content: dict[str, Any]) -> pb.MessageElement:
         height=_int(largest, "Height", _INT32),
         thumbnail_url=_text(versions[0], "URL") if len(versions) > 1 else "",
     )
-    return pb.MessageElement(media=media)
-
-
-_READERS: dict[str, Callable[[dict[str, Any]], pb.MessageElement]] = {
-    "TIMLocationElem": _location,
-    "TIMFaceElem": _face,
-    "TIMCustomElem": _custom,
-    "TIMSoundElem": _sound,
-    "TIMImageElem": _image,
-    "TIMFileElem": _file,
-    "TIMVideoFileElem": _video,
-}
 
 
 def _json(value: Any) -> str:
@@ -139,14 +75,64 @@ def _int(content: dict[str, Any], field: str, limit: int = _INT64) -> int:
 
 
 def _degrees(content: dict[str, Any], field: str) -> float:
-    value = content.get(field)
-    if isinstance(value, int | float) and not isinstance(value, bool) and -360 <= value <= 360:
-        return float(value)
-    return 0.0
+    value: Any = content.get(field)
+    return float(value) if type(value) in (int, float) and -360 <= value <= 360 else 0.0
 
 
 def _seconds(content: dict[str, Any], field: str) -> Duration | None:
-    value = content.get(field)
-    if not isinstance(value, int | float) or not 0 < value < _MAX_SECONDS:
+    value: Any = content.get(field)
+    if type(value) not in (int, float) or not 0 < value < _MAX_SECONDS:
         return None
     return Duration(seconds=int(value), nanos=int(value % 1 * 1_000) * 1_000_000)
+
+
+_PARTS: dict[str, tuple[str, dict[str, tuple[Callable[[dict[str, Any], str], Any], str]]]] = {
+    "TIMLocationElem": (
+        "location",
+        {
+            "description": (_text, "Desc"),
+            "latitude": (_degrees, "Latitude"),
+            "longitude": (_degrees, "Longitude"),
+        },
+    ),
+    "TIMFaceElem": ("face", {"index": (_int, "Index"), "data": (_text, "Data")}),
+    "TIMCustomElem": (
+        "custom",
+        {
+            "data": (_text, "Data"),
+            "description": (_text, "Desc"),
+            "extension": (_text, "Ext"),
+            "sound": (_text, "Sound"),
+        },
+    ),
+    "TIMSoundElem": (
+        "media",
+        {
+            "url": (_text, "Url"),
+            "uuid": (_text, "UUID"),
+            "size": (_int, "Size"),
+            "duration": (_seconds, "Second"),
+        },
+    ),
+    "TIMFileElem": (
+        "media",
+        {
+            "url": (_text, "Url"),
+            "uuid": (_text, "UUID"),
+            "size": (_int, "FileSize"),
+            "file_name": (_text, "FileName"),
+        },
+    ),
+    "TIMVideoFileElem": (
+        "media",
+        {
+            "url": (_text, "VideoUrl"),
+            "uuid": (_text, "VideoUUID"),
+            "size": (_int, "VideoSize"),
+            "duration": (_seconds, "VideoSecond"),
+            "format": (_text, "VideoFormat"),
+            "thumbnail_url": (_text, "ThumbUrl"),
+        },
+    ),
+}
+"""By `MsgType`: the part of an element, and for each of its fields the reader and Desk's name."""

@@ -48,6 +48,8 @@ callback that is read back or folded again is 1, one that is published again `PU
 
 PUBLISHED = 4
 
+_TOO_LONG = Reason.SESSION_TOO_LONG  # a member is looked up by way of a function
+
 log = structlog.get_logger()
 
 
@@ -128,7 +130,7 @@ class Projection:
             raise AssertionError("a projection that has failed is of no more use")
         self._failed = True  # unless all of it succeeds
         arrivals = list(map(self._arrival_of, entries))
-        with self._writer.transaction(aside=behind_since is not None):
+        with self._writer.transaction(in_background=behind_since is not None):
             rest = self._take_all(arrivals)
             self._flush()
             self._save_sessions()
@@ -172,7 +174,7 @@ class Projection:
             applied_id=entries[-1].id if entries else self.progress.applied_id,
             head_revision=max(head, applied),
             behind_since=behind_since,
-            digest=self._digest.to_bytes(DIGEST_BYTES),
+            digest=(self._digest % DIGESTS).to_bytes(DIGEST_BYTES),
             complete=self.progress.complete or behind_since is None,
             repetitions=self._repetitions,
         )
@@ -231,7 +233,7 @@ class Projection:
     def _replay(self, first_revision: int, usage: Usage | None) -> History:
         """Read all of a session's history back from the view."""
         callbacks, too_long = self._writer.load_history(first_revision)
-        self._work += len(callbacks)
+        self._work += len(callbacks) + (usage.revised if usage else 0)
         # A session that has not begun is not saved; nothing in it was ever folded again.
         return History.replay(callbacks, usage or Usage(len(callbacks), too_long=too_long))
 
@@ -254,7 +256,7 @@ class Projection:
         now = session.history.session
         own.agent_id = own.facts.agent_id or now.agent_id
         facts: bytes | None = arrival.facts
-        if _outcome_of(own).reason is Reason.SESSION_TOO_LONG:
+        if _outcome_of(own).reason is _TOO_LONG:
             facts = None
             self._refuse(arrival.entry.id)
         snapshot = session.message.update(now, session.revision) if session.number else None
@@ -296,7 +298,7 @@ class Projection:
 
     def _append(self, row: FeedRow) -> None:
         self._waiting.append(row)
-        self._digest = (self._digest + row_hash(row)) % DIGESTS
+        self._digest += row_hash(row)
         if len(self._waiting) >= MAX_WAITING:
             self._flush()
 
@@ -310,7 +312,7 @@ class Projection:
     def _file_rejection(self, row: FeedRow) -> None:
         if row.reason:
             self._writer.add_rejection(row.position, row.event_revision)
-        elif row.position != row.event_revision << POSITION_BITS:
+        elif row.revised:
             self._writer.drop_rejection(row.event_revision)
 
     def _save_sessions(self) -> None:

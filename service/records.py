@@ -1,7 +1,8 @@
 """Builds what the feed stores and the API sends: desk.v1 events, records and sessions, serialised.
 
-Deterministic: the same entry and outcome give the same bytes, which the feed's digest relies on. A
-record is stored without its event and session; whoever reads it joins them, as protobuf allows.
+Deterministic: the same entry and outcome give the same bytes, which the feed's digest relies on. So
+no message here may have a map: protobuf writes its entries in any order. A record is stored without
+its event and session; whoever reads it joins them, as protobuf allows.
 """
 
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def event(entry: Entry, callback: Callback | None) -> bytes:
     set_time(made.received_at, entry.received_at)
     if callback:
         _fill(made, callback)
-    return made.SerializeToString(deterministic=True)
+    return made.SerializeToString()
 
 
 def _fill(made: event_pb2.Event, callback: Callback) -> None:
@@ -155,7 +156,7 @@ def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int) -> byte
     fields.revision = revision
     fields.ordinal = ordinal
     fields.revised = ordinal > 0
-    return fields.SerializeToString(deterministic=True)
+    return fields.SerializeToString()
 
 
 Setter = Callable[[session_pb2.Session, Session], None]
@@ -212,6 +213,7 @@ def _setters(name: str) -> list[Setter]:
 _SETTERS = list(map(_setters, Session.__struct_fields__))
 """Field by field of the fold's session: what sets the fields that show it."""
 _PLACES = range(len(_SETTERS))
+_NEW = astuple(Session())
 
 
 class SessionMessage:
@@ -226,7 +228,7 @@ class SessionMessage:
     def __init__(self, sdk_app_id: int, session_id: str) -> None:
         self.bytes = b""
         self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
-        self._shown = astuple(Session())
+        self._shown = _NEW
 
     def update(self, session: Session, revision: int) -> bytes:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
@@ -236,7 +238,7 @@ class SessionMessage:
                 set_field(shown, session)
         self._shown = now
         shown.revision = revision
-        self.bytes = shown.SerializeToString(deterministic=True)
+        self.bytes = shown.SerializeToString()
         return self.bytes
 
 

@@ -51,9 +51,9 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the fold needs of a callback. It is stored, and histories are read back from it.
+    """The part of a callback that the fold needs. It is stored, and histories are read back from it.
 
-    A field that means nothing for the event is empty; elsewhere as in `journal.callback.Callback`.
+    Agents are empty where the event has none. All else is as in `journal.callback.Callback`.
     """
 
     event_time: int

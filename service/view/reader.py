@@ -41,7 +41,7 @@ Row = tuple[Any, ...]
 
 
 class Progress(NamedTuple):
-    """How far the view has come; see schema.sql."""
+    """The row of the table `progress`; see schema.sql."""
 
     journal_id: str
     fingerprint: str
@@ -70,17 +70,17 @@ class Window(NamedTuple):
 
 
 def first_of(revision: int) -> int:
-    """The first position of a revision."""
+    """Return the first position of a revision."""
     return revision << POSITION_BITS
 
 
 def last_of(revision: int) -> int:
-    """The last position that a revision could have."""
+    """Return the last position that a revision could have."""
     return first_of(revision + 1) - 1
 
 
 def complete_revision(position: int) -> int:
-    """The last revision that is complete at a position: what to resume after."""
+    """Return the last revision that is complete at a position, after which to resume."""
     return ((position + 1) >> POSITION_BITS) - 1
 
 
@@ -132,7 +132,7 @@ class Reader:
         self._db = open_reader(path)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     @contextmanager
@@ -155,23 +155,23 @@ class Reader:
             self._db.set_progress_handler(None)
 
     def data_version(self) -> int:
-        """A number that is another one after each commit."""
+        """Return a number that changes with each commit."""
         return int(self._db.execute(queries.DATA_VERSION).get)
 
     def progress(self) -> Progress:
-        """How far the view has come."""
+        """Read the progress."""
         return Progress._make(self._one(queries.PROGRESS))
 
     def now(self, sdk_app_id: int, session_id: str) -> Now:
-        """A session and the present revision, of one snapshot."""
+        """Read a session and the present revision, of one snapshot."""
         return Now._make(self._one(queries.SESSION_NOW, (sdk_app_id, session_id)))
 
     def session(self, sdk_app_id: int, session_id: str) -> bytes | None:
-        """A session as it is now, of the snapshot that is open."""
+        """Read a session as it is now, of the snapshot that is open."""
         return self._blob(queries.SESSION, (sdk_app_id, session_id))
 
     def session_as_of(self, sdk_app_id: int, session_id: str, revision: int) -> bytes | None:
-        """A session as it was after a revision, as far as the feed is kept."""
+        """Read a session as it was after a revision, as far as the feed is kept."""
         return self._blob(queries.SESSION_AS_OF, (session_id, sdk_app_id, last_of(revision)))
 
     def feed(
@@ -288,11 +288,11 @@ class Reader:
         return list(self._db.execute(sql, (*values, last)))
 
     def by_number(self, numbers: Iterable[int]) -> Iterator[tuple[bytes]]:
-        """The sessions of numbers that were read in the same snapshot, in their order."""
+        """Read sessions by numbers that were read in the same snapshot, in their order."""
         return self._db.executemany(queries.SESSION_BY_NUMBER, ((number,) for number in numbers))
 
     def plan(self, sql: str, values: Sequence[int | str]) -> list[str]:
-        """How SQLite would go about a statement."""
+        """Return SQLite's plan of a statement."""
         return [row[3] for row in self._db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
 
     def _blob(self, sql: str, values: tuple[int | str, ...]) -> bytes | None:

@@ -1,9 +1,10 @@
-"""What a filter selects, as SQL conditions and as a predicate that agrees with them.
+"""Filters as SQL conditions, and as predicates that agree with them.
 
 Values come checked; nothing here knows protobuf or gRPC.
 """
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,6 +16,12 @@ IndexKey = tuple[str, int | str]
 
 ANY: IndexKey = ("", "")
 """The key of filters that name no value."""
+
+COLUMNS = ("session_id", "client_user_id", "agent_id", "channel_type", "type", "sdk_app_id")
+"""Columns of the feed that a filter may name values of, the most selective first. The field of an
+`EventSelection` is the plural."""
+
+_values_of = attrgetter(*COLUMNS)
 
 
 class LiveRow(NamedTuple):
@@ -33,16 +40,8 @@ class LiveRow(NamedTuple):
     channel_type: str
 
     def index_keys(self) -> tuple[IndexKey, ...]:
-        """The keys under which filters that may select the row are found."""
-        return (
-            ("session_id", self.session_id),
-            ("client_user_id", self.client_user_id),
-            ("agent_id", self.agent_id),
-            ("channel_type", self.channel_type),
-            ("type", self.type),
-            ("sdk_app_id", self.sdk_app_id),
-            ANY,
-        )
+        """Return the keys under which filters that may select the row are found."""
+        return (*zip(COLUMNS, _values_of(self), strict=True), ANY)
 
 
 class Where(NamedTuple):
@@ -53,7 +52,7 @@ class Where(NamedTuple):
 
 
 class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which records. Empty = any.
+    """A choice of records. Empty = any.
 
     Attributes:
         verdicts: mask of bits `1 << verdict`; a record with any of them is selected.
@@ -70,49 +69,26 @@ class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
     reasons: tuple[int, ...] = ()
 
     def where(self) -> Where:
-        """The conditions on the feed's columns."""
+        """Return the conditions on the feed's columns."""
         listed = one_of(
-            {
-                "feed.sdk_app_id": self.sdk_app_ids,
-                "feed.session_id": self.session_ids,
-                "feed.type": self.types,
-                "feed.agent_id": self.agent_ids,
-                "feed.client_user_id": self.client_user_ids,
-                "feed.channel_type": self.channel_types,
-                "feed.reason": self.reasons,
-            }
+            {f"feed.{column}": values for column, values in self._wanted().items()}
+            | {"feed.reason": self.reasons}
         )
         if not self.verdicts:
             return listed
         return Where(f"{listed.sql} AND feed.verdicts & ? != 0", (*listed.values, self.verdicts))
 
     def index_keys(self) -> list[IndexKey]:
-        """The most selective field that has values; each selected row has one of them."""
-        for column, values in (
-            ("session_id", self.session_ids),
-            ("client_user_id", self.client_user_ids),
-            ("agent_id", self.agent_ids),
-            ("channel_type", self.channel_types),
-            ("type", self.types),
-            ("sdk_app_id", self.sdk_app_ids),
-        ):
-            if values:
-                return [(column, value) for value in values]
+        """Return the values of the most selective field; each selected row has one of them."""
+        for column, values in self._wanted().items():
+            return [(column, value) for value in values]
         return [ANY]
 
     def predicate(self) -> Callable[[LiveRow], bool]:
-        """The same conditions, `reasons` apart, for a row at hand."""
+        """Return the same conditions, `reasons` apart, for a row at hand."""
         wanted = [
             (LiveRow._fields.index(column), frozenset(values))
-            for column, values in (
-                ("session_id", self.session_ids),
-                ("sdk_app_id", self.sdk_app_ids),
-                ("agent_id", self.agent_ids),
-                ("client_user_id", self.client_user_ids),
-                ("type", self.types),
-                ("channel_type", self.channel_types),
-            )
-            if values
+            for column, values in self._wanted().items()
         ]
         mask = self.verdicts or -1
 
@@ -124,6 +100,9 @@ class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
 
         return selects
 
+    def _wanted(self) -> dict[str, Values]:
+        return {column: values for column in COLUMNS if (values := getattr(self, f"{column}s"))}
+
 
 class Between(msgspec.Struct, frozen=True):
     """A half-open interval of milliseconds. None = open."""
@@ -133,7 +112,7 @@ class Between(msgspec.Struct, frozen=True):
 
 
 class SessionSelection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which sessions. Empty = any."""
+    """A choice of sessions. Empty = any."""
 
     sdk_app_ids: tuple[int, ...] = ()
     states: tuple[int, ...] = ()
@@ -146,7 +125,7 @@ class SessionSelection(msgspec.Struct, frozen=True, kw_only=True):
     active: Between = Between()
 
     def where(self) -> Where:
-        """The conditions on the columns of `sessions`."""
+        """Return the conditions on the columns of `sessions`."""
         listed = one_of(
             {
                 "sdk_app_id": self.sdk_app_ids,
@@ -164,7 +143,7 @@ class SessionSelection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotSelection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of the present sessions a subscriber is sent first. Empty = any."""
+    """A choice of the present sessions, which a subscriber is sent first. Empty = any."""
 
     sdk_app_ids: tuple[int, ...] = ()
     session_ids: tuple[str, ...] = ()
@@ -172,24 +151,22 @@ class SnapshotSelection(msgspec.Struct, frozen=True, kw_only=True):
     client_user_ids: tuple[str, ...] = ()
     channel_types: tuple[str, ...] = ()
 
-    def columns(self) -> dict[str, Values]:
-        """The wanted values by the name that column and protobuf field share."""
-        return msgspec.structs.asdict(self)
-
     def where(self) -> Where:
-        """The conditions on the columns of `sessions`."""
-        return one_of(self.columns_in_singular())
-
-    def columns_in_singular(self) -> dict[str, Values]:
-        """Wanted values by column: `sdk_app_ids` are looked for in `sdk_app_id`."""
-        return {name.removesuffix("s"): values for name, values in self.columns().items()}
+        """Return the conditions on the columns of `sessions`."""
+        return one_of(self._wanted())
 
     def selects(self, session: Any) -> bool:
-        """The same conditions, for a desk.v1.Session at hand."""
+        """Apply the same conditions to a desk.v1.Session at hand."""
         return all(
             not values or getattr(session, name) in values
-            for name, values in self.columns_in_singular().items()
+            for name, values in self._wanted().items()
         )
+
+    def _wanted(self) -> dict[str, Values]:
+        # Columns and fields of the message have one name, ours are their plurals.
+        return {
+            name.removesuffix("s"): values for name, values in msgspec.structs.asdict(self).items()
+        }
 
 
 def one_of(columns: dict[str, Values]) -> Where:

@@ -1,4 +1,4 @@
-"""Where the view lives, and which one is ours: file names, fingerprint, connections.
+"""The view's files: names, fingerprint, connections.
 
 A view file is named after what it was computed with, so that a new version builds its own beside
 the old one. Nothing here knows what is in the tables.
@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 
 from desk.v1 import event_pb2, session_pb2
+from journal.callback import MAX_AHEAD, MAX_NAME, MIN_EVENT_TIME
 from journal.sqlite_watch import WalWatch
 from service.history import LIMITS
 from service.machine import BEGIN_HEAD_START, RANKS, steps
@@ -52,7 +53,7 @@ def fingerprint() -> str:
         str(FOLD_VERSION),
         str([tuple(map(str, step)) for step in steps()]),
         str([(str(name), rank) for name, rank in RANKS.items()]),
-        str((BEGIN_HEAD_START, MAX_AGENTS, *LIMITS)),
+        str((BEGIN_HEAD_START, MIN_EVENT_TIME, MAX_AHEAD, MAX_NAME, MAX_AGENTS, *LIMITS)),
         str([kind.__struct_fields__ for kind in (Facts, Core, Session)]),
         SCHEMA,
     ):
@@ -63,22 +64,22 @@ def fingerprint() -> str:
 
 
 def locate(data_dir: Path) -> Path:
-    """The file of this version's view, whether it is there yet or not."""
+    """Return the path of this version's view; it may not exist yet."""
     return data_dir / f"view-{fingerprint()}.db"
 
 
 def lock_path(path: Path) -> Path:
-    """The file that the view's writer holds a lock on; its time is the writer's sign of life."""
+    """Return the path of the file that the view's writer locks; its time is the sign of life."""
     return Path(f"{path}.lock")
 
 
 def others(data_dir: Path) -> list[Path]:
-    """The files of other versions' views."""
+    """List the files of other versions' views."""
     return sorted(set(data_dir.glob("view-*.db")) - {locate(data_dir)})
 
 
 def watch(path: Path) -> WalWatch:
-    """What sleeps until there may be news in a view."""
+    """Make what waits until another process has written to a view."""
     return WalWatch(path)
 
 

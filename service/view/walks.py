@@ -26,7 +26,7 @@ class Order(NamedTuple):
     descending: bool
 
     def sort_key(self, place: Place) -> Place:
-        """What makes places sort in this order."""
+        """Return a key that sorts places in this order."""
         return (-place[0], -place[1]) if self.descending else place
 
 
@@ -51,20 +51,20 @@ class Walk(NamedTuple):
     upper: Place
 
     def after(self, place: Place) -> "Walk":
-        """What is left of the way behind a place."""
+        """Return the rest of the way behind a place."""
         if self.order.descending:
             return self._replace(upper=min(self.upper, place))
         return self._replace(lower=max(self.lower, place))
 
     def until(self, place: Place) -> "Walk":
-        """The way up to and including a place."""
+        """Return the way up to and including a place."""
         time, number = place
         if self.order.descending:
             return self._replace(lower=max(self.lower, (time, number - 1)))
         return self._replace(upper=min(self.upper, (time, number + 1)))
 
     def sql(self, query: str, filters: str = "") -> str:
-        """The statement that goes this way."""
+        """Return the statement that goes this way."""
         return query.format(
             order=self.order.column,
             index=self.along,
@@ -73,7 +73,7 @@ class Walk(NamedTuple):
         )
 
     def values(self, *filters: int | str) -> tuple[int | str, ...]:
-        """What to bind to it."""
+        """Return the values to bind to it."""
         return (*self.lower, *self.upper, *self.where.values, *filters)
 
 
@@ -108,7 +108,7 @@ def page(
 
 
 def ways_of(selection: SessionSelection, order: Order) -> tuple[list[Walk], SessionSelection]:
-    """The walks that together pass by every selected session, and what they leave to be asked."""
+    """Return walks that together pass by every selected session, and the conditions left to ask."""
     span = _RANGES[order.column]
     between = getattr(selection, span)
     rest = msgspec.structs.replace(selection, **{span: type(between)()})

@@ -18,10 +18,10 @@ from service.history import Placed, restored
 from service.view import store
 
 ViewError = apsw.Error
-"""What the view's storage raises when it fails."""
+"""The error of the view's storage."""
 
 ViewDamaged = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
-"""What it raises when the file is no good any more."""
+"""Its errors that mean that the file is damaged."""
 
 log = structlog.get_logger()
 
@@ -99,12 +99,12 @@ class SavedKey(NamedTuple):
 
 
 class SavedSession(NamedTuple):
-    """What the view holds of a session that a callback has named.
+    """A session that a callback has named, as far as the follower needs it.
 
     Attributes:
         first_revision: of its first callback.
         number: what it is saved by; None while it has not begun.
-        fold: what `History.save` made of it, likewise.
+        fold: the bytes of `History.save`; likewise.
     """
 
     first_revision: int
@@ -126,7 +126,7 @@ def _update(table: str, row: Sequence[str], key: str, without: Sequence[str]) ->
 
 KEY = ("number", "sdk_app_id", "session_id", "first_revision")
 PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at")
-"""What places a session in the indexes, beside its key and the time of its last event.
+"""Columns that place a session in the indexes, beside its key and the time of its last event.
 
 All other columns are written in place, so that no index can be forgotten.
 """
@@ -152,13 +152,13 @@ LOAD_REVISIONS = """
     SELECT event_revision, verdicts FROM feed INDEXED BY feed_by_session
     WHERE first_revision = ? AND revised = 1 ORDER BY position
 """
-ADD_REFUSED_ID = "INSERT INTO refused_ids VALUES (?) ON CONFLICT DO NOTHING"
+ADD_REFUSED_ID = "INSERT INTO refused_ids VALUES (?)"
 FIND_REFUSED_ID = "SELECT 1 FROM refused_ids WHERE id = ?"
 ANY_REFUSED_ID = "SELECT 1 FROM refused_ids LIMIT 1"
 LOAD_PROGRESS = f"SELECT {', '.join(Progress.__struct_fields__)} FROM progress"  # noqa: S608
 
 place: Callable[[SessionRow], tuple[Any, ...]] = attrgetter(*PLACE)
-"""Where a session stands in the indexes."""
+"""Returns the place of a session in the indexes."""
 
 
 class ViewWriter:
@@ -171,7 +171,7 @@ class ViewWriter:
     def __init__(self, data_dir: Path) -> None:
         self.path = store.locate(data_dir)
         self._lock = lock(self.path)
-        self._aside = ThreadPoolExecutor(1, "view-commit")
+        self._background = ThreadPoolExecutor(1, "view-commit")
         self._committing: Future[None] | None = None
         try:
             self._db = store.open_writer(self.path)
@@ -180,17 +180,17 @@ class ViewWriter:
             self.renew()
 
     def close(self) -> None:
-        """Let go of the file, after a commit under way; if that fails, only the log says so."""
+        """Close the file, after a commit under way; if that fails, only the log says so."""
         try:
             self.settle()
         except ViewError as problem:
             log.warning("view_commit_failed", error=type(problem).__name__, detail=str(problem))
-        self._aside.shutdown()
+        self._background.shutdown()
         self._db.close()
         os.close(self._lock)
 
     def renew(self) -> None:
-        """Throw the file away and start another; whoever reads it notices."""
+        """Delete the file and make an empty one; its readers notice that."""
         with suppress(ViewError):
             self.settle()
         if hasattr(self, "_db"):
@@ -199,18 +199,18 @@ class ViewWriter:
         self._db = store.open_writer(self.path)
 
     def sign_of_life(self) -> None:
-        """Show that the follower is at work, to whoever looks at the time of the lock's file."""
+        """Set the time of the lock's file, which shows that the follower is at work."""
         os.utime(self._lock)
 
     @contextmanager
-    def transaction(self, *, aside: bool = False) -> Iterator[None]:
+    def transaction(self, *, in_background: bool = False) -> Iterator[None]:
         """Make everything inside visible at once, or not at all.
 
         Args:
-            aside: leave the commit to a thread and return before it is done. SQLite needs no
-                interpreter for it: what comes next can be read and decoded meanwhile.
+            in_background: leave the commit to a thread and return before it is done. SQLite
+                releases the GIL for it: the next entries can be read and decoded meanwhile.
         """
-        self._come_to_rest()
+        self._end_transaction()
         self._db.execute("BEGIN")
         try:
             yield
@@ -218,13 +218,13 @@ class ViewWriter:
             with suppress(ViewError):  # the first error says more
                 self._roll_back()
             raise
-        if aside:
-            self._committing = self._aside.submit(self._commit)
+        if in_background:
+            self._committing = self._background.submit(self._commit)
         else:
             self._commit()
 
     def _commit(self) -> None:
-        # Not by `with self._db`, which keeps the interpreter to itself until all is on disk.
+        # Not by `with self._db`, which holds the GIL until all is on disk.
         try:
             self._db.execute("COMMIT")
         except ViewError:
@@ -236,9 +236,9 @@ class ViewWriter:
         if self._db.in_transaction:  # after some errors SQLite has done it already
             self._db.execute("ROLLBACK")
 
-    def _come_to_rest(self) -> None:
+    def _end_transaction(self) -> None:
         self.settle()
-        self._roll_back()  # what could not be rolled back when it failed
+        self._roll_back()  # one that failed, and could not be rolled back then
 
     def settle(self) -> None:
         """Wait for a commit under way, and raise what it raised. Each transaction begins so."""
@@ -247,13 +247,13 @@ class ViewWriter:
             committing.result()
 
     def progress(self) -> Progress | None:
-        """How far the view has come; None when it is new. Not for use inside a transaction."""
-        self._come_to_rest()
+        """Read the progress; None if the view is new. Not for use inside a transaction."""
+        self._end_transaction()
         row = self._db.execute(LOAD_PROGRESS).fetchone()
         return msgspec.convert(row, Progress, strict=False) if row else None
 
     def save_progress(self, progress: Progress) -> None:
-        """Say how far the view has come."""
+        """Write the progress."""
         self._db.execute(SAVE_PROGRESS, msgspec.structs.astuple(progress))
 
     def add_feed(self, rows: Iterable[FeedRow]) -> None:
@@ -265,11 +265,11 @@ class ViewWriter:
         self._db.executemany(SAVE_KEY, rows)
 
     def save_sessions(self, rows: Sequence[SessionRow]) -> None:
-        """Put sessions in the place of their earlier state."""
+        """Write sessions in place of their earlier state, and all their index entries."""
         self._db.executemany(SAVE_SESSION, rows)
 
     def save_sessions_in_place(self, rows: Sequence[SessionRow]) -> None:
-        """The same for those of which `place` is as saved before: most indexes are not touched."""
+        """Write sessions of which `place` is as saved before: most indexes are not touched."""
         before = self._db.total_changes()
         self._db.executemany(SAVE_IN_PLACE, rows)
         if self._db.total_changes() - before != len(rows):
@@ -284,7 +284,7 @@ class ViewWriter:
         self._db.execute(DROP_REJECTION, (event_revision,))
 
     def load_session(self, key: SessionKey) -> SavedSession | None:
-        """The session as saved last; None if no callback has named it."""
+        """Read a session as saved last; None if no callback has named it."""
         row = self._db.execute(LOAD_SESSION, key).fetchone()
         return SavedSession._make(row) if row else None
 
@@ -303,11 +303,9 @@ class ViewWriter:
             placed[revision].verdicts = verdicts
         return list(placed.values()), len(rows) - len(placed)
 
-    def refuse(self, identity: bytes) -> bool:
-        """Note the id of an entry that no history has; say whether it is new."""
-        before = self._db.total_changes()
+    def refuse(self, identity: bytes) -> None:
+        """Note the id of an entry that no history has."""
         self._db.execute(ADD_REFUSED_ID, (identity,))
-        return self._db.total_changes() > before
 
     def is_refused(self, identity: bytes) -> bool:
         """Say whether `refuse` has noted an id."""
@@ -336,7 +334,7 @@ def lock(path: Path) -> int:
 
 
 def discard(path: Path) -> bool:
-    """Delete the view of another version, unless its follower is running. Says whether it did."""
+    """Delete the view of another version, unless its follower is running; return if it did."""
     try:
         descriptor = lock(path)
     except InUse:

@@ -9,7 +9,13 @@ import pytest
 from gateway import waitress_server as server_module
 from tests.support.callbacks import NOON
 from tests.support.callbacks import body as callback
-from tests.support.gateway import StallingJournal, gateway, next_answer, request
+from tests.support.gateway import (
+    StallingJournal,
+    answers_until_close,
+    gateway,
+    next_answer,
+    request,
+)
 from tests.support.waiting import eventually
 
 
@@ -90,6 +96,19 @@ def test_a_request_that_crosses_with_the_stop_on_an_idle_connection_is_answered(
         sock.sendall(request(numbered(2)))
         next_answer(sock).assert_ok()
         assert len(desk.kept()) == 2
+
+
+def test_a_gateway_that_stops_is_not_ready_and_says_why(disk):
+    with gateway(disk) as desk:
+        sock = desk.connect()
+        sock.sendall(request() + b"GET /readyz HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        eventually(lambda: disk.stalled == 1)
+        desk.server.stop()
+        eventually(lambda: is_refused(desk.port))
+        disk.released.set()
+        kept, unready = answers_until_close(sock)
+        kept.assert_ok()
+        assert unready.assert_fail(503).fields["ErrorInfo"] == "not ready: stopping"
 
 
 def test_idle_and_half_sent_connections_do_not_hold_up_the_stop():

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from structlog.testing import capture_logs
@@ -301,6 +301,55 @@ def test_connections_are_counted_by_what_is_left_of_the_file_descriptors(monkeyp
     used = len(os.listdir("/proc/self/fd"))
     limit(used + 100)
     assert 0 < affordable_connections() < 100
+
+
+def test_urgent_data_costs_no_time_of_the_processor(desk):
+    wire = request(numbered(8001))
+    sock = desk.connect()
+    sock.send(wire[:9], socket.MSG_OOB)
+    sock.settimeout(0.5)
+    busy = time.process_time()
+    with pytest.raises(TimeoutError):
+        sock.recv(1)
+    assert time.process_time() - busy < 0.1
+    sock.settimeout(20)
+    sock.sendall(wire[9:])
+    next_answer(sock).assert_ok()
+    assert numbered(8001) in desk.bodies()
+
+
+def test_those_who_do_not_read_their_answers_do_not_keep_callbacks_out(monkeypatch):
+    monkeypatch.setattr("gateway.waitress_server.MAX_CONNECTIONS", 10)
+    monkeypatch.setattr("gateway.connections.ANSWER", 0.2)
+    with gateway(send_buffer=4096, per_address=0) as desk:
+        channels = desk.server._loop.active_channels
+        for _ in range(10):
+            sock = socket.socket()
+            desk.sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", desk.port))
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    sock.send(request() * 50)
+        eventually(lambda: any(each.total_outbufs_len for each in list(channels.values())))
+        begun = time.monotonic()
+        desk.post().assert_ok()
+        assert time.monotonic() - begun < 5
+
+
+def test_a_bug_in_a_refusal_ends_one_connection_and_not_the_gateway(monkeypatch):
+    def fail(_task: object) -> None:
+        raise ZeroDivisionError("s3cret")
+
+    monkeypatch.setattr("gateway.waitress_server._RefusalTask.execute", fail)
+    with capture_logs() as logs, gateway() as desk:
+        assert desk.raw(b"nonsense" + END) == []
+        desk.post().assert_ok()
+    assert {(line["event"], line["reason"]) for line in logs} == {
+        ("connection_failed", "ZeroDivisionError")
+    }
+    assert "s3cret" not in repr(logs)
 
 
 def test_an_answer_that_breaks_off_is_no_news(desk):

@@ -68,6 +68,20 @@ def test_a_failing_disk_is_unavailable_and_works_again_when_it_does(
     ]
 
 
+def test_a_disk_that_is_full_is_trouble_until_it_can_be_written_again(
+    disk: FaultyDisk, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "CHECK", 0.02)
+    with closing(SqliteWriter(path)) as journal:
+        disk.fail("write", apsw.FullError("no space left"))
+        with pytest.raises(Unavailable):
+            append(journal, "one")
+        eventually(lambda: "cannot be used" in journal.trouble())
+        disk.heal()
+        eventually(lambda: journal.trouble() == "")
+        assert append(journal, "one").revision == 1
+
+
 def test_a_reader_that_cannot_read_is_unavailable_and_reads_again_when_it_can(
     disk: FaultyDisk, journal: SqliteWriter, path: Path
 ) -> None:

@@ -199,6 +199,21 @@ def test_a_kind_of_a_later_version_is_read_as_its_number(journal: SqliteWriter, 
     assert [entry.kind for entry in read_all(journal)] == [7]
 
 
+def test_an_append_waits_on_the_event_that_it_is_given_and_on_no_other(
+    journal: SqliteWriter,
+) -> None:
+    class Flag(threading.Event):
+        waited: list[bool] = []  # noqa: RUF012
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.waited.append(super().wait(timeout))
+            return self.waited[-1]
+
+    journal.append(new_entry("first"), timeout=PATIENCE, event=Flag)
+    journal.append(new_entry("first"), timeout=PATIENCE, event=Flag)
+    assert Flag.waited == [True, True]
+
+
 def test_a_repetition_is_recognised_however_late(journal: SqliteWriter) -> None:
     append(journal, "first")
     for name in range(200):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +20,23 @@ from tests.support.callbacks import bodies, body, entries, entry
 
 texts = st.text("a\x00é你😀", max_size=5) | st.integers(0, 60).map("é".__mul__)
 TIMES = {"google.protobuf.Timestamp": timestamp, "google.protobuf.Duration": duration}
+
+
+def all_messages(descriptor: Descriptor) -> set[Descriptor]:
+    """A message, and those that it may have within it."""
+    found, new = {descriptor}, [descriptor]
+    while new:
+        fields = new.pop().fields
+        within = {field.message_type for field in fields if field.message_type} - found
+        found |= within
+        new += within
+    return found
+
+
+def test_nothing_that_is_stored_has_a_map_which_protobuf_writes_in_any_order():
+    found = all_messages(event_pb2.SessionRecord.DESCRIPTOR)
+    assert session_pb2.Session.DESCRIPTOR in found
+    assert not any(message.GetOptions().map_entry for message in found)
 
 
 def expected_event(entry: Entry, callback: Callback) -> event_pb2.Event:

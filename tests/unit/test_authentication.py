@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.authentication import Authenticator, Reason, Refused
+from gateway.authentication import Authenticator, NotAuthenticated, Reason
 from tests.support.gateway import sign
 from tests.support.length_extension import extend_sha256
 
@@ -23,7 +23,7 @@ def authenticate(tokens=(TOKEN,), now: float = TIME, **parameters):
 
 
 def refusal(**arguments) -> Reason:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(NotAuthenticated) as caught:
         authenticate(**arguments)
     return caught.value.reason
 
@@ -94,7 +94,7 @@ def test_a_token_is_of_one_app_only():
     tokens = {APP: ("one",), OTHER: ("two",)}
     authenticator = Authenticator(frozenset(tokens), tokens)
     query = {"SdkAppid": str(OTHER), "RequestTime": str(TIME), "Sign": sign("one", TIME)}
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(NotAuthenticated) as caught:
         authenticator.authenticate(query, TIME)
     assert caught.value.reason is Reason.WRONG_SIGN
     assert authenticator.authenticate(query | {"Sign": sign("two", TIME)}, TIME) == OTHER
@@ -143,5 +143,5 @@ def test_a_signature_can_be_extended_by_who_does_not_know_the_token_and_is_refus
 
 @given(request_time=st.text(max_size=14), signature=st.text(max_size=70))
 def test_any_text_is_refused_and_never_an_error(request_time, signature):
-    with pytest.raises(Refused):
+    with pytest.raises(NotAuthenticated):
         authenticate(RequestTime=request_time, Sign=signature)

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.body import DISCARD, MAX_FRAMING, Body, ChunkedBody
 from gateway.callbacks import MAX_BODY
-from gateway.head import Refusal
+from gateway.head import InvalidHttp
 
 
 def receive(body: Body, wire: bytes, pieces: int) -> int:
@@ -19,6 +19,14 @@ def test_a_body_ends_where_its_length_says(pieces):
     body = Body(5)
     assert receive(body, b"hello, world", pieces) == 5
     assert body.file().read() == b"hello"
+
+
+def test_a_body_is_not_kept_twice():
+    body = Body(MAX_BODY)
+    body.received(b"x" * MAX_BODY)
+    file = body.file()
+    assert len(body) == 0
+    assert file.getvalue() is file.read(MAX_BODY + 1)
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 7, 1000])
@@ -55,7 +63,7 @@ REFUSED = {
 @pytest.mark.parametrize("pieces", [1, 100_000])
 @pytest.mark.parametrize("wire", REFUSED.values(), ids=REFUSED.keys())
 def test_chunks_that_others_read_differently_are_refused(wire, pieces):
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(InvalidHttp) as refusal:
         receive(ChunkedBody(), wire, pieces)
     assert refusal.value.code == 400
 
@@ -76,6 +84,6 @@ def test_what_is_far_too_large_is_not_even_read():
         lambda: ChunkedBody().received(b"%x\r\n" % (DISCARD + 1)),
         lambda: ChunkedBody().received(b"fffffff\r\n"),
     ):
-        with pytest.raises(Refusal) as refusal:
+        with pytest.raises(InvalidHttp) as refusal:
             attempt()
         assert refusal.value.code == 413

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 import pytest
 
 from gateway import connections
-from gateway.connections import HALF_SENT_BYTES, IDLE, LINGER, RECEIVE, SPARED, Limits, overdue
+from gateway.app import BUDGET
+from gateway.connections import (
+    ANSWER,
+    HALF_SENT_BYTES,
+    IDLE,
+    LINGER,
+    RECEIVE,
+    SPARED,
+    Limits,
+    network,
+    overdue,
+)
 
 NOW = 1_000.0
 LONG_AGO = NOW - SPARED - 1
@@ -62,6 +73,35 @@ def test_what_was_made_just_now_or_is_being_answered_is_spared():
     assert Limits(connections=3).surplus(peers, NOW) == set()
 
 
+def test_who_does_not_read_an_answer_makes_room_for_others():
+    peers = [Peer(is_busy=True, quiet_since=NOW - ANSWER - age) for age in (-0.1, 0.1)]
+    assert Limits(connections=2).surplus(peers, NOW) == {peers[1]}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2"),
+        ("fe80::1%eth0", "fe80::2%eth0"),
+        ("192.0.2.1", "::ffff:192.0.2.1"),
+    ],
+)
+def test_addresses_that_one_client_has_are_one(one, other):
+    assert network(one) == network(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("2001:db8:0:1::1", "2001:db8:0:2::1"),
+        ("192.0.2.1", "192.0.2.2"),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2"),
+    ],
+)
+def test_addresses_of_two_clients_are_two(one, other):
+    assert network(one) != network(other)
+
+
 def test_an_address_has_its_own_limit_and_others_are_not_touched():
     many = [Peer("crowd") for _ in range(7)]
     others = [Peer("b", quiet_since=LONG_AGO), Peer("c")]
@@ -94,5 +134,6 @@ def test_half_sent_bodies_are_bounded_in_bytes():
 
 
 def test_the_times_are_in_an_order_that_makes_sense():
-    assert SPARED < LINGER < RECEIVE < IDLE
+    assert SPARED < BUDGET < ANSWER < RECEIVE < IDLE
+    assert SPARED < LINGER < RECEIVE
     assert 0 < connections.HALF_SENT < 1

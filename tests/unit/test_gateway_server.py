@@ -45,6 +45,15 @@ def test_of_a_burst_no_more_are_taken_than_there_may_be(monkeypatch: pytest.Monk
         assert 0 < len(made._loop.active_channels) <= 10
 
 
+def test_a_server_that_can_accept_nobody_any_more_ends(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(waitress_server._Channel, "__init__", fail)
+    with listening(1) as made, pytest.raises(OSError, match="listening"):
+        made.run()
+
+
 def test_of_waitress_hardly_anything_is_overridden():
     overridden = {
         f"{base.__name__}.{name}"

@@ -195,7 +195,7 @@ def test_without_appends_a_regular_check_finds_trouble_and_its_end(
     log = Log()
     commits = GroupCommit(log.commit, afterwards=log.tidy, check=check)
     broken.set()
-    eventually(lambda: commits.trouble() == "the journal cannot be read: Unavailable")
+    eventually(lambda: commits.trouble() == "the journal cannot be used: Unavailable")
     broken.clear()
     eventually(lambda: commits.trouble() == "")
     assert commits.close(timeout=PATIENCE)

@@ -4,7 +4,7 @@ from time import perf_counter
 
 import pytest
 
-from gateway.head import MAX_HEAD, MAX_LINES, Refusal, parse_head
+from gateway.head import MAX_HEAD, MAX_LINES, InvalidHttp, parse_head
 
 
 def head(*fields: bytes, line: bytes = b"POST / HTTP/1.1", host: bytes = b"Host: h") -> bytes:
@@ -87,14 +87,14 @@ REFUSED = {
 
 @pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED.keys())
 def test_what_two_readers_could_see_differently_is_refused(data):
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(InvalidHttp) as refusal:
         parse_head(data)
     assert refusal.value.code == 400
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"gzip, chunked", b"identity"])
 def test_a_transfer_coding_that_is_not_there_is_not_supported(coding):
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(InvalidHttp) as refusal:
         parse_head(head(b"Transfer-Encoding: " + coding))
     assert refusal.value.code == 501
 
@@ -102,7 +102,7 @@ def test_a_transfer_coding_that_is_not_there_is_not_supported(coding):
 def test_the_number_of_lines_is_bounded():
     fields = [b"A: b"] * (MAX_LINES - 3)
     parse_head(head(*fields))
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(InvalidHttp) as refusal:
         parse_head(head(*fields, b"A: b"))
     assert refusal.value.code == 431
 
@@ -135,7 +135,7 @@ HOSTILE = {
 def test_no_head_takes_long(data):
     def seconds() -> float:
         begun = perf_counter()
-        with pytest.raises(Refusal):
+        with pytest.raises(InvalidHttp):
             parse_head(data)
         return perf_counter() - begun
 

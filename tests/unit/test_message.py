@@ -153,8 +153,9 @@ def test_a_length_may_be_a_part_of_a_second() -> None:
     assert element("TIMSoundElem", {"Second": 3.5}).media.duration.ToMilliseconds() == 3_500
 
 
-def test_true_is_no_latitude() -> None:
+def test_true_is_no_number() -> None:
     assert element("TIMLocationElem", {"Latitude": True}).location.latitude == 0
+    assert not element("TIMSoundElem", {"Second": True}).media.HasField("duration")
 
 
 @pytest.mark.parametrize("value", [2**31, -(2**40), "5", True, None, [1]])

@@ -21,7 +21,7 @@ from service.view import store
 from service.view.queries import RECORD_COLUMNS
 from service.view.reader import EVERYTHING, Reader
 from service.view.writer import INSERT_FEED, LOAD_SESSION, FeedRow, ViewDamaged, ViewWriter, discard
-from tests.support.callbacks import APP, NOON, SESSION, body, entries, life
+from tests.support.callbacks import APP, NOON, SESSION, body, entries, entry, life
 
 JOURNAL = "0" * 32
 
@@ -103,6 +103,40 @@ def test_a_late_event_turns_a_rejection_into_an_acceptance_and_says_so(tmp_path:
     assert revised.event == reply.event
     assert revised.verdict == event_pb2.VERDICT_ACCEPTED
     assert revised.state_before == session_pb2.SESSION_STATE_WITH_AGENT
+
+
+def test_a_row_has_every_verdict_that_its_event_ever_had(tmp_path: Path) -> None:
+    writer = ViewWriter(tmp_path)
+    for each in fixed_journal()[:5]:  # a new process each
+        Projection(writer, JOURNAL).apply([each], head=5, behind_since=None)
+    ended = entry(6, body("SessionEnd", NOON + 45_000))
+    Projection(writer, JOURNAL).apply([ended], head=6, behind_since=None)
+    writer.close()
+    rejected, accepted = 1 << event_pb2.VERDICT_REJECTED, 1 << event_pb2.VERDICT_ACCEPTED
+    assert read(tmp_path, "SELECT verdict, verdicts FROM feed WHERE event_revision = 4") == [
+        (event_pb2.VERDICT_REJECTED, rejected),
+        (event_pb2.VERDICT_ACCEPTED, rejected | accepted),
+        (event_pb2.VERDICT_REJECTED, rejected | accepted),
+    ]
+
+
+def test_a_row_is_found_by_the_agent_whom_the_session_had_when_it_was_published(
+    tmp_path: Path,
+) -> None:
+    joined = life("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId="ann")
+    ended = [body("SessionUserTimeoutEnd", NOON + 50_000), body("SessionUserEnd", NOON + 40_000)]
+    writer = ViewWriter(tmp_path)
+    for each in entries([*joined, *ended]):  # a new process each
+        Projection(writer, JOURNAL).apply([each], head=5, behind_since=None)
+    writer.close()
+    assert read(tmp_path, "SELECT event_revision, agent_id FROM feed ORDER BY position") == [
+        (1, ""),
+        (2, ""),
+        (3, "ann"),
+        (4, "ann"),
+        (5, "ann"),
+        (4, "ann"),
+    ]
 
 
 def test_only_standing_rejections_are_listed(tmp_path: Path) -> None:
@@ -440,6 +474,41 @@ def test_a_session_that_never_begins_is_bounded_across_restarts(tmp_path: Path) 
         assert reader.rejected_of(APP, "unknown", 100) is None
 
 
+def loads(folder: Path, journal: list[Entry], *, batch: int) -> int:
+    """Apply a journal in batches; return how often a session was read from the view."""
+    statements: list[str] = []
+    writer = ViewWriter(folder)
+    writer._db.exec_trace = lambda _cursor, sql, _values: statements.append(sql) is None
+    projection = Projection(writer, JOURNAL)
+    for start in range(0, len(journal), batch):
+        projection.apply(journal[start : start + batch], head=len(journal), behind_since=None)
+    writer._db.exec_trace = None
+    writer.close()
+    return statements.count(LOAD_SESSION)
+
+
+TALK = [body("SessionBegin", NOON), *(body("Brand.New", NOON + n) for n in range(1, 400))]
+
+
+@pytest.mark.parametrize(("limit", "times"), [("KEPT_SESSIONS", 8), ("KEPT_BYTES", 8), ("", 1)])
+def test_a_session_that_no_room_is_left_for_is_read_from_the_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, times: int
+) -> None:
+    if limit:
+        monkeypatch.setattr(projection_module, limit, 0)
+    assert loads(tmp_path, entries(TALK), batch=50) == times
+
+
+def test_a_session_in_order_takes_little_room_however_long_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection_module, "KEPT_BYTES", 200_000)
+    assert loads(tmp_path, entries(TALK), batch=50) == 1
+    monkeypatch.setattr(projection_module, "KEPT_BYTES", 20_000)
+    (tmp_path / "scarce").mkdir()
+    assert loads(tmp_path / "scarce", entries(TALK), batch=50) == 8
+
+
 def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,6 +535,26 @@ def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(
     writer.close()
     assert projection.progress.complete
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_a_batch_counts_the_revised_verdicts_that_are_read_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = entries(
+        [
+            *life(*["ChatBot.UserSendMsg"] * 20, start=NOON + 1),
+            body("SessionBegin", NOON),
+            body("ChatBot.UserSendMsg", NOON + 2),
+            body("SessionBegin", NOON, session_id="other"),
+        ]
+    )
+    writer = ViewWriter(tmp_path)
+    Projection(writer, JOURNAL).apply(journal[:21], head=23, behind_since=NOON)
+    monkeypatch.setattr(projection_module, "BATCH_WORK", 21 + 20)
+    projection = Projection(writer, JOURNAL)
+    projection.apply(journal[21:], head=23, behind_since=None)
+    writer.close()
+    assert projection.progress.applied_revision == 22
 
 
 def test_revised_rows_borrow_the_event_that_they_are_about(tmp_path: Path) -> None:

@@ -308,6 +308,13 @@ def test_a_callback_that_takes_back_the_last_time_leaves_the_one_before() -> Non
     assert history.session.last_event_at == NOON + 2_000
 
 
+def test_the_last_time_may_be_that_of_the_begin_which_sorts_before_its_time() -> None:
+    first, second = (body("ChatBot.UserSendMsg", NOON - n) for n in (2_000, 1_000))
+    history = arriving(body("SessionBegin", NOON), first, second, body("NoAgentOnline", NOON + 1))
+    assert revised_by(history, body("SessionEnd", NOON - 1_500)) == [3, 4]
+    assert history.session.last_event_at == NOON
+
+
 def test_a_repetition_changes_nothing() -> None:
     history = arriving(*life("SessionBegin", "ChatBot.UserSendMsg", "SessionEnd"))
     before = replace(history.session)
@@ -330,6 +337,13 @@ def test_a_history_that_was_let_go_or_saved_says_when_it_is_needed() -> None:
     assert restored.add(placed(100, bodies[99])) == []
     assert restored.session == history.session
     assert history.add(placed(99, bodies[98])) == []
+
+
+def test_a_history_that_was_read_back_once_stays_at_hand() -> None:
+    bodies = [body("SessionBegin", NOON), *(body("Brand.New", NOON + n) for n in range(1, 100))]
+    history = fold(bodies)
+    history.trim()
+    assert history.add(placed(2, bodies[1])) == []
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,13 @@ def test_a_plan_depends_on_the_statement_alone(tmp_path: Path, opening: object) 
         assert db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1) == 1
 
 
-def test_other_limits_of_a_session_make_another_view(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("limit", "other"), [("LIMITS", Limits(callbacks=7)), ("MAX_AHEAD", 0), ("MAX_NAME", 7)]
+)
+def test_other_limits_make_another_view(
+    monkeypatch: pytest.MonkeyPatch, limit: str, other: object
+) -> None:
     before = store.fingerprint.__wrapped__()
     assert before == store.fingerprint()
-    monkeypatch.setattr(store, "LIMITS", Limits(callbacks=7))
+    monkeypatch.setattr(store, limit, other)
     assert store.fingerprint.__wrapped__() != before

@@ -1,0 +1,86 @@
+"""A session's history gives the same however little of it is at hand."""
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from journal.callback import Malformed, decode
+from journal.entry import Entry
+from service import history
+from service.history import History, Limits, Placed, Truncated, placed_by
+from service.session import Facts, Reason, without_message
+from tests.support.histories import journals
+
+limits = st.just(Limits()) | st.builds(
+    Limits, st.integers(1, 40), st.integers(1, 30), st.integers(1, 60)
+)
+
+
+def facts_of(journal: list[Entry]) -> Iterator[Facts]:
+    """Yield what one session's history takes of a journal."""
+    for each in journal:
+        try:
+            callback = decode(each.body, each.received_at)
+        except Malformed:
+            continue
+        if callback.session_id == "s1":
+            yield without_message(callback, each.id)
+
+
+class Partial:
+    """A history that lets go of its past whenever it may, and has it read back when it must."""
+
+    def __init__(self, random: Random, limits: Limits) -> None:
+        self.history = History()
+        self.kept: list[tuple[Facts, int]] = []
+        self._random = random
+        self._limits = limits
+
+    def add(self, facts: Facts, revision: int) -> list[Placed]:
+        placed = placed_by(facts, revision, 0)
+        try:
+            changed = self.history.add(placed, self._limits)
+        except Truncated:
+            self.history = self.read_back()
+            changed = self.history.add(placed, self._limits)
+        if reason_of(changed[0]) is not Reason.SESSION_TOO_LONG:
+            self.kept.append((facts, revision))
+        return changed
+
+    def read_back(self) -> History:
+        return History.replay([placed_by(*each, 0) for each in self.kept], self.history.usage)
+
+    def let_go(self) -> None:
+        if self._random.random() < 0.3:
+            self.history.trim()
+        if self._random.random() < 0.2 and self.history.session.begun_at:
+            self.history = History.restore(self.history.save())
+
+
+def reason_of(placed: Placed) -> Reason | None:
+    return placed.outcome and placed.outcome.reason
+
+
+def outcomes(callbacks: list[Placed]) -> list[object]:
+    return [(each.revision, each.outcome) for each in callbacks]
+
+
+@settings(max_examples=100, deadline=None)
+@given(journals(most=40), st.integers(0, 2**32), st.sampled_from([1, 2, 3, 8]), limits)
+def test_a_history_gives_the_same_however_little_of_it_is_at_hand(
+    journal: list[Entry], seed: int, tail: int, limits: Limits
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "TAIL", tail)
+        whole, partial = History(), Partial(Random(seed), limits)
+        for revision, facts in enumerate(facts_of(journal), 1):
+            changed = whole.add(placed_by(facts, revision, 0), limits)
+            assert outcomes(partial.add(facts, revision)) == outcomes(changed)
+            anew = partial.read_back()
+            assert partial.history.session == whole.session == anew.session
+            assert partial.history.usage == whole.usage
+            assert outcomes(anew.tail) == outcomes(whole.tail)
+            partial.let_go()
