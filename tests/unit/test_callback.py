@@ -313,19 +313,16 @@ def test_hostile_bodies_take_linear_time(prefix: bytes, unit: bytes) -> None:
     assert process_time() - begin < 0.5
 
 
-@pytest.mark.parametrize(
-    "number", [b"1.7976931348623157e308", b"2.2250738585072011e-308", b"0.1", b"[]"]
-)
-def test_a_body_of_many_values_takes_no_longer_than_others(number: bytes) -> None:
-    numbers = b",".join([number] * (LIMIT // (len(number) + 1) - 10))
-    hostile = body().replace(b"}", b', "MsgBody": [%b]}' % numbers)
-
-    def seconds() -> float:
+@pytest.mark.parametrize("number", [b"1.7976931348623157e308", b"2.2250738585072011e-308"])
+def test_floats_near_the_limits_take_no_longer_than_others(number: bytes) -> None:
+    def seconds(number: bytes) -> float:
+        numbers = b",".join([number] * (LIMIT // (len(number) + 1) - 10))
+        hostile = body().replace(b"}", b', "MsgBody": [%b]}' % numbers)
         begin = process_time()
         assert examine(1, hostile, MAX_EVENT_TIME)[1] == ""
         return process_time() - begin
 
-    assert min(seconds() for _ in range(5)) < 0.05
+    assert min(seconds(number) for _ in range(5)) < 4 * min(seconds(b"0.1") for _ in range(5))
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400"])
