@@ -1,4 +1,4 @@
-"""How many files a process of ours may have open: connections are files, too."""
+"""The limit of open files, and so of connections, of the processes."""
 
 import resource
 from contextlib import suppress
@@ -13,7 +13,7 @@ FOR_EACH_CHILD = 4
 """Files of the supervisor for each of its children."""
 
 MOST = 1 << 20
-"""What is asked for at most: where the hard limit is a billion, some programs try them all."""
+"""Limit to set at most: where it is a billion, some programs try to close them all."""
 
 
 def raise_limit() -> int:

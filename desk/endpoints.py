@@ -1,4 +1,4 @@
-"""Where the processes of this machine listen, for the commands that ask them.
+"""The addresses of the processes of this machine, for the commands that ask them.
 
 Reads single variables, not `desk.settings`: who only asks needs no complete configuration.
 """
@@ -10,7 +10,7 @@ from dotenv import dotenv_values
 from desk.address import Address
 
 HTTP, GRPC = "127.0.0.1:8080", "127.0.0.1:50051"
-"""Where they listen by default."""
+"""Their default addresses."""
 
 
 def gateway_address() -> Address:

@@ -1,4 +1,4 @@
-"""How the processes log: one JSON object per line, or coloured lines on a terminal, to stderr.
+"""The log of each process, on stderr: one JSON object per line, or coloured lines on a terminal.
 
 What the standard library's loggers say (waitress, grpc) takes the same way. Lines are bounded, and
 a reader of stderr that stalls stops no process. Knows nothing of what is logged; who logs leaves

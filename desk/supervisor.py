@@ -286,7 +286,8 @@ class _Child:
 
 def _killed_by(exit_code: int) -> str:
     """Return the signal that ended a process, in words; empty if none did."""
-    return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else ""
+    number = -exit_code
+    return f"killed by signal {number} ({signal.strsignal(number)})" if number > 0 else ""
 
 
 @contextmanager

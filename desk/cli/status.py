@@ -25,7 +25,7 @@ async def status(client: Client, *, as_json: bool) -> None:
     silence = _follower_silence(answer)
     if silence is None or silence > SILENCE:
         seen = "never seen" if silence is None else f"last seen {_ago(silence)} ago"
-        click.echo(f"desk: the follower was {seen}: lag and head are as of then", err=True)
+        click.echo(f"desk: the follower was {seen}: new callbacks stay invisible", err=True)
 
 
 def _facts(status: GetStatusResponse) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ class Fate(Enum):
 
 
 class Answer(NamedTuple):
-    """What one attempt got.
+    """The answer to one attempt.
 
     Attributes:
         status: the HTTP status; None = no answer.

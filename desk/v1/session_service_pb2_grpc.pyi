@@ -16,18 +16,19 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
                        TOO_MANY_SESSIONS
   UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY
 
-INTERNAL is an error of ours; it has no reason. A request larger than 1 MiB
-is refused by gRPC itself with RESOURCE_EXHAUSTED. A request that cannot be
-decoded, or does not come within 10 s, is an INVALID_REQUEST.
+INTERNAL is an error of ours; it has no reason. A request that cannot be
+decoded, has more than 16 KiB, or does not come within 10 s, is an
+INVALID_REQUEST. Only BatchGetSessions takes up to 1 MiB; what is larger is
+refused by gRPC itself with RESOURCE_EXHAUSTED.
 
 On one worker, at most 10,000 streams may be open (TOO_MANY_STREAMS), 10,000
 calls may wait for a revision or a state (TOO_MANY_WAITERS), and 1,000 other
 calls may be at work (TOO_MANY_CALLS; likewise 1,000 health checks and 100
-reflection streams). One address may have half of each.
+reflection streams), and 128 MiB of answers may wait for their clients to
+read (TOO_MANY_CALLS). One address may have half of each.
 
 A session id has at most 1,024 bytes, any other value of a filter 256, a
-field 100 values, a filter as a whole 16 KiB; otherwise INVALID_REQUEST
-names the field and the limit.
+field 100 values; otherwise INVALID_REQUEST names the field and the limit.
 """
 
 from collections import abc as _abc

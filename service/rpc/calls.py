@@ -15,14 +15,16 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from service.rpc.errors import Reason, Refused, map_errors, throttled
-from service.rpc.limits import Places, caller_of
+from service.rpc.limits import AllPlaces, Places, caller_of
 
 REQUEST_WITHIN = 10.0
 """Seconds that a client has to send its request, once the call is open."""
 
-SMALL = frozenset({"GetSession", "WaitForState", "GetStatus", "Check"})
-"""Methods whose answers fit into what gRPC sends ahead of the reader. Those of all other methods
-are written by the call itself, so that it keeps its place until its client has read."""
+MAX_REQUEST_BYTES = 16 * 1024
+"""Bytes of a request. A call that stays open keeps them, also those that nothing here knows."""
+
+LARGE = frozenset({"BatchGetSessions"})
+"""Methods whose requests may be as large as gRPC takes."""
 
 
 class Call:
@@ -61,54 +63,50 @@ class Call:
 
 
 class Handler:
-    """What gRPC calls for one method.
+    """The handler of one method.
 
     Args:
         method: its descriptor.
         answer: the servicer's method. `await answer(request, call)` returns the answer, or writes
             a stream of them; where requests are a stream, `answer(requests, call)` iterates.
-        places: of the method's kind of call.
-        waiters: the places of calls that wait.
+        places: all there are.
     """
 
-    def __init__(
-        self, method: MethodDescriptor, answer: Any, places: Places, waiters: Places
-    ) -> None:
+    def __init__(self, method: MethodDescriptor, answer: Any, places: AllPlaces) -> None:
         self._method = method
         self._request: Any = GetMessageClass(method.input_type)
         self._answer = answer
         self._places = places
-        self._waiters = waiters
 
     def registered(self) -> Any:
         """Make what a server registers."""
-        mapped = map_errors(self._method.name)
-        if self._method.name in SMALL:
-            return grpc.stream_unary_rpc_method_handler(mapped(self._small), None, _serialised)
-        ask = self._iterate if self._method.client_streaming else self._large
-        return grpc.stream_stream_rpc_method_handler(mapped(ask), None, _serialised)
+        method, mapped = self._method, map_errors(self._method.name)
+        if method.server_streaming:
+            ask = self._iterate if method.client_streaming else self._stream
+            return grpc.stream_stream_rpc_method_handler(mapped(ask), None, _serialised)
+        return grpc.stream_unary_rpc_method_handler(mapped(self._unary))
 
-    async def _small(self, _requests: Any, context: Any) -> Any:
-        call = Call(context, self._places, self._waiters)
-        self._places.take(call.caller)
-        try:
-            return await self._answer(await self._read(context), call)
-        finally:
-            self._places.give_back(call.caller)
+    async def _unary(self, _requests: Any, context: Any) -> bytes:
+        call = self._opened(context)
+        answer = _serialised(await self._answer(await self._read(context), call))
+        _take(self._places.unread_bytes, call.caller, context, len(answer))
+        return answer
 
-    async def _large(self, _requests: Any, context: Any) -> None:
-        call = Call(context, self._places, self._waiters)
-        with self._places.taken(call.caller):
-            answer = await self._answer(await self._read(context), call)
-            if answer is not None:
-                await call.write(answer)
+    async def _stream(self, _requests: Any, context: Any) -> None:
+        call = self._opened(context)
+        await self._answer(await self._read(context), call)
 
     async def _iterate(self, requests: AsyncIterator[bytes], context: Any) -> None:
-        call = Call(context, self._places, self._waiters)
-        with self._places.taken(call.caller):
-            decoded = (self._decoded(raw) async for raw in requests)
-            async for answer in self._answer(decoded, call):
-                await call.write(answer)
+        call = self._opened(context)
+        decoded = (self._decoded(raw) async for raw in requests)
+        async for answer in self._answer(decoded, call):
+            await call.write(answer)
+
+    def _opened(self, context: Any) -> Call:
+        places = self._places.of(self._method)
+        call = Call(context, places, self._places.waiters)
+        _take(places, call.caller, context)
+        return call
 
     async def _read(self, context: Any) -> Message:
         try:
@@ -123,6 +121,11 @@ class Handler:
         return self._decoded(raw)
 
     def _decoded(self, raw: bytes) -> Message:
+        if len(raw) > MAX_REQUEST_BYTES and self._method.name not in LARGE:
+            raise Refused(
+                Reason.INVALID_REQUEST,
+                f"the request has {len(raw):,} bytes: {MAX_REQUEST_BYTES:,} at most",
+            )
         try:
             request: Message = self._request.FromString(raw)
         except DecodeError as error:
@@ -130,6 +133,12 @@ class Handler:
             throttled.log("warning", "request_not_decoded", method=name, error=error)
             raise Refused(Reason.INVALID_REQUEST, "the request cannot be decoded") from None
         return request
+
+
+def _take(places: Places, caller: str, context: Any, number: int = 1) -> None:
+    """Take places until gRPC is done with a call, which is when its client has read the answer."""
+    places.take(caller, number)
+    context.add_done_callback(lambda _: places.give_back(caller, number))
 
 
 def _serialised(answer: Message | bytes) -> bytes:

@@ -13,9 +13,9 @@ from desk.v1.session_service_pb2 import (
     DurationSummary,
     SessionGroup,
 )
-from desk.v1.status_pb2 import ResponseHeader
 from service.records import duration
 from service.rpc.errors import Reason, Refused
+from service.rpc.frames import header_of
 from service.rpc.requests import Check
 from service.view.reader import Reader, Row
 from service.view.selection import SessionSelection
@@ -23,11 +23,11 @@ from service.view.selection import SessionSelection
 MAX_GROUPS = 1_000
 
 COUNT_SECONDS = 10.0
-"""How long one count may take; it has to look at every session that is selected."""
+"""Limit of one count, which has to read every session that is selected."""
 
 
 class Grouping(NamedTuple):
-    """What to group by in SQL, and how a group is called on the wire."""
+    """A column or expression to group by, and the names of its groups on the wire."""
 
     sql: str
     key: Callable[[Any], str]
@@ -47,7 +47,7 @@ GROUPINGS: dict[int, Grouping] = {
 
 
 def grouping(check: Check, group_by: int) -> Grouping:
-    """What a request groups by."""
+    """Read the grouping of a request."""
     if group_by not in GROUPINGS:
         check.wrong("group_by", "is not known")
     return GROUPINGS.get(group_by, GROUPINGS[CountGroup.COUNT_GROUP_UNSPECIFIED])
@@ -72,7 +72,7 @@ def count(
     groups = [_group(grouping.key(row[0]), row) for row in rows]
     groups.sort(key=lambda group: (-group.sessions, group.key))
     return CountSessionsResponse(
-        header=ResponseHeader(journal_id=progress.journal_id, revision=progress.applied_revision),
+        header=header_of(progress),
         groups=groups,
         other_sessions=rows[0][-1] - sum(group.sessions for group in groups) if rows else 0,
     )

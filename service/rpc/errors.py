@@ -1,4 +1,4 @@
-"""Every refusal that a client can meet: its reason, its status code, and how it is told.
+"""The refusals that a client can meet: their reasons, their status codes, their form on the wire.
 
 `google.rpc.Status` with `ErrorInfo` (and `BadRequest` for fields at fault), AIP-193.
 """
@@ -26,7 +26,7 @@ LOG_PERIOD = 5.0
 """Seconds between two log lines of one kind."""
 
 MAX_KINDS = 256
-"""Kinds of log line that are told apart; beyond that, all are counted anew."""
+"""Kinds of log line that are counted apart; beyond that, all counts begin anew."""
 
 SHOWN = 64
 """Characters of a client's value that an error shows."""
@@ -35,7 +35,7 @@ _log = structlog.get_logger()
 
 
 class Reason(StrEnum):
-    """`ErrorInfo.reason`; what each means is said in proto/desk/v1."""
+    """Values of `ErrorInfo.reason`; proto/desk/v1 explains each."""
 
     INVALID_REQUEST = "INVALID_REQUEST"
     INVALID_PAGE_TOKEN = "INVALID_PAGE_TOKEN"  # noqa: S105
@@ -75,7 +75,7 @@ CODES: dict[Reason, Code] = {
 
 
 class Refused(Exception):
-    """A call cannot be answered, for a reason that the client is told.
+    """A refusal of a call.
 
     Attributes:
         reason: which one.
@@ -98,12 +98,12 @@ class Refused(Exception):
 
 
 def shutting_down() -> Refused:
-    """What every open call is told when the server drains."""
+    """Make the error that ends the open calls when the server drains."""
     return Refused(Reason.SHUTTING_DOWN, "the server is shutting down; try another, or again")
 
 
 def status_of(refused: Refused) -> Status:
-    """The refusal as the wire has it."""
+    """Convert a refusal to its form on the wire."""
     details: list[ErrorInfo | BadRequest] = [
         ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=refused.metadata)
     ]
@@ -154,7 +154,7 @@ class ThrottledLog:
 
 
 throttled = ThrottledLog()
-"""The log of what calls end with unexpectedly."""
+"""The log of errors that are no refusals."""
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
@@ -177,7 +177,7 @@ def map_errors(method: str) -> Callable[[Behaviour], Behaviour]:
 
 
 async def _abort(context: Any, method: str, error: Exception) -> None:
-    """End a call with the status of an error, if there is still a client to hear it."""
+    """End a call with the status of an error, unless its client has left."""
     # The batches of a call whose client has left fail with an InternalError of grpc.aio.
     if context.cancelled() or context.done() or isinstance(error, grpc.aio.InternalError):
         raise asyncio.CancelledError from error
@@ -193,7 +193,7 @@ async def _abort(context: Any, method: str, error: Exception) -> None:
 
 
 def _refusal(method: str, error: Exception) -> Refused | None:
-    """The refusal that an error comes down to; None for a surprise. Logs what is not expected."""
+    """Return the refusal for an error, None if there is none. Log what is not a refusal."""
     if isinstance(error, Refused):
         return error
     if isinstance(error, apsw.Error):

@@ -1,7 +1,6 @@
 """desk.v1.EventService: the feed, and what was rejected."""
 
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
-from desk.v1.status_pb2 import ResponseHeader
 from service.rpc import frames, freshness, pages, requests, snapshot
 from service.rpc.calls import Call
 from service.rpc.errors import Reason, Refused, quoted
@@ -46,7 +45,7 @@ class EventService:
         read = self._readers.questions.run(_rejections, selection, before, size)
         progress, rows, following = await read
         token = pages.token((following,), request=bound_to) if following else ""
-        return frames.rejections(header(progress), rows, token)
+        return frames.rejections(frames.header_of(progress), rows, token)
 
     async def _start(self, request: SubscribeRequest) -> int:
         """The revision after which the stream begins."""
@@ -80,11 +79,6 @@ class EventService:
             if part.sessions or complete or stream.is_due():
                 message = frames.sessions(stream.header(), part.sessions, complete=complete)
                 await stream.send(message)
-
-
-def header(progress: Progress) -> ResponseHeader:
-    """The header of an answer that was read together with `progress`."""
-    return ResponseHeader(journal_id=progress.journal_id, revision=progress.applied_revision)
 
 
 def _rejections(

@@ -1,4 +1,4 @@
-"""What became of a session: as it was at a revision, and its explanation page by page."""
+"""The past of a session: its snapshot at a revision, and its explanation page by page."""
 
 from collections import OrderedDict
 from threading import Lock

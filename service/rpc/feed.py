@@ -26,7 +26,7 @@ from service.view.selection import EventSelection, LiveRow
 
 RING_ROWS = 20_000
 RING_BYTES = 16 * 1024 * 1024
-"""What the ring holds, at most. Who is further behind is served from the view."""
+"""Limits of the ring. A stream that is further behind reads from the view."""
 
 RETRY = 0.5
 """Seconds to wait before reading again what could not be read."""
@@ -97,7 +97,7 @@ class Ring:
 
 
 class Feed:
-    """What is live on this worker: the ring, the streams by filter, and the waiters.
+    """The live part of this worker: the ring, the streams by filter, and the waiters.
 
     Attributes:
         journal_id: of the journal that all revisions count in.

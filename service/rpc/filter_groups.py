@@ -15,7 +15,7 @@ WAKE_WEIGHT = 100
 
 
 class Wakeup:
-    """What one stream sleeps on: new rows, the time of its checkpoint, or the drain."""
+    """The sleep of one stream; ended by new rows, the time of its checkpoint, or the drain."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

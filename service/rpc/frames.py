@@ -26,7 +26,7 @@ from desk.v1.session_service_pb2 import (
     ListSessionsResponse,
 )
 from desk.v1.status_pb2 import ResponseHeader
-from service.view.reader import Row
+from service.view.reader import Progress, Row
 
 MAX_PREFIXES = 4_096
 """Lengths of a field for which what precedes it is kept."""
@@ -54,7 +54,7 @@ _COMPLETE = SessionBatch(complete=True).SerializeToString()
 
 
 class _Prefixes(dict[int, bytes]):
-    """What precedes a field's value, by its length; most are of a few hundred lengths."""
+    """The bytes before a field's value, by its length; most values have a few hundred lengths."""
 
     def __init__(self, head: bytes) -> None:
         self._head = head
@@ -71,6 +71,11 @@ _OF_SESSIONS = _Prefixes(tag(SessionBatch, "sessions"))
 _OF_ANSWER = _Prefixes(tag(GetSessionResponse, "session"))  # session, sessions, records: field 2
 _OF_EVENT = _Prefixes(tag(SessionRecord, "event"))
 _OF_SESSION = _Prefixes(tag(SessionRecord, "session"))
+
+
+def header_of(progress: Progress) -> ResponseHeader:
+    """The header of an answer that was read together with `progress`."""
+    return ResponseHeader(journal_id=progress.journal_id, revision=progress.applied_revision)
 
 
 def records(header: ResponseHeader, rows: Iterable[Row], *, with_session: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""Which revision an answer is of: waiting for one that is to come, refusing one that is gone."""
+"""Waits for revisions that are to come, and refuses those that are not."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ REVISION_WAIT = 10.0
 
 
 def time_left(call: Call, most: float) -> float:
-    """Seconds that a call may wait: a little less than its deadline, so that it hears why."""
+    """Seconds that a call may wait: a little less than its deadline, so that it can answer."""
     remaining = call.time_remaining()
     if remaining is None:
         return most
@@ -28,7 +28,7 @@ async def reach(feed: Feed, reader: Reader, revision: int, seconds: float) -> bo
     if reader.progress().applied_revision >= revision:
         return True
     with feed.interest(), feed.waiters.revision(revision) as reached:
-        # Looked at again: from here on the feed tells of every commit.
+        # Read again: from here on the feed announces every commit.
         if reader.progress().applied_revision >= revision:
             return True
         try:
@@ -57,7 +57,7 @@ async def await_revision(feed: Feed, reader: Reader, revision: int, call: Call) 
 
 
 def in_future(revision: int, applied: int) -> Refused:
-    """Somebody asked for a revision that does not exist yet."""
+    """Make the refusal of a revision that does not exist yet."""
     return Refused(
         Reason.REVISION_IN_FUTURE,
         f"revision {revision} has not been reached; the last one is {applied}",

@@ -1,10 +1,11 @@
 """The calls that one worker has open at once, by kind, and one caller's share of them."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from ipaddress import IPv6Network
+from urllib.parse import unquote
 
 import msgspec
+from google.protobuf.descriptor import MethodDescriptor
 
 from service.rpc.errors import Reason, Refused
 
@@ -18,6 +19,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         unary: all other questions.
         health: `grpc.health.v1`, checks and watches.
         reflection: streams of `grpc.reflection.v1alpha`.
+        unread_bytes: of answers, other than a stream's, that clients have not read yet.
     """
 
     streams: int = 10_000
@@ -25,6 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     unary: int = 1_000
     health: int = 1_000
     reflection: int = 100
+    unread_bytes: int = 128 * 1024 * 1024
 
     def total(self) -> int:
         """Calls of all kinds."""
@@ -32,7 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Places:
-    """The places for calls of one kind; `len` tells how many are taken.
+    """The places for calls, or bytes, of one kind; `len` tells how many are taken.
 
     Args:
         reason: of the refusal when no place is left.
@@ -51,48 +54,34 @@ class Places:
     def __len__(self) -> int:
         return self._taken
 
-    @contextmanager
-    def taken(self, caller: str) -> Iterator[None]:
-        """Take a place for a caller, to be given back at the end.
+    def take(self, caller: str, number: int = 1) -> None:
+        """Take places for a caller.
 
         Raises:
-            Refused: all places are taken, or the caller's share of them.
+            Refused: there are not that many left, in all or for the caller.
         """
-        self.take(caller)
-        try:
-            yield
-        finally:
-            self.give_back(caller)
-
-    def take(self, caller: str) -> None:
-        """Take a place.
-
-        Raises:
-            Refused: as `taken`.
-        """
-        if self._taken >= self._most:
-            raise Refused(
-                self._reason, f"{self._most:,} {self._what} are open already", limit=self._most
-            )
-        if self._by_caller.get(caller, 0) >= self._share:
-            raise Refused(
-                self._reason,
-                f"{self._share:,} {self._what} of this address are open already",
-                limit=self._share,
-            )
-        self.take_anyway(caller)
+        if self._taken + number > self._most:
+            raise self._refused(self._most, "")
+        if self._by_caller.get(caller, 0) + number > self._share:
+            raise self._refused(self._share, " of this address")
+        self._add(caller, number)
 
     def take_anyway(self, caller: str) -> None:
         """Take a place even if none is left."""
-        self._taken += 1
-        self._by_caller[caller] += 1
+        self._add(caller, 1)
 
-    def give_back(self, caller: str) -> None:
-        """Give a place back."""
-        self._taken -= 1
-        self._by_caller[caller] -= 1
+    def give_back(self, caller: str, number: int = 1) -> None:
+        """Give places back."""
+        self._add(caller, -number)
+
+    def _add(self, caller: str, number: int) -> None:
+        self._taken += number
+        self._by_caller[caller] += number
         if not self._by_caller[caller]:
             del self._by_caller[caller]
+
+    def _refused(self, limit: int, whose: str) -> Refused:
+        return Refused(self._reason, f"at most {limit:,} {self._what}{whose} at once", limit=limit)
 
 
 class AllPlaces:
@@ -102,11 +91,33 @@ class AllPlaces:
         self.streams = Places(Reason.TOO_MANY_STREAMS, "streams", limits.streams)
         self.waiters = Places(Reason.TOO_MANY_WAITERS, "waiting calls", limits.waiters)
         self.unary = Places(Reason.TOO_MANY_CALLS, "calls", limits.unary)
-        self.health = Places(Reason.TOO_MANY_CALLS, "health checks", limits.health)
-        self.reflection = Places(Reason.TOO_MANY_CALLS, "reflection streams", limits.reflection)
+        self.unread_bytes = Places(
+            Reason.TOO_MANY_CALLS, "bytes of unread answers", limits.unread_bytes
+        )
+        health = Places(Reason.TOO_MANY_CALLS, "health checks", limits.health)
+        reflection = Places(Reason.TOO_MANY_CALLS, "reflection streams", limits.reflection)
+        self._others = {
+            "Subscribe": self.streams,
+            "WaitForState": self.waiters,
+            "Health": health,
+            "ServerReflection": reflection,
+        }
+
+    def of(self, method: MethodDescriptor) -> Places:
+        """Return the places for the calls of a method."""
+        of_service = self._others.get(method.containing_service.name, self.unary)
+        return self._others.get(method.name, of_service)
 
 
 def caller_of(peer: str) -> str:
-    """The address of a gRPC peer such as `ipv4:10.0.0.7:51515`, without its port."""
+    """Return the address of a gRPC peer such as `ipv4:10.0.0.7:51515`, without its port.
+
+    Of an IPv6 address, return the network of 64 bits: whoever has one of its addresses has all.
+    """
     address, _, port = peer.rpartition(":")
-    return address if port.isdigit() and address else peer
+    if not port.isdigit():
+        return peer
+    family, _, host = unquote(address).partition(":")
+    if family != "ipv6":
+        return address
+    return str(IPv6Network((host.strip("[]").partition("%")[0], 64), strict=False))

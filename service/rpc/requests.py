@@ -1,6 +1,6 @@
 """Checks what clients send and turns it into what the view is asked: selections, keys, sizes.
 
-The rules are the comments of proto/desk/v1. All that is wrong with a request is told at once.
+The rules are the comments of proto/desk/v1. A refusal lists all that is wrong with a request.
 """
 
 import re
@@ -24,9 +24,6 @@ MAX_VALUE_BYTES = 256
 
 MAX_ID_BYTES = 1_024
 """Bytes of a session id in UTF-8."""
-
-MAX_FILTER_BYTES = 16 * 1024
-"""Bytes of a filter as it is sent."""
 
 MAX_BATCH = 1_000
 DEFAULT_BATCH = 500
@@ -78,7 +75,7 @@ class Check:
         return value
 
     def size(self, field: str, value: int, *, default: int, most: int) -> int:
-        """How many a message or page may hold: 0 = the default, more than the most = the most."""
+        """The size of a message or page: 0 = the default, more than the most = the most."""
         return min(self.not_negative(field, value) or default, most)
 
     def names(
@@ -115,12 +112,6 @@ class Check:
         size = len(value.encode())
         if size > most:
             self.wrong(field, f"must not have {size:,} bytes: {most:,} at most")
-
-    def filter_size(self, asked: EventFilter | SessionFilter) -> None:
-        """Refuse a filter that is too large as a whole."""
-        size = asked.ByteSize()
-        if size > MAX_FILTER_BYTES:
-            self.wrong("filter", f"must not have {size:,} bytes: {MAX_FILTER_BYTES:,} at most")
 
     def _few(self, field: str, given: Sequence[Any]) -> bool:
         if len(given) > MAX_VALUES:
@@ -192,14 +183,14 @@ class Apps:
 
 
 def event_selection(check: Check, asked: EventFilter) -> EventSelection:
-    """What a filter of events selects."""
+    """Read a filter of events."""
     verdicts = check.numbers("filter.verdicts", asked.verdicts, _VERDICTS)
     known = (verdict for verdict in verdicts if verdict in _VERDICTS)
     return _events(check, asked, verdicts=sum(1 << verdict for verdict in known) or _SHOWN)
 
 
 def rejections_selection(check: Check, request: ListRejectionsRequest) -> EventSelection:
-    """Which rejections a request selects."""
+    """Read the filter of a request for rejections."""
     if request.filter.verdicts:
         check.wrong("filter.verdicts", "must be empty")
     reasons = check.numbers("reasons", request.reasons, _REASONS)
@@ -209,7 +200,6 @@ def rejections_selection(check: Check, request: ListRejectionsRequest) -> EventS
 def _events(
     check: Check, asked: EventFilter, *, verdicts: int = 0, reasons: tuple[int, ...] = ()
 ) -> EventSelection:
-    check.filter_size(asked)
     return EventSelection(
         sdk_app_ids=check.apps("filter.sdk_app_ids", asked.sdk_app_ids),
         session_ids=check.names("filter.session_ids", asked.session_ids, most=MAX_ID_BYTES),
@@ -223,7 +213,7 @@ def _events(
 
 
 def snapshot_selection(events: EventSelection) -> SnapshotSelection:
-    """Which sessions a subscriber is sent first."""
+    """Derive the sessions that a subscriber gets first from its filter of events."""
     return SnapshotSelection(
         sdk_app_ids=events.sdk_app_ids,
         session_ids=events.session_ids,
@@ -234,8 +224,7 @@ def snapshot_selection(events: EventSelection) -> SnapshotSelection:
 
 
 def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
-    """What a filter of sessions selects."""
-    check.filter_size(asked)
+    """Read a filter of sessions."""
     return SessionSelection(
         sdk_app_ids=check.apps("filter.sdk_app_ids", asked.sdk_app_ids),
         states=check.numbers("filter.states", asked.states, _STATES),
@@ -250,7 +239,7 @@ def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
 
 
 def order(check: Check, order_by: str) -> Order:
-    """What sessions are ordered by; ascending unless said otherwise (AIP-132)."""
+    """Read the order of sessions; ascending by default (AIP-132)."""
     if not order_by.strip():
         return Order("begun_at", descending=True)
     parsed = _ORDER.fullmatch(order_by.strip())
@@ -274,7 +263,7 @@ def wanted_states(states: Sequence[int]) -> frozenset[int]:
 
 
 def subscription(request: SubscribeRequest) -> tuple[EventSelection, int]:
-    """What a subscriber wants, and the records per message."""
+    """Read the filter of a subscriber, and the number of records per message."""
     check = Check()
     check.not_negative("after_revision", request.after_revision)
     if request.sessions_first and request.HasField("after_revision"):

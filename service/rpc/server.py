@@ -22,7 +22,7 @@ from service.rpc.calls import Handler
 from service.rpc.event_service import EventService
 from service.rpc.feed import Feed, ViewReplaced
 from service.rpc.health import Health
-from service.rpc.limits import AllPlaces, Limits, Places
+from service.rpc.limits import AllPlaces, Limits
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, StatusService
@@ -141,7 +141,7 @@ async def _view_is_complete(path: Path, stop: asyncio.Event) -> bool:
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether the view is there, has its tables and its first row, and had caught up once."""
+    """Return True if the view has its tables and its first row, and had caught up once."""
     try:
         reader = Reader(path)
     except apsw.CantOpenError:
@@ -159,8 +159,7 @@ async def _serve(worker: "_Worker", address: str, stop: asyncio.Event, on_ready:
     tasks = [asyncio.create_task(work) for work in worker.background()]
     stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
     try:
-        await worker.server.start()
-        worker.health.serving = True
+        await worker.start()
         _log.info("rpc_serving", port=port)
         on_ready(port)
         await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -207,7 +206,7 @@ class _Worker:
         self._watch = Watch(readers.path)
         self._places = AllPlaces(limits)
         self._feed = Feed(readers.inline, self._watch, self._places.streams)
-        self.health = Health(("", *SERVICES))
+        self._health = Health(("", *SERVICES))
         self._status = StatusService(readers, self._feed, apps, journal_backlog)
         options = (*OPTIONS, ("grpc.max_allowed_incoming_connections", affordable_connections()))
         self.server = grpc.aio.server(
@@ -216,18 +215,23 @@ class _Worker:
         self._add(_DESCRIPTORS[0], SessionService(readers, self._feed, apps))
         self._add(_DESCRIPTORS[1], EventService(readers, self._feed))
         self._add(_DESCRIPTORS[2], self._status)
-        self._add(_HEALTH, self.health)
+        self._add(_HEALTH, self._health)
         names = (*SERVICES, _HEALTH.full_name, _REFLECTION.full_name)
         self._add(_REFLECTION, reflection.aio.ReflectionServicer(names))
 
+    async def start(self) -> None:
+        """Answer calls."""
+        await self._health.serve()
+        await self.server.start()
+
     def background(self) -> Iterable[Coroutine[Any, Any, None]]:
-        """What runs beside the server; its end is the worker's."""
+        """Make the coroutines that run beside the server; when one ends, the worker ends."""
         return (self._feed.run(), self._feed.announce(), _guard(self._readers, self._feed))
 
     async def drain(self) -> None:
         """End the streams first: `stop` alone would let them sleep until the grace is over."""
         _log.info("rpc_draining", subscribers=self._feed.subscribers)
-        self.health.serving = False
+        await self._health.enter_graceful_shutdown()
         self._feed.drain()
         await self.server.stop(GRACE)
 
@@ -243,24 +247,11 @@ class _Worker:
             service.full_name,
             {
                 method.name: Handler(
-                    method,
-                    getattr(servicer, method.name),
-                    self._places_of(method.full_name),
-                    self._places.waiters,
+                    method, getattr(servicer, method.name), self._places
                 ).registered()
                 for method in service.methods
             },
         )
-
-    def _places_of(self, method: str) -> Places:
-        places = self._places
-        kinds = {
-            "desk.v1.EventService.Subscribe": places.streams,
-            "desk.v1.SessionService.WaitForState": places.waiters,
-            **{method.full_name: places.health for method in _HEALTH.methods},
-            f"{_REFLECTION.full_name}.ServerReflectionInfo": places.reflection,
-        }
-        return kinds.get(method, places.unary)
 
 
 def affordable_connections() -> int:

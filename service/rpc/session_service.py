@@ -111,7 +111,7 @@ class SessionService:
         # Messages of protobuf are joined by appending one to the other.
         rest = BatchGetSessionsResponse(remaining=map(_key_message, keys[batch.looked_for :]))
         missing = map(_key_message, batch.missing)
-        return frames.batch(_header(batch.progress), batch.sessions, missing) + (
+        return frames.batch(frames.header_of(batch.progress), batch.sessions, missing) + (
             rest.SerializeToString()
         )
 
@@ -129,7 +129,7 @@ class SessionService:
         await self._fresh(request.min_revision, call)
         progress, page = await self._readers.questions.run(_page, selection, order, after, size)
         following = pages.token(page.following, request=bound_to) if page.following else ""
-        return frames.page(_header(progress), page.sessions, following)
+        return frames.page(frames.header_of(progress), page.sessions, following)
 
     async def CountSessions(  # noqa: N802
         self, request: CountSessionsRequest, call: Call
@@ -202,10 +202,6 @@ class SessionService:
             raise Refused(
                 Reason.STATE_NOT_REACHED, "the session was in none of the states in time"
             ) from None
-
-
-def _header(progress: Progress) -> ResponseHeader:
-    return ResponseHeader(journal_id=progress.journal_id, revision=progress.applied_revision)
 
 
 def _key_message(key: Key) -> SessionKey:

@@ -12,11 +12,12 @@ import google.protobuf
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from desk.v1.status_pb2 import ComponentVersion, GetStatusRequest, GetStatusResponse, ResponseHeader
+from desk.v1.status_pb2 import ComponentVersion, GetStatusRequest, GetStatusResponse
 from service.records import duration, timestamp
 from service.rpc.calls import Call
 from service.rpc.errors import throttled
 from service.rpc.feed import Feed
+from service.rpc.frames import header_of
 from service.rpc.requests import Apps
 from service.view.reader import Progress
 from service.view.readers import Readers
@@ -39,6 +40,7 @@ class StatusService:
         self._readers = readers
         self._journal_backlog = journal_backlog
         self._journal_thread = ThreadPoolExecutor(1, "journal")
+        self._turn = asyncio.Semaphore()
         self._feed = feed
         self._own_facts = GetStatusResponse(
             service_version=version("desk-sessions"),
@@ -54,9 +56,7 @@ class StatusService:
         head = max(head, progress.applied_revision)
         behind = 0 if waiting_since is None else max(0, _now() - waiting_since)
         status = GetStatusResponse(
-            header=ResponseHeader(
-                journal_id=progress.journal_id, revision=progress.applied_revision
-            ),
+            header=header_of(progress),
             head_revision=head,
             oldest_revision=progress.oldest_revision,
             lag=head - progress.applied_revision,
@@ -71,15 +71,19 @@ class StatusService:
 
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:
         """The journal's head and the age of what is not applied; or else as last seen."""
-        loop = asyncio.get_running_loop()
-        asked = loop.run_in_executor(
-            self._journal_thread, self._journal_backlog, progress.applied_revision
-        )
         try:
-            return await asyncio.wait_for(asked, BACKLOG_WITHIN)
+            async with asyncio.timeout(BACKLOG_WITHIN):
+                return await self._ask_journal(progress.applied_revision)
         except Exception as error:  # the journal's own; rpc does not know them
             throttled.log("warning", "journal_not_readable", method="GetStatus", error=error)
             return progress.head_revision, progress.behind_since
+
+    async def _ask_journal(self, applied_revision: int) -> tuple[int, int | None]:
+        await self._turn.acquire()  # while the journal hangs, nothing piles up for the thread
+        loop = asyncio.get_running_loop()
+        asked = loop.run_in_executor(self._journal_thread, self._journal_backlog, applied_revision)
+        asked.add_done_callback(lambda _: self._turn.release())
+        return await asyncio.shield(asked)
 
     def close(self) -> None:
         """Let go of the thread."""

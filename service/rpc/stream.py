@@ -34,7 +34,7 @@ Send = Callable[[bytes], Awaitable[None]]
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What a subscriber is sent."""
+    """The options of a subscriber."""
 
     selection: EventSelection
     max_batch: int
@@ -82,7 +82,7 @@ class Stream:
         raise shutting_down()
 
     def header(self) -> ResponseHeader:
-        """Where the stream stands."""
+        """Make the header of a message at the present position."""
         return ResponseHeader(
             journal_id=self._feed.journal_id, revision=complete_revision(self.position)
         )
@@ -97,7 +97,7 @@ class Stream:
         self._due = self._next_checkpoint()
 
     def is_due(self) -> bool:
-        """Whether the client has been left without a message for too long."""
+        """Return True if the next checkpoint is due."""
         return self._clock() >= self._due
 
     def _next_checkpoint(self) -> float:

@@ -30,11 +30,11 @@ class StateWaiter:
         self._states = states
 
     def wants(self, session: Session) -> bool:
-        """Whether the session is in one of the states."""
+        """Return True if the session is in one of the states."""
         return session.state in self._states
 
     def see(self, revision: int, session: Session) -> None:
-        """Be shown the session as it was after a revision."""
+        """End the wait if the session is in one of the states after a revision."""
         if revision > self.after and self.wants(session) and not self.seen.done():
             self.seen.set_result(Seen(revision, session))
 

@@ -9,11 +9,12 @@ import pytest
 from desk import settings
 from desk.cli import EXIT_CODES
 from desk.settings import Settings
-from gateway import app, authentication, callbacks, head, waitress_server
+from gateway import app, authentication, callbacks, connections, head, waitress_server
 from journal import callback, group_commit
 from service import history, message, session
 from service.rpc import freshness, requests, session_service, stream
 from service.rpc import server as rpc
+from service.rpc.calls import MAX_REQUEST_BYTES
 from service.rpc.limits import Limits
 from service.view import reader
 
@@ -80,14 +81,19 @@ LIMITS = {
     "time to answer a callback": f"{app.BUDGET} s",
     "callbacks waiting for the disk": str(group_commit.MAX_WAITING),
     "HTTP connections": f"{waitress_server.MAX_CONNECTIONS:,}; half of them from one address",
+    "HTTP bodies that have not arrived in full": (
+        f"{connections.HALF_SENT_BYTES // 2**20} MiB together"
+    ),
     "head of a request": kib(head.MAX_HEAD),
     "parts of a message": str(message.MAX_ELEMENTS),
     "processes that answer gRPC (workers)": str(settings.MAX_RPC_WORKERS),
-    "gRPC request": f"{dict(rpc.OPTIONS)['grpc.max_receive_message_length'] // 2**20} MiB",
+    "gRPC request; `BatchGetSessions`": (
+        f"{kib(MAX_REQUEST_BYTES)}; "
+        f"{dict(rpc.OPTIONS)['grpc.max_receive_message_length'] // 2**20} MiB"
+    ),
     "values in one field of a filter": str(requests.MAX_VALUES),
-    "session id, other value of a filter, filter": (
-        f"{requests.MAX_ID_BYTES:,} bytes, {requests.MAX_VALUE_BYTES} bytes, "
-        f"{kib(requests.MAX_FILTER_BYTES)}"
+    "session id, other value of a filter": (
+        f"{requests.MAX_ID_BYTES:,}, {requests.MAX_VALUE_BYTES} bytes"
     ),
     "keys in `BatchGetSessions`": f"{session_service.MAX_KEYS:,}",
     "answer of `BatchGetSessions`": f"about {session_service.BATCH_BYTES // 2**20} MiB",

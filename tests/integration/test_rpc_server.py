@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
@@ -114,6 +115,15 @@ async def test_every_service_is_healthy_once_the_worker_serves(name: str):
         stub: Any = HealthStub(worker.channel)
         answer = await stub.Check(HealthCheckRequest(service=name))
         assert answer.status == HealthCheckResponse.SERVING
+
+
+async def test_the_health_of_all_services_can_be_listed():
+    async with service() as (_, worker):
+        stub: Any = HealthStub(worker.channel)
+        listed = await stub.List(health_pb2.HealthListRequest())
+        assert {name: each.status for name, each in listed.statuses.items()} == dict.fromkeys(
+            ("", *SERVICES), HealthCheckResponse.SERVING
+        )
 
 
 async def test_the_api_can_be_discovered():

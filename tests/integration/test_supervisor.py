@@ -28,13 +28,14 @@ def pid_of(running, name):
     return running.wait_for(named("process_started", name))["pid"]
 
 
-def test_a_part_that_dies_is_started_again(supervise):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGRTMIN + 1])
+def test_a_part_that_dies_is_started_again(supervise, signum):
     with supervise("two-stages") as running:
         running.ready()
-        os.kill(pid_of(running, "first"), signal.SIGKILL)
+        os.kill(pid_of(running, "first"), signum)
         died = running.wait_for(named("process_died", "first"))
-        assert died["exit_code"] == -signal.SIGKILL
-        assert died["reason"] == "killed by SIGKILL"
+        assert died["exit_code"] == -signum
+        assert died["reason"].startswith(f"killed by signal {signum} ")
         wait_until(lambda: sum(map(named("process_ready", "first"), running.records)) == 2)
         assert running.terminate() == 0
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from journal.callback import Malformed, decode
@@ -75,7 +75,6 @@ def outcomes(callbacks: list[Placed]) -> list[object]:
     return [(each.revision, each.outcome) for each in callbacks]
 
 
-@settings(max_examples=100, deadline=None)
 @given(journals(most=40), st.integers(0, 2**32), st.sampled_from([1, 2, 3, 8]), limits)
 def test_a_history_gives_the_same_however_little_of_it_is_at_hand(
     journal: list[Entry], seed: int, tail: int, limits: Limits

@@ -37,8 +37,9 @@ DEADLINE = 30.0
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without its `DESK_` variables, and with `settings`."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DESK_")}
+    """This process's environment with `settings`, without its own and its terminal's size."""
+    ours = ("DESK_", "COLUMNS", "LINES")  # pytest-xdist sets the latter
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings}
 
 
@@ -84,11 +85,6 @@ def start(
         running.kill()
 
 
-def _as_from_a_terminal() -> None:
-    # Whoever runs the tests in the background of a script has them inherit an ignored SIGINT.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class RunningDesk:
     """A `desk` command that runs as a child process, in a process group of its own."""
 
@@ -115,7 +111,7 @@ class RunningDesk:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_as_from_a_terminal if prepare is None else prepare,
+            preexec_fn=prepare,
             cwd=data_dir.parent,  # where no `.env` is
         )
         self.pid = self.process.pid

@@ -29,23 +29,27 @@ def test_more_than_half_is_refused_to_one_caller_though_places_are_left():
     assert len(calls) == 3
 
 
-def test_a_place_is_given_back_also_after_an_error():
-    calls = places(2)
+def test_what_is_given_back_can_be_taken_again():
+    bytes_ = places(10)
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), calls.taken("a"):
-            raise ZeroDivisionError
-    with calls.taken("a"):
-        assert len(calls) == 1
+        bytes_.take("a", 5)
+        with pytest.raises(Refused):
+            bytes_.take("a")
+        bytes_.give_back("a", 5)
+    assert len(bytes_) == 0
 
 
 @pytest.mark.parametrize(
     ("peer", "caller"),
     [
         ("ipv4:10.0.0.7:51515", "ipv4:10.0.0.7"),
-        ("ipv6:%5B::1%5D:51515", "ipv6:%5B::1%5D"),
+        ("ipv6:%5B::1%5D:51515", "::/64"),
+        ("ipv6:%5B2001:db8:0:7::1%5D:51515", "2001:db8:0:7::/64"),
+        ("ipv6:%5B2001:db8:0:7:ffff::9%5D:443", "2001:db8:0:7::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:443", "fe80::/64"),
         ("unix:", "unix:"),
         ("", ""),
     ],
 )
-def test_a_caller_is_an_address_without_its_port(peer: str, caller: str):
+def test_a_caller_is_an_address_without_its_port_or_a_network(peer: str, caller: str):
     assert caller_of(peer) == caller
