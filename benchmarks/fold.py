@@ -110,7 +110,7 @@ def _insert(batches: Sequence[Batch], data_dir: Path) -> None:
                 decode(entry.body, entry.received_at)
             new = [row for row in sessions if row[0] not in begun]
             known = [row for row in sessions if row[0] in begun]
-            keys = [(row[2], row[1], row[3], row[0]) for row in new]
+            keys = [(row[2], row[1], row[3], row[0], 0) for row in new]
             begun.update(row[0] for row in new)
             with db:
                 _insert_rows(db, "feed", feed)
