@@ -14,9 +14,7 @@ from tests.support.callbacks import APP
 from tests.support.histories import batches, first_copies, journals, repetitive
 from tests.support.views import View, view
 
-few = st.tuples(st.integers(1, 20), st.integers(1, 8)).map(
-    lambda limits: Limits(callbacks=limits[0], revised=limits[1])
-)
+few = st.builds(Limits, st.integers(1, 20), st.integers(1, 8), st.integers(1, 40))
 """Limits that a journal of these tests uses up."""
 
 Outcome = tuple[int, int]
