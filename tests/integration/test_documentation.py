@@ -75,7 +75,7 @@ LIMITS = {
     "`EventTime`": f"from 2015 on, at most {callback.MAX_AHEAD // 3_600_000} h ahead",
     "callbacks of a session": f"{history.Limits().callbacks:,}",
     "changed verdicts of a session, published again": f"{history.Limits().revised:,}",
-    "callbacks of a session folded again for late ones": f"{history.Limits().redone:,}",
+    "callbacks of a session looked at again for late ones": f"{history.Limits().redone:,}",
     "agents listed in a session": f"the last {session.MAX_AGENTS}",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
     "time to answer a callback": f"{app.BUDGET} s",
