@@ -8,7 +8,7 @@ from gateway.head import InvalidHttp
 DISCARD = 4 * 1024 * 1024
 """Bytes that are read of a body that is too large, so that its sender can read the answer."""
 
-MAX_FRAMING = 256 * 1024
+MAX_FRAMING = 16 * 1024
 """Bytes of a chunked body that are not its content."""
 
 MAX_LINE = 16
