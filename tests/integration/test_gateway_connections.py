@@ -291,7 +291,7 @@ def test_connections_that_say_nothing_make_room_for_those_that_do(monkeypatch):
 
 def test_connections_over_the_limit_wait_and_are_served_in_their_turn(monkeypatch):
     monkeypatch.setattr("gateway.waitress_server.MAX_CONNECTIONS", 8)
-    monkeypatch.setattr("gateway.connections.SPARED", 60.0)
+    monkeypatch.setattr("gateway.connections.SPARED_WHEN_FULL", 60.0)
     with gateway(per_address=0) as desk:
         held = [desk.connect() for _ in range(8)]
         for sock in held:
