@@ -55,7 +55,7 @@ class Body:
 
 
 class ChunkedBody(Body):
-    """A body in chunks. Refuses chunk extensions, trailer fields, and lines that end in LF alone."""
+    """A body in chunks. Refuses extensions, trailer fields, and lines that end in LF alone."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -89,10 +89,10 @@ class ChunkedBody(Body):
             raise InvalidHttp("a line between chunks ends in LF")
         return end
 
-    def _size(self, size: bytes) -> None:
-        if not 0 < len(size) <= _MAX_DIGITS or not _SIZE.issuperset(size):
+    def _size(self, line: bytes) -> None:
+        if not 0 < len(line) <= _MAX_DIGITS or not _SIZE.issuperset(line):
             raise InvalidHttp("a chunk without a size, or with an extension")
-        self._remaining = int(size, 16)
+        self._remaining = int(line, 16)
         self._content += self._remaining
         if self._content > DISCARD:
             raise InvalidHttp("the body is far too large", 413)

@@ -147,7 +147,7 @@ def _by_address(connections: Iterable[C]) -> Iterator[list[C]]:
 
 
 def _of_the_largest(connections: Iterable[C], now: float, spared: float) -> Iterator[C]:
-    """Return what can be closed, so that the addresses with the most connections lose them first."""
+    """Return what can be closed, beginning with the address that has the most connections."""
     ranked = [
         (len(group) - closed, each)
         for group in _by_address(connections)

@@ -31,7 +31,7 @@ def test_a_body_is_not_kept_twice():
 
 @pytest.mark.parametrize("pieces", [1, 2, 7, 1000])
 def test_chunks_are_put_together(pieces):
-    wire = b'5\r\nhello\r\n002\r\n, \r\n5\r\nworld\r\n0\r\n\r\n'
+    wire = b"5\r\nhello\r\n002\r\n, \r\n5\r\nworld\r\n0\r\n\r\n"
     body = ChunkedBody()
     assert receive(body, wire + b"POST", pieces) == len(wire)
     assert body.completed

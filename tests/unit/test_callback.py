@@ -1,6 +1,7 @@
 """What counts as a callback, and when two bodies are one."""
 
 import json
+from contextlib import suppress
 from hashlib import blake2b
 from time import process_time
 from typing import Any
@@ -24,6 +25,7 @@ from journal.callback import (
 
 MINIMAL = {"SessionId": "s", "Event": "SessionBegin", "EventTime": 1_700_000_000_000}
 LIMIT = 256 * 1024
+NESTED = b"[" * 60 + b"]" * 60
 
 
 def read(body: bytes) -> Callback:
@@ -312,22 +314,21 @@ def test_identity_never_changes() -> None:
 def seconds(hostile: bytes) -> float:
     """The processor time that the gateway and the fold take for a body."""
     begin = process_time()
-    identity, fault = examine(1, hostile, MAX_EVENT_TIME)
-    try:
+    examine(1, hostile, MAX_EVENT_TIME)
+    with suppress(Malformed):
         read(hostile)
-    except Malformed as error:
-        assert str(error) == fault
-    else:
-        assert fault == ""
     return process_time() - begin
 
 
-@pytest.mark.parametrize("prefix", [b"", b'"', b"[" * 65, b'"\\ud800"', b'"' + b"a" * (LIMIT // 2)])
+@pytest.mark.parametrize(
+    "prefix", [b"", b'"', b"[" * 65, b'["\\ud800",', b'"' + b"a" * (LIMIT // 2)]
+)
 @pytest.mark.parametrize(
     "unit",
     [
         *(b"[", b"]", b"[]", b'{"a":', b'"', b'\\"', b"\\", b'"[', b"0", b" ", b"\xff"),
         *(b"\\u", b"\\ud8", b"\\ud8zz", b"\\ud800", b"\\ud83d\\ude00", b"\\n", b"\\\\u"),
+        NESTED + b",",
     ],
 )
 def test_hostile_bodies_take_linear_time(prefix: bytes, unit: bytes) -> None:
@@ -336,7 +337,6 @@ def test_hostile_bodies_take_linear_time(prefix: bytes, unit: bytes) -> None:
 
 
 LONE_SURROGATE = b', "AgentId": "\\ud800"'
-NESTED = b"[" * 60 + b"]" * 60
 
 
 @pytest.mark.parametrize("more", [b"", LONE_SURROGATE], ids=["", "lone surrogate"])
