@@ -45,7 +45,7 @@ TICK = 0.05
 """Seconds between two looks at what has waited for too long."""
 
 HURRY = 0.01
-"""The same, while no connection can be accepted."""
+"""The same, while no connection can be accepted and the look before made room for some."""
 
 SLICE = 0.02
 """Seconds for which requests are answered before the loop reads from all connections again."""
@@ -233,6 +233,7 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
         self._soon: deque[Callable[[], None]] = deque()
         self._awake = True
         self._looked = 0.0
+        self._made_room = False
         super().__init__(
             self._call_app,
             map=self.connections,
@@ -269,8 +270,9 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
     def turn(self, timeout: float) -> None:
         """Handle what is ready, or wait for it: of each connection one request at most."""
         connections = len(self.active_channels)
-        pause = HURRY if self.limits.is_full(connections) else TICK
-        self.accepting = not self.draining and not self.limits.is_full(connections)
+        is_full = self.limits.is_full(connections)
+        pause = HURRY if is_full and self._made_room else TICK
+        self.accepting = not self.draining and not is_full
         self._take_up_unsent()
         self._awake = False  # from now on; who changes something later must wake it
         if self._soon or self._to_answer:
@@ -367,7 +369,9 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
             channel.note_activity(now)
         for channel in overdue(channels, now):
             channel.handle_close()
-        if surplus := self.limits.surplus(list(self.active_channels.values()), now):
+        surplus = self.limits.surplus(list(self.active_channels.values()), now)
+        self._made_room = bool(surplus)
+        if surplus:
             self.log.log("too_many_connections", closed=len(surplus))
             for channel in surplus:
                 channel.handle_close()
