@@ -8,15 +8,14 @@ from gateway.head import InvalidHttp
 DISCARD = 4 * 1024 * 1024
 """Bytes that are read of a body that is too large, so that its sender can read the answer."""
 
-MAX_FRAMING = 256 * 1024
+MAX_FRAMING = 16 * 1024
 """Bytes of a chunked body that are not its content."""
 
-MAX_LINE = 256
+MAX_LINE = 16
 """Bytes of a line between chunks."""
 
 _SIZE = frozenset(b"0123456789abcdefABCDEF")
 _MAX_DIGITS = 8
-_EXTENSION = bytes(range(0x20, 0x7F)) + b"\t"
 
 
 class Body:
@@ -56,7 +55,7 @@ class Body:
 
 
 class ChunkedBody(Body):
-    """A body in chunks. Refuses trailer fields, and lines that end otherwise than in CRLF."""
+    """A body in chunks. Refuses extensions, trailer fields, and lines that end in LF alone."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -91,12 +90,9 @@ class ChunkedBody(Body):
         return end
 
     def _size(self, line: bytes) -> None:
-        size, _, extension = line.partition(b";")
-        if not 0 < len(size) <= _MAX_DIGITS or not _SIZE.issuperset(size):
-            raise InvalidHttp("a chunk without a size")
-        if extension.translate(None, _EXTENSION):
-            raise InvalidHttp("a control character in a chunk extension")
-        self._remaining = int(size, 16)
+        if not 0 < len(line) <= _MAX_DIGITS or not _SIZE.issuperset(line):
+            raise InvalidHttp("a chunk without a size, or with an extension")
+        self._remaining = int(line, 16)
         self._content += self._remaining
         if self._content > DISCARD:
             raise InvalidHttp("the body is far too large", 413)

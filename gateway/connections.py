@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from itertools import groupby, islice
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Protocol, TypeVar
 
 IDLE = 75.0
@@ -24,11 +24,17 @@ LINGER = 2.0
 read the answer (RFC 9112, 9.6)."""
 
 SPARED = 1.0
-"""Seconds for which a connection is spared when room is needed for others."""
+"""Seconds for which a new connection, or a half-sent request, is spared when others need room."""
+
+SPARED_WHEN_FULL = 0.25
+"""The same, while not even the reserve has room."""
+
+RESERVE = 1 / 16
+"""Part of the connections that is kept free, so that a new one is accepted, and seen, at once."""
 
 HALF_SENT = 0.75
-"""Part of the connections that may be in the middle of sending a request. The rest is a reserve for
-those that finish."""
+"""Part of the connections that may be in the middle of sending a request for longer than `SPARED`.
+The rest is for those that finish."""
 
 HALF_SENT_BYTES = 32 * 1024 * 1024
 """Bytes of bodies that have not arrived in full."""
@@ -39,6 +45,7 @@ class Connection(Protocol):
 
     Attributes:
         address: the peer's `network`.
+        accepted: when it was made.
         begun: when a request began of which a part has arrived, or was refused; 0.0 for neither.
         size: bytes of that request's body.
         refused: when a request was refused for good; 0.0 for never.
@@ -47,6 +54,7 @@ class Connection(Protocol):
     """
 
     address: str
+    accepted: float
     quiet_since: float
     refused: float
 
@@ -73,31 +81,42 @@ class Limits:
     connections: int
     per_address: int = 0
 
+    def is_full(self, number: int) -> bool:
+        """Return whether no further connection can be accepted."""
+        return number >= self.connections
+
+    def is_crowded(self, number: int) -> bool:
+        """Return whether the reserve is in use."""
+        return self._too_many(number) > 0
+
     def surplus(self, connections: Sequence[C], now: float) -> set[C]:
         """Return the connections to close because others need their room.
+
+        A request that has arrived in full is answered, as long as its client reads.
 
         Args:
             connections: all there are, the oldest first.
             now: `time.monotonic`.
         """
-        closed = {*_half_sent_surplus(connections, self.connections), *_too_large(connections)}
-        if len(connections) >= self.connections:  # somebody may be waiting to be accepted
-            room = max(1, self.connections // 16)
-            closed.update(islice(_expendable(connections, now), room))
+        closed = {*_half_sent_surplus(connections, self.connections, now), *_too_large(connections)}
         if 0 < self.per_address < len(connections):
-            by_address = sorted(connections, key=attrgetter("address"))
-            for _, group in groupby(by_address, attrgetter("address")):
-                closed.update(self._surplus_of_address(list(group), now))
+            for group in _by_address(connections):
+                closed.update(self._surplus_of_address(group, now))
+        too_many = self._too_many(len(connections) - len(closed))
+        if too_many > 0:
+            spared = SPARED_WHEN_FULL if self.is_full(len(connections)) else SPARED
+            rest = [each for each in connections if each not in closed]
+            closed.update(islice(_of_the_largest(rest, now, spared), too_many))
         return closed
 
-    def _surplus_of_address(self, group: list[C], now: float) -> Iterable[C]:
+    def _too_many(self, number: int) -> int:
+        return number - self.connections + max(1, int(self.connections * RESERVE))
+
+    def _surplus_of_address(self, group: list[C], now: float) -> Iterator[C]:
         too_many = len(group) - self.per_address
         if too_many > 0:
-            newest = group[::-1]
-            newest.sort(key=attrgetter("is_busy"))
-            order = [*_half_sent(group), *_expendable(group, now), *newest]
-            yield from islice(dict.fromkeys(order), too_many)
-        yield from _half_sent_surplus(group, self.per_address)
+            yield from islice(_expendable(group, now, SPARED), too_many)
+        yield from _half_sent_surplus(group, self.per_address, now)
 
 
 def network(address: str) -> str:
@@ -122,11 +141,27 @@ def overdue(connections: Iterable[C], now: float) -> list[C]:
     ]
 
 
-def _half_sent_surplus(connections: Iterable[C], limit: int) -> list[C]:
+def _by_address(connections: Iterable[C]) -> Iterator[list[C]]:
+    by_address = sorted(connections, key=attrgetter("address"))
+    return (list(group) for _, group in groupby(by_address, attrgetter("address")))
+
+
+def _of_the_largest(connections: Iterable[C], now: float, spared: float) -> Iterator[C]:
+    """Return what can be closed, beginning with the address that has the most connections."""
+    ranked = [
+        (len(group) - closed, each)
+        for group in _by_address(connections)
+        for closed, each in enumerate(_expendable(group, now, spared))
+    ]
+    ranked.sort(key=itemgetter(0), reverse=True)
+    return (each for _, each in ranked)
+
+
+def _half_sent_surplus(connections: Iterable[C], limit: int, now: float) -> Iterator[C]:
     """Return the oldest half-sent requests, as far as there are too many."""
     half_sent = _half_sent(connections)
     too_many = len(half_sent) - max(1, int(limit * HALF_SENT))
-    return half_sent[: max(0, too_many)]
+    return (each for each in half_sent[: max(0, too_many)] if each.begun < now - SPARED)
 
 
 def _too_large(connections: Iterable[C]) -> Iterator[C]:
@@ -140,14 +175,14 @@ def _too_large(connections: Iterable[C]) -> Iterator[C]:
         yield each
 
 
-def _expendable(connections: Iterable[C], now: float) -> Iterator[C]:
-    connections = list(connections)
-    yield from (each for each in _half_sent(connections) if each.begun < now - SPARED)
+def _expendable(connections: Sequence[C], now: float, spared: float) -> Iterator[C]:
+    """Return what can be closed: who does nothing or does not read, then half-sent requests."""
     others = [each for each in connections if not each.begun]
     others.sort(key=attrgetter("quiet_since"))
     for each in others:
-        if each.quiet_since < now - (ANSWER if each.is_busy else SPARED):
+        if each.quiet_since < now - ANSWER if each.is_busy else each.accepted < now - spared:
             yield each
+    yield from (each for each in _half_sent(connections) if each.begun < now - spared)
 
 
 def _half_sent(connections: Iterable[C]) -> list[C]:

@@ -18,8 +18,11 @@ END = b"\r\n\r\n"
 # Possessive quantifiers (++, *+) never go back, so that no input takes more than linear time.
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 
+# A method is case-sensitive, and WSGI servers write it in capitals: one in small letters is none.
+_METHOD = r"[!#$%&'*+\-.^_`|~0-9A-Z]++"
+
 # A target may have no fragment: some readers would cut it off, and some would not.
-_REQUEST_LINE = re.compile(rf'({_NAME}) (/[!"$-~]*+) HTTP/(1\.[01])\r\n')
+_REQUEST_LINE = re.compile(rf'({_METHOD}) (/[!"$-~]*+) HTTP/(1\.[01])\r\n')
 _FIELDS = re.compile(rf"(?:{_NAME}:[\t -~\x80-\xff]*+\r\n)*+\r\n")
 _FIELD = re.compile(rf"({_NAME}):[ \t]*+([^\r]*+)\r\n")
 _HOST = re.compile(r"[-._~%!$&'()*+;=:\[\]0-9A-Za-z]*+")
@@ -27,6 +30,7 @@ _LENGTH = re.compile(r"[0-9]{1,19}+")
 _CODINGS = re.compile(rf"{_NAME}(?:[ \t]*+,[ \t]*+{_NAME})*+")
 
 _ONCE = frozenset({"HOST", "CONTENT_LENGTH", "TRANSFER_ENCODING"})
+_NEEDED = frozenset({"host", "content-length", "transfer-encoding"})
 
 
 class InvalidHttp(Exception):
@@ -124,6 +128,8 @@ def _settle_connection(headers: dict[str, str]) -> None:
     if "CONNECTION" not in headers:
         return
     options = {option.strip(" \t") for option in headers["CONNECTION"].lower().split(",")}
+    if options & _NEEDED:  # a proxy would remove them (RFC 9110, 7.6.1)
+        raise InvalidHttp("Connection names a field that every reader needs")
     said = options & {"close", "keep-alive"}
     if len(said) > 1:
         raise InvalidHttp("Connection says close and keep-alive")

@@ -19,10 +19,12 @@ class Parser:
     Attributes:
         begun: when its first byte came, `time.monotonic`.
         arrived: when its last byte came.
+        rest: what came behind it. It is for the next request, once this one is answered.
         error: why it is refused, or None.
     """
 
     begun = arrived = 0.0
+    rest = b""
     completed = empty = expect_continue = headers_finished = False
     error: InvalidHttp | None = None
     command = path = query = request_uri = ""
@@ -36,20 +38,21 @@ class Parser:
         self._forgiven = False
 
     def received(self, data: bytes) -> int:
-        """Take bytes; return how many belong to this request."""
-        self.begun = self.begun or monotonic()
+        """Take bytes, all of them: else waitress would read one request after the other."""
+        size = len(data)
         try:
-            consumed = self._take_head(data) if self.body is None else self._take_body(data)
+            while data and not self.completed:
+                self.begun = self.begun or monotonic()
+                data = data[self._take_head(data) if self.body is None else self._take_body(data) :]
+            self.rest = data
         except InvalidHttp as refusal:
             self._refuse(refusal)
         except Exception as error:  # a bug; its message may quote the request
             self._refuse(InvalidHttp(f"the parser raised {type(error).__name__}"))
-        if self.error:
-            consumed = len(data)  # where the next request begins is not known
         if self.completed:
             self.expect_continue = False  # else waitress asks for more
             self.arrived = monotonic()
-        return consumed
+        return size
 
     def get_body_stream(self) -> BytesIO:
         """Return a file of the body."""

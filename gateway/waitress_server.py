@@ -44,6 +44,15 @@ FEW_CONNECTIONS = 64
 TICK = 0.05
 """Seconds between two looks at what has waited for too long."""
 
+HURRY = 0.01
+"""The same, while no connection can be accepted and the look before made room for some."""
+
+SLICE = 0.02
+"""Seconds for which requests are answered before the loop reads from all connections again."""
+
+ACCEPTED_AT_ONCE = 64
+"""Connections taken from the kernel before the loop answers again."""
+
 GRACE = 0.5
 """Seconds after `stop` for requests that are half-received, and for those that cross with the
 closing of an idle connection."""
@@ -91,8 +100,13 @@ class _Request(greenlet):
         self.deadline = 0.0
 
     def run(self) -> None:
-        """Answer it."""
+        """Answer it, and read the next one from what has come already."""
+        request = self.channel.requests[0]
         self.channel.service()
+        if request.rest and self.channel.connected:
+            self.channel.received(request.rest)
+            for following in self.channel.requests:
+                following.arrived = request.arrived
 
     def wait(self, deadline: float) -> None:
         """Switch to the loop until somebody calls `go_on`, or the deadline has come."""
@@ -151,6 +165,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class: Any = Parser
     logger = _WaitressLog()
     refused = 0.0
+    accepted = 0.0
     quiet_since = 0.0
     seen_activity = 0.0
 
@@ -175,17 +190,17 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         """Serve no further request; drop what still comes."""
         self.refused = monotonic()
         self.parser_class = Discarding
-        del self.requests[1:]
 
     def note_activity(self, now: float) -> None:
         """Note when bytes came or went; waitress does so too, by a clock that may be set back."""
+        self.accepted = self.accepted or now
         if self.seen_activity != self.last_activity:
             self.seen_activity = self.last_activity
             self.quiet_since = now
 
-    def is_last(self) -> bool:
-        """Return whether nothing follows the request that is being answered."""
-        return len(self.requests) == 1 and self.request is None
+    def is_pipelining(self) -> bool:
+        """Return whether another request has come, or begun, behind the one to be answered."""
+        return bool(self.requests[0].rest)
 
 
 class _Settings(Adjustments):  # type: ignore[misc]
@@ -213,10 +228,12 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
         self.log = ThrottledLog()
         self._app = app
         self._to_answer: deque[_Channel] = deque()
+        self._unsent: deque[_Channel] = deque()
         self.connections: dict[int, Any] = {}
         self._soon: deque[Callable[[], None]] = deque()
         self._awake = True
         self._looked = 0.0
+        self._made_room = False
         super().__init__(
             self._call_app,
             map=self.connections,
@@ -251,26 +268,29 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
             os.write(self._wake, b"x")
 
     def turn(self, timeout: float) -> None:
-        """Handle what is ready, or wait for it."""
+        """Handle what is ready, or wait for it: of each connection one request at most."""
         connections = len(self.active_channels)
-        self.accepting = not self.draining and connections < self.limits.connections
+        is_full = self.limits.is_full(connections)
+        pause = HURRY if is_full and self._made_room else TICK
+        self.accepting = not self.draining and not is_full
+        self._take_up_unsent()
         self._awake = False  # from now on; who changes something later must wake it
         if self._soon or self._to_answer:
             timeout = 0.0
         elif self.waiting or not self.accepting:
-            timeout = min(timeout, TICK)
+            timeout = min(timeout, pause)
         wasyncore.loop(timeout, use_poll=True, map=self.connections, count=1)
         self._awake = True
         if len(self.active_channels) > connections:
-            self._accept_more()
+            self._accept_more(ACCEPTED_AT_ONCE)
         self._answer()
-        if monotonic() >= self._looked + TICK:
+        if monotonic() >= self._looked + pause:
             self._look()
 
     def switch_to(self, request: _Request) -> None:
         """Run a request until it waits or is answered, and send what it has written."""
         channel = request.channel
-        if self.draining and channel.is_last():
+        if self._has_to_end(channel):
             channel.requests[0].headers["CONNECTION"] = "close"  # waitress then closes, and says so
         self.adj.send_bytes = _WHOLE
         try:
@@ -287,7 +307,7 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
 
     def stop_accepting(self) -> None:
         """Take the connections that the kernel has already made, and refuse further ones."""
-        self._accept_more()
+        self._accept_more(self.limits.connections)
         self.draining = True
         wasyncore.dispatcher.close(self)
 
@@ -309,15 +329,32 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
     def _answer(self) -> None:
         for _ in range(len(self._soon)):
             self._soon.popleft()()
+        until = monotonic() + SLICE
         for _ in range(len(self._to_answer)):
             channel = self._to_answer.popleft()
-            if channel.requests:  # else it was given up meanwhile
+            if channel.total_outbufs_len:
+                self._unsent.append(channel)
+            elif channel.requests:  # else it was given up meanwhile
                 self.switch_to(_Request(self, channel))
+                if monotonic() > until:
+                    return
 
-    def _accept_more(self) -> None:
+    def _take_up_unsent(self) -> None:
+        """Go on with connections whose client has read the answer before."""
+        for _ in range(len(self._unsent)):
+            channel = self._unsent.popleft()
+            (self._unsent if channel.total_outbufs_len else self._to_answer).append(channel)
+
+    def _has_to_end(self, channel: _Channel) -> bool:
+        """Return whether the next answer is the last on its connection."""
+        if self.draining:
+            return not channel.is_pipelining()
+        return channel.is_pipelining() and self.limits.is_crowded(len(self.active_channels))
+
+    def _accept_more(self, number: int) -> None:
         """Accept what else the kernel has; with one each turn, a burst would wait long."""
-        before = -1
-        while before < len(self.active_channels) < self.limits.connections:
+        before, most = -1, min(len(self.active_channels) + number, self.limits.connections)
+        while before < len(self.active_channels) < most:
             before = len(self.active_channels)
             self.handle_accept()
 
@@ -332,7 +369,9 @@ class _EventLoop(TcpWSGIServer):  # type: ignore[misc]
             channel.note_activity(now)
         for channel in overdue(channels, now):
             channel.handle_close()
-        if surplus := self.limits.surplus(list(self.active_channels.values()), now):
+        surplus = self.limits.surplus(list(self.active_channels.values()), now)
+        self._made_room = bool(surplus)
+        if surplus:
             self.log.log("too_many_connections", closed=len(surplus))
             for channel in surplus:
                 channel.handle_close()

@@ -22,6 +22,9 @@ MAX_DEPTH = 64
 """Nesting beyond which a body counts as no JSON. Parsers differ in how deep they can go; this is
 well within all of them, so that every process decides alike."""
 
+MAX_BRACKETS = 20_000
+"""Lists and objects of a body: more would keep the gateway's event loop busy for too long."""
+
 MAX_SESSION_ID = 256
 """Characters of a `SessionId`; Desk's own are UUIDs of 36."""
 
@@ -41,6 +44,7 @@ MAX_AHEAD = 24 * 60 * 60 * 1000
 """Milliseconds by which an event may be later than its callback was received (decided by us): one
 such event would otherwise sort a session's end before its beginning."""
 
+_MARK = b"\xff"  # stands in no UTF-8, so in no JSON
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -116,9 +120,12 @@ def examine(sdk_app_id: int, body: bytes, received_at: int) -> tuple[bytes, str]
     Not the exception: its traceback would keep the body, and all who wait for it, from being freed.
     """
     try:
+        _check_nesting(body)
         document = _parse(body)
-    except Malformed:
-        identity, read = _digest(sdk_app_id, body), partial(_decode_slowly, body)
+    except _NotJson:
+        identity, read = _digest(sdk_app_id, body), partial(_read_mended, body)
+    except Malformed as fault:
+        return _digest(sdk_app_id, body), str(fault)
     else:
         canonical = msgspec.json.encode(document, order="sorted")
         identity, read = _digest(sdk_app_id, canonical), partial(_read, document)
@@ -144,12 +151,14 @@ def decode(body: bytes, received_at: int) -> Callback:
     Raises:
         Malformed: it is none; `TooEarly` if only for that.
     """
+    _check_nesting(body)
     try:
-        callback: Callback | None = _COMPLETE.decode(body) if _depth(body) <= MAX_DEPTH else None
+        callback: Callback = _COMPLETE.decode(body)
     except ValueError:
-        callback = None
-    if callback is None or not _is_printable(callback):
         callback = _decode_slowly(body)
+    else:
+        if not _is_printable(callback):
+            callback = _decode_slowly(body)
     return _in_time(callback, received_at)
 
 
@@ -173,21 +182,30 @@ def _read_mended(body: bytes) -> Callback:
     JSON allows their escapes, but what they mean is no Unicode text: half an emoji, most often.
     """
     text = body.replace(rb"\\", rb"\u005c")  # what is left of backslashes begins an escape
-    try:
-        document, other = (
-            _parse(_LONE_SURROGATE.sub(by, text)) for by in (rb"\\ufffd", rb"\\ufffc")
-        )
-    except Malformed:
-        raise _NotJson from None
+    marked = _LONE_SURROGATE.sub(_MARK, text)
+    if _MARK in body or _MARK not in marked:
+        raise _NotJson
+    document = _parse(marked.replace(_MARK, rb"\ufffd"))
     if type(document) is dict:
-        for field in ("SessionId", "Event"):
-            if document.get(field) != other.get(field):
-                raise Malformed(f"{field} has a lone surrogate")
+        _check_names(document, marked.replace(_MARK, rb"\ufffc"))
     return _read(document)
+
+
+def _check_names(document: dict[str, Any], body: bytes) -> None:
+    """Refuse names that are others if another character stands for lone surrogates."""
+    other = _NAMES.decode(body)
+    for field, value in (("SessionId", other.session_id), ("Event", other.event)):
+        if document.get(field) != value:
+            raise Malformed(f"{field} has a lone surrogate")
 
 
 class _Complete(Callback, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """A callback of which every field is known: what the parser skips, it does not check."""
+
+
+class _Names(msgspec.Struct, gc=False, rename="pascal"):
+    session_id: Any = None
+    event: Any = None
 
 
 def _float(literal: str) -> float:
@@ -199,6 +217,7 @@ def _float(literal: str) -> float:
 
 # msgspec's own reading of a float near the limits takes 20 times as long.
 _JSON = msgspec.json.Decoder(float_hook=_float)
+_NAMES = msgspec.json.Decoder(_Names)
 _COMPLETE = msgspec.json.Decoder(_Complete, float_hook=_float)
 """Reads a body of known fields, as nearly all are, in two thirds of the time. One that it refuses
 takes about twice as long: it is parsed first, then read, after all."""
@@ -209,23 +228,27 @@ def _digest(sdk_app_id: int, content: bytes) -> bytes:
 
 
 def _parse(body: bytes) -> Any:
-    if _depth(body) > MAX_DEPTH:
-        raise Malformed(f"the body is nested deeper than {MAX_DEPTH}")
     try:
         return _JSON.decode(body)
     except ValueError:  # covers msgspec.DecodeError and UnicodeDecodeError
         raise _NotJson from None
 
 
-def _depth(body: bytes) -> int:
-    """An upper bound on the nesting of `body`: exact where it matters, in linear time."""
-    openings = body.count(b"[") + body.count(b"{")
-    if openings <= MAX_DEPTH:
-        return openings
+def _check_nesting(body: bytes) -> None:
+    """Refuse a body with too many or too deep lists and objects, in linear time."""
+    if _openings(body) <= MAX_DEPTH:
+        return
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside_strings = b"".join(unescaped.split(b'"')[::2])
     brackets = outside_strings.translate(None, _NO_BRACKETS)
-    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+    if _openings(brackets) > MAX_BRACKETS:
+        raise Malformed(f"the body has more than {MAX_BRACKETS} lists and objects")
+    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
+        raise Malformed(f"the body is nested deeper than {MAX_DEPTH}")
+
+
+def _openings(body: bytes) -> int:
+    return body.count(b"[") + body.count(b"{")
 
 
 def _read(document: Any) -> Callback:

@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 
 from desk.v1 import event_pb2, session_pb2
-from journal.callback import MAX_AHEAD, MAX_NAME, MIN_EVENT_TIME
+from journal.callback import MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MIN_EVENT_TIME
 from journal.sqlite_watch import WalWatch
 from service.history import LIMITS
 from service.machine import BEGIN_HEAD_START, RANKS, steps
@@ -53,7 +53,8 @@ def fingerprint() -> str:
         str(FOLD_VERSION),
         str([tuple(map(str, step)) for step in steps()]),
         str([(str(name), rank) for name, rank in RANKS.items()]),
-        str((BEGIN_HEAD_START, MIN_EVENT_TIME, MAX_AHEAD, MAX_NAME, MAX_AGENTS, *LIMITS)),
+        str((BEGIN_HEAD_START, MIN_EVENT_TIME, MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MAX_AGENTS)),
+        str(LIMITS),
         str([kind.__struct_fields__ for kind in (Facts, Core, Session)]),
         SCHEMA,
     ):

@@ -70,6 +70,7 @@ calls = Limits()
 LIMITS = {
     "body of a callback": kib(callbacks.MAX_BODY),
     "nesting of its JSON": str(callback.MAX_DEPTH),
+    "lists and objects in it": f"{callback.MAX_BRACKETS:,}",
     "`SessionId`, `Event`": f"{callback.MAX_SESSION_ID}, {callback.MAX_EVENT_NAME} characters",
     "name of a user, an agent, an account": f"{callback.MAX_NAME} bytes",
     "`EventTime`": f"from 2015 on, at most {callback.MAX_AHEAD // 3_600_000} h ahead",

@@ -2,6 +2,7 @@
 
 import gc
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -291,7 +292,7 @@ def test_connections_that_say_nothing_make_room_for_those_that_do(monkeypatch):
 
 def test_connections_over_the_limit_wait_and_are_served_in_their_turn(monkeypatch):
     monkeypatch.setattr("gateway.waitress_server.MAX_CONNECTIONS", 8)
-    monkeypatch.setattr("gateway.connections.SPARED", 60.0)
+    monkeypatch.setattr("gateway.connections.SPARED_WHEN_FULL", 60.0)
     with gateway(per_address=0) as desk:
         held = [desk.connect() for _ in range(8)]
         for sock in held:
@@ -305,6 +306,62 @@ def test_connections_over_the_limit_wait_and_are_served_in_their_turn(monkeypatc
         held[0].close()
         late.settimeout(20)
         next_answer(late).assert_ok()
+
+
+LIVE = b"GET /livez HTTP/1.1\r\nHost:\r\n\r\n"
+
+
+def test_connections_that_are_active_make_room_for_another_client(monkeypatch):
+    monkeypatch.setattr("gateway.waitress_server.MAX_CONNECTIONS", 32)
+    stopped = threading.Event()
+
+    def ask_again_and_again(desk, address: str) -> int:
+        lost = 0
+        sockets: list[socket.socket] = []
+        while not stopped.is_set():
+            while len(sockets) < 16:
+                sock = socket.create_connection(("127.0.0.1", desk.port), 5, (address, 0))
+                sockets.append(sock)
+            for sock in sockets.copy():
+                try:
+                    sock.sendall(LIVE)
+                    assert sock.recv(1000)
+                except (OSError, AssertionError):
+                    sockets.remove(sock)
+                    lost += 1
+        for sock in sockets:
+            sock.close()
+        return lost
+
+    with gateway() as desk, ThreadPoolExecutor(2) as pool:
+        crowd = [pool.submit(ask_again_and_again, desk, f"127.0.1.{each}") for each in (1, 2)]
+        eventually(lambda: len(desk.server._loop.active_channels) >= 31)
+        begun = time.monotonic()
+        for number in range(5):
+            desk.post(numbered(number)).assert_ok()
+        assert time.monotonic() - begun < 5
+        stopped.set()
+        assert sum(each.result(timeout=20) for each in crowd) > 0
+
+
+def test_a_burst_from_one_address_is_answered_whole():
+    wire = request()
+    for parts in ([wire], [wire[:-1], wire[-1:]]):
+        with gateway(per_address=20) as desk:
+            burst = [desk.connect() for _ in range(100)]
+            for part in parts:
+                for sock in burst:
+                    sock.sendall(part)
+            assert [next_answer(sock).status for sock in burst] == [200] * 100
+
+
+def test_a_connection_with_thousands_of_requests_does_not_hold_up_others(desk):
+    wire = (LIVE * 400)[:8192]
+    for _ in range(20):
+        desk.connect().sendall(wire)
+    begun = time.monotonic()
+    desk.ask("GET", "/livez").assert_ok()
+    assert time.monotonic() - begun < 0.5
 
 
 def test_many_callbacks_at_once_are_each_kept_once(desk):

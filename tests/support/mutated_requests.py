@@ -89,6 +89,7 @@ def read_by_us(wire: bytes, pieces: int | None = None) -> Reading | None:
     if not parser.completed or parser.error:
         return None
     body = parser.get_body_stream().read()
+    size -= len(parser.rest)
     return Reading(parser.command.encode(), parser.request_uri.encode("latin-1"), body, size)
 
 

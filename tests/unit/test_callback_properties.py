@@ -15,6 +15,7 @@ from journal.callback import (
     MAX_EVENT_TIME,
     Callback,
     Malformed,
+    _check_nesting,
     _decode_slowly,
     _read_fields,
     decode,
@@ -185,4 +186,9 @@ def test_a_body_read_at_once_is_read_as_one_parsed_first(
     """As `examine` does, by which the gateway answers; whatever is repeated or wrong."""
     written = [b'"%b":%b' % (name.encode(), value) for name, value in fields]
     body = b",".join([b'{"SessionId":"s","Event":"e","EventTime":1700000000000', *written]) + end
-    assert verdict(lambda: decode(body, LATE)) == verdict(lambda: _decode_slowly(body))
+    assert verdict(lambda: decode(body, LATE)) == verdict(lambda: parsed_first(body))
+
+
+def parsed_first(body: bytes) -> Callback:
+    _check_nesting(body)
+    return _decode_slowly(body)

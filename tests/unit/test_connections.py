@@ -13,6 +13,7 @@ from gateway.connections import (
     LINGER,
     RECEIVE,
     SPARED,
+    SPARED_WHEN_FULL,
     Limits,
     network,
     overdue,
@@ -27,11 +28,16 @@ class Peer:
     """A connection that has just been made."""
 
     address: str = "a"
+    accepted: float = NOW
     begun: float = 0.0
     size: int = 0
     refused: float = 0.0
     quiet_since: float = NOW
     is_busy: bool = False
+
+
+def idle(quiet: float, **more: object) -> Peer:
+    return Peer(accepted=LONG_AGO, quiet_since=NOW - quiet, **more)  # type: ignore[arg-type]
 
 
 def half_sent(age: float, **more: object) -> Peer:
@@ -52,25 +58,57 @@ def test_each_has_its_time(age, make):
 
 
 def test_as_long_as_there_is_room_nobody_is_closed():
-    peers = [*(half_sent(5) for _ in range(7)), Peer(quiet_since=LONG_AGO), Peer()]
+    peers = [*(half_sent(5) for _ in range(7)), idle(5), Peer()]
     assert Limits(connections=10).surplus(peers, NOW) == set()
 
 
-def test_a_reserve_is_left_for_those_that_finish_and_the_oldest_half_sent_goes_first():
+def test_a_part_is_left_for_those_that_finish_and_the_oldest_half_sent_goes_first():
     peers = [half_sent(age) for age in range(9)]
     assert Limits(connections=10).surplus(peers, NOW) == {peers[8], peers[7]}
 
 
-def test_when_all_room_is_taken_half_sent_ones_go_before_idle_ones():
-    idle = [Peer(quiet_since=LONG_AGO - number) for number in range(4)]
-    half = [half_sent(5), half_sent(6)]
-    assert Limits(connections=6).surplus([*idle, *half], NOW) == {half[1]}
-    assert Limits(connections=4).surplus(idle, NOW) == {idle[3]}
+def test_what_began_just_now_may_finish_however_many_there_are():
+    peers = [half_sent(SPARED - 0.1) for _ in range(9)]
+    assert Limits(connections=10, per_address=5).surplus(peers, NOW) == set()
+
+
+def test_of_what_does_nothing_the_least_recently_active_makes_room_then_the_oldest_half_sent():
+    peers = [*(idle(0.1 * age) for age in range(3)), half_sent(5), half_sent(6)]
+    assert Limits(connections=5).surplus(peers, NOW) == {peers[2]}
+    assert Limits(connections=2).surplus(peers, NOW) == {*peers[:3], peers[4]}
+
+
+def test_room_is_made_in_time_for_the_next_ones():
+    peers = [idle(0.1) for _ in range(160)]
+    for number, closed in ((150, 0), (151, 1), (160, 10)):
+        assert len(Limits(connections=160).surplus(peers[:number], NOW)) == closed
+
+
+def test_the_address_with_the_most_makes_room():
+    most, more, few = ([idle(age, address=name) for age in (9, 8, 7, 6)] for name in "abc")
+    peers = [*most, *more[:3], *few[:1]]
+    limits = Limits(connections=6)
+    assert limits.surplus(peers, NOW) == {most[0], most[1], more[0]}
+
+
+def test_an_active_crowd_makes_room_for_a_client_that_has_little():
+    crowd = [idle(0.3, address=name) for name in "ab" for _ in range(512)]
+    few = [Peer("c"), idle(60, address="c")]
+    closed = Limits(connections=1024, per_address=512).surplus([*few, *crowd], NOW)
+    assert len(closed) >= 64
+    assert closed.isdisjoint(few)
 
 
 def test_what_was_made_just_now_or_is_being_answered_is_spared():
-    peers = [Peer(), half_sent(0.5), Peer(is_busy=True, quiet_since=LONG_AGO)]
+    peers = [Peer(), half_sent(0.1), Peer(is_busy=True, accepted=LONG_AGO)]
     assert Limits(connections=3).surplus(peers, NOW) == set()
+
+
+@pytest.mark.parametrize("make", [lambda age: Peer(accepted=NOW - age), half_sent])
+def test_when_there_is_no_room_at_all_less_is_spared(make):
+    peers = [make(SPARED_WHEN_FULL - 0.1), make(SPARED_WHEN_FULL + 0.1)]
+    assert Limits(connections=3).surplus([*peers, Peer()], NOW) == {peers[1]}
+    assert Limits(connections=4).surplus([*peers, Peer()], NOW) == set()
 
 
 def test_who_does_not_read_an_answer_makes_room_for_others():
@@ -103,20 +141,16 @@ def test_addresses_of_two_clients_are_two(one, other):
 
 
 def test_an_address_has_its_own_limit_and_others_are_not_touched():
-    many = [Peer("crowd") for _ in range(7)]
-    others = [Peer("b", quiet_since=LONG_AGO), Peer("c")]
+    many = [idle(age, address="crowd") for age in range(7)]
+    others = [idle(60, address="b"), Peer("c")]
     closed = Limits(connections=100, per_address=5).surplus([*others, *many], NOW)
     assert closed == {many[5], many[6]}
 
 
-def test_of_an_address_the_oldest_half_sent_goes_first():
-    many = [Peer("crowd"), half_sent(0.1, address="crowd"), Peer("crowd"), Peer("crowd")]
-    assert Limits(connections=100, per_address=3).surplus(many, NOW) == {many[1]}
-
-
-def test_of_an_address_those_that_are_answered_go_last():
-    many = [Peer("crowd"), Peer("crowd", is_busy=True), Peer("crowd", is_busy=True)]
-    assert Limits(connections=100, per_address=2).surplus(many, NOW) == {many[0]}
+def test_a_burst_from_one_address_is_answered():
+    burst = [Peer("crowd") for _ in range(5)] + [half_sent(0.1, address="crowd")]
+    burst += [Peer("crowd", accepted=LONG_AGO, is_busy=True) for _ in range(5)]
+    assert Limits(connections=100, per_address=3).surplus(burst, NOW) == set()
 
 
 def test_half_sent_requests_of_an_address_are_bounded():
@@ -125,7 +159,7 @@ def test_half_sent_requests_of_an_address_are_bounded():
 
 
 def test_without_a_limit_an_address_may_have_all():
-    assert Limits(connections=100).surplus([Peer() for _ in range(99)], NOW) == set()
+    assert Limits(connections=100).surplus([idle(5) for _ in range(94)], NOW) == set()
 
 
 def test_half_sent_bodies_are_bounded_in_bytes():
@@ -134,6 +168,6 @@ def test_half_sent_bodies_are_bounded_in_bytes():
 
 
 def test_the_times_are_in_an_order_that_makes_sense():
-    assert SPARED < BUDGET < ANSWER < RECEIVE < IDLE
+    assert SPARED_WHEN_FULL < SPARED < BUDGET < ANSWER < RECEIVE < IDLE
     assert SPARED < LINGER < RECEIVE
     assert 0 < connections.HALF_SENT < 1

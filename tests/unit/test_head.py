@@ -42,6 +42,8 @@ REFUSED = {
     "a fragment": head(line=b"POST /#a HTTP/1.1"),
     "NUL in the target": head(line=b"POST /\x00 HTTP/1.1"),
     "a byte of no ASCII in the target": head(line=b"POST /\xe9 HTTP/1.1"),
+    "a method in small letters": head(line=b"post / HTTP/1.1"),
+    "a method with small letters": head(line=b"Get / HTTP/1.1"),
     "two spaces": head(line=b"POST  / HTTP/1.1"),
     "a space at the end": head(line=b"POST / HTTP/1.1 "),
     "a vertical tab before the method": head(line=b"\x0bPOST / HTTP/1.1"),
@@ -80,6 +82,9 @@ REFUSED = {
     "an empty coding": head(b"Transfer-Encoding:"),
     "a folded coding": head(b"Transfer-Encoding: chunked", b" ,chunked"),
     "chunks in HTTP/1.0": head(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.0"),
+    "a connection with a length": head(b"Content-Length: 5", b"Connection: Content-Length"),
+    "a connection with a host": head(b"Connection: close, host"),
+    "a connection with a coding": head(b"Connection: transfer-encoding\t,x"),
     "close and keep-alive": head(b"Connection: close, keep-alive"),
     "close and keep-alive in two fields": head(b"Connection: close", b"Connection: Keep-Alive"),
 }
