@@ -145,7 +145,7 @@ class Feed:
             await self._watch.news.wait()
             self._watch.news.clear()
             try:
-                while self._advance():  # noqa: ASYNC110 -- not waiting: others may have the loop
+                while await self._advance():
                     await asyncio.sleep(0)
             except apsw.Error as error:
                 throttled.log("warning", "view_not_readable", method="feed", error=error)
@@ -220,13 +220,12 @@ class Feed:
         self.announced_position = self.ring.head
         self._watch.want(True)
 
-    def _advance(self) -> bool:
-        """Read the next rows; say whether there are more."""
+    async def _advance(self) -> bool:
+        """Read the next rows and wake waiters; say whether there are more rows."""
         window = self._reader.tail(self.ring.head)
         if window.progress.journal_id != self.journal_id:
             raise ViewReplaced
         rows = cast(list[LiveRow], window.rows)
-        self.waiters.see(rows)
         revision = complete_revision(window.reached)
         if last_of(revision) == window.reached:
             self.ring.extend(rows, window.reached)
@@ -234,18 +233,13 @@ class Feed:
             # One revision that is larger than a message: it is read from the view alone.
             revision += 1
             self.ring.reset(last_of(revision))
-        self.waiters.reach(revision)
+        await _in_slices(self.waiters.announce(rows, revision))
         return revision < window.progress.applied_revision
 
     async def _announce(self) -> None:
         """Wake the streams that the rows after `announced_position` concern."""
         announced, head = self.announced_position, self.ring.head
-        spent = 0
-        for cost in self._steps(announced, head):
-            spent += cost
-            if spent >= STEP:
-                spent = 0
-                await asyncio.sleep(0)
+        await _in_slices(self._steps(announced, head))
         self.announced_position = max(self.announced_position, head)
 
     def _steps(self, announced: int, head: int) -> Iterator[int]:
@@ -273,3 +267,13 @@ class Feed:
 
     def _encode_checkpoint(self, revision: int) -> bytes:
         return frames.checkpoint(ResponseHeader(journal_id=self.journal_id, revision=revision))
+
+
+async def _in_slices(steps: Iterable[int]) -> None:
+    """Take steps, of a cost each; let others have the event loop after each `STEP`."""
+    spent = 0
+    for cost in steps:
+        spent += cost
+        if spent >= STEP:
+            spent = 0
+            await asyncio.sleep(0)

@@ -193,7 +193,7 @@ class SessionService:
         now = self._readers.inline.now(*key)
         waiter.after = now.revision
         session = Session.FromString(now.session) if now.session else None
-        return Seen(waiter.after, session) if session and waiter.wants(session) else None
+        return Seen(waiter.after, session) if session and session.state in waiter.states else None
 
     async def _next(self, waiter: StateWaiter, seconds: float) -> Seen:
         try:
