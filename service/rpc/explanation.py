@@ -16,8 +16,9 @@ from service.view.reader import Now, Progress, Reader, size_of, take_bytes
 CACHED = 100_000
 """Callbacks whose explanation is kept for the next page; each takes some 200 bytes."""
 
-COUNTED = 1_000
-"""Callbacks of a session that has not begun that are counted, at most."""
+COUNTED = 100
+"""Callbacks of a session that has not begun that are counted, at most: GetSession does not leave
+the event loop for them."""
 
 Key = tuple[int, str]
 

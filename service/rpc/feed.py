@@ -145,7 +145,7 @@ class Feed:
             await self._watch.news.wait()
             self._watch.news.clear()
             try:
-                while await self._advance():
+                while await self._advance():  # noqa: ASYNC110 -- lets others have the loop
                     await asyncio.sleep(0)
             except apsw.Error as error:
                 throttled.log("warning", "view_not_readable", method="feed", error=error)

@@ -6,13 +6,13 @@ of the feed that is being sent and the one after that, each about `Feed.part_byt
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from desk.v1.status_pb2 import ResponseHeader
 from service.rpc import frames
 from service.rpc.batches import Encoded, encode
+from service.rpc.calls import Call
 from service.rpc.errors import Reason, Refused, shutting_down
 from service.rpc.feed import Feed
 from service.rpc.filter_groups import FilterGroup, Wakeup
@@ -30,8 +30,6 @@ CHECKPOINTED = 2_500
 MAX_AGE = (27 * 60.0, 33 * 60.0)
 """Seconds after which a stream is closed for the client to resume, so that load spreads again."""
 
-Send = Callable[[bytes], Awaitable[None]]
-
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a subscriber."""
@@ -45,17 +43,19 @@ class Stream:
     """One subscriber.
 
     Attributes:
+        caller: the address that it goes to.
         position: everything up to here has been sent, or did not pass the filter.
     """
 
     def __init__(
-        self, feed: Feed, readers: Readers, group: FilterGroup, send: Send, *, wish: Wish
+        self, feed: Feed, readers: Readers, group: FilterGroup, call: Call, *, wish: Wish
     ) -> None:
         self.position = 0
         self._feed = feed
         self._readers = readers
         self._group = group
-        self._write = send
+        self.caller = call.caller
+        self._write = call.write
         self._wish = wish
         self._live = False
         self._clock = asyncio.get_running_loop().time
@@ -149,7 +149,7 @@ class Stream:
         """Start to read what comes after a position, unless the ring has it."""
         if position >= self._feed.ring.floor:
             return None
-        return self._readers.catch_ups.start(self._read, position)
+        return self._readers.catch_ups.start(self.caller, self._read, position)
 
     async def _send_all(self, messages: list[bytes]) -> None:
         for message in messages:

@@ -6,6 +6,7 @@ import socket
 import sys
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import grpc
@@ -30,6 +31,7 @@ from desk.v1.session_service_pb2 import (
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from service.rpc import calls, session_service
 from service.rpc.limits import Limits
+from service.view.readers import QUESTIONS
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import PATIENCE, Worker, fields, reason, refusal, service, take, until
 
@@ -233,6 +235,28 @@ async def test_a_small_answer_that_is_not_read_keeps_its_place():
             assert (await get(channel)).session.session_id == SESSION
         writer.close()
         await until(lambda: succeeds(worker))
+
+
+async def test_sessions_are_answered_also_unknown_ones_while_all_threads_are_busy(monkeypatch):
+    entered, let_go = Semaphore(0), Event()
+    page = session_service._page
+
+    def hold(*arguments: Any) -> Any:
+        entered.release()
+        let_go.wait(PATIENCE)
+        return page(*arguments)
+
+    monkeypatch.setattr(session_service, "_page", hold)
+    async with service(*BEGIN) as (_, worker), worker.from_address(ELSEWHERE) as channel:
+        stubs: list[Any] = [worker.sessions, SessionServiceStub(channel)]
+        lists = [stub.ListSessions(ListSessionsRequest()) for stub in stubs for _ in range(10)]
+        for _ in range(QUESTIONS):
+            assert await asyncio.to_thread(entered.acquire, timeout=PATIENCE)
+        unknown = worker.sessions.GetSession(GetSessionRequest(session_id="nobody"))
+        assert await ends_with(unknown) == "SESSION_NOT_FOUND"
+        assert (await get(worker.channel)).session.session_id == SESSION
+        let_go.set()
+        await asyncio.gather(*lists)
 
 
 async def test_places_are_given_back_whatever_a_call_ends_with():

@@ -1,4 +1,4 @@
-"""Waiters: a row asks only those that wait for its session in its state, and wakes in small steps."""
+"""Waiters: a row asks only those that wait for its session in its state; waking is in steps."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
