@@ -1,8 +1,20 @@
 """What repeats is logged once a period, with the number that was left out."""
 
+from google.rpc.error_details_pb2 import BadRequest
 from structlog.testing import capture_logs
 
-from service.rpc.errors import LOG_PERIOD, MAX_KINDS, SHOWN, ThrottledLog, quoted
+from service.rpc.errors import (
+    LOG_PERIOD,
+    MAX_KINDS,
+    MAX_VIOLATION_BYTES,
+    MAX_VIOLATIONS,
+    SHOWN,
+    Reason,
+    Refused,
+    ThrottledLog,
+    quoted,
+    status_of,
+)
 
 
 def test_the_first_of_a_kind_is_logged_at_once_and_the_rest_counted():
@@ -31,6 +43,18 @@ def test_kinds_are_bounded():
             log.log("warning", f"event_{number}", method="M", error=KeyError())
     assert len(lines) == 10 * MAX_KINDS
     assert len(log) <= MAX_KINDS
+
+
+def test_an_error_tells_the_first_faults_and_how_many_more_there_are():
+    for size, told in ((1, MAX_VIOLATIONS), (MAX_VIOLATION_BYTES // 3, 2)):
+        faults = tuple((f"field_{n}", "x" * size) for n in range(2_000))
+        status = status_of(Refused(Reason.INVALID_REQUEST, "wrong", violations=faults))
+        found = BadRequest()
+        assert status.details[1].Unpack(found)
+        *first, last = found.field_violations
+        assert [(each.field, each.description) for each in first] == list(faults[:told])
+        assert last.description == f"and {2_000 - told:,} more"
+        assert status.ByteSize() < MAX_VIOLATION_BYTES + 500
 
 
 def test_what_a_client_sent_is_shown_short_and_harmless():
