@@ -8,7 +8,7 @@ from service.rpc.feed import Feed
 from service.rpc.stream import Stream, Wish, check_kept
 from service.view.reader import Progress, Reader, Row, first_of, last_of
 from service.view.readers import Readers
-from service.view.selection import EventSelection
+from service.view.selection import EventSelection, SnapshotSelection
 
 
 class EventService:
@@ -75,12 +75,20 @@ class EventService:
         reached, complete = 0, False
         while not complete and not self._feed.draining:
             part = await self._readers.catch_ups.run(
-                stream.caller, snapshot.read, chosen, reached, revision
+                stream.caller, _sessions, stream, chosen, reached, revision
             )
             reached, complete = part.reached, part.reached >= revision
             if part.sessions or complete or stream.is_due():
                 message = frames.sessions(stream.header(), part.sessions, complete=complete)
-                await stream.send(message)
+                with self._feed.sending(stream.caller, [message]):
+                    await stream.send(message)
+
+
+def _sessions(
+    reader: Reader, stream: Stream, selection: SnapshotSelection, after: int, revision: int
+) -> snapshot.Part:
+    # How much is enough is known when the thread begins: many may have waited for it.
+    return snapshot.read(reader, selection, after, revision, stream.part_bytes)
 
 
 def _rejections(

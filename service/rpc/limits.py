@@ -20,6 +20,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         health: `grpc.health.v1`, checks and watches.
         reflection: streams of `grpc.reflection.v1alpha`.
         unread_bytes: of answers, other than a stream's, that clients have not read yet.
+        stream_bytes: of messages of streams, likewise. What is sent shrinks as they are used up.
     """
 
     streams: int = 10_000
@@ -28,6 +29,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     health: int = 1_000
     reflection: int = 100
     unread_bytes: int = 128 * 1024 * 1024
+    stream_bytes: int = 64 * 1024 * 1024
 
     def total(self) -> int:
         """Calls of all kinds."""
@@ -54,6 +56,11 @@ class Places:
     def __len__(self) -> int:
         return self._taken
 
+    def left(self, caller: str) -> int:
+        """Return how many a caller may still take."""
+        own = self._share - self._by_caller.get(caller, 0)
+        return max(0, min(self._most - self._taken, own))
+
     def take(self, caller: str, number: int = 1) -> None:
         """Take places for a caller.
 
@@ -66,9 +73,9 @@ class Places:
             raise self._refused(self._share, " of this address")
         self._add(caller, number)
 
-    def take_anyway(self, caller: str) -> None:
-        """Take a place even if none is left."""
-        self._add(caller, 1)
+    def take_anyway(self, caller: str, number: int = 1) -> None:
+        """Take places even if none is left."""
+        self._add(caller, number)
 
     def give_back(self, caller: str, number: int = 1) -> None:
         """Give places back."""
@@ -93,6 +100,9 @@ class AllPlaces:
         self.unary = Places(Reason.TOO_MANY_CALLS, "calls", limits.unary)
         self.unread_bytes = Places(
             Reason.TOO_MANY_CALLS, "bytes of unread answers", limits.unread_bytes
+        )
+        self.stream_bytes = Places(
+            Reason.TOO_MANY_STREAMS, "bytes of unread messages", limits.stream_bytes
         )
         health = Places(Reason.TOO_MANY_CALLS, "health checks", limits.health)
         reflection = Places(Reason.TOO_MANY_CALLS, "reflection streams", limits.reflection)

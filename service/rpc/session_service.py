@@ -126,7 +126,7 @@ class SessionService:
 
     async def ExplainSession(  # noqa: N802
         self, request: ExplainSessionRequest, call: Call
-    ) -> ExplainSessionResponse:
+    ) -> bytes:
         """Return every callback of a session in time order."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
         check = requests.Check()
@@ -134,16 +134,12 @@ class SessionService:
         check.done()
         bound_to = ("ExplainSession", self._feed.journal_id, key)
         places = pages.places(request.page_token, request=bound_to, count=2)
-        place = places or (0, 0)
-        page = await self._readers.heavy.run(call.caller, self._explanations.page, key, place, size)
-        return ExplainSessionResponse(
-            header=ResponseHeader(journal_id=page.journal_id, revision=page.revision),
-            session=Session.FromString(page.session) if page.session else None,
-            records=page.records,
-            next_page_token=pages.token((page.revision, page.end), request=bound_to)
-            if page.end
-            else "",
+        answer, following = await self._readers.heavy.run(
+            call.caller, self._explanations.answer, key, places or (0, 0), size
         )
+        token = pages.token(following, request=bound_to) if following else ""
+        # Messages of protobuf are joined by appending one to the other.
+        return answer + ExplainSessionResponse(next_page_token=token).SerializeToString()
 
     async def WaitForState(  # noqa: N802
         self, request: WaitForStateRequest, call: Call

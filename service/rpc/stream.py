@@ -1,7 +1,7 @@
 """One Subscribe stream: from the view until it has caught up, then from the ring, and back.
 
 A stream is nothing but a position. It queues nothing, so a client that stops reading costs the part
-of the feed that is being sent and the one after that, each about `Feed.part_bytes`.
+of the feed that is being sent, of `Feed.part_bytes`, and the next one only while few are sent any.
 """
 
 import asyncio
@@ -87,13 +87,14 @@ class Stream:
             journal_id=self._feed.journal_id, revision=complete_revision(self.position)
         )
 
+    @property
+    def part_bytes(self) -> int:
+        """Bytes to send in one go, about."""
+        return self._feed.part_bytes(self.caller)
+
     async def send(self, message: bytes) -> None:
         """Write one message; returns when the client has room for it."""
-        self._feed.sending += 1
-        try:
-            await self._write(message)
-        finally:
-            self._feed.sending -= 1
+        await self._write(message)
         self._due = self._next_checkpoint()
 
     def is_due(self) -> bool:
@@ -124,23 +125,30 @@ class Stream:
                 self.position,
                 max_batch=self._wish.max_batch,
                 with_session=self._wish.with_session,
+                enough=self.part_bytes,
             )
-            await self._send_all(encoded.messages)
+            with self._feed.sending(self.caller, encoded.messages):
+                await self._send_all(encoded.messages)
             await self._move(encoded.reached)
 
     async def _catch_up(self) -> None:
         """Send from the view; the next part is read while the last message of one is being sent.
 
-        Earlier, the two would only contend for the GIL.
+        Earlier, the two would only contend for the GIL. While many are being sent something, it is
+        read after that.
         """
         part = self._start_reading(self.position)
         try:
             while part and self._goes_on():
                 encoded = await part
-                await self._send_all(encoded.messages[:-1])
-                part = self._start_reading(encoded.reached)
-                await self._send_all(encoded.messages[-1:])
+                part = None
+                with self._feed.sending(self.caller, encoded.messages):
+                    await self._send_all(encoded.messages[:-1])
+                    if self._feed.reads_ahead(self.caller):
+                        part = self._start_reading(encoded.reached)
+                    await self._send_all(encoded.messages[-1:])
                 await self._move(encoded.reached)
+                part = part or self._start_reading(encoded.reached)
         finally:
             if part:
                 part.cancel()
@@ -167,8 +175,7 @@ class Stream:
     def _read(self, reader: Reader, position: int) -> Encoded:
         wish = self._wish
         columns = RECORD_AND_SESSION_COLUMNS if wish.with_session else RECORD_COLUMNS
-        enough = self._feed.part_bytes
-        window = reader.feed(wish.selection, position, columns=columns, enough=enough)
+        window = reader.feed(wish.selection, position, columns=columns, enough=self.part_bytes)
         if window.progress.journal_id != self._feed.journal_id:
             raise shutting_down()  # the view was replaced; the client is told by which journal
         check_kept(complete_revision(position), window.progress.oldest_revision)

@@ -29,7 +29,7 @@ from desk.v1.session_service_pb2 import (
     WaitForStateRequest,
 )
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
-from service.rpc import calls, session_service
+from service.rpc import calls, feed, session_service
 from service.rpc.limits import Limits
 from service.view.readers import QUESTIONS
 from tests.support.callbacks import APP, NOON, SESSION, body, life
@@ -221,6 +221,35 @@ async def test_bytes_of_answers_that_are_not_read_are_bounded_for_each_address()
         await until(lambda: is_equal(lists, "answered"))
 
 
+@pytest.mark.parametrize("asked", [{"after_revision": 0}, {"sessions_first": True}])
+async def test_a_stream_that_is_not_read_makes_what_its_address_is_sent_smaller(monkeypatch, asked):
+    monkeypatch.setattr(feed, "PART_OF_REST", 1)
+    monkeypatch.setattr(feed, "MIN_PART_BYTES", 2_000)
+    bodies = [body("SessionBegin", NOON, session_id=f"{n:0200}") for n in range(300)]
+    async with service(*bodies, limits=Limits(stream_bytes=96_000)) as (_, worker):
+        reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+        request = SubscribeRequest(**asked).SerializeToString()
+        writer.write(without_room("/desk.v1.EventService/Subscribe", request))
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b"application/grpc")
+
+        async def is_small() -> bool:
+            return await largest(worker.channel, asked) < 18_000
+
+        await until(is_small)  # of 48,000 bytes at most, 32,768 are not read
+        async with worker.from_address(ELSEWHERE) as channel:
+            assert 28_000 < await largest(channel, asked) < 34_000
+        writer.close()
+
+
+async def largest(channel: grpc.aio.Channel, asked: Any) -> int:
+    """The bytes of the largest message of a stream until it has caught up."""
+    call = EventServiceStub(channel).Subscribe(SubscribeRequest(**asked, max_batch=1_000))
+    sizes = [message.ByteSize() for message in await take(call)]
+    call.cancel()
+    return max(sizes)
+
+
 async def test_a_small_answer_that_is_not_read_keeps_its_place():
     asked = GetSessionRequest(session_id=SESSION)
     async with service(*BEGIN, limits=Limits(unary=4)) as (_, worker):
@@ -307,6 +336,29 @@ async def test_a_request_keeps_no_bytes_that_nothing_here_knows(method: str):
             "INVALID_REQUEST",
         )
         assert "16,384" in str(error.details())
+
+
+MANY = ["é" * 130 + str(n) for n in range(18)]
+NUMBERS: Any = range(100, 200)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        EventFilter(agent_ids=MANY, client_user_ids=MANY, channel_types=MANY),
+        EventFilter(types=NUMBERS, verdicts=NUMBERS),
+        EventFilter(sdk_app_ids=range(-100, 0), types=NUMBERS, agent_ids=MANY),
+    ],
+)
+async def test_an_error_stays_small_however_much_is_wrong(asked):
+    async with service() as (_, worker):
+        error = await refusal(worker.subscribe(filter=asked))
+        assert (error.code(), reason(error)) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+        )
+        assert len(fields(error)) <= 11
+        assert sum(len(value) for _, value in error.trailing_metadata()) < 7_000
 
 
 UNDECODABLE = [

@@ -19,7 +19,7 @@ from service.projection import DIGESTS, Projection, row_hash
 from service.rpc.frames import record
 from service.view import store
 from service.view.queries import RECORD_COLUMNS
-from service.view.reader import EVERYTHING, Reader
+from service.view.reader import EVERYTHING, WINDOW_BYTES, Reader
 from service.view.writer import INSERT_FEED, LOAD_SESSION, FeedRow, ViewDamaged, ViewWriter, discard
 from tests.support.callbacks import APP, NOON, SESSION, body, entries, entry, life
 
@@ -69,7 +69,7 @@ def read(folder: Path, sql: str) -> list[tuple[object, ...]]:
 
 def records(folder: Path) -> list[event_pb2.SessionRecord]:
     with closing(Reader(store.locate(folder))) as reader:
-        rows = reader.feed(EVERYTHING, 0, columns=RECORD_COLUMNS).rows
+        rows = reader.feed(EVERYTHING, 0, columns=RECORD_COLUMNS, enough=WINDOW_BYTES).rows
     return [event_pb2.SessionRecord.FromString(record(row)) for row in rows]
 
 
