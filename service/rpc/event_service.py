@@ -80,7 +80,7 @@ class EventService:
             reached, complete = part.reached, part.reached >= revision
             if part.sessions or complete or stream.is_due():
                 message = frames.sessions(stream.header(), part.sessions, complete=complete)
-                with self._feed.sending(stream.caller, [message]):
+                async with self._feed.sending(stream.caller, len(message)):
                     await stream.send(message)
 
 

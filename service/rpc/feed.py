@@ -6,8 +6,8 @@ and bytes; no stream has a queue of its own.
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import cast
 
@@ -139,11 +139,20 @@ class Feed:
         """Return True if a stream may read the next part while it is sent one."""
         return self.part_bytes(caller) >= PART_BYTES
 
-    @contextmanager
-    def sending(self, caller: str, messages: Iterable[bytes]) -> Iterator[None]:
-        """Count messages to a caller as not read yet, until the end of the block."""
-        size = sum(map(len, messages))
-        self._bytes.take_anyway(caller, size)
+    def has_room(self, caller: str, size: int) -> bool:
+        """Return True if a caller may be sent so many bytes now. Small messages always may."""
+        return size <= 2 * MIN_PART_BYTES or size <= self._bytes.left_of_share(caller)
+
+    @asynccontextmanager
+    async def sending(self, caller: str, size: int) -> AsyncIterator[None]:
+        """Count bytes to a caller as not read yet until the end of the block.
+
+        Waits until there is room for them.
+        """
+        if self.has_room(caller, size):
+            self._bytes.take_anyway(caller, size)
+        else:
+            await self._bytes.take_in_turn(caller, size)
         try:
             yield
         finally:

@@ -1,8 +1,10 @@
 """The calls that one worker has open at once, by kind, and one caller's share of them."""
 
+import asyncio
 from collections import Counter
 from ipaddress import IPv6Network
 from urllib.parse import unquote
+from weakref import WeakValueDictionary
 
 import msgspec
 from google.protobuf.descriptor import MethodDescriptor
@@ -36,6 +38,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         return self.streams + self.waiters + self.unary + self.health + self.reflection
 
 
+class _Queue:
+    """Those of one caller that wait for places."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.given_back = asyncio.Event()
+
+
 class Places:
     """The places for calls, or bytes, of one kind; `len` tells how many are taken.
 
@@ -52,14 +62,18 @@ class Places:
         self._share = max(1, most // 2)
         self._taken = 0
         self._by_caller: Counter[str] = Counter()
+        self._queues: WeakValueDictionary[str, _Queue] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return self._taken
 
     def left(self, caller: str) -> int:
         """Return how many a caller may still take."""
-        own = self._share - self._by_caller.get(caller, 0)
-        return max(0, min(self._most - self._taken, own))
+        return max(0, min(self._most - self._taken, self.left_of_share(caller)))
+
+    def left_of_share(self, caller: str) -> int:
+        """Return how many a caller may still take, whatever others have; below 0 if too many."""
+        return self._share - self._by_caller.get(caller, 0)
 
     def take(self, caller: str, number: int = 1) -> None:
         """Take places for a caller.
@@ -77,9 +91,23 @@ class Places:
         """Take places even if none is left."""
         self._add(caller, number)
 
+    async def take_in_turn(self, caller: str, number: int) -> None:
+        """Take places as soon as that many of the caller's share are left, or else all of it are.
+
+        Does not mind what others have: they cannot keep anybody waiting.
+        """
+        queue = self._queues.setdefault(caller, _Queue())
+        async with queue.turn:
+            while self.left_of_share(caller) < min(number, self._share):
+                queue.given_back.clear()
+                await queue.given_back.wait()
+            self._add(caller, number)
+
     def give_back(self, caller: str, number: int = 1) -> None:
         """Give places back."""
         self._add(caller, -number)
+        if queue := self._queues.get(caller):
+            queue.given_back.set()
 
     def _add(self, caller: str, number: int) -> None:
         self._taken += number

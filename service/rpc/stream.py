@@ -127,7 +127,7 @@ class Stream:
                 with_session=self._wish.with_session,
                 enough=self.part_bytes,
             )
-            with self._feed.sending(self.caller, encoded.messages):
+            async with self._feed.sending(self.caller, encoded.size()):
                 await self._send_all(encoded.messages)
             await self._move(encoded.reached)
 
@@ -137,12 +137,16 @@ class Stream:
         Earlier, the two would only contend for the GIL. While many are being sent something, it is
         read after that.
         """
+        encoded: Encoded | None
         part = self._start_reading(self.position)
         try:
             while part and self._goes_on():
                 encoded = await part
-                part = None
-                with self._feed.sending(self.caller, encoded.messages):
+                part, size = None, encoded.size()
+                if not self._feed.has_room(self.caller, size):
+                    encoded = None  # one large record: it is read again when there is room
+                async with self._feed.sending(self.caller, size):
+                    encoded = encoded or await self._reading(self.position)
                     await self._send_all(encoded.messages[:-1])
                     if self._feed.reads_ahead(self.caller):
                         part = self._start_reading(encoded.reached)
@@ -157,6 +161,9 @@ class Stream:
         """Start to read what comes after a position, unless the ring has it."""
         if position >= self._feed.ring.floor:
             return None
+        return self._reading(position)
+
+    def _reading(self, position: int) -> "asyncio.Future[Encoded]":
         return self._readers.catch_ups.start(self.caller, self._read, position)
 
     async def _send_all(self, messages: list[bytes]) -> None:

@@ -242,6 +242,33 @@ async def test_a_stream_that_is_not_read_makes_what_its_address_is_sent_smaller(
         writer.close()
 
 
+@pytest.mark.parametrize("live", [False, True])
+async def test_large_records_wait_for_those_of_their_address_that_are_not_read(live: bool):
+    large = body("SessionBegin", NOON, CloudCustomData="x" * 60_000)
+    asked: Any = {} if live else {"after_revision": 0}
+    async with service(large, limits=Limits(stream_bytes=400_000)) as (world, worker):
+        reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+        request = SubscribeRequest(after_revision=0).SerializeToString()
+        writer.write(without_room("/desk.v1.EventService/Subscribe", request))
+        async with asyncio.timeout(PATIENCE), worker.from_address(ELSEWHERE) as channel:
+            await reader.readuntil(b"application/grpc")
+            call = worker.subscribe(**asked)
+            others = [EventServiceStub(channel).Subscribe(SubscribeRequest(**asked))]
+            if live:
+                await take(call)
+                await take(others[0])
+                world.append(body("ChatBot.UserSendMsg", NOON, CloudCustomData="x" * 60_000))
+            else:
+                others += [EventServiceStub(channel).Subscribe(SubscribeRequest(**asked))]
+            reading = asyncio.ensure_future(call.read())
+            for other in others:
+                assert (await other.read()).records.records
+                other.cancel()
+            assert not reading.done()
+            writer.close()
+            assert (await reading).records.records
+
+
 async def largest(channel: grpc.aio.Channel, asked: Any) -> int:
     """The bytes of the largest message of a stream until it has caught up."""
     call = EventServiceStub(channel).Subscribe(SubscribeRequest(**asked, max_batch=1_000))
