@@ -196,6 +196,7 @@ async def _abort(context: Any, method: str, error: Exception) -> None:
     if context.cancelled() or context.done() or isinstance(error, grpc.aio.InternalError):
         raise asyncio.CancelledError from error
     refused = _refusal(method, error)
+    error.__traceback__ = None  # its frames keep the answer, perhaps for as long as gRPC takes
     try:
         if refused is None:
             await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
