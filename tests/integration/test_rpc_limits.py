@@ -308,7 +308,8 @@ async def test_sessions_are_answered_also_unknown_ones_while_all_threads_are_bus
         lists = [stub.ListSessions(ListSessionsRequest()) for stub in stubs for _ in range(10)]
         for _ in range(QUESTIONS):
             assert await asyncio.to_thread(entered.acquire, timeout=PATIENCE)
-        unknown = worker.sessions.GetSession(GetSessionRequest(session_id="nobody"))
+        request = GetSessionRequest(session_id="nobody")
+        unknown = worker.sessions.GetSession(request, timeout=PATIENCE / 2)
         assert await ends_with(unknown) == "SESSION_NOT_FOUND"
         assert (await get(worker.channel)).session.session_id == SESSION
         let_go.set()

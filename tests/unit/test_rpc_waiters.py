@@ -12,7 +12,7 @@ from service.view.reader import first_of
 from service.view.selection import LiveRow
 
 KEY = (1, "s")
-CHATBOT, QUEUED, ENDED = 1, 3, 6
+CHATBOT, QUEUED, ENDED = 1, 3, 7
 
 
 def row(revision: int, state: int, *, blob: bytes | None = None) -> LiveRow:
