@@ -80,6 +80,11 @@ check: lint types imports proto stubs-check diagram-check compose-check test  ##
 test: $(DEV)  ## run the tests on all cores; make test ARGS='-k name -x' passes options to pytest
 	$(RUN) pytest -n auto $(ARGS)
 
+.PHONY: test-long
+test-long: $(DEV)  ## run the properties with ten times as many examples, and 200,000 mutated requests
+	DESK_TEST_PROFILE=long $(RUN) pytest -n auto tests/property tests/unit $(ARGS)
+	$(RUN) tests.support.mutated_requests 200000
+
 .PHONY: lint
 lint: $(DEV)  ## style and layout of the code
 	$(BIN)/ruff check

@@ -110,7 +110,7 @@ def _insert(batches: Sequence[Batch], data_dir: Path) -> None:
                 decode(entry.body, entry.received_at)
             new = [row for row in sessions if row[0] not in begun]
             known = [row for row in sessions if row[0] in begun]
-            keys = [(row[2], row[1], row[3], row[0]) for row in new]
+            keys = [(row[2], row[1], row[3], row[0], 0) for row in new]
             begun.update(row[0] for row in new)
             with db:
                 _insert_rows(db, "feed", feed)
@@ -130,6 +130,8 @@ def late_sessions() -> None:
         _print_late(f"{count:,} callbacks, newest first", _newest_first(count))
     _print_late("60 that flip 5,000 others", _flips(5_000, 60))
     _print_late("60 that change the state before 10,000 others", _states(10_000, 60))
+    _print_late("600 for 12 sessions of 18,000 in turn", _in_turn(12, 18_000, 600))
+    _print_late("600 for 12 full sessions in turn", _in_turn(12, 20_000, 600))
 
 
 def _newest_first(count: int) -> Iterator[tuple[str, str, int]]:
@@ -157,6 +159,16 @@ def _states(others: int, late: int) -> Iterator[tuple[str, str, int]]:
     for number in range(late):
         kinds = ("TransferringToHumanWait", "TransferringToHuman")
         yield "long", kinds[number % 2], 2 + number
+
+
+def _in_turn(sessions: int, each: int, late: int) -> Iterator[tuple[str, str, int]]:
+    """Late callbacks of long sessions, none of which is at hand, one of each after the other."""
+    for name in map(str, range(sessions)):
+        yield name, "SessionBegin", 0
+        for number in range(1, each):
+            yield name, "ChatBot.UserSendMsg", 100_000 + number
+    for number in range(late):
+        yield str(number % sessions), "ChatBot.UserSendMsg", number
 
 
 def _print_late(what: str, made: Iterator[tuple[str, str, int]]) -> None:

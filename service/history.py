@@ -32,8 +32,9 @@ TAIL = 32
 """Callbacks of a session that stay at hand. One that is later still has the whole history read
 again; Desk's callbacks overtake each other by a few places at most."""
 
-WEIGHT = 1_000
-"""Bytes that a callback takes in memory beside its texts, about."""
+WEIGHT = 600
+"""Bytes that a callback takes in memory beside its texts, about. These take one and a half times
+what they take as stored, at most."""
 
 _BEGIN = Event.SESSION_BEGIN.value  # a member is looked up by way of a function
 
@@ -47,7 +48,8 @@ class Limits(NamedTuple):
     Attributes:
         callbacks: callbacks in its history.
         revised: revised records published for it.
-        redone: steps that late callbacks had redone.
+        redone: steps that late callbacks had redone, and callbacks looked at for a first value that
+            one of them has withdrawn.
     """
 
     callbacks: int = 20_000
@@ -59,12 +61,11 @@ LIMITS = Limits()
 
 
 class Usage(msgspec.Struct, array_like=True, gc=False):
-    """What a session has used of its limits, and how many callbacks were rejected for that."""
+    """What a session has used of its limits."""
 
     callbacks: int = 0
     revised: int = 0
     redone: int = 0
-    too_long: int = 0
 
     def is_used_up(self, limits: Limits) -> bool:
         """Say whether there is room for no other callback."""
@@ -113,12 +114,17 @@ _FACTS = msgspec.msgpack.Decoder(Facts)
 
 def placed_by(facts: Facts, revision: int, weight: int) -> Placed:
     """Make a callback of its facts; `weight` is the length of what `saved` makes of them."""
-    return Placed(order_key(facts), revision, facts, WEIGHT + weight)
+    return Placed(order_key(facts), revision, facts, WEIGHT + weight + weight // 2)
 
 
 def restored(revision: int, saved: bytes) -> Placed:
     """Read a callback back from its facts as the feed stores them."""
     return placed_by(_FACTS.decode(saved), revision, len(saved))
+
+
+def identity_of(saved: bytes) -> bytes:
+    """Return the id of a callback from its facts as the feed stores them."""
+    return _FACTS.decode(saved).identity
 
 
 class Truncated(Exception):
@@ -157,6 +163,7 @@ class History:
         self._truncated = False
         self._is_whole = False  # and is to stay so: a late callback has needed all of it
         self._holders: dict[str, Key] = {}  # who offered which of FIRSTS; not all before the tail
+        self._last_sign: Key | None = None  # the last sign of life; None if before the tail
 
     @classmethod
     def replay(cls, callbacks: Iterable[Placed], usage: Usage | None = None) -> "History":
@@ -165,7 +172,6 @@ class History:
         for placed in sorted(callbacks, key=_key):
             history._append(placed)
         history.usage = usage or Usage(len(history.tail))
-        history.session.rejected_events += history.usage.too_long
         history._is_whole = True
         return history
 
@@ -183,8 +189,8 @@ class History:
         last = self._last or (0, 0, b"")
         return msgspec.msgpack.encode(_Saved(self._core, self.session, last, self.usage))
 
-    def add(self, placed: Placed, limits: Limits = LIMITS) -> list[Placed]:
-        """Take a callback to its place, or reject it if a limit is used up.
+    def add(self, placed: Placed) -> list[Placed]:
+        """Take a callback to its place.
 
         Returns:
             it, followed by those whose verdict or reason it has changed, in time order; nothing if
@@ -197,16 +203,23 @@ class History:
         place = self._place(placed.key) if is_late else 0
         if place is None:
             return []
-        if self.usage.is_used_up(limits):
-            self.usage.too_long += 1
-            self.session.rejected_events += 1
-            placed.outcome = too_long(self._core)
-            return [placed]
         self.usage.callbacks += 1
         if is_late:
             return self._insert(placed, place)
         self._append(placed)
         return [placed]
+
+    def reject(self, placed: Placed) -> Placed:
+        """Reject a callback that the session has no room for; return it."""
+        self.session.rejected_events += 1
+        placed.outcome = too_long(self._core)
+        return placed
+
+    def close(self) -> None:
+        """Let go of all callbacks: from now on, any is rejected."""
+        self.tail = []
+        self.weight = 0
+        self._truncated = True
 
     def holds(self, key: Key) -> bool:
         """Say whether a callback with this place is in the history.
@@ -246,7 +259,10 @@ class History:
             for name, value in offers(outcome, facts):
                 if not getattr(session, name):
                     self._hold(name, value, placed.key)
-        self._note_time(outcome, facts)
+        if is_sign_of_life(outcome):
+            self._last_sign = placed.key
+            if facts.event_time > (session.last_event_at or 0):
+                session.last_event_at = facts.event_time
         if core is not before:
             self._core = core
             self._show_core()
@@ -254,51 +270,55 @@ class History:
     def _insert(self, placed: Placed, place: int) -> list[Placed]:
         self.tail.insert(place, placed)
         self.weight += placed.weight
-        stop, revised, is_silenced = self._redo(place)
+        stop, revised = self._redo(place)
         self.usage.redone += stop - place - 1
         self.usage.revised += len(revised)
         self._find_firsts(place, stop)
-        if is_silenced:
-            self._find_last_event()
+        self._find_last_event(place, stop)
         self._show_core()
         return [placed, *revised]
 
-    def _redo(self, place: int) -> tuple[int, list[Placed], bool]:
+    def _redo(self, place: int) -> tuple[int, list[Placed]]:
         """Fold from a place to where the core is again what it was.
 
-        Returns the index of the first callback that was not folded again; those behind `place`
-        whose verdict or reason is new; and whether any is a sign of life no more.
+        Returns the index of the first callback that was not folded again; and those behind `place`
+        whose verdict or reason is new.
         """
         tail = self.tail
         revised: list[Placed] = []
-        is_silenced = False
         core = tail[place + 1].before or Core()
         for stop in range(place, len(tail)):
             placed = tail[stop]
             if stop > place and placed.before == core:
-                return stop, revised, is_silenced
+                return stop, revised
             old = placed.outcome
             if old is not None and placed.before is not None:
                 self._add(step(placed.before, placed.facts)[2], -1)
             placed.before = core
             placed.outcome, core, sums = step(core, placed.facts)
             self._add(sums, 1)
-            self._note_time(placed.outcome, placed.facts)
             if old is not None and _is_other(old, placed.outcome):
                 revised.append(placed)
-                is_silenced |= is_sign_of_life(old) and not is_sign_of_life(placed.outcome)
         self._core = core
-        return len(tail), revised, is_silenced
+        return len(tail), revised
 
-    def _note_time(self, outcome: Outcome, facts: Facts) -> None:
-        if is_sign_of_life(outcome) and facts.event_time > (self.session.last_event_at or 0):
-            self.session.last_event_at = facts.event_time
+    def _find_last_event(self, place: int, stop: int) -> None:
+        """Correct the last event after the callbacks from `place` to `stop` were folded again.
 
-    def _find_last_event(self) -> None:
-        # The tail has a sign of life: the callback that has silenced another was accepted.
-        last = next(each for each in reversed(self.tail) if is_sign_of_life(_known(each.outcome)))
-        # A SessionBegin sorts before its time.
-        self.session.last_event_at = max(last.facts.event_time, self.session.begun_at or 0)
+        If the last sign of life is silenced, another one is among them: what silences others was
+        accepted. So nothing before them needs to be looked at.
+        """
+        if self._last_sign is None or not self._is_behind(self._last_sign, stop):
+            for placed in reversed(self.tail[place:stop]):
+                if is_sign_of_life(_known(placed.outcome)):
+                    self._last_sign = placed.key
+                    break
+        if self._last_sign is not None:
+            # A SessionBegin sorts before its time.
+            self.session.last_event_at = max(self._last_sign[0], self.session.begun_at or 0)
+
+    def _is_behind(self, key: Key, stop: int) -> bool:
+        return stop < len(self.tail) and key >= self.tail[stop].key
 
     def _add(self, sums: Sequence[Sum], sign: int) -> None:
         session = self.session
@@ -316,24 +336,31 @@ class History:
         for name, offer in found.items():
             if name in later or not getattr(self.session, name):
                 self._hold(name, *offer)
-        end = self.tail[stop].key if stop < len(self.tail) else None
-        for name, holder in later.items():
-            if name not in found and (end is None or holder < end):  # it is no more offered
-                self._hold(name, *self._next_offer(name, stop))
+        withdrawn = {name for name, key in later.items() if not self._is_behind(key, stop)}
+        self._find_next_offers(withdrawn - found.keys(), stop)
 
-    def _next_offer(self, name: str, start: int) -> tuple[int | str | None, Key | None]:
-        for placed in self.tail[start:]:
-            for offered, value in offers(_known(placed.outcome), placed.facts):
-                if offered == name:
-                    return value, placed.key
-        return _NOTHING[name], None
+    def _find_next_offers(self, names: set[str], start: int) -> None:
+        """Find first values that are offered no more before `start`, in one pass for all of them.
 
-    def _hold(self, name: str, value: int | str | None, key: Key | None) -> None:
-        setattr(self.session, name, value)
-        if key is None:
+        Each callback looked at counts as one redone. The history is at hand from `start` on, so
+        that their number depends on the journal alone.
+        """
+        for name in names:
+            setattr(self.session, name, _NOTHING[name])
             del self._holders[name]
-        else:
-            self._holders[name] = key
+        place = start
+        while names and place < len(self.tail):
+            placed = self.tail[place]
+            place += 1
+            for name, value in offers(_known(placed.outcome), placed.facts):
+                if name in names:
+                    self._hold(name, value, placed.key)
+                    names.remove(name)
+        self.usage.redone += place - start
+
+    def _hold(self, name: str, value: int | str, key: Key) -> None:
+        setattr(self.session, name, value)
+        self._holders[name] = key
 
     def _show_core(self) -> None:
         session, core = self.session, self._core

@@ -20,6 +20,9 @@ from service.machine import State
 from service.session import Outcome, Reason, without_message
 from service.view.store import POSITION_BITS, fingerprint
 from service.view.writer import (
+    NO_HISTORY,
+    OWN,
+    REVISED,
     FeedRow,
     Progress,
     SavedKey,
@@ -33,18 +36,21 @@ KEPT_SESSIONS = 2_000
 """Sessions whose history stays in memory between batches; any other is read from the view when it
 is needed."""
 
-KEPT_BYTES = 100 * 1024 * 1024
-"""Bytes that these sessions take together, about, at most."""
+KEPT_BYTES = 192 * 1024 * 1024
+"""Bytes that these sessions take together, about, at most: twelve of the longest with short names.
+A batch that has read back as many ends."""
 
-SHOWN = 4
-"""Times that what a session shows is in memory: as a message, its parts, as serialised."""
+SHOWN = 6
+"""Times that what a session shows is in memory: as a message, with what that has replaced, its
+parts, as serialised."""
 
 MAX_WAITING = 500
 """Rows of the feed that wait to be written together."""
 
 BATCH_WORK = 50_000
 """Work for late callbacks after which a batch ends, so that others need not wait for all of it. A
-callback that is read back or folded again is 1, one that is published again `PUBLISHED` more."""
+callback that is folded again is 1, one that is published again `PUBLISHED` more; a revised verdict
+that is read back, or an id that is noted as its session is full, is 1."""
 
 PUBLISHED = 4
 
@@ -75,8 +81,9 @@ class CachedSession(msgspec.Struct):
     """A session at hand. `number` is 0 until it has begun; `revision` is its last callback's.
 
     `message` shows the session after that; empty until it has begun. `place` is where it was saved
-    in the view's indexes; empty if that is not known. `saved_number` is the number that stands with
-    its key; None if the key is new. `weight` is what it counts for of `KEPT_BYTES`.
+    in the view's indexes; empty if that is not known. `is_full`: it has no room for more callbacks.
+    `saved_key` is what stands with its key: number and `is_full`; None if the key is new. `weight`
+    is what it counts for of `KEPT_BYTES`.
     """
 
     history: History
@@ -84,7 +91,8 @@ class CachedSession(msgspec.Struct):
     first_revision: int = 0
     number: int = 0
     revision: int = 0
-    saved_number: int | None = None
+    is_full: bool = False
+    saved_key: tuple[int, bool] | None = None
     place: tuple[Any, ...] = ()
     weight: int = 0
 
@@ -109,6 +117,7 @@ class Projection:
         self._refuses_any = writer.refuses_any()
         self._weight = 0
         self._work = 0
+        self._read_bytes = 0  # of histories, for the batch under way
         self._failed = False
 
     def apply(self, entries: Sequence[Entry], *, head: int, behind_since: int | None) -> None:
@@ -151,7 +160,7 @@ class Projection:
 
     def _take_all(self, arrivals: list[Arrival]) -> list[Arrival]:
         """Take arrivals; return those that are left when the batch has done enough."""
-        self._work = 0
+        self._work = self._read_bytes = 0
         for number, arrival in enumerate(arrivals, 1):
             try:
                 self._take(arrival)
@@ -160,7 +169,7 @@ class Projection:
                 revision, error = arrival.entry.revision, type(problem).__name__
                 log.warning("entry_not_applied", revision=revision, error=error)
                 raise
-            if self._work >= BATCH_WORK:
+            if self._work >= BATCH_WORK or self._read_bytes > KEPT_BYTES:
                 return arrivals[number:]
         return []
 
@@ -193,13 +202,8 @@ class Projection:
 
     def _take_placed(self, arrival: Arrival, placed: Placed) -> None:
         session = self._touch(arrival.key)
-        redone = session.history.usage.redone
-        try:
-            changed = session.history.add(placed, self._limits)
-        except Truncated:
-            self._read_back(session)
-            changed = session.history.add(placed, self._limits)
-        self._work += session.history.usage.redone - redone
+        was_full = session.is_full
+        changed = [session.history.reject(placed)] if was_full else self._add(session, placed)
         if not changed:
             self._repetitions += 1
             return
@@ -208,6 +212,29 @@ class Projection:
         if not session.number and session.history.session.state is not State.NEW:
             session.number = placed.revision
         self._publish(arrival, session, changed)
+        if session.is_full and not was_full:
+            self._close(session)
+
+    def _add(self, session: CachedSession, placed: Placed) -> list[Placed]:
+        """Add a callback to a history; return what `History.add` does."""
+        usage = session.history.usage
+        redone = usage.redone
+        try:
+            changed = session.history.add(placed)
+        except Truncated:
+            self._read_back(session)
+            changed = session.history.add(placed)
+        self._work += usage.redone - redone
+        session.is_full = usage.is_used_up(self._limits)
+        return changed
+
+    def _close(self, session: CachedSession) -> None:
+        """Have repetitions recognised without the history, which is needed no more."""
+        self._flush()
+        self._writer.refuse_history(session.first_revision)
+        self._work += session.history.usage.callbacks
+        self._refuses_any = True
+        session.history.close()
 
     def _refuse(self, identity: bytes) -> None:
         self._writer.refuse(identity)
@@ -226,20 +253,28 @@ class Projection:
         message = records.SessionMessage(*key)
         if saved is None:
             return CachedSession(History(), message)
-        first, number = saved.first_revision, saved.number or 0
-        history = History.restore(saved.fold) if saved.fold else self._replay(first, None)
-        return CachedSession(history, message, first, number, saved_number=number)
+        first, number, full = saved.first_revision, saved.number or 0, bool(saved.full)
+        if saved.fold:
+            history = History.restore(saved.fold)
+        else:  # a session that has not begun is not saved, nor does it need to be if it never will
+            history = History() if full else self._replay(first, None)
+        return CachedSession(
+            history, message, first, number, is_full=full, saved_key=(number, full)
+        )
 
     def _replay(self, first_revision: int, usage: Usage | None) -> History:
         """Read all of a session's history back from the view."""
-        callbacks, too_long = self._writer.load_history(first_revision)
-        self._work += len(callbacks) + (usage.revised if usage else 0)
-        # A session that has not begun is not saved; nothing in it was ever folded again.
-        return History.replay(callbacks, usage or Usage(len(callbacks), too_long=too_long))
+        history = History.replay(self._writer.load_history(first_revision), usage)
+        self._work += history.usage.revised
+        self._read_bytes += history.weight
+        self._make_room()
+        return history
 
     def _holds(self, key: SessionKey, placed: Placed) -> bool:
         """Say whether a session has a callback already."""
         session = self._touch(key)
+        if session.is_full:
+            return False  # it would have been recognised
         try:
             return session.history.holds(placed.key)
         except Truncated:
@@ -283,7 +318,7 @@ class Projection:
                 placed.revision,
                 *key,
                 session.first_revision,
-                ordinal > 0,
+                REVISED if ordinal else OWN if blobs[2] else NO_HISTORY,
                 judgement.type,
                 judgement.verdict,
                 judgement.reason,
@@ -321,12 +356,11 @@ class Projection:
         stayed: list[SessionRow] = []
         for key in sorted(self._touched):
             session = self._touched[key]
-            if session.first_revision and session.saved_number != session.number:
-                session.saved_number = session.number
+            number, full = session.number, session.is_full
+            if session.first_revision and session.saved_key != (number, full):
+                session.saved_key = number, full
                 app, session_id = key
-                keys.append(
-                    SavedKey(session_id, app, session.first_revision, session.number or None)
-                )
+                keys.append(SavedKey(session_id, app, session.first_revision, number or None, full))
             if session.number and session.message.bytes:  # else nothing new has come
                 row = _row(key, session)
                 before, session.place = session.place, place(row)
@@ -343,7 +377,13 @@ class Projection:
             self._weight += session.weight
         self._sessions |= self._touched
         self._touched.clear()
-        while len(self._sessions) > KEPT_SESSIONS or self._weight > KEPT_BYTES:
+        self._read_bytes = 0
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Let go of the sessions used longest ago, for what this batch has read back, too."""
+        room = KEPT_BYTES - self._read_bytes
+        while self._sessions and (len(self._sessions) > KEPT_SESSIONS or self._weight > room):
             self._weight -= self._sessions.pop(next(iter(self._sessions))).weight
 
 
@@ -393,7 +433,7 @@ def _malformed(arrival: Arrival) -> FeedRow:
         sdk_app_id=arrival.entry.sdk_app_id,
         session_id="",
         first_revision=0,
-        revised=False,
+        revised=NO_HISTORY,
         type=event_pb2.EVENT_TYPE_UNSPECIFIED,
         verdict=verdict,
         reason=records.REASONS[outcome.reason],

@@ -212,8 +212,14 @@ def _setters(name: str) -> list[Setter]:
 
 _SETTERS = list(map(_setters, Session.__struct_fields__))
 """Field by field of the fold's session: what sets the fields that show it."""
+_HAVE_TEXT = [type(value) in (str, tuple) for value in astuple(Session())]
 _PLACES = range(len(_SETTERS))
 _NEW = astuple(Session())
+
+
+REPLACED = 8
+"""Texts that are replaced in a message before another one is made. protobuf frees what they were
+only with the whole message."""
 
 
 class SessionMessage:
@@ -229,16 +235,21 @@ class SessionMessage:
         self.bytes = b""
         self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
         self._shown = _NEW
+        self._replaced = 0  # texts
 
     def update(self, session: Session, revision: int) -> bytes:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
         shown, now = self._message, astuple(session)
         for place in compress(_PLACES, map(is_not, now, self._shown)):
+            self._replaced += _HAVE_TEXT[place]
             for set_field in _SETTERS[place]:
                 set_field(shown, session)
         self._shown = now
         shown.revision = revision
         self.bytes = shown.SerializeToString()
+        if self._replaced > REPLACED:
+            self._message = session_pb2.Session.FromString(self.bytes)
+            self._replaced = 0
         return self.bytes
 
 

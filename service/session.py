@@ -51,7 +51,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The part of a callback that the fold needs. It is stored, and histories are read back from it.
+    """The part of a callback that the fold needs. It is stored, and histories are made from it.
 
     Agents are empty where the event has none. All else is as in `journal.callback.Callback`.
     """

@@ -1,7 +1,20 @@
 """What holds for all tests."""
 
+import os
+import signal
+
 from hypothesis import HealthCheck, settings
 
-# A machine that is busy with other tests is slow, and no fault of ours.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
+# Whoever runs the tests in the background of a script has them inherit an ignored SIGINT, and the
+# commands under test from them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# gRPC otherwise runs code of its own in a child between fork and exec, and logs to its stderr.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+# A machine that is busy with other tests is slow, and no fault of ours. `make test-long` asks for
+# more examples than `make test`.
+quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("short", **quiet)
+settings.register_profile("long", **quiet, max_examples=1_000)
+settings.load_profile(os.environ.get("DESK_TEST_PROFILE", "short"))

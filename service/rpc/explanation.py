@@ -107,7 +107,7 @@ class Explanations:
 
 
 def _explain(reader: Reader, key: Key, revision: int) -> list[Explained]:
-    rows = [row for row in reader.facts(*key, revision) if row[2] is not None]
+    rows = reader.facts(*key, revision)
     positions = {event: position for position, event, _ in rows}
     positions |= {event: position for position, event, _ in reader.revisions(*key, revision)}
     return explained([restored(event, facts) for _, event, facts in rows], positions)

@@ -28,18 +28,22 @@ SESSION_NOW = f"SELECT journal_id, applied_revision, ({SESSION}) FROM progress" 
 
 # One session as it was after a position; the feed keeps a copy for each of its callbacks.
 SESSION_AS_OF = """
-SELECT session FROM feed INDEXED BY feed_by_session
-WHERE first_revision = (
-    SELECT first_revision FROM session_keys WHERE session_id = ? AND sdk_app_id = ?)
-  AND revised = 0 AND position <= ?
-ORDER BY position DESC LIMIT 1
+WITH found AS MATERIALIZED (
+    SELECT first_revision FROM session_keys WHERE session_id = ?1 AND sdk_app_id = ?2)
+SELECT session FROM feed WHERE position = max(
+    ifnull((SELECT max(position) FROM feed INDEXED BY feed_by_session
+            WHERE first_revision = (SELECT first_revision FROM found)
+              AND revised = 0 AND position <= ?3), 0),
+    ifnull((SELECT max(position) FROM feed INDEXED BY feed_by_session
+            WHERE first_revision = (SELECT first_revision FROM found)
+              AND revised = 2 AND position <= ?3), 0))
 """
 
 # How many callbacks have named a session, as far as a limit; no row if none has.
 CALLBACKS_OF_SESSION = """
 SELECT session_id, (SELECT count(*) FROM (
     SELECT 1 FROM feed INDEXED BY feed_by_session
-    WHERE feed.first_revision = session_keys.first_revision AND revised = 0 LIMIT ?3))
+    WHERE feed.first_revision = session_keys.first_revision AND revised IN (0, 2) LIMIT ?3))
 FROM session_keys WHERE session_id = ?2 AND sdk_app_id = ?1
 """
 
@@ -53,7 +57,7 @@ ORDER BY position
 # Where the records of some sessions are; bare positions are cheap to sort.
 FEED_OF_SESSIONS = """
 SELECT position FROM feed INDEXED BY feed_by_session
-WHERE position > ? AND position <= ? AND revised IN (0, 1) AND first_revision IN (
+WHERE position > ? AND position <= ? AND revised IN (0, 1, 2) AND first_revision IN (
     SELECT first_revision FROM session_keys WHERE TRUE {where})
 ORDER BY position LIMIT ?
 """
@@ -65,16 +69,16 @@ _ORDINAL = (1 << POSITION_BITS) - 1
 
 # An event stands in its own row; rows that revise its verdict borrow it from there.
 EVENT_COLUMN = f"""
-CASE feed.revised WHEN 0 THEN feed.event
-ELSE (SELECT own.event FROM feed AS own WHERE own.position = feed.event_revision << {POSITION_BITS})
-END
+CASE feed.revised WHEN 1 THEN (
+    SELECT own.event FROM feed AS own WHERE own.position = feed.event_revision << {POSITION_BITS})
+ELSE feed.event END
 """  # noqa: S608 -- a number of ours
 
 # The session of a revision stands with its first record; the others borrow it from there.
 SESSION_COLUMN = f"""
-CASE feed.revised WHEN 0 THEN feed.session
-ELSE (SELECT first.session FROM feed AS first WHERE first.position = feed.position & ~{_ORDINAL})
-END
+CASE feed.revised WHEN 1 THEN (
+    SELECT first.session FROM feed AS first WHERE first.position = feed.position & ~{_ORDINAL})
+ELSE feed.session END
 """  # noqa: S608 -- a number of ours
 
 RECORD_COLUMNS = f"position, record, {EVENT_COLUMN}"
@@ -86,7 +90,7 @@ LIVE_COLUMNS = f"""
 client_user_id, channel_type
 """
 
-# A session's callbacks, as the fold needs them; then what revised their verdicts, to be told by 1.
+# The callbacks of a session's history (0), or what revised their verdicts (1).
 FACTS_OF_SESSION = """
 SELECT position, event_revision, facts FROM feed INDEXED BY feed_by_session
 WHERE first_revision = (
@@ -134,7 +138,7 @@ SESSIONS_SNAPSHOT = """
 SELECT number, session FROM sessions
 WHERE number > ? AND number <= ? AND ((TRUE {where}) OR EXISTS (
     SELECT 1 FROM feed INDEXED BY feed_by_session
-    WHERE feed.first_revision = sessions.first_revision AND feed.revised = 0
+    WHERE feed.first_revision = sessions.first_revision AND feed.revised IN (0, 2)
       AND feed.position > ?))
 ORDER BY number
 """

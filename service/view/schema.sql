@@ -23,11 +23,13 @@ CREATE TABLE session_keys (
     sdk_app_id     INTEGER NOT NULL,
     first_revision INTEGER NOT NULL,     -- of its first callback: what the feed has it by
     number         INTEGER,              -- what `sessions` has it by; NULL while it has not begun
+    full           INTEGER NOT NULL,     -- 1 once it has used up what one session may have: the ids of
+                                         -- its history stand in refused_ids, and that is read no more
     PRIMARY KEY (session_id, sdk_app_id)
 ) STRICT, WITHOUT ROWID;
 
 -- What is malformed belongs to no session; the feed has it under this key.
-INSERT INTO session_keys VALUES ('', 0, 0, NULL);
+INSERT INTO session_keys VALUES ('', 0, 0, NULL, 0);
 
 -- Every session that has begun, as it is now.
 CREATE TABLE sessions (
@@ -66,7 +68,9 @@ CREATE TABLE feed (
     sdk_app_id     INTEGER NOT NULL,
     session_id     TEXT    NOT NULL,     -- '' when malformed
     first_revision INTEGER NOT NULL,     -- as in session_keys
-    revised        INTEGER NOT NULL,     -- 0 in an event's own row (ordinal 0), 1 where a late one has changed it
+    revised        INTEGER NOT NULL,     -- 0 in an event's own row (ordinal 0), 1 where a late one has changed it,
+                                         -- 2 in the own row of an event that is in no history: malformed, or of
+                                         -- a session that had no room for it
     type           INTEGER NOT NULL,
     verdict        INTEGER NOT NULL,
     reason         INTEGER NOT NULL,
@@ -79,13 +83,13 @@ CREATE TABLE feed (
     session        BLOB,                 -- desk.v1.Session after the revision; in ordinal 0 only;
                                          -- NULL while the session has not begun
     facts          BLOB                  -- what the fold needs of the event; in its own row only;
-                                         -- NULL if it has no place in a session's time order
+                                         -- NULL if it is in no history
 ) STRICT;
 
 -- The position stands at the end of each key of an index.
 CREATE INDEX feed_by_session ON feed (first_revision, revised);
 
--- Ids of entries that no session's history has: malformed ones, and those that a session had no room for.
+-- Ids of entries that are recognised without a history: malformed ones, and all of sessions that are full.
 CREATE TABLE refused_ids (
     id BLOB PRIMARY KEY
 ) STRICT, WITHOUT ROWID;

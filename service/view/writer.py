@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from journal.errors import InUse
-from service.history import Placed, restored
+from service.history import Placed, identity_of, restored
 from service.view import store
 
 ViewError = apsw.Error
@@ -29,6 +29,10 @@ SessionKey = tuple[int, str]
 """SDKAppID, session id."""
 
 
+OWN, REVISED, NO_HISTORY = range(3)
+"""Values of the column `revised`; see schema.sql."""
+
+
 class FeedRow(NamedTuple):
     """A row of the table `feed`, column by column."""
 
@@ -37,7 +41,7 @@ class FeedRow(NamedTuple):
     sdk_app_id: int
     session_id: str
     first_revision: int
-    revised: bool
+    revised: int
     type: int
     verdict: int
     reason: int
@@ -96,6 +100,7 @@ class SavedKey(NamedTuple):
     sdk_app_id: int
     first_revision: int
     number: int | None
+    full: bool
 
 
 class SavedSession(NamedTuple):
@@ -104,11 +109,13 @@ class SavedSession(NamedTuple):
     Attributes:
         first_revision: of its first callback.
         number: what it is saved by; None while it has not begun.
-        fold: the bytes of `History.save`; likewise.
+        full: it has used up what one session may have.
+        fold: the bytes of `History.save`; None while it has not begun.
     """
 
     first_revision: int
     number: int | None
+    full: bool
     fold: bytes | None
 
 
@@ -140,7 +147,7 @@ SAVE_PROGRESS = _insert("REPLACE", "progress", Progress.__struct_fields__, ", 1"
 ADD_REJECTION = "REPLACE INTO rejections (position, event_revision) VALUES (?, ?)"
 DROP_REJECTION = "DELETE FROM rejections WHERE event_revision = ?"
 LOAD_SESSION = """
-    SELECT session_keys.first_revision, session_keys.number, fold
+    SELECT session_keys.first_revision, session_keys.number, full, fold
     FROM session_keys LEFT JOIN sessions ON sessions.number = session_keys.number
     WHERE session_keys.sdk_app_id = ? AND session_keys.session_id = ?
 """
@@ -288,23 +295,27 @@ class ViewWriter:
         row = self._db.execute(LOAD_SESSION, key).fetchone()
         return SavedSession._make(row) if row else None
 
-    def load_history(self, first_revision: int) -> tuple[list[Placed], int]:
-        """Read a session's callbacks, in order of revision, with what was published for them.
-
-        Returns them, and the number of those that the session had no room for.
-        """
-        rows = list(self._db.execute(LOAD_HISTORY, (first_revision,)))
+    def load_history(self, first_revision: int) -> list[Placed]:
+        """Read a session's history, in order of revision, with what was published for it."""
         placed: dict[int, Placed] = {}
-        for revision, verdicts, agent_id, facts in rows:
-            if facts is not None:
-                each = placed[revision] = restored(revision, facts)
-                each.verdicts, each.agent_id = verdicts, agent_id
+        for revision, verdicts, agent_id, facts in self._db.execute(
+            LOAD_HISTORY, (first_revision,)
+        ):
+            each = placed[revision] = restored(revision, facts)
+            each.verdicts, each.agent_id = verdicts, agent_id
         for revision, verdicts in self._db.execute(LOAD_REVISIONS, (first_revision,)):
             placed[revision].verdicts = verdicts
-        return list(placed.values()), len(rows) - len(placed)
+        return list(placed.values())
+
+    def refuse_history(self, first_revision: int) -> None:
+        """Note the ids of all of a session's history, which is full."""
+        ids = sorted(
+            identity_of(row[-1]) for row in self._db.execute(LOAD_HISTORY, (first_revision,))
+        )
+        self._db.executemany(ADD_REFUSED_ID, ((each,) for each in ids))
 
     def refuse(self, identity: bytes) -> None:
-        """Note the id of an entry that no history has."""
+        """Note the id of an entry that is to be recognised without a history."""
         self._db.execute(ADD_REFUSED_ID, (identity,))
 
     def is_refused(self, identity: bytes) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from desk import settings
 from desk.cli import EXIT_CODES
 from desk.settings import Settings
-from gateway import app, authentication, callbacks, head, waitress_server
+from gateway import app, authentication, callbacks, connections, head, waitress_server
 from journal import callback, group_commit
 from service import history, message, session
 from service.rpc import freshness, requests, session_service, stream
@@ -75,12 +75,15 @@ LIMITS = {
     "`EventTime`": f"from 2015 on, at most {callback.MAX_AHEAD // 3_600_000} h ahead",
     "callbacks of a session": f"{history.Limits().callbacks:,}",
     "changed verdicts of a session, published again": f"{history.Limits().revised:,}",
-    "callbacks of a session folded again for late ones": f"{history.Limits().redone:,}",
+    "callbacks of a session looked at again for late ones": f"{history.Limits().redone:,}",
     "agents listed in a session": f"the last {session.MAX_AGENTS}",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
     "time to answer a callback": f"{app.BUDGET} s",
     "callbacks waiting for the disk": str(group_commit.MAX_WAITING),
     "HTTP connections": f"{waitress_server.MAX_CONNECTIONS:,}; half of them from one address",
+    "HTTP bodies that have not arrived in full": (
+        f"{connections.HALF_SENT_BYTES // 2**20} MiB together"
+    ),
     "head of a request": kib(head.MAX_HEAD),
     "parts of a message": str(message.MAX_ELEMENTS),
     "processes that answer gRPC (workers)": str(settings.MAX_RPC_WORKERS),

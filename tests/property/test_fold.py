@@ -14,16 +14,13 @@ from tests.support.callbacks import APP
 from tests.support.histories import batches, first_copies, journals, repetitive
 from tests.support.views import View, view
 
-few = st.tuples(st.integers(1, 20), st.integers(1, 8)).map(
-    lambda limits: Limits(callbacks=limits[0], revised=limits[1])
-)
+few = st.builds(Limits, st.integers(1, 20), st.integers(1, 8), st.integers(1, 40))
 """Limits that a journal of these tests uses up."""
 
 Outcome = tuple[int, int]
 """Verdict and reason, as desk.v1 numbers them."""
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data(), repetitive(), st.none() | few)
 def test_repeated_entries_leave_no_trace(
     data: st.DataObject, journal: list[Entry], limits: Limits | None
@@ -36,7 +33,6 @@ def test_repeated_entries_leave_no_trace(
         assert repeated.everything() == once.everything()
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data(), journals(), st.none() | few)
 def test_batches_and_restarts_change_not_a_byte(
     data: st.DataObject, journal: list[Entry], limits: Limits | None
@@ -49,7 +45,7 @@ def test_batches_and_restarts_change_not_a_byte(
         assert live.everything() == rebuilt.everything()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data(), journals(most=120))
 def test_long_sessions_are_read_back_from_the_view_as_they_were(
     data: st.DataObject, journal: list[Entry]
@@ -58,7 +54,6 @@ def test_long_sessions_are_read_back_from_the_view_as_they_were(
         assert live.everything() == rebuilt.everything()
 
 
-@settings(max_examples=150, deadline=None)
 @given(journals(), st.randoms(use_true_random=False))
 def test_the_order_of_arrival_changes_neither_sessions_nor_verdicts(
     journal: list[Entry], random: Random
@@ -100,7 +95,6 @@ def sessions(view: View) -> dict[str, Session]:
     return found
 
 
-@settings(max_examples=100, deadline=None)
 @given(journals())
 def test_each_callback_is_published_once_and_revised_only_to_another_verdict(
     journal: list[Entry],
@@ -115,7 +109,6 @@ def test_each_callback_is_published_once_and_revised_only_to_another_verdict(
     assert sorted(standing) == [entry.revision for entry in journal]
 
 
-@settings(max_examples=100, deadline=None)
 @given(journals())
 def test_a_late_callback_changes_only_its_own_session(journal: list[Entry]) -> None:
     with view([journal]) as live:
@@ -127,7 +120,6 @@ def test_a_late_callback_changes_only_its_own_session(journal: list[Entry]) -> N
     assert all(theirs == own for theirs, own in revised)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.data(), journals())
 def test_a_session_has_the_same_numbers_wherever_it_is_noted(
     data: st.DataObject, journal: list[Entry]

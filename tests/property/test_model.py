@@ -20,7 +20,6 @@ narrow = st.tuples(st.integers(1, 20), st.integers(1, 8)).map(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data(), journals() | repetitive(), st.just(WIDE) | narrow)
 def test_feed_and_sessions_are_those_of_the_rules(
     data: st.DataObject, journal: list[Entry], limits: Limits
@@ -30,7 +29,7 @@ def test_feed_and_sessions_are_those_of_the_rules(
         assert_same(seen, told)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data(), journals(most=90))
 def test_long_sessions_are_those_of_the_rules(data: st.DataObject, journal: list[Entry]) -> None:
     told = journey(journal, callbacks=WIDE.callbacks, revised=WIDE.revised)

@@ -85,11 +85,6 @@ def start(
         running.kill()
 
 
-def _as_from_a_terminal() -> None:
-    # Whoever runs the tests in the background of a script has them inherit an ignored SIGINT.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class RunningDesk:
     """A `desk` command that runs as a child process, in a process group of its own."""
 
@@ -116,7 +111,7 @@ class RunningDesk:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_as_from_a_terminal if prepare is None else prepare,
+            preexec_fn=prepare,
             cwd=data_dir.parent,  # where no `.env` is
         )
         self.pid = self.process.pid

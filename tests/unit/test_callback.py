@@ -225,23 +225,6 @@ def test_a_lone_surrogate_does_not_excuse_what_else_is_wrong() -> None:
         read(b'{"SessionId": "\\ud83d", }')
 
 
-def time_to_examine(body: bytes) -> float:
-    def once() -> float:
-        begin = process_time()
-        examine(1, body, MAX_EVENT_TIME)
-        return process_time() - begin
-
-    return min(once() for _ in range(5))
-
-
-@pytest.mark.parametrize("end", ['\\ud83d"}', '"'])
-def test_escapes_in_a_body_that_must_be_mended_cost_little(end: str) -> None:
-    begin = body()[:-1] + b', "MsgKey": "'
-    text = b"\\n" * ((LIMIT - len(begin) - 10) // 2)
-    plain = time_to_examine(begin + text + b'"}')
-    assert time_to_examine(begin + text + end.encode()) < 8 * plain
-
-
 def test_an_event_is_at_most_24_hours_later_than_its_callback() -> None:
     time = MINIMAL["EventTime"]
     assert decode(body(), time - MAX_AHEAD).event_time == time  # type: ignore[operator]
@@ -330,19 +313,16 @@ def test_hostile_bodies_take_linear_time(prefix: bytes, unit: bytes) -> None:
     assert process_time() - begin < 0.5
 
 
-@pytest.mark.parametrize(
-    "number", [b"1.7976931348623157e308", b"2.2250738585072011e-308", b"0.1", b"[]"]
-)
-def test_a_body_of_many_values_takes_no_longer_than_others(number: bytes) -> None:
-    numbers = b",".join([number] * (LIMIT // (len(number) + 1) - 10))
-    hostile = body().replace(b"}", b', "MsgBody": [%b]}' % numbers)
-
-    def seconds() -> float:
+@pytest.mark.parametrize("number", [b"1.7976931348623157e308", b"2.2250738585072011e-308"])
+def test_floats_near_the_limits_take_no_longer_than_others(number: bytes) -> None:
+    def seconds(number: bytes) -> float:
+        numbers = b",".join([number] * (LIMIT // (len(number) + 1) - 10))
+        hostile = body().replace(b"}", b', "MsgBody": [%b]}' % numbers)
         begin = process_time()
         assert examine(1, hostile, MAX_EVENT_TIME)[1] == ""
         return process_time() - begin
 
-    assert min(seconds() for _ in range(5)) < 0.05
+    assert min(seconds(number) for _ in range(5)) < 4 * min(seconds(b"0.1") for _ in range(5))
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400"])

@@ -20,7 +20,16 @@ from service.rpc.frames import record
 from service.view import store
 from service.view.queries import RECORD_COLUMNS
 from service.view.reader import EVERYTHING, WINDOW_BYTES, Reader
-from service.view.writer import INSERT_FEED, LOAD_SESSION, FeedRow, ViewDamaged, ViewWriter, discard
+from service.view.selection import EventSelection
+from service.view.writer import (
+    INSERT_FEED,
+    LOAD_HISTORY,
+    LOAD_SESSION,
+    FeedRow,
+    ViewDamaged,
+    ViewWriter,
+    discard,
+)
 from tests.support.callbacks import APP, NOON, SESSION, body, entries, entry, life
 
 JOURNAL = "0" * 32
@@ -408,19 +417,34 @@ def content(folder: Path) -> list[list[tuple[object, ...]]]:
     return [read(folder, f"SELECT * FROM {table} ORDER BY 1") for table in tables]
 
 
+def apply_all(projection: Projection, journal: list[Entry]) -> int:
+    """Apply a journal, however little a batch may do; return the number of batches."""
+    batches = 0
+    while rest := [
+        each for each in journal if each.revision > projection.progress.applied_revision
+    ]:
+        projection.apply(rest, head=journal[-1].revision, behind_since=None)
+        batches += 1
+    return batches
+
+
 @pytest.mark.parametrize("limit", ["MAX_WAITING", "KEPT_SESSIONS", "KEPT_BYTES"])
+@pytest.mark.parametrize(("room", "recognised_by_id"), [(7, 9), (8, 9), (9, 1)])
 def test_a_repetition_leaves_no_trace_but_that_it_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    room: int,
+    recognised_by_id: int,
 ) -> None:
     monkeypatch.setattr(projection_module, limit, 0)
-    limits = Limits(callbacks=7)
     writer = ViewWriter(tmp_path)
-    projection = Projection(writer, JOURNAL, limits)
-    journal = fixed_journal()
-    projection.apply(journal, head=9, behind_since=None)
+    projection = Projection(writer, JOURNAL, Limits(callbacks=room))
+    journal = fixed_journal()  # 8 callbacks and a malformed body
+    apply_all(projection, journal)
     before, progress = content(tmp_path), projection.progress
-    assert read(tmp_path, "SELECT count(*) FROM refused_ids") == [(2,)]  # malformed, too long
-    projection.apply(repeated(journal), head=18, behind_since=None)
+    assert read(tmp_path, "SELECT count(*) FROM refused_ids") == [(recognised_by_id,)]
+    apply_all(projection, repeated(journal))
     writer.close()
     assert content(tmp_path) == before
     assert projection.progress == replace(
@@ -550,11 +574,128 @@ def test_a_batch_counts_the_revised_verdicts_that_are_read_back(
     )
     writer = ViewWriter(tmp_path)
     Projection(writer, JOURNAL).apply(journal[:21], head=23, behind_since=NOON)
-    monkeypatch.setattr(projection_module, "BATCH_WORK", 21 + 20)
+    monkeypatch.setattr(projection_module, "BATCH_WORK", 20)
     projection = Projection(writer, JOURNAL)
     projection.apply(journal[21:], head=23, behind_since=None)
     writer.close()
     assert projection.progress.applied_revision == 22
+
+
+class Reads:
+    """Counts how often a statement is run."""
+
+    def __init__(self, writer: ViewWriter, statement: str) -> None:
+        self.count = 0
+        self._statement = statement
+        writer._db.exec_trace = self._note
+
+    def _note(self, _cursor: object, sql: str, _values: object) -> bool:
+        self.count += sql == self._statement
+        return True
+
+
+@pytest.mark.parametrize("first", ["SessionBegin", "ChatBot.RobotSendMsg"])
+def test_the_history_of_a_full_session_is_read_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    monkeypatch.setattr(projection_module, "KEPT_SESSIONS", 0)
+    journal = entries(life(first, *["ChatBot.UserSendMsg"] * 99))
+    late = [
+        body("ChatBot.UserSendMsg", NOON + each, SatisfactionSelected=each) for each in range(5)
+    ]
+    writer = ViewWriter(tmp_path)
+    projection = Projection(writer, JOURNAL, Limits(callbacks=100))
+    apply_all(projection, journal)
+    reads = Reads(writer, LOAD_HISTORY)
+    more = [*repeated(journal), *(entry(201 + n, each) for n, each in enumerate(late))]
+    for each in more:
+        projection.apply([each], head=205, behind_since=None)
+    writer._db.exec_trace = None
+    writer.close()
+    assert reads.count == 0
+    assert projection.progress.repetitions == 100
+    reasons = [each.rejection_reason for each in records(tmp_path)]
+    assert reasons[100:] == [event_pb2.REJECTION_REASON_SESSION_TOO_LONG] * 5
+
+
+def test_a_batch_counts_the_ids_that_are_noted_as_sessions_become_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("one", "two", "three")
+    journal = entries([each for n in names for each in life(*["Brand.New"] * 10, session_id=n)])
+    monkeypatch.setattr(projection_module, "BATCH_WORK", 15)
+    with closing(ViewWriter(tmp_path)) as writer:
+        projection = Projection(writer, JOURNAL, Limits(callbacks=10))
+        projection.apply(journal, head=30, behind_since=None)
+        assert projection.progress.applied_revision == 20
+
+
+def in_turn(times: int) -> tuple[list[Entry], list[Entry]]:
+    """Three sessions of 100 callbacks each, then late ones of each in turn."""
+    names = ("one", "two", "three")
+    whole = [each for name in names for each in life(*["Brand.New"] * 100, session_id=name)]
+    late = [
+        body("Brand.New", NOON + 1 + n, session_id=name) for n in range(times) for name in names
+    ]
+    journal = entries([*whole, *late])
+    return journal[:300], journal[300:]
+
+
+def test_sessions_in_turn_are_read_back_once_and_do_not_end_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, late = in_turn(4)
+    writer = ViewWriter(tmp_path)
+    apply_all(Projection(writer, JOURNAL), whole)
+    monkeypatch.setattr(projection_module, "BATCH_WORK", 50)
+    reads = Reads(writer, LOAD_HISTORY)
+    projection = Projection(writer, JOURNAL)
+    assert apply_all(projection, late[:6]) == 1
+    assert apply_all(projection, late[6:]) == 1
+    writer._db.exec_trace = None
+    writer.close()
+    assert reads.count == 3
+
+
+def test_a_batch_reads_back_no_more_than_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, late = in_turn(2)
+    writer = ViewWriter(tmp_path)
+    apply_all(Projection(writer, JOURNAL), whole)
+    monkeypatch.setattr(projection_module, "KEPT_BYTES", 100_000)
+    reads = Reads(writer, LOAD_HISTORY)
+    assert apply_all(Projection(writer, JOURNAL), late) == 3
+    writer._db.exec_trace = None
+    writer.close()
+    assert reads.count == 6
+
+
+def test_what_is_too_long_is_found_by_its_session_but_not_read_with_its_history(
+    tmp_path: Path,
+) -> None:
+    journal = entries(
+        [
+            *life("ChatBot.UserSendMsg", start=NOON + 1),
+            body("SessionBegin", NOON),
+            *life("SessionEnd", "Brand.New", "Brand.New", start=NOON + 100_000),
+        ]
+    )
+    writer = ViewWriter(tmp_path)
+    Projection(writer, JOURNAL, Limits(callbacks=3)).apply(journal, head=5, behind_since=None)
+    assert [each.revision for each in writer.load_history(1)] == [1, 2, 3]
+    writer.close()
+    snapshots = read(tmp_path, "SELECT session FROM feed WHERE revised != 1 ORDER BY position")
+    selection = EventSelection(session_ids=(SESSION,))
+    with closing(Reader(store.locate(tmp_path))) as reader:
+        assert [row[1] for row in reader.facts(APP, SESSION, 5)] == [1, 2, 3]
+        rows = reader.feed(selection, 0, columns=RECORD_COLUMNS, enough=WINDOW_BYTES).rows
+        found = [event_pb2.SessionRecord.FromString(record(row)) for row in rows]
+        as_of = [(reader.session_as_of(APP, SESSION, revision),) for revision in range(1, 6)]
+    assert [each.event.revision for each in found] == [1, 2, 1, 3, 4, 5]
+    assert found[-1].rejection_reason == event_pb2.REJECTION_REASON_SESSION_TOO_LONG
+    assert as_of == snapshots
+    assert len(set(snapshots)) == 5
 
 
 def test_revised_rows_borrow_the_event_that_they_are_about(tmp_path: Path) -> None:
@@ -563,7 +704,7 @@ def test_revised_rows_borrow_the_event_that_they_are_about(tmp_path: Path) -> No
         *[(0, 0, 0)] * 5,
         (1, 1, 1),
         (0, 0, 0),
-        (0, 0, 1),  # malformed
+        (2, 0, 1),  # malformed
         *[(0, 0, 0)] * 2,
     ]
     made = records(tmp_path)

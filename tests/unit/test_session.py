@@ -249,11 +249,11 @@ def test_the_queue_may_be_ended_by_an_agent() -> None:
     assert session.queue_wait == 10 * SECOND
 
 
-def arriving(*bodies: bytes, limits: Limits | None = None) -> History:
+def arriving(*bodies: bytes) -> History:
     """A session whose callbacks arrive in this order."""
     history = History()
     for revision, each in enumerate(bodies, 1):
-        history.add(placed(revision, each), limits or Limits())
+        history.add(placed(revision, each))
     return history
 
 
@@ -349,11 +349,18 @@ def test_a_history_that_was_read_back_once_stays_at_hand() -> None:
 @pytest.mark.parametrize(
     "limits", [Limits(callbacks=2), Limits(revised=1), Limits(redone=1)], ids=str
 )
-def test_a_session_takes_no_callback_once_a_limit_is_used_up(limits: Limits) -> None:
-    late = [body("ChatBot.UserSendMsg", NOON), body("SessionBegin", NOON)]
-    history = arriving(*late, limits=limits)
-    session = replace(history.session, rejected_events=1)
-    (refused,) = history.add(placed(3, body("SessionEnd", NOON + 1)), limits)
+def test_a_session_has_no_room_once_a_limit_is_used_up(limits: Limits) -> None:
+    history = arriving(body("ChatBot.UserSendMsg", NOON))
+    assert not history.usage.is_used_up(limits)
+    history.add(placed(2, body("SessionBegin", NOON)))
+    assert history.usage.is_used_up(limits)
+
+
+def test_a_callback_that_a_session_has_no_room_for_is_rejected_and_counted_only() -> None:
+    history = arriving(body("ChatBot.UserSendMsg", NOON), body("SessionBegin", NOON))
+    session, usage = replace(history.session, rejected_events=1), replace(history.usage)
+    history.close()
+    refused = history.reject(placed(3, body("SessionEnd", NOON + 1)))
     assert refused.outcome
     assert (refused.outcome.reason, refused.outcome.before, refused.outcome.after) == (
         Reason.SESSION_TOO_LONG,
@@ -361,6 +368,6 @@ def test_a_session_takes_no_callback_once_a_limit_is_used_up(limits: Limits) -> 
         State.CHATBOT,
     )
     assert explain(refused.outcome, "SessionEnd").startswith("SessionEnd came when")
-    assert history.session == session
-    assert history.add(placed(1, late[0]), limits) == []
-    assert History.replay(history.tail, history.usage).session == session
+    assert (history.session, history.usage) == (session, usage)
+    restored = History.restore(history.save())
+    assert restored.reject(placed(4, body("SessionEnd", NOON + 1))).outcome == refused.outcome
