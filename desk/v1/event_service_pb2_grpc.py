@@ -59,16 +59,19 @@ class EventServiceServicer:
         To resume after a disconnect, pass the `header.revision` of the last
         message received as `after_revision`, and its `header.journal_id`. A
         message holds all records of its revisions, except where one revision
-        alone exceeds 1 MiB: then the parts before the last carry the revision
-        before it in their header, and a resumed stream repeats them; records
-        with a (`revision`, `ordinal`) already seen can be dropped. While
-        `sessions_first` has not been answered in full (`SessionBatch.complete`),
-        there is nothing to resume from: ask for it again.
+        alone exceeds 512 KiB (16 KiB while many clients read slowly): then the
+        parts before the last carry the revision before it in their header, and a
+        resumed stream repeats them; records with a (`revision`, `ordinal`)
+        already seen can be dropped. While `sessions_first` has not been answered
+        in full (`SessionBatch.complete`), there is nothing to resume from: ask
+        for it again.
 
         A client that reads slowly costs the server one message and falls back to
         reading from the view; nothing is skipped. Messages are smaller while many
-        clients read slowly. A client that does not read at all keeps its place
-        among the streams of its address until its connection is an hour old.
+        clients read slowly, and larger records wait while clients of the same
+        address have 32 MiB to read. A client that does not read at all keeps its
+        place among the streams of its address until its connection is an hour
+        old.
 
         Every stream is closed after about 30 minutes, so that load spreads over
         replicas again, and when the server shuts down. It sends a last Checkpoint

@@ -15,6 +15,10 @@ class Encoded(NamedTuple):
     messages: list[bytes]
     reached: int
 
+    def size(self) -> int:
+        """Return the bytes of all messages."""
+        return sum(map(len, self.messages))
+
 
 def encode(
     journal_id: str, rows: Sequence[Row], reached: int, *, max_batch: int, with_session: bool

@@ -1,5 +1,6 @@
 """Counts sessions by group, with the figures that contact centres watch."""
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -54,16 +55,16 @@ def grouping(check: Check, group_by: int) -> Grouping:
 
 
 def count(
-    reader: Reader, selection: SessionSelection, grouping: Grouping, seconds: float
+    reader: Reader, selection: SessionSelection, grouping: Grouping, end: float
 ) -> CountSessionsResponse:
-    """Count within some seconds.
+    """Count until an end (of `time.monotonic`), for `COUNT_SECONDS` at most.
 
     Raises:
         Refused: TOO_MANY_SESSIONS.
     """
     with reader.snapshot() as progress:
         try:
-            with reader.limited(min(seconds, COUNT_SECONDS)):
+            with reader.limited(min(end - time.monotonic(), COUNT_SECONDS)):
                 rows = reader.count(selection, grouping.sql, MAX_GROUPS)
         except apsw.InterruptError:
             raise Refused(

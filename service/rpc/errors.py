@@ -5,7 +5,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from time import monotonic
 from typing import Any
@@ -27,6 +27,10 @@ LOG_PERIOD = 5.0
 
 MAX_KINDS = 256
 """Kinds of log line that are counted apart; beyond that, all counts begin anew."""
+
+MAX_VIOLATIONS = 10
+MAX_VIOLATION_BYTES = 4 * 1024
+"""Faults of one request that an error tells, about: clients take 8 KiB of metadata by default."""
 
 SHOWN = 64
 """Characters of a client's value that an error shows."""
@@ -108,12 +112,22 @@ def status_of(refused: Refused) -> Status:
         ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=refused.metadata)
     ]
     if refused.violations:
-        fields = [
-            BadRequest.FieldViolation(field=field, description=description)
-            for field, description in refused.violations
-        ]
-        details.append(BadRequest(field_violations=fields))
+        details.append(BadRequest(field_violations=_told(refused.violations)))
     return Status(code=CODES[refused.reason], message=str(refused), details=map(_packed, details))
+
+
+def _told(violations: Sequence[tuple[str, str]]) -> list[BadRequest.FieldViolation]:
+    """The first violations, and how many more there are."""
+    told: list[BadRequest.FieldViolation] = []
+    size = 0
+    for number, (field, description) in enumerate(violations):
+        violation = BadRequest.FieldViolation(field=field, description=description)
+        size += violation.ByteSize()
+        if number == MAX_VIOLATIONS or size > MAX_VIOLATION_BYTES:
+            more = f"and {len(violations) - number:,} more"
+            return [*told, BadRequest.FieldViolation(field=field, description=more)]
+        told.append(violation)
+    return told
 
 
 def _packed(detail: ErrorInfo | BadRequest) -> AnyMessage:
@@ -182,6 +196,7 @@ async def _abort(context: Any, method: str, error: Exception) -> None:
     if context.cancelled() or context.done() or isinstance(error, grpc.aio.InternalError):
         raise asyncio.CancelledError from error
     refused = _refusal(method, error)
+    error.__traceback__ = None  # its frames keep the answer, perhaps for as long as gRPC takes
     try:
         if refused is None:
             await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")

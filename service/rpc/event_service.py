@@ -8,7 +8,7 @@ from service.rpc.feed import Feed
 from service.rpc.stream import Stream, Wish, check_kept
 from service.view.reader import Progress, Reader, Row, first_of, last_of
 from service.view.readers import Readers
-from service.view.selection import EventSelection
+from service.view.selection import EventSelection, SnapshotSelection
 
 
 class EventService:
@@ -24,13 +24,13 @@ class EventService:
         wish = Wish(selection=selection, max_batch=max_batch, with_session=request.include_session)
         start = await self._start(request)
         with self._feed.filter_group(selection) as group:
-            stream = Stream(self._feed, self._readers, group, call.write, wish=wish)
+            stream = Stream(self._feed, self._readers, group, call, wish=wish)
             if request.sessions_first:
                 await self._send_sessions(stream, selection, start)
             await stream.run(last_of(start))
 
     async def ListRejections(  # noqa: N802
-        self, request: ListRejectionsRequest, _call: Call
+        self, request: ListRejectionsRequest, call: Call
     ) -> bytes:
         """Return the records that stand rejected, newest first."""
         check = requests.Check()
@@ -42,7 +42,7 @@ class EventService:
         bound_to = ("ListRejections", self._feed.journal_id, selection)
         place = pages.places(request.page_token, request=bound_to, count=1)
         before = place[0] if place else first_of(1 << 42)
-        read = self._readers.questions.run(_rejections, selection, before, size)
+        read = self._readers.questions.run(call.caller, _rejections, selection, before, size)
         progress, rows, following = await read
         token = pages.token((following,), request=bound_to) if following else ""
         return frames.rejections(frames.header_of(progress), rows, token)
@@ -74,11 +74,21 @@ class EventService:
         chosen = requests.snapshot_selection(selection)
         reached, complete = 0, False
         while not complete and not self._feed.draining:
-            part = await self._readers.catch_ups.run(snapshot.read, chosen, reached, revision)
+            part = await self._readers.catch_ups.run(
+                stream.caller, _sessions, stream, chosen, reached, revision
+            )
             reached, complete = part.reached, part.reached >= revision
             if part.sessions or complete or stream.is_due():
                 message = frames.sessions(stream.header(), part.sessions, complete=complete)
-                await stream.send(message)
+                async with self._feed.sending(stream.caller, len(message)):
+                    await stream.send(message)
+
+
+def _sessions(
+    reader: Reader, stream: Stream, selection: SnapshotSelection, after: int, revision: int
+) -> snapshot.Part:
+    # How much is enough is known when the thread begins: many may have waited for it.
+    return snapshot.read(reader, selection, after, revision, stream.part_bytes)
 
 
 def _rejections(

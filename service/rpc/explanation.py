@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
+from desk.v1.session_service_pb2 import ExplainSessionResponse
+from desk.v1.status_pb2 import ResponseHeader
 from service.explanation import Explained, explained
 from service.history import restored
 from service.rpc import frames, freshness
@@ -16,8 +18,9 @@ from service.view.reader import Now, Progress, Reader, size_of, take_bytes
 CACHED = 100_000
 """Callbacks whose explanation is kept for the next page; each takes some 200 bytes."""
 
-COUNTED = 1_000
-"""Callbacks of a session that has not begun that are counted, at most."""
+COUNTED = 100
+"""Callbacks of a session that has not begun that are counted, at most: GetSession does not leave
+the event loop for them."""
 
 Key = tuple[int, str]
 
@@ -32,6 +35,13 @@ class Page(NamedTuple):
     end: int
 
 
+class Answer(NamedTuple):
+    """A page, serialised, and the place of the next one; None if there is none."""
+
+    response: bytes
+    following: tuple[int, int] | None
+
+
 class Explanations:
     """The explanations of sessions. A session is refolded once for all pages of one revision.
 
@@ -41,6 +51,17 @@ class Explanations:
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, Key, int], list[Explained]] = OrderedDict()
         self._lock = Lock()
+
+    def answer(self, reader: Reader, key: Key, place: tuple[int, ...], size: int) -> Answer:
+        """Make an ExplainSessionResponse of the next page, without its token. As `page`."""
+        page = self.page(reader, key, place, size)
+        response = ExplainSessionResponse(
+            header=ResponseHeader(journal_id=page.journal_id, revision=page.revision),
+            session=Session.FromString(page.session) if page.session else None,
+            records=page.records,
+        )
+        following = (page.revision, page.end) if page.end else None
+        return Answer(response.SerializeToString(), following)
 
     def page(self, reader: Reader, key: Key, place: tuple[int, ...], size: int) -> Page:
         """Read the next page, as of the revision of the first one.

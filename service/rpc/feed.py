@@ -6,8 +6,8 @@ and bytes; no stream has a queue of its own.
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import cast
 
@@ -18,7 +18,7 @@ from service.rpc import frames
 from service.rpc.batches import Encoded, encode
 from service.rpc.errors import shutting_down, throttled
 from service.rpc.filter_groups import WAKE_WEIGHT, FilterGroup, FilterIndex
-from service.rpc.limits import Places
+from service.rpc.limits import AllPlaces
 from service.rpc.waiters import Waiters
 from service.rpc.watch import Watch
 from service.view.reader import Reader, complete_revision, cut, last_of, size_of
@@ -40,10 +40,10 @@ STEP = 3_000
 
 PART_BYTES = 512 * 1024
 MIN_PART_BYTES = 16 * 1024
-PARTS_BYTES = 32 * 1024 * 1024
-"""Bytes that a stream is sent in one go: its share of `PARTS_BYTES` among all streams that are
-being written to, between the other two. Beyond `PART_BYTES` the C library returns what is freed to
-the system and asks for it again."""
+PART_OF_REST = 32
+"""Bytes that a stream is sent in one go: this part of what its caller has left for the messages of
+streams, between the other two. Beyond `PART_BYTES` the C library returns what is freed to the
+system and asks for it again."""
 
 CACHED = 16
 """Encoded messages kept for the streams that have the same filter; each at most ~1 MiB."""
@@ -103,21 +103,20 @@ class Feed:
         journal_id: of the journal that all revisions count in.
         draining: True once the server is shutting down.
         waiters: calls that wait for a revision or a state.
-        sending: streams that are waiting for their client to take a message.
         announced_position: all live streams that a row up to here concerns have been woken.
     """
 
-    def __init__(self, reader: Reader, watch: Watch, streams: Places) -> None:
+    def __init__(self, reader: Reader, watch: Watch, places: AllPlaces) -> None:
         progress = reader.progress()
         self.journal_id = progress.journal_id
         self.ring = Ring(last_of(progress.applied_revision))
         self.announced_position = self.ring.head
         self.draining = False
-        self.sending = 0
         self.waiters = Waiters()
         self._reader = reader
         self._watch = watch
-        self._streams = streams
+        self._streams = places.streams
+        self._bytes = places.stream_bytes
         self._filters = FilterIndex()
         self._extended = asyncio.Event()
         self._interested = 0
@@ -130,10 +129,34 @@ class Feed:
         """Open streams."""
         return len(self._streams)
 
-    @property
-    def part_bytes(self) -> int:
-        """Bytes that a stream is sent in one go, about."""
-        return max(MIN_PART_BYTES, min(PART_BYTES, PARTS_BYTES // (self.sending + 1)))
+    def part_bytes(self, caller: str) -> int:
+        """Return the bytes that a stream of a caller is sent in one go, about."""
+        part = self._bytes.left(caller) // PART_OF_REST
+        # A power of two: streams with one filter share what is encoded for one of them.
+        return max(MIN_PART_BYTES, min(PART_BYTES, 1 << part.bit_length() >> 1))
+
+    def reads_ahead(self, caller: str) -> bool:
+        """Return True if a stream may read the next part while it is sent one."""
+        return self.part_bytes(caller) >= PART_BYTES
+
+    def has_room(self, caller: str, size: int) -> bool:
+        """Return True if a caller may be sent so many bytes now. Small messages always may."""
+        return size <= 2 * MIN_PART_BYTES or size <= self._bytes.left_of_share(caller)
+
+    @asynccontextmanager
+    async def sending(self, caller: str, size: int) -> AsyncIterator[None]:
+        """Count bytes to a caller as not read yet until the end of the block.
+
+        Waits until there is room for them.
+        """
+        if self.has_room(caller, size):
+            self._bytes.take_anyway(caller, size)
+        else:
+            await self._bytes.take_in_turn(caller, size)
+        try:
+            yield
+        finally:
+            self._bytes.give_back(caller, size)
 
     async def run(self) -> None:
         """Follow the view until cancelled.
@@ -145,7 +168,7 @@ class Feed:
             await self._watch.news.wait()
             self._watch.news.clear()
             try:
-                while self._advance():  # noqa: ASYNC110 -- not waiting: others may have the loop
+                while await self._advance():  # noqa: ASYNC110 -- lets others have the loop
                     await asyncio.sleep(0)
             except apsw.Error as error:
                 throttled.log("warning", "view_not_readable", method="feed", error=error)
@@ -198,11 +221,10 @@ class Feed:
                 self._watch.want(False)
 
     def take(
-        self, group: FilterGroup, after: int, *, max_batch: int, with_session: bool
+        self, group: FilterGroup, after: int, *, max_batch: int, with_session: bool, enough: int
     ) -> Encoded:
         """The messages for a group after a position that is not below the ring's floor."""
-        head, enough = self.ring.head, self.part_bytes
-        return self._encoded(group, after, head, max_batch, with_session, enough)
+        return self._encoded(group, after, self.ring.head, max_batch, with_session, enough)
 
     def checkpoint(self, position: int) -> bytes:
         """A Checkpoint at a position: the same for all streams that are live."""
@@ -220,13 +242,12 @@ class Feed:
         self.announced_position = self.ring.head
         self._watch.want(True)
 
-    def _advance(self) -> bool:
-        """Read the next rows; say whether there are more."""
+    async def _advance(self) -> bool:
+        """Read the next rows and wake waiters; say whether there are more rows."""
         window = self._reader.tail(self.ring.head)
         if window.progress.journal_id != self.journal_id:
             raise ViewReplaced
         rows = cast(list[LiveRow], window.rows)
-        self.waiters.see(rows)
         revision = complete_revision(window.reached)
         if last_of(revision) == window.reached:
             self.ring.extend(rows, window.reached)
@@ -234,18 +255,13 @@ class Feed:
             # One revision that is larger than a message: it is read from the view alone.
             revision += 1
             self.ring.reset(last_of(revision))
-        self.waiters.reach(revision)
+        await _in_slices(self.waiters.announce(rows, revision))
         return revision < window.progress.applied_revision
 
     async def _announce(self) -> None:
         """Wake the streams that the rows after `announced_position` concern."""
         announced, head = self.announced_position, self.ring.head
-        spent = 0
-        for cost in self._steps(announced, head):
-            spent += cost
-            if spent >= STEP:
-                spent = 0
-                await asyncio.sleep(0)
+        await _in_slices(self._steps(announced, head))
         self.announced_position = max(self.announced_position, head)
 
     def _steps(self, announced: int, head: int) -> Iterator[int]:
@@ -273,3 +289,13 @@ class Feed:
 
     def _encode_checkpoint(self, revision: int) -> bytes:
         return frames.checkpoint(ResponseHeader(journal_id=self.journal_id, revision=revision))
+
+
+async def _in_slices(steps: Iterable[int]) -> None:
+    """Take steps, of a cost each; let others have the event loop after each `STEP`."""
+    spent = 0
+    for cost in steps:
+        spent += cost
+        if spent >= STEP:
+            spent = 0
+            await asyncio.sleep(0)

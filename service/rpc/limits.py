@@ -1,8 +1,10 @@
 """The calls that one worker has open at once, by kind, and one caller's share of them."""
 
+import asyncio
 from collections import Counter
 from ipaddress import IPv6Network
 from urllib.parse import unquote
+from weakref import WeakValueDictionary
 
 import msgspec
 from google.protobuf.descriptor import MethodDescriptor
@@ -20,6 +22,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         health: `grpc.health.v1`, checks and watches.
         reflection: streams of `grpc.reflection.v1alpha`.
         unread_bytes: of answers, other than a stream's, that clients have not read yet.
+        stream_bytes: of messages of streams, likewise. What is sent shrinks as they are used up.
     """
 
     streams: int = 10_000
@@ -28,10 +31,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     health: int = 1_000
     reflection: int = 100
     unread_bytes: int = 128 * 1024 * 1024
+    stream_bytes: int = 64 * 1024 * 1024
 
     def total(self) -> int:
         """Calls of all kinds."""
         return self.streams + self.waiters + self.unary + self.health + self.reflection
+
+
+class _Queue:
+    """Those of one caller that wait for places."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.given_back = asyncio.Event()
 
 
 class Places:
@@ -50,9 +62,18 @@ class Places:
         self._share = max(1, most // 2)
         self._taken = 0
         self._by_caller: Counter[str] = Counter()
+        self._queues: WeakValueDictionary[str, _Queue] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return self._taken
+
+    def left(self, caller: str) -> int:
+        """Return how many a caller may still take."""
+        return max(0, min(self._most - self._taken, self.left_of_share(caller)))
+
+    def left_of_share(self, caller: str) -> int:
+        """Return how many a caller may still take, whatever others have; below 0 if too many."""
+        return self._share - self._by_caller.get(caller, 0)
 
     def take(self, caller: str, number: int = 1) -> None:
         """Take places for a caller.
@@ -66,13 +87,27 @@ class Places:
             raise self._refused(self._share, " of this address")
         self._add(caller, number)
 
-    def take_anyway(self, caller: str) -> None:
-        """Take a place even if none is left."""
-        self._add(caller, 1)
+    def take_anyway(self, caller: str, number: int = 1) -> None:
+        """Take places even if none is left."""
+        self._add(caller, number)
+
+    async def take_in_turn(self, caller: str, number: int) -> None:
+        """Take places as soon as that many of the caller's share are left, or else all of it are.
+
+        Does not mind what others have: they cannot keep anybody waiting.
+        """
+        queue = self._queues.setdefault(caller, _Queue())
+        async with queue.turn:
+            while self.left_of_share(caller) < min(number, self._share):
+                queue.given_back.clear()
+                await queue.given_back.wait()
+            self._add(caller, number)
 
     def give_back(self, caller: str, number: int = 1) -> None:
         """Give places back."""
         self._add(caller, -number)
+        if queue := self._queues.get(caller):
+            queue.given_back.set()
 
     def _add(self, caller: str, number: int) -> None:
         self._taken += number
@@ -93,6 +128,9 @@ class AllPlaces:
         self.unary = Places(Reason.TOO_MANY_CALLS, "calls", limits.unary)
         self.unread_bytes = Places(
             Reason.TOO_MANY_CALLS, "bytes of unread answers", limits.unread_bytes
+        )
+        self.stream_bytes = Places(
+            Reason.TOO_MANY_STREAMS, "bytes of unread messages", limits.stream_bytes
         )
         health = Places(Reason.TOO_MANY_CALLS, "health checks", limits.health)
         reflection = Places(Reason.TOO_MANY_CALLS, "reflection streams", limits.reflection)

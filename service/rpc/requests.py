@@ -30,6 +30,9 @@ DEFAULT_BATCH = 500
 DEFAULT_PAGE = 100
 MAX_PAGE = 1_000
 
+FEW = 5
+"""Wrong numbers of one field that a refusal names."""
+
 LATEST = 253_402_300_799
 """Seconds: the end of the year 9999, the last that a Timestamp may hold."""
 
@@ -94,17 +97,18 @@ class Check:
         """The enum values in a filter's field, likewise; all must be known."""
         if not self._few(field, given):
             return ()
-        for value in set(given) - set(known):
-            self.wrong(field, f"cannot have {value}: choose from {', '.join(known.values())}")
+        if unknown := sorted(set(given) - set(known)):
+            self.wrong(
+                field, f"cannot have {_some(unknown)}: choose from {', '.join(known.values())}"
+            )
         return tuple(sorted(set(given)))
 
     def apps(self, field: str, given: Sequence[int]) -> tuple[int, ...]:
         """The apps in a filter's field, likewise."""
         if not self._few(field, given):
             return ()
-        for value in set(given):
-            if value < 1:
-                self.wrong(field, f"cannot have {value}: an SDKAppID is greater than 0")
+        if unknown := sorted(value for value in set(given) if value < 1):
+            self.wrong(field, f"cannot have {_some(unknown)}: an SDKAppID is greater than 0")
         return tuple(sorted(set(given)))
 
     def short(self, field: str, value: str, most: int) -> None:
@@ -138,6 +142,11 @@ class Check:
             self.wrong(field, "is not a time")
         # Stored times are whole milliseconds: both ends of a half-open interval round up.
         return time.seconds * 1000 + -(-time.nanos // 1_000_000)
+
+
+def _some(values: Sequence[int]) -> str:
+    more = f" and {len(values) - FEW:,} more" if len(values) > FEW else ""
+    return ", ".join(map(str, values[:FEW])) + more
 
 
 def _is_later(asked: TimeRange) -> bool:

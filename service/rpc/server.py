@@ -205,7 +205,7 @@ class _Worker:
         self._readers = readers
         self._watch = Watch(readers.path)
         self._places = AllPlaces(limits)
-        self._feed = Feed(readers.inline, self._watch, self._places.streams)
+        self._feed = Feed(readers.inline, self._watch, self._places)
         self._health = Health(("", *SERVICES))
         self._status = StatusService(readers, self._feed, apps, journal_backlog)
         options = (*OPTIONS, ("grpc.max_allowed_incoming_connections", affordable_connections()))

@@ -1,10 +1,9 @@
 """desk.v1.SessionService: questions about sessions."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import math
+import time
 from typing import NamedTuple
-from weakref import WeakValueDictionary
 
 from desk.v1.session_pb2 import Session, SessionKey
 from desk.v1.session_service_pb2 import (
@@ -38,9 +37,6 @@ MAX_KEYS = 1_000
 BATCH_BYTES = 2 * 1024 * 1024
 """Bytes of sessions in one BatchGetSessionsResponse, about."""
 
-HEAVY = 2
-"""Reads of all of something at once: fewer than there are threads, so that the rest goes on."""
-
 STATE_WAIT = 60.0
 """Seconds to wait for a state where the call has no deadline."""
 
@@ -56,21 +52,6 @@ class Batch(NamedTuple):
     looked_for: int
 
 
-class Turns:
-    """Lets a few calls work at once; those of one caller one after the other."""
-
-    def __init__(self, at_once: int) -> None:
-        self._all = asyncio.Semaphore(at_once)
-        self._by_caller: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-
-    @asynccontextmanager
-    async def turn(self, caller: str) -> AsyncIterator[None]:
-        """Wait for the caller's turn, and have it until the end of the block."""
-        own = self._by_caller.setdefault(caller, asyncio.Lock())
-        async with own, self._all:
-            yield
-
-
 class SessionService:
     """Answers from the view; what is stored serialised is answered as bytes."""
 
@@ -78,7 +59,6 @@ class SessionService:
         self._readers = readers
         self._feed = feed
         self._apps = apps
-        self._heavy = Turns(HEAVY)
         self._explanations = explanation.Explanations()
 
     async def GetSession(self, request: GetSessionRequest, call: Call) -> bytes:  # noqa: N802
@@ -90,16 +70,16 @@ class SessionService:
         check.done()
         await self._fresh(request.min_revision, call)
         if revision := request.as_of_revision:
-            found = await self._readers.questions.run(explanation.as_of, key, revision)
+            found = await self._readers.questions.run(call.caller, explanation.as_of, key, revision)
         else:
             found = self._readers.inline.now(*key)
         if found.session is None:
-            raise await self._not_found(key, revision)
+            raise self._not_found(key, revision)
         header = ResponseHeader(journal_id=found.journal_id, revision=found.revision)
         return frames.session(header, found.session)
 
     async def BatchGetSessions(  # noqa: N802
-        self, request: BatchGetSessionsRequest, _call: Call
+        self, request: BatchGetSessionsRequest, call: Call
     ) -> bytes:
         """Return many sessions as of one revision."""
         check = requests.Check()
@@ -107,7 +87,7 @@ class SessionService:
             check.wrong("keys", f"must have 1 to {MAX_KEYS} elements")
         check.done()
         keys = self._apps.keys(request.keys)
-        batch = await self._readers.questions.run(_batch, keys)
+        batch = await self._readers.questions.run(call.caller, _batch, keys)
         # Messages of protobuf are joined by appending one to the other.
         rest = BatchGetSessionsResponse(remaining=map(_key_message, keys[batch.looked_for :]))
         missing = map(_key_message, batch.missing)
@@ -127,7 +107,9 @@ class SessionService:
         places = pages.places(request.page_token, request=bound_to, count=2)
         after = (places[0], places[1]) if places else None
         await self._fresh(request.min_revision, call)
-        progress, page = await self._readers.questions.run(_page, selection, order, after, size)
+        progress, page = await self._readers.questions.run(
+            call.caller, _page, selection, order, after, size
+        )
         following = pages.token(page.following, request=bound_to) if page.following else ""
         return frames.page(frames.header_of(progress), page.sessions, following)
 
@@ -139,13 +121,12 @@ class SessionService:
         selection = requests.session_selection(check, request.filter)
         grouping = counts.grouping(check, request.group_by)
         check.done()
-        async with self._heavy.turn(call.caller):
-            seconds = freshness.time_left(call, counts.COUNT_SECONDS)
-            return await self._readers.questions.run(counts.count, selection, grouping, seconds)
+        end = time.monotonic() + freshness.time_left(call, math.inf)
+        return await self._readers.heavy.run(call.caller, counts.count, selection, grouping, end)
 
     async def ExplainSession(  # noqa: N802
         self, request: ExplainSessionRequest, call: Call
-    ) -> ExplainSessionResponse:
+    ) -> bytes:
         """Return every callback of a session in time order."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
         check = requests.Check()
@@ -153,18 +134,12 @@ class SessionService:
         check.done()
         bound_to = ("ExplainSession", self._feed.journal_id, key)
         places = pages.places(request.page_token, request=bound_to, count=2)
-        async with self._heavy.turn(call.caller):
-            page = await self._readers.questions.run(
-                self._explanations.page, key, places or (0, 0), size
-            )
-        return ExplainSessionResponse(
-            header=ResponseHeader(journal_id=page.journal_id, revision=page.revision),
-            session=Session.FromString(page.session) if page.session else None,
-            records=page.records,
-            next_page_token=pages.token((page.revision, page.end), request=bound_to)
-            if page.end
-            else "",
+        answer, following = await self._readers.heavy.run(
+            call.caller, self._explanations.answer, key, places or (0, 0), size
         )
+        token = pages.token(following, request=bound_to) if following else ""
+        # Messages of protobuf are joined by appending one to the other.
+        return answer + ExplainSessionResponse(next_page_token=token).SerializeToString()
 
     async def WaitForState(  # noqa: N802
         self, request: WaitForStateRequest, call: Call
@@ -179,10 +154,10 @@ class SessionService:
         header = ResponseHeader(journal_id=self._feed.journal_id, revision=seen.revision)
         return WaitForStateResponse(header=header, session=seen.session)
 
-    async def _not_found(self, key: Key, revision: int) -> Refused:
+    def _not_found(self, key: Key, revision: int) -> Refused:
         if key[0] not in self._apps.ids:
             return Refused(Reason.SESSION_NOT_FOUND, f"app {key[0]} is not configured here")
-        return await self._readers.questions.run(explanation.not_found, key, revision)
+        return explanation.not_found(self._readers.inline, key, revision)
 
     async def _fresh(self, min_revision: int, call: Call) -> None:
         if min_revision:
@@ -193,7 +168,7 @@ class SessionService:
         now = self._readers.inline.now(*key)
         waiter.after = now.revision
         session = Session.FromString(now.session) if now.session else None
-        return Seen(waiter.after, session) if session and waiter.wants(session) else None
+        return Seen(waiter.after, session) if session and session.state in waiter.states else None
 
     async def _next(self, waiter: StateWaiter, seconds: float) -> Seen:
         try:

@@ -19,14 +19,16 @@ class Part(NamedTuple):
     reached: int
 
 
-def read(reader: Reader, selection: SnapshotSelection, after: int, revision: int) -> Part:
-    """Read the next part of the sessions as of a revision.
+def read(
+    reader: Reader, selection: SnapshotSelection, after: int, revision: int, enough: int
+) -> Part:
+    """Read the next part of the sessions as of a revision, of `enough` bytes at most.
 
     Raises:
         Refused: REVISION_NOT_KEPT, if the feed was cut off in the meantime.
     """
     with reader.snapshot():
-        rows, reached = reader.snapshot_sessions(selection, after, revision)
+        rows, reached = reader.snapshot_sessions(selection, after, revision, enough)
         blobs = (_as_of(reader, blob, revision) for _, blob in rows)
         chosen = [blob for blob, session in blobs if selection.selects(session)]
     return Part(chosen, reached)

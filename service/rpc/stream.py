@@ -1,18 +1,18 @@
 """One Subscribe stream: from the view until it has caught up, then from the ring, and back.
 
 A stream is nothing but a position. It queues nothing, so a client that stops reading costs the part
-of the feed that is being sent and the one after that, each about `Feed.part_bytes`.
+of the feed that is being sent, of `Feed.part_bytes`, and the next one only while few are sent any.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from desk.v1.status_pb2 import ResponseHeader
 from service.rpc import frames
 from service.rpc.batches import Encoded, encode
+from service.rpc.calls import Call
 from service.rpc.errors import Reason, Refused, shutting_down
 from service.rpc.feed import Feed
 from service.rpc.filter_groups import FilterGroup, Wakeup
@@ -30,8 +30,6 @@ CHECKPOINTED = 2_500
 MAX_AGE = (27 * 60.0, 33 * 60.0)
 """Seconds after which a stream is closed for the client to resume, so that load spreads again."""
 
-Send = Callable[[bytes], Awaitable[None]]
-
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """The options of a subscriber."""
@@ -45,17 +43,19 @@ class Stream:
     """One subscriber.
 
     Attributes:
+        caller: the address that it goes to.
         position: everything up to here has been sent, or did not pass the filter.
     """
 
     def __init__(
-        self, feed: Feed, readers: Readers, group: FilterGroup, send: Send, *, wish: Wish
+        self, feed: Feed, readers: Readers, group: FilterGroup, call: Call, *, wish: Wish
     ) -> None:
         self.position = 0
         self._feed = feed
         self._readers = readers
         self._group = group
-        self._write = send
+        self.caller = call.caller
+        self._write = call.write
         self._wish = wish
         self._live = False
         self._clock = asyncio.get_running_loop().time
@@ -87,13 +87,14 @@ class Stream:
             journal_id=self._feed.journal_id, revision=complete_revision(self.position)
         )
 
+    @property
+    def part_bytes(self) -> int:
+        """Bytes to send in one go, about."""
+        return self._feed.part_bytes(self.caller)
+
     async def send(self, message: bytes) -> None:
         """Write one message; returns when the client has room for it."""
-        self._feed.sending += 1
-        try:
-            await self._write(message)
-        finally:
-            self._feed.sending -= 1
+        await self._write(message)
         self._due = self._next_checkpoint()
 
     def is_due(self) -> bool:
@@ -124,23 +125,34 @@ class Stream:
                 self.position,
                 max_batch=self._wish.max_batch,
                 with_session=self._wish.with_session,
+                enough=self.part_bytes,
             )
-            await self._send_all(encoded.messages)
+            async with self._feed.sending(self.caller, encoded.size()):
+                await self._send_all(encoded.messages)
             await self._move(encoded.reached)
 
     async def _catch_up(self) -> None:
         """Send from the view; the next part is read while the last message of one is being sent.
 
-        Earlier, the two would only contend for the GIL.
+        Earlier, the two would only contend for the GIL. While many are being sent something, it is
+        read after that.
         """
+        encoded: Encoded | None
         part = self._start_reading(self.position)
         try:
             while part and self._goes_on():
                 encoded = await part
-                await self._send_all(encoded.messages[:-1])
-                part = self._start_reading(encoded.reached)
-                await self._send_all(encoded.messages[-1:])
+                part, size = None, encoded.size()
+                if not self._feed.has_room(self.caller, size):
+                    encoded = None  # one large record: it is read again when there is room
+                async with self._feed.sending(self.caller, size):
+                    encoded = encoded or await self._reading(self.position)
+                    await self._send_all(encoded.messages[:-1])
+                    if self._feed.reads_ahead(self.caller):
+                        part = self._start_reading(encoded.reached)
+                    await self._send_all(encoded.messages[-1:])
                 await self._move(encoded.reached)
+                part = part or self._start_reading(encoded.reached)
         finally:
             if part:
                 part.cancel()
@@ -149,7 +161,10 @@ class Stream:
         """Start to read what comes after a position, unless the ring has it."""
         if position >= self._feed.ring.floor:
             return None
-        return self._readers.catch_ups.start(self._read, position)
+        return self._reading(position)
+
+    def _reading(self, position: int) -> "asyncio.Future[Encoded]":
+        return self._readers.catch_ups.start(self.caller, self._read, position)
 
     async def _send_all(self, messages: list[bytes]) -> None:
         for message in messages:
@@ -167,8 +182,7 @@ class Stream:
     def _read(self, reader: Reader, position: int) -> Encoded:
         wish = self._wish
         columns = RECORD_AND_SESSION_COLUMNS if wish.with_session else RECORD_COLUMNS
-        enough = self._feed.part_bytes
-        window = reader.feed(wish.selection, position, columns=columns, enough=enough)
+        window = reader.feed(wish.selection, position, columns=columns, enough=self.part_bytes)
         if window.progress.journal_id != self._feed.journal_id:
             raise shutting_down()  # the view was replaced; the client is told by which journal
         check_kept(complete_revision(position), window.progress.oldest_revision)

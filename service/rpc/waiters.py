@@ -1,7 +1,6 @@
 """Calls that wait: for the view to reach a revision, or for a session to be in a state."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,8 +9,12 @@ from google.protobuf.message import DecodeError
 
 from desk.v1.session_pb2 import Session
 from service.rpc.errors import Refused
+from service.rpc.filter_groups import WAKE_WEIGHT
 from service.view.selection import LiveRow
 from service.view.store import POSITION_BITS
+
+PARSE_WEIGHT = 20
+"""Cost of parsing a session, in questions to a filter."""
 
 
 class Seen(NamedTuple):
@@ -27,21 +30,11 @@ class StateWaiter:
     def __init__(self, states: frozenset[int]) -> None:
         self.seen: asyncio.Future[Seen] = asyncio.get_running_loop().create_future()
         self.after = 0
-        self._states = states
+        self.states = states
 
-    def wants(self, session: Session) -> bool:
-        """Return True if the session is in one of the states."""
-        return session.state in self._states
 
-    def see(self, revision: int, session: Session) -> None:
-        """End the wait if the session is in one of the states after a revision."""
-        if revision > self.after and self.wants(session) and not self.seen.done():
-            self.seen.set_result(Seen(revision, session))
-
-    def fail(self, error: Exception) -> None:
-        """End the wait with an error."""
-        if not self.seen.done():
-            self.seen.set_exception(error)
+Waiting = dict[int, set[StateWaiter]]
+"""Those that wait for one session, by state."""
 
 
 class Waiters:
@@ -49,7 +42,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._revisions: set[tuple[int, asyncio.Future[None]]] = set()
-        self._states: defaultdict[tuple[int, str], set[StateWaiter]] = defaultdict(set)
+        self._states: dict[tuple[int, str], Waiting] = {}
 
     @contextmanager
     def revision(self, revision: int) -> Iterator[asyncio.Future[None]]:
@@ -65,45 +58,61 @@ class Waiters:
     def state(self, key: tuple[int, str], states: frozenset[int]) -> Iterator[StateWaiter]:
         """Wait for a session's state."""
         waiter = StateWaiter(states)
-        self._states[key].add(waiter)
+        of_session = self._states.setdefault(key, {})
+        for state in states:
+            of_session.setdefault(state, set()).add(waiter)
         try:
             yield waiter
         finally:
-            self._states[key].discard(waiter)
-            if not self._states[key]:
+            for state in states:
+                of_session[state].discard(waiter)
+                if not of_session[state]:
+                    del of_session[state]
+            if not of_session:
                 del self._states[key]
 
-    def reach(self, revision: int) -> None:
-        """Wake who waits for this or an earlier revision."""
-        for wanted, future in self._revisions:
-            if wanted <= revision and not future.done():
-                future.set_result(None)
+    def announce(self, rows: Iterable[LiveRow], revision: int) -> Iterator[int]:
+        """Wake those whom new rows concern, then those who wait for this or an earlier revision.
 
-    def see(self, rows: Iterable[LiveRow]) -> None:
-        """Show new rows, in their order: a state that lasted for one revision is seen as well."""
-        if not self._states:
-            return
+        Rows are looked at in their order: a state that lasted for one revision is seen as well.
+        Yields the cost of each step, in questions to a filter. Waiters may come and go in between.
+        """
         for row in rows:
-            waiters = self._states.get((row.sdk_app_id, row.session_id))
-            if waiters and row.session:
-                _show(waiters, row.position >> POSITION_BITS, row.session)
+            of_session = self._states.get((row.sdk_app_id, row.session_id))
+            if of_session and row.session:
+                yield PARSE_WEIGHT
+                yield from _show(of_session, row.position >> POSITION_BITS, row.session)
+        for future in [future for wanted, future in self._revisions if wanted <= revision]:
+            if not future.done():
+                future.set_result(None)
+                yield WAKE_WEIGHT
 
     def refuse(self, error: Callable[[], Refused]) -> None:
         """Wake everybody with an error."""
         futures: list[asyncio.Future[Any]] = [future for _, future in self._revisions]
-        futures += [waiter.seen for waiters in self._states.values() for waiter in waiters]
+        futures += [waiter.seen for of in self._states.values() for waiter in _all(of)]
         for future in futures:
             if not future.done():
                 future.set_exception(error())
 
 
-def _show(waiters: Iterable[StateWaiter], revision: int, blob: bytes) -> None:
+def _all(waiting: Waiting) -> set[StateWaiter]:
+    return set().union(*waiting.values())
+
+
+def _show(waiting: Waiting, revision: int, blob: bytes) -> Iterator[int]:
     try:
         session = Session.FromString(blob)
     except DecodeError as error:
         # A session that is damaged must not end the reading for all others.
-        for waiter in waiters:
-            waiter.fail(error)
+        for waiter in _all(waiting):
+            if not waiter.seen.done():
+                waiter.seen.set_exception(error)
+                yield WAKE_WEIGHT
         return
-    for waiter in waiters:
-        waiter.see(revision, session)
+    for waiter in tuple(waiting.get(session.state, ())):
+        if revision > waiter.after and not waiter.seen.done():
+            waiter.seen.set_result(Seen(revision, session))
+            yield WAKE_WEIGHT
+        else:
+            yield 1

@@ -84,10 +84,8 @@ def complete_revision(position: int) -> int:
     return ((position + 1) >> POSITION_BITS) - 1
 
 
-def cut(rows: Iterable[Row], until: int, *, enough: int = WINDOW_BYTES) -> tuple[list[Row], int]:
-    """Take rows up to `WINDOW_BYTES`: whole revisions, unless one alone exceeds it.
-
-    Begins no further revision after `enough` bytes.
+def cut(rows: Iterable[Row], until: int, *, enough: int) -> tuple[list[Row], int]:
+    """Take rows up to `enough` bytes, at least one: whole revisions, unless one alone exceeds it.
 
     Returns the rows and the position up to which they are all there are; `until` if all are.
     """
@@ -95,7 +93,7 @@ def cut(rows: Iterable[Row], until: int, *, enough: int = WINDOW_BYTES) -> tuple
     size = 0
     for row in rows:
         size += size_of(row)
-        if taken and (size > WINDOW_BYTES or (size > enough and _begins(row, taken[-1]))):
+        if taken and size > enough:
             return _whole(taken, row[0])
         taken.append(row)
     return taken, until
@@ -105,11 +103,6 @@ def size_of(row: Row) -> int:
     """Return the bytes of a record with its event, and its session if there is one."""
     size: int = len(row[1]) + len(row[2]) + FRAMING
     return size + len(row[3] or b"") if len(row) > 3 else size
-
-
-def _begins(row: Row, before: Row) -> bool:
-    begins: bool = row[0] >> POSITION_BITS != before[0] >> POSITION_BITS
-    return begins
 
 
 def _whole(taken: list[Row], following: int) -> tuple[list[Row], int]:
@@ -180,7 +173,7 @@ class Reader:
         after: int,
         *,
         columns: str,
-        enough: int = WINDOW_BYTES,
+        enough: int,
     ) -> Window:
         """Read the next part of the feed after a position, as much as `cut` takes.
 
@@ -217,7 +210,7 @@ class Reader:
 
     def tail(self, after: int) -> Window:
         """Read the next part of the whole feed; the rows are `LiveRow`s."""
-        window = self.feed(EVERYTHING, after, columns=queries.LIVE_COLUMNS)
+        window = self.feed(EVERYTHING, after, columns=queries.LIVE_COLUMNS, enough=WINDOW_BYTES)
         return window._replace(rows=[LiveRow._make(row) for row in window.rows])
 
     def facts(self, sdk_app_id: int, session_id: str, revision: int) -> list[Row]:
@@ -261,19 +254,19 @@ class Reader:
         return rows, floor or None
 
     def snapshot_sessions(
-        self, selection: SnapshotSelection, after: int, revision: int
+        self, selection: SnapshotSelection, after: int, revision: int, enough: int
     ) -> tuple[list[tuple[int, bytes]], int]:
         """Read sessions that had begun by a revision and may be selected: (number, session).
 
-        Looks at those whose number is greater than `after`. Returns them and the number up to which
-        they are all there are.
+        Looks at those whose number is greater than `after`, up to `enough` bytes. Returns them and
+        the number up to which they are all there are.
         """
         horizon = self._first(queries.SNAPSHOT_HORIZON, (after, revision, SCAN_ROWS - 1))
         end = horizon[0] if horizon else revision
         where = selection.where()
         sql = queries.SESSIONS_SNAPSHOT.format(where=where.sql)
         cursor = self._db.execute(sql, (after, end, *where.values, last_of(revision)))
-        rows, cut_off = take_bytes(cursor, lambda row: len(row[1]))
+        rows, cut_off = take_bytes(cursor, lambda row: len(row[1]), enough)
         cursor.close(True)
         return rows, rows[-1][0] if cut_off else end
 
@@ -310,13 +303,17 @@ class Reader:
         return row
 
 
-def take_bytes(rows: Iterable[Row], size: Any) -> tuple[list[Any], bool]:
-    """Take rows up to `WINDOW_BYTES`, at least one; say whether that was the reason to stop."""
+def take_bytes(rows: Iterable[Row], size: Any, enough: int | None = None) -> tuple[list[Any], bool]:
+    """Take rows up to `enough` bytes, at least one; say whether that was the reason to stop.
+
+    By default, `WINDOW_BYTES` are enough.
+    """
+    most = WINDOW_BYTES if enough is None else enough
     taken: list[Row] = []
     total = 0
     for row in rows:
         total += size(row) + FRAMING
-        if total > WINDOW_BYTES and taken:
+        if total > most and taken:
             return taken, True
         taken.append(row)
     return taken, False

@@ -6,6 +6,7 @@ import socket
 import sys
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import grpc
@@ -28,8 +29,9 @@ from desk.v1.session_service_pb2 import (
     WaitForStateRequest,
 )
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
-from service.rpc import calls, session_service
+from service.rpc import calls, feed, session_service
 from service.rpc.limits import Limits
+from service.view.readers import QUESTIONS
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import PATIENCE, Worker, fields, reason, refusal, service, take, until
 
@@ -219,6 +221,62 @@ async def test_bytes_of_answers_that_are_not_read_are_bounded_for_each_address()
         await until(lambda: is_equal(lists, "answered"))
 
 
+@pytest.mark.parametrize("asked", [{"after_revision": 0}, {"sessions_first": True}])
+async def test_a_stream_that_is_not_read_makes_what_its_address_is_sent_smaller(monkeypatch, asked):
+    monkeypatch.setattr(feed, "PART_OF_REST", 1)
+    monkeypatch.setattr(feed, "MIN_PART_BYTES", 2_000)
+    bodies = [body("SessionBegin", NOON, session_id=f"{n:0200}") for n in range(300)]
+    async with service(*bodies, limits=Limits(stream_bytes=96_000)) as (_, worker):
+        reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+        request = SubscribeRequest(**asked).SerializeToString()
+        writer.write(without_room("/desk.v1.EventService/Subscribe", request))
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b"application/grpc")
+
+        async def is_small() -> bool:
+            return await largest(worker.channel, asked) < 18_000
+
+        await until(is_small)  # of 48,000 bytes at most, 32,768 are not read
+        async with worker.from_address(ELSEWHERE) as channel:
+            assert 28_000 < await largest(channel, asked) < 34_000
+        writer.close()
+
+
+@pytest.mark.parametrize("live", [False, True])
+async def test_large_records_wait_for_those_of_their_address_that_are_not_read(live: bool):
+    large = body("SessionBegin", NOON, CloudCustomData="x" * 60_000)
+    asked: Any = {} if live else {"after_revision": 0}
+    async with service(large, limits=Limits(stream_bytes=400_000)) as (world, worker):
+        reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+        request = SubscribeRequest(after_revision=0).SerializeToString()
+        writer.write(without_room("/desk.v1.EventService/Subscribe", request))
+        async with asyncio.timeout(PATIENCE), worker.from_address(ELSEWHERE) as channel:
+            await reader.readuntil(b"application/grpc")
+            call = worker.subscribe(**asked)
+            others = [EventServiceStub(channel).Subscribe(SubscribeRequest(**asked))]
+            if live:
+                await take(call)
+                await take(others[0])
+                world.append(body("ChatBot.UserSendMsg", NOON, CloudCustomData="x" * 60_000))
+            else:
+                others += [EventServiceStub(channel).Subscribe(SubscribeRequest(**asked))]
+            reading = asyncio.ensure_future(call.read())
+            for other in others:
+                assert (await other.read()).records.records
+                other.cancel()
+            assert not reading.done()
+            writer.close()
+            assert (await reading).records.records
+
+
+async def largest(channel: grpc.aio.Channel, asked: Any) -> int:
+    """The bytes of the largest message of a stream until it has caught up."""
+    call = EventServiceStub(channel).Subscribe(SubscribeRequest(**asked, max_batch=1_000))
+    sizes = [message.ByteSize() for message in await take(call)]
+    call.cancel()
+    return max(sizes)
+
+
 async def test_a_small_answer_that_is_not_read_keeps_its_place():
     asked = GetSessionRequest(session_id=SESSION)
     async with service(*BEGIN, limits=Limits(unary=4)) as (_, worker):
@@ -233,6 +291,29 @@ async def test_a_small_answer_that_is_not_read_keeps_its_place():
             assert (await get(channel)).session.session_id == SESSION
         writer.close()
         await until(lambda: succeeds(worker))
+
+
+async def test_sessions_are_answered_also_unknown_ones_while_all_threads_are_busy(monkeypatch):
+    entered, let_go = Semaphore(0), Event()
+    page = session_service._page
+
+    def hold(*arguments: Any) -> Any:
+        entered.release()
+        let_go.wait(PATIENCE)
+        return page(*arguments)
+
+    monkeypatch.setattr(session_service, "_page", hold)
+    async with service(*BEGIN) as (_, worker), worker.from_address(ELSEWHERE) as channel:
+        stubs: list[Any] = [worker.sessions, SessionServiceStub(channel)]
+        lists = [stub.ListSessions(ListSessionsRequest()) for stub in stubs for _ in range(10)]
+        for _ in range(QUESTIONS):
+            assert await asyncio.to_thread(entered.acquire, timeout=PATIENCE)
+        request = GetSessionRequest(session_id="nobody")
+        unknown = worker.sessions.GetSession(request, timeout=PATIENCE / 2)
+        assert await ends_with(unknown) == "SESSION_NOT_FOUND"
+        assert (await get(worker.channel)).session.session_id == SESSION
+        let_go.set()
+        await asyncio.gather(*lists)
 
 
 async def test_places_are_given_back_whatever_a_call_ends_with():
@@ -283,6 +364,29 @@ async def test_a_request_keeps_no_bytes_that_nothing_here_knows(method: str):
             "INVALID_REQUEST",
         )
         assert "16,384" in str(error.details())
+
+
+MANY = ["é" * 130 + str(n) for n in range(18)]
+NUMBERS: Any = range(100, 200)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        EventFilter(agent_ids=MANY, client_user_ids=MANY, channel_types=MANY),
+        EventFilter(types=NUMBERS, verdicts=NUMBERS),
+        EventFilter(sdk_app_ids=range(-100, 0), types=NUMBERS, agent_ids=MANY),
+    ],
+)
+async def test_an_error_stays_small_however_much_is_wrong(asked):
+    async with service() as (_, worker):
+        error = await refusal(worker.subscribe(filter=asked))
+        assert (error.code(), reason(error)) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+        )
+        assert len(fields(error)) <= 11
+        assert sum(len(value) for _, value in error.trailing_metadata()) < 7_000
 
 
 UNDECODABLE = [

@@ -115,6 +115,15 @@ async def test_a_value_that_cannot_be_selected_is_named_together_with_those_that
         )
 
 
+async def test_of_many_values_that_cannot_be_selected_a_few_are_named():
+    async with service() as (_, worker):
+        wanted: Any = range(100, 200)
+        request = ListSessionsRequest(filter=SessionFilter(states=wanted))
+        error = await refusal(worker.sessions.ListSessions(request))
+        assert fields(error) == ["filter.states"]
+        assert "cannot have 100, 101, 102, 103, 104 and 95 more: choose" in str(error.details())
+
+
 async def test_a_revision_in_the_future_is_out_of_range():
     async with service(*life(*QUEUE)) as (_, worker):
         error = await refusal(worker.sessions.GetSession(get(as_of_revision=4)))

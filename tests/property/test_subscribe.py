@@ -72,7 +72,8 @@ def whole_feed(opened: Reader) -> list[LiveRow]:
 def test_sql_and_predicate_select_the_same(callbacks: list[bytes], asked: EventFilter, after: int):
     selection = selection_of(asked)
     with viewed(callbacks) as opened:
-        window = opened.feed(selection, last_of(after), columns=queries.LIVE_COLUMNS)
+        columns = queries.LIVE_COLUMNS
+        window = opened.feed(selection, last_of(after), columns=columns, enough=view.WINDOW_BYTES)
         live = filter(selection.predicate(), whole_feed(opened))
         assert window.rows == [row for row in live if row.position > last_of(after)]
 
@@ -98,7 +99,8 @@ def windows(opened: Reader, selection: EventSelection, max_batch: int) -> Iterat
     """Read the feed window by window, and look at each on the way."""
     position, end = 0, last_of(opened.progress().applied_revision)
     while position < end:
-        window = opened.feed(selection, position, columns=queries.RECORD_COLUMNS)
+        columns, enough = queries.RECORD_COLUMNS, view.WINDOW_BYTES
+        window = opened.feed(selection, position, columns=columns, enough=enough)
         assert window.reached > position
         revisions = {row[0] >> 20 for row in window.rows}
         if complete_revision(window.reached) < window.reached >> 20:
@@ -215,7 +217,7 @@ def test_a_snapshot_is_of_its_revision_whatever_has_happened_since(
 def sessions(opened: Reader, selection: SnapshotSelection, revision: int) -> Iterator[bytes]:
     reached = 0
     while reached < revision:
-        part = snapshot.read(opened, selection, reached, revision)
+        part = snapshot.read(opened, selection, reached, revision, view.WINDOW_BYTES)
         yield from part.sessions
         reached = part.reached
 

@@ -1,6 +1,7 @@
 """What a log line looks like, whoever writes it. In a process of its own: logging is global."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from desk.logs import MAX_KINDS, Throttle
 from tests.support.processes import environment
 
 PREPARE = """
@@ -157,3 +159,36 @@ def test_events_are_named_in_one_style(package):
     named = [name for source in sources for name in call.findall(source.read_text())]
     assert named
     assert [name for name in named if not re.fullmatch(r"[a-z]+(_[a-z]+)*", name)] == []
+
+
+def test_what_grpc_says_of_clients_that_vanish_does_not_fill_the_log(logged):
+    text = logged(
+        """
+        for number in range(1_000):
+            try:
+                raise RuntimeError(number)
+            except RuntimeError:
+                logging.getLogger("grpc.anything").exception("failed in %s", "GetSession")
+                logging.getLogger("grpc.anything").exception("failed in %s", "GetStatus")
+        for number in range(3):
+            logging.getLogger("waitress").warning("full")
+            log.info("taken")
+        """
+    )
+    events = [record["event"] for record in records(text)]
+    assert events == ["failed in GetSession", "failed in GetStatus", *["full", "taken"] * 3]
+
+
+def test_a_message_comes_once_a_period_with_the_number_left_out():
+    now = 0.0
+    throttle = Throttle("grpc", period=5.0, clock=lambda: now)
+
+    def says(message: str, logger: str = "grpc.aio") -> str:
+        record = logging.LogRecord(logger, logging.ERROR, "", 0, message, None, None)
+        return record.getMessage() if throttle.filter(record) else ""
+
+    assert [says("failed") for _ in range(1_001)] == ["failed"] + [""] * 1_000
+    assert says("failed", "grpcio") == "failed"
+    now = 5.0
+    assert says("failed") == "failed (1,000 more before)"
+    assert all(says(str(number)) for number in range(10 * MAX_KINDS))

@@ -1,5 +1,7 @@
 """One caller cannot take more than half of the places, and gives back what it took."""
 
+import asyncio
+
 import pytest
 
 from service.rpc.errors import Reason, Refused
@@ -37,6 +39,57 @@ def test_what_is_given_back_can_be_taken_again():
             bytes_.take("a")
         bytes_.give_back("a", 5)
     assert len(bytes_) == 0
+
+
+async def test_those_that_wait_for_places_get_them_in_turn_as_they_are_given_back():
+    bytes_ = places(20)
+    bytes_.take_anyway("a", 10)
+    got: list[int] = []
+
+    async def take(number: int) -> None:
+        await bytes_.take_in_turn("a", number)
+        got.append(number)
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        for number in (6, 1, 99):
+            tasks.create_task(take(number))
+        await nothing_more_happens()
+        assert got == []
+        bytes_.give_back("a", 5)
+        await nothing_more_happens()
+        assert got == []  # the first of them needs more; those after it wait behind it
+        bytes_.give_back("a", 2)
+        await nothing_more_happens()
+        assert got == [6, 1]
+        bytes_.give_back("a", 9)
+        await nothing_more_happens()
+        assert got == [6, 1]
+        bytes_.give_back("a", 1)  # what is larger than the share needs all of it
+    assert got == [6, 1, 99]
+
+
+async def test_one_caller_does_not_wait_for_places_that_another_has():
+    bytes_ = places(20)
+    bytes_.take_anyway("a", 20)
+    await asyncio.wait_for(bytes_.take_in_turn("b", 10), 5)
+    assert (bytes_.left("b"), len(bytes_)) == (0, 30)
+
+
+async def test_who_gives_up_waiting_keeps_nobody_waiting():
+    bytes_ = places(20)
+    bytes_.take_anyway("a", 10)
+    given_up = asyncio.create_task(bytes_.take_in_turn("a", 10))
+    waiting = asyncio.create_task(bytes_.take_in_turn("a", 1))
+    await nothing_more_happens()
+    given_up.cancel()
+    bytes_.give_back("a", 1)
+    await asyncio.wait_for(waiting, 5)
+    assert len(bytes_) == 10
+
+
+async def nothing_more_happens() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import pytest
 
 from desk.v1.session_pb2 import Session
 from service.rpc import snapshot
-from service.view import reader
-from service.view.reader import Reader, complete_revision, cut, first_of, last_of
+from service.view.reader import FRAMING, Reader, complete_revision, cut, first_of, last_of
 from service.view.selection import SnapshotSelection
 from tests.support.callbacks import NOON, body, life
 from tests.support.rpc import world
@@ -30,35 +29,13 @@ def rows(*sizes: int) -> list[tuple[int, bytes, bytes]]:
         ((1, 3, 1), 2, 1, 1),
         ((1, 3, 1), 3, 1, 1),
         ((1, 3, 1), 4, 4, 2),
+        ((5, 1), 0, 1, 0),
         ((5, 1), 3, 3, 0),
         ((5, 1), 5, 5, 1),
     ],
 )
-def test_a_part_ends_with_a_revision_unless_one_alone_is_too_large(
-    monkeypatch, sizes, room, taken, complete
-):
-    monkeypatch.setattr(reader, "WINDOW_BYTES", room * (100 + reader.FRAMING))
-    part, reached = cut(rows(*sizes), last_of(9))
-    assert part == rows(*sizes)[:taken]
-    assert complete_revision(reached) == complete
-
-
-@pytest.mark.parametrize(
-    ("sizes", "enough", "taken", "complete"),
-    [
-        ((1, 1, 1), 2, 2, 2),
-        ((1, 1, 1), 3, 3, 9),
-        ((1, 3, 1), 2, 4, 2),
-        ((3, 1), 1, 3, 1),
-        ((9, 1), 1, 8, 0),
-    ],
-)
-def test_a_part_that_is_enough_is_exceeded_to_complete_a_revision(
-    monkeypatch, sizes, enough, taken, complete
-):
-    each = 100 + reader.FRAMING
-    monkeypatch.setattr(reader, "WINDOW_BYTES", 8 * each)
-    part, reached = cut(rows(*sizes), last_of(9), enough=enough * each)
+def test_a_part_ends_with_a_revision_unless_one_alone_is_too_large(sizes, room, taken, complete):
+    part, reached = cut(rows(*sizes), last_of(9), enough=room * (100 + FRAMING))
     assert part == rows(*sizes)[:taken]
     assert complete_revision(reached) == complete
 
@@ -75,6 +52,6 @@ def test_a_session_is_in_the_snapshot_of_the_agent_who_had_it_then():
             for revision, agent in ((4, "agent-a"), (5, "agent-b")):
                 for asked in ("agent-a", "agent-b"):
                     selection = SnapshotSelection(agent_ids=(asked,))
-                    part = snapshot.read(opened, selection, 0, revision)
+                    part = snapshot.read(opened, selection, 0, revision, 100)
                     found = [Session.FromString(blob).agent_id for blob in part.sessions]
                     assert found == ([agent] if asked == agent else [])
