@@ -6,6 +6,7 @@ the parts.
 """
 
 from collections.abc import Iterable, Sequence
+from operator import add
 
 from google.protobuf.message import Message
 
@@ -78,10 +79,15 @@ def header_of(progress: Progress) -> ResponseHeader:
     return ResponseHeader(journal_id=progress.journal_id, revision=progress.applied_revision)
 
 
-def records(header: ResponseHeader, rows: Iterable[Row], *, with_session: bool) -> bytes:
+def records(header: ResponseHeader, rows: Sequence[Row], *, with_session: bool) -> bytes:
     """A SubscribeResponse of feed rows: (position, record, event[, session, …])."""
-    whole = list(map(_with_session if with_session else record, rows))
-    return _response(header, _RECORDS, _repeated(_OF_RECORDS, whole))
+    events = [row[2] for row in rows]
+    parts = [[row[1] for row in rows], list(map(_OF_EVENT.__getitem__, map(len, events))), events]
+    if with_session:
+        borrowed = [row[3] for row in rows]
+        heads = [b"" if each is None else _OF_SESSION[len(each)] for each in borrowed]
+        parts += (heads, [each or b"" for each in borrowed])
+    return _response(header, _RECORDS, _interleaved(_OF_RECORDS, parts))
 
 
 def record(row: Row) -> bytes:
@@ -89,17 +95,10 @@ def record(row: Row) -> bytes:
     return b"".join((row[1], _OF_EVENT[len(row[2])], row[2]))
 
 
-def _with_session(row: Row) -> bytes:
-    _, stored, event, session, *_ = row
-    if session is None:
-        return record(row)
-    return b"".join((stored, _OF_EVENT[len(event)], event, _OF_SESSION[len(session)], session))
-
-
 def sessions(header: ResponseHeader, blobs: Sequence[bytes], *, complete: bool) -> bytes:
     """A SubscribeResponse of serialised sessions."""
     end = [_COMPLETE] if complete else []
-    return _response(header, _SESSIONS, _repeated(_OF_SESSIONS, blobs) + end)
+    return _response(header, _SESSIONS, _interleaved(_OF_SESSIONS, [blobs]) + end)
 
 
 def session(header: ResponseHeader, blob: bytes) -> bytes:
@@ -138,11 +137,16 @@ def fell_behind(header: ResponseHeader) -> bytes:
     return SubscribeResponse(header=header, fell_behind=FellBehind()).SerializeToString()
 
 
-def _repeated(prefixes: _Prefixes, messages: Sequence[bytes]) -> list[bytes]:
-    """A repeated message field, in parts, from its elements as serialised."""
-    parts = [b""] * (2 * len(messages))
-    parts[::2] = map(prefixes.__getitem__, map(len, messages))
-    parts[1::2] = messages
+def _interleaved(prefixes: _Prefixes, columns: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """A repeated message field, in parts, from the parts of each element, column by column."""
+    lengths: Iterable[int] = map(len, columns[0])
+    for column in columns[1:]:
+        lengths = map(add, lengths, map(len, column))
+    step = len(columns) + 1
+    parts = [b""] * (step * len(columns[0]))
+    parts[::step] = map(prefixes.__getitem__, lengths)
+    for number, column in enumerate(columns, 1):
+        parts[number::step] = column
     return parts
 
 
@@ -153,7 +157,7 @@ def _response(header: ResponseHeader, head: bytes, content: Sequence[bytes]) -> 
 
 def _answer(header: ResponseHeader, blobs: Sequence[bytes], rest: Message) -> bytes:
     """A header and a repeated message field; `rest` has what comes after that."""
-    return b"".join((*_head(header), *_repeated(_OF_ANSWER, blobs), rest.SerializeToString()))
+    return b"".join((*_head(header), *_interleaved(_OF_ANSWER, [blobs]), rest.SerializeToString()))
 
 
 def _head(header: ResponseHeader) -> tuple[bytes, bytes]:

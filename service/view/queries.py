@@ -69,9 +69,8 @@ _ORDINAL = (1 << POSITION_BITS) - 1
 
 # An event stands in its own row; rows that revise its verdict borrow it from there.
 EVENT_COLUMN = f"""
-CASE feed.revised WHEN 1 THEN (
-    SELECT own.event FROM feed AS own WHERE own.position = feed.event_revision << {POSITION_BITS})
-ELSE feed.event END
+ifnull(feed.event, (
+    SELECT own.event FROM feed AS own WHERE own.position = feed.event_revision << {POSITION_BITS}))
 """  # noqa: S608 -- a number of ours
 
 # The session of a revision stands with its first record; the others borrow it from there.

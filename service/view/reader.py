@@ -92,8 +92,10 @@ def cut(rows: Iterable[Row], until: int, *, enough: int) -> tuple[list[Row], int
     taken: list[Row] = []
     size = 0
     for row in rows:
-        size += size_of(row)
-        if taken and size > enough:
+        size += len(row[1]) + len(row[2]) + FRAMING
+        if len(row) > 3 and row[3]:
+            size += len(row[3])
+        if size > enough and taken:
             return _whole(taken, row[0])
         taken.append(row)
     return taken, until
