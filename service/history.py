@@ -43,7 +43,7 @@ Key = tuple[int, int, bytes]
 
 
 class Limits(NamedTuple):
-    """What one session may have. A callback that arrives when any is used up is rejected.
+    """The limits of one session. A callback that arrives when any is used up is rejected.
 
     Attributes:
         callbacks: callbacks in its history.
@@ -61,7 +61,7 @@ LIMITS = Limits()
 
 
 class Usage(msgspec.Struct, array_like=True, gc=False):
-    """What a session has used of its limits."""
+    """The part of its limits that a session has used."""
 
     callbacks: int = 0
     revised: int = 0
@@ -132,7 +132,7 @@ class Truncated(Exception):
 
 
 class _Saved(msgspec.Struct, array_like=True, gc=False):
-    """What a history needs to go on in order."""
+    """The state that a history needs to go on in order."""
 
     core: Core
     session: Session

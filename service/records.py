@@ -40,7 +40,7 @@ REASONS = {
 }
 
 MALFORMED = Outcome(Verdict.REJECTED, Reason.MALFORMED, State.NEW, State.NEW)
-"""What is made of a body that is no callback."""
+"""The outcome of a body that is no callback."""
 
 CACHED = 1_024
 """Outcomes whose serialised form is kept at hand."""
@@ -112,11 +112,11 @@ _CONTENT: dict[str, Callable[[event_pb2.Event, Callback], None]] = {
     Event.HUMAN_AGENT_SEND_MSG.value: _message,
     Event.SATISFACTION_SELECTED.value: _rating,
 }
-"""What an event means beyond where, when and who; elsewhere Desk fills in defaults."""
+"""The meaning of an event beyond where, when and who; elsewhere Desk fills in defaults."""
 
 
 class Judgement(NamedTuple):
-    """What the feed says of a callback beside what it says itself, in desk.v1 numbers.
+    """The verdict on a callback as the feed shows it, in desk.v1 numbers.
 
     Attributes:
         fields: of the record: verdict, reason and states. One message, kept for all records.

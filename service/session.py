@@ -70,7 +70,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Core(msgspec.Struct, array_like=True, gc=False):
-    """What later steps depend on. Shared between callbacks: never changed once it is there.
+    """The part of a session that later steps depend on. Shared between callbacks: never changed.
 
     Attributes:
         agent_initiated: `IsContactUser` of the session's `SessionBegin`.
