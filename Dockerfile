@@ -5,11 +5,15 @@ ARG PYTHON=3.13.5-slim-bookworm
 FROM python:${PYTHON} AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
-COPY desk ./desk
+COPY callback ./callback
+COPY client ./client
+COPY command ./command
 COPY gateway ./gateway
 COPY journal ./journal
 COPY service ./service
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+COPY simulator ./simulator
+COPY storage ./storage
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels ./client . \
  && python -m venv /opt/desk \
  && /opt/desk/bin/pip install --no-cache-dir /wheels/*.whl
 

@@ -42,22 +42,22 @@ endef
 
 PIP_INSTALL = $(RUN) pip install -qq --disable-pip-version-check
 
-$(RUNTIME): pyproject.toml
+$(RUNTIME): pyproject.toml client/pyproject.toml
 	$(make-venv)
 	@echo "Installing what the service needs into $(VENV)"
-	@$(PIP_INSTALL) --editable .
+	@$(PIP_INSTALL) --editable client --editable .
 	@echo "$(CURDIR)" > $@
 
-$(DEV): pyproject.toml
+$(DEV): pyproject.toml client/pyproject.toml
 	$(make-venv)
 	@echo "Installing what the service and its tests need into $(VENV)"
-	@$(PIP_INSTALL) --editable '.[dev]'
+	@$(PIP_INSTALL) --editable client --editable '.[dev]'
 	@echo "$(CURDIR)" | tee $(RUNTIME) > $@
 
-$(BENCH): pyproject.toml
+$(BENCH): pyproject.toml client/pyproject.toml
 	$(make-venv)
 	@echo "Installing what the service, its tests and its benchmarks need into $(VENV)"
-	@$(PIP_INSTALL) --editable '.[dev,bench]'
+	@$(PIP_INSTALL) --editable client --editable '.[dev,bench]'
 	@echo "$(CURDIR)" | tee $(RUNTIME) $(DEV) > $@
 
 # ---- Run ----
@@ -143,7 +143,7 @@ format: $(DEV)  ## format the code and mend what can be mended
 	$(BIN)/ruff format
 
 .PHONY: stubs
-stubs: $(DEV)  ## generate desk/v1 from proto/
+stubs: $(DEV)  ## generate client/desk/v1 from proto/
 	$(RUN) tools.stubs
 
 .PHONY: diagram

@@ -13,9 +13,9 @@ from uuid import UUID
 import msgspec
 
 from benchmarks.work import SDK_APP_ID
-from desk.simulator.lives import SPAN, make_lives
-from desk.simulator.traffic import deliveries
 from journal.entry import ID_BYTES, NewEntry
+from simulator.lives import SPAN, make_lives
+from simulator.traffic import deliveries
 
 START = 1_760_000_000_000
 """Unix time in milliseconds at which everything begins."""

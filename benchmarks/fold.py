@@ -18,7 +18,7 @@ import apsw
 from benchmarks import callbacks
 from benchmarks.measurement import Goal, Measurement
 from benchmarks.work import directory
-from journal.callback import decode
+from callback.decoder import decode
 from journal.entry import Entry, numbered
 from service.follower import BATCH
 from service.projection import Projection

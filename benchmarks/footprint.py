@@ -15,14 +15,15 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+from desk.client import Client
+from desk.v1.session_pb2 import SessionFilter
+from desk.v1.session_service_pb2 import CountGroup, CountSessionsRequest
+
 from benchmarks import populations
 from benchmarks.callbacks import WHALE
 from benchmarks.measurement import Goal, Measurement, Population
 from benchmarks.processes import cpu_seconds, peak_rss_mb, roles, rss_mb
 from benchmarks.work import ROOT, child, desk, directory
-from desk.client import Client
-from desk.v1.session_pb2 import SessionFilter
-from desk.v1.session_service_pb2 import CountGroup, CountSessionsRequest
 
 NAME = "footprint"
 RUNS = 1
@@ -135,7 +136,7 @@ async def _ask(target: str) -> None:
 
 
 def _simulate(said: Any, sessions: int) -> None:
-    command = (sys.executable, "-m", "desk", "simulate", f"http://{said['http']}",
+    command = (sys.executable, "-m", "command", "simulate", f"http://{said['http']}",
                "--sessions", str(sessions), "--seed", str(time.time_ns() % 10**9))  # fmt: skip
     subprocess.run(command, cwd=ROOT, check=True, timeout=120, stdout=subprocess.DEVNULL)
 

@@ -102,7 +102,7 @@ def _rounds(serve: Ready, rate: float, seconds: float) -> Iterator[Report]:
 
 
 def _simulate(serve: Ready, sessions: int, *options: str) -> tuple[Report, int]:
-    command = (sys.executable, "-m", "desk", "simulate", f"http://{serve.said['http']}",
+    command = (sys.executable, "-m", "command", "simulate", f"http://{serve.said['http']}",
                "--sessions", str(sessions), "--seed", str(time.time_ns() % 10**9),
                "--json", *options)  # fmt: skip
     done = subprocess.run(

@@ -119,7 +119,7 @@ def desk(*arguments: str, data_dir: Path, **settings: str) -> Any:
         "DESK_SDK_APP_IDS": str(SDK_APP_ID),
         **settings,
     }
-    return child(sys.executable, "-m", "desk", *arguments, is_ready=_ready_record, env=env)
+    return child(sys.executable, "-m", "command", *arguments, is_ready=_ready_record, env=env)
 
 
 def descendants(pid: int) -> list[int]:

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from callback.decoder import COMMAND, examine
 from gateway.acknowledgements import Outcome
 from gateway.authentication import Authenticator, NotAuthenticated, Parameters
 from gateway.paths import check_callback_path
 from gateway.throttled_log import ThrottledLog
-from journal.callback import COMMAND, examine
 from journal.entry import NewEntry
 
 MAX_BODY = 256 * 1024

@@ -31,7 +31,7 @@ class NewEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A callback that passed authentication, ready to be appended.
 
     Attributes:
-        id: identity, 16 bytes; see `journal.callback.identify`.
+        id: identity, 16 bytes; see `callback.decoder.identify`.
         sdk_app_id: the app it was sent for, 1 to 2^63 - 1.
         received_at: Unix time in milliseconds at which its first delivery arrived.
         request_id: Desk's `RequestID`, or "".

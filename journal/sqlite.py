@@ -21,8 +21,8 @@ from journal.group_commit import GroupCommit
 from journal.port import READ_BYTES, Waiter
 from journal.sqlite_file import Handle, connect_to_read, failure
 from journal.sqlite_format import value
-from journal.sqlite_watch import WalWatch
 from journal.sqlite_writer import Writer
+from storage.watch import WalWatch
 
 CLOSE_TIMEOUT = 10.0
 """Seconds that `close` grants to appends under way."""

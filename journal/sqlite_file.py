@@ -4,7 +4,6 @@ Knows nothing of appending and reading. Never opens the file but through SQLite:
 descriptor of it would drop the locks that SQLite holds in this process.
 """
 
-import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ import apsw
 from journal import sqlite_format
 from journal.errors import InUse, JournalError, Unavailable, Unreadable
 from journal.sqlite_format import VERSION, value
+from storage.lock import FileLock
 
 BUSY_MS = 200
 """Milliseconds to wait for another connection's lock; locks are held for a few at most."""
@@ -28,30 +28,18 @@ Connect = Callable[[Path, str], apsw.Connection]
 """Opens the journal at a path; if it has another id than the one given, raises `Unreadable`."""
 
 
-class WriterLock:
-    """The right to write, held until `release` or the death of the process.
+def lock(path: Path) -> FileLock:
+    """Take the right to write the journal at `path`, without waiting.
 
-    The lock is on a file of its own, which is never removed: removing it would let two in.
+    Raises:
+        InUse: another process has it.
     """
-
-    def __init__(self, path: Path) -> None:
-        """Take it, without waiting.
-
-        Raises:
-            InUse: another holds it.
-        """
-        self._descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.release()
-            raise InUse(
-                f"another process is writing {path}: stop it first, or use another directory"
-            ) from None
-
-    def release(self) -> None:
-        """Let the next one in."""
-        os.close(self._descriptor)
+    try:
+        return FileLock(Path(f"{path}.lock"))
+    except BlockingIOError:
+        raise InUse(
+            f"another process is writing {path}: stop it first, or use another directory"
+        ) from None
 
 
 class Handle:

@@ -15,7 +15,7 @@ from msgspec.structs import astuple
 
 from journal.entry import Appended, NewEntry
 from journal.errors import JournalError, Unavailable
-from journal.sqlite_file import Handle, WriterLock, connect_to_write, create, failure
+from journal.sqlite_file import Handle, connect_to_write, create, failure, lock
 
 CHECKPOINT_PAGES = 1024
 """Pages of 4 KiB in the WAL after which they are moved to the database: 4 MiB. Nothing is committed
@@ -46,7 +46,7 @@ class Writer:
         self._failing = False
         self._wal_pages = 0
         self._checkpoint_at: int = CHECKPOINT_PAGES
-        self._lock = WriterLock(path)
+        self._lock = lock(path)
         try:
             create(path)
             self._handle = Handle(path, self._connect)

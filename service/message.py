@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from google.protobuf.duration_pb2 import Duration
-
 from desk.v1 import event_pb2 as pb
+from google.protobuf.duration_pb2 import Duration
 
 MAX_ELEMENTS = 100
 """Parts of a message that are read; the others are only in the raw body."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 import structlog
-
 from desk.v1 import event_pb2
-from journal.callback import Malformed, TooEarly, decode
+
+from callback.decoder import Malformed, TooEarly, decode
 from journal.entry import Entry
 from service import records
 from service.history import LIMITS, History, Limits, Placed, Truncated, Usage, placed_by

@@ -11,12 +11,12 @@ from itertools import compress
 from operator import is_not
 from typing import Any, NamedTuple
 
+from desk.v1 import event_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec.structs import astuple
 
-from desk.v1 import event_pb2, session_pb2
-from journal.callback import Callback
+from callback.decoder import Callback
 from journal.entry import Entry
 from service.machine import EndReason, Event, State
 from service.message import fill

@@ -14,7 +14,7 @@ from enum import StrEnum
 import msgspec
 from msgspec.structs import replace
 
-from journal.callback import Callback
+from callback.decoder import Callback
 from service.machine import END_REASONS, EndReason, Event, State, destination
 
 MAX_AGENTS = 20
@@ -53,7 +53,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The part of a callback that the fold needs. It is stored, and histories are made from it.
 
-    Agents are empty where the event has none. All else is as in `journal.callback.Callback`.
+    Agents are empty where the event has none. All else is as in `callback.decoder.Callback`.
     """
 
     event_time: int

@@ -1,4 +1,4 @@
-"""Generates desk/v1 from proto/; with --check, says which stubs are not what it would generate."""
+"""Generates the stubs in client/desk/v1 from proto/; with --check, names those that differ."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
-STUBS = ROOT / "desk" / "v1"
+STUBS = ROOT / "client" / "desk" / "v1"
 
 Stubs = Mapping[str, bytes]
 """By file name, what it holds."""
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         _write(wanted, stale)
         return 0
     for name in stale:
-        print(f"desk/v1/{name} is out of date: run `make stubs`", file=sys.stderr)
+        print(f"client/desk/v1/{name} is out of date: run `make stubs`", file=sys.stderr)
     return 1 if stale else 0
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from desk.v1.status_pb2 import ResponseHeader
+
 from service.rpc import frames
 from service.view.reader import Row, complete_revision, last_of
 from service.view.store import POSITION_BITS

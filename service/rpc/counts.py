@@ -5,8 +5,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import apsw
-from google.protobuf.duration_pb2 import Duration
-
 from desk.v1.session_pb2 import EndReason, SessionState
 from desk.v1.session_service_pb2 import (
     CountGroup,
@@ -14,6 +12,8 @@ from desk.v1.session_service_pb2 import (
     DurationSummary,
     SessionGroup,
 )
+from google.protobuf.duration_pb2 import Duration
+
 from service.records import duration
 from service.rpc.errors import Reason, Refused
 from service.rpc.frames import header_of

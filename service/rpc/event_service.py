@@ -1,6 +1,7 @@
 """desk.v1.EventService: the feed, and what was rejected."""
 
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
+
 from service.rpc import frames, freshness, pages, requests, snapshot
 from service.rpc.calls import Call
 from service.rpc.errors import Reason, Refused, quoted

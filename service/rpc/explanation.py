@@ -8,6 +8,7 @@ from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from desk.v1.session_service_pb2 import ExplainSessionResponse
 from desk.v1.status_pb2 import ResponseHeader
+
 from service.explanation import Explained, explained
 from service.history import restored
 from service.rpc import frames, freshness

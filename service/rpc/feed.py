@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import cast
 
 import apsw
-
 from desk.v1.status_pb2 import ResponseHeader
+
 from service.rpc import frames
 from service.rpc.batches import Encoded, encode
 from service.rpc.errors import shutting_down, throttled

@@ -8,8 +8,6 @@ the parts.
 from collections.abc import Iterable, Sequence
 from operator import add
 
-from google.protobuf.message import Message
-
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.event_service_pb2 import (
     CaughtUp,
@@ -27,6 +25,8 @@ from desk.v1.session_service_pb2 import (
     ListSessionsResponse,
 )
 from desk.v1.status_pb2 import ResponseHeader
+from google.protobuf.message import Message
+
 from service.view.reader import Progress, Row
 
 MAX_PREFIXES = 4_096

@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from service.rpc.errors import Reason, Refused, quoted
 from service.view.selection import Between, EventSelection, SessionSelection, SnapshotSelection
 from service.view.walks import Order

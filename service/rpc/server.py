@@ -14,10 +14,10 @@ from typing import Any
 import apsw
 import grpc
 import structlog
+from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
-from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from service.rpc.calls import Handler
 from service.rpc.event_service import EventService
 from service.rpc.feed import Feed, ViewReplaced

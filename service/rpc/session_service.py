@@ -19,6 +19,7 @@ from desk.v1.session_service_pb2 import (
     WaitForStateResponse,
 )
 from desk.v1.status_pb2 import ResponseHeader
+
 from service.rpc import counts, explanation, frames, freshness, pages, requests
 from service.rpc.calls import Call
 from service.rpc.errors import Reason, Refused

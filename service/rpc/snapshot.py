@@ -7,6 +7,7 @@ which has each session as it was after each of its revisions.
 from typing import NamedTuple
 
 from desk.v1.session_pb2 import Session
+
 from service.rpc.errors import Reason, Refused
 from service.view.reader import Reader
 from service.view.selection import SnapshotSelection

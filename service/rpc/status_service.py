@@ -10,9 +10,9 @@ from importlib.metadata import version
 import apsw
 import google.protobuf
 import grpc
+from desk.v1.status_pb2 import ComponentVersion, GetStatusRequest, GetStatusResponse
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from desk.v1.status_pb2 import ComponentVersion, GetStatusRequest, GetStatusResponse
 from service.records import duration, timestamp
 from service.rpc.calls import Call
 from service.rpc.errors import throttled

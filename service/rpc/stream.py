@@ -8,8 +8,8 @@ import asyncio
 import random
 
 import msgspec
-
 from desk.v1.status_pb2 import ResponseHeader
+
 from service.rpc import frames
 from service.rpc.batches import Encoded, encode
 from service.rpc.calls import Call

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from desk.v1.session_pb2 import Session
 from google.protobuf.message import DecodeError
 
-from desk.v1.session_pb2 import Session
 from service.rpc.errors import Refused
 from service.rpc.filter_groups import WAKE_WEIGHT
 from service.view.selection import LiveRow

@@ -10,13 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import apsw
-
 from desk.v1 import event_pb2, session_pb2
-from journal.callback import MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MIN_EVENT_TIME
-from journal.sqlite_watch import WalWatch
+
+from callback.decoder import MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MIN_EVENT_TIME
 from service.history import LIMITS
 from service.machine import BEGIN_HEAD_START, RANKS, steps
 from service.session import MAX_AGENTS, Core, Facts, Session
+from storage.watch import WalWatch
 
 FOLD_VERSION = 2
 """Raise it whenever the same callbacks would give other sessions, verdicts or records than before,

@@ -1,7 +1,5 @@
 """Writes the view, and reads back what the fold needs to go on. Used by the follower alone."""
 
-import fcntl
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -16,6 +14,7 @@ import structlog
 from journal.errors import InUse
 from service.history import Placed, identity_of, restored
 from service.view import store
+from storage.lock import FileLock
 
 ViewError = apsw.Error
 """The error of the view's storage."""
@@ -194,7 +193,7 @@ class ViewWriter:
             log.warning("view_commit_failed", error=type(problem).__name__, detail=str(problem))
         self._background.shutdown()
         self._db.close()
-        os.close(self._lock)
+        self._lock.release()
 
     def renew(self) -> None:
         """Delete the file and make an empty one; its readers notice that."""
@@ -207,7 +206,7 @@ class ViewWriter:
 
     def sign_of_life(self) -> None:
         """Set the time of the lock's file, which shows that the follower is at work."""
-        os.utime(self._lock)
+        self._lock.touch()
 
     @contextmanager
     def transaction(self, *, in_background: bool = False) -> Iterator[None]:
@@ -327,31 +326,26 @@ class ViewWriter:
         return self._db.execute(ANY_REFUSED_ID).fetchone() is not None
 
 
-def lock(path: Path) -> int:
-    """Take the writer's lock of a view; the death of the process gives it back.
-
-    Returns the descriptor that holds it.
+def lock(path: Path) -> FileLock:
+    """Take the right to write the view at `path`, without waiting.
 
     Raises:
         InUse: another process has it.
     """
-    descriptor = os.open(store.lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
+        return FileLock(store.lock_path(path))
+    except BlockingIOError:
         raise InUse(f"another follower is writing {path}; stop it first") from None
-    return descriptor
 
 
 def discard(path: Path) -> bool:
     """Delete the view of another version, unless its follower is running; return if it did."""
     try:
-        descriptor = lock(path)
+        held = lock(path)
     except InUse:
         return False
     _delete(path)  # but not its lock: whoever has just opened that would lock a file that is gone
-    os.close(descriptor)
+    held.release()
     return True
 
 

@@ -24,7 +24,7 @@ def load(desk: RunningDesk) -> Iterator["subprocess.Popen[str]"]:
     host, port = desk.http
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "desk", "simulate", f"http://{host}:{port}/", "--json"),
+            *(sys.executable, "-m", "command", "simulate", f"http://{host}:{port}/", "--json"),
             *("--app", str(SDK_APP_ID), "--sessions", "150", "--rate", "250"),
             *("--duplicates", "10%", "--shuffle", "30%", "--impossible", "5%"),
             *("--retry-for", "30", "--verify", desk.target),

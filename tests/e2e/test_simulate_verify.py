@@ -155,7 +155,7 @@ def test_nothing_acknowledged_is_lost_when_the_gateway_is_killed_and_retries_men
         it.ready()
         sending = subprocess.Popen(
             [
-                *(sys.executable, "-m", "desk", "simulate", url(gateway), *APP, "--json"),
+                *(sys.executable, "-m", "command", "simulate", url(gateway), *APP, "--json"),
                 *("--sessions", "60", "--rate", "200", "--retry-for", "30", *MIXED),
                 *("--verify", it.target),
             ],
@@ -183,7 +183,7 @@ def test_nothing_acknowledged_is_lost_when_the_gateway_is_killed_and_retries_men
 def test_ctrl_c_ends_with_a_summary_of_what_was_sent(desk: RunningDesk, tmp_path: Path) -> None:
     sending = subprocess.Popen(
         [
-            *(sys.executable, "-m", "desk", "simulate", url(desk), *APP, "--json"),
+            *(sys.executable, "-m", "command", "simulate", url(desk), *APP, "--json"),
             *("--sessions", "1000", "--rate", "50"),
         ],
         env=environment({}),

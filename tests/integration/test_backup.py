@@ -9,8 +9,8 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-
 from desk.client import Client, JournalMismatch
+
 from tests.support.processes import DEADLINE, run, start
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

@@ -355,7 +355,7 @@ def test_tables_fit_the_terminal(ask, columns, arguments):
 
 
 def test_a_reader_that_leaves_early_hears_no_complaint(desk):
-    command = f"{sys.executable} -m desk sessions list --json | head -n 1"
+    command = f"{sys.executable} -m command sessions list --json | head -n 1"
     done = subprocess.run(
         ["bash", "-c", command],
         env=environment({"DESK_TARGET": desk.target}),
@@ -372,7 +372,7 @@ def test_on_a_terminal_a_table_may_have_colours_and_fits(desk):
     leader, follower = pty.openpty()
     with os.fdopen(leader, "rb", buffering=0) as terminal:
         process = subprocess.Popen(
-            [sys.executable, "-m", "desk", "sessions", "list"],
+            [sys.executable, "-m", "command", "sessions", "list"],
             env=environment({"DESK_TARGET": desk.target, "COLUMNS": "100", "TERM": "xterm"}),
             stdout=follower,
             stdin=subprocess.DEVNULL,

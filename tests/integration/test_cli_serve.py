@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from desk.cli import COMMANDS
+from command.cli import COMMANDS
 from tests.support.processes import environment, run, start, wait_until
 
 BEGIN_AT = 1_725_540_020_000
@@ -96,8 +96,8 @@ def test_the_version_is_that_of_the_package():
 
 def test_help_lists_every_command_without_loading_one():
     code = (
-        "import sys, desk.cli\n"
-        "try: desk.cli.main(['--help'])\n"
+        "import sys, command.cli\n"
+        "try: command.cli.main(['--help'])\n"
         "finally: print([name for name in ('grpc', 'pydantic', 'rich') if name in sys.modules])"
     )
     done = subprocess.run(
@@ -117,7 +117,7 @@ def test_help_lists_every_command_without_loading_one():
 def test_every_command_explains_itself(name):
     answer = run(name, "--help")
     assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.startswith(f"Usage: python -m desk {name} ")
+    assert answer.stdout.startswith(f"Usage: desk {name} ")
 
 
 @pytest.mark.parametrize("command", ["serve", "gateway", "service"])

@@ -61,7 +61,7 @@ class Watch:
 @contextmanager
 def watching(target, *arguments):
     process = subprocess.Popen(
-        [sys.executable, "-m", "desk", "watch", *arguments],
+        [sys.executable, "-m", "command", "watch", *arguments],
         env=environment({"DESK_TARGET": target}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -196,7 +196,7 @@ def test_watch_ends_quietly_when_its_reader_leaves(desk):
     for name in "abc":
         desk.post(callback(name))
     done = subprocess.Popen(
-        ["bash", "-c", f"{sys.executable} -m desk watch --from-start --json | head -n 1"],
+        ["bash", "-c", f"{sys.executable} -m command watch --from-start --json | head -n 1"],
         env=environment({"DESK_TARGET": desk.target}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -14,13 +14,13 @@ from typing import Any
 
 import grpc
 import pytest
-
-from desk.cli import COMMANDS
-from desk.settings import Settings
-from desk.supervisor import STOP_WITHIN
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import GetSessionRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
+
+from command.cli import COMMANDS
+from command.settings import Settings
+from command.supervisor import STOP_WITHIN
 from tests.support.compose import ROOT, Refused, read_compose
 from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
 
@@ -217,7 +217,7 @@ def test_a_checkout_without_git_is_enough_to_build(tmp_path: Path) -> None:
     """What the image's build stage does, short of pip: a wheel with everything that is needed."""
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("desk", "gateway", "journal", "service"):
+    for name in ("callback", "command", "gateway", "journal", "service", "simulator", "storage"):
         shutil.copytree(ROOT / name, tmp_path / name)
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel"],
@@ -229,13 +229,11 @@ def test_a_checkout_without_git_is_enough_to_build(tmp_path: Path) -> None:
     shutil.unpack_archive(wheel, tmp_path / "wheel", "zip")
     held = {path.relative_to(tmp_path / "wheel") for path in (tmp_path / "wheel").rglob("*")}
     expected = {
-        "desk/py.typed",
-        "desk/v1/event_pb2.pyi",
         "service/view/schema.sql",
         "journal/schema.sql",
     }
     assert {Path(name) for name in expected} <= held
     assert not any("tests" in path.parts for path in held)
     (metadata,) = (tmp_path / "wheel").glob("*.dist-info")
-    assert "desk = desk.cli:main" in (metadata / "entry_points.txt").read_text()
+    assert "desk = command.cli:main" in (metadata / "entry_points.txt").read_text()
     assert (metadata / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from desk import settings
-from desk.cli import EXIT_CODES
-from desk.settings import Settings
+from callback import decoder
+from command import settings
+from command.cli import EXIT_CODES
+from command.settings import Settings
 from gateway import app, authentication, callbacks, connections, head, waitress_server
-from journal import callback, group_commit
+from journal import group_commit
 from service import history, message, session
 from service.rpc import freshness, requests, session_service, stream
 from service.rpc import server as rpc
@@ -69,11 +70,11 @@ calls = Limits()
 
 LIMITS = {
     "body of a callback": kib(callbacks.MAX_BODY),
-    "nesting of its JSON": str(callback.MAX_DEPTH),
-    "lists and objects in it": f"{callback.MAX_BRACKETS:,}",
-    "`SessionId`, `Event`": f"{callback.MAX_SESSION_ID}, {callback.MAX_EVENT_NAME} characters",
-    "name of a user, an agent, an account": f"{callback.MAX_NAME} bytes",
-    "`EventTime`": f"from 2015 on, at most {callback.MAX_AHEAD // 3_600_000} h ahead",
+    "nesting of its JSON": str(decoder.MAX_DEPTH),
+    "lists and objects in it": f"{decoder.MAX_BRACKETS:,}",
+    "`SessionId`, `Event`": f"{decoder.MAX_SESSION_ID}, {decoder.MAX_EVENT_NAME} characters",
+    "name of a user, an agent, an account": f"{decoder.MAX_NAME} bytes",
+    "`EventTime`": f"from 2015 on, at most {decoder.MAX_AHEAD // 3_600_000} h ahead",
     "callbacks of a session": f"{history.Limits().callbacks:,}",
     "changed verdicts of a session, published again": f"{history.Limits().revised:,}",
     "callbacks of a session looked at again for late ones": f"{history.Limits().redone:,}",

@@ -206,7 +206,7 @@ def test_the_view_of_an_old_version_goes_even_if_it_was_in_use_before(tmp_path: 
     with following(journal, tmp_path):
         eventually(lambda: rows(tmp_path, "SELECT complete FROM progress") == [(1,)])
     assert old.exists()
-    os.close(holder)
+    holder.release()
     with following(journal, tmp_path):
         eventually(lambda: not old.exists())
 

@@ -37,6 +37,8 @@ class Checkout:
         self.directory.mkdir()
         shutil.copy(ROOT / "Makefile", self.directory)
         (self.directory / "pyproject.toml").touch()
+        (self.directory / "client").mkdir()
+        (self.directory / "client" / "pyproject.toml").touch()
         self.path = directory / "bin"
         self.path.mkdir()
         for tool in (

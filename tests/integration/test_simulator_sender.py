@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from desk.simulator.lives import make_lives
-from desk.simulator.sender import Fate, Options, Sender, Unreachable
-from desk.simulator.summary import Figures
-from desk.simulator.traffic import Delivery, deliveries
+from simulator.lives import make_lives
+from simulator.sender import Fate, Options, Sender, Unreachable
+from simulator.summary import Figures
+from simulator.traffic import Delivery, deliveries
 from tests.support.callback_server import Handler, answering, busy, ok
 
 APP = 1400000001

@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
-from desk.simulator import verify as verification
-from desk.simulator.callbacks import Made
-from desk.simulator.expectation import Expectation
-from desk.simulator.ledger import Ledger
-from desk.simulator.lives import Life, make_lives
-from desk.simulator.report import MOST_DETAILS, Report
-from desk.simulator.sender import Fate
-from desk.simulator.verify import Start, Stuck, verify
 from desk.v1.event_pb2 import Event, RejectionReason, SessionRecord, Verdict
 from desk.v1.session_pb2 import EndReason, Session, SessionState
 from desk.v1.status_pb2 import GetStatusResponse
+
+from simulator import verify as verification
+from simulator.callbacks import Made
+from simulator.expectation import Expectation
+from simulator.ledger import Ledger
+from simulator.lives import Life, make_lives
+from simulator.report import MOST_DETAILS, Report
+from simulator.sender import Fate
+from simulator.verify import Start, Stuck, verify
 from tests.support.feed_server import JOURNAL_ID, FeedServer, connected
 
 APP = 1400000001

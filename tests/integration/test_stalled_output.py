@@ -57,7 +57,7 @@ def test_callbacks_are_acknowledged_and_sigterm_is_heard(tmp_path, full_pipe):
         "DESK_LOG_LEVEL": "debug",
     }
     serve = subprocess.Popen(
-        [sys.executable, "-m", "desk", "serve"],
+        [sys.executable, "-m", "command", "serve"],
         env=environment(settings),
         stdin=subprocess.DEVNULL,
         stdout=full_pipe,

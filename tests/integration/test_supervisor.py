@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from desk.supervisor import MAX_FAILED_STARTS
+from command.supervisor import MAX_FAILED_STARTS
 from tests.support.processes import is_running, start, wait_until
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from random import Random
 
+from desk.v1.session_pb2 import Session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from desk.v1.session_pb2 import Session
 from journal.entry import Entry
 from service.history import Limits
 from tests.support.callbacks import APP

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journal.callback import Malformed, decode
+from callback.decoder import Malformed, decode
 from journal.entry import Entry
 from service import history
 from service.history import History, Limits, Placed, Truncated, placed_by

@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from journal.callback import identify
+from callback.decoder import identify
 from journal.entry import Entry
 from service.machine import Event
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+from callback.decoder import COMMAND
 from gateway.app import create_app
 from gateway.callbacks import Options
 from gateway.waitress_server import GreenletEvent, Server
-from journal.callback import COMMAND
 from journal.entry import Appended, Entry, NewEntry
 from journal.group_commit import GroupCommit
 from journal.memory import MemoryJournal

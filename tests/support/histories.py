@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from journal.callback import identify
+from callback.decoder import identify
 from journal.entry import Entry
 from tests.support.callbacks import EVENTS, NOON, body, entry
 from tests.support.model import DAY, TABLE, YEAR_2015

@@ -2,7 +2,7 @@
 
 import os
 
-from desk.cli import main
+from command.cli import main
 
 if __name__ == "__main__":
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)

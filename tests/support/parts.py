@@ -7,10 +7,10 @@ import time
 
 import structlog
 
-from desk import logs
-from desk.settings import Settings
-from desk.signals import when_told_to_stop
-from desk.supervisor import Part, Report, Supervisor
+from command import logs
+from command.settings import Settings
+from command.signals import when_told_to_stop
+from command.supervisor import Part, Report, Supervisor
 
 log = structlog.get_logger()
 

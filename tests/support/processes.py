@@ -55,7 +55,7 @@ def run(
     if target is not None:
         settings["DESK_TARGET"] = target
     return subprocess.run(
-        [sys.executable, "-m", "desk", *arguments],
+        [sys.executable, "-m", "command", *arguments],
         env=environment(settings),
         input=stdin,
         capture_output=True,
@@ -70,7 +70,7 @@ def run(
 def start(
     *arguments: str,
     data_dir: Path,
-    module: str = "desk",
+    module: str = "command",
     prepare: Callable[[], None] | None = None,
     **settings: str,
 ) -> "Iterator[RunningDesk]":

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from desk.v1.event_pb2 import Event, SessionRecord
 from desk.v1.session_pb2 import Session
+
 from journal.entry import Entry
 from service.history import Limits
 from service.projection import Projection

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from desk.background import Output
+from command.background import Output
 
 LINE = b"x" * 999 + b"\n"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from journal.callback import (
+from callback.decoder import (
     MAX_AHEAD,
     MAX_BRACKETS,
     MAX_DEPTH,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from journal.callback import (
+from callback.decoder import (
     COMMAND,
     MAX_DEPTH,
     MAX_EVENT_TIME,

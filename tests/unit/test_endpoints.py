@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from desk.address import Address
-from desk.endpoints import gateway_address, service_address
-from desk.words import count_of
+from command.address import Address
+from command.endpoints import gateway_address, service_address
+from command.words import count_of
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """How late a callback was, as an explanation tells it."""
 
-from journal.callback import MAX_EVENT_TIME, decode
+from callback.decoder import MAX_EVENT_TIME, decode
 from service.explanation import explained
 from service.history import placed_by
 from service.session import without_message

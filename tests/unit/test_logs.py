@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from desk.logs import MAX_KINDS, Throttle
+from command.logs import MAX_KINDS, Throttle
 from tests.support.processes import environment
 
 PREPARE = """
 import logging, structlog
-from desk import logs
-from desk.settings import Settings
+from command import logs
+from command.settings import Settings
 logs.configure(Settings.load(), "gateway")
 log = structlog.get_logger()
 """
@@ -152,7 +152,7 @@ def test_a_reader_that_stalls_delays_nothing_and_is_told_what_it_missed(tmp_path
     assert len(seen) - len(told) + sum(told) == 20_001
 
 
-@pytest.mark.parametrize("package", ["desk", "gateway", "journal", "service"])
+@pytest.mark.parametrize("package", ["command", "gateway", "journal", "service", "storage"])
 def test_events_are_named_in_one_style(package):
     call = re.compile(r"log\.(?:debug|info|warning|error|exception|critical)\(\s*\"([^\"]*)\"")
     sources = (Path(__file__).parents[2] / package).rglob("*.py")

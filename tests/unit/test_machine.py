@@ -3,7 +3,7 @@
 import pytest
 from transitions import MachineError
 
-from journal.callback import MIN_EVENT_TIME, Callback
+from callback.decoder import MIN_EVENT_TIME, Callback
 from service.machine import MACHINE, RANKS, EndReason, Event, State, destination, steps
 from service.session import Core
 from tests.support.model import decided

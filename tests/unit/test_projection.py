@@ -7,10 +7,10 @@ from pathlib import Path
 
 import apsw
 import pytest
+from desk.v1 import event_pb2, session_pb2
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from desk.v1 import event_pb2, session_pb2
 from journal.entry import Entry
 from journal.errors import InUse
 from service import projection as projection_module

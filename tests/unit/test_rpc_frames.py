@@ -1,7 +1,6 @@
 """Messages put together from bytes are what protobuf would have made of them."""
 
 import pytest
-
 from desk.v1.event_pb2 import Event, SessionRecord
 from desk.v1.event_service_pb2 import (
     ListRejectionsResponse,
@@ -16,6 +15,7 @@ from desk.v1.session_service_pb2 import (
     ListSessionsResponse,
 )
 from desk.v1.status_pb2 import ResponseHeader
+
 from service.rpc import frames
 from service.rpc.batches import batches, encode
 from service.view.reader import first_of, last_of

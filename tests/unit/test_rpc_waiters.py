@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from desk.v1.session_pb2 import Session
 from google.protobuf.message import DecodeError
 
-from desk.v1.session_pb2 import Session
 from service.rpc.filter_groups import WAKE_WEIGHT
 from service.rpc.waiters import PARSE_WEIGHT, StateWaiter, Waiters
 from service.view.reader import first_of

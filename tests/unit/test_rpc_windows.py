@@ -3,8 +3,8 @@
 from contextlib import closing
 
 import pytest
-
 from desk.v1.session_pb2 import Session
+
 from service.rpc import snapshot
 from service.view.reader import FRAMING, Reader, complete_revision, cut, first_of, last_of
 from service.view.selection import SnapshotSelection

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from journal.callback import MAX_EVENT_TIME, decode
+from callback.decoder import MAX_EVENT_TIME, decode
 from service.history import TAIL, History, Limits, Placed, Truncated, placed_by
 from service.machine import EndReason, State
 from service.session import Reason, Session, Verdict, explain, without_message

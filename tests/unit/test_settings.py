@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from desk.address import Address
-from desk.settings import SAMPLE_SDK_APP_ID, Settings, SettingsError, TrialSettings
+from callback.decoder import SAMPLE_SDK_APP_ID
+from command.address import Address
+from command.settings import Settings, SettingsError, TrialSettings
 from gateway.app import create_app
 from gateway.callbacks import Options
 from gateway.paths import check_callback_path

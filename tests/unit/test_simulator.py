@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from desk.simulator import texts
-from desk.simulator.callbacks import Made
-from desk.simulator.ledger import Ledger
-from desk.simulator.lives import Life, make_lives
-from desk.simulator.parameters import CallbackUrl, Share, read_token
-from desk.simulator.scripts import IMPOSSIBLE, SCRIPTS
-from desk.simulator.sender import Fate, Options, sign
-from desk.simulator.summary import percentiles
-from desk.simulator.traffic import WINDOW, Delivery, deliveries
-from journal.callback import MAX_EVENT_TIME, Malformed, decode
+from callback.decoder import MAX_EVENT_TIME, Malformed, decode
 from service.history import History, placed_by
 from service.machine import TABLE, Event, State
 from service.session import Outcome, without_message
+from simulator import texts
+from simulator.callbacks import Made
+from simulator.ledger import Ledger
+from simulator.lives import Life, make_lives
+from simulator.parameters import CallbackUrl, Share, read_token
+from simulator.scripts import IMPOSSIBLE, SCRIPTS
+from simulator.sender import Fate, Options, sign
+from simulator.summary import percentiles
+from simulator.traffic import WINDOW, Delivery, deliveries
 
 NOW = 1_800_000_000_000
 

@@ -1,0 +1,1 @@
+"""The content of Desk's callbacks, for gateway, fold and simulator alike."""

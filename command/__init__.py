@@ -1,0 +1,1 @@
+"""The `desk` command: command line, settings, logs, processes and their supervisor."""

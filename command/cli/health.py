@@ -1,0 +1,68 @@
+"""`desk health`: the health check of a container, which has neither curl nor grpcurl."""
+
+import http.client
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+import click
+
+from command.address import Address
+from command.cli import error_text
+from command.endpoints import gateway_address, service_address
+
+
+@click.group(epilog="Exit codes: 0 = ready, 1 = not ready or not reachable, 2 = wrong usage.")
+def health() -> None:
+    """Say by the exit code whether a process is ready."""
+
+
+@health.command("gateway")
+@click.argument("url", default="")
+@click.option("--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True)
+def gateway_health(url: str, timeout: float) -> None:
+    """Ask the gateway at URL: by default /readyz at DESK_HTTP_LISTEN."""
+    parts = urlsplit(url or f"http://{_listening(gateway_address)}/readyz")
+    if parts.scheme != "http" or not parts.hostname:
+        raise click.UsageError("URL must be http://host:port/path")
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+    try:
+        connection.request("GET", parts.path or "/readyz")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        _not_ready(f"{parts.netloc}: {error}")
+    if status != http.client.OK:
+        _not_ready(f"{parts.netloc}: HTTP status {status}")
+
+
+@health.command("service")
+@click.argument("target", default="")
+@click.option("--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True)
+def service_health(target: str, timeout: float) -> None:
+    """Ask the rpc workers at TARGET: by default at DESK_GRPC_LISTEN."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    target = target or _listening(service_address)
+    direct = [("grpc.enable_http_proxy", 0)]  # whatever http_proxy says: it asks its neighbour
+    with grpc.insecure_channel(target, options=direct) as channel:
+        try:
+            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
+            answer = check(health_pb2.HealthCheckRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            _not_ready(f"{target}: {error.code().name}")
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        _not_ready(f"{target}: not serving")
+
+
+def _listening(address: Callable[[], Address]) -> str:
+    try:
+        return str(address())
+    except (OSError, ValueError) as error:
+        raise click.UsageError(error_text(error)) from None
+
+
+def _not_ready(reason: str) -> NoReturn:
+    click.echo(f"desk: not ready: {reason}", err=True)
+    sys.exit(1)

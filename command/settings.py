@@ -1,0 +1,288 @@
+"""What the environment says, read once into one frozen object per process.
+
+Every variable is documented in `.env.example`. No message, repr or error of this module shows a
+secret. Knows what the settings may be, not what the processes do with them.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
+from pydantic import field_validator as check
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+)
+
+from callback.decoder import SAMPLE_SDK_APP_ID
+from command.address import Address
+from gateway.paths import check_callback_path
+
+MAX_SDK_APP_ID = 2**63 - 1
+
+MAX_RPC_WORKERS = 64
+"""Guards against a slip of the finger: each worker is a process."""
+
+MAX_CONNECTIONS = 1_000_000
+"""Guards against a slip of the finger; how many the gateway takes, it finds out by itself."""
+
+MAX_TOKEN_FILE = 64 * 1024
+"""Bytes of a file with tokens."""
+
+_PREFIX = "DESK_"
+_OF_CLIENTS = ("target", "simulate_token")
+
+Tokens = dict[int, tuple[SecretStr, ...]]
+
+
+class SettingsError(Exception):
+    """The environment does not make a configuration.
+
+    Attributes:
+        problems: one line each; it names the variable and never shows a secret.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def _whole_number(text: str, lowest: int, highest: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,19}", text) or not lowest <= int(text) <= highest:
+        raise ValueError(f"must be a whole number from {lowest} to {highest}, not {_shown(text)}")
+    return int(text)
+
+
+def _read_app_ids(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if "" in parts:
+        raise ValueError("has an empty entry: separate the ids by single commas")
+    return tuple(sorted({_whole_number(part, 1, MAX_SDK_APP_ID) for part in parts}))
+
+
+def _read_tokens(text: str) -> Tokens:
+    """Read pairs, separated by commas or line ends. An error says which one, and never quotes."""
+    tokens: Tokens = {}
+    pairs = [pair.strip() for pair in re.split(r"[,\n]", text) if pair.strip()]
+    for place, pair in enumerate(pairs, start=1):
+        app, _, token = (part.strip() for part in pair.partition("="))
+        if not token or not re.fullmatch(r"[0-9]{1,19}", app):
+            raise ValueError(f"entry {place} is not of the form appid=token")
+        tokens[int(app)] = (*tokens.get(int(app), ()), SecretStr(token))
+    return tokens
+
+
+def _read_token_file(path: Path) -> Tokens:
+    named = f"DESK_CALLBACK_TOKENS_FILE {_shown(str(path))}"
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_TOKEN_FILE + 1)
+    except OSError as error:
+        raise ValueError(f"{named}: {error.strerror}") from None
+    if len(content) > MAX_TOKEN_FILE:
+        raise ValueError(f"{named} is larger than {MAX_TOKEN_FILE} bytes")
+    try:
+        return _read_tokens(content.decode())
+    except UnicodeDecodeError:
+        raise ValueError(f"{named} is not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{named} {error}") from None
+
+
+def _parsed(read: Any) -> BeforeValidator:
+    """Apply `read` to what the environment gave; a value that is already parsed stays."""
+    return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+AppIds = Annotated[tuple[int, ...], NoDecode, _parsed(_read_app_ids)]
+Listen = Annotated[Address, NoDecode, _parsed(Address.parse)]
+
+
+class Settings(BaseSettings):
+    """The configuration of one process. `load` reads it; nothing changes it afterwards.
+
+    A check that needs another field comes after it: the order of the fields matters.
+
+    Attributes:
+        sdk_app_ids: the apps whose callbacks are ours, ascending.
+        callback_tokens_file: where `callback_tokens` are read from.
+        callback_tokens: by app, the tokens that a signature may be made with. Callbacks of an app
+            that is not in it need no signature.
+        http_listen: where the gateway listens.
+        http_connections_per_address: connections that the gateway takes from one address; 0: as
+            many as in all, None: half of all.
+        callback_path: path of the callback URL.
+        grpc_insecure: the network is trusted: gRPC without TLS may leave the machine.
+        grpc_listen: where the rpc workers listen.
+        data_dir: where journal and view are kept; absolute.
+        journal: which journal; `sqlite` is the one in `data_dir`.
+        rpc_workers: how many processes answer gRPC.
+        log_level: the lowest level that is logged.
+        log_format: `auto` is console on a terminal and JSON elsewhere.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX,
+        env_ignore_empty=True,
+        env_file=".env",
+        extra="ignore",  # `warnings` names them
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    sdk_app_ids: AppIds
+    callback_tokens_file: Path | None = None
+    callback_tokens: Annotated[Tokens, NoDecode] = Field(
+        default={}, validate_default=True, repr=False
+    )
+    http_listen: Listen = Address("127.0.0.1", 8080)
+    http_connections_per_address: (
+        Annotated[int, _parsed(lambda text: _whole_number(text, 0, MAX_CONNECTIONS))] | None
+    ) = None
+    callback_path: str = "/"
+    grpc_insecure: bool = False
+    grpc_listen: Listen = Address("127.0.0.1", 50051)
+    data_dir: Path = Field(default=Path("data"), validate_default=True)
+    journal: str = "sqlite"
+    rpc_workers: Annotated[int, _parsed(lambda text: _whole_number(text, 1, MAX_RPC_WORKERS))] = 1
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+    @check("callback_tokens", mode="before")
+    @classmethod
+    def _from_variable_or_file(cls, value: Any, info: ValidationInfo) -> Any:
+        file = info.data.get("callback_tokens_file")
+        if file and value:
+            raise ValueError("is set and so is DESK_CALLBACK_TOKENS_FILE; set one of them")
+        if file:
+            return _read_token_file(file)
+        return _read_tokens(value) if isinstance(value, str) else value
+
+    @check("callback_tokens")
+    @classmethod
+    def _of_configured_apps(cls, tokens: Tokens, info: ValidationInfo) -> Tokens:
+        strangers = sorted(set(tokens) - set(info.data.get("sdk_app_ids", tokens)))
+        if strangers:
+            file = "_FILE" if info.data.get("callback_tokens_file") else ""
+            named = f"DESK_CALLBACK_TOKENS{file}"
+            raise ValueError(f"{named} has a token for app {strangers[0]}, which is not configured")
+        return tokens
+
+    @check("callback_path")
+    @classmethod
+    def _usable_path(cls, path: str) -> str:
+        check_callback_path(path)
+        return path
+
+    @check("grpc_listen")
+    @classmethod
+    def _loopback_or_trusted(cls, listen: Address, info: ValidationInfo) -> Address:
+        if not listen.is_loopback and not info.data.get("grpc_insecure", True):
+            raise ValueError(
+                f"{listen} leaves this machine and gRPC has no TLS here: listen on loopback, or "
+                "set DESK_GRPC_INSECURE=true if the network is trusted"
+            )
+        return listen
+
+    @check("data_dir")
+    @classmethod
+    def _usable_directory(cls, path: Path) -> Path:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{_shown(str(path))} is not a directory")
+        return path.absolute()
+
+    @check("journal")
+    @classmethod
+    def _available_engine(cls, engine: str) -> str:
+        if engine.startswith("nats://"):
+            raise ValueError("nats:// is not available in this version; use sqlite")
+        if engine != "sqlite":
+            raise ValueError(f"must be sqlite, not {_shown(engine)}")
+        return engine
+
+    @check("log_level", "log_format", mode="before")
+    @classmethod
+    def _in_any_case(cls, word: Any) -> Any:
+        return word.lower() if isinstance(word, str) else word
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment and, for what it does not set, `.env` in the working directory.
+
+        Raises:
+            SettingsError: with all problems at once.
+        """
+        try:
+            return cls()  # type: ignore[call-arg]  # the environment gives them
+        except ValidationError as error:
+            raise SettingsError([_line(**problem) for problem in error.errors()]) from None
+        except UnicodeDecodeError:
+            raise SettingsError([".env is not UTF-8"]) from None
+        except OSError as error:
+            raise SettingsError([f".env cannot be read: {error.strerror}"]) from None
+
+    def tokens(self) -> dict[int, tuple[str, ...]]:
+        """The tokens in clear, for the one who checks signatures."""
+        return {
+            app: tuple(token.get_secret_value() for token in tokens)
+            for app, tokens in self.callback_tokens.items()
+        }
+
+    def warnings(self) -> list[str]:
+        """What is allowed and probably not meant: one line each."""
+        return [*self._unsigned_apps(), *map(_did_you_mean, self._unknown_variables())]
+
+    def _unsigned_apps(self) -> list[str]:
+        unsigned = [str(app) for app in self.sdk_app_ids if app not in self.callback_tokens]
+        if not unsigned or (self.http_listen.is_loopback and not self.callback_tokens):
+            return []
+        apps = ", ".join(unsigned[:10]) + (", …" if unsigned[10:] else "")
+        return [
+            f"DESK_CALLBACK_TOKENS has no token for app {apps}: its callbacks need no signature"
+        ]
+
+    @classmethod
+    def _unknown_variables(cls) -> list[str]:
+        given = {**DotEnvSettingsSource(cls).env_vars, **EnvSettingsSource(cls).env_vars}
+        known = {(_PREFIX + field).lower() for field in (*cls.model_fields, *_OF_CLIENTS)}
+        return sorted(
+            name.upper() for name in given if name.startswith(_PREFIX.lower()) and name not in known
+        )
+
+
+class TrialSettings(Settings):
+    """As `Settings`, with the vendor's sample app when none is configured."""
+
+    sdk_app_ids: AppIds = (SAMPLE_SDK_APP_ID,)
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether the app is the vendor's sample for want of another."""
+        return "sdk_app_ids" not in self.model_fields_set
+
+
+def _line(*, loc: tuple[int | str, ...], type: str, msg: str, **_: object) -> str:
+    """One problem as pydantic tells it, in our words. Never the input: it may be a secret."""
+    variable = _PREFIX + str(loc[0]).upper()
+    if type == "missing":
+        return f"{variable} must be set"
+    if type == "bool_parsing":
+        return f"{variable} must be true or false"
+    text = msg.removeprefix("Value error, ").replace("Input should be", "must be")
+    return text if text.startswith(_PREFIX) else f"{variable} {text}"
+
+
+def _did_you_mean(variable: str) -> str:
+    known = [_PREFIX + field.upper() for field in (*Settings.model_fields, *_OF_CLIENTS)]
+    close = difflib.get_close_matches(variable, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{_shown(variable)[1:-1]} is not a setting{hint}"

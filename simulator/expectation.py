@@ -1,0 +1,157 @@
+"""What a session must be in the end, told from the script of its life.
+
+Written from the comments in proto/desk/v1/session.proto, independently of the service's fold.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from simulator.scripts import (
+    CHATBOT,
+    CLOSING,
+    END_REASONS,
+    ENDED,
+    FORWARDED,
+    QUEUED,
+    TRANSFERRING,
+    WITH_AGENT,
+)
+
+MOST_AGENTS = 20
+"""Agents that a session lists."""
+
+Value = TypeVar("Value")
+
+
+class Happened(Protocol):
+    """What is asked of an event of a life."""
+
+    @property
+    def event(self) -> str: ...  # noqa: D102
+    @property
+    def at(self) -> int: ...  # noqa: D102
+    @property
+    def after(self) -> str: ...  # noqa: D102
+    @property
+    def reason(self) -> str: ...  # noqa: D102
+    @property
+    def agent(self) -> str: ...  # noqa: D102
+    @property
+    def previous_agent(self) -> str: ...  # noqa: D102
+    @property
+    def stars(self) -> int: ...  # noqa: D102
+    @property
+    def again(self) -> bool: ...  # noqa: D102
+
+
+class Expectation(msgspec.Struct, frozen=True, kw_only=True):
+    """A session, field by field as in desk.v1.Session.
+
+    States and reasons without their prefix; times and durations in ms, None = unset.
+    """
+
+    state: str
+    end_reason: str
+    client_user_id: str
+    customer_service_id: str
+    channel_type: str
+    agent_id: str
+    agent_ids: tuple[str, ...]
+    satisfaction: int
+    user_messages: int
+    robot_messages: int
+    agent_messages: int
+    forwards: int
+    rejected_events: int
+    begun_at: int
+    transfer_requested_at: int | None
+    queued_at: int | None
+    agent_joined_at: int | None
+    first_agent_reply_at: int | None
+    closing_at: int | None
+    ended_at: int | None
+    last_event_at: int
+    queue_wait: int | None
+    first_response: int | None
+    handle_time: int | None
+
+
+def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expectation:
+    """Say what the session must be after `life`, which is in time order.
+
+    Args:
+        life: its events; those with a reason must be rejected.
+        customer: `client_user_id`, `customer_service_id` and `channel_type`.
+    """
+    story = [event for event in life if not event.reason]
+    count = Counter(event.event for event in story if not event.again)
+    agents = _agents(story)
+    asked, joined = _first(story, "TransferringToHuman"), _first(story, "TransferToHumanSuccess")
+    replied = _first([e for e in story if e.after != CLOSING], "Human.AgentSendMsg")
+    since = joined if asked is None else asked
+    return Expectation(
+        state=story[-1].after,
+        end_reason=_last((END_REASONS[e.event] for e in story if e.event in END_REASONS), ""),
+        client_user_id=customer[0],
+        customer_service_id=customer[1],
+        channel_type=customer[2],
+        agent_id="" if _last_live(story) in (CHATBOT, TRANSFERRING, QUEUED) else agents[-1],
+        agent_ids=_last_agents(agents),
+        satisfaction=_last((e.stars for e in story if e.event == "SatisfactionSelected"), 0),
+        user_messages=count["ChatBot.UserSendMsg"] + count["Human.UserSendMsg"],
+        robot_messages=count["ChatBot.RobotSendMsg"],
+        agent_messages=count["Human.AgentSendMsg"],
+        forwards=count["AgentForward"],
+        rejected_events=len(life) - len(story),
+        begun_at=story[0].at,
+        transfer_requested_at=asked,
+        queued_at=_first(story, "TransferringToHumanWait"),
+        agent_joined_at=joined,
+        first_agent_reply_at=replied,
+        closing_at=next((e.at for e in story if e.after == CLOSING), None),
+        ended_at=next((e.at for e in story if e.after == ENDED), None),
+        last_event_at=max(e.at for e in story),
+        queue_wait=_time_in(story, QUEUED),
+        first_response=None if replied is None or since is None else replied - since,
+        handle_time=_time_in(story, WITH_AGENT, FORWARDED),
+    )
+
+
+def _first(story: Sequence[Happened], event: str) -> int | None:
+    return next((each.at for each in story if each.event == event), None)
+
+
+def _last(values: Iterable[Value], default: Value) -> Value:
+    *_, last = (default, *values)
+    return last
+
+
+def _agents(story: Sequence[Happened]) -> list[str]:
+    """Return who had the session, in order, repeated or not; a goodbye takes nothing over."""
+    takes = ("TransferToHumanSuccess", "AgentForward", "Human.AgentSendMsg")
+    taken = [each for each in story if each.event in takes and each.after != CLOSING]
+    return [agent for each in taken for agent in (each.previous_agent, each.agent) if agent]
+
+
+def _last_agents(agents: Sequence[str]) -> tuple[str, ...]:
+    """Return the last of them, each once, in the order in which they last had the session."""
+    return tuple(reversed(list(dict.fromkeys(reversed(agents)))[:MOST_AGENTS]))
+
+
+def _last_live(story: Sequence[Happened]) -> str:
+    return [each.after for each in story if each.after not in (CLOSING, ENDED)][-1]
+
+
+def _time_in(story: Sequence[Happened], *states: str) -> int | None:
+    """The sum of the finished stays in `states`, ms; None if there is none."""
+    stays, since = [], None
+    for each in story:
+        if each.after in states:
+            since = each.at if since is None else since
+        elif since is not None:
+            stays.append(each.at - since)
+            since = None
+    return sum(stays) if stays else None

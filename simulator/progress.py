@@ -1,0 +1,52 @@
+"""Shows on a terminal how far a run is; says nothing anywhere else."""
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from simulator.lives import Life
+
+
+class Progress:
+    """Two bars on stderr: lives sent, and the view's way to the journal's head."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._sent = self._bars.add_task("sessions", total=None, visible=False)
+        self._reached = self._bars.add_task("revision", total=None, visible=False)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def count(self, lives: Iterable[Life], total: int) -> Iterator[Life]:
+        """Pass lives through, and show how many have gone."""
+        self._bars.update(self._sent, total=total, visible=True)
+        for life in lives:
+            self._bars.advance(self._sent, life.expectation is not None)
+            yield life
+
+    def caught_up(self, reached: int, head: int) -> None:
+        """Show how far the view has come."""
+        self._bars.update(self._reached, completed=reached, total=head, visible=True)

@@ -1,0 +1,114 @@
+"""One run: send, verify, sum up."""
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from time import time
+
+import msgspec
+from desk.client import Client, ClientError, Retryable
+
+from simulator import summary
+from simulator.ledger import Ledger
+from simulator.lives import make_lives
+from simulator.progress import Progress
+from simulator.report import Report
+from simulator.sender import Options, Sender, Unreachable
+from simulator.summary import Figures
+from simulator.traffic import deliveries
+from simulator.verify import Stuck, note_start, verify
+
+FAILED, UNREACHABLE, INTERRUPTED = 1, 3, 130
+"""Exit codes, as the other commands have them; 130 is what shells say of Ctrl-C."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What to send; see the options of the same names."""
+
+    sessions: int
+    seed: int
+    run: str
+    duplicates: float
+    shuffle: float
+    impossible: float
+    malformed: float
+
+
+class Run:
+    """One run: what to do, and what came of it."""
+
+    def __init__(self, options: Options, plan: Plan, target: str | None) -> None:
+        self._options = options
+        self._plan = plan
+        self._target = target
+        self._figures = Figures()
+        self._report: Report | None = None
+        self._error = ""
+
+    def to_the_end(self) -> int:
+        """Do it, unless interrupted; the exit code."""
+        try:
+            asyncio.run(self._run())
+        except KeyboardInterrupt:
+            self._figures.interrupted = True
+            return INTERRUPTED
+        except Unreachable:
+            return self._fail(f"nothing answers at {self._options.url}", UNREACHABLE)
+        except Retryable as error:
+            return self._fail(f"{self._target}: {error}", UNREACHABLE)
+        except (ClientError, Stuck) as error:
+            return self._fail(f"{self._target}: {error}", FAILED)
+        return FAILED if self._figures.failed or (self._report and self._report.differences) else 0
+
+    def _fail(self, error: str, code: int) -> int:
+        self._error = error
+        return code
+
+    async def _run(self) -> None:
+        ledger = Ledger(self._options.sdk_app_id)
+        async with AsyncExitStack() as stack:
+            progress = stack.enter_context(Progress())
+            if self._target is None:
+                await self._send(None, progress)
+                return
+            client = await stack.enter_async_context(Client(self._target))
+            start = await note_start(client)
+            await self._send(ledger, progress)
+            self._report = await verify(client, ledger, start, on_progress=progress.caught_up)
+
+    async def _send(self, ledger: Ledger | None, progress: Progress) -> None:
+        plan = self._plan
+        lives = make_lives(
+            plan.sessions,
+            seed=plan.seed,
+            run=plan.run,
+            now=round(time() * 1000),
+            impossible=plan.impossible,
+            malformed=plan.malformed,
+        )
+        counted = progress.count(lives, plan.sessions)
+        recorded = ledger.record(counted) if ledger else counted
+        traffic = deliveries(
+            recorded, seed=plan.seed, duplicates=plan.duplicates, shuffle=plan.shuffle
+        )
+        note = ledger.note if ledger else None
+        await Sender(self._options, self._figures, on_fate=note).send(traffic)
+
+    def as_json(self) -> str:
+        """What came of it, as one JSON object."""
+        document = {"seed": self._plan.seed, "run": self._plan.run, **self._figures.as_json()}
+        if self._report:
+            document["verification"] = self._report.as_json()
+        if self._error:
+            document["error"] = self._error
+        return json.dumps(document, ensure_ascii=False, indent=2)
+
+    def as_text(self) -> str:
+        """What came of it, for people."""
+        named = f"seed {self._plan.seed}, run {self._plan.run}"
+        parts = [named, summary.as_text(self._figures)]
+        if self._report:
+            parts.append(self._report.as_text())
+        if self._error:
+            parts.append(f"failed    {self._error}")
+        return "\n".join(parts)

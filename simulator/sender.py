@@ -1,0 +1,237 @@
+"""Sends callbacks as Desk does: JSON bodies, all else in the URL, over kept-alive connections."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from enum import Enum
+from hashlib import sha256
+from time import time
+from typing import NamedTuple
+
+import aiohttp
+import msgspec
+
+from simulator.scripts import MALFORMED
+from simulator.summary import Figures
+from simulator.traffic import Delivery
+
+COMMAND = "Desk.SessionEventNotify"
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+"""Seconds between two attempts at one callback, where the service does not say."""
+
+FIRST_ANSWER = 2.0
+"""Seconds during which attempts are repeated as long as nothing has ever answered."""
+
+
+_REVISION = re.compile(r"[1-9][0-9]{0,18}")
+
+
+class Fate(Enum):
+    """What became of a delivery: the service has it, has it not, or who knows."""
+
+    KEPT = "kept"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+class Answer(NamedTuple):
+    """The answer to one attempt.
+
+    Attributes:
+        status: the HTTP status; None = no answer.
+        wait: seconds to wait before the next attempt; None = as the sender likes.
+        revision: `Desk-Revision` as it came; "" = there was none.
+    """
+
+    status: int | None
+    wait: float | None = None
+    revision: str = ""
+
+
+class Unreachable(Exception):
+    """Nothing has ever answered at the URL."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to send.
+
+    Attributes:
+        url: the callback URL as a customer types it in the console.
+        sdk_app_id: the app.
+        token: signs each attempt; "" = callback authentication is off.
+        rate: callbacks per second; None = as many as the service takes.
+        concurrency: callbacks under way at once, at most.
+        timeout: seconds for one attempt.
+        retry_for: seconds from the first attempt during which an unanswered callback is repeated.
+    """
+
+    url: str
+    sdk_app_id: int
+    token: str = ""
+    rate: float | None = None
+    concurrency: int = 32
+    timeout: float = 5.0
+    retry_for: float = 10.0
+
+    def __repr__(self) -> str:
+        return f"Options(url={self.url!r}, sdk_app_id={self.sdk_app_id})"
+
+
+class Sender:
+    """Sends deliveries, many at once, and counts what comes of them.
+
+    With a rate the loop is open: each delivery is due at a time of its own, whether or not those
+    before it have been answered, and its latency counts from then. So a service that falls behind
+    cannot hide it by slowing the sender down.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        figures: Figures,
+        *,
+        on_fate: Callable[[Delivery, Fate, int | None], None] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            options: how to send.
+            figures: filled while it goes on.
+            on_fate: called with what became of a delivery and, if it was answered with 200, the
+                revision that the answer names; 0 = it names none.
+        """
+        self._options = options
+        self._figures = figures
+        self._on_fate = on_fate
+        self._answered = False
+        self._clock = asyncio.get_running_loop().time
+
+    async def send(self, deliveries: Iterator[Delivery]) -> None:
+        """Send them all; when cancelled, stop at once with the figures so far.
+
+        Raises:
+            Unreachable: not one attempt got an answer.
+        """
+        started = self._clock()
+        due = self._schedule(deliveries, started)
+        connector = aiohttp.TCPConnector(limit=self._options.concurrency)
+        try:
+            async with (
+                aiohttp.ClientSession(
+                    connector=connector,
+                    timeout=aiohttp.ClientTimeout(total=self._options.timeout),
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                ) as http,
+                asyncio.TaskGroup() as workers,
+            ):
+                for _ in range(self._options.concurrency):
+                    workers.create_task(self._work(http, due))
+        except ExceptionGroup as group:
+            if group.subgroup(Unreachable):
+                raise Unreachable from None
+            raise
+        finally:
+            self._figures.seconds = self._clock() - started
+
+    def _schedule(
+        self, deliveries: Iterator[Delivery], started: float
+    ) -> Iterator[tuple[float, Delivery]]:
+        rate = self._options.rate
+        for number, delivery in enumerate(deliveries):
+            yield (started + number / rate if rate else self._clock()), delivery
+
+    async def _work(
+        self, http: aiohttp.ClientSession, due: Iterator[tuple[float, Delivery]]
+    ) -> None:
+        for at, delivery in due:
+            if (wait := at - self._clock()) > 0:
+                await asyncio.sleep(wait)
+            await self._deliver(http, delivery, at)
+
+    async def _deliver(self, http: aiohttp.ClientSession, delivery: Delivery, at: float) -> None:
+        self._figures.sent += 1
+        fate, revision = Fate.UNKNOWN, None
+        try:
+            answer = await self._try(http, delivery)
+            revision = self._revision(answer) if answer.status == 200 else None
+            fate = self._count(answer.status, delivery)
+        finally:  # also when cancelled: then nobody knows
+            self._figures.unknown += fate is Fate.UNKNOWN
+            if self._on_fate:
+                self._on_fate(delivery, fate, revision)
+        self._figures.latencies.append(self._clock() - at)
+
+    def _count(self, status: int | None, delivery: Delivery) -> Fate:
+        if status == 200:
+            self._figures.accepted += 1
+            return Fate.KEPT
+        if status is None or status >= 500:
+            return Fate.UNKNOWN
+        self._figures.refused[status] += 1
+        if status == 400 and delivery.callback.reason == MALFORMED:  # refused, and yet kept
+            self._figures.as_expected += 1
+            return Fate.KEPT
+        return Fate.REFUSED
+
+    def _revision(self, answer: Answer) -> int:
+        """Return the revision that an answer names; 0 = none, or nothing that could be one."""
+        if _REVISION.fullmatch(answer.revision):
+            return int(answer.revision)
+        self._figures.misnumbered += answer.revision != ""
+        return 0
+
+    async def _try(self, http: aiohttp.ClientSession, delivery: Delivery) -> Answer:
+        """Attempt until there is an answer that counts; the last one."""
+        began, pause = self._clock(), FIRST_PAUSE
+        while True:
+            answer = await self._attempt(http, delivery)
+            status = answer.status
+            self._answered |= status is not None
+            wait = pause if answer.wait is None else answer.wait
+            patience = self._options.retry_for
+            if not self._answered:
+                patience = min(patience, FIRST_ANSWER)
+            if (status is not None and status < 500) or self._clock() + wait > began + patience:
+                break
+            await asyncio.sleep(wait)
+            self._figures.retries += 1
+            pause = min(2 * pause, LONGEST_PAUSE)
+        if not self._answered:
+            raise Unreachable
+        return answer
+
+    async def _attempt(self, http: aiohttp.ClientSession, delivery: Delivery) -> Answer:
+        try:
+            async with http.post(
+                self._options.url,
+                params=self._query(delivery),
+                data=delivery.callback.body,
+                headers={"Content-Type": "application/json"},
+            ) as answer:
+                await answer.read()
+                wait = _retry_after(answer.headers.get("Retry-After", ""))
+                return Answer(answer.status, wait, answer.headers.get("Desk-Revision", ""))
+        except (aiohttp.ClientError, TimeoutError):
+            return Answer(None)
+
+    def _query(self, delivery: Delivery) -> dict[str, str]:
+        query = {
+            "SdkAppid": str(self._options.sdk_app_id),
+            "CallbackCommand": COMMAND,
+            "contenttype": "json",
+            "ClientIP": delivery.callback.client_ip,
+            "OptPlatform": delivery.callback.platform,
+            "RequestID": delivery.request_id,
+        }
+        return query | sign(self._options.token, int(time())) if self._options.token else query
+
+
+def sign(token: str, now: int) -> dict[str, str]:
+    """`Sign` and `RequestTime` (Unix seconds) for callback authentication."""
+    digest = sha256(f"{token}{now}".encode()).hexdigest()
+    return {"Sign": digest, "RequestTime": str(now)}
+
+
+def _retry_after(value: str) -> float | None:
+    return min(float(value), LONGEST_PAUSE) if value.isascii() and value.isdigit() else None

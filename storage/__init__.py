@@ -1,0 +1,1 @@
+"""Files that several processes share: the lock of the only writer, the watch for its commits."""
