@@ -59,11 +59,11 @@ class Connection(Protocol):
     refused: float
 
     @property
-    def begun(self) -> float: ...  # noqa: D102
+    def begun(self) -> float: ...
     @property
-    def size(self) -> int: ...  # noqa: D102
+    def size(self) -> int: ...
     @property
-    def is_busy(self) -> bool: ...  # noqa: D102
+    def is_busy(self) -> bool: ...
 
 
 C = TypeVar("C", bound=Connection)

@@ -1,5 +1,4 @@
 """The journal in memory: for tests, and the plainest statement of the port. Survives nothing."""
-# ruff: noqa: D102 -- the port documents the methods
 
 import threading
 from bisect import bisect_right

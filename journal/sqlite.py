@@ -3,7 +3,6 @@
 One connection, in one process, writes and checkpoints; all others only read. The file must be on a
 local file system: WAL and locks do not work on others.
 """
-# ruff: noqa: D102 -- the port documents the methods
 
 import threading
 from collections.abc import Callable, Iterator

@@ -30,21 +30,21 @@ class Happened(Protocol):
     """What is asked of an event of a life."""
 
     @property
-    def event(self) -> str: ...  # noqa: D102
+    def event(self) -> str: ...
     @property
-    def at(self) -> int: ...  # noqa: D102
+    def at(self) -> int: ...
     @property
-    def after(self) -> str: ...  # noqa: D102
+    def after(self) -> str: ...
     @property
-    def reason(self) -> str: ...  # noqa: D102
+    def reason(self) -> str: ...
     @property
-    def agent(self) -> str: ...  # noqa: D102
+    def agent(self) -> str: ...
     @property
-    def previous_agent(self) -> str: ...  # noqa: D102
+    def previous_agent(self) -> str: ...
     @property
-    def stars(self) -> int: ...  # noqa: D102
+    def stars(self) -> int: ...
     @property
-    def again(self) -> bool: ...  # noqa: D102
+    def again(self) -> bool: ...
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
