@@ -57,7 +57,8 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
     """Run the gateway: take callbacks from `listener`, append them to the journal."""
     with _process(report, settings, "gateway"):
         from gateway.app import create_app
-        from gateway.callbacks import Options
+        from gateway.limits import Limits
+        from gateway.options import Options
         from gateway.waitress_server import GreenletEvent, Server
 
         options = Options(
@@ -71,8 +72,8 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
         if journal is not None:
             with closing(journal):
                 app = create_app(journal, options, event=GreenletEvent)
-                per_address = settings.http_connections_per_address
-                server = Server(app, listener, per_address=per_address)
+                limits = Limits(per_address=settings.http_connections_per_address)
+                server = Server(app, listener, limits)
                 _when_set(stop, server.stop)
                 _say_ready(report)
                 server.run()

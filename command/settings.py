@@ -21,7 +21,7 @@ from pydantic_settings import (
 
 from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import Address
-from gateway.paths import check_callback_path
+from gateway.options import check_callback_path
 
 MAX_SDK_APP_ID = 2**63 - 1
 

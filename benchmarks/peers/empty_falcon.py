@@ -8,15 +8,15 @@ import warnings
 import falcon
 import waitress
 
-from gateway.acknowledgements import BODIES, CONTENT_TYPE, Outcome
-from gateway.waitress_server import MAX_CONNECTIONS
+from gateway.answers import CONTENT_TYPE, Answer
+from gateway.limits import Limits
 
 
 class Nothing:
     """Acknowledges, and forgets."""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.data = BODIES[Outcome.KEPT]
+        resp.data = Answer.KEPT.body
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         app,
         sockets=[sock],
         threads=8,
-        connection_limit=MAX_CONNECTIONS,
+        connection_limit=Limits().connections,
         asyncore_use_poll=True,
         send_bytes=65536,
         _quiet=True,

@@ -13,9 +13,11 @@ from urllib.parse import urlencode
 
 from callback.decoder import COMMAND
 from gateway.app import create_app
-from gateway.callbacks import Options
+from gateway.limits import BUDGET, Limits
+from gateway.options import Options
 from gateway.waitress_server import GreenletEvent, Server
 from journal.entry import Appended, Entry, NewEntry
+from journal.errors import Overloaded
 from journal.group_commit import GroupCommit
 from journal.memory import MemoryJournal
 from journal.port import Journal, Waiter
@@ -24,6 +26,11 @@ from tests.support.callbacks import body as callback_body
 
 OK = b'{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}'
 CALLBACK = callback_body("SessionBegin", NOON)
+
+
+def numbered(number: int) -> bytes:
+    """A callback of which each number makes another."""
+    return callback_body("SessionBegin", NOON + number)
 
 
 @dataclass
@@ -123,7 +130,9 @@ def gateway(
     path: str = "/",
     now: float | None = None,
     send_buffer: int | None = None,
-    per_address: int | None = None,
+    limits: Limits | None = None,
+    budget: float = BUDGET,
+    event: Callable[[], Waiter] = GreenletEvent,
 ) -> Iterator[Gateway]:
     """A gateway on waitress, in a thread; `now` stops its clock."""
     journal = journal or MemoryJournal()
@@ -133,8 +142,8 @@ def gateway(
     if send_buffer is not None:  # connections inherit it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     port = sock.getsockname()[1]
-    app = create_app(journal, options, event=GreenletEvent, **clock)
-    server = Server(app, sock, per_address=per_address)
+    app = create_app(journal, options, event=event, budget=budget, **clock)
+    server = Server(app, sock, limits)
     thread = threading.Thread(target=server.run)
     thread.start()
     running = Gateway(port, journal, server, thread)
@@ -186,12 +195,15 @@ class StallingJournal(MemoryJournal):
 
     Attributes:
         stalled: appends that wait.
+        appended: appends so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_waiting: int = 100) -> None:
         super().__init__()
         self.released = threading.Event()
         self.stalled = 0
+        self.appended = 0
+        self._max_waiting = max_waiting
         self._count = threading.Lock()
         self._group = GroupCommit(self._commit, afterwards=lambda: None)
 
@@ -202,6 +214,8 @@ class StallingJournal(MemoryJournal):
         timeout: float,
         event: Callable[[], Waiter] = threading.Event,
     ) -> Appended:
+        if self.stalled >= self._max_waiting:
+            raise Overloaded("too many appends are waiting")
         self._add(1)
         try:
             return self._group.append(entry, timeout=timeout, event=event)
@@ -209,7 +223,7 @@ class StallingJournal(MemoryJournal):
             self._add(-1)
 
     def trouble(self) -> str:
-        return self._group.trouble()
+        return "overloaded" if self.stalled >= self._max_waiting else self._group.trouble()
 
     def close(self) -> None:
         self.released.set()
@@ -219,6 +233,7 @@ class StallingJournal(MemoryJournal):
     def _add(self, number: int) -> None:
         with self._count:
             self.stalled += number
+            self.appended += max(0, number)
 
     def _commit(self, entries: Sequence[NewEntry]) -> list[Appended]:
         self.released.wait()

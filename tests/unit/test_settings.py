@@ -14,8 +14,7 @@ from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import Address
 from command.settings import Settings, SettingsError, TrialSettings
 from gateway.app import create_app
-from gateway.callbacks import Options
-from gateway.paths import check_callback_path
+from gateway.options import Options, check_callback_path
 from journal.memory import MemoryJournal
 
 SECRET = "hush-hush-4711"
