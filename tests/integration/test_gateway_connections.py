@@ -3,7 +3,6 @@
 import gc
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakSet
 
@@ -211,13 +210,7 @@ def test_a_client_that_reads_late_gets_all_its_answers_in_order():
         sock.settimeout(20)
         sock.connect(("127.0.0.1", desk.port))
         sending = pool.submit(sock.sendall, wire)
-
-        def stands_still() -> bool:
-            before = len(desk.kept())
-            time.sleep(0.1)
-            return 0 < before == len(desk.kept())
-
-        eventually(stands_still)
+        eventually(desk.stands_still)
         assert len(desk.kept()) < len(bodies)  # the gateway waits until the client reads
         answers = answers_until_close(sock)
         sending.result(timeout=20)

@@ -307,18 +307,23 @@ def test_urgent_data_costs_no_time_of_the_processor(desk):
 
 
 def test_those_who_do_not_read_their_answers_do_not_keep_callbacks_out():
-    limits = Limits(connections=10, per_address=0, unread=0.2)
+    long = 60.0
+    limits = Limits(
+        connections=10, per_address=0, unread=0.2, receive=long, spared=long, spared_when_full=long
+    )
     with gateway(send_buffer=4096, limits=limits) as desk:
-        for _ in range(10):
+        for client in range(9):
             sock = socket.socket()
             desk.sockets.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect(("127.0.0.1", desk.port))
             sock.setblocking(False)
+            wire = b"".join(request(numbered(1000 * client + number)) for number in range(300))
             with suppress(BlockingIOError):
-                while True:
-                    sock.send(request() * 50)
-        desk.post().assert_ok()
+                sock.send(wire)
+        eventually(desk.stands_still)
+        desk.connect()
+        desk.post(numbered(10_000)).assert_ok()
 
 
 def test_a_bug_in_a_refusal_ends_one_connection_and_not_the_gateway():

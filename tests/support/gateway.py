@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -116,6 +117,12 @@ class Gateway:
 
     def kept(self) -> list[Entry]:
         return self.journal.read(0, limit=10_000)
+
+    def stands_still(self) -> bool:
+        """Callbacks were kept, and a moment later no more."""
+        before = len(self.kept())
+        time.sleep(0.1)
+        return 0 < before == len(self.kept())
 
     def bodies(self) -> list[bytes]:
         return [entry.body for entry in self.kept()]
