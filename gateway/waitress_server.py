@@ -112,7 +112,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
         limits: `connections` is taken as it is.
 
     Attributes:
-        connections: what waitress polls, by file descriptor.
+        polled: what waitress polls, by file descriptor.
         waiting: the requests that wait for an event.
         draining: no more connections are accepted.
     """
@@ -121,7 +121,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
     logger = Channel.logger
 
     def __init__(self, app: WSGI, sock: socket.socket, limits: Limits) -> None:
-        self.connections: dict[int, Any] = {}
+        self.polled: dict[int, Any] = {}
         self.waiting: set[_Request] = set()
         self.draining = False
         self._app = app
@@ -133,7 +133,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
         self._made_room = False
         super().__init__(
             self._call_app,
-            map=self.connections,
+            map=self.polled,
             # waitress calls it while it holds the channel's lock: it only queues.
             dispatcher=SimpleNamespace(add_task=self._to_answer.append),
             adj=_adjustments(),
@@ -175,7 +175,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
             timeout = 0.0
         elif self.waiting or not self.accepting:
             timeout = min(timeout, pause)
-        wasyncore.loop(timeout, use_poll=True, map=self.connections, count=1)
+        wasyncore.loop(timeout, use_poll=True, map=self.polled, count=1)
         self._is_awake = True
         if len(self.active_channels) > connections:
             self._accept_more(ACCEPTED_AT_ONCE)
@@ -309,7 +309,7 @@ class Server:
                 loop.close_idle()
         if unfinished := len(loop.active_channels):
             _log.warning("drain_unfinished", connections=unfinished)
-        wasyncore.close_all(loop.connections)
+        wasyncore.close_all(loop.polled)
 
 
 def _adjustments() -> Adjustments:

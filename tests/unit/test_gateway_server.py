@@ -59,7 +59,7 @@ def looping(
     with connected(clients, sends) as listener:
         loop = EventLoop(app or CountingApp(), listener, Limits(per_address=0, **limits))
         yield loop
-        wasyncore.close_all(loop.connections)
+        wasyncore.close_all(loop.polled)
 
 
 def test_a_burst_of_connections_is_taken_in_one_turn():
