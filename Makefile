@@ -74,12 +74,16 @@ serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
 # ---- Check ----
 
 .PHONY: check
-check: lint types imports proto stubs-check diagram-check compose-check test  ## everything that CI checks
+check: lint types imports proto stubs-check diagram-check compose-check test test-tools  ## everything that CI checks
 
 # Four at a time also on two cores: they wait more than they compute.
 .PHONY: test
 test: $(DEV)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
-	$(RUN) pytest -n 4 $(ARGS)
+	$(RUN) pytest -n 4 -m 'not tools' $(ARGS)
+
+.PHONY: test-tools
+test-tools: $(DEV)  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
+	$(RUN) pytest -n 4 -m tools $(ARGS)
 
 .PHONY: test-long
 test-long: $(DEV)  ## run the properties with ten times as many examples, and 200,000 mutated requests
