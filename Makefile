@@ -64,8 +64,9 @@ $(BENCH): pyproject.toml client/pyproject.toml
 
 .PHONY: help
 help:  ## show this
-	@echo "Usage: make <target>"; echo
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
+	@echo "Usage: make <target>. A newcomer's day: make serve, make test, edit, make check."
+	@awk -F ':.*  ## ' '/^# ---- / { room = substr($$0, 8, length($$0) - 12) } \
+		/^[a-z-]+:.*  ## / { if (room) print "\n" room ":"; room = ""; printf "  %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: serve
 serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
