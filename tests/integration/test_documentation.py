@@ -93,7 +93,7 @@ LIMITS = {
     ),
     "keys in `BatchGetSessions`": f"{session_service.MAX_KEYS:,}",
     "answer of `BatchGetSessions`": f"about {session_service.BATCH_BYTES // 2**20} MiB",
-    "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.WINDOW_BYTES // 2**20} MiB",
+    "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (
         f"{calls.streams:,}, {calls.waiters:,}, {calls.unary:,}; half of each for one address"

@@ -11,12 +11,13 @@ from desk.v1.session_pb2 import Session
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from service.positions import complete_revision, last_of
 from service.rpc import requests, snapshot
 from service.rpc.batches import encode
 from service.rpc.explanation import Explanations
 from service.view import queries
 from service.view import reader as view
-from service.view.reader import Reader, complete_revision, last_of
+from service.view.reader import Reader
 from service.view.selection import EventSelection, LiveRow, SnapshotSelection
 from tests.support.callbacks import APP, bodies
 from tests.support.rpc import PATIENCE, World, worker, world

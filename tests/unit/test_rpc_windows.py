@@ -5,8 +5,9 @@ from contextlib import closing
 import pytest
 from desk.v1.session_pb2 import Session
 
+from service.positions import complete_revision, last_of, position_of
 from service.rpc import snapshot
-from service.view.reader import FRAMING, Reader, complete_revision, cut, first_of, last_of
+from service.view.reader import FRAMING, Reader, cut
 from service.view.selection import SnapshotSelection
 from tests.support.callbacks import NOON, body, life
 from tests.support.rpc import world
@@ -15,7 +16,7 @@ from tests.support.rpc import world
 def rows(*sizes: int) -> list[tuple[int, bytes]]:
     """Revisions 1, 2, … of that many records of 100 bytes each."""
     return [
-        (first_of(revision) + ordinal, b"x" * 100)
+        (position_of(revision) + ordinal, b"x" * 100)
         for revision, size in enumerate(sizes, 1)
         for ordinal in range(size)
     ]
