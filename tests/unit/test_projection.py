@@ -329,7 +329,7 @@ def test_closing_logs_that_the_last_commit_failed(tmp_path: Path) -> None:
         Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
         writer.close()
     assert [(line["event"], line["error"]) for line in logs] == [
-        ("view_commit_failed", "ConstraintError")
+        ("view_commit_failed", "ContentRefused")
     ]
     assert read(tmp_path, "SELECT applied_revision FROM progress") == []
 
