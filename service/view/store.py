@@ -66,7 +66,7 @@ def locate(data_dir: Path) -> Path:
 
 
 def lock_path(path: Path) -> Path:
-    """Return the path of the file that the view's writer locks; its time shows that the writer works."""
+    """Return the path of the writer's lock file; its time shows that the writer works."""
     return Path(f"{path}.lock")
 
 
