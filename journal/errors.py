@@ -6,7 +6,7 @@ class JournalError(Exception):
 
 
 class Unavailable(JournalError):
-    """The journal cannot take or give entries just now; the same call may succeed later."""
+    """The journal cannot take or give entries now. The same call may succeed later."""
 
 
 class AppendTimedOut(Unavailable):

@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, thread_time
 
@@ -249,6 +250,13 @@ def test_wait_is_ended_by_an_append(journal: Journal) -> None:
     append(journal)
     waiter.join(PATIENCE / 2)
     assert outcome == [True]
+
+
+def test_several_threads_may_wait_at_once(journal: Journal) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(journal.wait, 0, timeout=PATIENCE) for _ in range(3)]
+        append(journal)
+        assert [each.result(PATIENCE / 2) for each in waiting] == [True] * 3
 
 
 def test_wait_is_ended_by_close(journal: Journal) -> None:

@@ -1,4 +1,4 @@
-"""The journal's files: who may read them, what is refused, and how large they grow."""
+"""The journal's files: their access rights, their formats, and their growth."""
 
 import sqlite3
 import stat
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from journal import sqlite_writer
 from journal.entry import Appended
 from journal.errors import InUse, NotKept, Unavailable, Unreadable
 from journal.sqlite import SqliteReader, SqliteWriter
+from journal.sqlite_writer import Writer
 from tests.support.journals import PATIENCE, append, new_entry, read_all
 
 
@@ -80,7 +80,7 @@ def test_after_a_clean_close_the_database_file_alone_is_whole(path: Path, tmp_pa
 
 
 def test_equal_ids_in_one_commit_become_one_entry(tmp_path: Path) -> None:
-    writer = sqlite_writer.Writer(tmp_path / "journal.db")
+    writer = Writer(tmp_path / "journal.db")
     outcomes = writer.commit([new_entry(name) for name in "abacab"])
     writer.close()
     assert [outcome.revision for outcome in outcomes] == [1, 2, 1, 3, 1, 2]
@@ -88,9 +88,9 @@ def test_equal_ids_in_one_commit_become_one_entry(tmp_path: Path) -> None:
 
 
 def test_a_commit_that_broke_half_way_leaves_no_trace(tmp_path: Path) -> None:
-    writer = sqlite_writer.Writer(tmp_path / "journal.db")
+    writer = Writer(tmp_path / "journal.db")
     with pytest.raises(Unavailable):
-        writer.commit([new_entry("a"), new_entry("b", sdk_app_id=2**70)])
+        writer.commit([new_entry("a"), new_entry("b", id=b"too short")])
     outcomes = writer.commit([new_entry("b"), new_entry("a")])
     writer.close()
     assert [(outcome.revision, outcome.duplicate) for outcome in outcomes] == [
@@ -238,10 +238,9 @@ def test_a_damaged_entry_is_named_and_those_before_it_can_be_read(path: Path) ->
 
 
 def test_the_wal_does_not_grow_without_bound_while_readers_are_busy(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ) -> None:
-    monkeypatch.setattr(sqlite_writer, "CHECKPOINT_PAGES", 100)
-    journal = SqliteWriter(path)
+    journal = SqliteWriter(path, checkpoint_pages=100)
     finished = threading.Event()
 
     def read() -> None:
@@ -271,11 +270,10 @@ def wal_pages(path: Path) -> int:
 
 
 def test_the_wal_is_started_anew_each_time_it_has_grown_and_no_sooner(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ) -> None:
-    monkeypatch.setattr(sqlite_writer, "CHECKPOINT_PAGES", 100)
     path.parent.mkdir()
-    writer = sqlite_writer.Writer(path)
+    writer = Writer(path, checkpoint_pages=100)
     sizes = []
     for name in range(150):
         writer.commit([new_entry(name, body=b"x" * 8000)])

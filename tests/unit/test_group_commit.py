@@ -1,15 +1,16 @@
-"""Batches: how large, in which order, and what becomes of a commit that breaks."""
+"""Batches: their size, their order, and a commit that fails."""
 
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
-from journal import group_commit
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, Closed, Overloaded, Unavailable
-from journal.group_commit import MAX_BATCH, MAX_BATCH_BYTES, GroupCommit
+from journal.group_commit import LIMITS, GroupCommit, Limits
+from journal.port import Waiter
 from tests.support.journals import PATIENCE, new_entry
 from tests.support.waiting import eventually
 
@@ -34,14 +35,38 @@ class Log:
         self.tidied += 1
 
 
+class Sleepers:
+    """Counts the appenders that have begun to wait."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def event(self) -> Waiter:
+        sleepers = self
+
+        class Event(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                with sleepers._lock:
+                    sleepers.count += 1
+                return super().wait(timeout)
+
+        return Event()
+
+
 def append_while_held(log: Log, entries: Sequence[NewEntry]) -> list[Appended]:
     """Append `entries` from a thread each while the first one's commit is held up."""
     commits = GroupCommit(log.commit, afterwards=log.tidy)
+    asleep = Sleepers()
+
+    def append(entry: NewEntry) -> Appended:
+        return commits.append(entry, timeout=PATIENCE, event=asleep.event)
+
     with ThreadPoolExecutor(len(entries)) as pool:
-        futures = [pool.submit(commits.append, entries[0], timeout=PATIENCE)]
+        futures = [pool.submit(append, entries[0])]
         assert log.entered.wait(PATIENCE)
-        futures += [pool.submit(commits.append, e, timeout=PATIENCE) for e in entries[1:]]
-        eventually(lambda: len(commits._waiting) == len(entries) - 1)
+        futures += [pool.submit(append, entry) for entry in entries[1:]]
+        eventually(lambda: asleep.count == len(entries))
         log.may.set()
         outcomes = [future.result() for future in futures]
     assert commits.close(timeout=PATIENCE)
@@ -75,34 +100,40 @@ def test_those_who_wait_share_one_commit_and_get_each_their_own_outcome() -> Non
 
 def test_a_batch_has_a_limit_of_entries() -> None:
     log = Log()
-    append_while_held(log, [new_entry(n) for n in range(MAX_BATCH + 11)])
-    assert [len(batch) for batch in log.batches] == [1, MAX_BATCH, 10]
+    append_while_held(log, [new_entry(n) for n in range(LIMITS.batch + 11)])
+    assert [len(batch) for batch in log.batches] == [1, LIMITS.batch, 10]
 
 
 def test_a_batch_has_a_limit_of_bytes_but_takes_at_least_one_entry() -> None:
     log = Log()
-    sizes = [1] + [MAX_BATCH_BYTES // 4] * 9
+    sizes = [1] + [LIMITS.batch_bytes // 4] * 9
     append_while_held(log, [new_entry(n, body=bytes(size)) for n, size in enumerate(sizes)])
     assert [len(batch) for batch in log.batches] == [1, 4, 4, 1]
     huge = Log()
-    append_while_held(huge, [new_entry(n, body=bytes(MAX_BATCH_BYTES + 1)) for n in range(3)])
+    append_while_held(huge, [new_entry(n, body=bytes(LIMITS.batch_bytes + 1)) for n in range(3)])
     assert [len(batch) for batch in huge.batches] == [1, 1, 1]
 
 
 Held = tuple[Log, GroupCommit, Future[Appended]]
 
 
-@pytest.fixture
-def held() -> Iterator[Held]:
-    """A commit that is held up, with one entry in it."""
+@contextmanager
+def holding(limits: Limits) -> Iterator[Held]:
+    """Hold up a commit, with one entry in it."""
     log = Log()
-    commits = GroupCommit(log.commit, afterwards=log.tidy)
+    commits = GroupCommit(log.commit, afterwards=log.tidy, limits=limits)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(commits.append, new_entry("first"), timeout=PATIENCE)
         assert log.entered.wait(PATIENCE)
         yield log, commits, first
         log.may.set()
     assert commits.close(timeout=PATIENCE)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    with holding(Limits(waiting=3)) as held:
+        yield held
 
 
 def give_up(commits: GroupCommit, name: object) -> None:
@@ -129,9 +160,8 @@ def test_when_all_that_waited_is_withdrawn_nothing_is_committed(held: Held) -> N
 
 
 def test_those_in_a_commit_and_those_that_wait_for_the_next_are_bounded_together(
-    held: Held, monkeypatch: pytest.MonkeyPatch
+    held: Held,
 ) -> None:
-    monkeypatch.setattr(group_commit, "MAX_WAITING", 3)
     log, commits, _ = held
     with ThreadPoolExecutor(2) as pool:
         patient = [pool.submit(commits.append, new_entry(n), timeout=PATIENCE) for n in range(2)]
@@ -144,23 +174,19 @@ def test_those_in_a_commit_and_those_that_wait_for_the_next_are_bounded_together
 
 
 def test_what_was_withdrawn_does_not_count_as_waiting(
-    held: Held, monkeypatch: pytest.MonkeyPatch
+    held: Held,
 ) -> None:
-    monkeypatch.setattr(group_commit, "MAX_WAITING", 3)
     _, commits, _ = held
     for number in range(10):
         give_up(commits, number)
 
 
-def test_a_commit_that_takes_long_is_trouble_while_it_lasts(
-    held: Held, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_commit, "SLOW", 0.0)
-    log, commits, first = held
-    eventually(lambda: commits.trouble() == "the disk does not answer")
-    log.may.set()
-    first.result(PATIENCE)
-    eventually(lambda: commits.trouble() == "")
+def test_a_commit_that_takes_long_is_trouble_while_it_lasts() -> None:
+    with holding(Limits(slow=0.0)) as (log, commits, first):
+        eventually(lambda: commits.trouble() == "the disk does not answer")
+        log.may.set()
+        first.result(PATIENCE)
+        eventually(lambda: commits.trouble() == "")
 
 
 def test_a_failed_commit_is_trouble_until_one_succeeds() -> None:
@@ -182,10 +208,7 @@ def test_a_failed_commit_is_trouble_until_one_succeeds() -> None:
     assert commits.trouble() == "the journal is closed"
 
 
-def test_without_appends_a_regular_check_finds_trouble_and_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(group_commit, "CHECK", 0.01)
+def test_without_appends_a_regular_check_finds_trouble_and_its_end() -> None:
     broken = threading.Event()
 
     def check() -> None:
@@ -193,7 +216,9 @@ def test_without_appends_a_regular_check_finds_trouble_and_its_end(
             raise Unavailable("/secret/disk is gone")
 
     log = Log()
-    commits = GroupCommit(log.commit, afterwards=log.tidy, check=check)
+    commits = GroupCommit(
+        log.commit, afterwards=log.tidy, check=check, limits=Limits(check_after=0.01)
+    )
     broken.set()
     eventually(lambda: commits.trouble() == "the journal cannot be used: Unavailable")
     broken.clear()
