@@ -1,4 +1,4 @@
-"""Desk's callbacks: reads a body as one, and gives it its identity. For gateway and fold alike.
+"""The decoder of Desk's callbacks, and their identity: for gateway and fold alike.
 
 The vendor's page and what it leaves open: docs/callbacks.md. Pure: no I/O, no clock.
 """
@@ -56,7 +56,7 @@ class Malformed(ValueError):
 
 
 class TooEarly(Malformed):
-    """The callback was received long before its own `EventTime`.
+    """The callback was received more than `MAX_AHEAD` before its `EventTime`.
 
     Attributes:
         callback: its content. A copy that was received later may have been taken.

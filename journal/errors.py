@@ -33,7 +33,7 @@ class NotKept(JournalError):
     """The entries asked for have been removed.
 
     Attributes:
-        oldest: the oldest revision that can still be read.
+        oldest: the revision from which on reading is possible; there may be no entry with it.
     """
 
     def __init__(self, oldest: int) -> None:

@@ -1,4 +1,4 @@
-"""Group commit: many append at once, one thread commits, each commit serves all that wait.
+"""Group commit: many threads append, one commits, each commit serves all that wait.
 
 Knows nothing of storage. The committing thread is its own, so that no appender waits in a system
 call of the disk, and a timeout holds although the disk hangs.
@@ -42,20 +42,18 @@ class Limits:
 LIMITS = Limits()
 
 
+@dataclass(slots=True, eq=False)
 class _Append:
-    """An entry that waits for its commit. If withdrawn before one, it is left out."""
+    """An entry that waits for its commit. A withdrawn one is left out, if no commit has it yet."""
 
-    __slots__ = ("entry", "event", "outcome", "withdrawn")
-
-    def __init__(self, entry: NewEntry, event: Waiter) -> None:
-        self.entry = entry
-        self.event = event
-        self.outcome: Appended | JournalError | None = None
-        self.withdrawn = False
+    entry: NewEntry
+    event: Waiter
+    outcome: Appended | JournalError | None = None
+    withdrawn: bool = False
 
 
 class GroupCommit:
-    """Commits entries in batches, in a thread of its own, in the order of appending.
+    """A thread that commits entries in batches, in the order of appending.
 
     `commit` makes a batch durable, all or nothing, and returns one outcome per entry, in order; it
     raises `Unavailable` if it could not. The thread runs `afterwards` after each batch, when the
@@ -176,7 +174,7 @@ class GroupCommit:
             self._failure = "the last commit failed"
             if isinstance(error, Unavailable):
                 return [error] * len(entries)
-            log.exception("journal_commit_broke")
+            log.exception("journal_commit_failed")
             return [Unavailable(f"the commit failed: {type(error).__name__}")] * len(entries)
         self._failure = ""
         return outcomes

@@ -98,7 +98,8 @@ class JournalReader(Protocol):
         that is missing in between was left out or its entry removed: that is no error.
 
         Raises:
-            NotKept: `after` is less than `oldest() - 1`.
+            NotKept: entries after `after` may have been removed. The error says from where on
+                reading is possible: from 1, unless the beginning was removed.
             Unavailable: the storage failed.
             Unreadable: the storage is damaged; the message names the revision.
         """
@@ -114,13 +115,6 @@ class JournalReader(Protocol):
 
     def head(self) -> int:
         """Return the revision of the newest durable entry; 0 when there was none yet."""
-        ...
-
-    def oldest(self) -> int:
-        """Return the lowest revision from which reading is possible.
-
-        It is 1 unless the beginning was removed. There may be no entry with this number.
-        """
         ...
 
     def close(self) -> None:

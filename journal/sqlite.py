@@ -76,10 +76,6 @@ class SqliteReader:
         with self._reading() as connection:
             return int(connection.execute(HEAD).get)
 
-    def oldest(self) -> int:
-        with self._reading() as connection:
-            return int(connection.execute(OLDEST).get)
-
     def close(self) -> None:
         with self._lock:
             self._closed.set()
@@ -167,21 +163,17 @@ def _entries(connection: apsw.Connection, after: int, limit: int) -> list[Entry]
         apsw.CorruptError: the first is damaged.
     """
     entries: list[Entry] = []
+    room = READ_BYTES
+    rows = connection.cursor()
     try:
-        for entry in _rows(connection, after, limit):
-            entries.append(entry)  # noqa: PERF402 -- those before a damaged one are kept
+        rows.execute(READ, (after, limit))
+        while room > 0 and (row := next(rows, None)):
+            entry = Entry(**dict(zip(COLUMNS, row, strict=True)))
+            entries.append(entry)
+            room -= len(entry.body)
     except (apsw.CorruptError, UnicodeDecodeError) as error:
         if not entries:
             raise apsw.CorruptError(f"the entry after revision {after}: {error}") from error
-    return entries
-
-
-def _rows(connection: apsw.Connection, after: int, limit: int) -> Iterator[Entry]:
-    room = READ_BYTES
-    rows = connection.execute(READ, (after, limit))
-    try:
-        while room > 0 and (row := next(rows, None)):
-            yield (entry := Entry(**dict(zip(COLUMNS, row, strict=True))))
-            room -= len(entry.body)
     finally:
-        rows.close()  # an open statement would keep the WAL from being used again
+        rows.close(True)  # an open statement would keep the WAL from being used again
+    return entries

@@ -1,4 +1,4 @@
-"""The stored format: identifies a SQLite file as a journal, and migrates one of an older version.
+"""The stored format: marks of a journal in a SQLite file, and migration of older versions.
 
 Knows nothing of paths, locks and access rights.
 """
@@ -24,7 +24,7 @@ MIGRATIONS: Mapping[int, str] = {
         ALTER TABLE entries ADD COLUMN kind INTEGER NOT NULL DEFAULT 1;
     """,
 }
-"""Statements that make the next version of a version, for each version before ours."""
+"""Statements that migrate a version to the next one, by version."""
 
 log = structlog.get_logger()
 

@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 
 class Writer:
-    """Commits batches; holds the writer's lock."""
+    """The holder of the writer's lock, which commits batches."""
 
     def __init__(self, path: Path, *, checkpoint_pages: int = CHECKPOINT_PAGES) -> None:
         """Take the lock; create the file if there is none, migrate it if it is of an older version.

@@ -1,4 +1,4 @@
-"""Sleeps until another process may have committed to a SQLite database in WAL mode.
+"""A watch for commits of other processes to a SQLite database in WAL mode.
 
 A commit writes the WAL, syncs it, and only then is visible to readers. The kernel reports the write
 (inotify), so a reader sleeps in quiet times, and looks often for a while after a write. Knows
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 
 class WalWatch:
-    """Watches the WAL of the database at a path. For one thread at a time."""
+    """A watch on the WAL of the database at a path. For one thread at a time."""
 
     def __init__(self, path: Path, *, quiet: float = QUIET, slow_sync: float = SLOW_SYNC) -> None:
         self._wal = f"{path}-wal"

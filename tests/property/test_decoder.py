@@ -118,7 +118,7 @@ NAMES = [each.encode_name for each in msgspec.structs.fields(Callback)]
 
 @st.composite
 def callbacks(draw: st.DrawFn) -> dict[str, Any]:
-    """Documents like callbacks, in which anything may be wrong, but mostly little is."""
+    """Draw documents like callbacks, in which any field may be wrong, but mostly few are."""
     document = {"SessionId": "s", "Event": "e", "EventTime": NOON}
     for name in draw(st.lists(st.sampled_from([*NAMES, "Other"]), max_size=4)):
         usual = FIELDS.get(
@@ -140,7 +140,7 @@ def test_a_field_that_we_do_not_know_changes_nothing(document: Any) -> None:
 
 
 def verdict(body: bytes) -> dict[str, Any] | str:
-    """The fields of the callback, or the message of the error."""
+    """Return the fields of the callback, or the message of the error."""
     try:
         return msgspec.structs.asdict(decode(body, LATE))
     except Malformed as error:

@@ -11,7 +11,7 @@ NAME, REAL = "faulty", "unix"
 
 
 class FaultyDisk(apsw.VFS):
-    """Asks `fault` before each "read", "write" and "sync"; what it raises is what happens.
+    """A VFS that calls `fault` before each "read", "write" and "sync", and raises its errors.
 
     Attributes:
         synced: successful syncs so far.
@@ -34,7 +34,7 @@ class FaultyDisk(apsw.VFS):
 
     @contextmanager
     def hanging(self) -> Iterator[threading.Event]:
-        """Make syncs hang until the end of the block; yields an event: one hangs."""
+        """Make syncs hang until the end of the block; give an event that the first one sets."""
         hangs, released = threading.Event(), threading.Event()
 
         def fault(operation: str) -> None:

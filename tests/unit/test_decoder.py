@@ -312,7 +312,7 @@ def test_identity_never_changes() -> None:
 
 
 def processor_time(hostile: bytes) -> float:
-    """Seconds of the processor that gateway and fold take for a body: the least of five."""
+    """Measure gateway and fold with a body: seconds of the processor, the least of five."""
     seconds = []
     for _ in range(5):
         begin = thread_time()

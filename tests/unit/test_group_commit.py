@@ -16,13 +16,13 @@ from tests.support.waiting import eventually
 
 
 class Log:
-    """Takes batches once it may, and remembers them."""
+    """A storage that commits once it may, and remembers the batches."""
 
     def __init__(self) -> None:
         self.may = threading.Event()
         self.entered = threading.Event()
         self.batches: list[list[NewEntry]] = []
-        self.tidied = 0
+        self.checkpoints = 0
 
     def commit(self, entries: Sequence[NewEntry]) -> list[Appended]:
         self.entered.set()
@@ -31,8 +31,8 @@ class Log:
         self.batches.append(list(entries))
         return [Appended(first + n, False) for n in range(len(entries))]
 
-    def tidy(self) -> None:
-        self.tidied += 1
+    def checkpoint(self) -> None:
+        self.checkpoints += 1
 
 
 class Sleepers:
@@ -54,9 +54,9 @@ class Sleepers:
         return Event()
 
 
-def append_while_held(log: Log, entries: Sequence[NewEntry]) -> list[Appended]:
-    """Append `entries` from a thread each while the first one's commit is held up."""
-    commits = GroupCommit(log.commit, afterwards=log.tidy)
+def append_while_hanging(log: Log, entries: Sequence[NewEntry]) -> list[Appended]:
+    """Append `entries` from a thread each while the commit of the first one hangs."""
+    commits = GroupCommit(log.commit, afterwards=log.checkpoint)
     asleep = Sleepers()
 
     def append(entry: NewEntry) -> Appended:
@@ -73,10 +73,10 @@ def append_while_held(log: Log, entries: Sequence[NewEntry]) -> list[Appended]:
     return outcomes
 
 
-def test_nobody_who_appends_is_left_asleep() -> None:
+def test_every_append_is_committed_and_returns() -> None:
     log = Log()
     log.may.set()
-    commits = GroupCommit(log.commit, afterwards=log.tidy)
+    commits = GroupCommit(log.commit, afterwards=log.checkpoint)
 
     def append_one_by_one(first: int) -> None:
         for number in range(first, first + 3_000):
@@ -88,40 +88,40 @@ def test_nobody_who_appends_is_left_asleep() -> None:
     assert sum(map(len, log.batches)) == 6_000
 
 
-def test_those_who_wait_share_one_commit_and_get_each_their_own_outcome() -> None:
+def test_waiting_appends_share_one_commit_and_each_gets_its_own_outcome() -> None:
     log = Log()
     entries = [new_entry(n) for n in range(20)]
-    outcomes = append_while_held(log, entries)
+    outcomes = append_while_hanging(log, entries)
     assert [len(batch) for batch in log.batches] == [1, 19]
-    assert log.tidied == 2
+    assert log.checkpoints == 2
     stored = [entry for batch in log.batches for entry in batch]
     assert [stored[outcome.revision - 1] for outcome in outcomes] == entries
 
 
 def test_a_batch_has_a_limit_of_entries() -> None:
     log = Log()
-    append_while_held(log, [new_entry(n) for n in range(LIMITS.batch + 11)])
+    append_while_hanging(log, [new_entry(n) for n in range(LIMITS.batch + 11)])
     assert [len(batch) for batch in log.batches] == [1, LIMITS.batch, 10]
 
 
 def test_a_batch_has_a_limit_of_bytes_but_takes_at_least_one_entry() -> None:
     log = Log()
     sizes = [1] + [LIMITS.batch_bytes // 4] * 9
-    append_while_held(log, [new_entry(n, body=bytes(size)) for n, size in enumerate(sizes)])
+    append_while_hanging(log, [new_entry(n, body=bytes(size)) for n, size in enumerate(sizes)])
     assert [len(batch) for batch in log.batches] == [1, 4, 4, 1]
     huge = Log()
-    append_while_held(huge, [new_entry(n, body=bytes(LIMITS.batch_bytes + 1)) for n in range(3)])
+    append_while_hanging(huge, [new_entry(n, body=bytes(LIMITS.batch_bytes + 1)) for n in range(3)])
     assert [len(batch) for batch in huge.batches] == [1, 1, 1]
 
 
-Held = tuple[Log, GroupCommit, Future[Appended]]
+Hanging = tuple[Log, GroupCommit, Future[Appended]]
 
 
 @contextmanager
-def holding(limits: Limits) -> Iterator[Held]:
-    """Hold up a commit, with one entry in it."""
+def hanging_commit(limits: Limits) -> Iterator[Hanging]:
+    """Make a commit hang, with one entry in it, until `log.may` is set."""
     log = Log()
-    commits = GroupCommit(log.commit, afterwards=log.tidy, limits=limits)
+    commits = GroupCommit(log.commit, afterwards=log.checkpoint, limits=limits)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(commits.append, new_entry("first"), timeout=PATIENCE)
         assert log.entered.wait(PATIENCE)
@@ -131,9 +131,9 @@ def holding(limits: Limits) -> Iterator[Held]:
 
 
 @pytest.fixture
-def held() -> Iterator[Held]:
-    with holding(Limits(waiting=3)) as held:
-        yield held
+def hanging() -> Iterator[Hanging]:
+    with hanging_commit(Limits(waiting=3)) as hanging:
+        yield hanging
 
 
 def give_up(commits: GroupCommit, name: object) -> None:
@@ -141,8 +141,8 @@ def give_up(commits: GroupCommit, name: object) -> None:
         commits.append(new_entry(name), timeout=0)
 
 
-def test_an_entry_that_no_commit_has_taken_in_time_is_withdrawn(held: Held) -> None:
-    log, commits, first = held
+def test_an_entry_that_no_commit_has_taken_in_time_is_withdrawn(hanging: Hanging) -> None:
+    log, commits, first = hanging
     give_up(commits, "second")
     log.may.set()
     assert first.result(PATIENCE).revision == 1
@@ -150,8 +150,8 @@ def test_an_entry_that_no_commit_has_taken_in_time_is_withdrawn(held: Held) -> N
     assert log.batches == [[new_entry("first")], [new_entry("third")]]
 
 
-def test_when_all_that_waited_is_withdrawn_nothing_is_committed(held: Held) -> None:
-    log, commits, first = held
+def test_nothing_is_committed_if_every_waiting_append_was_withdrawn(hanging: Hanging) -> None:
+    log, commits, first = hanging
     give_up(commits, "second")
     log.may.set()
     assert first.result(PATIENCE).revision == 1
@@ -159,10 +159,10 @@ def test_when_all_that_waited_is_withdrawn_nothing_is_committed(held: Held) -> N
     assert log.batches == [[new_entry("first")]]
 
 
-def test_those_in_a_commit_and_those_that_wait_for_the_next_are_bounded_together(
-    held: Held,
+def test_appends_in_a_commit_and_waiting_appends_are_bounded_together(
+    hanging: Hanging,
 ) -> None:
-    log, commits, _ = held
+    log, commits, _ = hanging
     with ThreadPoolExecutor(2) as pool:
         patient = [pool.submit(commits.append, new_entry(n), timeout=PATIENCE) for n in range(2)]
         eventually(lambda: "overloaded" in commits.trouble())
@@ -173,16 +173,16 @@ def test_those_in_a_commit_and_those_that_wait_for_the_next_are_bounded_together
     assert commits.trouble() == ""
 
 
-def test_what_was_withdrawn_does_not_count_as_waiting(
-    held: Held,
+def test_a_withdrawn_append_does_not_count_as_waiting(
+    hanging: Hanging,
 ) -> None:
-    _, commits, _ = held
+    _, commits, _ = hanging
     for number in range(10):
         give_up(commits, number)
 
 
 def test_a_commit_that_takes_long_is_trouble_while_it_lasts() -> None:
-    with holding(Limits(slow=0.0)) as (log, commits, first):
+    with hanging_commit(Limits(slow=0.0)) as (log, commits, first):
         eventually(lambda: commits.trouble() == "the disk does not answer")
         log.may.set()
         first.result(PATIENCE)
@@ -217,7 +217,7 @@ def test_without_appends_a_regular_check_finds_trouble_and_its_end() -> None:
 
     log = Log()
     commits = GroupCommit(
-        log.commit, afterwards=log.tidy, check=check, limits=Limits(check_after=0.01)
+        log.commit, afterwards=log.checkpoint, check=check, limits=Limits(check_after=0.01)
     )
     broken.set()
     eventually(lambda: commits.trouble() == "the journal cannot be used: Unavailable")
@@ -249,7 +249,7 @@ def test_each_caller_of_a_failed_commit_gets_an_exception_of_its_own_with_the_ca
     assert commits.close(timeout=PATIENCE)
 
 
-def test_a_commit_that_breaks_in_an_unforeseen_way_is_unavailable_and_not_the_end() -> None:
+def test_after_an_unforeseen_error_in_a_commit_later_ones_succeed() -> None:
     broken = [True]
 
     def commit(entries: Sequence[NewEntry]) -> list[Appended]:
