@@ -1,4 +1,4 @@
-"""A process that appends to a journal, or follows one, and reports its work: for tests that kill it.
+"""A process that appends to a journal or follows one, and reports its work: for killing it.
 
 Run as `python -m tests.support.journal_process <command> <path> …`; see the functions.
 """
