@@ -18,9 +18,6 @@ COMMAND: Final = "Desk.SessionEventNotify"
 SAMPLE_SDK_APP_ID = 1600012345
 """The SDKAppID of the vendor's sample."""
 
-IDENTITY_BYTES = 16
-"""Bytes of a callback's identity."""
-
 MAX_DEPTH = 64
 """Nesting of a body's lists and objects. JSON parsers allow different depths, all of them more than
 this, so that every process decides alike."""
@@ -139,7 +136,7 @@ def identify(sdk_app_id: int, body: bytes) -> bytes:
         content = msgspec.json.encode(_parse(body), order="sorted")
     except Malformed:
         content = body
-    return blake2b(b"%d\n%b" % (sdk_app_id, content), digest_size=IDENTITY_BYTES).digest()
+    return blake2b(b"%d\n%b" % (sdk_app_id, content), digest_size=16).digest()
 
 
 def decode(body: bytes, received_at: int) -> Callback:

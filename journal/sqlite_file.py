@@ -80,7 +80,7 @@ def map_errors(path: Path) -> Iterator[None]:
     """Raise the journal's errors for those of the storage below it."""
     try:
         yield
-    except BlockingIOError as error:
+    except BlockingIOError as error:  # of the writer's lock
         raise InUse(
             f"another process is writing {path}: stop it first, or use another directory"
         ) from error
