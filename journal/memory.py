@@ -15,12 +15,16 @@ class MemoryJournal:
     """`journal.port.Journal` for as long as the process lives."""
 
     def __init__(self) -> None:
-        self.id = uuid4().hex
+        self._id = uuid4().hex
         self._entries: list[Entry] = []
         self._oldest = 1
         self._revisions: dict[bytes, int] = {}
         self._changed = threading.Condition()
         self._closed = False
+
+    @property
+    def id(self) -> str:
+        return self._id
 
     def append(
         self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event

@@ -160,7 +160,7 @@ def test_a_journal_put_back_to_an_earlier_state_has_its_view_built_anew(
     tmp_path: Path, grown_to: int
 ) -> None:
     original, restored = MemoryJournal(), MemoryJournal()
-    restored.id = original.id  # as a copy of the file has it
+    restored._id = original.id  # as a copy of the file has it
     shared = [body("SessionBegin", NOON, session_id=f"s{n}") for n in range(2)]
     append(original, [*shared, *life(*LIFE, session_id="lost")[:2]])
     append(restored, shared)
