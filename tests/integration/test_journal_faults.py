@@ -68,6 +68,21 @@ def test_a_failing_disk_is_unavailable_and_works_again_when_it_does(
     ]
 
 
+def test_the_file_is_opened_anew_after_a_failed_commit_and_only_then(
+    disk: FaultyDisk, journal: SqliteWriter
+) -> None:
+    append(journal, "before")
+    opened = disk.opened.count("journal.db")
+    append(journal, "more")
+    assert disk.opened.count("journal.db") == opened
+    disk.fail("sync", apsw.IOError("the disk lost it"))
+    with pytest.raises(Unavailable):
+        append(journal, "lost")
+    disk.heal()
+    append(journal, "after")
+    assert disk.opened.count("journal.db") > opened
+
+
 def test_a_disk_that_is_full_is_trouble_until_it_can_be_written_again(
     disk: FaultyDisk, path: Path
 ) -> None:

@@ -4,10 +4,13 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
+import apsw
 import pytest
+from structlog.testing import capture_logs
 
 from journal.entry import Appended
 from journal.errors import InUse, NotKept, Unavailable, Unreadable
@@ -282,3 +285,23 @@ def test_the_wal_is_started_anew_each_time_it_has_grown_and_no_sooner(
     started_anew = [after < before for before, after in pairwise(sizes)]
     assert started_anew == [before >= 100 for before in sizes[:-1]]
     assert sum(started_anew) >= 3
+
+
+def test_a_reader_that_holds_on_delays_the_new_start_of_the_wal(path: Path) -> None:
+    path.parent.mkdir()
+    writer = Writer(path, checkpoint_pages=10)
+
+    def commit(name: object) -> int:
+        writer.commit([new_entry(name, body=b"x" * 50_000)])
+        writer.checkpoint()
+        return wal_pages(path)
+
+    commit("before")
+    # By the library that the writer uses: locks of another copy in this process would not count.
+    with closing(apsw.Connection(str(path), apsw.SQLITE_OPEN_READONLY)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM entries").get == 1
+        with capture_logs() as logs:
+            assert commit("first") < commit("second")
+    writer.close()
+    assert {each["event"] for each in logs} == {"journal_checkpoint_delayed"}

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import apsw
@@ -15,12 +16,14 @@ class FaultyDisk(apsw.VFS):
 
     Attributes:
         synced: successful syncs so far.
+        opened: names of the files opened so far, without their folders.
     """
 
     def __init__(self) -> None:
         super().__init__(NAME, REAL)
         self.fault: Callable[[str], None] = lambda _operation: None
         self.synced = 0
+        self.opened: list[str] = []
 
     def heal(self) -> None:
         self.fault = lambda _operation: None
@@ -50,6 +53,8 @@ class FaultyDisk(apsw.VFS):
             released.set()
 
     def xOpen(self, name: Any, flags: list[int]) -> "_File":  # noqa: N802
+        path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
+        self.opened.append(Path(path).name)
         return _File(self, name, flags)
 
 
