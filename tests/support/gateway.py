@@ -18,8 +18,8 @@ from gateway.limits import BUDGET, Limits
 from gateway.options import Options
 from gateway.waitress_server import GreenletEvent, Server
 from journal.entry import Appended, Entry, NewEntry
-from journal.errors import Overloaded
 from journal.group_commit import GroupCommit
+from journal.group_commit import Limits as CommitLimits
 from journal.memory import MemoryJournal
 from journal.port import Journal, Waiter
 from tests.support.callbacks import APP, NOON
@@ -210,9 +210,9 @@ class StallingJournal(MemoryJournal):
         self.released = threading.Event()
         self.stalled = 0
         self.appended = 0
-        self._max_waiting = max_waiting
         self._count = threading.Lock()
-        self._group = GroupCommit(self._commit, afterwards=lambda: None)
+        limits = CommitLimits(waiting=max_waiting)
+        self._group = GroupCommit(self._commit, afterwards=lambda: None, limits=limits)
 
     def append(
         self,
@@ -221,8 +221,6 @@ class StallingJournal(MemoryJournal):
         timeout: float,
         event: Callable[[], Waiter] = threading.Event,
     ) -> Appended:
-        if self.stalled >= self._max_waiting:
-            raise Overloaded("too many appends are waiting")
         self._add(1)
         try:
             return self._group.append(entry, timeout=timeout, event=event)
@@ -230,7 +228,7 @@ class StallingJournal(MemoryJournal):
             self._add(-1)
 
     def trouble(self) -> str:
-        return "overloaded" if self.stalled >= self._max_waiting else self._group.trouble()
+        return self._group.trouble()
 
     def close(self) -> None:
         self.released.set()
