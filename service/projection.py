@@ -12,11 +12,11 @@ import msgspec
 import structlog
 from desk.v1 import event_pb2
 
+from callback.catalogue import State
 from callback.decoder import Malformed, TooEarly, decode
 from journal.entry import Entry
 from service import records
 from service.history import LIMITS, History, Limits, Placed, Truncated, Usage, placed_by
-from service.machine import State
 from service.session import Outcome, Reason, without_message
 from service.view.store import POSITION_BITS, fingerprint
 from service.view.writer import (

@@ -7,11 +7,11 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callback.catalogue import EventType, State
 from callback.decoder import MAX_EVENT_TIME, MIN_EVENT_TIME, Callback, decode
 from journal.entry import Entry
 from service import records
 from service.history import History, placed_by
-from service.machine import Event, State
 from service.message import fill
 from service.records import duration, timestamp
 from service.rpc import frames
@@ -62,17 +62,17 @@ def expected_event(entry: Entry, callback: Callback) -> event_pb2.Event:
     )
     if callback.event.endswith("SendMsg"):
         fill(made.message, callback.message_key, callback.message)
-    if callback.event == Event.AGENT_FORWARD:
+    if callback.event == EventType.AGENT_FORWARD:
         made.forward_from_agent_id = callback.forward_from_agent_id
-    if callback.event == Event.SATISFACTION_SELECTED:
+    if callback.event == EventType.SATISFACTION_SELECTED:
         made.satisfaction = callback.satisfaction or 0
-    if callback.event in (Event.SESSION_BEGIN, Event.TRANSFER_TO_HUMAN_SUCCESS):
+    if callback.event in (EventType.SESSION_BEGIN, EventType.TRANSFER_TO_HUMAN_SUCCESS):
         made.agent_contacted_user = callback.is_contact_user
     return made
 
 
 @given(
-    st.sampled_from([*Event, "Brand.New"]),
+    st.sampled_from([*EventType, "Brand.New"]),
     st.integers(1, 2**40),
     st.integers(MIN_EVENT_TIME, MAX_EVENT_TIME),
     st.fixed_dictionaries(

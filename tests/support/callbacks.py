@@ -5,15 +5,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from callback.catalogue import EventType
 from callback.decoder import identify
 from journal.entry import Entry
-from service.machine import Event
 
 APP = 1600012345
 SESSION = "2baf4d84-beb4-4607-a1ea-6ebcaef3e0e6"
 NOON = 1_725_540_000_000
 
-EVENTS = [event.value for event in Event]
+EVENTS = [event.value for event in EventType]
 
 
 def body(event: str, event_time: int, *, session_id: str = SESSION, **fields: Any) -> bytes:

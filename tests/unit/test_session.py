@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
+from callback.catalogue import EndReason, State
 from callback.decoder import MAX_EVENT_TIME, decode
 from service.history import TAIL, History, Limits, Placed, Truncated, placed_by
-from service.machine import EndReason, State
 from service.session import Reason, Session, Verdict, explain, without_message
 from tests.support.callbacks import NOON, body, life
 

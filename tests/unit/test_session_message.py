@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from service.machine import State
+from callback.catalogue import State
 from service.records import SessionMessage
 from service.session import Session
 
