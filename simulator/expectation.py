@@ -1,4 +1,4 @@
-"""What a session must be in the end, told from the script of its life.
+"""Computes the session that is expected at the end of a life.
 
 Written from the comments in proto/desk/v1/session.proto, independently of the service's fold.
 """
@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 class Happened(Protocol):
-    """What is asked of an event of a life."""
+    """The fields of an event that expectations depend on."""
 
     @property
     def event(self) -> str: ...
@@ -80,10 +80,10 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expectation:
-    """Say what the session must be after `life`, which is in time order.
+    """Return the session that is expected after a life.
 
     Args:
-        life: its events; those with a reason must be rejected.
+        life: its events in time order; those with a reason must be rejected.
         customer: `client_user_id`, `customer_service_id` and `channel_type`.
     """
     story = [event for event in life if not event.reason]
@@ -130,14 +130,14 @@ def _last(values: Iterable[Value], default: Value) -> Value:
 
 
 def _agents(story: Sequence[Happened]) -> list[str]:
-    """Return who had the session, in order, repeated or not; a goodbye takes nothing over."""
+    """List the agents who had the session, in order; a message while CLOSING does not count."""
     takes = ("TransferToHumanSuccess", "AgentForward", "Human.AgentSendMsg")
     taken = [each for each in story if each.event in takes and each.after != CLOSING]
     return [agent for each in taken for agent in (each.previous_agent, each.agent) if agent]
 
 
 def _last_agents(agents: Sequence[str]) -> tuple[str, ...]:
-    """Return the last of them, each once, in the order in which they last had the session."""
+    """List the last agents, each once, in the order in which they last had the session."""
     return tuple(reversed(list(dict.fromkeys(reversed(agents)))[:MOST_AGENTS]))
 
 
@@ -146,7 +146,7 @@ def _last_live(story: Sequence[Happened]) -> str:
 
 
 def _time_in(story: Sequence[Happened], *states: str) -> int | None:
-    """The sum of the finished stays in `states`, ms; None if there is none."""
+    """Sum up the finished stays in `states`, ms; None if there is none."""
     stays, since = [], None
     for each in story:
         if each.after in states:

@@ -89,8 +89,8 @@ def transitions() -> Iterator[str]:
             yield f"| `{event}` | {', '.join(sources)} | {to or 'same'} | {condition} |"
 
 
-TYPES = """`EventTime` orders the events of a session. Of the same millisecond, the lower *rank* comes
-first. The *fields* mean something in these events only; elsewhere Desk fills in defaults."""
+TYPES = """`EventTime` orders the events of a session; *rank* orders those of the same millisecond.
+The *fields* mean something in these events only; elsewhere Desk fills in defaults."""
 
 
 def types() -> Iterator[str]:
