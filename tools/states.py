@@ -97,6 +97,8 @@ def types() -> Iterator[str]:
     """Yield a Markdown table with a row for each event type."""
     yield from ("| event | meaning | rank | fields | effect |", "|---|---|---|---|---|")
     comments = meanings()
+    if missing := {event.name for event in EventType} - comments.keys():
+        raise SystemExit(f"{PROTO.name} has no number for {', '.join(sorted(missing))}")
     for event in EventType:
         row = event.row
         fields = ", ".join(f"`{field}`" for field in row.carries)

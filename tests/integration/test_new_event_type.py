@@ -1,0 +1,159 @@
+"""A new event type, taught as CONTRIBUTING says, to a copy of the tree: it works end to end."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT, SDK_APP_ID, environment, run, start
+
+NOON = 1_725_540_000_000
+
+ROWS = """
+    AGENT_AWAY = Row(
+        "AgentAway",
+        rank=45,
+        transitions=(Transition(HANDLED, _S.QUEUED),),
+        effect=Effect.RELEASE,
+        carries=(Field.AGENT,),
+    )
+    USER_TYPING = Row("UserTyping", rank=75, transitions=(Transition(LIVE),))
+"""
+
+NUMBERS = """
+  // The agent has left the session (AgentAway).
+  EVENT_TYPE_AGENT_AWAY = {};
+
+  // The user is writing (UserTyping).
+  EVENT_TYPE_USER_TYPING = {};
+"""
+
+SUBSCRIBE = """
+import sys, grpc
+from desk.v1.event_pb2 import EventType, Verdict
+from desk.v1.event_service_pb2 import SubscribeRequest
+from desk.v1.event_service_pb2_grpc import EventServiceStub
+from desk.v1.session_pb2 import SessionState
+
+target, count = sys.argv[1], int(sys.argv[2])
+with grpc.insecure_channel(target) as channel:
+    answers = EventServiceStub(channel).Subscribe(SubscribeRequest(after_revision=0), timeout=20)
+    for answer in answers:
+        for record in answer.records.records:
+            count -= 1
+            print(
+                EventType.Name(record.event.type),
+                Verdict.Name(record.verdict),
+                SessionState.Name(record.state_after),
+                record.event.agent_id,
+            )
+        if count <= 0:
+            break
+"""
+
+SENT = """
+import json
+from simulator.lives import make_lives
+
+for life in make_lives(20, seed=1, run="r", now=1_800_000_000_000):
+    for callback in life.callbacks:
+        print(json.loads(callback.body)["Event"])
+"""
+
+
+def insert(path: Path, before: str, lines: str) -> None:
+    text = path.read_text()
+    assert text.count(before) == 1, before
+    path.write_text(text.replace(before, lines.rstrip("\n") + before))
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a copy of the tree that knows two more event types."""
+    copy = tmp_path_factory.mktemp("tree")
+    rooms = "callback client command gateway journal proto service simulator storage tools docs"
+    for room in rooms.split():
+        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
+    insert(copy / "callback" / "catalogue.py", "\n\n\nRANKS", ROWS)
+    proto = copy / "proto" / "desk" / "v1" / "event.proto"
+    enum = re.search(r"enum EventType {.*?\n}", proto.read_text(), re.DOTALL)
+    assert enum
+    last = max(map(int, re.findall(r"= (\d+);", enum[0])))
+    comment = "\n}\n\n// Verdict is"
+    insert(proto, comment, "\n" + NUMBERS.format(last + 1, last + 2))
+    for tool in ("stubs", "states"):  # `make stubs diagram`
+        in_tree(copy, "-m", f"tools.{tool}")
+    return copy
+
+
+def settings(tree: Path) -> dict[str, str]:
+    return {"PYTHONPATH": f"{tree}:{tree / 'client'}"}
+
+
+def python(tree: Path, *arguments: str, **others: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment({**settings(tree), **others}),
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def in_tree(tree: Path, *arguments: str) -> list[str]:
+    """Run Python in the copy; return the lines that it prints."""
+    done = python(tree, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def callback(event: str, seconds: int) -> dict[str, object]:
+    time = NOON + 1000 * seconds
+    return {"SessionId": "s", "Event": event, "EventTime": time, "AgentId": "ann"}
+
+
+def test_a_new_event_type_is_a_row_and_a_number(tree: Path, tmp_path: Path) -> None:
+    events = ("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", "AgentAway")
+    with start("serve", data_dir=tmp_path / "data", **settings(tree)) as desk:
+        for place, event in enumerate(events):
+            assert desk.post(callback(event, place))[0] == 200
+        records = in_tree(tree, "-c", SUBSCRIBE, desk.target, str(len(events)))
+        got = run("sessions", "get", "s", "--json", target=desk.target, cwd=tree, **settings(tree))
+    assert records[-1].split() == [
+        "EVENT_TYPE_AGENT_AWAY", "VERDICT_ACCEPTED", "SESSION_STATE_QUEUED", "ann"
+    ]  # fmt: skip
+    session = json.loads(got.stdout)
+    assert (session.get("state"), session.get("agentId", "")) == ("SESSION_STATE_QUEUED", "")
+    page = (tree / "docs" / "states.md").read_text()
+    assert "| `AgentAway` | WITH_AGENT, FORWARDED | QUEUED |  |" in page
+    assert "WITH_AGENT --> QUEUED: AgentAway" in page
+    assert "| `AgentAway` | The agent has left the session. | 45 | `AgentId` |" in page
+
+
+def test_the_simulator_sends_a_new_event_type_and_expects_what_comes_out(
+    tree: Path, tmp_path: Path
+) -> None:
+    assert "UserTyping" in in_tree(tree, "-c", SENT)
+    with start("serve", data_dir=tmp_path / "data", **settings(tree)) as desk:
+        host, port = desk.http
+        done = run(
+            *("simulate", f"http://{host}:{port}/", "--app", str(SDK_APP_ID)),
+            *("--sessions", "20", "--verify", desk.target),
+            timeout=60,
+            cwd=tree,
+            **settings(tree),
+        )
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_event_type_without_a_wire_number_is_an_error_that_names_it(tree: Path) -> None:
+    old_stubs = f"{tree}:{ROOT / 'client'}"
+    done = python(tree, "-c", "import service.records", PYTHONPATH=old_stubs)
+    assert done.returncode == 1
+    assert "'EVENT_TYPE_AGENT_AWAY'" in done.stderr.splitlines()[-1]
