@@ -17,7 +17,7 @@ from callback.decoder import Malformed, TooEarly, decode
 from journal.entry import Entry
 from service import records
 from service.history import LIMITS, History, Limits, Placed, Truncated, Usage, placed_by
-from service.session import Outcome, Reason, without_message
+from service.session import Outcome, Reason, explain, without_message
 from service.view.store import POSITION_BITS, fingerprint
 from service.view.writer import (
     NO_HISTORY,
@@ -310,8 +310,9 @@ class Projection:
     ) -> None:
         facts, revision = placed.facts, session.revision
         now = session.history.session.state
-        judgement = records.judgement(_outcome_of(placed), facts.event, now)
-        placed.verdicts |= 1 << judgement.verdict
+        outcome = _outcome_of(placed)
+        fields = records.verdict_fields(outcome, explain(outcome, facts.event), now)
+        placed.verdicts |= 1 << fields.verdict
         self._append(
             FeedRow(
                 revision << POSITION_BITS | ordinal,
@@ -319,14 +320,14 @@ class Projection:
                 *key,
                 session.first_revision,
                 REVISED if ordinal else OWN if blobs[2] else NO_HISTORY,
-                judgement.type,
-                judgement.verdict,
-                judgement.reason,
+                records.event_type(facts.event),
+                fields.verdict,
+                fields.rejection_reason,
                 placed.verdicts,
                 placed.agent_id,
                 facts.client_user_id,
                 facts.channel_type,
-                records.record(judgement.fields, revision, ordinal),
+                records.record(fields, revision, ordinal),
                 *blobs,
             )
         )

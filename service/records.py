@@ -8,7 +8,7 @@ its event and session; whoever reads it joins them, as protobuf allows.
 from functools import lru_cache
 from itertools import compress
 from operator import is_not
-from typing import Any, NamedTuple
+from typing import Any
 
 from desk.v1 import event_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -19,7 +19,7 @@ from callback.catalogue import EndReason, EventType, Field, State, carriers
 from callback.decoder import Callback
 from journal.entry import Entry
 from service.message import fill
-from service.session import Outcome, Reason, Session, Verdict, explain
+from service.session import Outcome, Reason, Session, Verdict
 
 STATES = {
     state: session_pb2.SESSION_STATE_UNSPECIFIED
@@ -42,7 +42,7 @@ MALFORMED = Outcome(Verdict.REJECTED, Reason.MALFORMED, State.NEW, State.NEW)
 """The outcome of a body that is no callback."""
 
 CACHED = 1_024
-"""Outcomes whose fields of a record are kept in memory."""
+"""Outcomes whose `verdict_fields` are kept in memory."""
 
 
 def event_type(name: str) -> event_pb2.EventType.ValueType:
@@ -99,32 +99,12 @@ _CARRIED: dict[str, list[tuple[str, str]]] = {
 _WITH_MESSAGE = carriers(Field.MESSAGE)
 
 
-class Judgement(NamedTuple):
-    """The verdict on a callback as the feed shows it, in desk.v1 numbers.
-
-    Attributes:
-        fields: verdict, reason and states of the record. All records with this verdict share it.
-    """
-
-    type: event_pb2.EventType.ValueType
-    verdict: event_pb2.Verdict.ValueType
-    reason: event_pb2.RejectionReason.ValueType
-    fields: event_pb2.SessionRecord
-
-
 @lru_cache(CACHED)
-def judgement(outcome: Outcome, event: str, session_state: State) -> Judgement:
-    """Return the verdict on an event (Desk's spelling); the session is now in `session_state`."""
-    return Judgement(
-        event_type(event),
-        VERDICTS[outcome.verdict],
-        REASONS[outcome.reason],
-        verdict_fields(outcome, explain(outcome, event), session_state),
-    )
-
-
 def verdict_fields(outcome: Outcome, detail: str, session_state: State) -> event_pb2.SessionRecord:
-    """Make the fields of a record that depend on `outcome`; `detail` explains a rejection."""
+    """Make the fields of a record that depend on `outcome`; `detail` explains a rejection.
+
+    The message is cached. Records of the same outcome share it: only `record` may change it.
+    """
     return event_pb2.SessionRecord(
         verdict=VERDICTS[outcome.verdict],
         rejection_reason=REASONS[outcome.reason],

@@ -260,18 +260,16 @@ def is_sign_of_life(outcome: Outcome) -> bool:
 
 def explain(outcome: Outcome, event: str) -> str:
     """Return a sentence on why `event` was rejected; "" if it was not."""
-    if outcome.reason is _NO_REASON:
+    if outcome.verdict is not _REJECTED:
         return ""
     return _SENTENCES[outcome.reason].format(event=event, state=outcome.before)
 
 
 _SENTENCES = {
-    Reason.UNSPECIFIED: "",
     Reason.NOT_BEGUN: "{event} came before any SessionBegin",
     Reason.ALREADY_BEGUN: "a second SessionBegin: the session was already {state}",
     Reason.AFTER_END: "{event} came after the session had ended",
     Reason.IMPOSSIBLE_IN_STATE: "{event} is impossible while the session is {state}",
-    Reason.MALFORMED: "",
     Reason.SESSION_TOO_LONG: "{event} came when the session had used up what one session may have",
 }
 
@@ -288,19 +286,15 @@ def _move(core: Core, before: State, now: int, sums: list[Sum]) -> None:
     """Begin and end the stays in the queue and with agents when the state changes."""
     after = core.state
     if before is _QUEUED:
-        sums += (("queue_time", _since(core.queued_since, now)), ("queue_stays", 1))
+        sums += (("queue_time", now - (core.queued_since or now)), ("queue_stays", 1))
         core.queued_since = None
     if before in HANDLED and after not in HANDLED:
-        sums += (("handled_time", _since(core.handled_since, now)), ("handled_stays", 1))
+        sums += (("handled_time", now - (core.handled_since or now)), ("handled_stays", 1))
         core.handled_since = None
     if after is _QUEUED:
         core.queued_since = now
     if after in HANDLED and before not in HANDLED:
         core.handled_since = now
-
-
-def _since(start: int | None, now: int) -> int:
-    return 0 if start is None else now - start
 
 
 def _begin(core: Core, facts: Facts, _sums: list[Sum]) -> None:
@@ -321,7 +315,7 @@ _count_agent_message = partial(_count_message, "agent_messages", "agent_key")
 def _reply(core: Core, facts: Facts, sums: list[Sum]) -> None:
     _count_agent_message(core, facts, sums)
     if core.state is not _CLOSING:  # a message that crosses with the end is no response
-        _hand_to(core, facts.agent_id, sums)
+        _join(core, facts, sums)
 
 
 def _release(core: Core, _facts: Facts, _sums: list[Sum]) -> None:
@@ -329,13 +323,15 @@ def _release(core: Core, _facts: Facts, _sums: list[Sum]) -> None:
 
 
 def _join(core: Core, facts: Facts, sums: list[Sum]) -> None:
-    _hand_to(core, facts.agent_id, sums)
+    if facts.agent_id:
+        core.agent_id = facts.agent_id
+        _remember(core, facts.agent_id, sums)
 
 
 def _forward(core: Core, facts: Facts, sums: list[Sum]) -> None:
     sums.append(("forwards", 1))
     _remember(core, facts.forward_from_agent_id, sums)
-    _hand_to(core, facts.agent_id, sums)
+    _join(core, facts, sums)
 
 
 def _rate(core: Core, facts: Facts, _sums: list[Sum]) -> None:
@@ -344,12 +340,6 @@ def _rate(core: Core, facts: Facts, _sums: list[Sum]) -> None:
 
 def _end(reason: EndReason, core: Core, _facts: Facts, _sums: list[Sum]) -> None:
     core.end_reason = reason
-
-
-def _hand_to(core: Core, agent_id: str, sums: list[Sum]) -> None:
-    if agent_id:
-        core.agent_id = agent_id
-        _remember(core, agent_id, sums)
 
 
 def _remember(core: Core, agent_id: str, sums: list[Sum]) -> None:
