@@ -89,8 +89,9 @@ def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expec
     story = [event for event in life if not event.reason]
     count = Counter(event.event for event in story if not event.again)
     agents = _agents(story)
-    asked, joined = _first(story, "TransferringToHuman"), _first(story, "TransferToHumanSuccess")
-    replied = _first([e for e in story if e.after != CLOSING], "Human.AgentSendMsg")
+    asked, joined = _entered(story, TRANSFERRING), _entered(story, WITH_AGENT)
+    replies = (e.at for e in story if e.event == "Human.AgentSendMsg" and e.after != CLOSING)
+    replied = next(replies, None)
     since = joined if asked is None else asked
     return Expectation(
         state=story[-1].after,
@@ -108,11 +109,11 @@ def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expec
         rejected_events=len(life) - len(story),
         begun_at=story[0].at,
         transfer_requested_at=asked,
-        queued_at=_first(story, "TransferringToHumanWait"),
+        queued_at=_entered(story, QUEUED),
         agent_joined_at=joined,
         first_agent_reply_at=replied,
-        closing_at=next((e.at for e in story if e.after == CLOSING), None),
-        ended_at=next((e.at for e in story if e.after == ENDED), None),
+        closing_at=_entered(story, CLOSING),
+        ended_at=_entered(story, ENDED),
         last_event_at=max(e.at for e in story),
         queue_wait=_time_in(story, QUEUED),
         first_response=None if replied is None or since is None else replied - since,
@@ -120,8 +121,8 @@ def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expec
     )
 
 
-def _first(story: Sequence[Happened], event: str) -> int | None:
-    return next((each.at for each in story if each.event == event), None)
+def _entered(story: Sequence[Happened], state: str) -> int | None:
+    return next((each.at for each in story if each.after == state), None)
 
 
 def _last(values: Iterable[Value], default: Value) -> Value:

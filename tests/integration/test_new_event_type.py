@@ -14,22 +14,22 @@ from tests.support.processes import ROOT, SDK_APP_ID, environment, run, start
 NOON = 1_725_540_000_000
 
 ROWS = """
-    AGENT_AWAY = Row(
-        "AgentAway",
+    MADE_UP_AWAY = Row(
+        "MadeUp.Away",
         rank=45,
         transitions=(Transition(HANDLED, _S.QUEUED),),
         effect=Effect.RELEASE,
         carries=(Field.AGENT,),
     )
-    USER_TYPING = Row("UserTyping", rank=75, transitions=(Transition(LIVE),))
+    MADE_UP_TYPING = Row("MadeUp.Typing", rank=75, transitions=(Transition(LIVE),))
 """
 
 NUMBERS = """
-  // The agent has left the session (AgentAway).
-  EVENT_TYPE_AGENT_AWAY = {};
+  // The agent has left the session (MadeUp.Away).
+  EVENT_TYPE_MADE_UP_AWAY = {};
 
-  // The user is writing (UserTyping).
-  EVENT_TYPE_USER_TYPING = {};
+  // The user is writing (MadeUp.Typing).
+  EVENT_TYPE_MADE_UP_TYPING = {};
 """
 
 SUBSCRIBE = """
@@ -65,12 +65,6 @@ for life in make_lives(20, seed=1, run="r", now=1_800_000_000_000):
 """
 
 
-def insert(path: Path, before: str, lines: str) -> None:
-    text = path.read_text()
-    assert text.count(before) == 1, before
-    path.write_text(text.replace(before, lines.rstrip("\n") + before))
-
-
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a copy of the tree that knows two more event types."""
@@ -78,13 +72,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rooms = "callback client command gateway journal proto service simulator storage tools docs"
     for room in rooms.split():
         shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
-    insert(copy / "callback" / "catalogue.py", "\n\n\nRANKS", ROWS)
+    catalogue = copy / "callback" / "catalogue.py"
+    catalogue.write_text(catalogue.read_text().replace("\n\n\nRANKS", ROWS + "\n\nRANKS"))
     proto = copy / "proto" / "desk" / "v1" / "event.proto"
-    enum = re.search(r"enum EventType {.*?\n}", proto.read_text(), re.DOTALL)
+    text = proto.read_text()
+    enum = re.search(r"enum EventType {.*?\n(?=})", text, re.DOTALL)
     assert enum
     last = max(map(int, re.findall(r"= (\d+);", enum[0])))
-    comment = "\n}\n\n// Verdict is"
-    insert(proto, comment, "\n" + NUMBERS.format(last + 1, last + 2))
+    proto.write_text(text.replace(enum[0], enum[0] + NUMBERS.format(last + 1, last + 2)))
     for tool in ("stubs", "states"):  # `make stubs diagram`
         in_tree(copy, "-m", f"tools.{tool}")
     return copy
@@ -119,27 +114,27 @@ def callback(event: str, seconds: int) -> dict[str, object]:
 
 
 def test_a_new_event_type_is_a_row_and_a_number(tree: Path, tmp_path: Path) -> None:
-    events = ("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", "AgentAway")
+    events = ("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", "MadeUp.Away")
     with start("serve", data_dir=tmp_path / "data", **settings(tree)) as desk:
         for place, event in enumerate(events):
             assert desk.post(callback(event, place))[0] == 200
         records = in_tree(tree, "-c", SUBSCRIBE, desk.target, str(len(events)))
         got = run("sessions", "get", "s", "--json", target=desk.target, cwd=tree, **settings(tree))
     assert records[-1].split() == [
-        "EVENT_TYPE_AGENT_AWAY", "VERDICT_ACCEPTED", "SESSION_STATE_QUEUED", "ann"
+        "EVENT_TYPE_MADE_UP_AWAY", "VERDICT_ACCEPTED", "SESSION_STATE_QUEUED", "ann"
     ]  # fmt: skip
     session = json.loads(got.stdout)
     assert (session.get("state"), session.get("agentId", "")) == ("SESSION_STATE_QUEUED", "")
     page = (tree / "docs" / "states.md").read_text()
-    assert "| `AgentAway` | WITH_AGENT, FORWARDED | QUEUED |  |" in page
-    assert "WITH_AGENT --> QUEUED: AgentAway" in page
-    assert "| `AgentAway` | The agent has left the session. | 45 | `AgentId` |" in page
+    assert "| `MadeUp.Away` | WITH_AGENT, FORWARDED | QUEUED |  |" in page
+    assert "WITH_AGENT --> QUEUED: MadeUp.Away" in page
+    assert "| `MadeUp.Away` | The agent has left the session. | 45 | `AgentId` |" in page
 
 
 def test_the_simulator_sends_a_new_event_type_and_expects_what_comes_out(
     tree: Path, tmp_path: Path
 ) -> None:
-    assert "UserTyping" in in_tree(tree, "-c", SENT)
+    assert "MadeUp.Typing" in in_tree(tree, "-c", SENT)
     with start("serve", data_dir=tmp_path / "data", **settings(tree)) as desk:
         host, port = desk.http
         done = run(
@@ -156,4 +151,4 @@ def test_an_event_type_without_a_wire_number_is_an_error_that_names_it(tree: Pat
     old_stubs = f"{tree}:{ROOT / 'client'}"
     done = python(tree, "-c", "import service.records", PYTHONPATH=old_stubs)
     assert done.returncode == 1
-    assert "'EVENT_TYPE_AGENT_AWAY'" in done.stderr.splitlines()[-1]
+    assert "'EVENT_TYPE_MADE_UP_AWAY'" in done.stderr.splitlines()[-1]
