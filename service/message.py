@@ -18,7 +18,6 @@ _MAX_SECONDS = 315_576_000_000  # what protobuf's Duration can hold
 def fill(message: pb.Message, key: str, body: list[Any] | None) -> None:
     """Fill in a message. `body` is `MsgBody` as parsed from JSON."""
     message.key = key
-    message.SetInParent()
     for each in (body or [])[:MAX_ELEMENTS]:
         element = message.elements.add()
         if type(each) is dict:

@@ -194,8 +194,6 @@ class SessionMessage:
 
 def set_time(time: Timestamp | Duration, milliseconds: int) -> None:
     """Set a Timestamp or a Duration that is a field of a message."""
-    if not milliseconds:
-        time.SetInParent()
     time.seconds = milliseconds // 1000
     time.nanos = milliseconds % 1000 * 1_000_000
 

@@ -1,4 +1,4 @@
-"""Records and sessions say what they must, however they came about."""
+"""Events, records and sessions in desk.v1, for any callbacks."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ TIMES = {"google.protobuf.Timestamp": timestamp, "google.protobuf.Duration": dur
 
 
 def all_messages(descriptor: Descriptor) -> set[Descriptor]:
-    """A message, and those that it may have within it."""
+    """Return a message's type and the types of all messages within it."""
     found, new = {descriptor}, [descriptor]
     while new:
         fields = new.pop().fields
@@ -39,7 +39,7 @@ def test_nothing_that_is_stored_has_a_map_which_protobuf_writes_in_any_order():
 
 
 def expected_event(entry: Entry, callback: Callback) -> event_pb2.Event:
-    """The event, with all that its type makes meaningful."""
+    """Make the event, with all fields that mean something in its type."""
     made = event_pb2.Event(
         revision=entry.revision,
         sdk_app_id=entry.sdk_app_id,

@@ -1,4 +1,4 @@
-"""The catalogue of event types, alone: what a new row must keep to."""
+"""Rules that each row of the catalogue must keep. Nothing of the service is imported."""
 
 from collections import Counter
 

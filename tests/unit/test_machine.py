@@ -1,4 +1,4 @@
-"""The transition table, against the decision it was written from, pair by pair."""
+"""The transitions, against the rules of docs/callbacks.md, for every state and event."""
 
 import pytest
 from transitions import MachineError

@@ -1,4 +1,4 @@
-"""A session's message says the same however often it has changed, and does not grow by that."""
+"""A session's message does not grow with the number of its changes."""
 
 from pathlib import Path
 

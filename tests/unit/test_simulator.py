@@ -1,4 +1,4 @@
-"""The simulator's lives, their order of sending, and what people type."""
+"""The simulator's lives, their order of sending, and its options."""
 
 import json
 from array import array
