@@ -18,7 +18,7 @@ from journal.entry import Entry
 from service import records
 from service.history import LIMITS, History, Limits, Placed, Truncated, Usage, placed_by
 from service.positions import position_of
-from service.session import Outcome, Reason, explain, without_message
+from service.session import Outcome, Reason, without_message
 from service.view.progress import Progress
 from service.view.store import fingerprint
 from service.view.writer import (
@@ -312,8 +312,7 @@ class Projection:
         facts, revision = placed.facts, session.revision
         event, snapshot, saved = blobs
         now = session.history.session.state
-        outcome = _outcome_of(placed)
-        fields = records.verdict_fields(outcome, explain(outcome, facts.event), now)
+        fields = records.verdict_fields(_outcome_of(placed), facts.event, now)
         placed.verdicts |= 1 << fields.verdict
         record = records.record(fields, revision, ordinal)
         self._append(
@@ -430,9 +429,8 @@ def _arrival(entry: Entry) -> Arrival:
 
 
 def _malformed(arrival: Arrival) -> FeedRow:
-    outcome, revision = records.MALFORMED, arrival.entry.revision
-    verdict = records.VERDICTS[outcome.verdict]
-    fields = records.verdict_fields(outcome, arrival.problem, State.NEW)
+    revision = arrival.entry.revision
+    fields = records.malformed_fields(arrival.problem)
     record = records.record(fields, revision, 0)
     return FeedRow(
         position=position_of(revision),
@@ -442,9 +440,9 @@ def _malformed(arrival: Arrival) -> FeedRow:
         first_revision=0,
         revised=NO_HISTORY,
         type=event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict=verdict,
-        reason=records.REASONS[outcome.reason],
-        verdicts=1 << verdict,
+        verdict=fields.verdict,
+        reason=fields.rejection_reason,
+        verdicts=1 << fields.verdict,
         agent_id="",
         client_user_id="",
         channel_type="",

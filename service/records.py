@@ -19,7 +19,7 @@ from callback.catalogue import EndReason, EventType, Field, State, carriers
 from callback.decoder import Callback
 from journal.entry import Entry
 from service.message import fill
-from service.session import Outcome, Reason, Session, Verdict
+from service.session import Outcome, Reason, Session, Verdict, explain
 
 STATES = {
     state: session_pb2.SESSION_STATE_UNSPECIFIED
@@ -37,9 +37,6 @@ VERDICTS = {verdict: event_pb2.Verdict.Value(f"VERDICT_{verdict.name}") for verd
 REASONS = {
     reason: event_pb2.RejectionReason.Value(f"REJECTION_REASON_{reason.name}") for reason in Reason
 }
-
-MALFORMED = Outcome(Verdict.REJECTED, Reason.MALFORMED, State.NEW, State.NEW)
-"""The outcome of a body that is no callback."""
 
 CACHED = 1_024
 """Outcomes whose `verdict_fields` are kept in memory."""
@@ -100,18 +97,27 @@ _WITH_MESSAGE = carriers(Field.MESSAGE)
 
 
 @lru_cache(CACHED)
-def verdict_fields(outcome: Outcome, detail: str, session_state: State) -> event_pb2.SessionRecord:
-    """Make the fields of a record that depend on `outcome`; `detail` explains a rejection.
+def verdict_fields(outcome: Outcome, event: str, session_state: State) -> event_pb2.SessionRecord:
+    """Make the fields of a record that depend on its outcome, of an event as Desk spells it.
 
     The message is cached. Records of the same outcome share it: only `record` may change it.
     """
     return event_pb2.SessionRecord(
         verdict=VERDICTS[outcome.verdict],
         rejection_reason=REASONS[outcome.reason],
-        rejection_detail=detail,
+        rejection_detail=explain(outcome, event),
         state_before=STATES[outcome.before],
         state_after=STATES[outcome.after],
         session_state=STATES[session_state],
+    )
+
+
+def malformed_fields(problem: str) -> event_pb2.SessionRecord:
+    """Make the fields of the record of a body that is no callback."""
+    return event_pb2.SessionRecord(
+        verdict=event_pb2.VERDICT_REJECTED,
+        rejection_reason=event_pb2.REJECTION_REASON_MALFORMED,
+        rejection_detail=problem,
     )
 
 

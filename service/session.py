@@ -155,7 +155,6 @@ Sum = tuple[str, int]
 Step = tuple[Outcome, Core, Sequence[Sum]]
 """A callback's outcome, the core after it, and the sums that it adds."""
 
-_NAMES = ("client_user_id", "customer_service_id", "channel_type")
 _FIRST_ENTERED = {
     State.CHATBOT: "begun_at",  # SessionBegin is the first to lead there
     State.TRANSFERRING: "transfer_requested_at",
@@ -164,7 +163,11 @@ _FIRST_ENTERED = {
     State.CLOSING: "closing_at",
     State.ENDED: "ended_at",
 }
-FIRSTS = (*_NAMES, *_FIRST_ENTERED.values(), "first_agent_reply_at")
+FIRSTS = (
+    *("client_user_id", "customer_service_id", "channel_type"),
+    *_FIRST_ENTERED.values(),
+    "first_agent_reply_at",
+)
 """Fields of `Session` that have the first value in time order that a callback offers."""
 
 # In Python 3.11, looking a member up in its class calls a function.
@@ -234,9 +237,13 @@ def offers(outcome: Outcome, facts: Facts) -> list[tuple[str, int | str]]:
     """List the values that a callback offers for `FIRSTS`."""
     if outcome.verdict is not _ACCEPTED:
         return []
-    offered: list[tuple[str, int | str]] = [
-        (name, value) for name in _NAMES if (value := getattr(facts, name))
-    ]
+    offered: list[tuple[str, int | str]] = []
+    if facts.client_user_id:
+        offered.append(("client_user_id", facts.client_user_id))
+    if facts.customer_service_id:
+        offered.append(("customer_service_id", facts.customer_service_id))
+    if facts.channel_type:
+        offered.append(("channel_type", facts.channel_type))
     if outcome.after is not outcome.before and outcome.after in _FIRST_ENTERED:
         offered.append((_FIRST_ENTERED[outcome.after], facts.event_time))
     if facts.event in _REPLIES and outcome.before is not _CLOSING:
@@ -260,9 +267,7 @@ def is_sign_of_life(outcome: Outcome) -> bool:
 
 def explain(outcome: Outcome, event: str) -> str:
     """Return a sentence on why `event` was rejected; "" if it was not."""
-    if outcome.verdict is not _REJECTED:
-        return ""
-    return _SENTENCES[outcome.reason].format(event=event, state=outcome.before)
+    return _SENTENCES.get(outcome.reason, "").format(event=event, state=outcome.before)
 
 
 _SENTENCES = {

@@ -14,7 +14,7 @@ from service import records
 from service.history import History, placed_by
 from service.message import fill
 from service.records import duration, timestamp
-from service.session import Outcome, Reason, Session, Verdict, without_message
+from service.session import Outcome, Reason, Session, Verdict, explain, without_message
 from tests.support.callbacks import bodies, body, entries, entry
 
 texts = st.text("a\x00é你😀", max_size=5) | st.integers(0, 60).map("é".__mul__)
@@ -114,7 +114,7 @@ def test_an_event_says_what_its_type_makes_meaningful(
     st.integers(0, 20_000),
 )
 def test_a_record_and_its_event_are_joined_to_one_record(
-    outcome: Outcome, detail: str, state: State, ordinal: int
+    outcome: Outcome, event_type: str, state: State, ordinal: int
 ) -> None:
     event = event_pb2.Event(revision=7, raw_body=b"{}")
     expected = event_pb2.SessionRecord(
@@ -123,13 +123,13 @@ def test_a_record_and_its_event_are_joined_to_one_record(
         event=event,
         verdict=records.VERDICTS[outcome.verdict],
         rejection_reason=records.REASONS[outcome.reason],
-        rejection_detail=detail,
+        rejection_detail=explain(outcome, event_type),
         state_before=records.STATES[outcome.before],
         state_after=records.STATES[outcome.after],
         session_state=records.STATES[state],
         revised=ordinal > 0,
     )
-    fields = records.verdict_fields(outcome, detail, state)
+    fields = records.verdict_fields(outcome, event_type, state)
     stored = records.record(fields, 2**33, ordinal)
     joined = stored + event_pb2.SessionRecord(event=event).SerializeToString()
     assert event_pb2.SessionRecord.FromString(joined) == expected
