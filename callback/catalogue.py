@@ -1,11 +1,11 @@
-"""Catalogue of Desk's event types: one row each. From docs/callbacks.md.
+"""Catalogue of Desk's event types: one row each. docs/callbacks.md gives the reasons.
 
 Machine, fold, records, simulator and docs/states.md are made from it, so that a new event type is a
-row here and a number in proto/desk/v1/event.proto. Data only: functions are bound to it elsewhere.
+row here and a number in proto/desk/v1/event.proto. Data only: `service.session` has the functions.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum, auto
+from enum import StrEnum, auto, unique
 from typing import NamedTuple
 
 
@@ -34,14 +34,14 @@ class EndReason(StrEnum):
 
 
 class Guard(StrEnum):
-    """A condition of a transition."""
+    """A condition of a transition; docs/states.md explains each."""
 
     AGENT_CONTACTED_USER = auto()
     NO_END_REASON_YET = auto()
 
 
 class Effect(StrEnum):
-    """A change of the session beyond its state."""
+    """A change of the session beyond its state; docs/states.md explains each."""
 
     BEGIN = auto()
     USER_MESSAGE = auto()
@@ -81,7 +81,7 @@ class Row:
     Attributes:
         name: its spelling by Desk.
         rank: orders events of the same millisecond, the lowest first (decided by us).
-        transitions: all that are possible. In any other state the event is rejected.
+        transitions: all possible ones. In any other state the event is rejected.
         effect: the change of the session beyond its state. An `EndReason` becomes the session's.
         carries: the fields that mean something.
     """
@@ -103,6 +103,7 @@ _WAITING = (_S.TRANSFERRING, _S.QUEUED)
 _AFTER_END = Transition((_S.ENDED,), guard=Guard.NO_END_REASON_YET)
 
 
+@unique
 class EventType(StrEnum):
     """Desk's event types by rank. `desk.v1.EventType` numbers them as `EVENT_TYPE_<name>`."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.view.store import fingerprint
 from tests.support.processes import ROOT, SDK_APP_ID, environment, run, start
 
 NOON = 1_725_540_000_000
@@ -31,6 +32,8 @@ NUMBERS = """
   // The user is writing (MadeUp.Typing).
   EVENT_TYPE_MADE_UP_TYPING = {};
 """
+
+OLD_STUBS = f"{{}}:{ROOT / 'client'}"  # a PYTHONPATH with the copy's rows, without its numbers
 
 SUBSCRIBE = """
 import sys, grpc
@@ -147,8 +150,13 @@ def test_the_simulator_sends_a_new_event_type_and_expects_what_comes_out(
     assert done.returncode == 0, done.stdout
 
 
+def test_a_view_of_another_catalogue_has_another_name(tree: Path) -> None:
+    ask = "from service.view.store import fingerprint; print(fingerprint())"
+    changed = python(tree, "-c", ask, PYTHONPATH=OLD_STUBS.format(tree))
+    assert changed.stdout.strip() not in ("", fingerprint()), changed.stderr
+
+
 def test_an_event_type_without_a_wire_number_is_an_error_that_names_it(tree: Path) -> None:
-    old_stubs = f"{tree}:{ROOT / 'client'}"
-    done = python(tree, "-c", "import service.records", PYTHONPATH=old_stubs)
+    done = python(tree, "-c", "import service.records", PYTHONPATH=OLD_STUBS.format(tree))
     assert done.returncode == 1
     assert "'EVENT_TYPE_MADE_UP_AWAY'" in done.stderr.splitlines()[-1]
