@@ -187,7 +187,7 @@ def take(arrivals: Arrivals, entry: Entry, document: Document) -> list[Record]:
 
 
 def readable(entry: Entry) -> Document | None:
-    """Return a callback's fields; None if it is malformed. test_callback.py has all kinds."""
+    """Return a callback's fields; None if it is malformed. test_decoder.py has all kinds."""
     try:
         document = json.loads(entry.body)
     except ValueError:
