@@ -73,7 +73,7 @@ def test_serve_can_be_tried_without_any_setting_and_says_which_app_it_takes(tmp_
     with start("serve", data_dir=tmp_path / "data", DESK_SDK_APP_IDS="") as desk:
         assert "SdkAppid=1600012345" in guide(desk)
         assert desk.stderr[0] == (
-            "desk: DESK_SDK_APP_IDS is not set: taking the sample app 1600012345"
+            "desk: DESK_SDK_APP_IDS is not set: using the sample app 1600012345"
         )
 
 
