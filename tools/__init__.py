@@ -1,1 +1,1 @@
-"""What `make` runs to write and check the files that are derived from others. Not shipped."""
+"""Programs that `make` runs to write and check generated files. Not shipped."""
