@@ -1,6 +1,7 @@
 """`desk watch`: follows the feed, and remembers on request how far it has come."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -10,10 +11,8 @@ from typing import Any
 
 import click
 import msgspec
-import structlog
 from desk.client import Client, JournalMismatch, Update
 from desk.v1.event_pb2 import SessionRecord, Verdict
-from structlog.typing import EventDict, WrappedLogger
 
 from command.cli.connection import FAILED, CallFailed, asks
 from command.cli.filters import VERDICT, event_filter, event_options
@@ -175,14 +174,5 @@ def _end_at_sigterm() -> None:
 
 
 def _log_to_stderr() -> None:
-    """The client library logs reconnects; stdout is for records alone."""
-    structlog.configure(
-        processors=[structlog.stdlib.add_log_level, _sentence],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
-def _sentence(_: WrappedLogger, __: str, event: EventDict) -> str:
-    if event["event"] != "subscription_interrupted":
-        return f"desk: {event['event']}"
-    return f"desk: connection lost ({event['code']}), trying again in {event['retry_in_ms']} ms"
+    """Show the client library's warnings; stdout is for records alone."""
+    logging.basicConfig(format="desk: %(message)s")
