@@ -54,6 +54,15 @@ $(DEV): pyproject.toml client/pyproject.toml
 	@$(PIP_INSTALL) --editable client --editable '.[dev]'
 	@echo "$(CURDIR)" | tee $(RUNTIME) > $@
 
+# Apart: what generates the stubs wants an older protobuf than the service has.
+STUBS := $(VENV)/stubs/.installed
+
+$(STUBS): tools/stubs-requirements.txt | $(DEV)
+	@echo "Installing what generates the stubs into $(VENV)/stubs"
+	@$(RUN) venv --clear $(VENV)/stubs
+	@$(VENV)/stubs/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@
+
 $(BENCH): pyproject.toml client/pyproject.toml
 	$(make-venv)
 	@echo "Installing what the service, its tests and its benchmarks need into $(VENV)"
@@ -64,8 +73,9 @@ $(BENCH): pyproject.toml client/pyproject.toml
 
 .PHONY: help
 help:  ## show this
-	@echo "Usage: make <target>"; echo
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
+	@echo "Usage: make <target>. A newcomer's day: make serve, make test, edit, make check."
+	@awk -F ':.*  ## ' '/^# ---- / { room = substr($$0, 8, length($$0) - 12) } \
+		/^[a-z-]+:.*  ## / { if (room) print "\n" room ":"; room = ""; printf "  %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: serve
 serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
@@ -74,12 +84,16 @@ serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
 # ---- Check ----
 
 .PHONY: check
-check: lint types imports proto stubs-check diagram-check compose-check test  ## everything that CI checks
+check: lint types imports proto stubs-check diagram-check compose-check test test-tools  ## everything that CI checks
 
 # Four at a time also on two cores: they wait more than they compute.
 .PHONY: test
 test: $(DEV)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
-	$(RUN) pytest -n 4 $(ARGS)
+	$(RUN) pytest -n 4 -m 'not tools' $(ARGS)
+
+.PHONY: test-tools
+test-tools: $(DEV)  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
+	$(RUN) pytest -n 4 -m tools $(ARGS)
 
 .PHONY: test-long
 test-long: $(DEV)  ## run the properties with ten times as many examples, and 200,000 mutated requests
@@ -108,8 +122,8 @@ proto-breaking: $(DEV)  ## has the wire contract been broken since AGAINST (defa
 	$(BIN)/buf breaking --against '.git#ref=$(or $(AGAINST),main)'
 
 .PHONY: stubs-check
-stubs-check: $(DEV)
-	$(RUN) tools.stubs --check
+stubs-check: $(STUBS)
+	$(VENV)/stubs/bin/python -m tools.stubs --check
 
 .PHONY: diagram-check
 diagram-check: $(DEV)
@@ -143,12 +157,17 @@ format: $(DEV)  ## format the code and mend what can be mended
 	$(BIN)/ruff format
 
 .PHONY: stubs
-stubs: $(DEV)  ## generate client/desk/v1 from proto/
-	$(RUN) tools.stubs
+stubs: $(STUBS)  ## generate client/desk/v1 from proto/
+	$(VENV)/stubs/bin/python -m tools.stubs
 
 .PHONY: diagram
 diagram: $(DEV)  ## generate docs/states.md from the transition table
 	$(RUN) tools.states
+
+.PHONY: wheels
+wheels: $(DEV)  ## build both distributions, client and service, into dist/
+	rm -rf dist
+	$(RUN) pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist ./client .
 
 .PHONY: clean
 clean:  ## remove what was installed, built and cached; ./data stays

@@ -1,6 +1,7 @@
 """`desk watch`: follows the feed, and keeps its position in a checkpoint file on request."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -10,10 +11,8 @@ from typing import Any
 
 import click
 import msgspec
-import structlog
 from desk.client import Client, JournalMismatch, Update
 from desk.v1.event_pb2 import SessionRecord, Verdict
-from structlog.typing import EventDict, WrappedLogger
 
 from command.cli.connection import FAILED, CallFailed, client_command
 from command.cli.filters import VERDICT, event_filter, event_options
@@ -189,14 +188,5 @@ def _end_at_sigterm() -> None:
 
 
 def _log_to_stderr() -> None:
-    """Send the client library's log of reconnects to stderr: stdout has records only."""
-    structlog.configure(
-        processors=[structlog.stdlib.add_log_level, _sentence],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
-def _sentence(_: WrappedLogger, __: str, event: EventDict) -> str:
-    if event["event"] != "subscription_interrupted":
-        return f"desk: {event['event']}"
-    return f"desk: connection lost ({event['code']}), next attempt in {event['retry_in_ms']} ms"
+    """Print the client library's warnings to stderr: stdout has records only."""
+    logging.basicConfig(format="desk: %(message)s")

@@ -8,7 +8,6 @@ from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
 from click.testing import CliRunner
 
 from command.cli import main
@@ -30,12 +29,8 @@ def invoke(
         settings["DESK_TARGET"] = target
     inherited = [name for name in os.environ if name.startswith(("DESK_", "COLUMNS", "LINES"))]
     env: dict[str, str | None] = {**dict.fromkeys(inherited), **settings}
-    logging = structlog.get_config()
-    try:
-        with chdir(cwd) if cwd else nullcontext():
-            result = CliRunner().invoke(main, arguments, prog_name="desk", env=env)
-    finally:
-        structlog.configure(**logging)
+    with chdir(cwd) if cwd else nullcontext():
+        result = CliRunner().invoke(main, arguments, prog_name="desk", env=env)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Answer(result.exit_code, result.stdout, result.stderr)

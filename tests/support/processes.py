@@ -71,6 +71,7 @@ def start(
     *arguments: str,
     data_dir: Path,
     module: str = "command",
+    python: str | Path = sys.executable,
     prepare: Callable[[], None] | None = None,
     **settings: str,
 ) -> "Iterator[RunningDesk]":
@@ -78,7 +79,7 @@ def start(
 
     `prepare` runs in the child before the command does.
     """
-    running = RunningDesk((module, *arguments), data_dir, settings, prepare)
+    running = RunningDesk((str(python), "-m", module, *arguments), data_dir, settings, prepare)
     try:
         yield running
     finally:
@@ -103,7 +104,7 @@ class RunningDesk:
             "DESK_SDK_APP_IDS": str(SDK_APP_ID),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            arguments,
             env=environment({**ours, **settings}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

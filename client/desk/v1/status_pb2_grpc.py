@@ -5,7 +5,7 @@ import warnings
 
 from desk.v1 import status_pb2 as desk_dot_v1_dot_status__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in desk/v1/status_pb2_grpc.py depends on'
+        + f' but the generated code in desk/v1/status_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class StatusServiceStub:
+class StatusServiceStub(object):
     """StatusService tells operators and clients where the service stands.
     """
 
@@ -42,7 +42,7 @@ class StatusServiceStub:
                 _registered_method=True)
 
 
-class StatusServiceServicer:
+class StatusServiceServicer(object):
     """StatusService tells operators and clients where the service stands.
     """
 
@@ -70,7 +70,7 @@ def add_StatusServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class StatusService:
+class StatusService(object):
     """StatusService tells operators and clients where the service stands.
     """
 
