@@ -7,8 +7,7 @@ from contextlib import aclosing
 import msgspec
 from desk.client import Client, NotFound, Update
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
-from desk.v1.session_pb2 import Session, SessionKey
-from desk.v1.session_service_pb2 import BatchGetSessionsRequest, ExplainSessionRequest
+from desk.v1.session_pb2 import SessionKey
 from desk.v1.status_pb2 import GetStatusResponse
 
 from simulator.callbacks import Made
@@ -34,9 +33,6 @@ PATIENCE = 30.0
 
 POLL_EVERY = 0.1
 """Seconds between two calls of GetStatus."""
-
-BATCH = 500
-"""Sessions of one BatchGetSessions."""
 
 MAX_EXPLAINED = 200
 """Sessions whose explanation is compared, at most: each takes a call."""
@@ -222,32 +218,16 @@ async def _compare_sessions(
     found: dict[str, FoundCallback],
     report: Report,
 ) -> None:
+    if not whole:
+        return
     revisions = _last_revisions(ledger, found)
-    for start in range(0, len(whole), BATCH):
-        batch = whole[start : start + BATCH]
-        sessions = await _get_sessions(client, ledger.sdk_app_id, batch)
-        for each in batch:
-            compare_session(
-                report, each, ledger.sessions[each], sessions.get(each), revisions.get(each, 0)
-            )
-
-
-async def _get_sessions(
-    client: Client, sdk_app_id: int, session_ids: Sequence[str]
-) -> dict[str, Session]:
-    """Return the sessions that exist, by id."""
-    sessions: dict[str, Session] = {}
-    keys: Sequence[SessionKey] = [
-        SessionKey(sdk_app_id=sdk_app_id, session_id=each) for each in session_ids
-    ]
-    while keys:
-        request = BatchGetSessionsRequest(keys=keys)
-        answer = await client.call(client.session_service.BatchGetSessions, request)
-        sessions |= {session.session_id: session for session in answer.sessions}
-        if len(answer.remaining) >= len(keys):
-            raise Stuck(f"BatchGetSessions left all of {len(keys)} sessions for the next call")
-        keys = answer.remaining
-    return sessions
+    keys = [SessionKey(sdk_app_id=ledger.sdk_app_id, session_id=each) for each in whole]
+    answer = await client.batch_get_sessions(keys)
+    sessions = {session.session_id: session for session in answer.sessions}
+    for each in whole:
+        compare_session(
+            report, each, ledger.sessions[each], sessions.get(each), revisions.get(each, 0)
+        )
 
 
 def _last_revisions(ledger: Ledger, found: dict[str, FoundCallback]) -> dict[str, int]:
@@ -269,11 +249,11 @@ async def _compare_explanations(
         if sent.callback.session_id in expected:
             expected[sent.callback.session_id].append(sent.callback)
     for session_id, callbacks in expected.items():
-        request = ExplainSessionRequest(sdk_app_id=ledger.sdk_app_id, session_id=session_id)
         try:
-            answer = await client.call(client.session_service.ExplainSession, request)
+            explanation = await client.explain_session(session_id, sdk_app_id=ledger.sdk_app_id)
         except NotFound:
             report.differ(f"session {session_id}: there is nothing to explain")
             continue
-        compare_explanation(report, session_id, callbacks, answer.records)
+        records = [record async for record in explanation.records]
+        compare_explanation(report, session_id, callbacks, records)
         report.stories += 1

@@ -1,12 +1,9 @@
 """`desk rejections`: the rejected callbacks and their reasons."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import click
 from desk.client import Client
-from desk.v1.event_pb2 import SessionRecord
-from desk.v1.event_service_pb2 import ListRejectionsRequest, ListRejectionsResponse
 
 from command.cli.connection import client_command
 from command.cli.filters import REJECTION_REASON, event_filter, event_options
@@ -33,21 +30,7 @@ async def rejections(
 
     A repeated option selects callbacks with any of its values.
     """
-    request = ListRejectionsRequest(
-        filter=event_filter(**options), reasons=reasons, page_size=min(limit + 1, MAX_PAGE_SIZE)
+    found = client.list_rejections(
+        event_filter(**options), reasons=reasons, page_size=min(limit + 1, MAX_PAGE_SIZE)
     )
-    await print_up_to(limit, _rejections(client, request), print_rejections, as_json=as_json)
-
-
-async def _rejections(
-    client: Client, request: ListRejectionsRequest
-) -> AsyncIterator[SessionRecord]:
-    while True:
-        page: ListRejectionsResponse = await client.call(
-            client.event_service.ListRejections, request
-        )
-        for record in page.records:
-            yield record
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
+    await print_up_to(limit, found, print_rejections, as_json=as_json)

@@ -5,17 +5,7 @@ from typing import Any
 import click
 from desk.client import Client
 from desk.v1.session_pb2 import Session
-from desk.v1.session_service_pb2 import (
-    CountGroup,
-    CountSessionsRequest,
-    CountSessionsResponse,
-    ExplainSessionRequest,
-    ExplainSessionResponse,
-    GetSessionRequest,
-    GetSessionResponse,
-    WaitForStateRequest,
-    WaitForStateResponse,
-)
+from desk.v1.session_service_pb2 import CountGroup
 
 from command.cli.connection import client_command
 from command.cli.filters import STATE, session_filter, session_options
@@ -104,11 +94,23 @@ async def list_sessions(
 @_min_revision
 @json_option
 @client_command
-async def get_session(client: Client, *, as_json: bool, **options: Any) -> None:
+async def get_session(
+    client: Client,
+    *,
+    session_id: str,
+    sdk_app_id: int | None,
+    as_of_revision: int | None,
+    min_revision: int | None,
+    as_json: bool,
+) -> None:
     """Show one session, now or as it was at a revision."""
-    request = GetSessionRequest(**options)
-    answer: GetSessionResponse = await client.call(client.session_service.GetSession, request)
-    _print_session(answer.session, as_json=as_json)
+    found = await client.get_session(
+        session_id,
+        sdk_app_id=sdk_app_id or 0,
+        as_of_revision=as_of_revision or 0,
+        min_revision=min_revision or 0,
+    )
+    _print_session(found.session, as_json=as_json)
 
 
 @sessions.command("wait")
@@ -117,11 +119,12 @@ async def get_session(client: Client, *, as_json: bool, **options: Any) -> None:
 @_app
 @json_option
 @client_command
-async def wait_for_state(client: Client, *, as_json: bool, **options: Any) -> None:
+async def wait_for_state(
+    client: Client, *, session_id: str, states: Any, sdk_app_id: int | None, as_json: bool
+) -> None:
     """Wait, at most --timeout, until a session is in one of the states; then show it."""
-    request = WaitForStateRequest(**options)
-    answer: WaitForStateResponse = await client.call(client.session_service.WaitForState, request)
-    _print_session(answer.session, as_json=as_json)
+    session = await client.wait_for_state(session_id, states, sdk_app_id=sdk_app_id or 0)
+    _print_session(session, as_json=as_json)
 
 
 @sessions.command("count")
@@ -132,13 +135,12 @@ async def wait_for_state(client: Client, *, as_json: bool, **options: Any) -> No
 async def count_sessions(client: Client, *, by: str | None, as_json: bool, **options: Any) -> None:
     """Count the sessions that all options select, with their waiting and handling times."""
     group = CountGroup.Value(f"COUNT_GROUP_{(by or 'unspecified').upper()}")
-    request = CountSessionsRequest(filter=session_filter(**options), group_by=group)
-    answer: CountSessionsResponse = await client.call(client.session_service.CountSessions, request)
+    counts = await client.count_sessions(session_filter(**options), group_by=group)
     if as_json:
-        for row in answer.groups:
+        for row in counts.groups:
             print_json(row)
     else:
-        print_groups(answer, by or "")
+        print_groups(counts, by or "")
 
 
 @sessions.command("explain")
@@ -146,29 +148,19 @@ async def count_sessions(client: Client, *, by: str | None, as_json: bool, **opt
 @_app
 @json_option
 @client_command
-async def explain_session(client: Client, *, as_json: bool, **options: Any) -> None:
+async def explain_session(
+    client: Client, *, session_id: str, sdk_app_id: int | None, as_json: bool
+) -> None:
     """Show every callback of a session in time order: verdict, reason, states, delay.
 
     With --json: one record per line.
     """
-    explanation = await _explain(client, ExplainSessionRequest(**options))
+    explanation = await client.explain_session(session_id, sdk_app_id=sdk_app_id or 0)
     if as_json:
-        for record in explanation.records:
+        async for record in explanation.records:
             print_json(record)
     else:
-        print_explanation(explanation)
-
-
-async def _explain(client: Client, request: ExplainSessionRequest) -> ExplainSessionResponse:
-    """Return all pages as one answer."""
-    explain = client.session_service.ExplainSession
-    answer: ExplainSessionResponse = await client.call(explain, request)
-    while answer.next_page_token:
-        request.page_token = answer.next_page_token
-        page: ExplainSessionResponse = await client.call(explain, request)
-        answer.records.extend(page.records)
-        answer.next_page_token = page.next_page_token
-    return answer
+        print_explanation(explanation, [record async for record in explanation.records])
 
 
 def _print_session(session: Session, *, as_json: bool) -> None:

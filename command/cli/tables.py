@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 
 import click
+from desk.client import Explanation, SessionCounts
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
-from desk.v1.session_service_pb2 import (
-    CountSessionsResponse,
-    ExplainSessionResponse,
-    SessionGroup,
-)
+from desk.v1.session_service_pb2 import SessionGroup
 
 from command.cli.output import (
     Column,
@@ -120,14 +117,15 @@ def event_name(record: SessionRecord) -> str:
     return record.event.type_name or "(malformed)"
 
 
-def print_explanation(answer: ExplainSessionResponse) -> None:
+def print_explanation(explanation: Explanation, records: Sequence[SessionRecord]) -> None:
     """Print every callback of a session in time order."""
-    days = {time_text(record.event, "event_time", form=DAY) for record in answer.records}
-    state = enum_name(answer.session, "state") if answer.HasField("session") else "not begun"
+    session = explanation.session
+    state = enum_name(session, "state") if session else "not begun"
+    days = {time_text(record.event, "event_time", form=DAY) for record in records}
     on = f", {min(days)}" if len(days) == 1 else ""
-    callbacks = count_of(len(answer.records), "callback")
-    click.echo(f"{callbacks} at revision {answer.header.revision}: {state}{on}")
-    print_table(_explanation_columns(CLOCK if on else DAY_AND_CLOCK), answer.records)
+    callbacks = count_of(len(records), "callback")
+    click.echo(f"{callbacks} at revision {explanation.revision}: {state}{on}")
+    print_table(_explanation_columns(CLOCK if on else DAY_AND_CLOCK), records)
 
 
 def _explanation_columns(time_form: str) -> list[Column[SessionRecord]]:
@@ -168,7 +166,7 @@ def print_rejections(records: Sequence[SessionRecord]) -> None:
         click.echo("desk: no callback is rejected", err=True)
 
 
-def print_groups(counted: CountSessionsResponse, by: str) -> None:
+def print_groups(counts: SessionCounts, by: str) -> None:
     """Print a row for each group."""
     columns: list[Column[SessionGroup]] = [
         Column(by.upper() or "GROUP", lambda group: _key(group.key) or "-", elastic=True),
@@ -185,10 +183,10 @@ def print_groups(counted: CountSessionsResponse, by: str) -> None:
             right=True,
         ),
     ]
-    if counted.groups:
-        print_table(columns, counted.groups)
-    if counted.other_sessions:
-        click.echo(f"and {count_of(counted.other_sessions, 'session')} in smaller groups")
+    if counts.groups:
+        print_table(columns, counts.groups)
+    if counts.other_sessions:
+        click.echo(f"and {count_of(counts.other_sessions, 'session')} in smaller groups")
 
 
 def _key(key: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from desk.v1.event_pb2 import Event, RejectionReason, SessionRecord, Verdict
 from desk.v1.session_pb2 import EndReason, Session, SessionState
-from desk.v1.session_service_pb2 import BatchGetSessionsRequest, BatchGetSessionsResponse
+from desk.v1.session_service_pb2 import BatchGetSessionsRequest
 from desk.v1.status_pb2 import GetStatusResponse
 
 from simulator.callbacks import Made
@@ -339,13 +339,6 @@ class SmallAnswers(FeedServer):
         return answer
 
 
-class NoAnswers(FeedServer):
-    """A service that puts off every session."""
-
-    async def BatchGetSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return BatchGetSessionsResponse(remaining=request.keys)
-
-
 async def test_sessions_that_did_not_fit_into_an_answer_are_asked_for_again() -> None:
     ledger = sent()
     known = right(ledger)
@@ -354,9 +347,3 @@ async def test_sessions_that_did_not_fit_into_an_answer_are_asked_for_again() ->
     )
     report = await check(server, ledger)
     assert (report.details, report.sessions) == ([], 12)
-
-
-async def test_a_service_that_puts_off_every_session_is_said_to_be_stuck() -> None:
-    ledger = sent()
-    with pytest.raises(Stuck, match="left all of"):
-        await check(NoAnswers(feed=right(ledger).feed, batch=100), ledger)
