@@ -1,4 +1,4 @@
-"""What `desk serve` says, done as it says; and the command itself."""
+"""The text of `desk serve`, with its commands run as printed; and the command itself."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def path_with_curl(directory):
 
 
 def guide(running):
-    """What `serve` printed when it was ready."""
+    """Return the text that `serve` printed when it was ready."""
     wait_until(lambda: any("desk watch" in line for line in running.stdout))
     return "\n".join(running.stdout)
 

@@ -42,7 +42,7 @@ def sent(count: int = 12) -> Ledger:
 
 
 def record(ledger: Ledger, revision: int, callback: Made) -> SessionRecord:
-    """What a service that is right makes of a callback."""
+    """Return the record of a callback in a service that is right."""
     event = Event(
         revision=revision,
         sdk_app_id=APP,

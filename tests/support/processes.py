@@ -204,7 +204,7 @@ class RunningDesk:
         return self.wait(timeout=timeout)
 
     def interrupt_group(self) -> None:
-        """What a terminal does on Ctrl-C: SIGINT to the whole foreground process group."""
+        """Send SIGINT to the whole process group, as a terminal does on Ctrl-C."""
         os.killpg(self.pid, signal.SIGINT)
 
     def wait(self, *, timeout: float = DEADLINE) -> int:
@@ -241,7 +241,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
+    """Return True if the process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

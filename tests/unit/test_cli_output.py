@@ -1,4 +1,4 @@
-"""How answers are put into JSON and words."""
+"""Answers as JSON and as text."""
 
 import json
 

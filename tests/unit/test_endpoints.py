@@ -1,4 +1,4 @@
-"""Where a client on this machine finds the service."""
+"""The addresses at which a client on this machine finds the processes."""
 
 from pathlib import Path
 
