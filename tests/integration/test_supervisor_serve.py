@@ -6,7 +6,6 @@ import re
 import resource
 import signal
 import socket
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -66,9 +65,7 @@ def restarted(running, name):
 def test_serve_stops_with_0_in_time_and_leaves_no_process(serve, signum):
     children = serve.children()
     assert len(children) >= 3
-    began = time.monotonic()
-    assert serve.terminate(signum) == 0
-    assert time.monotonic() - began < 8
+    assert serve.terminate(signum) == 0  # it is 1 if anything had to be killed after 9 s
     wait_until(lambda: not any(map(is_running, children)))
 
 
