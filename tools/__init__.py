@@ -1,1 +1,1 @@
-"""Programs that `make` runs to write and check generated files. Not shipped."""
+"""Generators and checks of derived files, which make runs. Not shipped."""
