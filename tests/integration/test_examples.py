@@ -1,6 +1,9 @@
-"""The example consumer, run as a process against a real service."""
+"""The Python examples of docs/clients.md, run as processes against a real service."""
 
 import asyncio
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +11,8 @@ import grpc
 import pytest
 from desk.v1.session_pb2 import Session, SessionState
 
+from service.records import timestamp
+from tests.support.callbacks import NOON, life
 from tests.support.consumer import (
     assert_copies_and_resumes,
     consuming,
@@ -16,7 +21,8 @@ from tests.support.consumer import (
     wait_for,
 )
 from tests.support.feed_server import JOURNAL_ID, Break, FeedServer, records, serving
-from tests.support.processes import RunningDesk, start
+from tests.support.processes import ROOT, RunningDesk, start
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -36,6 +42,28 @@ def test_the_consumer_resumes_where_it_stopped_and_starts_over_with_another_jour
     with consuming(desk.target, database):
         wait_for(database, 3, a="TRANSFERRING", b="CHATBOT")
     assert position(database)[0] == journal_id
+
+
+def test_the_questions_of_the_manual_are_answered(desk: RunningDesk) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "clients.md").read_text(), re.S)
+    session_id = re.findall(r'get_session\("(.*?)"\)', code)[0]
+    for callback in life(
+        "SessionBegin", "TransferringToHuman", "TransferringToHumanWait", session_id=session_id
+    ):
+        desk.post(callback)
+    code = code.replace("127.0.0.1:50051", desk.target)
+
+    def ask() -> list[str]:
+        command = [sys.executable, "-I", "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    answers = eventually(lambda: len(found := ask()) == 3 and found)
+    assert answers == [
+        f"{session_id} {timestamp(NOON).ToJsonString()}",
+        "SESSION_STATE_QUEUED 1",
+        "SESSION_STATE_QUEUED at revision 3",
+    ]
 
 
 async def test_the_consumer_starts_over_when_its_position_is_no_longer_kept(

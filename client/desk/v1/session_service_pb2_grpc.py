@@ -72,17 +72,17 @@ class SessionServiceServicer(object):
     """
 
     def GetSession(self, request, context):
-        """GetSession returns one session, now or as it was at an earlier revision.
-        NOT_FOUND if it has not begun by then; the message says what is known of
-        it.
+        """GetSession returns one session, now or at an earlier revision. NOT_FOUND
+        (SESSION_NOT_FOUND) if the session had not begun by then; the error's
+        message says what is known of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetSessions(self, request, context):
-        """BatchGetSessions returns many sessions as of one revision. Those that do
-        not exist are listed, not an error.
+        """BatchGetSessions returns many sessions as of one revision. Sessions that do
+        not exist are listed in `missing`; they are no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,36 +90,39 @@ class SessionServiceServicer(object):
 
     def ListSessions(self, request, context):
         """ListSessions returns the sessions that a filter selects, page by page
-        (AIP-158). Pages are cut by key, never by offset: a page costs the same at
-        any depth. A session that changes while pages are read may be seen again
-        or missed only if the field ordered by is the one that changed.
+        (AIP-158). A page starts after the last key of the page before, not at an
+        offset: every page costs the same. A session that changes while pages are
+        read is repeated or missed only if its field named in `order_by` changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountSessions(self, request, context):
-        """CountSessions counts the sessions that a filter selects, by group, with
-        the figures that contact centres watch. RESOURCE_EXHAUSTED
-        (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow the filter.
+        """CountSessions counts the sessions that a filter selects, by group, and sums
+        up their waiting, response and handling times and their ratings.
+        RESOURCE_EXHAUSTED (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow
+        the filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainSession(self, request, context):
-        """ExplainSession returns every callback of a session in time order, each
-        with what was made of it and why. Answers also for a session that has not
-        begun, if any callback names it; NOT_FOUND otherwise.
+        """ExplainSession returns every callback of a session in time order, page by
+        page, each with its verdict and the reason. It also answers for a session
+        that has not begun, if any callback names it; otherwise NOT_FOUND
+        (SESSION_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WaitForState(self, request, context):
-        """WaitForState returns as soon as the session is in one of the states, also
-        if it is now or has not begun yet. DEADLINE_EXCEEDED (STATE_NOT_REACHED)
-        when the call's deadline, or 60 s without one, passes first.
+        """WaitForState returns as soon as the session is in one of the states: at
+        once if it already is. The session need not have begun. DEADLINE_EXCEEDED
+        (STATE_NOT_REACHED) when the call's deadline, or 60 s without one, passes
+        first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

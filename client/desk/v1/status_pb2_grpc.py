@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class StatusServiceStub(object):
-    """StatusService tells operators and clients where the service stands.
+    """StatusService reports the progress and the state of the service.
     """
 
     def __init__(self, channel):
@@ -43,12 +43,13 @@ class StatusServiceStub(object):
 
 
 class StatusServiceServicer(object):
-    """StatusService tells operators and clients where the service stands.
+    """StatusService reports the progress and the state of the service.
     """
 
     def GetStatus(self, request, context):
-        """GetStatus answers at once, from what this worker can see: the view, the
-        journal's head, and what the follower has left behind.
+        """GetStatus answers at once, from what this worker can read: the view (the
+        stored sessions and records), the journal, and the reports of the follower
+        (the process that applies the journal to the view).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +72,7 @@ def add_StatusServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class StatusService(object):
-    """StatusService tells operators and clients where the service stands.
+    """StatusService reports the progress and the state of the service.
     """
 
     @staticmethod
