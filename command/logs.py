@@ -1,8 +1,7 @@
 """The log of each process, on stderr: one JSON object per line, or coloured lines on a terminal.
 
-What the standard library's loggers say (waitress, grpc) takes the same way. Lines are bounded, and
-a reader of stderr that stalls stops no process. Knows nothing of what is logged; who logs leaves
-out message text, signatures and tokens.
+Records of the standard library's loggers (waitress, grpc) go the same way. Lines are bounded, and a
+stalled reader of stderr blocks no process. Callers leave out message text, signatures and tokens.
 """
 
 import logging
@@ -21,7 +20,7 @@ MAX_VALUE = 2_000
 """Characters of one value."""
 
 MAX_TRACEBACK = 8_000
-"""Characters of a rendered exception, of which the end is kept: that is where the error is."""
+"""Characters of a rendered exception. The end is kept: the error is there."""
 
 _FRAMES = 15
 
@@ -29,11 +28,11 @@ log = structlog.get_logger()
 
 
 def configure(settings: Settings, role: str) -> None:
-    """Route every log record of this process to stderr; `role` names the process in each."""
-    # gRPC's core writes to stderr on its own, in its own format, and would wait for its reader;
-    # what matters comes as errors too.
+    """Route every log record of this process to stderr, with `role` as the name of the process."""
+    # gRPC's core writes to stderr by itself, in its own format, and would block with its reader.
+    # Its errors reach us as exceptions as well.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Tracebacks, warnings and whatever else is printed must not wait for the reader either.
+    # Tracebacks, warnings and all other output must not block with the reader either.
     descriptor = sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY)
     sys.stderr = text_output(descriptor, on_dropped=_report_dropped)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
@@ -63,11 +62,11 @@ def configure(settings: Settings, role: str) -> None:
     # gRPC logs a traceback for each client that vanishes.
     handler.addFilter(ThrottledLogger("grpc", throttle))
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    logging.raiseExceptions = False  # a log that cannot be written must not make more of them
+    logging.raiseExceptions = False  # a record that cannot be written must not cause another
 
 
 def _report_dropped(number: int) -> None:
-    log.error("log_records_dropped", number=number)  # an error: errors may be among them
+    log.error("log_records_dropped", number=number)  # error level: they may be errors
 
 
 def _processors(role: str) -> list[Processor]:
@@ -92,7 +91,7 @@ def _renderer(settings: Settings) -> Processor:
 
 
 def _render_exception(exc_info: ExcInfo) -> str:
-    # Not structlog's own: those show local variables, and a local variable may be a token.
+    # structlog's own renderers show local variables, and a local variable may be a token.
     lines = traceback.format_exception(*exc_info, limit=-_FRAMES)
     return "".join(lines)[-MAX_TRACEBACK:].rstrip()
 

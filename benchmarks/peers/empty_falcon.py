@@ -1,4 +1,4 @@
-"""A Falcon handler that keeps nothing, on waitress as it comes, with its best options."""
+"""A Falcon handler that stores nothing, on stock waitress with its best options."""
 
 import gc
 import json
@@ -13,7 +13,7 @@ from gateway.limits import Limits
 
 
 class Nothing:
-    """Acknowledges, and forgets."""
+    """Acknowledges callbacks without storing them."""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.data = Answer.KEPT.body
@@ -25,8 +25,8 @@ def main() -> None:
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(json.dumps({"port": sock.getsockname()[1]}), flush=True)
     gc.collect()
-    gc.freeze()  # as ours does
-    warnings.simplefilter("ignore", DeprecationWarning)  # of send_bytes, which spares a busy loop
+    gc.freeze()  # as the gateway does
+    warnings.simplefilter("ignore", DeprecationWarning)  # of send_bytes, which avoids a busy loop
     waitress.serve(
         app,
         sockets=[sock],

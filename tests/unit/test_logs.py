@@ -1,4 +1,4 @@
-"""What a log line looks like, whoever writes it. In a process of its own: logging is global."""
+"""Log lines of all writers, from processes of their own: logging is global."""
 
 import json
 import re

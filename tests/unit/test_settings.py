@@ -1,4 +1,4 @@
-"""What the environment may say, and what it is told when it says something else."""
+"""Settings from the environment, and the messages for wrong ones."""
 
 import os
 import pickle

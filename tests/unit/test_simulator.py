@@ -20,9 +20,10 @@ from simulator.ledger import Ledger
 from simulator.lives import Life, make_lives
 from simulator.parameters import CallbackUrl, Share, read_token
 from simulator.scripts import IMPOSSIBLE, SCRIPTS
-from simulator.sender import Fate, Options, sign
+from simulator.sender import Fate, SendOptions, sign
 from simulator.summary import percentiles
 from simulator.traffic import WINDOW, Delivery, deliveries
+from simulator.words import count_of
 
 NOW = 1_800_000_000_000
 
@@ -239,7 +240,7 @@ def test_signatures_match_the_vendors_vector() -> None:
 
 
 def test_the_token_shows_in_no_repr() -> None:
-    assert "secret" not in repr(Options(url="http://h", sdk_app_id=1, token="secret"))
+    assert "secret" not in repr(SendOptions(url="http://h", sdk_app_id=1, token="secret"))
 
 
 def test_a_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -283,3 +284,11 @@ def test_percentiles_are_in_milliseconds() -> None:
         "p50": 501, "p90": 901, "p99": 991, "p99.9": 1000, "max": 1000
     }  # fmt: skip
     assert percentiles(array("d")) == {}
+
+
+def test_one_is_singular() -> None:
+    assert [count_of(number, "callback") for number in (0, 1, 2)] == [
+        "0 callbacks",
+        "1 callback",
+        "2 callbacks",
+    ]
