@@ -17,14 +17,15 @@ from journal.entry import Entry
 from service import records
 from service.history import LIMITS, History, Limits, Placed, Truncated, Usage, placed_by
 from service.machine import State
+from service.positions import position_of
 from service.session import Outcome, Reason, without_message
-from service.view.store import POSITION_BITS, fingerprint
+from service.view.progress import Progress
+from service.view.store import fingerprint
 from service.view.writer import (
     NO_HISTORY,
     OWN,
     REVISED,
     FeedRow,
-    Progress,
     SavedKey,
     SessionKey,
     SessionRow,
@@ -63,7 +64,7 @@ class Arrival(msgspec.Struct, gc=False):
     """An entry that has been read but not folded yet.
 
     Attributes:
-        event: what shows it, as serialised.
+        event: a record of it alone, as serialised.
         problem: why it is malformed, and so belongs to no session; "" if it is not.
         placed: what it says; None if that cannot be read.
         facts: what the view keeps for the fold, likewise.
@@ -297,7 +298,7 @@ class Projection:
         snapshot = session.message.update(now, session.revision) if session.number else None
         self._emit(arrival.key, session, own, 0, (arrival.event, snapshot, facts))
         for ordinal, placed in enumerate(revised, 1):
-            self._emit(arrival.key, session, placed, ordinal, (None, None, None))
+            self._emit(arrival.key, session, placed, ordinal, (b"", None, None))
         self._work += PUBLISHED * len(revised)
 
     def _emit(
@@ -306,19 +307,21 @@ class Projection:
         session: CachedSession,
         placed: Placed,
         ordinal: int,
-        blobs: tuple[bytes | None, bytes | None, bytes | None],
+        blobs: tuple[bytes, bytes | None, bytes | None],
     ) -> None:
         facts, revision = placed.facts, session.revision
+        event, snapshot, saved = blobs
         now = session.history.session.state
         judgement = records.judgement(_outcome_of(placed), facts.event, now)
         placed.verdicts |= 1 << judgement.verdict
+        record = records.record(judgement.fields, revision, ordinal)
         self._append(
             FeedRow(
-                revision << POSITION_BITS | ordinal,
+                position_of(revision, ordinal),
                 placed.revision,
                 *key,
                 session.first_revision,
-                REVISED if ordinal else OWN if blobs[2] else NO_HISTORY,
+                REVISED if ordinal else OWN if saved else NO_HISTORY,
                 judgement.type,
                 judgement.verdict,
                 judgement.reason,
@@ -326,8 +329,10 @@ class Projection:
                 placed.agent_id,
                 facts.client_user_id,
                 facts.channel_type,
-                records.record(judgement.fields, revision, ordinal),
-                *blobs,
+                record + event,
+                len(record),
+                snapshot,
+                saved,
             )
         )
 
@@ -390,15 +395,15 @@ class Projection:
 DIGEST_BYTES = 32
 DIGESTS = 1 << 8 * DIGEST_BYTES
 
-_LENGTHS = Struct(">QII")
+_LENGTHS = Struct(">QI")
 
 
 def row_hash(row: FeedRow) -> int:
     """Hash a row of the feed. The feed's digest is the sum of these, mod `DIGESTS`."""
-    event = row.event or b""
-    lengths = _LENGTHS.pack(row.position, len(row.record), len(event))
-    content = b"".join((lengths, row.record, event, row.session or b""))
-    return int.from_bytes(blake2b(content, digest_size=DIGEST_BYTES).digest())
+    digest = blake2b(_LENGTHS.pack(row.position, len(row.record)), digest_size=DIGEST_BYTES)
+    digest.update(row.record)
+    digest.update(row.session or b"")
+    return int.from_bytes(digest.digest())
 
 
 def _arrival(entry: Entry) -> Arrival:
@@ -427,8 +432,9 @@ def _malformed(arrival: Arrival) -> FeedRow:
     outcome, revision = records.MALFORMED, arrival.entry.revision
     verdict = records.VERDICTS[outcome.verdict]
     fields = records.verdict_fields(outcome, arrival.problem, State.NEW)
+    record = records.record(fields, revision, 0)
     return FeedRow(
-        position=revision << POSITION_BITS,
+        position=position_of(revision),
         event_revision=revision,
         sdk_app_id=arrival.entry.sdk_app_id,
         session_id="",
@@ -441,8 +447,8 @@ def _malformed(arrival: Arrival) -> FeedRow:
         agent_id="",
         client_user_id="",
         channel_type="",
-        record=records.record(fields, revision, 0),
-        event=arrival.event,
+        record=record + arrival.event,
+        event_at=len(record),
         session=None,
         facts=None,
     )

@@ -27,7 +27,8 @@ def test_no_docstring_opens_with_a_question_word(room: str) -> None:
 def docstrings(tree: ast.AST) -> Iterator[str]:
     """Yield the first lines of all docstrings, those of constants included."""
     for node in ast.walk(tree):
-        for statement in getattr(node, "body", None) or ():
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
             match statement:
                 case ast.Expr(value=ast.Constant(value=str(text))) if text.strip():
                     yield text.strip().splitlines()[0]
