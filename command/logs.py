@@ -8,28 +8,20 @@ out message text, signatures and tokens.
 import logging
 import os
 import sys
-import time
 import traceback
-from collections.abc import Callable
 
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from command.background import text_output
 from command.settings import Settings
+from command.throttle import Throttle, ThrottledLogger
 
 MAX_VALUE = 2_000
 """Characters of one value."""
 
 MAX_TRACEBACK = 8_000
 """Characters of a rendered exception, of which the end is kept: that is where the error is."""
-
-GRPC_PERIOD = 5.0
-"""Seconds between two lines that gRPC logs with the same message: one for each client that vanishes
-with a traceback would fill the log."""
-
-MAX_KINDS = 256
-"""Messages that are counted apart; beyond that, all counts begin anew."""
 
 _FRAMES = 15
 
@@ -46,8 +38,9 @@ def configure(settings: Settings, role: str) -> None:
     sys.stderr = text_output(descriptor, on_dropped=_report_dropped)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared = _processors(role)
+    throttle = Throttle()
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[throttle, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
@@ -55,7 +48,11 @@ def configure(settings: Settings, role: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.ExtraAdder(allow=["suppressed"]),
+                *shared,
+            ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _bound,
@@ -63,43 +60,10 @@ def configure(settings: Settings, role: str) -> None:
             ],
         )
     )
-    handler.addFilter(Throttle("grpc", period=GRPC_PERIOD))
+    # gRPC logs a traceback for each client that vanishes.
+    handler.addFilter(ThrottledLogger("grpc", throttle))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.raiseExceptions = False  # a log that cannot be written must not make more of them
-
-
-class Throttle(logging.Filter):
-    """A filter that passes a message of some loggers once a period, with the number left out.
-
-    Args:
-        name: of the loggers, or of the one above them.
-        period: seconds.
-        clock: seconds, monotonic.
-    """
-
-    def __init__(
-        self, name: str, *, period: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(name)
-        self._period = period
-        self._clock = clock
-        self._kinds: dict[str, tuple[float, int]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return True if a record is to be logged."""
-        if not super().filter(record):
-            return True
-        message, now = record.getMessage(), self._clock()
-        logged_at, more = self._kinds.get(message, (now - self._period, 0))
-        if now < logged_at + self._period:
-            self._kinds[message] = (logged_at, more + 1)
-            return False
-        if len(self._kinds) >= MAX_KINDS:
-            self._kinds.clear()
-        self._kinds[message] = (now, 0)
-        if more:
-            record.msg, record.args = f"{message} ({more:,} more before)", ()
-        return True
 
 
 def _report_dropped(number: int) -> None:
