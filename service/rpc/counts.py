@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import apsw
 from desk.v1.session_pb2 import EndReason, SessionState
 from desk.v1.session_service_pb2 import (
     CountGroup,
@@ -18,6 +17,7 @@ from service.records import duration
 from service.rpc.errors import Reason, Refused
 from service.rpc.frames import header_of
 from service.rpc.requests import Check
+from service.view.errors import ReadTooLong
 from service.view.reader import Reader, Row
 from service.view.selection import SessionSelection
 
@@ -28,9 +28,9 @@ COUNT_SECONDS = 10.0
 
 
 class Grouping(NamedTuple):
-    """A column or expression to group by, and the names of its groups on the wire."""
+    """What the view groups by, and the names of its groups on the wire."""
 
-    sql: str
+    by: str
     key: Callable[[Any], str]
 
 
@@ -38,12 +38,12 @@ _STATES = {number: name for name, number in SessionState.items()}
 _END_REASONS = {number: name for name, number in EndReason.items()}
 
 GROUPINGS: dict[int, Grouping] = {
-    CountGroup.COUNT_GROUP_UNSPECIFIED: Grouping("''", str),
+    CountGroup.COUNT_GROUP_UNSPECIFIED: Grouping("", str),
     CountGroup.COUNT_GROUP_STATE: Grouping("state", _STATES.__getitem__),
     CountGroup.COUNT_GROUP_AGENT: Grouping("agent_id", str),
     CountGroup.COUNT_GROUP_CHANNEL_TYPE: Grouping("channel_type", str),
     CountGroup.COUNT_GROUP_END_REASON: Grouping("end_reason", _END_REASONS.__getitem__),
-    CountGroup.COUNT_GROUP_SDK_APP: Grouping("CAST(sdk_app_id AS TEXT)", str),
+    CountGroup.COUNT_GROUP_SDK_APP: Grouping("sdk_app_id", str),
 }
 
 
@@ -64,9 +64,9 @@ def count(
     """
     with reader.snapshot() as progress:
         try:
-            with reader.limited(min(end - time.monotonic(), COUNT_SECONDS)):
-                rows = reader.count(selection, grouping.sql, MAX_GROUPS)
-        except apsw.InterruptError:
+            seconds = min(end - time.monotonic(), COUNT_SECONDS)
+            rows = reader.count(selection, grouping.by, MAX_GROUPS, seconds=seconds)
+        except ReadTooLong:
             raise Refused(
                 Reason.TOO_MANY_SESSIONS, "counting took too long; select fewer sessions"
             ) from None

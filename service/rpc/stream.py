@@ -16,7 +16,6 @@ from service.rpc.calls import Call
 from service.rpc.errors import Reason, Refused, shutting_down
 from service.rpc.feed import Feed
 from service.rpc.filter_groups import FilterGroup, Wakeup
-from service.view.queries import RECORD_AND_SESSION_COLUMNS, RECORD_COLUMNS
 from service.view.reader import Reader, complete_revision
 from service.view.readers import Readers
 from service.view.selection import EventSelection
@@ -181,8 +180,9 @@ class Stream:
 
     def _read(self, reader: Reader, position: int) -> Encoded:
         wish = self._wish
-        columns = RECORD_AND_SESSION_COLUMNS if wish.with_session else RECORD_COLUMNS
-        window = reader.feed(wish.selection, position, columns=columns, enough=self.part_bytes)
+        window = reader.feed(
+            wish.selection, position, with_session=wish.with_session, enough=self.part_bytes
+        )
         if window.progress.journal_id != self._feed.journal_id:
             raise shutting_down()  # the view was replaced; the client is told by which journal
         check_kept(complete_revision(position), window.progress.oldest_revision)

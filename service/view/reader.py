@@ -13,6 +13,7 @@ import apsw
 import msgspec
 
 from service.view import queries
+from service.view.errors import ReadTooLong
 from service.view.selection import (
     EventSelection,
     LiveRow,
@@ -120,7 +121,7 @@ class Reader:
     """A connection to the view that cannot write.
 
     Raises, in every method:
-        apsw.Error: the storage failed, or (InterruptError) a time limit passed.
+        apsw.Error: the storage failed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -140,7 +141,7 @@ class Reader:
             self._db.execute("COMMIT")
 
     @contextmanager
-    def limited(self, seconds: float) -> Iterator[None]:
+    def _limited(self, seconds: float) -> Iterator[None]:
         """Interrupt what runs inside when it takes too long."""
         end = time.monotonic() + seconds
         self._db.set_progress_handler(lambda: time.monotonic() > end, 20_000)
@@ -174,13 +175,17 @@ class Reader:
         selection: EventSelection,
         after: int,
         *,
-        columns: str,
         enough: int,
+        with_session: bool = False,
     ) -> Window:
         """Read the next part of the feed after a position, as much as `cut` takes.
 
         Looks at `WINDOW_REVISIONS` at most; where sessions are named, at theirs only.
         """
+        columns = queries.RECORD_AND_SESSION_COLUMNS if with_session else queries.RECORD_COLUMNS
+        return self._feed(selection, after, columns, enough)
+
+    def _feed(self, selection: EventSelection, after: int, columns: str, enough: int) -> Window:
         with self.snapshot() as progress:
             end = last_of(progress.applied_revision)
             find = self._of_sessions if selection.session_ids else self._in_order
@@ -212,7 +217,7 @@ class Reader:
 
     def tail(self, after: int) -> Window:
         """Read the next part of the whole feed; the rows are `LiveRow`s."""
-        window = self.feed(EVERYTHING, after, columns=queries.LIVE_COLUMNS, enough=WINDOW_BYTES)
+        window = self._feed(EVERYTHING, after, queries.LIVE_COLUMNS, WINDOW_BYTES)
         return window._replace(rows=[LiveRow._make(row) for row in window.rows])
 
     def facts(self, sdk_app_id: int, session_id: str, revision: int) -> list[Row]:
@@ -272,11 +277,21 @@ class Reader:
         cursor.close(True)
         return rows, rows[-1][0] if cut_off else end
 
-    def count(self, selection: SessionSelection, key: str, limit: int) -> list[Row]:
-        """Count by a column or an expression; the largest groups first."""
+    def count(
+        self, selection: SessionSelection, by: str, limit: int, *, seconds: float
+    ) -> list[Row]:
+        """Count by one of `queries.COUNT_KEYS`; the largest groups first.
+
+        Raises:
+            ReadTooLong: it took more than so many seconds.
+        """
         where = selection.where()
-        sql = queries.COUNT.format(key=key, where=where.sql)
-        return list(self._db.execute(sql, (*where.values, limit)))
+        sql = queries.COUNT.format(key=queries.COUNT_KEYS[by], where=where.sql)
+        try:
+            with self._limited(seconds):
+                return list(self._db.execute(sql, (*where.values, limit)))
+        except apsw.InterruptError:
+            raise ReadTooLong(f"counting took more than {seconds:g} s") from None
 
     def walk(self, sql: str, values: tuple[int | str, ...], last: int) -> list[tuple[int, int]]:
         """Read (order key, number) along an index, by a statement of `service.view.walks`."""
