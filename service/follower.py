@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
-import apsw
 import structlog
 from msgspec.structs import replace
 
@@ -18,7 +17,9 @@ from journal.errors import JournalError, NotKept, Unavailable
 from journal.port import JournalReader
 from service.projection import Projection
 from service.view import store
-from service.view.writer import Progress, ViewDamaged, ViewError, ViewWriter, discard
+from service.view.errors import ContentRefused, ViewDamaged, ViewError
+from service.view.progress import Progress
+from service.view.writer import ViewWriter, discard
 
 BATCH = 8_000
 BATCH_BYTES = 16 * 1024 * 1024
@@ -257,5 +258,5 @@ def _last(entries: Sequence[Entry]) -> int:
 def _is_of_the_entries(error: Exception) -> bool:
     """Return True if an error comes from what was to be written, not from where."""
     if isinstance(error, ViewError):
-        return isinstance(error, apsw.ConstraintError | apsw.MismatchError | apsw.TooBigError)
+        return isinstance(error, ContentRefused)
     return not isinstance(error, JournalError | OSError | MemoryError)

@@ -17,14 +17,15 @@ from journal.entry import Entry
 from service import records
 from service.history import LIMITS, History, Limits, Placed, Truncated, Usage, placed_by
 from service.machine import State
+from service.positions import position_of
 from service.session import Outcome, Reason, without_message
-from service.view.store import POSITION_BITS, fingerprint
+from service.view.progress import Progress
+from service.view.store import fingerprint
 from service.view.writer import (
     NO_HISTORY,
     OWN,
     REVISED,
     FeedRow,
-    Progress,
     SavedKey,
     SessionKey,
     SessionRow,
@@ -316,7 +317,7 @@ class Projection:
         record = records.record(judgement.fields, revision, ordinal)
         self._append(
             FeedRow(
-                revision << POSITION_BITS | ordinal,
+                position_of(revision, ordinal),
                 placed.revision,
                 *key,
                 session.first_revision,
@@ -432,7 +433,7 @@ def _malformed(arrival: Arrival) -> FeedRow:
     fields = records.verdict_fields(outcome, arrival.problem, State.NEW)
     record = records.record(fields, revision, 0)
     return FeedRow(
-        position=revision << POSITION_BITS,
+        position=position_of(revision),
         event_revision=revision,
         sdk_app_id=arrival.entry.sdk_app_id,
         session_id="",

@@ -17,7 +17,7 @@ from service.records import duration
 from service.rpc.errors import Reason, Refused
 from service.rpc.frames import header_of
 from service.rpc.requests import Check
-from service.view.errors import ReadTooLong
+from service.view.errors import TimeLimitPassed
 from service.view.reader import Reader, Row
 from service.view.selection import SessionSelection
 
@@ -66,7 +66,7 @@ def count(
         try:
             seconds = min(end - time.monotonic(), COUNT_SECONDS)
             rows = reader.count(selection, grouping.by, MAX_GROUPS, seconds=seconds)
-        except ReadTooLong:
+        except TimeLimitPassed:
             raise Refused(
                 Reason.TOO_MANY_SESSIONS, "counting took too long; select fewer sessions"
             ) from None

@@ -16,14 +16,11 @@ from callback.decoder import MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MIN_EVENT_TIME
 from service.history import LIMITS
 from service.machine import BEGIN_HEAD_START, RANKS, steps
 from service.session import MAX_AGENTS, Core, Facts, Session
-from storage.watch import WalWatch
+from service.view.errors import sqlite_errors
 
 FOLD_VERSION = 2
 """Raise it whenever the same callbacks would give other sessions, verdicts or records than before,
 and neither the table nor the schema tells (a test with a known digest goes red)."""
-
-POSITION_BITS = 20
-"""A feed position is `revision << POSITION_BITS | ordinal`."""
 
 BUSY_TIMEOUT = 5_000
 """Milliseconds to wait for a lock of SQLite's; in WAL mode readers and writer hardly ever meet."""
@@ -79,16 +76,12 @@ def others(data_dir: Path) -> list[Path]:
     return sorted(set(data_dir.glob("view-*.db")) - {locate(data_dir)})
 
 
-def watch(path: Path) -> WalWatch:
-    """Make what waits until another process has written to a view."""
-    return WalWatch(path)
-
-
+@sqlite_errors()
 def open_reader(path: Path) -> apsw.Connection:
     """Open a view for reading.
 
     Raises:
-        apsw.CantOpenError: it is not there yet.
+        ViewUnavailable: there is none yet.
     """
     connection = apsw.Connection(
         f"{path.absolute().as_uri()}?mode=ro",
@@ -97,8 +90,9 @@ def open_reader(path: Path) -> apsw.Connection:
     return _set_up(connection)
 
 
+@sqlite_errors()
 def open_writer(path: Path) -> apsw.Connection:
-    """Open a view for writing; make it if it is not there."""
+    """Open a view for writing; create it if there is none."""
     connection = _set_up(apsw.Connection(str(path)))
     path.chmod(0o600)
     # One by one: of statements executed together, those behind a first row are left undone.
@@ -114,6 +108,11 @@ def open_writer(path: Path) -> apsw.Connection:
         if not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
             connection.execute(SCHEMA)
     return connection
+
+
+def sqlite_versions() -> dict[str, str]:
+    """Return the versions of apsw and of the SQLite in it."""
+    return {"apsw": apsw.apsw_version(), "sqlite": apsw.sqlite_lib_version()}
 
 
 def _set_up(connection: apsw.Connection) -> apsw.Connection:

@@ -7,20 +7,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import apsw
 import msgspec
 import structlog
 
 from journal.errors import InUse
 from service.history import Placed, identity_of, restored
-from service.view import store
+from service.view import progress, store
+from service.view.errors import ViewDamaged, ViewError, sqlite_errors
+from service.view.progress import Progress
 from storage.lock import FileLock
-
-ViewError = apsw.Error
-"""The error of the view's storage."""
-
-ViewDamaged = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
-"""Its errors that mean that the file is damaged."""
 
 log = structlog.get_logger()
 
@@ -75,21 +70,6 @@ class SessionRow(NamedTuple):
     handle_time: int | None
     session: bytes
     fold: bytes
-
-
-class Progress(msgspec.Struct, frozen=True, array_like=True):
-    """The row of the table `progress`, without its key."""
-
-    journal_id: str
-    fingerprint: str
-    applied_revision: int = 0
-    applied_id: bytes = b""
-    head_revision: int = 0
-    oldest_revision: int = 1
-    behind_since: int | None = None
-    digest: bytes = bytes(32)
-    complete: bool = False
-    repetitions: int = 0
 
 
 class SavedKey(NamedTuple):
@@ -161,7 +141,6 @@ LOAD_REVISIONS = """
 ADD_REFUSED_ID = "INSERT INTO refused_ids VALUES (?)"
 FIND_REFUSED_ID = "SELECT 1 FROM refused_ids WHERE id = ?"
 ANY_REFUSED_ID = "SELECT 1 FROM refused_ids LIMIT 1"
-LOAD_PROGRESS = f"SELECT {', '.join(Progress.__struct_fields__)} FROM progress"  # noqa: S608
 
 place: Callable[[SessionRow], tuple[Any, ...]] = attrgetter(*PLACE)
 """Returns the place of a session in the indexes."""
@@ -217,7 +196,7 @@ class ViewWriter:
                 releases the GIL for it: the next entries can be read and decoded meanwhile.
         """
         self._end_transaction()
-        self._db.execute("BEGIN")
+        self._rows("BEGIN")
         try:
             yield
         except BaseException:
@@ -232,7 +211,7 @@ class ViewWriter:
     def _commit(self) -> None:
         # Not by `with self._db`, which holds the GIL until all is on disk.
         try:
-            self._db.execute("COMMIT")
+            self._rows("COMMIT")
         except ViewError:
             with suppress(ViewError):
                 self._roll_back()
@@ -240,7 +219,7 @@ class ViewWriter:
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:  # after some errors SQLite has done it already
-            self._db.execute("ROLLBACK")
+            self._rows("ROLLBACK")
 
     def _end_transaction(self) -> None:
         self.settle()
@@ -255,75 +234,79 @@ class ViewWriter:
     def progress(self) -> Progress | None:
         """Read the progress; None if the view is new. Not for use inside a transaction."""
         self._end_transaction()
-        row = self._db.execute(LOAD_PROGRESS).fetchone()
-        return msgspec.convert(row, Progress, strict=False) if row else None
+        rows = self._rows(progress.LOAD)
+        return Progress.of_row(rows[0]) if rows else None
 
     def save_progress(self, progress: Progress) -> None:
         """Write the progress."""
-        self._db.execute(SAVE_PROGRESS, msgspec.structs.astuple(progress))
+        self._write(SAVE_PROGRESS, [msgspec.structs.astuple(progress)])
 
     def add_feed(self, rows: Iterable[FeedRow]) -> None:
         """Append to the feed, in order of position."""
-        self._db.executemany(INSERT_FEED, rows)
+        self._write(INSERT_FEED, rows)
 
     def save_keys(self, rows: Iterable[SavedKey]) -> None:
         """Note which sessions there are, and by which number those are saved that have begun."""
-        self._db.executemany(SAVE_KEY, rows)
+        self._write(SAVE_KEY, rows)
 
     def save_sessions(self, rows: Sequence[SessionRow]) -> None:
         """Write sessions in place of their earlier state, and all their index entries."""
-        self._db.executemany(SAVE_SESSION, rows)
+        self._write(SAVE_SESSION, rows)
 
     def save_sessions_in_place(self, rows: Sequence[SessionRow]) -> None:
         """Write sessions of which `place` is as saved before: most indexes are not touched."""
         before = self._db.total_changes()
-        self._db.executemany(SAVE_IN_PLACE, rows)
+        self._write(SAVE_IN_PLACE, rows)
         if self._db.total_changes() - before != len(rows):
             raise AssertionError("a session is not where it was saved")
 
     def add_rejection(self, position: int, event_revision: int) -> None:
         """Note that an event stands rejected, as published at `position`."""
-        self._db.execute(ADD_REJECTION, (position, event_revision))
+        self._write(ADD_REJECTION, [(position, event_revision)])
 
     def drop_rejection(self, event_revision: int) -> None:
         """Note that an event does not stand rejected any more."""
-        self._db.execute(DROP_REJECTION, (event_revision,))
+        self._write(DROP_REJECTION, [(event_revision,)])
 
     def load_session(self, key: SessionKey) -> SavedSession | None:
         """Read a session as saved last; None if no callback has named it."""
-        row = self._db.execute(LOAD_SESSION, key).fetchone()
-        return SavedSession._make(row) if row else None
+        rows = self._rows(LOAD_SESSION, key)
+        return SavedSession._make(rows[0]) if rows else None
 
     def load_history(self, first_revision: int) -> list[Placed]:
         """Read a session's history, in order of revision, with what was published for it."""
         placed: dict[int, Placed] = {}
-        for revision, verdicts, agent_id, facts in self._db.execute(
-            LOAD_HISTORY, (first_revision,)
-        ):
+        for revision, verdicts, agent_id, facts in self._rows(LOAD_HISTORY, (first_revision,)):
             each = placed[revision] = restored(revision, facts)
             each.verdicts, each.agent_id = verdicts, agent_id
-        for revision, verdicts in self._db.execute(LOAD_REVISIONS, (first_revision,)):
+        for revision, verdicts in self._rows(LOAD_REVISIONS, (first_revision,)):
             placed[revision].verdicts = verdicts
         return list(placed.values())
 
     def refuse_history(self, first_revision: int) -> None:
-        """Note the ids of all of a session's history, which is full."""
-        ids = sorted(
-            identity_of(row[-1]) for row in self._db.execute(LOAD_HISTORY, (first_revision,))
-        )
-        self._db.executemany(ADD_REFUSED_ID, ((each,) for each in ids))
+        """Note the identities of all of a session's history, which is full."""
+        history = self._rows(LOAD_HISTORY, (first_revision,))
+        self._write(ADD_REFUSED_ID, sorted((identity_of(row[-1]),) for row in history))
 
     def refuse(self, identity: bytes) -> None:
-        """Note the id of an entry that is to be recognised without a history."""
-        self._db.execute(ADD_REFUSED_ID, (identity,))
+        """Note the identity of an entry that is to be recognised without a history."""
+        self._write(ADD_REFUSED_ID, [(identity,)])
 
     def is_refused(self, identity: bytes) -> bool:
-        """Say whether `refuse` has noted an id."""
-        return self._db.execute(FIND_REFUSED_ID, (identity,)).fetchone() is not None
+        """Return True if `refuse` has noted an identity."""
+        return bool(self._rows(FIND_REFUSED_ID, (identity,)))
 
     def refuses_any(self) -> bool:
-        """Say whether `refuse` has noted anything at all."""
-        return self._db.execute(ANY_REFUSED_ID).fetchone() is not None
+        """Return True if `refuse` has noted any identity."""
+        return bool(self._rows(ANY_REFUSED_ID))
+
+    @sqlite_errors()
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        return list(self._db.execute(sql, values))
+
+    @sqlite_errors()
+    def _write(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._db.executemany(sql, rows)
 
 
 def lock(path: Path) -> FileLock:

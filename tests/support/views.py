@@ -11,6 +11,7 @@ from desk.v1.session_pb2 import Session
 
 from journal.entry import Entry
 from service.history import Limits
+from service.positions import ORDINAL_BITS
 from service.projection import Projection
 from service.view import store
 from service.view.writer import ViewWriter
@@ -44,7 +45,7 @@ class View(NamedTuple):
 
     def snapshots(self) -> dict[int, Session]:
         """By revision, the session after it, if it had begun."""
-        sql = f"SELECT position >> {store.POSITION_BITS}, session FROM feed WHERE session NOT NULL"
+        sql = f"SELECT position >> {ORDINAL_BITS}, session FROM feed WHERE session NOT NULL"
         return {revision: Session.FromString(blob) for revision, blob in self.rows(sql)}
 
     def sessions(self) -> dict[str, Session]:

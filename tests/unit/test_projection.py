@@ -17,14 +17,14 @@ from service import projection as projection_module
 from service.history import Limits
 from service.projection import DIGESTS, Projection, row_hash
 from service.view import store
-from service.view.reader import EVERYTHING, WINDOW_BYTES, Reader
+from service.view.errors import ContentRefused, ViewDamaged
+from service.view.reader import EVERYTHING, Bounds, Reader
 from service.view.selection import EventSelection
 from service.view.writer import (
     INSERT_FEED,
     LOAD_HISTORY,
     LOAD_SESSION,
     FeedRow,
-    ViewDamaged,
     ViewWriter,
     discard,
 )
@@ -76,7 +76,7 @@ def read(folder: Path, sql: str) -> list[tuple[object, ...]]:
 
 def records(folder: Path) -> list[event_pb2.SessionRecord]:
     with closing(Reader(store.locate(folder))) as reader:
-        rows = reader.feed(EVERYTHING, 0, enough=WINDOW_BYTES).rows
+        rows = reader.feed(EVERYTHING, 0, enough=Bounds().size).rows
     return [event_pb2.SessionRecord.FromString(row[1]) for row in rows]
 
 
@@ -217,7 +217,7 @@ def test_a_batch_that_fails_leaves_no_trace(tmp_path: Path) -> None:
     projection = Projection(writer, JOURNAL)
     journal = fixed_journal()
     writer._db.set_commit_hook(lambda: True)
-    with pytest.raises(apsw.ConstraintError):
+    with pytest.raises(ContentRefused):
         projection.apply(journal, head=9, behind_since=None)
     writer._db.set_commit_hook(None)
     assert writer.progress() is None
@@ -248,7 +248,7 @@ def test_a_commit_that_fails_behind_a_batch_is_told_by_the_next_and_leaves_no_tr
     writer.settle()
     writer._db.set_commit_hook(lambda: True)
     projection.apply(journal[2:4], head=8, behind_since=NOON)
-    with pytest.raises(apsw.ConstraintError):
+    with pytest.raises(ContentRefused):
         projection.apply(journal[4:], head=8, behind_since=None)
     writer._db.set_commit_hook(None)
     again = Projection(writer, JOURNAL)
@@ -271,7 +271,7 @@ def test_a_projection_that_has_failed_refuses_to_leave_a_gap(
     projection = Projection(writer, JOURNAL)
     journal = fixed_journal()
     writer._db.set_commit_hook(lambda: True)
-    with pytest.raises(apsw.ConstraintError):
+    with pytest.raises(ContentRefused):
         apply_each(projection, journal[:2], behind_since)
     writer._db.set_commit_hook(None)
     with pytest.raises(AssertionError, match="of no more use"):
@@ -294,7 +294,7 @@ def test_progress_waits_for_the_commit_under_way_and_tells_that_it_failed(tmp_pa
     projection.apply(journal[:2], head=9, behind_since=None)
     writer._db.set_commit_hook(slowly(fail=True))
     projection.apply(journal[2:], head=9, behind_since=NOON)
-    with pytest.raises(apsw.ConstraintError):
+    with pytest.raises(ContentRefused):
         writer.progress()
     on_disk = writer.progress()
     writer.close()
@@ -328,7 +328,7 @@ def test_closing_logs_that_the_last_commit_failed(tmp_path: Path) -> None:
         Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
         writer.close()
     assert [(line["event"], line["error"]) for line in logs] == [
-        ("view_commit_failed", "ConstraintError")
+        ("view_commit_failed", "ContentRefused")
     ]
     assert read(tmp_path, "SELECT applied_revision FROM progress") == []
 
@@ -687,7 +687,7 @@ def test_what_is_too_long_is_found_by_its_session_but_not_read_with_its_history(
     selection = EventSelection(session_ids=(SESSION,))
     with closing(Reader(store.locate(tmp_path))) as reader:
         assert [row[1] for row in reader.facts(APP, SESSION, 5)] == [1, 2, 3]
-        rows = reader.feed(selection, 0, enough=WINDOW_BYTES).rows
+        rows = reader.feed(selection, 0, enough=Bounds().size).rows
         found = [event_pb2.SessionRecord.FromString(row[1]) for row in rows]
         as_of = [(reader.session_as_of(APP, SESSION, revision),) for revision in range(1, 6)]
     assert [each.event.revision for each in found] == [1, 2, 1, 3, 4, 5]
