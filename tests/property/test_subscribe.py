@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from service.positions import complete_revision, last_of
-from service.rpc import requests, snapshot
-from service.rpc.batches import encode
+from service.rpc import requests, session_reads
 from service.rpc.explanation import Explanations
+from service.rpc.responses import BatchFormat, encode
 from service.view.reader import Bounds, Reader
 from service.view.selection import EventSelection, LiveRow, SnapshotSelection
 from tests.support.callbacks import APP, bodies
@@ -56,10 +56,8 @@ def viewed(callbacks: list[bytes], bounds: Bounds | None = None) -> Iterator[Rea
 
 
 def selection_of(asked: EventFilter) -> EventSelection:
-    check = requests.Check()
-    selection = requests.event_selection(check, asked)
-    check.done()
-    return selection
+    with requests.Check() as check:
+        return requests.event_selection(check, asked)
 
 
 def whole_feed(opened: Reader) -> list[LiveRow]:
@@ -104,7 +102,7 @@ def windows(
         revisions = {row[0] >> 20 for row in window.rows}
         if complete_revision(window.reached) < window.reached >> 20:
             assert last_of(window.reached >> 20) == window.reached or len(revisions) <= 1
-        encode("j", window.rows, window.reached, max_batch=max_batch, with_session=False)
+        encode("j", window.rows, window.reached, BatchFormat(max_batch, with_session=False))
         yield from (row[1] for row in window.rows)
         position = window.reached
 
@@ -216,7 +214,7 @@ def test_a_snapshot_is_of_its_revision_whatever_has_happened_since(
 def sessions(opened: Reader, selection: SnapshotSelection, revision: int) -> Iterator[bytes]:
     reached = 0
     while reached < revision:
-        part = snapshot.read(opened, selection, reached, revision, ENOUGH)
+        part = session_reads.part(opened, selection, reached, revision, ENOUGH)
         yield from part.sessions
         reached = part.reached
 
@@ -230,7 +228,8 @@ def test_an_explanation_agrees_with_what_was_published(callbacks: list[bytes]):
             rows = opened.facts(APP, name, applied)
             if not rows:
                 continue
-            told = Explanations().page(opened, (APP, name), (applied, 0), 1_000).records
+            explanations = Explanations(1_000)
+            told = explanations.page(opened, (APP, name), (applied, 0), 1_000).response.records
             assert sorted(r.event.revision for r in told) == [row[1] for row in rows]
             for before, after in pairwise(told):
                 assert before.state_after == after.state_before
