@@ -400,9 +400,10 @@ _LENGTHS = Struct(">QI")
 
 def row_hash(row: FeedRow) -> int:
     """Hash a row of the feed. The feed's digest is the sum of these, mod `DIGESTS`."""
-    lengths = _LENGTHS.pack(row.position, len(row.record))
-    content = b"".join((lengths, row.record, row.session or b""))
-    return int.from_bytes(blake2b(content, digest_size=DIGEST_BYTES).digest())
+    digest = blake2b(_LENGTHS.pack(row.position, len(row.record)), digest_size=DIGEST_BYTES)
+    digest.update(row.record)
+    digest.update(row.session or b"")
+    return int.from_bytes(digest.digest())
 
 
 def _arrival(entry: Entry) -> Arrival:

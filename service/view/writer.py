@@ -1,4 +1,4 @@
-"""Writes the view, and reads back what the fold needs to go on. Used by the follower alone."""
+"""The only writer of the view, which also reads back what the fold needs. For the follower."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -83,12 +83,12 @@ class SavedKey(NamedTuple):
 
 
 class SavedSession(NamedTuple):
-    """A session that a callback has named, as far as the follower needs it.
+    """A session that a callback has named.
 
     Attributes:
         first_revision: of its first callback.
-        number: what it is saved by; None while it has not begun.
-        full: it has used up what one session may have.
+        number: its key in `sessions`; None while it has not begun.
+        full: True if it has used up a limit.
         fold: the bytes of `History.save`; None while it has not begun.
     """
 
@@ -112,9 +112,9 @@ def _update(table: str, row: Sequence[str], key: str, without: Sequence[str]) ->
 
 KEY = ("number", "sdk_app_id", "session_id", "first_revision")
 PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at")
-"""Columns that place a session in the indexes, beside its key and the time of its last event.
+"""Indexed columns of a session, except its key and the time of its last event.
 
-All other columns are written in place, so that no index can be forgotten.
+If none of these has changed, all others are updated in place.
 """
 
 INSERT_FEED = _insert("INSERT", "feed", FeedRow._fields)
@@ -143,7 +143,7 @@ FIND_REFUSED_ID = "SELECT 1 FROM refused_ids WHERE id = ?"
 ANY_REFUSED_ID = "SELECT 1 FROM refused_ids LIMIT 1"
 
 place: Callable[[SessionRow], tuple[Any, ...]] = attrgetter(*PLACE)
-"""Returns the place of a session in the indexes."""
+"""Returns the values of `PLACE`."""
 
 
 class ViewWriter:
@@ -165,7 +165,7 @@ class ViewWriter:
             self.renew()
 
     def close(self) -> None:
-        """Close the file, after a commit under way; if that fails, only the log says so."""
+        """Finish a commit under way, and close the file. A failed commit is logged."""
         try:
             self.settle()
         except ViewError as problem:
@@ -175,7 +175,7 @@ class ViewWriter:
         self._lock.release()
 
     def renew(self) -> None:
-        """Delete the file and make an empty one; its readers notice that."""
+        """Replace the file by an empty one; readers notice that."""
         with suppress(ViewError):
             self.settle()
         if hasattr(self, "_db"):
@@ -184,16 +184,16 @@ class ViewWriter:
         self._db = store.open_writer(self.path)
 
     def sign_of_life(self) -> None:
-        """Set the time of the lock's file, which shows that the follower is at work."""
+        """Set the time of the lock's file, which shows that the follower works."""
         self._lock.touch()
 
     @contextmanager
     def transaction(self, *, in_background: bool = False) -> Iterator[None]:
-        """Make everything inside visible at once, or not at all.
+        """Commit everything inside at once, or nothing of it.
 
         Args:
-            in_background: leave the commit to a thread and return before it is done. SQLite
-                releases the GIL for it: the next entries can be read and decoded meanwhile.
+            in_background: commit in a thread, and return before that is done. SQLite releases
+                the GIL meanwhile, so that the next entries can be read and decoded.
         """
         self._end_transaction()
         self._rows("BEGIN")
@@ -209,7 +209,7 @@ class ViewWriter:
             self._commit()
 
     def _commit(self) -> None:
-        # Not by `with self._db`, which holds the GIL until all is on disk.
+        # Not `with self._db`, which would hold the GIL until everything is on disk.
         try:
             self._rows("COMMIT")
         except ViewError:
@@ -223,10 +223,10 @@ class ViewWriter:
 
     def _end_transaction(self) -> None:
         self.settle()
-        self._roll_back()  # one that failed, and could not be rolled back then
+        self._roll_back()  # of a transaction that failed and could not be rolled back
 
     def settle(self) -> None:
-        """Wait for a commit under way, and raise what it raised. Each transaction begins so."""
+        """Wait for a commit under way, and raise its error. Each transaction begins so."""
         committing, self._committing = self._committing, None
         if committing:
             committing.result()
@@ -246,35 +246,35 @@ class ViewWriter:
         self._write(INSERT_FEED, rows)
 
     def save_keys(self, rows: Iterable[SavedKey]) -> None:
-        """Note which sessions there are, and by which number those are saved that have begun."""
+        """Write the keys of sessions, with their numbers if they have begun."""
         self._write(SAVE_KEY, rows)
 
     def save_sessions(self, rows: Sequence[SessionRow]) -> None:
-        """Write sessions in place of their earlier state, and all their index entries."""
+        """Write sessions and all their index entries."""
         self._write(SAVE_SESSION, rows)
 
     def save_sessions_in_place(self, rows: Sequence[SessionRow]) -> None:
-        """Write sessions of which `place` is as saved before: most indexes are not touched."""
+        """Write sessions whose `place` has not changed; most indexes are not touched."""
         before = self._db.total_changes()
         self._write(SAVE_IN_PLACE, rows)
         if self._db.total_changes() - before != len(rows):
             raise AssertionError("a session is not where it was saved")
 
     def add_rejection(self, position: int, event_revision: int) -> None:
-        """Note that an event stands rejected, as published at `position`."""
+        """Note that an event is rejected, as published at `position`."""
         self._write(ADD_REJECTION, [(position, event_revision)])
 
     def drop_rejection(self, event_revision: int) -> None:
-        """Note that an event does not stand rejected any more."""
+        """Note that an event is no longer rejected."""
         self._write(DROP_REJECTION, [(event_revision,)])
 
     def load_session(self, key: SessionKey) -> SavedSession | None:
-        """Read a session as saved last; None if no callback has named it."""
+        """Read a session as last saved; None if no callback has named it."""
         rows = self._rows(LOAD_SESSION, key)
         return SavedSession._make(rows[0]) if rows else None
 
     def load_history(self, first_revision: int) -> list[Placed]:
-        """Read a session's history, in order of revision, with what was published for it."""
+        """Read a session's history in order of revision, with what was published of it."""
         placed: dict[int, Placed] = {}
         for revision, verdicts, agent_id, facts in self._rows(LOAD_HISTORY, (first_revision,)):
             each = placed[revision] = restored(revision, facts)
@@ -322,12 +322,12 @@ def lock(path: Path) -> FileLock:
 
 
 def discard(path: Path) -> bool:
-    """Delete the view of another version, unless its follower is running; return if it did."""
+    """Delete the view of another version; return False if its follower is running."""
     try:
         held = lock(path)
     except InUse:
         return False
-    _delete(path)  # but not its lock: whoever has just opened that would lock a file that is gone
+    _delete(path)  # but not its lock file: another process may have opened it
     held.release()
     return True
 

@@ -22,6 +22,7 @@ from service import follower as follower_module
 from service.follower import Follower
 from service.projection import Projection
 from service.view import store
+from service.view.errors import ViewUnavailable
 from service.view.writer import ViewWriter, lock
 from tests.support.callbacks import NOON, body, entry, life
 from tests.support.sparse_journal import SparseJournal
@@ -45,7 +46,7 @@ def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
     """What a reader of the view sees now; nothing if there is no view yet."""
     try:
         db = store.open_reader(store.locate(folder))
-    except apsw.CantOpenError:
+    except ViewUnavailable:
         return []
     try:
         return list(db.execute(sql))
