@@ -49,11 +49,7 @@ class Call:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the call as a waiter instead of its own kind.
-
-        Raises:
-            CallRefused: TOO_MANY_WAITERS.
-        """
+        """Count the call as a waiter instead of its own kind; raises TOO_MANY_WAITERS."""
         self._waiters.take(self.caller)
         self._quota.give_back(self.caller)
         try:

@@ -6,7 +6,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from enum import StrEnum
+from enum import Enum
 from typing import Any
 
 import grpc
@@ -32,53 +32,32 @@ SHOWN = 64
 _log = structlog.get_logger()
 
 
-class ErrorReason(StrEnum):
-    """Values of `ErrorInfo.reason`; proto/desk/v1 explains each."""
+class ErrorReason(Enum):
+    """Values of `ErrorInfo.reason`, each with its status code; proto/desk/v1 explains each."""
 
-    INVALID_REQUEST = "INVALID_REQUEST"
-    INVALID_PAGE_TOKEN = "INVALID_PAGE_TOKEN"  # noqa: S105
-    SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
-    JOURNAL_MISMATCH = "JOURNAL_MISMATCH"
-    SDK_APP_ID_REQUIRED = "SDK_APP_ID_REQUIRED"
-    REVISION_NOT_KEPT = "REVISION_NOT_KEPT"
-    REVISION_IN_FUTURE = "REVISION_IN_FUTURE"
-    REVISION_NOT_REACHED = "REVISION_NOT_REACHED"
-    STATE_NOT_REACHED = "STATE_NOT_REACHED"
-    TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
-    TOO_MANY_WAITERS = "TOO_MANY_WAITERS"
-    TOO_MANY_CALLS = "TOO_MANY_CALLS"
-    TOO_MANY_SESSIONS = "TOO_MANY_SESSIONS"
-    SHUTTING_DOWN = "SHUTTING_DOWN"
-    VIEW_NOT_READY = "VIEW_NOT_READY"
+    def __init__(self, text: str, code: Code) -> None:
+        self.text = text
+        self.code = code
 
-
-CODES: dict[ErrorReason, Code] = {
-    ErrorReason.INVALID_REQUEST: Code.INVALID_ARGUMENT,
-    ErrorReason.INVALID_PAGE_TOKEN: Code.INVALID_ARGUMENT,
-    ErrorReason.SESSION_NOT_FOUND: Code.NOT_FOUND,
-    ErrorReason.JOURNAL_MISMATCH: Code.FAILED_PRECONDITION,
-    ErrorReason.SDK_APP_ID_REQUIRED: Code.FAILED_PRECONDITION,
-    ErrorReason.REVISION_NOT_KEPT: Code.OUT_OF_RANGE,
-    ErrorReason.REVISION_IN_FUTURE: Code.OUT_OF_RANGE,
-    ErrorReason.REVISION_NOT_REACHED: Code.DEADLINE_EXCEEDED,
-    ErrorReason.STATE_NOT_REACHED: Code.DEADLINE_EXCEEDED,
-    ErrorReason.TOO_MANY_STREAMS: Code.RESOURCE_EXHAUSTED,
-    ErrorReason.TOO_MANY_WAITERS: Code.RESOURCE_EXHAUSTED,
-    ErrorReason.TOO_MANY_CALLS: Code.RESOURCE_EXHAUSTED,
-    ErrorReason.TOO_MANY_SESSIONS: Code.RESOURCE_EXHAUSTED,
-    ErrorReason.SHUTTING_DOWN: Code.UNAVAILABLE,
-    ErrorReason.VIEW_NOT_READY: Code.UNAVAILABLE,
-}
-"""The one table from our errors to gRPC's."""
+    INVALID_REQUEST = "INVALID_REQUEST", Code.INVALID_ARGUMENT
+    INVALID_PAGE_TOKEN = "INVALID_PAGE_TOKEN", Code.INVALID_ARGUMENT
+    SESSION_NOT_FOUND = "SESSION_NOT_FOUND", Code.NOT_FOUND
+    JOURNAL_MISMATCH = "JOURNAL_MISMATCH", Code.FAILED_PRECONDITION
+    SDK_APP_ID_REQUIRED = "SDK_APP_ID_REQUIRED", Code.FAILED_PRECONDITION
+    REVISION_NOT_KEPT = "REVISION_NOT_KEPT", Code.OUT_OF_RANGE
+    REVISION_IN_FUTURE = "REVISION_IN_FUTURE", Code.OUT_OF_RANGE
+    REVISION_NOT_REACHED = "REVISION_NOT_REACHED", Code.DEADLINE_EXCEEDED
+    STATE_NOT_REACHED = "STATE_NOT_REACHED", Code.DEADLINE_EXCEEDED
+    TOO_MANY_STREAMS = "TOO_MANY_STREAMS", Code.RESOURCE_EXHAUSTED
+    TOO_MANY_WAITERS = "TOO_MANY_WAITERS", Code.RESOURCE_EXHAUSTED
+    TOO_MANY_CALLS = "TOO_MANY_CALLS", Code.RESOURCE_EXHAUSTED
+    TOO_MANY_SESSIONS = "TOO_MANY_SESSIONS", Code.RESOURCE_EXHAUSTED
+    SHUTTING_DOWN = "SHUTTING_DOWN", Code.UNAVAILABLE
+    VIEW_NOT_READY = "VIEW_NOT_READY", Code.UNAVAILABLE
 
 
 class CallRefused(Exception):
-    """An error for the client of a call.
-
-    Attributes:
-        violations: (field, fault), for bad requests.
-        metadata: `ErrorInfo.metadata`.
-    """
+    """An error for the client of a call; `violations` are (field, fault) of a bad request."""
 
     def __init__(
         self,
@@ -104,11 +83,11 @@ def shutting_down() -> CallRefused:
 def status_of(refused: CallRefused) -> Status:
     """Convert an error to its form on the wire."""
     details: list[ErrorInfo | BadRequest] = [
-        ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=refused.metadata)
+        ErrorInfo(reason=refused.reason.text, domain=DOMAIN, metadata=refused.metadata)
     ]
     if refused.violations:
         details.append(BadRequest(field_violations=_bounded(refused.violations)))
-    return Status(code=CODES[refused.reason], message=str(refused), details=map(_packed, details))
+    return Status(code=refused.reason.code, message=str(refused), details=map(_packed, details))
 
 
 def _bounded(violations: Sequence[tuple[str, str]]) -> Iterator[BadRequest.FieldViolation]:

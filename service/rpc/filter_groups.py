@@ -10,9 +10,6 @@ from itertools import chain
 
 from service.view.selection import EventSelection, LiveRow
 
-WAKE_WEIGHT = 100
-"""Cost of waking a stream, which then sends a message, in evaluations of a filter."""
-
 
 class Wakeup:
     """The sleep of one stream; ended by new rows, the time of its checkpoint, or the drain."""
@@ -66,17 +63,11 @@ class FilterGroup:
         self.wakeups: set[Wakeup] = set()
         self._without_match = (last_match, last_match)
 
-    def match(self, position: int, announced: int) -> int:
-        """Wake all streams for a row that passes; returns their number.
-
-        Args:
-            position: of the last row that passes.
-            announced: the feed's announced position until now.
-        """
+    def match(self, position: int, announced: int) -> None:
+        """Wake all streams for a row that passes, the last one, after the `announced` position."""
         self._without_match = (self.last_match, max(self.last_match, announced))
         self.last_match = max(self.last_match, position)
         self.wake()
-        return len(self.wakeups)
 
     def skip(self, position: int) -> int:
         """Move a position over the rows before the last match, so that streams move in step."""
@@ -99,6 +90,12 @@ class FilterIndex:
     def __iter__(self) -> Iterator[FilterGroup]:
         return iter(tuple(self._groups.values()))
 
+    def match_all(self, position: int, announced: int) -> Iterator[None]:
+        """Wake every group, in small steps."""
+        for group in self:
+            group.match(position, announced)
+            yield
+
     def join(self, selection: EventSelection, last_match: int) -> FilterGroup:
         """Add a stream to the group of its filter."""
         group = self._groups.get(selection)
@@ -120,18 +117,16 @@ class FilterIndex:
             if not self._by_value[key]:
                 del self._by_value[key]
 
-    def announce(self, rows: Sequence[LiveRow], announced: int) -> Iterator[int]:
-        """Wake the groups that select rows after the announced position.
+    def announce(self, rows: Sequence[LiveRow], announced: int) -> Iterator[None]:
+        """Wake the groups that select rows after the announced position, in small steps.
 
-        Yields the cost of each step, in evaluations of a filter. Groups may come and go between two
-        steps.
+        Groups may come and go between two steps.
         """
         for row in reversed(rows):
             found = [self._by_value[key] for key in row.index_keys() if key in self._by_value]
             # A group whose last match is not earlier has been woken for a later row.
             for group in [g for g in chain(*found) if g.last_match < row.position]:
-                cost = 1
                 if group.selects(row):
-                    cost += WAKE_WEIGHT * group.match(row.position, announced)
-                yield cost
-            yield 1
+                    group.match(row.position, announced)
+                yield
+            yield

@@ -15,58 +15,48 @@ from service.rpc.errors import CallRefused, ErrorReason
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of one worker. One caller may have half of the calls and bytes of each kind.
+    """Limits of one worker. One caller may have half of the calls and bytes of each kind."""
 
-    Attributes:
-        streams: open Subscribe calls.
-        waiters: calls that wait for a revision or a state.
-        unary: all other questions.
-        health: calls of `grpc.health.v1`.
-        reflection: streams of `grpc.reflection.v1alpha`.
-        unread_bytes: of answers, except those of streams, that clients have not read yet.
-        stream_bytes: of messages of streams that clients have not read yet.
-        part_bytes: most and least bytes that a stream is sent in one go: `part_divisor` times less
-            than its caller has left of `stream_bytes`. Above 512 KiB the C library returns freed
-            memory to the system each time.
-        batch_bytes: of sessions in one BatchGetSessionsResponse, about.
-        request_seconds: until a client has sent the request of an open call.
-        revision_seconds: until a revision is reached, for calls without a deadline.
-        state_seconds: until a state is reached, for calls without a deadline.
-        count_seconds: of one count, which reads every selected session.
-        backlog_seconds: until the journal has answered a question of GetStatus.
-        checkpoint_seconds: range of silences after which a stream is sent a checkpoint.
-        checkpoint_streams: streams that get checkpoints that often; with more, each waits longer.
-        stream_seconds: range of ages at which a stream is closed, so that load spreads again.
-        ring_rows: rows of the feed in memory. A stream that is further behind reads the view.
-        ring_bytes: their bytes.
-        round_seconds: between two rounds of writes to streams, for each stream and at most.
-        explained: callbacks whose explanation is kept for the next page; each takes 200 bytes.
-        guard_seconds: between two checks of the view's file.
-    """
-
+    # Open calls: Subscribe; waits for a revision or state; other questions; grpc.health.v1;
+    # streams of grpc.reflection.v1alpha.
     streams: int = 10_000
     waiters: int = 10_000
     unary: int = 1_000
     health: int = 1_000
     reflection: int = 100
+
+    # Bytes that clients have not read yet: of answers, and of messages of streams.
     unread_bytes: int = 128 * 1024 * 1024
     stream_bytes: int = 64 * 1024 * 1024
+
+    # Most and least bytes that a stream is sent in one go: a fraction of what its caller has left
+    # of `stream_bytes`. Above 512 KiB the C library returns freed memory to the system each time.
     part_bytes: tuple[int, int] = (512 * 1024, 16 * 1024)
     part_divisor: int = 32
-    batch_bytes: int = 2 * 1024 * 1024
+
+    batch_bytes: int = 2 * 1024 * 1024  # of sessions in a BatchGetSessionsResponse, about
+    explained: int = 100_000  # callbacks with a cached explanation, of 200 bytes each
+
+    # Seconds to wait for: the request of an open call; a revision or state, if the call has no
+    # deadline; a count, which reads every selected session; the journal, in GetStatus.
     request_seconds: float = 10.0
     revision_seconds: float = 10.0
     state_seconds: float = 60.0
     count_seconds: float = 10.0
     backlog_seconds: float = 1.0
+
+    # Ranges of the silence after which a stream gets a checkpoint, and of the age at which it is
+    # closed, so that load spreads again. With more streams than these, checkpoints are rarer.
     checkpoint_seconds: tuple[float, float] = (4.0, 4.8)
     checkpoint_streams: int = 2_500
     stream_seconds: tuple[float, float] = (27 * 60.0, 33 * 60.0)
+
+    # The part of the feed in memory. A stream that is further behind reads the view.
     ring_rows: int = 20_000
     ring_bytes: int = 16 * 1024 * 1024
-    round_seconds: tuple[float, float] = (0.0001, 0.1)
-    explained: int = 100_000
-    guard_seconds: float = 2.0
+
+    round_seconds: tuple[float, float] = (0.0001, 0.1)  # between writes: for each stream; at most
+    guard_seconds: float = 2.0  # between two checks of the view's file
 
     def calls(self) -> int:
         """Return the number of calls of all kinds."""
@@ -111,11 +101,7 @@ class Quota:
         return self._share - self._by_caller.get(caller, 0)
 
     def take(self, caller: str, number: int = 1) -> None:
-        """Take a number for a caller.
-
-        Raises:
-            CallRefused: the quota or the caller's share is used up.
-        """
+        """Take a number for a caller; raises the quota or the caller's share is used up."""
         if self._taken + number > self._total:
             raise self._refused(self._total, "")
         if number > self.left_of_share(caller):

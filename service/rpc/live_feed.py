@@ -9,13 +9,15 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import itemgetter
+from time import perf_counter
 from typing import cast
 
 from service.positions import complete_revision, last_of
 from service.rpc import responses
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.errors import log_error, shutting_down
-from service.rpc.filter_groups import WAKE_WEIGHT, FilterGroup, FilterIndex
+from service.rpc.filter_groups import FilterGroup, FilterIndex
 from service.rpc.limits import Quotas
 from service.rpc.responses import BatchFormat, Encoded
 from service.rpc.waiters import Waiters
@@ -26,8 +28,8 @@ from service.view.selection import EventSelection, LiveRow
 RETRY = 0.5
 """Seconds before the view is read again after an error."""
 
-STEP = 3_000
-"""Evaluations of filters, or their equal in wake-ups, between two turns of the event loop."""
+SLICE = 0.001
+"""Seconds of announcing between two turns of the event loop."""
 
 CACHED = 16
 """Encoded messages kept for streams with the same filter; each at most ~1 MiB."""
@@ -57,7 +59,6 @@ class Ring:
     def reset(self, head: int) -> None:
         """Drop all rows and begin at a position."""
         self._rows: list[LiveRow] = []
-        self._positions: list[int] = []
         self.bytes = 0
         self.floor = self.head = head
 
@@ -65,22 +66,21 @@ class Ring:
         """Add the rows after `head`, which is then the `head` given."""
         for row in rows:
             self._rows.append(row)
-            self._positions.append(row.position)
             self.bytes += size_of(row)
         self.head = head
         self._trim()
 
     def after(self, position: int) -> list[LiveRow]:
         """Return the rows after a position that is not below `floor`."""
-        return self._rows[bisect_right(self._positions, position) :]
+        return self._rows[bisect_right(self._rows, position, key=itemgetter(0)) :]
 
     def _trim(self) -> None:
         drop = 0
         while self.bytes > self._max_bytes or len(self._rows) - drop > self._max_rows:
             self.bytes -= size_of(self._rows[drop])
-            self.floor = self._positions[drop]
+            self.floor = self._rows[drop].position
             drop += 1
-        del self._rows[:drop], self._positions[:drop]
+        del self._rows[:drop]
 
 
 class LiveFeed:
@@ -149,11 +149,7 @@ class LiveFeed:
 
     @contextmanager
     def filter_group(self, selection: EventSelection) -> Iterator[FilterGroup]:
-        """Follow the view with one stream.
-
-        Raises:
-            CallRefused: SHUTTING_DOWN.
-        """
+        """Follow the view with one stream; raises SHUTTING_DOWN."""
         with self.following():
             # A round of announcements may be past earlier rows; it is not past the ring's head.
             group = self._filters.join(selection, self.ring.head)
@@ -221,7 +217,7 @@ class LiveFeed:
         announced, head = self.announced_position, self.ring.head
         if announced < self.ring.floor:
             # Rows left the ring before they were announced: every stream has to look.
-            await _in_slices(WAKE_WEIGHT * each.match(head, announced) for each in self._filters)
+            await _in_slices(self._filters.match_all(head, announced))
         else:
             await _in_slices(self._filters.announce(self.ring.after(announced), announced))
         self.announced_position = max(self.announced_position, head)
@@ -237,11 +233,10 @@ class LiveFeed:
         return responses.checkpoint(responses.header(self.journal_id, revision))
 
 
-async def _in_slices(steps: Iterable[int]) -> None:
-    """Take steps, of a cost each; give the event loop a turn after each `STEP`."""
-    spent = 0
-    for cost in steps:
-        spent += cost
-        if spent >= STEP:
-            spent = 0
+async def _in_slices(steps: Iterable[None]) -> None:
+    """Take small steps, and give the event loop a turn after each `SLICE`."""
+    end = perf_counter() + SLICE
+    for _ in steps:
+        if perf_counter() >= end:
             await asyncio.sleep(0)
+            end = perf_counter() + SLICE

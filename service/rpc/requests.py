@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import msgspec
 from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
@@ -234,13 +235,7 @@ def _events(
 
 def snapshot_selection(events: EventSelection) -> SnapshotSelection:
     """Derive the sessions that a subscriber gets first from its filter of events."""
-    return SnapshotSelection(
-        sdk_app_ids=events.sdk_app_ids,
-        session_ids=events.session_ids,
-        agent_ids=events.agent_ids,
-        client_user_ids=events.client_user_ids,
-        channel_types=events.channel_types,
-    )
+    return msgspec.convert(events, SnapshotSelection, from_attributes=True)
 
 
 def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:

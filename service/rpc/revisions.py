@@ -9,11 +9,7 @@ from service.view.reader import Reader
 
 
 def check_kept(after: int, oldest: int) -> None:
-    """Check that everything after a revision can still be read.
-
-    Raises:
-        CallRefused: REVISION_NOT_KEPT.
-    """
+    """Check that everything after a revision can still be read; raises REVISION_NOT_KEPT."""
     if after < oldest - 1:
         raise CallRefused(
             ErrorReason.REVISION_NOT_KEPT,

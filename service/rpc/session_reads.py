@@ -32,11 +32,7 @@ COUNTED = 100
 
 
 def as_of(reader: Reader, key: Key, revision: int) -> Now:
-    """Read a session as it was after a revision.
-
-    Raises:
-        CallRefused: REVISION_NOT_KEPT, REVISION_IN_FUTURE.
-    """
+    """Read a session as it was after a revision; raises REVISION_NOT_KEPT, REVISION_IN_FUTURE."""
     with reader.snapshot() as progress:
         session = session_as_of(reader, key, revision, progress)
     return Now(progress.journal_id, revision, session)

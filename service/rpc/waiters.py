@@ -11,12 +11,8 @@ from google.protobuf.message import DecodeError
 
 from service.positions import revision_of
 from service.rpc.errors import CallRefused
-from service.rpc.filter_groups import WAKE_WEIGHT
 from service.rpc.requests import Key
 from service.view.selection import LiveRow
-
-PARSE_WEIGHT = 20
-"""Cost of parsing a session, in evaluations of a filter."""
 
 
 class Seen(NamedTuple):
@@ -67,22 +63,21 @@ class Waiters:
             if not any(by_state.values()):
                 del self._states[key]
 
-    def announce(self, rows: Iterable[LiveRow], revision: int) -> Iterator[int]:
-        """Wake the waiters for the states in new rows, then those for `revision` or an earlier one.
+    def announce(self, rows: Iterable[LiveRow], revision: int) -> Iterator[None]:
+        """Wake the waiters for states in new rows, then for revisions, in small steps.
 
         Rows are read in their order, so that a state that lasted for one revision is seen too.
-        Yields the cost of each step, in evaluations of a filter. Waiters may come and go between
-        two steps.
+        Waiters may come and go between two steps.
         """
         for row in rows:
             by_state = self._states.get((row.sdk_app_id, row.session_id))
             if by_state and row.session:
-                yield PARSE_WEIGHT
+                yield
                 yield from _announce_state(by_state, row)
         for future in [future for wanted, future in self._revisions if wanted <= revision]:
             if not future.done():
                 future.set_result(None)
-                yield WAKE_WEIGHT
+                yield
 
     def fail(self, error: Callable[[], CallRefused]) -> None:
         """End the wait of every call with an error."""
@@ -97,7 +92,7 @@ def _all(by_state: dict[int, set[StateWaiter]]) -> set[StateWaiter]:
     return set().union(*by_state.values())
 
 
-def _announce_state(by_state: dict[int, set[StateWaiter]], row: LiveRow) -> Iterator[int]:
+def _announce_state(by_state: dict[int, set[StateWaiter]], row: LiveRow) -> Iterator[None]:
     try:
         session = Session.FromString(row.session or b"")
     except DecodeError as error:
@@ -105,12 +100,10 @@ def _announce_state(by_state: dict[int, set[StateWaiter]], row: LiveRow) -> Iter
         for waiter in _all(by_state):
             if not waiter.seen.done():
                 waiter.seen.set_exception(error)
-                yield WAKE_WEIGHT
+                yield
         return
     revision = revision_of(row.position)
     for waiter in tuple(by_state.get(session.state, ())):
         if revision > waiter.after and not waiter.seen.done():
             waiter.seen.set_result(Seen(revision, session))
-            yield WAKE_WEIGHT
-        else:
-            yield 1
+        yield

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.rpc.errors import CODES, CallRefused, ErrorReason
+from service.rpc.errors import CallRefused, ErrorReason
 from service.rpc.page_tokens import PageTokens
 
 PLACE = (5, 2**40)
@@ -66,7 +66,3 @@ def test_a_forged_token_cannot_have_a_number_that_no_place_has(number: int):
     with pytest.raises(CallRefused) as refused:
         tokens("r").place(forged)
     assert refused.value.reason is ErrorReason.INVALID_PAGE_TOKEN
-
-
-def test_every_reason_has_a_status_code():
-    assert set(CODES) == set(ErrorReason)
