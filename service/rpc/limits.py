@@ -101,7 +101,7 @@ class Quota:
         return self._share - self._by_caller.get(caller, 0)
 
     def take(self, caller: str, number: int = 1) -> None:
-        """Take a number for a caller; raises the quota or the caller's share is used up."""
+        """Take a number for a caller; raises CallRefused if the quota or its share is used up."""
         if self._taken + number > self._total:
             raise self._refused(self._total, "")
         if number > self.left_of_share(caller):

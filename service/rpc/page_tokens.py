@@ -37,7 +37,7 @@ class PageTokens:
         return _text(self._digest(payload) + payload)
 
     def place(self, token: str) -> tuple[int, ...] | None:
-        """Read a token; None if there is none; raises INVALID_PAGE_TOKEN."""
+        """Read a token, None for an empty one; raises INVALID_PAGE_TOKEN."""
         if not token:
             return None
         try:

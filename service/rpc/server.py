@@ -6,7 +6,7 @@ Opens one view file, read-only, until it is replaced. Knows nothing of journal o
 import asyncio
 import gc
 import resource
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,14 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_connection_age_grace_ms", 35 * _MINUTE),
 )
 
-_SESSIONS = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
-_EVENTS = event_service_pb2.DESCRIPTOR.services_by_name["EventService"]
-_STATUS = status_pb2.DESCRIPTOR.services_by_name["StatusService"]
-_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
-_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-SERVICES: tuple[str, ...] = tuple(each.full_name for each in (_SESSIONS, _EVENTS, _STATUS))
+_DESCRIPTORS: tuple[Any, ...] = (
+    session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
+    event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
+    status_pb2.DESCRIPTOR.services_by_name["StatusService"],
+    health_pb2.DESCRIPTOR.services_by_name["Health"],
+    reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
+)
+SERVICES: tuple[str, ...] = tuple(each.full_name for each in _DESCRIPTORS[:3])
 
 OnReady = Callable[[int], None]
 
@@ -105,8 +107,8 @@ async def serve(
         readers = Readers(view_path)
         gc.callbacks.append(_freeze_survivors)
         try:
-            worker = _Worker(readers, Apps(sdk_app_ids), journal_backlog, Quotas(limits))
-            await _serve(worker, address, stop, on_ready)
+            apps, quotas = Apps(sdk_app_ids), Quotas(limits)
+            await _serve(readers, address, apps, journal_backlog, quotas, stop, on_ready)
         except ViewReplaced:
             # The follower has started anew: with another journal, or because the file was damaged.
             _log.warning("rpc_view_replaced")
@@ -136,23 +138,66 @@ async def _view_is_complete(path: Path, stop: asyncio.Event) -> bool:
     return False
 
 
-async def _serve(worker: "_Worker", address: str, stop: asyncio.Event, on_ready: OnReady) -> None:
-    port = worker.server.add_insecure_port(address)
-    tasks = [asyncio.create_task(work) for work in worker.background()]
-    stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
-    try:
-        await worker.start()
-        _log.info("rpc_serving", port=port)
-        on_ready(port)
-        await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        await worker.drain()
-        for task in tasks:
-            if task.done():
-                task.result()
-    finally:
-        for task in (stopped, *tasks):
-            task.cancel()
-        await worker.close()
+async def _serve(
+    readers: Readers,
+    address: str,
+    apps: Apps,
+    journal_backlog: JournalBacklog,
+    quotas: Quotas,
+    stop: asyncio.Event,
+    on_ready: OnReady,
+) -> None:
+    with closing(CommitWatch(readers.path)) as watch:
+        feed, health = LiveFeed(readers.inline, watch, quotas), Health(("", *SERVICES))
+        with closing(StatusService(readers, feed, apps, journal_backlog)) as status:
+            sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
+            server = _server(quotas, (sessions, events, status, health))
+            port = server.add_insecure_port(address)
+            work = (feed.run(), feed.announce(), _guard(readers, feed), stop.wait())
+            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
+            try:
+                await health.serve()
+                await server.start()
+                _log.info("rpc_serving", port=port)
+                on_ready(port)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                await _drain(server, feed, health)
+                for task in tasks:
+                    if task.done():
+                        task.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await server.stop(None)
+
+
+async def _drain(server: grpc.aio.Server, feed: LiveFeed, health: Health) -> None:
+    """End the streams, then the server: its `stop` would leave them asleep for the grace."""
+    _log.info("rpc_draining", subscribers=feed.subscribers)
+    await health.enter_graceful_shutdown()
+    feed.drain()
+    await server.stop(GRACE)
+
+
+def _server(quotas: Quotas, servicers: Sequence[object]) -> grpc.aio.Server:
+    """Make a server of servicers, in the order of `_DESCRIPTORS`, and of reflection."""
+    server = grpc.aio.server(
+        options=(
+            *OPTIONS,
+            ("grpc.max_allowed_incoming_connections", affordable_connections()),
+        ),
+        maximum_concurrent_rpcs=quotas.limits.calls() + REFUSABLE,
+    )
+    names = [each.full_name for each in _DESCRIPTORS]
+    servicers = (*servicers, reflection.aio.ReflectionServicer(names))
+    for service, servicer in zip(_DESCRIPTORS, servicers, strict=True):
+        # As generated code does, but with our handlers.
+        handlers = {
+            method.name: Handler(method, getattr(servicer, method.name), quotas).registered()
+            for method in service.methods
+        }
+        server.add_registered_method_handlers(service.full_name, handlers)
+    return server
 
 
 async def _guard(readers: Readers, feed: LiveFeed) -> None:
@@ -176,59 +221,6 @@ def _inode(path: Path) -> int:
         return path.stat().st_ino
     except OSError:
         return 0
-
-
-class _Worker:
-    """The parts of a worker over one opened view."""
-
-    def __init__(
-        self, readers: Readers, apps: Apps, journal_backlog: JournalBacklog, quotas: Quotas
-    ) -> None:
-        self._readers = readers
-        self._quotas = quotas
-        self._watch = CommitWatch(readers.path)
-        self._feed = LiveFeed(readers.inline, self._watch, quotas)
-        self._health = Health(("", *SERVICES))
-        self._status = StatusService(readers, self._feed, apps, journal_backlog)
-        options = (*OPTIONS, ("grpc.max_allowed_incoming_connections", affordable_connections()))
-        self.server = grpc.aio.server(
-            options=options, maximum_concurrent_rpcs=quotas.limits.calls() + REFUSABLE
-        )
-        self._add(_SESSIONS, SessionService(readers, self._feed, apps))
-        self._add(_EVENTS, EventService(readers, self._feed))
-        self._add(_STATUS, self._status)
-        self._add(_HEALTH, self._health)
-        names = (*SERVICES, _HEALTH.full_name, _REFLECTION.full_name)
-        self._add(_REFLECTION, reflection.aio.ReflectionServicer(names))
-
-    async def start(self) -> None:
-        await self._health.serve()
-        await self.server.start()
-
-    def background(self) -> Iterable[Coroutine[Any, Any, None]]:
-        """Make the coroutines that run beside the server; when one ends, the worker ends."""
-        return (self._feed.run(), self._feed.announce(), _guard(self._readers, self._feed))
-
-    async def drain(self) -> None:
-        """End the streams, then the server: its `stop` would leave them asleep for the grace."""
-        _log.info("rpc_draining", subscribers=self._feed.subscribers)
-        await self._health.enter_graceful_shutdown()
-        self._feed.drain()
-        await self.server.stop(GRACE)
-
-    async def close(self) -> None:
-        """Release everything but the view."""
-        self._watch.close()
-        await self.server.stop(None)
-        self._status.close()
-
-    def _add(self, service: Any, servicer: object) -> None:
-        """Register a servicer, as generated code does, but with our handlers."""
-        handlers = {
-            method.name: Handler(method, getattr(servicer, method.name), self._quotas).registered()
-            for method in service.methods
-        }
-        self.server.add_registered_method_handlers(service.full_name, handlers)
 
 
 def affordable_connections() -> int:

@@ -4,19 +4,8 @@ import asyncio
 import math
 import time
 
+from desk.v1 import session_service_pb2 as pb
 from desk.v1.session_pb2 import Session, SessionKey
-from desk.v1.session_service_pb2 import (
-    BatchGetSessionsRequest,
-    CountGroup,
-    CountSessionsRequest,
-    CountSessionsResponse,
-    ExplainSessionRequest,
-    ExplainSessionResponse,
-    GetSessionRequest,
-    ListSessionsRequest,
-    WaitForStateRequest,
-    WaitForStateResponse,
-)
 
 from service.rpc import requests, responses, session_reads
 from service.rpc.calls import Call
@@ -40,7 +29,7 @@ class SessionService:
         self._limits = feed.quotas.limits
         self._explanations = Explanations(self._limits.explained)
 
-    async def GetSession(self, request: GetSessionRequest, call: Call) -> bytes:  # noqa: N802
+    async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> bytes:  # noqa: N802
         """Return one session, now or as of a revision."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
         with Check() as check:
@@ -58,7 +47,7 @@ class SessionService:
         return responses.session(header, found.session)
 
     async def BatchGetSessions(  # noqa: N802
-        self, request: BatchGetSessionsRequest, call: Call
+        self, request: pb.BatchGetSessionsRequest, call: Call
     ) -> bytes:
         """Return many sessions as of one revision."""
         keys = self._apps.keys(request.keys)
@@ -69,7 +58,7 @@ class SessionService:
         header = responses.header_of(batch.progress)
         return responses.batch(header, batch.sessions, missing, remaining)
 
-    async def ListSessions(self, request: ListSessionsRequest, call: Call) -> bytes:  # noqa: N802
+    async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> bytes:  # noqa: N802
         """Return a page of the sessions that a filter selects."""
         with Check() as check:
             selection = requests.session_selection(check, request.filter)
@@ -87,12 +76,12 @@ class SessionService:
         return responses.page(header, page.sessions, tokens.token(page.following))
 
     async def CountSessions(  # noqa: N802
-        self, request: CountSessionsRequest, call: Call
-    ) -> CountSessionsResponse:
+        self, request: pb.CountSessionsRequest, call: Call
+    ) -> pb.CountSessionsResponse:
         """Count the sessions that a filter selects."""
         with Check() as check:
             selection = requests.session_selection(check, request.filter)
-            if request.group_by not in CountGroup.values():
+            if request.group_by not in pb.CountGroup.values():
                 check.wrong("group_by", "is not known")
         end = time.monotonic() + call.time_left(math.inf)
         return await self._readers.heavy.run(
@@ -105,8 +94,8 @@ class SessionService:
         )
 
     async def ExplainSession(  # noqa: N802
-        self, request: ExplainSessionRequest, call: Call
-    ) -> ExplainSessionResponse:
+        self, request: pb.ExplainSessionRequest, call: Call
+    ) -> pb.ExplainSessionResponse:
         """Return every callback of a session in time order."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
         with Check() as check:
@@ -118,8 +107,8 @@ class SessionService:
         return page.response
 
     async def WaitForState(  # noqa: N802
-        self, request: WaitForStateRequest, call: Call
-    ) -> WaitForStateResponse:
+        self, request: pb.WaitForStateRequest, call: Call
+    ) -> pb.WaitForStateResponse:
         """Return as soon as a session is in one of the states."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
         states = requests.wanted_states(request.states)
@@ -128,7 +117,7 @@ class SessionService:
             if seen is None:
                 seen = await _next(waiter, call.time_left(self._limits.state_seconds))
         header = responses.header(self._feed.journal_id, seen.revision)
-        return WaitForStateResponse(header=header, session=seen.session)
+        return pb.WaitForStateResponse(header=header, session=seen.session)
 
     def _not_found(self, key: Key, revision: int) -> CallRefused:
         if key[0] not in self._apps.ids:
