@@ -1,21 +1,23 @@
 """desk.v1.EventService: the feed, and rejected callbacks."""
 
-from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
+from desk.v1.event_service_pb2 import (
+    ListRejectionsRequest,
+    ListRejectionsResponse,
+    SubscribeRequest,
+)
 
 from service.positions import last_of, position_of
-from service.rpc import requests, responses, session_reads
+from service.rpc import reads, requests, responses
 from service.rpc.calls import Call
 from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
-from service.rpc.requests import Check
+from service.rpc.requests import checking
 from service.rpc.responses import BatchFormat
 from service.rpc.revisions import check_kept, in_future, reach
 from service.rpc.subscription import Stream
-from service.view.progress import Progress
-from service.view.reader import Reader, Row
+from service.view.reader import Reader
 from service.view.readers import Readers
-from service.view.selection import EventSelection, SnapshotSelection
 
 END = position_of(1 << 42)
 """A position after every record."""
@@ -36,23 +38,24 @@ class EventService:
         with self._feed.filter_group(selection) as group:
             stream = Stream(self._feed, self._readers, group, call, batch_format)
             if request.sessions_first:
-                await self._send_sessions(stream, selection, start)
+                await stream.send_sessions(start)
             await stream.run(last_of(start))
 
     async def ListRejections(  # noqa: N802
         self, request: ListRejectionsRequest, call: Call
     ) -> bytes:
         """Return the records that stand rejected, newest first."""
-        with Check() as check:
+        with checking() as check:
             selection = requests.rejections_selection(check, request)
             size = check.page_size(request.page_size)
         tokens = PageTokens("ListRejections", self._feed.journal_id, selection, numbers=1)
         (before,) = tokens.place(request.page_token) or (END,)
-        progress, rows, following = await self._readers.questions.run(
-            call.caller, _rejections, selection, before, size
+        progress, (rows, following) = await self._readers.questions.run(
+            call.caller, reads.in_snapshot, Reader.rejections, selection, before, size
         )
         token = tokens.token((following,) if following else None)
-        return responses.rejections(responses.header_of(progress), rows, token)
+        rest = ListRejectionsResponse(next_page_token=token)
+        return responses.answer(responses.header_of(progress), [row[1] for row in rows], rest)
 
     async def _start(self, request: SubscribeRequest) -> int:
         """Return the revision after which the stream begins."""
@@ -73,32 +76,3 @@ class EventService:
         if not await reach(self._feed, reader, after, self._feed.quotas.limits.revision_seconds):
             raise in_future(after, reader.progress().applied_revision)
         return after
-
-    async def _send_sessions(
-        self, stream: Stream, selection: EventSelection, revision: int
-    ) -> None:
-        stream.position = last_of(revision)
-        chosen = requests.snapshot_selection(selection)
-        reached, complete = 0, False
-        while not complete and not self._feed.draining:
-            part = await self._readers.catch_ups.run(
-                stream.caller, _sessions, stream, chosen, reached, revision
-            )
-            reached, complete = part.reached, part.reached >= revision
-            if part.sessions or complete or stream.is_due():
-                message = responses.sessions(stream.header(), part.sessions, complete=complete)
-                await stream.send_counted(message)
-
-
-def _sessions(
-    reader: Reader, stream: Stream, selection: SnapshotSelection, after: int, revision: int
-) -> session_reads.Part:
-    # `part_bytes` is asked for when the read begins: it may have waited for a thread.
-    return session_reads.part(reader, selection, after, revision, stream.part_bytes())
-
-
-def _rejections(
-    reader: Reader, selection: EventSelection, before: int, size: int
-) -> tuple[Progress, list[Row], int | None]:
-    with reader.snapshot() as progress:
-        return (progress, *reader.rejections(selection, before, size))

@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from threading import Lock
-from typing import NamedTuple
 
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
@@ -10,17 +9,13 @@ from desk.v1.session_service_pb2 import ExplainSessionResponse
 
 from service.explanation import Explained, explained
 from service.history import restored
+from service.rpc.reads import not_found, session_as_of
 from service.rpc.requests import Key
 from service.rpc.responses import header
-from service.rpc.session_reads import not_found, session_as_of
 from service.view.reader import Reader, size_of, take_bytes
 
-
-class Page(NamedTuple):
-    """A page, and the place of the next one; None if there is none."""
-
-    response: ExplainSessionResponse
-    following: tuple[int, int] | None
+Page = tuple[ExplainSessionResponse, tuple[int, int] | None]
+"""A page and the place of the next one; None if there is none."""
 
 
 class Explanations:
@@ -69,7 +64,7 @@ class Explanations:
                 for each, row in zip(chosen, rows, strict=False)
             ],
         )
-        return Page(response, (revision, end) if end < len(whole) else None)
+        return response, (revision, end) if end < len(whole) else None
 
     def _explained(
         self, reader: Reader, journal_id: str, key: Key, revision: int

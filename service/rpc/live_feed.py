@@ -13,6 +13,8 @@ from operator import itemgetter
 from time import perf_counter
 from typing import cast
 
+from desk.v1.event_service_pb2 import Checkpoint, SubscribeResponse
+
 from service.positions import complete_revision, last_of
 from service.rpc import responses
 from service.rpc.commit_watch import CommitWatch
@@ -230,7 +232,8 @@ class LiveFeed:
         return responses.encode(self.journal_id, taken, reached, batch_format)
 
     def _encode_checkpoint(self, revision: int) -> bytes:
-        return responses.checkpoint(responses.header(self.journal_id, revision))
+        header = responses.header(self.journal_id, revision)
+        return SubscribeResponse(header=header, checkpoint=Checkpoint()).SerializeToString()
 
 
 async def _in_slices(steps: Iterable[None]) -> None:

@@ -4,9 +4,9 @@ The rules are the comments of proto/desk/v1. An error lists all faults of a requ
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import msgspec
 from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
@@ -58,32 +58,14 @@ T = TypeVar("T", int, str)
 
 
 class Check:
-    """The faults of one request, raised together at the end of a `with` block.
-
-    Raises:
-        CallRefused: INVALID_REQUEST with all violations.
-    """
+    """The faults of one request: (field, description)."""
 
     def __init__(self) -> None:
-        self._violations: list[tuple[str, str]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        if self._violations and kind is None:
-            field, description = self._violations[0]
-            raise CallRefused(
-                ErrorReason.INVALID_REQUEST,
-                f"{field} {description}",
-                violations=tuple(self._violations),
-            )
+        self.violations: list[tuple[str, str]] = []
 
     def wrong(self, field: str, description: str) -> None:
         """Add a fault."""
-        self._violations.append((field, description))
+        self.violations.append((field, description))
 
     def not_negative(self, field: str, value: int) -> int:
         if value < 0:
@@ -156,6 +138,19 @@ class Check:
         return time.seconds * 1000 + -(-time.nanos // 1_000_000)
 
 
+@contextmanager
+def checking() -> Iterator[Check]:
+    """Collect the faults of one request; raises INVALID_REQUEST with all at the end."""
+    check = Check()
+    yield check
+    if check.violations:
+        raise CallRefused(
+            ErrorReason.INVALID_REQUEST,
+            " ".join(check.violations[0]),
+            violations=tuple(check.violations),
+        )
+
+
 def _some(values: Sequence[int]) -> str:
     more = f" and {len(values) - FEW:,} more" if len(values) > FEW else ""
     return ", ".join(map(str, values[:FEW])) + more
@@ -178,7 +173,7 @@ class Apps:
         Raises:
             CallRefused: INVALID_REQUEST, SDK_APP_ID_REQUIRED.
         """
-        with Check() as check:
+        with checking() as check:
             check.not_negative(f"{prefix}sdk_app_id", sdk_app_id)
             if not session_id:
                 check.wrong(f"{prefix}session_id", "is required")
@@ -187,7 +182,7 @@ class Apps:
 
     def keys(self, keys: Sequence[SessionKey]) -> list[Key]:
         """Check the keys of many sessions; returns each once, in the order given."""
-        with Check() as check:
+        with checking() as check:
             if not 1 <= len(keys) <= MAX_KEYS:
                 check.wrong("keys", f"must have 1 to {MAX_KEYS} elements")
         named = (
@@ -264,7 +259,7 @@ def order(check: Check, order_by: str) -> Order:
 
 def wanted_states(states: Sequence[int]) -> frozenset[int]:
     """Read the states of a WaitForStateRequest."""
-    with Check() as check:
+    with checking() as check:
         wanted = check.numbers("states", states, _STATES)
         if not wanted:
             check.wrong("states", "must have at least one value")
@@ -273,7 +268,7 @@ def wanted_states(states: Sequence[int]) -> frozenset[int]:
 
 def subscription(request: SubscribeRequest) -> tuple[EventSelection, int]:
     """Read the filter of a subscriber, and the number of records per message."""
-    with Check() as check:
+    with checking() as check:
         check.not_negative("after_revision", request.after_revision)
         if request.sessions_first and request.HasField("after_revision"):
             check.wrong("sessions_first", "cannot be combined with after_revision")

@@ -4,26 +4,13 @@ A protobuf object for each record would cost more than the rest of a stream. The
 from the messages' descriptors; a test compares with protobuf's own serialisation.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
 from desk.v1.event_pb2 import SessionRecord
-from desk.v1.event_service_pb2 import (
-    CaughtUp,
-    Checkpoint,
-    FellBehind,
-    ListRejectionsResponse,
-    RecordBatch,
-    SessionBatch,
-    SubscribeResponse,
-)
-from desk.v1.session_pb2 import SessionKey
-from desk.v1.session_service_pb2 import (
-    BatchGetSessionsResponse,
-    GetSessionResponse,
-    ListSessionsResponse,
-)
+from desk.v1.event_service_pb2 import RecordBatch, SessionBatch, SubscribeResponse
+from desk.v1.session_service_pb2 import GetSessionResponse
 from desk.v1.status_pb2 import ResponseHeader
 from google.protobuf.message import Message
 
@@ -93,7 +80,7 @@ class _Prefixes(dict[int, bytes]):
 
 _OF_RECORDS = _Prefixes(tag(RecordBatch, "records"))
 _OF_SESSIONS = _Prefixes(tag(SessionBatch, "sessions"))
-_OF_ANSWER = _Prefixes(tag(GetSessionResponse, "session"))  # session, sessions, records: field 2
+_OF_ANSWER = _Prefixes(tag(GetSessionResponse, "session"))
 _OF_SESSION = _Prefixes(tag(SessionRecord, "session"))
 
 
@@ -106,17 +93,16 @@ def header_of(progress: Progress) -> ResponseHeader:
     return header(progress.journal_id, progress.applied_revision)
 
 
-def header_at(journal_id: str, position: int) -> ResponseHeader:
-    """Make the header of a stream's message that reaches a position."""
-    return header(journal_id, complete_revision(position))
-
-
 def encode(
     journal_id: str, rows: Sequence[Row], reached: int, batch_format: BatchFormat
 ) -> Encoded:
     """Make messages of all rows up to and including the position `reached`."""
     messages = [
-        records(header_at(journal_id, end), batch, with_session=batch_format.with_session)
+        records(
+            header(journal_id, complete_revision(end)),
+            batch,
+            with_session=batch_format.with_session,
+        )
         for batch, end in batches(rows, reached, batch_format.max_batch)
     ]
     return Encoded(messages, reached)
@@ -172,45 +158,6 @@ def sessions(header: ResponseHeader, blobs: Sequence[bytes], *, complete: bool) 
     return _response(header, _SESSIONS, _repeated(_OF_SESSIONS, blobs) + end)
 
 
-def session(header: ResponseHeader, blob: bytes) -> bytes:
-    """Make a GetSessionResponse of a serialised session."""
-    return b"".join((*_head(header), _OF_ANSWER[len(blob)], blob))
-
-
-def batch(
-    header: ResponseHeader,
-    blobs: Sequence[bytes],
-    missing: Iterable[SessionKey],
-    remaining: Iterable[SessionKey] = (),
-) -> bytes:
-    """Make a BatchGetSessionsResponse of serialised sessions."""
-    rest = BatchGetSessionsResponse(missing=missing, remaining=remaining)
-    return _answer(header, blobs, rest)
-
-
-def page(header: ResponseHeader, blobs: Sequence[bytes], next_page_token: str) -> bytes:
-    """Make a ListSessionsResponse of serialised sessions."""
-    return _answer(header, blobs, ListSessionsResponse(next_page_token=next_page_token))
-
-
-def rejections(header: ResponseHeader, rows: Iterable[Row], next_page_token: str) -> bytes:
-    """Make a ListRejectionsResponse of feed rows: (position, record)."""
-    rest = ListRejectionsResponse(next_page_token=next_page_token)
-    return _answer(header, [row[1] for row in rows], rest)
-
-
-def caught_up(header: ResponseHeader) -> bytes:
-    return SubscribeResponse(header=header, caught_up=CaughtUp()).SerializeToString()
-
-
-def checkpoint(header: ResponseHeader) -> bytes:
-    return SubscribeResponse(header=header, checkpoint=Checkpoint()).SerializeToString()
-
-
-def fell_behind(header: ResponseHeader) -> bytes:
-    return SubscribeResponse(header=header, fell_behind=FellBehind()).SerializeToString()
-
-
 def _repeated(prefixes: _Prefixes, blobs: Sequence[bytes]) -> list[bytes]:
     """Return the parts of a repeated message field, from its serialised elements."""
     parts = [b""] * (2 * len(blobs))
@@ -224,8 +171,11 @@ def _response(header: ResponseHeader, tag: bytes, content: Sequence[bytes]) -> b
     return b"".join((*_head(header), tag, varint(sum(map(len, content))), *content))
 
 
-def _answer(header: ResponseHeader, blobs: Sequence[bytes], rest: Message) -> bytes:
-    """Join a header, a repeated message field, and the fields after that."""
+def answer(header: ResponseHeader, blobs: Sequence[bytes], rest: Message) -> bytes:
+    """Join a header, serialised sessions or records, and a message with the fields after that.
+
+    The sessions or records are field 2 of every answer that has some.
+    """
     return b"".join((*_head(header), *_repeated(_OF_ANSWER, blobs), rest.SerializeToString()))
 
 

@@ -47,12 +47,12 @@ async def reach(feed: LiveFeed, reader: Reader, revision: int, seconds: float) -
 
 
 async def await_revision(feed: LiveFeed, reader: Reader, revision: int, call: Call) -> None:
-    """Wait until the view contains a call's `min_revision`, so that clients read their writes.
+    """Wait until the view contains a call's `min_revision` (0: none), to read one's writes.
 
     Raises:
         CallRefused: REVISION_NOT_REACHED, TOO_MANY_WAITERS, and as `reach`.
     """
-    if reader.progress().applied_revision >= revision:
+    if not revision or reader.progress().applied_revision >= revision:
         return
     with call.waiting():
         seconds = call.time_left(feed.quotas.limits.revision_seconds)

@@ -7,15 +7,16 @@ import time
 from desk.v1 import session_service_pb2 as pb
 from desk.v1.session_pb2 import Session, SessionKey
 
-from service.rpc import requests, responses, session_reads
+from service.rpc import reads, requests, responses
 from service.rpc.calls import Call
 from service.rpc.errors import CallRefused, ErrorReason
 from service.rpc.explanation import Explanations
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
-from service.rpc.requests import MAX_PAGE, Apps, Check, Key
+from service.rpc.requests import MAX_PAGE, Apps, Key, checking
 from service.rpc.revisions import await_revision
 from service.rpc.waiters import Seen, StateWaiter
+from service.view import index_pages
 from service.view.readers import Readers
 
 
@@ -32,19 +33,19 @@ class SessionService:
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> bytes:  # noqa: N802
         """Return one session, now or as of a revision."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
-        with Check() as check:
+        with checking() as check:
             check.not_negative("min_revision", request.min_revision)
             check.not_negative("as_of_revision", request.as_of_revision)
-        await self._reach(request.min_revision, call)
+        await await_revision(self._feed, self._readers.inline, request.min_revision, call)
         if revision := request.as_of_revision:
-            read = self._readers.questions.run(call.caller, session_reads.as_of, key, revision)
+            read = self._readers.questions.run(call.caller, reads.as_of, key, revision)
             found = await read
         else:
             found = self._readers.inline.now(*key)
         if found.session is None:
             raise self._not_found(key, revision)
         header = responses.header(found.journal_id, found.revision)
-        return responses.session(header, found.session)
+        return responses.answer(header, [found.session], pb.GetSessionResponse())
 
     async def BatchGetSessions(  # noqa: N802
         self, request: pb.BatchGetSessionsRequest, call: Call
@@ -52,15 +53,16 @@ class SessionService:
         """Return many sessions as of one revision."""
         keys = self._apps.keys(request.keys)
         batch = await self._readers.questions.run(
-            call.caller, session_reads.batch, keys, self._limits.batch_bytes
+            call.caller, reads.batch, keys, self._limits.batch_bytes
         )
-        missing, remaining = map(_message, batch.missing), map(_message, batch.remaining)
-        header = responses.header_of(batch.progress)
-        return responses.batch(header, batch.sessions, missing, remaining)
+        rest = pb.BatchGetSessionsResponse(
+            missing=map(_message, batch.missing), remaining=map(_message, batch.remaining)
+        )
+        return responses.answer(responses.header_of(batch.progress), batch.sessions, rest)
 
     async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> bytes:  # noqa: N802
         """Return a page of the sessions that a filter selects."""
-        with Check() as check:
+        with checking() as check:
             selection = requests.session_selection(check, request.filter)
             order = requests.order(check, request.order_by)
             size = check.page_size(request.page_size)
@@ -68,25 +70,25 @@ class SessionService:
         tokens = PageTokens("ListSessions", self._feed.journal_id, selection, order, numbers=2)
         place = tokens.place(request.page_token)
         after = (place[0], place[1]) if place else None
-        await self._reach(request.min_revision, call)
+        await await_revision(self._feed, self._readers.inline, request.min_revision, call)
         progress, page = await self._readers.questions.run(
-            call.caller, session_reads.page, selection, order, after, size
+            call.caller, reads.in_snapshot, index_pages.page, selection, order, after, size
         )
-        header = responses.header_of(progress)
-        return responses.page(header, page.sessions, tokens.token(page.following))
+        rest = pb.ListSessionsResponse(next_page_token=tokens.token(page.following))
+        return responses.answer(responses.header_of(progress), page.sessions, rest)
 
     async def CountSessions(  # noqa: N802
         self, request: pb.CountSessionsRequest, call: Call
     ) -> pb.CountSessionsResponse:
         """Count the sessions that a filter selects."""
-        with Check() as check:
+        with checking() as check:
             selection = requests.session_selection(check, request.filter)
             if request.group_by not in pb.CountGroup.values():
                 check.wrong("group_by", "is not known")
         end = time.monotonic() + call.time_left(math.inf)
         return await self._readers.heavy.run(
             call.caller,
-            session_reads.count,
+            reads.count,
             selection,
             request.group_by,
             end,
@@ -98,13 +100,15 @@ class SessionService:
     ) -> pb.ExplainSessionResponse:
         """Return every callback of a session in time order."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
-        with Check() as check:
+        with checking() as check:
             size = check.page_size(request.page_size, default=MAX_PAGE)
         tokens = PageTokens("ExplainSession", self._feed.journal_id, key, numbers=2)
         place = tokens.place(request.page_token) or (0, 0)
-        page = await self._readers.heavy.run(call.caller, self._explanations.page, key, place, size)
-        page.response.next_page_token = tokens.token(page.following)
-        return page.response
+        response, following = await self._readers.heavy.run(
+            call.caller, self._explanations.page, key, place, size
+        )
+        response.next_page_token = tokens.token(following)
+        return response
 
     async def WaitForState(  # noqa: N802
         self, request: pb.WaitForStateRequest, call: Call
@@ -123,11 +127,7 @@ class SessionService:
         if key[0] not in self._apps.ids:
             sentence = f"app {key[0]} is not configured here"
             return CallRefused(ErrorReason.SESSION_NOT_FOUND, sentence)
-        return session_reads.not_found(self._readers.inline, key, revision)
-
-    async def _reach(self, min_revision: int, call: Call) -> None:
-        if min_revision:
-            await await_revision(self._feed, self._readers.inline, min_revision, call)
+        return reads.not_found(self._readers.inline, key, revision)
 
     def _now(self, key: Key, waiter: StateWaiter) -> Seen | None:
         """Return the session if it is in a wanted state; else have the waiter see what follows."""

@@ -142,11 +142,11 @@ class Recording(Reader):
 def read_pages(reader: Reader, explanations: Explanations, revision: int) -> list[int]:
     revisions, end = [], 0
     while True:
-        page = explanations.page(reader, (APP, SESSION), (revision, end), 2)
-        revisions += [record.event.revision for record in page.response.records]
-        if page.following is None:
+        page, following = explanations.page(reader, (APP, SESSION), (revision, end), 2)
+        revisions += [record.event.revision for record in page.records]
+        if following is None:
             return revisions
-        end = page.following[1]
+        end = following[1]
 
 
 def test_a_session_is_folded_once_for_all_pages_and_a_page_reads_its_own_records():

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from service.positions import complete_revision, last_of
-from service.rpc import requests, session_reads
+from service.rpc import reads, requests
 from service.rpc.explanation import Explanations
 from service.rpc.responses import BatchFormat, encode
 from service.view.reader import Bounds, Reader
@@ -56,7 +56,7 @@ def viewed(callbacks: list[bytes], bounds: Bounds | None = None) -> Iterator[Rea
 
 
 def selection_of(asked: EventFilter) -> EventSelection:
-    with requests.Check() as check:
+    with requests.checking() as check:
         return requests.event_selection(check, asked)
 
 
@@ -214,7 +214,7 @@ def test_a_snapshot_is_of_its_revision_whatever_has_happened_since(
 def sessions(opened: Reader, selection: SnapshotSelection, revision: int) -> Iterator[bytes]:
     reached = 0
     while reached < revision:
-        part = session_reads.part(opened, selection, reached, revision, ENOUGH)
+        part = reads.part(opened, selection, reached, revision, ENOUGH)
         yield from part.sessions
         reached = part.reached
 
@@ -229,7 +229,7 @@ def test_an_explanation_agrees_with_what_was_published(callbacks: list[bytes]):
             if not rows:
                 continue
             explanations = Explanations(1_000)
-            told = explanations.page(opened, (APP, name), (applied, 0), 1_000).response.records
+            told = explanations.page(opened, (APP, name), (applied, 0), 1_000)[0].records
             assert sorted(r.event.revision for r in told) == [row[1] for row in rows]
             for before, after in pairwise(told):
                 assert before.state_after == after.state_before

@@ -15,6 +15,7 @@ from desk.v1.session_service_pb2 import (
     ListSessionsResponse,
 )
 from desk.v1.status_pb2 import ResponseHeader
+from google.protobuf.message import Message
 
 from service.positions import last_of, position_of
 from service.rpc import responses
@@ -63,7 +64,10 @@ def test_sessions_are_framed_as_protobuf_frames_them(complete: bool):
 def test_a_session_is_answered_as_protobuf_answers_it(size: int):
     session = Session(session_id="s" * size)
     whole = GetSessionResponse(header=HEADER, session=session)
-    assert responses.session(HEADER, session.SerializeToString()) == whole.SerializeToString()
+    assert (
+        responses.answer(HEADER, [session.SerializeToString()], GetSessionResponse())
+        == whole.SerializeToString()
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 300])
@@ -73,13 +77,16 @@ def test_lists_are_answered_as_protobuf_answers_them(count: int):
     blobs = [session.SerializeToString() for session in sessions]
     for missing in ([], [SessionKey(sdk_app_id=1, session_id="gone"), SessionKey()]):
         batch = BatchGetSessionsResponse(header=HEADER, sessions=sessions, missing=missing)
-        assert responses.batch(HEADER, blobs, missing) == batch.SerializeToString()
+        rest: Message = BatchGetSessionsResponse(missing=missing)
+        assert responses.answer(HEADER, blobs, rest) == batch.SerializeToString()
     for token in ("", "t" * 60):
         page = ListSessionsResponse(header=HEADER, sessions=sessions, next_page_token=token)
-        assert responses.page(HEADER, blobs, token) == page.SerializeToString()
+        rest = ListSessionsResponse(next_page_token=token)
+        assert responses.answer(HEADER, blobs, rest) == page.SerializeToString()
         listed = ListRejectionsResponse(header=HEADER, records=records, next_page_token=token)
-        rows = [(0, record.SerializeToString()) for record in records]
-        assert responses.rejections(HEADER, rows, token) == listed.SerializeToString()
+        rest = ListRejectionsResponse(next_page_token=token)
+        stored = [record.SerializeToString() for record in records]
+        assert responses.answer(HEADER, stored, rest) == listed.SerializeToString()
 
 
 def rows(*sizes: int) -> list[tuple[int, bytes]]:

@@ -1,8 +1,8 @@
-"""Reads of sessions for one call. Each blocks, is of one revision, and may run in a thread."""
+"""Reads of the view for one call. Each blocks, is of one revision, and may run in a thread."""
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from desk.v1.session_pb2 import EndReason, Session, SessionState
 from desk.v1.session_service_pb2 import (
@@ -18,17 +18,26 @@ from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.rpc.requests import Key
 from service.rpc.responses import header_of
 from service.rpc.revisions import check_kept, in_future
-from service.view import index_pages
 from service.view.errors import TimeLimitPassed
-from service.view.index_pages import Order, Page, Place
 from service.view.progress import Progress
 from service.view.reader import FRAMING, Now, Reader, Row
 from service.view.selection import SessionSelection, SnapshotSelection
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_GROUPS = 1_000
 
 COUNTED = 100
 """Most callbacks counted of a session that has not begun: GetSession reads them inline."""
+
+
+def in_snapshot(
+    reader: Reader, read: Callable[Concatenate[Reader, P], T], *args: P.args, **kwargs: P.kwargs
+) -> tuple[Progress, T]:
+    """Call `read(reader, …)`; returns its result with the progress that it belongs to."""
+    with reader.snapshot() as progress:
+        return progress, read(reader, *args, **kwargs)
 
 
 def as_of(reader: Reader, key: Key, revision: int) -> Now:
@@ -92,14 +101,6 @@ def batch(reader: Reader, keys: list[Key], enough: int) -> Batch:
             else:
                 sessions.append(session)
     return Batch(progress, sessions, missing, [])
-
-
-def page(
-    reader: Reader, selection: SessionSelection, order: Order, after: Place | None, size: int
-) -> tuple[Progress, Page]:
-    """Read a page of the selected sessions."""
-    with reader.snapshot() as progress:
-        return progress, index_pages.page(reader, selection, order, after, size)
 
 
 class Part(NamedTuple):
