@@ -30,7 +30,7 @@ class EventService:
         self._readers = readers
         self._feed = feed
 
-    async def Subscribe(self, request: SubscribeRequest, call: Call) -> None:  # noqa: N802
+    async def Subscribe(self, request: SubscribeRequest, call: Call) -> None:
         """Stream the feed, as serialised SubscribeResponses."""
         selection, max_batch = requests.subscription(request)
         batch_format = BatchFormat(max_batch, request.include_session)
@@ -41,9 +41,7 @@ class EventService:
                 await stream.send_sessions(start)
             await stream.run(last_of(start))
 
-    async def ListRejections(  # noqa: N802
-        self, request: ListRejectionsRequest, call: Call
-    ) -> bytes:
+    async def ListRejections(self, request: ListRejectionsRequest, call: Call) -> bytes:
         """Return the records that stand rejected, newest first."""
         with checking() as check:
             selection = requests.rejections_selection(check, request)

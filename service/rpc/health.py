@@ -28,13 +28,13 @@ class Health(aio.HealthServicer):
         for name in self._names:
             await self.set(name, HealthCheckResponse.SERVING)
 
-    async def List(self, _request: Any, call: Any) -> Any:  # noqa: N802
+    async def List(self, _request: Any, call: Any) -> Any:
         """Return the status of every service."""
         asked = {name: HealthCheckRequest(service=name) for name in self._names}
         statuses = {name: await self.Check(request, call) for name, request in asked.items()}
         return messages.HealthListResponse(statuses=statuses)
 
-    async def Watch(self, request: HealthCheckRequest, call: Any) -> None:  # noqa: N802
+    async def Watch(self, request: HealthCheckRequest, call: Any) -> None:
         """Send the status of a service now and whenever it changes."""
         # The library writes under a lock: a watcher that reads nothing would stop all others.
         statuses: asyncio.Queue[HealthCheckResponse] = asyncio.Queue()

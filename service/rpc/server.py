@@ -30,9 +30,6 @@ from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.readers import Readers
 
-GRACE = 3.0
-"""Seconds that calls have to end once the server drains."""
-
 VIEW_POLL = 0.1
 """Seconds between two checks for a view that is not complete yet."""
 
@@ -51,8 +48,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     # When all clients reconnect at once, gRPC sheds calls above 1,000 by default, as CANCELLED.
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 30_000),
-    # Connections without a handshake or without calls leave their place to others.
-    ("grpc.server_handshake_timeout_ms", 5_000),
+    # Connections without calls leave their place to others, as those without a handshake do.
     ("grpc.max_connection_idle_ms", _MINUTE),
     # A client that vanished is noticed within 50 s.
     ("grpc.keepalive_time_ms", 30_000),
@@ -176,17 +172,19 @@ async def _drain(server: grpc.aio.Server, feed: LiveFeed, health: Health) -> Non
     _log.info("rpc_draining", subscribers=feed.subscribers)
     await health.enter_graceful_shutdown()
     feed.drain()
-    await server.stop(GRACE)
+    await server.stop(feed.quotas.limits.grace_seconds)
 
 
 def _server(quotas: Quotas, servicers: Sequence[object]) -> grpc.aio.Server:
     """Make a server of servicers, in the order of `_DESCRIPTORS`, and of reflection."""
+    limits = quotas.limits
+    options = {
+        "grpc.max_allowed_incoming_connections": affordable_connections(),
+        "grpc.server_handshake_timeout_ms": round(limits.handshake_seconds * 1000),
+    }
     server = grpc.aio.server(
-        options=(
-            *OPTIONS,
-            ("grpc.max_allowed_incoming_connections", affordable_connections()),
-        ),
-        maximum_concurrent_rpcs=quotas.limits.calls() + REFUSABLE,
+        options=(*OPTIONS, *options.items()),
+        maximum_concurrent_rpcs=limits.calls() + REFUSABLE,
     )
     names = [each.full_name for each in _DESCRIPTORS]
     servicers = (*servicers, reflection.aio.ReflectionServicer(names))

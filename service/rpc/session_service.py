@@ -30,7 +30,7 @@ class SessionService:
         self._limits = feed.quotas.limits
         self._explanations = Explanations(self._limits.explained)
 
-    async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> bytes:  # noqa: N802
+    async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> bytes:
         """Return one session, now or as of a revision."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
         with checking() as check:
@@ -47,9 +47,7 @@ class SessionService:
         header = responses.header(found.journal_id, found.revision)
         return responses.answer(header, [found.session], pb.GetSessionResponse())
 
-    async def BatchGetSessions(  # noqa: N802
-        self, request: pb.BatchGetSessionsRequest, call: Call
-    ) -> bytes:
+    async def BatchGetSessions(self, request: pb.BatchGetSessionsRequest, call: Call) -> bytes:
         """Return many sessions as of one revision."""
         keys = self._apps.keys(request.keys)
         batch = await self._readers.questions.run(
@@ -60,7 +58,7 @@ class SessionService:
         )
         return responses.answer(responses.header_of(batch.progress), batch.sessions, rest)
 
-    async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> bytes:  # noqa: N802
+    async def ListSessions(self, request: pb.ListSessionsRequest, call: Call) -> bytes:
         """Return a page of the sessions that a filter selects."""
         with checking() as check:
             selection = requests.session_selection(check, request.filter)
@@ -77,7 +75,7 @@ class SessionService:
         rest = pb.ListSessionsResponse(next_page_token=tokens.token(page.following))
         return responses.answer(responses.header_of(progress), page.sessions, rest)
 
-    async def CountSessions(  # noqa: N802
+    async def CountSessions(
         self, request: pb.CountSessionsRequest, call: Call
     ) -> pb.CountSessionsResponse:
         """Count the sessions that a filter selects."""
@@ -95,7 +93,7 @@ class SessionService:
             self._limits.count_seconds,
         )
 
-    async def ExplainSession(  # noqa: N802
+    async def ExplainSession(
         self, request: pb.ExplainSessionRequest, call: Call
     ) -> pb.ExplainSessionResponse:
         """Return every callback of a session in time order."""
@@ -110,7 +108,7 @@ class SessionService:
         response.next_page_token = tokens.token(following)
         return response
 
-    async def WaitForState(  # noqa: N802
+    async def WaitForState(
         self, request: pb.WaitForStateRequest, call: Call
     ) -> pb.WaitForStateResponse:
         """Return as soon as a session is in one of the states."""

@@ -45,7 +45,7 @@ class StatusService:
             sdk_app_ids=apps.ids,
         )
 
-    async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:  # noqa: N802
+    async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:
         """Answer at once, or within `backlog_seconds` if the journal hangs."""
         progress = self._readers.inline.progress()
         head, waiting_since = await self._backlog(progress)

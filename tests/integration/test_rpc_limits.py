@@ -177,7 +177,10 @@ def without_room(path: str, request: bytes, *, calls_: int = 1) -> bytes:
 
 
 async def test_a_watcher_that_reads_nothing_holds_up_neither_others_nor_the_drain():
-    async with service(*BEGIN) as (_, worker), asyncio.timeout(PATIENCE):
+    async with (
+        service(*BEGIN, limits=Limits(grace_seconds=0.5)) as (_, worker),
+        asyncio.timeout(PATIENCE),
+    ):
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         writer.write(without_room("/grpc.health.v1.Health/Watch", b""))
         await reader.readuntil(b"application/grpc")
@@ -511,10 +514,11 @@ import asyncio, json, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
 sys.path.insert(0, ".")
 from tests.support.callbacks import life
+from service.rpc.limits import Limits
 from tests.support.rpc import service
 
 async def main():
-    async with service(*life("SessionBegin")) as (_, worker):
+    async with service(*life("SessionBegin"), limits=Limits(handshake_seconds=1.0)) as (_, worker):
         print(json.dumps({"port": worker.port}), flush=True)
         await asyncio.Event().wait()
 

@@ -222,7 +222,7 @@ async def served(ports: list[int], times: int) -> bool:
 
 
 async def test_a_drain_ends_every_stream_and_wait_with_a_reason_within_seconds():
-    async with service(*BEGIN) as (_, worker):
+    async with service(*BEGIN, limits=Limits(grace_seconds=1.0)) as (_, worker):
         streams = [worker.subscribe(after_revision=0) for _ in range(20)]
         for call in streams:
             await take(call)

@@ -381,8 +381,9 @@ async def test_an_old_stream_is_closed_for_the_client_to_resume():
 
 
 async def test_rows_that_the_ring_loses_before_they_are_announced_are_not_skipped():
-    limits = Limits(round_seconds=(1.0, 1.0), ring_bytes=RING_BYTES)
-    count = 2 * RING_BYTES // 400_000
+    ring_bytes = 2 * 1024 * 1024
+    limits = Limits(round_seconds=(0.5, 0.5), ring_bytes=ring_bytes)
+    count = 2 * ring_bytes // 400_000
     async with service(*life("SessionBegin"), limits=limits) as (world, worker):
         call = worker.subscribe()
         await caught_up(call)

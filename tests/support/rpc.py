@@ -223,6 +223,7 @@ async def _end(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
 async def service(*bodies: bytes, **options: Any) -> AsyncIterator[tuple[World, Worker]]:
     """A followed journal of these callbacks and a worker that has seen all of them."""
     with world(bodies) as made:
+        made.wait()  # sooner than the worker's own look for a complete view
         async with worker(made, **options) as serving:
             await serving.revision(made.journal.head())
             yield made, serving
