@@ -177,10 +177,8 @@ def without_room(path: str, request: bytes, *, calls_: int = 1) -> bytes:
 
 
 async def test_a_watcher_that_reads_nothing_holds_up_neither_others_nor_the_drain():
-    async with (
-        service(*BEGIN, limits=Limits(grace_seconds=0.5)) as (_, worker),
-        asyncio.timeout(PATIENCE),
-    ):
+    limits = Limits(grace_seconds=0.5)
+    async with service(*BEGIN, limits=limits) as (_, worker), asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         writer.write(without_room("/grpc.health.v1.Health/Watch", b""))
         await reader.readuntil(b"application/grpc")

@@ -47,11 +47,11 @@ filters = st.builds(
 
 
 @contextmanager
-def viewed(callbacks: list[bytes], bounds: Bounds | None = None) -> Iterator[Reader]:
+def viewed(callbacks: list[bytes]) -> Iterator[Reader]:
     """A reader of the view of these callbacks."""
     with world(callbacks) as made:
         made.wait()
-        with closing(Reader(made.view, bounds)) as opened:
+        with closing(Reader(made.view)) as opened:
             yield opened
 
 
@@ -84,10 +84,10 @@ def test_windows_of_any_size_make_up_the_feed_in_whole_revisions(
     callbacks: list[bytes], asked: EventFilter, revisions: int, size: int, max_batch: int
 ):
     selection = selection_of(asked)
-    with viewed(callbacks, Bounds(revisions=revisions)) as opened:
-        got = list(windows(opened, selection, max_batch, size))
     with viewed(callbacks) as opened:
         expected = [row for row in whole_feed(opened) if selection.predicate()(row)]
+        opened.bounds = Bounds(revisions=revisions)
+        got = list(windows(opened, selection, max_batch, size))
         assert got == [row.record for row in expected]
 
 
