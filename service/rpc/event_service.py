@@ -71,6 +71,6 @@ class EventService:
             return progress.applied_revision
         after = request.after_revision or progress.oldest_revision - 1
         check_kept(after, progress.oldest_revision)
-        if not await reach(self._feed, reader, after, self._feed.quotas.limits.revision_seconds):
+        if not await reach(self._feed, reader, after, self._feed.limits.revision_seconds):
             raise in_future(after, reader.progress().applied_revision)
         return after

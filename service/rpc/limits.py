@@ -208,7 +208,7 @@ class Quotas:
 def caller_of(peer: str) -> str:
     """Return the address of a gRPC peer such as `ipv4:10.0.0.7:51515`, without its port.
 
-    Of an IPv6 address, return the network of 64 bits: whoever has one of its addresses has all.
+    For IPv6, return the network of 64 bits: one host may use all of its addresses.
     """
     address, _, port = peer.rpartition(":")
     if not port.isdigit():

@@ -90,7 +90,7 @@ class LiveFeed:
 
     Attributes:
         journal_id: of the journal whose revisions the view has.
-        quotas: of the worker.
+        quotas, limits: of the worker.
         draining: True once the server is shutting down.
         waiters: calls that wait for a revision or a state.
         announced_position: every stream has been woken for the rows up to here that it selects.
@@ -98,9 +98,9 @@ class LiveFeed:
 
     def __init__(self, reader: Reader, watch: CommitWatch, quotas: Quotas) -> None:
         progress = reader.progress()
-        limits = quotas.limits
         self.journal_id = progress.journal_id
         self.quotas = quotas
+        self.limits = limits = quotas.limits
         self.draining = False
         self.waiters = Waiters()
         head = last_of(progress.applied_revision)
@@ -141,7 +141,7 @@ class LiveFeed:
     async def announce(self) -> None:
         """Wake streams for the new rows in the ring, until cancelled."""
         clock = asyncio.get_running_loop().time
-        each, most = self.quotas.limits.round_seconds
+        each, most = self.limits.round_seconds
         while True:
             await self._extended.wait()
             self._extended.clear()

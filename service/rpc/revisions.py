@@ -55,7 +55,7 @@ async def await_revision(feed: LiveFeed, reader: Reader, revision: int, call: Ca
     if not revision or reader.progress().applied_revision >= revision:
         return
     with call.waiting():
-        seconds = call.time_left(feed.quotas.limits.revision_seconds)
+        seconds = call.time_left(feed.limits.revision_seconds)
         reached = await reach(feed, reader, revision, seconds)
     if not reached:
         raise CallRefused(

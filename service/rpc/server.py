@@ -172,7 +172,7 @@ async def _drain(server: grpc.aio.Server, feed: LiveFeed, health: Health) -> Non
     _log.info("rpc_draining", subscribers=feed.subscribers)
     await health.enter_graceful_shutdown()
     feed.drain()
-    await server.stop(feed.quotas.limits.grace_seconds)
+    await server.stop(feed.limits.grace_seconds)
 
 
 def _server(quotas: Quotas, servicers: Sequence[object]) -> grpc.aio.Server:
@@ -206,7 +206,7 @@ async def _guard(readers: Readers, feed: LiveFeed) -> None:
     """
     opened = _inode(readers.path)
     while True:
-        await asyncio.sleep(feed.quotas.limits.guard_seconds)
+        await asyncio.sleep(feed.limits.guard_seconds)
         if _inode(readers.path) != opened:
             raise ViewReplaced
         with suppress(ViewError):

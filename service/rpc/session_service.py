@@ -27,7 +27,7 @@ class SessionService:
         self._readers = readers
         self._feed = feed
         self._apps = apps
-        self._limits = feed.quotas.limits
+        self._limits = feed.limits
         self._explanations = Explanations(self._limits.explained)
 
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> bytes:

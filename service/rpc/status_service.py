@@ -68,7 +68,7 @@ class StatusService:
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:
         """Return the journal's head and the time of the first entry not applied, if need be old."""
         try:
-            async with asyncio.timeout(self._feed.quotas.limits.backlog_seconds):
+            async with asyncio.timeout(self._feed.limits.backlog_seconds):
                 return await self._ask_journal(progress.applied_revision)
         except Exception as error:  # the journal's errors; rpc does not import them
             log_error("warning", "journal_not_readable", "GetStatus", error)

@@ -35,7 +35,7 @@ class Stream:
         call: Call,
         batch_format: BatchFormat,
     ) -> None:
-        limits = feed.quotas.limits
+        limits = feed.limits
         self._position = 0
         self._caller = call.caller
         self._feed = feed
@@ -99,7 +99,7 @@ class Stream:
         return self._clock() >= self._due
 
     def _next_checkpoint(self) -> float:
-        streams = self._feed.quotas.limits.checkpoint_streams
+        streams = self._feed.limits.checkpoint_streams
         return self._clock() + self._silence * max(1.0, self._feed.subscribers / streams)
 
     def _is_open(self) -> bool:

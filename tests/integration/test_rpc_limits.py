@@ -1,4 +1,4 @@
-"""One caller cannot use up what others need: calls, connections, bytes, log lines."""
+"""Limits for each caller: calls, connections, bytes, log lines."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ async def test_one_address_may_have_half_of_the_waiters_and_another_the_rest():
 
 
 async def waits_in_vain(worker: Worker) -> bool:
-    """Whether a call that would have to wait is refused."""
+    """Return True if a call that would have to wait is refused."""
     request = GetSessionRequest(session_id=SESSION, min_revision=9)
     error = await refusal(worker.sessions.GetSession(request, timeout=0.3))
     return reason(error) == "TOO_MANY_WAITERS"

@@ -1,4 +1,4 @@
-"""What must hold for every feed, filter, batch size and place at which a stream breaks."""
+"""Properties of every feed, filter, batch size and place at which a stream breaks."""
 
 import asyncio
 from collections.abc import Iterator
@@ -136,7 +136,7 @@ def test_a_stream_that_breaks_anywhere_and_resumes_sees_exactly_the_feed(
 
 
 def published(opened: Reader, row: LiveRow, include_session: bool) -> SessionRecord:
-    """What the contract promises for a row, the session found in another way."""
+    """Return the promised record of a row; its session is found in another way."""
     record = SessionRecord.FromString(row.record)
     blob = opened.session_as_of(row.sdk_app_id, row.session_id, record.revision)
     if include_session and blob and row.session_id:
