@@ -13,8 +13,6 @@ from operator import itemgetter
 from time import perf_counter
 from typing import cast
 
-from desk.v1.event_service_pb2 import Checkpoint, SubscribeResponse
-
 from service.positions import complete_revision, last_of
 from service.rpc import responses
 from service.rpc.commit_watch import CommitWatch
@@ -113,7 +111,6 @@ class LiveFeed:
         self._followers = 0
         # Streams with one filter move in step: a message encoded for one is sent to the others too.
         self._encoded = lru_cache(CACHED)(self._encode)
-        self._checkpoint = lru_cache(CACHED)(self._encode_checkpoint)
 
     @property
     def subscribers(self) -> int:
@@ -187,10 +184,6 @@ class LiveFeed:
         """Return the messages for a group after a position that is not below the ring's floor."""
         return self._encoded(group, after, self.ring.head, batch_format, enough)
 
-    def checkpoint(self, position: int) -> bytes:
-        """Return a Checkpoint at a position."""
-        return self._checkpoint(complete_revision(position))
-
     def drain(self) -> None:
         """End all streams and waits, because the server is shutting down."""
         self.draining = True
@@ -230,10 +223,6 @@ class LiveFeed:
         rows = filter(group.selects, self.ring.after(after))
         taken, reached = cut(rows, max(after, head), enough=enough)
         return responses.encode(self.journal_id, taken, reached, batch_format)
-
-    def _encode_checkpoint(self, revision: int) -> bytes:
-        header = responses.header(self.journal_id, revision)
-        return SubscribeResponse(header=header, checkpoint=Checkpoint()).SerializeToString()
 
 
 async def _in_slices(steps: Iterable[None]) -> None:

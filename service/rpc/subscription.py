@@ -7,7 +7,7 @@ that is being sent, and the next one only while its caller has few unread bytes.
 import asyncio
 import random
 
-from desk.v1.event_service_pb2 import CaughtUp, FellBehind, SubscribeResponse
+from desk.v1.event_service_pb2 import CaughtUp, Checkpoint, FellBehind, SubscribeResponse
 from desk.v1.status_pb2 import ResponseHeader
 from google.protobuf.message import Message
 
@@ -65,7 +65,7 @@ class Stream:
         finally:
             self._group.wakeups.discard(wakeup)
             wakeup.close()
-        await self._send(self._feed.checkpoint(self._position))
+        await self._send_checkpoint()
         raise shutting_down()
 
     async def send_sessions(self, revision: int) -> None:
@@ -194,8 +194,11 @@ class Stream:
         self._position = position
         await self._checkpoint_if_due()
 
+    async def _send_checkpoint(self) -> None:
+        await self._send(SubscribeResponse(header=self._header(), checkpoint=Checkpoint()))
+
     async def _checkpoint_if_due(self) -> bool:
         if not self._is_due():
             return False
-        await self._send(self._feed.checkpoint(self._position))
+        await self._send_checkpoint()
         return True
