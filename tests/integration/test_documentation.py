@@ -75,7 +75,7 @@ LIMITS = {
     "agents listed in a session": f"the last {session.MAX_AGENTS}",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
     "time to answer a callback": f"{app.BUDGET} s",
-    "callbacks waiting for the disk": str(group_commit.MAX_WAITING),
+    "callbacks waiting for the disk": str(group_commit.LIMITS.waiting),
     "HTTP connections": f"{waitress_server.MAX_CONNECTIONS:,}; half of them from one address",
     "HTTP bodies that have not arrived in full": (
         f"{connections.HALF_SENT_BYTES // 2**20} MiB together"
