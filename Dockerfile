@@ -10,6 +10,7 @@ COPY client ./client
 COPY command ./command
 COPY gateway ./gateway
 COPY journal ./journal
+COPY metrics ./metrics
 COPY service ./service
 COPY simulator ./simulator
 COPY storage ./storage
@@ -33,7 +34,7 @@ ENV PATH=/opt/desk/bin:$PATH \
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
-EXPOSE 8080 50051
+EXPOSE 8080 50051 9464
 STOPSIGNAL SIGTERM
 # No HEALTHCHECK here: what is healthy depends on the command, so docker-compose.yml has one for each:
 # `desk health gateway`, `desk health service`.

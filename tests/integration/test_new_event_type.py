@@ -72,7 +72,9 @@ for life in make_lives(20, seed=1, run="r", now=1_800_000_000_000):
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a copy of the tree that knows two more event types."""
     copy = tmp_path_factory.mktemp("tree")
-    rooms = "callback client command gateway journal proto service simulator storage tools docs"
+    rooms = (
+        "callback client command gateway journal metrics proto service simulator storage tools docs"
+    )
     for room in rooms.split():
         shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
     catalogue = copy / "callback" / "catalogue.py"

@@ -150,7 +150,9 @@ def test_a_reader_that_stalls_delays_nothing_and_is_told_what_it_missed(tmp_path
     assert len(seen) - len(told) + sum(told) == 20_001
 
 
-@pytest.mark.parametrize("package", ["command", "gateway", "journal", "service", "storage"])
+@pytest.mark.parametrize(
+    "package", ["command", "gateway", "journal", "metrics", "service", "storage"]
+)
 def test_events_are_named_in_one_style(package):
     call = re.compile(r"log\.(?:debug|info|warning|error|exception|critical)\(\s*\"([^\"]*)\"")
     sources = (Path(__file__).parents[2] / package).rglob("*.py")

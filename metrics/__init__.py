@@ -1,0 +1,1 @@
+"""The metrics of every process: their names, and the page that Prometheus reads."""

@@ -1,0 +1,153 @@
+"""Every metric: its name, its labels, its meaning.
+
+`desk_` is ours; other names are those of Prometheus's and OpenTelemetry's conventions. A label has
+few values, and none that a caller chose before it was authenticated. The page adds `process`.
+"""
+
+from metrics.instruments import Counter, Gauge, Group, Histogram
+
+OTHER = "other"
+"""The label `app` of a request that names none of the configured apps."""
+
+FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5)
+"""Seconds: from a commit on a fast disk to an answer that is too late for Desk."""
+
+# ---- Every process ----
+
+BUILD_INFO = Gauge(
+    "desk_build_info",
+    "1; the labels are the versions. `fingerprint` is that of the view, empty in the gateway.",
+    "version", "python", "grpcio", "sqlite", "fingerprint",
+)  # fmt: skip
+LOG_RECORDS_DROPPED = Counter(
+    "desk_log_records_dropped",
+    "Lines of the log that were dropped because nobody read stderr.",
+)
+PROCESS: Group = (BUILD_INFO, LOG_RECORDS_DROPPED)
+
+# ---- The gateway ----
+
+CALLBACKS = Counter(
+    "desk_callbacks",
+    "Requests to the callback URL and to unknown ones, by their outcome. `kept`, `duplicate` and "
+    "`malformed` are in the journal.",
+    "app", "outcome",
+)  # fmt: skip
+REQUEST_DURATION = Histogram(
+    "http_server_request_duration_seconds",
+    "Seconds from the last byte of a request to its answer. Other methods than HTTP's own are "
+    "`_OTHER`, unknown paths an empty route.",
+    "http_request_method", "http_route", "http_response_status_code",
+    bounds=FAST,
+)  # fmt: skip
+GATEWAY: Group = (CALLBACKS, REQUEST_DURATION)
+
+# ---- The journal's writer, in the gateway ----
+
+APPEND_DURATION = Histogram(
+    "desk_journal_append_duration_seconds",
+    "Seconds that an append took, until its entry was durable or the attempt failed.",
+    bounds=FAST,
+)
+COMMIT_DURATION = Histogram(
+    "desk_journal_commit_duration_seconds",
+    "Seconds that a commit of a batch of entries took, failed ones included.",
+    bounds=FAST,
+)
+COMMIT_ENTRIES = Histogram(
+    "desk_journal_commit_entries",
+    "Entries that one commit made durable together.",
+    bounds=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+WAITING_APPENDS = Gauge(
+    "desk_journal_waiting_appends",
+    "Appends that wait for their commit, those in a commit included.",
+)
+HEAD_REVISION = Gauge("desk_journal_head_revision", "Revision of the newest entry; 0: none.")
+OLDEST_REVISION = Gauge("desk_journal_oldest_revision", "Oldest revision that may be there.")
+JOURNAL_SIZE = Gauge("desk_journal_size_bytes", "Bytes of the journal's files on disk.")
+DUPLICATES = Counter(
+    "desk_journal_duplicates",
+    "Repeated entries, by where they were recognised: `append`: not kept again; `fold`: kept, and "
+    "left out of the view. Those of `fold` are counted from the beginning of the journal.",
+    "found",
+)
+JOURNAL: Group = (
+    APPEND_DURATION, COMMIT_DURATION, COMMIT_ENTRIES, WAITING_APPENDS,
+    HEAD_REVISION, OLDEST_REVISION, JOURNAL_SIZE, DUPLICATES,
+)  # fmt: skip
+
+# ---- The follower ----
+
+APPLIED_REVISION = Gauge("desk_follower_applied_revision", "The last revision in the view.")
+LAG_ENTRIES = Gauge("desk_follower_lag_entries", "Revisions from the view to the journal's head.")
+LAG_SECONDS = Gauge(
+    "desk_follower_lag_seconds",
+    "Seconds since the oldest callback that is not in the view was received; 0: caught up.",
+)
+BUILD_PROGRESS = Gauge(
+    "desk_view_build_progress_ratio",
+    "Part of the journal that a new view contains, from 0 to 1; 1 once it has caught up.",
+)
+RECORDS = Counter(
+    "desk_records",
+    "Callbacks taken into the view since the start, by their first verdict. A new view takes all "
+    "of the journal again.",
+    "app", "verdict", "reason",
+)  # fmt: skip
+RECORDS_REVISED = Counter(
+    "desk_records_revised",
+    "Verdicts published again because a late callback changed them.",
+)
+LATE = Histogram(
+    "desk_late_seconds",
+    "Seconds by the clock of Desk from a late callback's event to the session's newest event.",
+    bounds=(0.1, 0.5, 1, 5, 10, 30, 60, 300, 3600, 86400),
+)
+FOLLOWER: Group = (
+    APPLIED_REVISION, LAG_ENTRIES, LAG_SECONDS, BUILD_PROGRESS, RECORDS, RECORDS_REVISED, LATE,
+    DUPLICATES,
+)  # fmt: skip
+
+# ---- The rpc workers ----
+
+GRPC_STARTED = Counter(
+    "grpc_server_started",
+    "Calls that were begun.",
+    "grpc_type", "grpc_service", "grpc_method",
+)  # fmt: skip
+GRPC_HANDLED = Counter(
+    "grpc_server_handled",
+    "Calls that ended, by their status.",
+    "grpc_type", "grpc_service", "grpc_method", "grpc_code",
+)  # fmt: skip
+GRPC_SENT = Counter(
+    "grpc_server_msg_sent",
+    "Messages that were sent.",
+    "grpc_type", "grpc_service", "grpc_method",
+)  # fmt: skip
+GRPC_HANDLING = Histogram(
+    "grpc_server_handling_seconds",
+    "Seconds from the begin of a call to its end.",
+    "grpc_type", "grpc_service", "grpc_method",
+    bounds=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600),
+)  # fmt: skip
+STREAMS_OPEN = Gauge("desk_streams_open", "Open Subscribe streams.")
+FELL_BEHIND = Counter(
+    "desk_streams_fell_behind",
+    "Live streams that fell behind what is in memory, and went back to the view.",
+)
+STREAM_DELAY = Histogram(
+    "desk_stream_delay_seconds",
+    "Seconds from the receipt of a callback to its record's sending on a live stream.",
+    bounds=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
+)
+RPC: Group = (
+    GRPC_STARTED,
+    GRPC_HANDLED,
+    GRPC_SENT,
+    GRPC_HANDLING,
+    STREAMS_OPEN,
+    FELL_BEHIND,
+    STREAM_DELAY,
+)
