@@ -51,3 +51,6 @@ DEFAULT_HTTP = Address("127.0.0.1", 8080)
 
 DEFAULT_GRPC = Address("127.0.0.1", 50051)
 """Default of DESK_GRPC_LISTEN."""
+
+DEFAULT_METRICS = Address("127.0.0.1", 9464)
+"""Default of DESK_METRICS_LISTEN."""

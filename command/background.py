@@ -10,7 +10,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TextIO
 
 MAX_WRITES, MAX_BYTES = 10_000, 1024 * 1024
 """Limits of the queue, for a reader that does not keep up."""
@@ -23,6 +22,9 @@ class Output(io.BufferedIOBase):
     """A binary stream to a descriptor.
 
     After an overflow, all writes are dropped until the queue is empty.
+
+    Attributes:
+        dropped: writes dropped so far.
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class Output(io.BufferedIOBase):
         self._changed = threading.Condition()
         self._pending: deque[bytes] = deque()
         self._bytes = 0
-        self._dropped = 0
+        self.dropped = 0
+        self._unreported = 0  # of them
         self._overflowed = False
         self._busy = False
         threading.Thread(target=self._run, name="output", daemon=True).start()
@@ -69,7 +72,7 @@ class Output(io.BufferedIOBase):
             full = len(self._pending) >= self._max_writes or self._bytes >= self._max_bytes
             self._overflowed |= full
             if self._overflowed:
-                self._dropped += 1
+                self._drop()
             else:
                 self._pending.append(bytes(data))
                 self._bytes += len(data)
@@ -104,19 +107,24 @@ class Output(io.BufferedIOBase):
         """Remove the first write. Return the number of dropped writes to report now, usually 0."""
         with self._changed:
             self._bytes -= len(self._pending.popleft())
-            self._dropped += not written
+            if not written:
+                self._drop()
             if self._pending:
                 return 0
             self._overflowed = False
             # Only after a success: otherwise the report would be dropped as well.
-            dropped = self._dropped if written else 0
-            self._dropped -= dropped
+            dropped = self._unreported if written else 0
+            self._unreported -= dropped
             return dropped
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._unreported += 1
 
 
 def text_output(
     descriptor: int, *, on_dropped: Callable[[int], None] = lambda _number: None
-) -> TextIO:
+) -> "io.TextIOWrapper[Output]":
     """Return a line-buffered text stream to `descriptor`. The process drains it at its end."""
     output = Output(descriptor, on_dropped=on_dropped)
     atexit.register(output.drain, DRAIN_WITHIN)

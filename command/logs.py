@@ -15,6 +15,7 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 from command.background import text_output
 from command.settings import Settings
 from command.throttle import Throttle, ThrottledLogger
+from metrics.definitions import LOG_RECORDS_DROPPED
 
 MAX_VALUE = 2_000
 """Characters of one value."""
@@ -34,7 +35,8 @@ def configure(settings: Settings, role: str) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # Tracebacks, warnings and all other output must not block with the reader either.
     descriptor = sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY)
-    sys.stderr = text_output(descriptor, on_dropped=_report_dropped)
+    sys.stderr = output = text_output(descriptor, on_dropped=_report_dropped)
+    LOG_RECORDS_DROPPED.read = lambda: {(): output.buffer.dropped}
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared = _processors(role)
     throttle = Throttle()

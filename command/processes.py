@@ -6,12 +6,16 @@ not load gRPC, nor the service waitress.
 
 import asyncio
 import gc
+import platform
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -21,6 +25,9 @@ from command.address import Address
 from command.settings import Settings
 from command.signals import on_stop_request
 from command.supervisor import Notifier, ProcessSpec
+from metrics import definitions as metrics
+from metrics.endpoint import open_endpoint
+from metrics.instruments import Group
 
 if TYPE_CHECKING:
     from journal.backlog import Backlog
@@ -39,24 +46,29 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 
-def gateway_processes(settings: Settings, listener: socket.socket) -> list[ProcessSpec]:
+def gateway_processes(
+    settings: Settings, runtime: Path, listener: socket.socket
+) -> list[ProcessSpec]:
     """Return the gateway. It stops first, so that all acknowledged callbacks are still served."""
-    return [ProcessSpec(name="gateway", run=run_gateway, arguments=(settings, listener), stage=0)]
+    arguments = (settings, runtime, listener)
+    return [ProcessSpec(name="gateway", run=run_gateway, arguments=arguments, stage=0)]
 
 
-def service_processes(settings: Settings, address: Address) -> list[ProcessSpec]:
+def service_processes(settings: Settings, runtime: Path, address: Address) -> list[ProcessSpec]:
     """Return the follower and the rpc workers. The workers stop first, with their streams."""
+    both = (settings, runtime)
     workers = [
-        ProcessSpec(name=name, run=run_rpc_worker, arguments=(settings, address, name), stage=1)
+        ProcessSpec(name=name, run=run_rpc_worker, arguments=(*both, address, name), stage=1)
         for name in (f"rpc-{number}" for number in range(1, settings.rpc_workers + 1))
     ]
-    follower = ProcessSpec(name="follower", run=run_follower, arguments=(settings,), stage=2)
-    return [follower, *workers]
+    return [ProcessSpec(name="follower", run=run_follower, arguments=both, stage=2), *workers]
 
 
-def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket) -> None:
+def run_gateway(
+    notifier: Notifier, settings: Settings, runtime: Path, listener: socket.socket
+) -> None:
     """Run the gateway: receive callbacks on `listener`, append them to the journal."""
-    with _process(notifier, settings, "gateway"):
+    with _process(notifier, settings, runtime, "gateway", metrics.GATEWAY, metrics.JOURNAL):
         from gateway.app import create_app
         from gateway.limits import Limits
         from gateway.options import Options
@@ -80,9 +92,9 @@ def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket)
                 server.run()
 
 
-def run_follower(notifier: Notifier, settings: Settings) -> None:
+def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Run the follower: fold the journal into the view."""
-    with _process(notifier, settings, "follower"):
+    with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
         from service.follower import Follower
 
         stop = threading.Event()
@@ -95,9 +107,11 @@ def run_follower(notifier: Notifier, settings: Settings) -> None:
                 work.run(stop)
 
 
-def run_rpc_worker(notifier: Notifier, settings: Settings, address: Address, name: str) -> None:
+def run_rpc_worker(
+    notifier: Notifier, settings: Settings, runtime: Path, address: Address, name: str
+) -> None:
     """Run one rpc worker: answer gRPC from the view."""
-    with _process(notifier, settings, name):
+    with _process(notifier, settings, runtime, name, metrics.RPC):
         asyncio.run(_serve(notifier, settings, address))
 
 
@@ -178,12 +192,29 @@ def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | Non
     return None
 
 
+@cache
+def _build_info(role: str) -> dict[tuple[str, ...], float]:
+    import apsw
+
+    fingerprint = ""
+    if role != "gateway":  # which does not load the messages of the API
+        from service.view import store
+
+        fingerprint = store.fingerprint()
+    versions = version("desk-sessions"), platform.python_version(), version("grpcio")
+    return {(*versions, apsw.sqlite_lib_version(), fingerprint): 1}
+
+
 @contextmanager
-def _process(notifier: Notifier, settings: Settings, role: str) -> Iterator[None]:
-    """Configure the log. Report an error to the supervisor, and exit."""
+def _process(
+    notifier: Notifier, settings: Settings, runtime: Path, role: str, *groups: Group
+) -> Iterator[None]:
+    """Configure log and metrics. Report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
 
     logs.configure(settings, role)
+    metrics.BUILD_INFO.read = lambda: _build_info(role)
+    open_endpoint(runtime, role, *groups)
     try:
         yield
     except Unavailable as error:

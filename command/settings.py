@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from callback.decoder import SAMPLE_SDK_APP_ID
-from command.address import DEFAULT_GRPC, DEFAULT_HTTP, Address
+from command.address import DEFAULT_GRPC, DEFAULT_HTTP, DEFAULT_METRICS, Address
 from gateway.options import check_callback_path
 
 MAX_SDK_APP_ID = 2**63 - 1
@@ -126,6 +126,7 @@ class Settings(BaseSettings):
         data_dir: directory of journal and view; absolute.
         journal: engine of the journal; `sqlite` is a file in `data_dir`.
         rpc_workers: number of processes that answer gRPC.
+        metrics_listen: address of the metrics page; None: no page.
         log_level: the lowest level that is logged.
         log_format: `auto` is console on a terminal and JSON elsewhere.
     """
@@ -154,6 +155,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path("data"), validate_default=True)
     journal: str = "sqlite"
     rpc_workers: Annotated[int, _parsed(lambda text: _whole_number(text, 1, MAX_RPC_WORKERS))] = 1
+    metrics_listen: Listen | None = Field(default=DEFAULT_METRICS, validate_default=True)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
 
@@ -209,6 +211,11 @@ class Settings(BaseSettings):
             raise ValueError(f"must be sqlite, not {_shown(engine)}")
         return engine
 
+    @check("metrics_listen", mode="before")
+    @classmethod
+    def _off_if_empty(cls, value: Any) -> Any:
+        return None if value == DEFAULT_METRICS and cls._is_empty("metrics_listen") else value
+
     @check("log_level", "log_format", mode="before")
     @classmethod
     def _in_any_case(cls, word: Any) -> Any:
@@ -229,6 +236,13 @@ class Settings(BaseSettings):
             raise SettingsError([".env is not UTF-8"]) from None
         except OSError as error:
             raise SettingsError([f".env cannot be read: {error.strerror}"]) from None
+
+    @classmethod
+    def _is_empty(cls, field: str) -> bool:
+        """Return True if a variable is there and empty: elsewhere that counts as not set."""
+        given = EnvSettingsSource(cls, env_ignore_empty=False).env_vars
+        given = {**DotEnvSettingsSource(cls, env_ignore_empty=False).env_vars, **given}
+        return given.get((_PREFIX + field).lower()) == ""
 
     def tokens(self) -> dict[int, tuple[str, ...]]:
         """Return the tokens in clear text, to check signatures with."""

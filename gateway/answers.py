@@ -64,6 +64,23 @@ BY_STATUS = {int(each.status): each for each in Answer if each.error_code == eac
 """The answer for a status that Falcon or waitress chose; for any other it is `FAILED`."""
 
 
+OUTCOMES = {
+    Answer.KEPT: "kept",
+    Answer.MALFORMED: "malformed",
+    Answer.WRONG_COMMAND: "wrong_command",
+    Answer.NO_COMMAND: "wrong_command",
+    Answer.FORBIDDEN: "refused_signature",
+    Answer.NOT_FOUND: "wrong_path",
+    Answer.WRONG_METHOD: "wrong_method",
+    Answer.TOO_LARGE: "too_large",
+    Answer.ENCODED: "encoded",
+    Answer.UNAVAILABLE: "unavailable",
+    Answer.FAILED: "unavailable",
+    Answer.OVERLOADED: "overloaded",
+}
+"""The outcome that an answer counts as. Others are for requests that are no callbacks."""
+
+
 class RequestRejected(Exception):
     """A request of which nothing is kept.
 
@@ -71,14 +88,22 @@ class RequestRejected(Exception):
         answer: for the client.
         event: of the log.
         reason: for the log, which counts lines by event and reason.
+        outcome: for the metrics.
         facts: further values for the log.
     """
 
     def __init__(
-        self, answer: Answer, event: str = "request_refused", *, reason: str = "", **facts: object
+        self,
+        answer: Answer,
+        event: str = "request_refused",
+        *,
+        reason: str = "",
+        outcome: str = "",
+        **facts: object,
     ) -> None:
         super().__init__(answer.name)
         self.answer = answer
         self.event = event
         self.reason = reason or answer.error_info
+        self.outcome = outcome or OUTCOMES.get(answer, "")
         self.facts = facts

@@ -15,17 +15,15 @@ from typing import Any
 import falcon
 import structlog
 
-from gateway.answers import BY_STATUS, CONTENT_TYPE, Answer, RequestRejected
+from gateway.answers import BY_STATUS, CONTENT_TYPE, OUTCOMES, Answer, RequestRejected
 from gateway.authentication import Authenticator
 from gateway.callback_request import read_callback
 from gateway.limits import BUDGET, MAX_BODY
+from gateway.measurement import ARRIVED, Meter, count
 from gateway.options import LIVE, READY, Options
 from journal.entry import Appended, NewEntry
-from journal.errors import JournalError, Overloaded
+from journal.errors import AppendTimedOut, JournalError, Overloaded
 from journal.port import JournalWriter, Waiter
-
-ARRIVED = "gateway.arrived"
-"""WSGI environ, optional: when the request's last byte arrived, `time.monotonic`."""
 
 CONDITION = "gateway.condition"
 """WSGI environ, optional: why the server wants no more traffic; "" if it does."""
@@ -52,7 +50,7 @@ def create_app(
         clock: Unix time in seconds.
         budget: seconds from the arrival of a request to its answer.
     """
-    app = App(media_type=CONTENT_TYPE)
+    app = App(media_type=CONTENT_TYPE, middleware=[Meter()])
     app.add_route(options.path, _CallbackUrl(journal, options, event, clock, budget))
     app.add_route(LIVE, _Probe(lambda req: ""))
     app.add_route(READY, _Probe(lambda req: req.env.get(CONDITION) or journal.trouble()))
@@ -79,7 +77,7 @@ class _CallbackUrl:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Keep one callback."""
-        deadline = (req.env.get(ARRIVED) or monotonic()) + self._budget
+        deadline = req.env[ARRIVED] + self._budget
         body = _read_body(req)
         entry, fault = read_callback(self._authenticator, req.params, body, self._clock())
         if fault:
@@ -87,7 +85,10 @@ class _CallbackUrl:
         appended = self._append(entry, deadline - monotonic())
         resp.set_header("Desk-Revision", str(appended.revision))
         resp.set_header("Desk-Journal-Id", self._journal.id)
-        _answer(resp, Answer.MALFORMED if fault else Answer.KEPT, fault)
+        answer = Answer.MALFORMED if fault else Answer.KEPT
+        repeated = appended.duplicate and not fault
+        count("duplicate" if repeated else OUTCOMES[answer], entry.sdk_app_id)
+        _answer(resp, answer, fault)
 
     def _append(self, entry: NewEntry, timeout: float) -> Appended:
         try:
@@ -96,9 +97,14 @@ class _CallbackUrl:
             return self._journal.append(entry, timeout=timeout, event=self._event)
         except JournalError as error:
             answer = Answer.OVERLOADED if isinstance(error, Overloaded) else Answer.UNAVAILABLE
+            outcome = "timed_out" if isinstance(error, AppendTimedOut) else ""
             reason = type(error).__name__
         raise RequestRejected(
-            answer, "callback_not_kept", reason=reason, sdk_app_id=entry.sdk_app_id
+            answer,
+            "callback_not_kept",
+            reason=reason,
+            outcome=outcome,
+            sdk_app_id=entry.sdk_app_id,
         )
 
 
@@ -142,6 +148,8 @@ def _answer_rejected(
     req: falcon.Request, resp: falcon.Response, error: RequestRejected, params: dict[str, Any]
 ) -> None:
     _warn(error.event, error.reason, **error.facts)
+    is_refused = error.outcome == "refused_app"
+    count(error.outcome, None if is_refused else error.facts.get("sdk_app_id"))
     _answer(resp, error.answer)
 
 
@@ -149,13 +157,15 @@ def _answer_http_error(
     req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]
 ) -> None:
     """Answer Falcon's own refusals: unknown path, wrong method, invalid header."""
+    is_probe = req.path in (LIVE, READY)
     if req.method not in falcon.COMBINED_METHODS:  # Falcon calls it a bad request
-        is_probe = req.path in (LIVE, READY)
         error = falcon.HTTPMethodNotAllowed(["GET", "HEAD"] if is_probe else ["POST"])
     if error.headers:
         resp.set_headers(error.headers)
     answer = BY_STATUS.get(error.status_code, Answer.FAILED)
     _warn("request_refused", answer.error_info)
+    if not is_probe:
+        count(OUTCOMES.get(answer, ""))
     _answer(resp, answer)
 
 
@@ -166,6 +176,7 @@ def _answer_unexpected(
     frames = traceback.extract_tb(error.__traceback__)[-5:]
     places = [f"{frame.name}:{frame.lineno}" for frame in frames]
     _warn("unexpected_error", type(error).__name__, at=places)
+    count(OUTCOMES[Answer.FAILED])
     _answer(resp, Answer.FAILED)
 
 

@@ -40,11 +40,24 @@ class AuthenticationFault(StrEnum):
     WRONG_SIGN = "wrong_sign"
 
 
+_OUTCOMES = {
+    AuthenticationFault.BAD_APP: "refused_app",
+    AuthenticationFault.NOT_OUR_APP: "refused_app",
+    AuthenticationFault.STALE: "stale",
+}
+
+
 class NotAuthenticated(RequestRejected):
     """A request that is not from Desk, or not for one of the operator's apps."""
 
     def __init__(self, fault: AuthenticationFault, **facts: object) -> None:
-        super().__init__(Answer.FORBIDDEN, "callback_refused", reason=fault.value, **facts)
+        super().__init__(
+            Answer.FORBIDDEN,
+            "callback_refused",
+            reason=fault.value,
+            outcome=_OUTCOMES.get(fault, ""),
+            **facts,
+        )
 
 
 class Authenticator:

@@ -12,8 +12,9 @@ import structlog
 from waitress.channel import HTTPChannel
 from waitress.task import Task
 
-from gateway.answers import BY_STATUS, CONTENT_TYPE, Answer
+from gateway.answers import BY_STATUS, CONTENT_TYPE, OUTCOMES, Answer
 from gateway.eviction import client_network
+from gateway.measurement import count, observe
 from gateway.parser import Discarding, Parser
 
 _log = structlog.get_logger(__name__)
@@ -44,6 +45,8 @@ class RefusalTask(Task):  # type: ignore[misc]
         _log.warning("request_refused", reason=error.reason, throttle=error.reason)
         self.channel.discard()
         answer = BY_STATUS.get(error.code, Answer.FAILED)
+        count(OUTCOMES.get(answer, ""))
+        observe("", "", answer.status.value, self.request.arrived)
         self.status = f"{answer.status.value} {answer.status.phrase}"
         self.response_headers = [("Content-Type", CONTENT_TYPE), ("Connection", "close")]
         # Else waitress would add a second Connection, or close before everything is read.

@@ -23,9 +23,10 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 
-from gateway.app import ARRIVED, CONDITION
+from gateway.app import CONDITION
 from gateway.eviction import overdue, reserve_used, surplus
 from gateway.limits import Limits
+from gateway.measurement import ARRIVED
 from gateway.waitress_channel import Channel
 
 SPARE_FILES = 16

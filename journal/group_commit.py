@@ -15,6 +15,12 @@ import structlog
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, Closed, JournalError, Overloaded, Unavailable
 from journal.port import Waiter
+from metrics.definitions import (
+    APPEND_DURATION,
+    COMMIT_DURATION,
+    COMMIT_ENTRIES,
+    WAITING_APPENDS,
+)
 
 log = structlog.get_logger()
 
@@ -82,14 +88,17 @@ class GroupCommit:
         self._failure = ""
         self._thread = threading.Thread(target=self._run, name="journal-commit", daemon=True)
         self._thread.start()
+        WAITING_APPENDS.read_number(lambda: len(self._waiting) + self._committing)
 
     def append(
         self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
     ) -> Appended:
         """Wait until `entry` is committed; see `journal.port.JournalWriter.append`."""
+        began = monotonic()
         append = _Append(entry, event())
         self._add(append)
         append.event.wait(timeout)
+        APPEND_DURATION.observe(monotonic() - began)
         outcome = append.outcome
         if outcome is None:
             append.withdrawn = True
@@ -161,7 +170,10 @@ class GroupCommit:
             return batch
 
     def _finish(self, batch: list[_Append]) -> None:
+        began = monotonic()
         outcomes = self._outcomes([append.entry for append in batch])
+        COMMIT_DURATION.observe(monotonic() - began)
+        COMMIT_ENTRIES.observe(len(batch))
         self._committing = 0
         for append, outcome in zip(batch, outcomes, strict=True):
             append.outcome = outcome

@@ -19,6 +19,8 @@ from journal.group_commit import LIMITS, GroupCommit, Limits
 from journal.port import READ_BYTES, Waiter
 from journal.sqlite_file import Handle, connect_to_read, map_errors
 from journal.sqlite_writer import CHECKPOINT_PAGES, Writer
+from metrics.definitions import HEAD_REVISION, JOURNAL_SIZE, OLDEST_REVISION
+from storage.sizes import size_of_database
 from storage.watch import WalWatch
 
 CLOSE_TIMEOUT = 10.0
@@ -75,6 +77,11 @@ class SqliteReader:
     def head(self) -> int:
         with self._reading() as connection:
             return int(connection.execute(HEAD).get)
+
+    def oldest(self) -> int:
+        """Return the oldest revision that may still be there."""
+        with self._reading() as connection:
+            return int(connection.execute(OLDEST).get)
 
     def close(self) -> None:
         with self._lock:
@@ -136,6 +143,9 @@ class SqliteWriter(SqliteReader):
         self._commits = GroupCommit(
             writer.commit, afterwards=writer.checkpoint, check=writer.check, limits=limits
         )
+        HEAD_REVISION.read_number(self.head)
+        OLDEST_REVISION.read_number(self.oldest)
+        JOURNAL_SIZE.read_number(lambda: sum(size_of_database(path)))
 
     def append(
         self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event

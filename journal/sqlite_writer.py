@@ -16,6 +16,7 @@ from msgspec.structs import astuple
 from journal.entry import Appended, NewEntry
 from journal.errors import JournalError, Unavailable
 from journal.sqlite_file import Handle, connect_to_write, map_errors
+from metrics.definitions import DUPLICATES
 from storage.lock import FileLock
 
 CHECKPOINT_PAGES = 1024
@@ -121,6 +122,7 @@ def _insert(connection: apsw.Connection, entries: Sequence[NewEntry]) -> list[Ap
     connection.execute(_insert_rows(len(entries)), values)
     inserted = connection.changes()
     if inserted < len(entries):
+        DUPLICATES.values[("append",)] += len(entries) - inserted
         return _locate(connection, entries, inserted)
     head = connection.last_insert_rowid()
     return [Appended(revision, False) for revision in range(head - inserted + 1, head + 1)]

@@ -15,6 +15,13 @@ from msgspec.structs import replace
 from journal.entry import Entry, Kind
 from journal.errors import JournalError, NotKept, Unavailable
 from journal.port import JournalReader
+from metrics.definitions import (
+    APPLIED_REVISION,
+    BUILD_PROGRESS,
+    DUPLICATES,
+    LAG_ENTRIES,
+    LAG_SECONDS,
+)
 from service.projection import Projection
 from service.view import store
 from service.view.errors import ContentRefused, ViewDamaged, ViewError
@@ -107,6 +114,7 @@ class Follower:
     def _follow(self, stop: Event) -> None:
         projection = Projection(self._writer, self._journal.id)
         log.info("follower_started", revision=projection.progress.applied_revision)
+        _measure(projection, self._journal)
         taken_over = False
         while not stop.is_set():
             began = time.monotonic()
@@ -241,6 +249,27 @@ class Follower:
         log.info("follower_caught_up", revision=progress.applied_revision)
         for path in store.others(self._data_dir):
             log.info("view_of_other_version", view=path.name, done=discard(path))
+
+
+def _measure(projection: Projection, journal: JournalReader) -> None:
+    """Have the gauges read when a page of metrics is made, by its thread."""
+
+    def lag() -> int:
+        return max(0, journal.head() - projection.progress.applied_revision)
+
+    def lag_seconds() -> float:
+        waiting = journal.read(projection.progress.applied_revision, limit=1)
+        return max(0.0, time.time() - waiting[0].received_at / 1000) if waiting else 0.0
+
+    def built() -> float:
+        progress = projection.progress
+        return 1.0 if progress.complete else progress.applied_revision / max(1, journal.head())
+
+    APPLIED_REVISION.read_number(lambda: projection.progress.applied_revision)
+    LAG_ENTRIES.read_number(lag)
+    LAG_SECONDS.read_number(lag_seconds)
+    BUILD_PROGRESS.read_number(built)
+    DUPLICATES.read = lambda: {("fold",): projection.progress.repetitions}
 
 
 def _callbacks(entries: list[Entry], following: Entry | None) -> tuple[list[Entry], Entry | None]:

@@ -4,6 +4,7 @@ Deterministic: what is written depends on the entries alone, never on how they a
 """
 
 from collections.abc import Sequence
+from functools import cache
 from hashlib import blake2b
 from struct import Struct
 from typing import Any
@@ -15,10 +16,11 @@ from desk.v1 import event_pb2
 from callback.catalogue import State
 from callback.decoder import Malformed, TooEarly, decode
 from journal.entry import Entry
+from metrics.definitions import LATE, RECORDS, RECORDS_REVISED
 from service import records
 from service.history import LIMITS, History, Limits, Placed, Truncated, Usage, placed_by
 from service.positions import position_of
-from service.session import Outcome, Reason, without_message
+from service.session import Outcome, Reason, Session, without_message
 from service.view.progress import Progress
 from service.view.store import fingerprint
 from service.view.writer import (
@@ -213,6 +215,7 @@ class Projection:
         if not session.number and session.history.session.state is not State.NEW:
             session.number = placed.revision
         self._publish(arrival, session, changed)
+        _measure_lateness(placed, session.history.session)
         if session.is_full and not was_full:
             self._close(session)
 
@@ -347,6 +350,10 @@ class Projection:
         self._writer.add_feed(self._waiting)
         for row in self._waiting:
             self._file_rejection(row)
+            if row.revised == REVISED:
+                RECORDS_REVISED.values[()] += 1
+            else:
+                RECORDS.values[_labels(row.sdk_app_id, row.verdict, row.reason)] += 1
         self._waiting.clear()
 
     def _file_rejection(self, row: FeedRow) -> None:
@@ -390,6 +397,24 @@ class Projection:
         room = KEPT_BYTES - self._read_bytes
         while self._sessions and (len(self._sessions) > KEPT_SESSIONS or self._weight > room):
             self._weight -= self._sessions.pop(next(iter(self._sessions))).weight
+
+
+@cache
+def _labels(sdk_app_id: int, verdict: int, reason: int) -> tuple[str, str, str]:
+    """Return the labels of a record; there are few combinations."""
+    verdicts: dict[int, str] = {
+        number: each.name.lower() for each, number in records.VERDICTS.items()
+    }
+    reasons: dict[int, str] = {
+        number: each.name.lower() for each, number in records.REASONS.items()
+    }
+    return str(sdk_app_id), verdicts[verdict], reasons[reason] if reason else ""
+
+
+def _measure_lateness(placed: Placed, session: Session) -> None:
+    late = (session.last_event_at or 0) - placed.facts.event_time
+    if late > 0:
+        LATE.observe(late / 1000)
 
 
 DIGEST_BYTES = 32

@@ -1,10 +1,11 @@
 """The commands that run the processes: serve, gateway and service."""
 
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from socket import socket
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import NoReturn, TypeVar
 
 import click
@@ -19,6 +20,7 @@ from command.processes import gateway_processes, service_processes
 from command.settings import Settings, SettingsError, TrialSettings
 from command.sockets import CannotListen, bound_address, listen, reserve
 from command.supervisor import Supervisor
+from metrics.page import serve_page
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
@@ -41,11 +43,15 @@ def serve() -> None:
     with (
         closing(_bind("DESK_HTTP_LISTEN", listen, settings.http_listen)) as listener,
         closing(_bind("DESK_GRPC_LISTEN", reserve, settings.grpc_listen)) as reserved,
+        _metrics(settings) as (runtime, metrics),
     ):
         http, grpc = bound_address(listener), bound_address(reserved)
         supervisor = Supervisor(
-            [*gateway_processes(settings, listener), *service_processes(settings, grpc)],
-            on_ready=lambda: _announce_all(settings, http, grpc),
+            [
+                *gateway_processes(settings, runtime, listener),
+                *service_processes(settings, runtime, grpc),
+            ],
+            on_ready=lambda: _announce_all(settings, http, grpc, metrics),
             on_stop=listener.close,
         )
         _run(settings, supervisor)
@@ -55,11 +61,14 @@ def serve() -> None:
 def gateway() -> None:
     """Run the gateway: receive callbacks on DESK_HTTP_LISTEN, append them to the journal."""
     settings = _load(Settings)
-    with closing(_bind("DESK_HTTP_LISTEN", listen, settings.http_listen)) as listener:
+    with (
+        closing(_bind("DESK_HTTP_LISTEN", listen, settings.http_listen)) as listener,
+        _metrics(settings) as (runtime, metrics),
+    ):
         address = bound_address(listener)
         supervisor = Supervisor(
-            gateway_processes(settings, listener),
-            on_ready=lambda: log.info("ready", http=str(address)),
+            gateway_processes(settings, runtime, listener),
+            on_ready=lambda: log.info("ready", http=str(address), metrics=metrics),
             on_stop=listener.close,
         )
         _run(settings, supervisor)
@@ -69,11 +78,14 @@ def gateway() -> None:
 def service() -> None:
     """Run the service: follow the journal in DESK_DATA_DIR, answer gRPC on DESK_GRPC_LISTEN."""
     settings = _load(Settings)
-    with closing(_bind("DESK_GRPC_LISTEN", reserve, settings.grpc_listen)) as reserved:
+    with (
+        closing(_bind("DESK_GRPC_LISTEN", reserve, settings.grpc_listen)) as reserved,
+        _metrics(settings) as (runtime, metrics),
+    ):
         address = bound_address(reserved)
         supervisor = Supervisor(
-            service_processes(settings, address),
-            on_ready=lambda: log.info("ready", grpc=str(address)),
+            service_processes(settings, runtime, address),
+            on_ready=lambda: log.info("ready", grpc=str(address), metrics=metrics),
         )
         _run(settings, supervisor)
 
@@ -120,7 +132,23 @@ def _bind(variable: str, bind: Callable[[Address], socket], address: Address) ->
         _refuse(f"{variable}: {error}")
 
 
-def _announce_all(settings: Settings, http: Address, grpc: Address) -> None:
-    log.info("ready", http=str(http), grpc=str(grpc))
+@contextmanager
+def _metrics(settings: Settings) -> Iterator[tuple[Path, str]]:
+    """Serve the page of metrics. Yield the runtime folder, and the page's address ("": none)."""
+    with TemporaryDirectory(prefix="desk-", ignore_cleanup_errors=True) as folder:
+        runtime, address = Path(folder), ""
+        if settings.metrics_listen:
+            try:
+                listener = listen(settings.metrics_listen)
+            except CannotListen as error:  # another service of this machine may have the default
+                log.warning("metrics_not_served", reason=f"DESK_METRICS_LISTEN: {error}")
+            else:
+                serve_page(listener, runtime)
+                address = str(bound_address(listener))
+        yield runtime, address
+
+
+def _announce_all(settings: Settings, http: Address, grpc: Address, metrics: str) -> None:
+    log.info("ready", http=str(http), grpc=str(grpc), metrics=metrics)
     if sys.stdout:  # None if it was closed
         click.echo(getting_started(settings, http, grpc), file=text_output(sys.stdout.fileno()))

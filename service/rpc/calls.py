@@ -7,6 +7,7 @@ open, also if its client never sends a request.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -14,8 +15,9 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from service.rpc.errors import CallRefused, ErrorReason, log_error, map_errors
+from service.rpc.errors import Behaviour, CallRefused, ErrorReason, abort, log_error, map_errors
 from service.rpc.limits import Quota, Quotas, caller_of
+from service.rpc.measurement import Measurement
 
 MAX_REQUEST_BYTES = 16 * 1024
 """Bytes of a request. A call that stays open keeps them, including unknown fields."""
@@ -29,18 +31,25 @@ class Call:
 
     Attributes:
         caller: the client's address.
-        write: sends a message of a stream; returns when the client has room for it.
         abort: ends the call with a status.
         time_remaining: seconds until the deadline; None without one.
     """
 
-    def __init__(self, context: Any, quota: Quota, waiters: Quota) -> None:
+    def __init__(
+        self, context: Any, quota: Quota, waiters: Quota, count_sent: Callable[[], None]
+    ) -> None:
         self.caller = caller_of(context.peer())
-        self.write: Callable[[Message | bytes], Awaitable[None]] = context.write
-        self.abort: Callable[..., Awaitable[None]] = context.abort
+        self._write: Callable[[Message | bytes], Awaitable[None]] = context.write
+        self._count_sent = count_sent
+        self.abort: Callable[..., Awaitable[None]] = partial(abort, context)
         self.time_remaining: Callable[[], float | None] = context.time_remaining
         self._quota = quota
         self._waiters = waiters
+
+    def write(self, message: Message | bytes) -> Awaitable[None]:
+        """Send a message of a stream; ends when the client has room for it."""
+        self._count_sent()
+        return self._write(message)
 
     def time_left(self, most: float) -> float:
         """Return the seconds that the call may wait and still answer before its deadline."""
@@ -75,20 +84,25 @@ class Handler:
         self._request: Any = GetMessageClass(method.input_type)
         self._answer = answer
         self._quotas = quotas
+        self._measurement = Measurement(method)
 
     def registered(self) -> Any:
         """Make the handler that a grpc server registers."""
         method = self._method
         if method.server_streaming:
             behaviour = self._iterate if method.client_streaming else self._stream
-            mapped = map_errors(method.name, behaviour)
-            return grpc.stream_stream_rpc_method_handler(mapped, None, _serialised)
-        return grpc.stream_unary_rpc_method_handler(map_errors(method.name, self._unary))
+            wrapped = self._wrapped(behaviour)
+            return grpc.stream_stream_rpc_method_handler(wrapped, None, _serialised)
+        return grpc.stream_unary_rpc_method_handler(self._wrapped(self._unary))
+
+    def _wrapped(self, behaviour: Behaviour) -> Behaviour:
+        return self._measurement.of_calls(map_errors(self._method.name, behaviour))
 
     async def _unary(self, _requests: Any, context: Any) -> bytes:
         call = self._opened(context)
         answer = _serialised(await self._answer(await self._read(context), call))
         _take(self._quotas.unread_bytes, call.caller, context, len(answer))
+        self._measurement.count_sent()
         return answer
 
     async def _stream(self, _requests: Any, context: Any) -> None:
@@ -103,7 +117,7 @@ class Handler:
 
     def _opened(self, context: Any) -> Call:
         quota = self._quotas.of(self._method)
-        call = Call(context, quota, self._quotas.waiters)
+        call = Call(context, quota, self._quotas.waiters, self._measurement.count_sent)
         _take(quota, call.caller, context)
         return call
 

@@ -149,12 +149,19 @@ async def _abort(context: Any, method: str, error: Exception) -> None:
     error.__traceback__ = None  # its frames keep the answer, perhaps for as long as gRPC takes
     try:
         if refused is None:
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has it")
+            sentence = "internal error; the server's log has it"
+            await abort(context, grpc.StatusCode.INTERNAL, sentence)
         else:
             status = rpc_status.to_status(status_of(refused))
-            await context.abort(status.code, status.details, status.trailing_metadata)
+            await abort(context, status.code, status.details, status.trailing_metadata)
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from error
+
+
+async def abort(context: Any, code: grpc.StatusCode, *details: Any) -> None:
+    """End a call with a status, which `context.code` then returns."""
+    context.set_code(code)
+    await context.abort(code, *details)
 
 
 def _refusal(method: str, error: Exception) -> CallRefused | None:

@@ -13,6 +13,8 @@ from operator import itemgetter
 from time import perf_counter
 from typing import cast
 
+from desk.v1.event_pb2 import SessionRecord
+
 from service.positions import complete_revision, last_of
 from service.rpc import responses
 from service.rpc.commit_watch import CommitWatch
@@ -91,6 +93,8 @@ class LiveFeed:
         quotas, limits: of the worker.
         draining: True once the server is shutting down.
         waiters: calls that wait for a revision or a state.
+        received_at: time (ms) at which the gateway received the first callback that the last read
+            has found.
         announced_position: every stream has been woken for the rows up to here that it selects.
     """
 
@@ -104,6 +108,7 @@ class LiveFeed:
         head = last_of(progress.applied_revision)
         self.ring = Ring(head, rows=limits.ring_rows, size=limits.ring_bytes)
         self.announced_position = head
+        self.received_at = 0
         self._reader = reader
         self._watch = watch
         self._filters = FilterIndex()
@@ -200,6 +205,7 @@ class LiveFeed:
         revision = complete_revision(window.reached)
         if last_of(revision) == window.reached:
             self.ring.extend(rows, window.reached)
+            self.received_at = _received_at(rows) or self.received_at
         else:
             # One revision is larger than a message: streams read it from the view.
             revision += 1
@@ -223,6 +229,13 @@ class LiveFeed:
         rows = filter(group.selects, self.ring.after(after))
         taken, reached = cut(rows, max(after, head), enough=enough)
         return responses.encode(self.journal_id, taken, reached, batch_format)
+
+
+def _received_at(rows: Iterable[LiveRow]) -> int:
+    """Return the time (ms) at which the first callback in some rows was received; 0: none is."""
+    for row in rows:
+        return SessionRecord.FromString(row.record).event.received_at.ToMilliseconds()
+    return 0
 
 
 async def _in_slices(steps: Iterable[None]) -> None:

@@ -17,6 +17,7 @@ from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
+from metrics.definitions import STREAMS_OPEN
 from service.rpc.calls import Handler
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.event_service import EventService
@@ -145,6 +146,7 @@ async def _serve(
 ) -> None:
     with closing(CommitWatch(readers.path)) as watch:
         feed, health = LiveFeed(readers.inline, watch, quotas), Health(("", *SERVICES))
+        STREAMS_OPEN.read_number(lambda: feed.subscribers)
         with closing(StatusService(readers, feed, apps, journal_backlog)) as status:
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
             server = _server(quotas, (sessions, events, status, health))

@@ -6,11 +6,13 @@ that is being sent, and the next one only while its caller has few unread bytes.
 
 import asyncio
 import random
+from time import time
 
 from desk.v1.event_service_pb2 import CaughtUp, Checkpoint, FellBehind, SubscribeResponse
 from desk.v1.status_pb2 import ResponseHeader
 from google.protobuf.message import Message
 
+from metrics.definitions import FELL_BEHIND, STREAM_DELAY
 from service.positions import complete_revision, last_of
 from service.rpc import reads, responses
 from service.rpc.calls import Call
@@ -128,6 +130,7 @@ class Stream:
     async def _fall_behind(self) -> None:
         if self._live:
             self._live = False
+            FELL_BEHIND.values[()] += 1
             await self._send(SubscribeResponse(header=self._header(), fell_behind=FellBehind()))
 
     async def _send_live(self) -> None:
@@ -137,6 +140,8 @@ class Stream:
         )
         async with self._bytes.sending(self._caller, encoded.size()):
             await self._send_all(encoded.messages)
+        if encoded.messages and self._feed.received_at:
+            STREAM_DELAY.observe(max(0.0, time() - self._feed.received_at / 1000))
         await self._move(encoded.reached)
 
     async def _catch_up(self) -> None:

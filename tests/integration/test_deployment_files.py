@@ -82,6 +82,7 @@ def here(name: str, services: dict[str, Any], data_dir: Path, tokens: Path) -> d
         "/data": str(data_dir),
         "0.0.0.0:8080": "127.0.0.1:0",
         "0.0.0.0:50051": "127.0.0.1:0",
+        "0.0.0.0:9464": "127.0.0.1:0",
         "/run/secrets/callback_tokens": str(tokens),
     }
     return {key: inside.get(value, value) for key, value in services[name]["environment"].items()}

@@ -13,8 +13,9 @@ from falcon.testing import create_environ
 from structlog.testing import capture_logs
 
 from command.throttle import Throttle
-from gateway.app import ARRIVED, create_app
+from gateway.app import create_app
 from gateway.limits import BUDGET, MAX_BODY
+from gateway.measurement import ARRIVED
 from gateway.options import Options
 from journal.errors import Unavailable
 from journal.memory import MemoryJournal

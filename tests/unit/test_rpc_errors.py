@@ -59,6 +59,9 @@ class Context:
     def __init__(self, at_the_end: Callable[[], None] = lambda: None) -> None:
         self._at_the_end = at_the_end
 
+    def set_code(self, code: object) -> None:
+        pass
+
     def cancelled(self) -> bool:
         return False
 

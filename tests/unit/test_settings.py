@@ -285,6 +285,17 @@ def test_grpc_may_leave_the_machine_when_the_network_is_trusted(environment):
     assert Settings.load().grpc_listen == Address("::", 50051)
 
 
+def test_an_empty_address_of_the_metrics_means_that_there_is_no_page(environment):
+    environment(DESK_SDK_APP_IDS="1")
+    assert Settings.load().metrics_listen == Address("127.0.0.1", 9464)
+    Path(".env").write_text("DESK_METRICS_LISTEN=\n")
+    assert Settings.load().metrics_listen is None
+    environment(DESK_METRICS_LISTEN="127.0.0.1:9464")
+    assert Settings.load().metrics_listen == Address("127.0.0.1", 9464)
+    environment(DESK_METRICS_LISTEN="")
+    assert Settings.load().metrics_listen is None
+
+
 def test_the_example_documents_every_variable_with_its_default(environment, tmp_path):
     example = (Path(__file__).parents[2] / ".env.example").read_text()
     given = dict(re.findall(r"^(?:# )?(DESK_[A-Z_]+)=(.*)$", example, re.MULTILINE))

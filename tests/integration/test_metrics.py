@@ -1,0 +1,354 @@
+"""The page of metrics: complete, true, bounded, and no burden to anybody."""
+
+import os
+import re
+import signal
+import socket
+import stat
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from desk.v1.event_service_pb2 import SubscribeRequest
+from desk.v1.event_service_pb2_grpc import EventServiceStub
+from desk.v1.session_service_pb2 import GetSessionRequest
+from desk.v1.session_service_pb2_grpc import SessionServiceStub
+from desk.v1.status_pb2 import GetStatusRequest
+from desk.v1.status_pb2_grpc import StatusServiceStub
+from falcon.testing import create_environ
+from prometheus_client import CollectorRegistry, generate_latest
+
+from gateway.app import create_app
+from gateway.options import Options
+from journal.errors import Overloaded, Unavailable
+from journal.memory import MemoryJournal
+from metrics.definitions import GATEWAY
+from metrics.endpoint import open_endpoint
+from metrics.page import MAX_CONNECTIONS, serve_page
+from tests.support.callbacks import APP, NOON, body
+from tests.support.gateway import CALLBACK, FailingJournal, StallingJournal, gateway, query, sign
+from tests.support.processes import ROOT, RunningDesk, is_running, start
+from tests.support.scrape import Page, get, scrape
+from tests.support.waiting import eventually
+
+SIGNED = 1600012346
+"""The app of the tests that has a token."""
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDesk]:
+    """A whole service, with two apps and a page of metrics."""
+    with start(
+        "serve",
+        data_dir=tmp_path_factory.mktemp("metrics") / "data",
+        DESK_METRICS_LISTEN="127.0.0.1:0",
+        DESK_SDK_APP_IDS=f"{APP},{SIGNED}",
+        DESK_CALLBACK_TOKENS=f"{SIGNED}=secret",
+    ) as running:
+        running.ready()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def traffic(desk: RunningDesk) -> Counter[tuple[str, str]]:
+    """Callbacks of every kind that one can send, by app and outcome."""
+    expected: Counter[tuple[str, str]] = Counter()
+
+    def send(outcome: str, status: int, *, app: str = str(APP), **request: Any) -> None:
+        expected[app, outcome] += 1
+        assert request_of(desk, **request) == status, outcome
+
+    ours, now = str(SIGNED), str(int(time.time()))
+    for number in range(7):
+        send("kept", 200, body=body("ChatBot.UserSendMsg", NOON + 1000 * (number + 1)))
+    send("kept", 200, body=body("SessionBegin", NOON))  # late, and changes seven verdicts
+    for _ in range(2):
+        send("duplicate", 200, body=body("SessionBegin", NOON))
+    send("malformed", 400, body=b"nonsense")
+    signature = {"SdkAppid": ours, "RequestTime": now}
+    send("kept", 200, app=ours, **signature, Sign=sign("secret", now))
+    send("refused_signature", 403, app=ours, **signature, Sign=sign("wrong", now))
+    send("refused_signature", 403, app=ours, SdkAppid=ours)
+    send("stale", 403, app=ours, SdkAppid=ours, RequestTime="1000000000", Sign="0" * 64)
+    send("refused_app", 403, app="other", SdkAppid="4711")
+    send("refused_app", 403, app="other", SdkAppid=None)
+    send("wrong_command", 400, CallbackCommand="Desk.Else")
+    send("wrong_path", 404, app="other", path="/else")
+    send("wrong_method", 405, app="other", method="PUT")
+    send("too_large", 413, app="other", body=b"x" * 300_000)
+    send("encoded", 415, app="other", headers={"Content-Encoding": "gzip"})
+    return expected
+
+
+def request_of(
+    desk: RunningDesk,
+    *,
+    body: bytes = CALLBACK,
+    method: str = "POST",
+    path: str = "/",
+    headers: Any = (),
+    **parameters: Any,
+) -> int:
+    from tests.support.gateway import Gateway
+
+    port = desk.http[1]
+    target = f"{path}?{query(**parameters)}"
+    return Gateway(port, MemoryJournal()).ask(method, target, body, dict(headers)).status
+
+
+@pytest.fixture(scope="module")
+def page(desk: RunningDesk, traffic: Counter[tuple[str, str]]) -> Page:
+    """The page after that traffic, some calls and a live stream."""
+    with grpc.insecure_channel(desk.target) as channel:
+        sessions, status = SessionServiceStub(channel), StatusServiceStub(channel)
+        for _ in range(3):
+            status.GetStatus(GetStatusRequest())
+        with pytest.raises(grpc.RpcError):
+            sessions.GetSession(GetSessionRequest(sdk_app_id=APP, session_id="unknown"))
+        eventually(lambda: status.GetStatus(GetStatusRequest()).lag == 0)
+        stream = EventServiceStub(channel).Subscribe(SubscribeRequest())
+        assert next(stream).HasField("caught_up")
+        assert request_of(desk, body=body("SessionEnd", NOON + 60_000)) == 200
+        traffic[str(APP), "kept"] += 1
+        assert next(message for message in stream if message.HasField("records"))
+        address = desk.ready()["metrics"]
+        # What follows the sending is counted a moment after it.
+        eventually(lambda: scrape(address).value("desk_stream_delay_seconds_count") == 1)
+        scraped = scrape(address)
+        stream.cancel()
+    return scraped
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """By name, type and labels of each metric in docs/metrics.md."""
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\|", (ROOT / "docs/metrics.md").read_text(), re.M
+    )
+    return {name: (kind, {*labels.split(", ")} - {""}) for name, kind, labels in rows}
+
+
+def test_every_documented_metric_is_on_the_page_with_its_labels(page: Page) -> None:
+    assert len(documented()) > 30
+    for name, (kind, labels) in documented().items():
+        metric = page.metrics[name]
+        assert metric.type == kind
+        assert metric.samples, name
+        found = {label for sample in metric.samples for label in sample.labels}
+        assert found - {"le"} == labels | {"process"}, name
+
+
+def test_every_metric_of_ours_is_documented(page: Page) -> None:
+    ours = {name for name in page.metrics if name.startswith(("desk_", "grpc_", "http_"))}
+    assert ours <= documented().keys()
+
+
+def test_the_counters_agree_with_what_was_sent(
+    page: Page, traffic: Counter[tuple[str, str]]
+) -> None:
+    counted = {
+        (labels["app"], labels["outcome"]): value
+        for labels, value in (
+            (dict(key), value) for key, value in page.samples("desk_callbacks_total").items()
+        )
+    }
+    assert counted == traffic
+    assert page.value("http_server_request_duration_seconds_count") == traffic.total()
+
+
+def test_the_journal_and_the_view_count_what_the_gateway_kept(
+    page: Page, traffic: Counter[tuple[str, str]]
+) -> None:
+    kept = sum(number for (_, outcome), number in traffic.items() if outcome == "kept") + 1
+    appends = kept + traffic[str(APP), "duplicate"]
+    assert page.value("desk_journal_head_revision") == kept
+    assert page.value("desk_journal_duplicates_total", found="append") == appends - kept
+    assert page.value("desk_journal_append_duration_seconds_count") == appends
+    assert page.value("desk_journal_commit_entries_sum") == appends
+    assert page.value("desk_follower_applied_revision") == kept
+    assert page.value("desk_follower_lag_entries") == 0
+    assert page.value("desk_records_total") == kept
+    assert page.value("desk_records_total", reason="malformed") == 1
+    assert page.value("desk_records_revised_total") == 7
+    assert page.value("desk_late_seconds_count") == 1
+    assert page.value("desk_late_seconds_sum") == 7
+
+
+def test_calls_are_counted_by_method_and_status(page: Page) -> None:
+    refused = {"grpc_method": "GetSession", "grpc_service": "desk.v1.SessionService"}
+    assert page.value("grpc_server_handled_total", **refused, grpc_code="NotFound") == 1
+    answered = page.value("grpc_server_handled_total", grpc_method="GetStatus", grpc_code="OK")
+    assert answered >= 4
+    assert page.value("grpc_server_msg_sent_total", grpc_method="GetStatus") == answered
+    subscribed = {"grpc_method": "Subscribe", "grpc_type": "server_stream"}
+    assert page.value("grpc_server_started_total", **subscribed) == 1
+    assert page.value("grpc_server_msg_sent_total", **subscribed) == 2
+    assert page.value("desk_streams_open") == 1
+    assert page.value("desk_stream_delay_seconds_count") == 1
+
+
+def test_each_process_has_its_own_samples(page: Page) -> None:
+    assert page.values_of_labels()["process"] == {"gateway", "follower", "rpc-1"}
+    started = page.samples("process_start_time_seconds")
+    assert len(started) == 3
+    assert all(abs(time.time() - value) < 600 for value in started.values())
+
+
+def test_other_paths_and_methods_are_not_found(desk: RunningDesk) -> None:
+    address = desk.ready()["metrics"]
+    assert get(address, "/")[0] == 404
+    assert get(address, "/metrics", "POST")[0] == 404
+    assert get(address, "/metrics?name=x")[0] == 200
+
+
+def test_a_process_that_hangs_is_left_out_and_holds_nobody_up(desk: RunningDesk) -> None:
+    pid = desk.wait_for(lambda record: record.get("name") == "follower")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        page = scrape(desk.ready()["metrics"])
+        assert time.monotonic() - began < 5
+        assert page.values_of_labels()["process"] == {"gateway", "rpc-1"}
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    address = desk.ready()["metrics"]
+    eventually(lambda: "follower" in scrape(address).values_of_labels()["process"])
+
+
+def test_the_runtime_folder_is_private_and_goes_with_the_service(tmp_path: Path) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        start(
+            "serve",
+            data_dir=tmp_path / "data",
+            DESK_METRICS_LISTEN="127.0.0.1:0",
+            TMPDIR=folder,
+        ) as running,
+    ):
+        address = running.ready()["metrics"]
+        (runtime,) = Path(folder).glob("desk-*")
+        assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
+        pid = running.wait_for(lambda record: record.get("name") == "rpc-1")["pid"]
+        os.kill(pid, signal.SIGKILL)  # its socket stays
+        eventually(lambda: not is_running(pid))
+        scrape(address)
+        eventually(lambda: "rpc-1" in scrape(address).values_of_labels()["process"])
+        assert running.terminate() == 0
+        assert not runtime.exists()
+
+
+def test_a_page_that_cannot_be_served_keeps_nobody_from_serving(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with start("gateway", data_dir=tmp_path / "data", DESK_METRICS_LISTEN=address) as running:
+            assert running.ready()["metrics"] == ""
+            warned = running.wait_for(lambda record: record["event"] == "metrics_not_served")
+            assert "DESK_METRICS_LISTEN: cannot listen" in warned["reason"]
+            assert running.terminate() == 0
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> tuple[str, int]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    serve_page(listener, tmp_path)
+    address: tuple[str, int] = listener.getsockname()
+    return address
+
+
+def test_a_client_that_sends_nothing_is_hung_up_on(served: tuple[str, int]) -> None:
+    with socket.create_connection(served, timeout=20) as silent:
+        silent.sendall(b"GET /metrics HTTP/1.1\r\n")
+        assert silent.recv(100) == b""
+
+
+def test_a_request_that_is_too_long_is_hung_up_on(served: tuple[str, int]) -> None:
+    with socket.create_connection(served, timeout=20) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\n" + b"x" * 20_000)
+        with suppress(ConnectionResetError):
+            assert client.recv(100) == b""
+
+
+def test_connections_beyond_the_limit_are_closed_at_once(served: tuple[str, int]) -> None:
+    clients = [socket.create_connection(served, timeout=20) for _ in range(MAX_CONNECTIONS + 1)]
+    began = time.monotonic()
+    assert clients[-1].recv(100) == b""
+    assert time.monotonic() - began < 1.5  # before the time of the others is over
+    for client in clients:
+        client.close()
+
+
+def test_a_socket_of_a_dead_process_is_left_out(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        dead = socket.socket(socket.AF_UNIX)
+        dead.bind(f"{folder}/gateway.sock")
+        dead.close()
+        listener = socket.create_server(("127.0.0.1", 0))
+        serve_page(listener, Path(folder))
+        address = "{}:{}".format(*listener.getsockname())
+        assert scrape(address).metrics == {}
+        open_endpoint(Path(folder), "gateway", GATEWAY)  # started again
+        assert scrape(address).values_of_labels()["process"] == {"gateway"}
+
+
+def counted() -> Page:
+    """The gateway's metrics of this process."""
+    registry = CollectorRegistry()
+    for instrument in GATEWAY:
+        registry.register(instrument)
+    return Page(generate_latest(registry).decode())
+
+
+def outcome(name: str) -> float:
+    return counted().value("desk_callbacks_total", app=str(APP), outcome=name)
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [(Overloaded("full"), "overloaded"), (Unavailable("gone"), "unavailable")],
+)
+def test_a_callback_that_is_not_kept_counts_by_the_cause(error: Exception, name: str) -> None:
+    before = outcome(name)
+    with gateway(FailingJournal(error)) as running:
+        running.post().assert_fail(503)
+    assert outcome(name) == before + 1
+
+
+def test_a_callback_that_the_disk_does_not_confirm_counts_as_timed_out() -> None:
+    before = outcome("timed_out")
+    journal = StallingJournal()
+    with closing(journal), gateway(journal, budget=0.2) as running:
+        running.post().assert_fail(503)
+    assert outcome("timed_out") == before + 1
+
+
+def test_labels_stay_few_whatever_is_sent() -> None:
+    app = create_app(MemoryJournal(), Options(sdk_app_ids=frozenset({APP}), tokens={}))
+
+    def call(number: int, method: str, path: str, sdk_app_id: int) -> None:
+        environ = create_environ(
+            method=method, path=path, query_string=query(SdkAppid=sdk_app_id), body=""
+        )
+        environ["wsgi.input"], environ["REMOTE_ADDR"] = BytesIO(), f"10.0.0.{number % 256}"
+        list(app(environ, lambda *_: None))
+
+    before = counted().values_of_labels()
+    for number in range(10_000):
+        call(number, "POST", "/", number + 1)
+        call(number, "POST", f"/path-{number}", APP)
+        call(number, f"METHOD{number}", "/", APP)
+    after = counted().values_of_labels()
+
+    def new(label: str) -> set[str]:
+        return after[label] - before[label]
+
+    assert new("app") <= {"other"}
+    assert new("outcome") <= {"refused_app", "wrong_path", "wrong_method"}
+    assert new("http_request_method") <= {"POST", "_OTHER"}
+    assert new("http_route") <= {"/", ""}
+    assert new("http_response_status_code") <= {"403", "404", "405"}
