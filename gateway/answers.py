@@ -16,6 +16,7 @@ class Answer(Enum):
 
     Attributes:
         status: the HTTP status.
+        status_code: its number as text.
         error_code: Desk's `ErrorCode`: 0 if and only if the callback is kept and well-formed.
             Otherwise the status times 100, plus the number for the cause.
         error_info: Desk's `ErrorInfo`: a sentence that quotes nothing from the request.
@@ -45,6 +46,7 @@ class Answer(Enum):
         self, status: HTTPStatus, cause: int, error_info: str, retry_after: int | None = None
     ) -> None:
         self.status = status
+        self.status_code = str(status.value)
         self.error_code = 0 if status == HTTPStatus.OK else status * 100 + cause
         self.error_info = error_info
         self.retry_after = retry_after

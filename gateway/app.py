@@ -19,7 +19,7 @@ from gateway.answers import BY_STATUS, CONTENT_TYPE, OUTCOMES, Answer, RequestRe
 from gateway.authentication import Authenticator
 from gateway.callback_request import read_callback
 from gateway.limits import BUDGET, MAX_BODY
-from gateway.measurement import ARRIVED, Meter, count
+from gateway.measurement import ARRIVED, count, observe
 from gateway.options import LIVE, READY, Options
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, JournalError, Overloaded
@@ -50,7 +50,7 @@ def create_app(
         clock: Unix time in seconds.
         budget: seconds from the arrival of a request to its answer.
     """
-    app = App(media_type=CONTENT_TYPE, middleware=[Meter()])
+    app = App(media_type=CONTENT_TYPE)
     app.add_route(options.path, _CallbackUrl(journal, options, event, clock, budget))
     app.add_route(LIVE, _Probe(lambda req: ""))
     app.add_route(READY, _Probe(lambda req: req.env.get(CONDITION) or journal.trouble()))
@@ -77,7 +77,7 @@ class _CallbackUrl:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Keep one callback."""
-        deadline = req.env[ARRIVED] + self._budget
+        deadline = (req.env.get(ARRIVED) or monotonic()) + self._budget
         body = _read_body(req)
         entry, fault = read_callback(self._authenticator, req.params, body, self._clock())
         if fault:
@@ -88,7 +88,7 @@ class _CallbackUrl:
         answer = Answer.MALFORMED if fault else Answer.KEPT
         repeated = appended.duplicate and not fault
         count("duplicate" if repeated else OUTCOMES[answer], entry.sdk_app_id)
-        _answer(resp, answer, fault)
+        _answer(req, resp, answer, fault)
 
     def _append(self, entry: NewEntry, timeout: float) -> Appended:
         try:
@@ -116,7 +116,7 @@ class _Probe:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         trouble = self._trouble(req)
-        _answer(resp, Answer.NOT_READY if trouble else Answer.KEPT, trouble)
+        _answer(req, resp, Answer.NOT_READY if trouble else Answer.KEPT, trouble)
 
     on_head = on_get
 
@@ -137,7 +137,9 @@ def _read_body(req: falcon.Request) -> bytes:
     return body
 
 
-def _answer(resp: falcon.Response, answer: Answer, detail: str = "") -> None:
+def _answer(req: falcon.Request, resp: falcon.Response, answer: Answer, detail: str = "") -> None:
+    if arrived := req.env.get(ARRIVED):
+        observe(req.method, req.uri_template, answer.status_code, arrived)
     resp.status = answer.status
     resp.data = answer.body_with(detail) if detail else answer.body
     if answer.retry_after is not None:
@@ -150,7 +152,7 @@ def _answer_rejected(
     _warn(error.event, error.reason, **error.facts)
     is_refused = error.outcome == "refused_app"
     count(error.outcome, None if is_refused else error.facts.get("sdk_app_id"))
-    _answer(resp, error.answer)
+    _answer(req, resp, error.answer)
 
 
 def _answer_http_error(
@@ -166,7 +168,7 @@ def _answer_http_error(
     _warn("request_refused", answer.error_info)
     if not is_probe:
         count(OUTCOMES.get(answer, ""))
-    _answer(resp, answer)
+    _answer(req, resp, answer)
 
 
 def _answer_unexpected(
@@ -177,7 +179,7 @@ def _answer_unexpected(
     places = [f"{frame.name}:{frame.lineno}" for frame in frames]
     _warn("unexpected_error", type(error).__name__, at=places)
     count(OUTCOMES[Answer.FAILED])
-    _answer(resp, Answer.FAILED)
+    _answer(req, resp, Answer.FAILED)
 
 
 def _warn(event: str, reason: str, **facts: Any) -> None:

@@ -6,14 +6,13 @@ An app is a label only once it is known to be one of the operator's.
 from http import HTTPMethod
 from time import monotonic
 
-import falcon
-
 from metrics.definitions import CALLBACKS, OTHER, REQUEST_DURATION
 
 ARRIVED = "gateway.arrived"
-"""WSGI environ, optional: when the request's last byte arrived, `time.monotonic`."""
+"""WSGI environ, optional: when the request's last byte arrived, `time.monotonic`. Without it, a
+request has no duration."""
 
-_METHODS = frozenset(HTTPMethod)
+_METHODS = frozenset(map(str, HTTPMethod))
 
 
 def count(outcome: str, sdk_app_id: object = None) -> None:
@@ -27,19 +26,7 @@ def count(outcome: str, sdk_app_id: object = None) -> None:
         CALLBACKS.values[OTHER if sdk_app_id is None else str(sdk_app_id), outcome] += 1
 
 
-def observe(method: str, route: str, status: int, arrived: float) -> None:
+def observe(method: str, route: str | None, status: str, arrived: float) -> None:
     """Note the duration of a request that is answered now."""
-    labels = method if method in _METHODS else "_OTHER", route, str(status)
+    labels = method if method in _METHODS else "_OTHER", route or "", status
     REQUEST_DURATION.of[labels].observe(monotonic() - arrived)
-
-
-class Meter:
-    """Falcon's hooks before and after each request."""
-
-    def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
-        req.env.setdefault(ARRIVED, monotonic())
-
-    def process_response(
-        self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool
-    ) -> None:
-        observe(req.method, req.uri_template or "", resp.status_code, req.env[ARRIVED])

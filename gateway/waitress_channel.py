@@ -46,7 +46,7 @@ class RefusalTask(Task):  # type: ignore[misc]
         self.channel.discard()
         answer = BY_STATUS.get(error.code, Answer.FAILED)
         count(OUTCOMES.get(answer, ""))
-        observe("", "", answer.status.value, self.request.arrived)
+        observe("", "", answer.status_code, self.request.arrived)
         self.status = f"{answer.status.value} {answer.status.phrase}"
         self.response_headers = [("Content-Type", CONTENT_TYPE), ("Connection", "close")]
         # Else waitress would add a second Connection, or close before everything is read.
