@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,12 +22,14 @@ import structlog
 
 from command import logs
 from command.address import Address
+from command.runtime import read_silent
 from command.settings import Settings
 from command.signals import on_stop_request
-from command.supervisor import Notifier, ProcessSpec
+from command.supervisor import BEAT, Notifier, ProcessSpec
 from metrics import definitions as metrics
 from metrics.endpoint import open_endpoint
 from metrics.instruments import Group
+from storage.sizes import size_of_database
 
 if TYPE_CHECKING:
     from journal.backlog import Backlog
@@ -72,6 +74,7 @@ def run_gateway(
         from gateway.app import create_app
         from gateway.limits import Limits
         from gateway.options import Options
+        from gateway.reporter import start_reporter
         from gateway.waitress_server import GreenletEvent, Server
 
         options = Options(
@@ -85,11 +88,12 @@ def run_gateway(
         if journal is not None:
             with closing(journal):
                 app = create_app(journal, options, event=GreenletEvent)
+                start_reporter(options, settings.data_dir)
                 limits = Limits(per_address=settings.http_connections_per_address)
                 server = Server(app, listener, limits)
                 _when_set(stop, server.stop)
                 _report_ready(notifier)
-                server.run()
+                server.run(notifier.alive)
 
 
 def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
@@ -104,7 +108,7 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
             with closing(journal):
                 work = Follower(journal, settings.data_dir)
                 _report_ready(notifier)
-                work.run(stop)
+                work.run(stop, notifier.alive)
 
 
 def run_rpc_worker(
@@ -112,24 +116,34 @@ def run_rpc_worker(
 ) -> None:
     """Run one rpc worker: answer gRPC from the view."""
     with _process(notifier, settings, runtime, name, metrics.RPC):
-        asyncio.run(_serve(notifier, settings, address))
+        asyncio.run(_serve(notifier, settings, runtime, address))
 
 
-async def _serve(notifier: Notifier, settings: Settings, address: Address) -> None:
+async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address: Address) -> None:
     from service.rpc.server import serve
     from service.view.store import locate
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     on_stop_request(lambda: _set(loop, stop))
+    beat = asyncio.create_task(_give_signs(notifier))
     await serve(
         locate(settings.data_dir),
         str(address),
         sdk_app_ids=settings.sdk_app_ids,
         journal_backlog=_backlog(settings),
+        journal_size=partial(size_of_database, settings.data_dir / JOURNAL_FILE),
+        silent_processes=lambda: [name for name in read_silent(runtime) if name != "gateway"],
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
     )
+    beat.cancel()
+
+
+async def _give_signs(notifier: Notifier) -> None:
+    while True:
+        notifier.alive()
+        await asyncio.sleep(BEAT)
 
 
 def _report_ready(notifier: Notifier) -> None:

@@ -31,6 +31,9 @@ MAX_RPC_WORKERS = 64
 MAX_CONNECTIONS = 1_000_000
 """Guard against a typing error: the gateway has a lower limit of its own."""
 
+MAX_TIMEOUT = 24 * 60 * 60
+"""Guard against a typing error: seconds of DESK_HANG_TIMEOUT."""
+
 MAX_TOKEN_FILE = 64 * 1024
 """Bytes of a file with tokens."""
 
@@ -127,6 +130,7 @@ class Settings(BaseSettings):
         journal: engine of the journal; `sqlite` is a file in `data_dir`.
         rpc_workers: number of processes that answer gRPC.
         metrics_listen: address of the metrics page; None: no page.
+        hang_timeout: seconds without a sign of life after which a process is restarted; 0: never.
         log_level: the lowest level that is logged.
         log_format: `auto` is console on a terminal and JSON elsewhere.
     """
@@ -156,6 +160,7 @@ class Settings(BaseSettings):
     journal: str = "sqlite"
     rpc_workers: Annotated[int, _parsed(lambda text: _whole_number(text, 1, MAX_RPC_WORKERS))] = 1
     metrics_listen: Listen | None = Field(default=DEFAULT_METRICS, validate_default=True)
+    hang_timeout: Annotated[int, _parsed(lambda text: _whole_number(text, 0, MAX_TIMEOUT))] = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
 

@@ -5,6 +5,7 @@ locks and gRPC's state. SIGTERM asks a child to stop; a child reports its state 
 """
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,6 +37,19 @@ MAX_REASON = 500
 MAX_FAILED_STARTS = 5
 """Deaths in a row of a child that was never ready, after which the supervisor gives up."""
 
+HANG_TIMEOUT = 30.0
+"""Seconds without a sign of life after which a child is killed, and started again."""
+
+SILENT_AFTER = 7.0
+"""Seconds without a sign of life after which a child counts as silent."""
+
+BEAT = 1.0
+"""Seconds between two signs of life, and between two looks of the supervisor."""
+
+LONGEST_LOOK = 2.0
+"""Seconds of silence counted between two looks: a supervisor that was suspended itself has not
+listened meanwhile."""
+
 _SPAWN = multiprocessing.get_context("spawn")
 
 log = structlog.get_logger()
@@ -46,10 +60,24 @@ class Notifier:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
+        self._next_sign = 0.0
 
     def ready(self) -> None:
         """Report that the child is at work."""
         self._send("ready", "")
+
+    def alive(self) -> None:
+        """Report that the child's main loop turns, at most once in `BEAT` seconds. Never block.
+
+        From the first sign on, a child that gives none for long is killed and started again.
+        """
+        now = time.monotonic()
+        if now >= self._next_sign:
+            self._next_sign = now + BEAT
+            os.set_blocking(
+                self._pipe.fileno(), False
+            )  # a supervisor that is stopped reads nothing
+            self._send("alive", "")
 
     def trouble(self, reason: str) -> None:
         """Report why the child is about to exit. It is started again."""
@@ -94,7 +122,10 @@ class Supervisor:
         *,
         on_ready: Callable[[], None],
         on_stop: Callable[[], None] = lambda: None,
+        on_silent: Callable[[frozenset[str]], None] = lambda _: None,
         stop_within: float = STOP_WITHIN,
+        hang_timeout: float = HANG_TIMEOUT,
+        silent_after: float = SILENT_AFTER,
     ) -> None:
         """Prepare; `run` starts the processes.
 
@@ -102,13 +133,21 @@ class Supervisor:
             specs: the processes.
             on_ready: called once, when every process has been ready.
             on_stop: called once, before the first process is asked to stop.
+            on_silent: called with the names of the processes that have worked and now give no sign
+                of life, whenever they change.
             stop_within: seconds that all processes together may take to stop.
+            hang_timeout: seconds without a sign of life until a process is killed; 0: never.
+            silent_after: seconds without a sign of life until a process counts as silent.
         """
         self.failure = ""
         self._children = [_Child(spec) for spec in specs]
         self._on_ready = on_ready
         self._on_stop = on_stop
+        self._on_silent = on_silent
         self._stop_within = stop_within
+        self._hang_timeout = hang_timeout
+        self._silent_after = silent_after
+        self._silent: frozenset[str] = frozenset()
 
     def run(self) -> int:
         """Run until SIGTERM, SIGINT or SIGHUP, or until a process cannot be kept running.
@@ -130,11 +169,24 @@ class Supervisor:
         while not signals.count:
             for child in self._children:
                 child.poll()
+                child.end_hang(self._hang_timeout)
+            self._note_silent()
             if not announced and all(child.ready for child in self._children):
                 announced = True
                 self._on_ready()
             pauses = [child.pause for child in self._children if child.pause is not None]
-            signals.wait(self._sources(), timeout=min(pauses, default=None))
+            signals.wait(self._sources(), timeout=min([*pauses, BEAT]))
+
+    def _note_silent(self) -> None:
+        silent = frozenset(
+            child.spec.name
+            for child in self._children
+            if child.ready and child.silence > self._silent_after
+        )
+        if silent != self._silent:
+            self._silent = silent
+            log.warning("silent_processes", names=sorted(silent))
+            self._on_silent(silent)
 
     def _sources(self) -> list[Any]:
         return [source for child in self._children for source in child.sources]
@@ -169,11 +221,19 @@ class _GiveUp(Exception):
 
 
 class _Child:
-    """A process spec, and the process that runs it at the moment, if any."""
+    """A process spec, and the process that runs it at the moment, if any.
+
+    Attributes:
+        ready: it has been ready once.
+        silence: seconds since its last report.
+    """
 
     def __init__(self, spec: ProcessSpec) -> None:
         self.spec = spec
         self.ready = False
+        self.silence = 0.0
+        self._looked_at = time.monotonic()
+        self._gives_signs = False
         self._process: Any = None
         self._pipe: Connection | None = None
         self._trouble = ""
@@ -202,12 +262,23 @@ class _Child:
 
     def poll(self) -> None:
         """Read the process's reports, reap it if it died, start it if it is due."""
+        now = time.monotonic()
+        self.silence += min(now - self._looked_at, LONGEST_LOOK)
+        self._looked_at = now
         died = self._process is not None and not self._process.is_alive()
         self._receive()  # after the check above, so that no report from before the death is missed
         if died:
             self._reap()
         if self.pause == 0.0:
             self._start()
+
+    def end_hang(self, timeout: float) -> None:
+        """Kill the process if it gave signs of life, and none for `timeout` seconds."""
+        if 0 < timeout < self.silence and self._gives_signs and self.is_alive:
+            self._gives_signs = False
+            self._trouble = f"gave no sign of life for {timeout:g} s"
+            log.error("process_hung", name=self.spec.name, pid=self._process.pid, after_s=timeout)
+            self._process.kill()
 
     def terminate(self) -> None:
         if self.is_alive:
@@ -220,6 +291,7 @@ class _Child:
 
     def _start(self) -> None:
         self._trouble, self._started_at = "", time.monotonic()
+        self._gives_signs = False
         try:
             self._process = self._spawn()
         except OSError as error:  # too few processes, memory or files: perhaps not for long
@@ -250,6 +322,10 @@ class _Child:
                 return
             if word == "failed":
                 raise _GiveUp(f"{self.spec.name}: {reason}")
+            self.silence = 0.0
+            if word == "alive":
+                self._gives_signs = True
+                continue
             if word == "ready":
                 self._note_ready()
             self._trouble = reason

@@ -19,7 +19,7 @@ from gateway.answers import BY_STATUS, CONTENT_TYPE, OUTCOMES, Answer, RequestRe
 from gateway.authentication import Authenticator
 from gateway.callback_request import read_callback
 from gateway.limits import BUDGET, MAX_BODY
-from gateway.measurement import ARRIVED, count, observe
+from gateway.measurement import ARRIVED, LAST_CALLBACKS, count, observe
 from gateway.options import LIVE, READY, Options
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, JournalError, Overloaded
@@ -86,6 +86,7 @@ class _CallbackUrl:
         resp.set_header("Desk-Revision", str(appended.revision))
         resp.set_header("Desk-Journal-Id", self._journal.id)
         answer = Answer.MALFORMED if fault else Answer.KEPT
+        LAST_CALLBACKS[entry.sdk_app_id] = entry.received_at
         repeated = appended.duplicate and not fault
         count("duplicate" if repeated else OUTCOMES[answer], entry.sdk_app_id)
         _answer(req, resp, answer, fault)

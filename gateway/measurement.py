@@ -12,6 +12,9 @@ ARRIVED = "gateway.arrived"
 """WSGI environ, optional: when the request's last byte arrived, `time.monotonic`. Without it, a
 request has no duration."""
 
+LAST_CALLBACKS: dict[int, int] = {}
+"""By app, when the last callback that is in the journal was received, Unix time in ms."""
+
 _METHODS = frozenset(map(str, HTTPMethod))
 
 

@@ -287,9 +287,14 @@ class Server:
         """The number of connections that are open."""
         return len(self._loop.active_channels)
 
-    def run(self) -> None:
-        """Serve until `stop`, then drain for at most `Limits.drain` seconds."""
+    def run(self, alive: Callable[[], None] = lambda: None) -> None:
+        """Serve until `stop`, then drain for at most `Limits.drain` seconds.
+
+        Args:
+            alive: called at each turn of the event loop; at least every `Limits.turn` seconds.
+        """
         while not self._is_stopping:
+            alive()
             self._loop.turn(self._limits.turn)
             if self._loop.socket is None:  # waitress closes a socket that raised an error
                 raise OSError("the listening socket failed")

@@ -5,7 +5,7 @@ entry that fails for what is in it is skipped with an error: it must not hold up
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 
@@ -80,12 +80,18 @@ class Follower:
         self._one_by_one_until = 0  # the last revision of a batch that could not be applied
         self._skipped = 0  # in a row
 
-    def run(self, stop: Event) -> None:
-        """Follow until `stop` is set; returns after the batch under way."""
+    def run(self, stop: Event, alive: Callable[[], None] = lambda: None) -> None:
+        """Follow until `stop` is set; returns after the batch under way.
+
+        Args:
+            stop: ends the work.
+            alive: called after each batch, and while there is none.
+        """
         try:
             while not stop.is_set():
+                alive()
                 try:
-                    self._attempt(stop)
+                    self._attempt(stop, alive)
                 except (ViewError, Unavailable) as problem:
                     log.warning(
                         "follower_retrying", error=type(problem).__name__, detail=str(problem)
@@ -94,10 +100,10 @@ class Follower:
         finally:
             self._writer.close()
 
-    def _attempt(self, stop: Event) -> None:
+    def _attempt(self, stop: Event, alive: Callable[[], None]) -> None:
         """Follow until there is a reason to begin anew, and prepare for that."""
         try:
-            self._follow(stop)
+            self._follow(stop, alive)
         except ViewDamaged:
             log.exception("view_damaged")
             self._writer.renew()
@@ -111,7 +117,7 @@ class Follower:
         except _CannotApply as failed:
             self._isolate(failed)
 
-    def _follow(self, stop: Event) -> None:
+    def _follow(self, stop: Event, alive: Callable[[], None]) -> None:
         projection = Projection(self._writer, self._journal.id)
         log.info("follower_started", revision=projection.progress.applied_revision)
         _measure(projection, self._journal)
@@ -123,6 +129,7 @@ class Follower:
                 self._take_over(projection.progress)
                 taken_over = True
             self._writer.sign_of_life()
+            alive()
             if keeps_up:
                 stop.wait(min(time.monotonic() - began, REST))
             self._journal.wait(projection.progress.applied_revision, timeout=IDLE)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from socket import socket
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -17,6 +18,7 @@ from command.background import text_output
 from command.cli.guide import getting_started
 from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required_limit
 from command.processes import gateway_processes, service_processes
+from command.runtime import write_silent
 from command.settings import Settings, SettingsError, TrialSettings
 from command.sockets import CannotListen, bound_address, listen, reserve
 from command.supervisor import Supervisor
@@ -53,6 +55,8 @@ def serve() -> None:
             ],
             on_ready=lambda: _announce_all(settings, http, grpc, metrics),
             on_stop=listener.close,
+            on_silent=partial(write_silent, runtime),
+            hang_timeout=settings.hang_timeout,
         )
         _run(settings, supervisor)
 
@@ -70,6 +74,8 @@ def gateway() -> None:
             gateway_processes(settings, runtime, listener),
             on_ready=lambda: log.info("ready", http=str(address), metrics=metrics),
             on_stop=listener.close,
+            on_silent=partial(write_silent, runtime),
+            hang_timeout=settings.hang_timeout,
         )
         _run(settings, supervisor)
 
@@ -86,6 +92,8 @@ def service() -> None:
         supervisor = Supervisor(
             service_processes(settings, runtime, address),
             on_ready=lambda: log.info("ready", grpc=str(address), metrics=metrics),
+            on_silent=partial(write_silent, runtime),
+            hang_timeout=settings.hang_timeout,
         )
         _run(settings, supervisor)
 

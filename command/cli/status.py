@@ -4,11 +4,18 @@ import time
 
 import click
 from desk.client import Client
-from desk.v1.status_pb2 import GetStatusResponse
+from desk.v1.status_pb2 import AppCallbacks, GetStatusResponse
 from google.protobuf.duration_pb2 import Duration
 
 from command.cli.connection import client_command
-from command.cli.output import format_duration, json_option, print_fields, print_json, time_text
+from command.cli.output import (
+    format_duration,
+    format_size,
+    json_option,
+    print_fields,
+    print_json,
+    time_text,
+)
 from simulator.words import count_of
 
 SILENCE = 10.0
@@ -29,10 +36,13 @@ async def status(client: Client, *, as_json: bool) -> None:
     if silence is None or silence > SILENCE:
         seen = "never seen" if silence is None else f"last seen {_ago(silence)} ago"
         click.echo(f"desk: the follower was {seen}: new callbacks do not show up", err=True)
+    if answer.silent_processes:
+        names = ", ".join(answer.silent_processes)
+        click.echo(f"desk: no sign of life from {names}", err=True)
 
 
 def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
-    silence = _follower_silence(status)
+    silence, disk = _follower_silence(status), status.disk_usage
     return [
         ("journal", status.header.journal_id),
         ("applied revision", str(status.header.revision)),
@@ -45,9 +55,27 @@ def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("apps", ", ".join(map(str, status.sdk_app_ids))),
         ("subscribers", str(status.subscribers)),
         ("worker since", time_text(status, "started_at")),
+        ("journal on disk", _on_disk(disk.journal_bytes, disk.journal_wal_bytes)),
+        ("view on disk", _on_disk(disk.view_bytes, disk.view_wal_bytes)),
+        ("gateway since", time_text(status.gateway, "started_at")),
+        *map(_traffic, status.gateway.apps),
         ("version", status.service_version),
         *((part.name, part.version) for part in status.component_versions),
     ]
+
+
+def _on_disk(database: int, wal: int) -> str:
+    return f"{format_size(database)}, WAL {format_size(wal)}" if database or wal else "-"
+
+
+def _traffic(app: AppCallbacks) -> tuple[str, str]:
+    """Return the row of an app: its callbacks by outcome since the start of the gateway."""
+    counts = ", ".join(f"{each.outcome} {each.number:,}" for each in app.outcomes)
+    if not app.sdk_app_id:
+        return "other requests", counts
+    checked = "signatures checked" if app.signatures_checked else "signatures not checked"
+    last = f"last callback {time_text(app, 'last_callback_at')}"
+    return f"app {app.sdk_app_id}", "; ".join(filter(None, (checked, last, counts)))
 
 
 def _lag(status: GetStatusResponse) -> str:

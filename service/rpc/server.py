@@ -26,7 +26,7 @@ from service.rpc.limits import Limits, Quotas
 from service.rpc.live_feed import LiveFeed, ViewReplaced
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
-from service.rpc.status_service import JournalBacklog, StatusService
+from service.rpc.status_service import JournalBacklog, Outside, StatusService
 from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.readers import Readers
@@ -82,6 +82,8 @@ async def serve(
     *,
     sdk_app_ids: Sequence[int],
     journal_backlog: JournalBacklog,
+    journal_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    silent_processes: Callable[[], Sequence[str]] = lambda: (),
     stop: asyncio.Event,
     on_ready: OnReady,
     limits: Limits = Limits(),  # noqa: B008 -- frozen
@@ -93,6 +95,8 @@ async def serve(
         address: `host:port`; port 0 picks a free one. Several workers may share one port.
         sdk_app_ids: the configured apps.
         journal_backlog: called in a thread, and given up after `backlog_seconds`.
+        journal_size: returns the bytes of the journal's database and of its WAL.
+        silent_processes: returns the processes of the service that give no sign of life.
         stop: ends serving, and the wait for the view.
         on_ready: called with the port once calls are answered; again if the view was replaced.
         limits: of the worker.
@@ -105,7 +109,8 @@ async def serve(
         gc.callbacks.append(_freeze_survivors)
         try:
             apps, quotas = Apps(sdk_app_ids), Quotas(limits)
-            await _serve(readers, address, apps, journal_backlog, quotas, stop, on_ready)
+            outside = Outside(journal_backlog, journal_size, silent_processes)
+            await _serve(readers, address, apps, outside, quotas, stop, on_ready)
         except ViewReplaced:
             # The follower has started anew: with another journal, or because the file was damaged.
             _log.warning("rpc_view_replaced")
@@ -139,7 +144,7 @@ async def _serve(
     readers: Readers,
     address: str,
     apps: Apps,
-    journal_backlog: JournalBacklog,
+    outside: Outside,
     quotas: Quotas,
     stop: asyncio.Event,
     on_ready: OnReady,
@@ -147,11 +152,17 @@ async def _serve(
     with closing(CommitWatch(readers.path)) as watch:
         feed, health = LiveFeed(readers.inline, watch, quotas), Health(("", *SERVICES))
         STREAMS_OPEN.read_number(lambda: feed.subscribers)
-        with closing(StatusService(readers, feed, apps, journal_backlog)) as status:
+        with closing(StatusService(readers, feed, apps, outside)) as status:
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
             server = _server(quotas, (sessions, events, status, health))
             port = server.add_insecure_port(address)
-            work = (feed.run(), feed.announce(), _guard(readers, feed), stop.wait())
+            work = (
+                feed.run(),
+                feed.announce(),
+                _guard(readers, feed),
+                health.follow(outside.silent_processes),
+                stop.wait(),
+            )
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
                 await health.serve()

@@ -3,15 +3,25 @@
 import asyncio
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from typing import NamedTuple
 
 import google.protobuf
 import grpc
-from desk.v1.status_pb2 import ComponentVersion, GetStatusRequest, GetStatusResponse
+from desk.v1.status_pb2 import (
+    AppCallbacks,
+    ComponentVersion,
+    DiskUsage,
+    GatewayStatus,
+    GetStatusRequest,
+    GetStatusResponse,
+    OutcomeCount,
+)
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from metrics.report import AppReport, GatewayReport, load
 from service.records import duration, timestamp
 from service.rpc.calls import Call
 from service.rpc.errors import log_error
@@ -21,20 +31,27 @@ from service.rpc.responses import header_of
 from service.view.progress import Progress
 from service.view.readers import Readers
 from service.view.store import lock_path, sqlite_versions
+from storage.sizes import size_of_database
 
 JournalBacklog = Callable[[int], tuple[int, int | None]]
 """Returns, for a revision, the journal's head and the time (ms) at which the first entry after the
 revision was received; None if there is none."""
 
 
+class Outside(NamedTuple):
+    """Functions that tell what is not in the view; see `service.rpc.server.serve`."""
+
+    journal_backlog: JournalBacklog
+    journal_size: Callable[[], tuple[int, int]]
+    silent_processes: Callable[[], Sequence[str]]
+
+
 class StatusService:
     """Answers from the view's progress, the journal's head, and the worker itself."""
 
-    def __init__(
-        self, readers: Readers, feed: LiveFeed, apps: Apps, journal_backlog: JournalBacklog
-    ) -> None:
+    def __init__(self, readers: Readers, feed: LiveFeed, apps: Apps, outside: Outside) -> None:
         self._readers = readers
-        self._journal_backlog = journal_backlog
+        self._outside = outside
         self._journal_thread = ThreadPoolExecutor(1, "journal")
         self._turn = asyncio.Semaphore()
         self._feed = feed
@@ -61,6 +78,9 @@ class StatusService:
             feed_digest=progress.digest.hex(),
             subscribers=self._feed.subscribers,
             follower_seen_at=self._follower_seen_at(),
+            silent_processes=self._outside.silent_processes(),
+            gateway=_gateway(load(self._readers.path.parent)),
+            disk_usage=self._disk_usage(),
         )
         status.MergeFrom(self._of_worker)
         return status
@@ -77,12 +97,24 @@ class StatusService:
     async def _ask_journal(self, applied_revision: int) -> tuple[int, int | None]:
         await self._turn.acquire()  # no queue builds up while the journal hangs
         loop = asyncio.get_running_loop()
-        asked = loop.run_in_executor(self._journal_thread, self._journal_backlog, applied_revision)
+        asked = loop.run_in_executor(
+            self._journal_thread, self._outside.journal_backlog, applied_revision
+        )
         asked.add_done_callback(lambda _: self._turn.release())
         return await asyncio.shield(asked)
 
     def close(self) -> None:
         self._journal_thread.shutdown(wait=False, cancel_futures=True)
+
+    def _disk_usage(self) -> DiskUsage:
+        journal, journal_wal = self._outside.journal_size()
+        view, view_wal = size_of_database(self._readers.path)
+        return DiskUsage(
+            journal_bytes=journal,
+            journal_wal_bytes=journal_wal,
+            view_bytes=view,
+            view_wal_bytes=view_wal,
+        )
 
     def _follower_seen_at(self) -> Timestamp | None:
         try:
@@ -90,6 +122,25 @@ class StatusService:
         except OSError:
             return None
         return timestamp(seen // 1_000_000)
+
+
+def _gateway(report: GatewayReport | None) -> GatewayStatus | None:
+    if report is None:
+        return None
+    return GatewayStatus(
+        started_at=timestamp(report.started_at),
+        reported_at=timestamp(report.reported_at),
+        apps=map(_app, report.apps),
+    )
+
+
+def _app(app: AppReport) -> AppCallbacks:
+    return AppCallbacks(
+        sdk_app_id=app.sdk_app_id,
+        signatures_checked=app.signatures_checked,
+        last_callback_at=timestamp(app.last_callback_at) if app.last_callback_at else None,
+        outcomes=[OutcomeCount(outcome=name, number=n) for name, n in app.outcomes.items()],
+    )
 
 
 def _now() -> int:

@@ -35,6 +35,16 @@ def stubborn(notifier: Notifier, settings: Settings) -> None:
         time.sleep(60)
 
 
+def living(notifier: Notifier, settings: Settings) -> None:
+    """Give signs of life until asked to stop."""
+    logs.configure(settings, "living")
+    stop = threading.Event()
+    on_stop_request(stop.set)
+    notifier.ready()
+    while not stop.wait(0.1):
+        notifier.alive()
+
+
 def crashing(notifier: Notifier, settings: Settings) -> None:
     """Exit during the start."""
     notifier.trouble("stumbled over\nits own feet")
@@ -56,6 +66,10 @@ def scenario(name: str, settings: Settings) -> list[ProcessSpec]:
             ProcessSpec(name="first", run=obedient, arguments=(settings, "first"), stage=1),
         ],
         "stubborn": [ProcessSpec(name="stubborn", run=stubborn, arguments=plain)],
+        "living": [
+            ProcessSpec(name="living", run=living, arguments=plain),
+            ProcessSpec(name="quiet", run=obedient, arguments=(settings, "quiet")),
+        ],
         "crashing": [ProcessSpec(name="crashing", run=crashing, arguments=plain)],
         "hopeless": [
             ProcessSpec(name="other", run=obedient, arguments=(settings, "other")),
@@ -70,7 +84,10 @@ def main() -> None:
     supervisor = Supervisor(
         scenario(sys.argv[1], settings),
         on_ready=lambda: log.info("ready"),
+        on_silent=lambda names: log.info("told", names=sorted(names)),
         stop_within=float(sys.argv[2]) if len(sys.argv) > 2 else 9.0,
+        hang_timeout=settings.hang_timeout,
+        silent_after=2.5,
     )
     code = supervisor.run()
     print(supervisor.failure)

@@ -88,6 +88,9 @@ class GetStatusResponse(_message.Message):
     SDK_APP_IDS_FIELD_NUMBER: _builtins.int
     SUBSCRIBERS_FIELD_NUMBER: _builtins.int
     FOLLOWER_SEEN_AT_FIELD_NUMBER: _builtins.int
+    SILENT_PROCESSES_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    DISK_USAGE_FIELD_NUMBER: _builtins.int
     head_revision: _builtins.int
     """The newest revision of the journal. 0 when the journal is empty. Never less
     than `header.revision`. If the journal does not answer within 1 s, the
@@ -150,6 +153,21 @@ class GetStatusResponse(_message.Message):
         running or cannot write.
         """
 
+    @_builtins.property
+    def silent_processes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Processes of the service that have given no sign of life for some seconds,
+        such as `follower`. While there are any, grpc.health.v1 answers
+        NOT_SERVING. A process that stays silent is killed and started again.
+        """
+
+    @_builtins.property
+    def gateway(self) -> Global___GatewayStatus:
+        """The gateway that writes to this journal. Unset if it has never reported."""
+
+    @_builtins.property
+    def disk_usage(self) -> Global___DiskUsage:
+        """The space that the service's files take."""
+
     def __init__(
         self,
         *,
@@ -166,14 +184,157 @@ class GetStatusResponse(_message.Message):
         sdk_app_ids: _abc.Iterable[_builtins.int] | None = ...,
         subscribers: _builtins.int = ...,
         follower_seen_at: _timestamp_pb2.Timestamp | None = ...,
+        silent_processes: _abc.Iterable[_builtins.str] | None = ...,
+        gateway: Global___GatewayStatus | None = ...,
+        disk_usage: Global___DiskUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["follower_seen_at", b"follower_seen_at", "header", b"header", "lag_time", b"lag_time", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disk_usage", b"disk_usage", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "header", b"header", "lag_time", b"lag_time", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_seen_at", b"follower_seen_at", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "oldest_revision", b"oldest_revision", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "disk_usage", b"disk_usage", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "oldest_revision", b"oldest_revision", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "silent_processes", b"silent_processes", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class GatewayStatus(_message.Message):
+    """GatewayStatus is the last report of the gateway. It reports within 5 s after
+    a change.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    REPORTED_AT_FIELD_NUMBER: _builtins.int
+    APPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """The time at which the gateway process began to work; its counts begin then."""
+
+    @_builtins.property
+    def reported_at(self) -> _timestamp_pb2.Timestamp:
+        """The time of the report."""
+
+    @_builtins.property
+    def apps(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppCallbacks]:
+        """One element for each configured app, ascending; then, if there were any, one
+        for requests that named none of them.
+        """
+
+    def __init__(
+        self,
+        *,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        reported_at: _timestamp_pb2.Timestamp | None = ...,
+        apps: _abc.Iterable[Global___AppCallbacks] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reported_at", b"reported_at", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "reported_at", b"reported_at", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GatewayStatus: _TypeAlias = GatewayStatus  # noqa: Y015
+
+@_typing.final
+class AppCallbacks(_message.Message):
+    """AppCallbacks is the traffic of one app since the start of the gateway."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SDK_APP_ID_FIELD_NUMBER: _builtins.int
+    LAST_CALLBACK_AT_FIELD_NUMBER: _builtins.int
+    SIGNATURES_CHECKED_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    sdk_app_id: _builtins.int
+    """The app. 0: requests that named none of the configured apps."""
+    signatures_checked: _builtins.bool
+    """True if callbacks need a signature. False if the app has no token."""
+    @_builtins.property
+    def last_callback_at(self) -> _timestamp_pb2.Timestamp:
+        """The time at which the last callback that is in the journal was received.
+        Unset if there was none.
+        """
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeCount]:
+        """The numbers of requests by their outcome, in the order of names."""
+
+    def __init__(
+        self,
+        *,
+        sdk_app_id: _builtins.int = ...,
+        last_callback_at: _timestamp_pb2.Timestamp | None = ...,
+        signatures_checked: _builtins.bool = ...,
+        outcomes: _abc.Iterable[Global___OutcomeCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_callback_at", b"last_callback_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_callback_at", b"last_callback_at", "outcomes", b"outcomes", "sdk_app_id", b"sdk_app_id", "signatures_checked", b"signatures_checked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppCallbacks: _TypeAlias = AppCallbacks  # noqa: Y015
+
+@_typing.final
+class OutcomeCount(_message.Message):
+    """OutcomeCount is a number of requests to the gateway."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    outcome: _builtins.str
+    """The outcome as in the metric `desk_callbacks_total`, such as `kept`."""
+    number: _builtins.int
+    """The number of requests with this outcome."""
+    def __init__(
+        self,
+        *,
+        outcome: _builtins.str = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutcomeCount: _TypeAlias = OutcomeCount  # noqa: Y015
+
+@_typing.final
+class DiskUsage(_message.Message):
+    """DiskUsage is the space that files take. 0 for a file that is not there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNAL_BYTES_FIELD_NUMBER: _builtins.int
+    JOURNAL_WAL_BYTES_FIELD_NUMBER: _builtins.int
+    VIEW_BYTES_FIELD_NUMBER: _builtins.int
+    VIEW_WAL_BYTES_FIELD_NUMBER: _builtins.int
+    journal_bytes: _builtins.int
+    """Bytes of the journal's database."""
+    journal_wal_bytes: _builtins.int
+    """Bytes of the journal's write-ahead log (WAL)."""
+    view_bytes: _builtins.int
+    """Bytes of the view's database."""
+    view_wal_bytes: _builtins.int
+    """Bytes of the view's write-ahead log (WAL)."""
+    def __init__(
+        self,
+        *,
+        journal_bytes: _builtins.int = ...,
+        journal_wal_bytes: _builtins.int = ...,
+        view_bytes: _builtins.int = ...,
+        view_wal_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journal_bytes", b"journal_bytes", "journal_wal_bytes", b"journal_wal_bytes", "view_bytes", b"view_bytes", "view_wal_bytes", b"view_wal_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskUsage: _TypeAlias = DiskUsage  # noqa: Y015
 
 @_typing.final
 class ComponentVersion(_message.Message):
