@@ -41,7 +41,7 @@ class _Reporter:
         self._data_dir = data_dir
         self._started_at = _now()
         self._saved: list[AppReport] = []
-        self._logged: Counter[str] = Counter()
+        self._logged = _counted()
 
     def save(self) -> None:
         """Save a report if it is another one than before."""
@@ -53,9 +53,7 @@ class _Reporter:
 
     def log_summary(self) -> None:
         """Log the number of requests by outcome since the last time, if there were any."""
-        counted: Counter[str] = Counter()
-        for (_, outcome), number in tuple(CALLBACKS.values.items()):
-            counted[outcome] += int(number)
+        counted = _counted()
         if new := counted - self._logged:
             self._logged = counted
             _log.info("callbacks", total=new.total(), **new)
@@ -75,6 +73,14 @@ class _Reporter:
         ]
         others = by_app.get(OTHER)
         return [*ours, AppReport(sdk_app_id=0, outcomes=others)] if others else ours
+
+
+def _counted() -> Counter[str]:
+    """Return the number of requests so far by outcome."""
+    counted: Counter[str] = Counter()
+    for (_, outcome), number in tuple(CALLBACKS.values.items()):
+        counted[outcome] += int(number)
+    return counted
 
 
 def _repeat(act: Callable[[], None], pause: float) -> None:

@@ -20,7 +20,7 @@ from desk.v1.event_service_pb2 import SubscribeRequest
 from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_service_pb2 import GetSessionRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
-from desk.v1.status_pb2 import GetStatusRequest
+from desk.v1.status_pb2 import GetStatusRequest, GetStatusResponse
 from desk.v1.status_pb2_grpc import StatusServiceStub
 from falcon.testing import create_environ
 from prometheus_client import CollectorRegistry, generate_latest
@@ -34,6 +34,7 @@ from metrics.definitions import GATEWAY
 from metrics.endpoint import open_endpoint
 from metrics.page import MAX_CONNECTIONS, serve_page
 from tests.support.callbacks import APP, NOON, body
+from tests.support.commands import invoke
 from tests.support.gateway import CALLBACK, FailingJournal, StallingJournal, gateway, query, sign
 from tests.support.processes import ROOT, RunningDesk, is_running, start
 from tests.support.scrape import Page, get, scrape
@@ -361,3 +362,32 @@ def test_labels_stay_few_whatever_is_sent() -> None:
     assert new("http_request_method") <= {"POST", "_OTHER"}
     assert new("http_route") <= {"/", ""}
     assert new("http_response_status_code") <= {"403", "404", "405"}
+
+
+def test_status_shows_the_traffic_of_each_app_and_the_space_on_disk(
+    desk: RunningDesk, page: Page, traffic: Counter[tuple[str, str]]
+) -> None:
+    def reported() -> Counter[tuple[str, str]]:
+        counts: Counter[tuple[str, str]] = Counter()
+        for app in status().gateway.apps:
+            for each in app.outcomes:
+                counts[str(app.sdk_app_id or "other"), each.outcome] = each.number
+        return counts
+
+    with grpc.insecure_channel(desk.target) as channel:
+        service = StatusServiceStub(channel)
+
+        def status() -> GetStatusResponse:
+            return service.GetStatus(GetStatusRequest())
+
+        eventually(lambda: reported() == traffic)
+        ours, signed, _ = status().gateway.apps
+        disk = status().disk_usage
+    assert (ours.signatures_checked, signed.signatures_checked) == (False, True)
+    assert abs(time.time() - ours.last_callback_at.ToSeconds()) < 600
+    assert disk.journal_bytes + disk.journal_wal_bytes == page.value("desk_journal_size_bytes")
+    assert disk.view_bytes + disk.view_wal_bytes > 0
+    text = invoke("status", target=desk.target).stdout
+    assert re.search(rf"^app {SIGNED} +signatures checked; last callback .+; kept 1, ", text, re.M)
+    assert re.search(r"^journal on disk +[\d.]+ .?B, WAL [\d.]+ .?B$", text, re.M)
+    assert re.search(r"^other requests +encoded 1, ", text, re.M)
