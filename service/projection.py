@@ -63,7 +63,7 @@ class Arrival(msgspec.Struct, gc=False):
     """An entry that has been read but not folded yet.
 
     Attributes:
-        event: what shows it, as serialised.
+        event: a record of it alone, as serialised.
         problem: why it is malformed, and so belongs to no session; "" if it is not.
         placed: what it says; None if that cannot be read.
         facts: what the view keeps for the fold, likewise.
@@ -297,7 +297,7 @@ class Projection:
         snapshot = session.message.update(now, session.revision) if session.number else None
         self._emit(arrival.key, session, own, 0, (arrival.event, snapshot, facts))
         for ordinal, placed in enumerate(revised, 1):
-            self._emit(arrival.key, session, placed, ordinal, (None, None, None))
+            self._emit(arrival.key, session, placed, ordinal, (b"", None, None))
         self._work += PUBLISHED * len(revised)
 
     def _emit(
@@ -306,19 +306,21 @@ class Projection:
         session: CachedSession,
         placed: Placed,
         ordinal: int,
-        blobs: tuple[bytes | None, bytes | None, bytes | None],
+        blobs: tuple[bytes, bytes | None, bytes | None],
     ) -> None:
         facts, revision = placed.facts, session.revision
+        event, snapshot, saved = blobs
         now = session.history.session.state
         judgement = records.judgement(_outcome_of(placed), facts.event, now)
         placed.verdicts |= 1 << judgement.verdict
+        record = records.record(judgement.fields, revision, ordinal)
         self._append(
             FeedRow(
                 revision << POSITION_BITS | ordinal,
                 placed.revision,
                 *key,
                 session.first_revision,
-                REVISED if ordinal else OWN if blobs[2] else NO_HISTORY,
+                REVISED if ordinal else OWN if saved else NO_HISTORY,
                 judgement.type,
                 judgement.verdict,
                 judgement.reason,
@@ -326,8 +328,10 @@ class Projection:
                 placed.agent_id,
                 facts.client_user_id,
                 facts.channel_type,
-                records.record(judgement.fields, revision, ordinal),
-                *blobs,
+                record + event,
+                len(record),
+                snapshot,
+                saved,
             )
         )
 
@@ -390,14 +394,13 @@ class Projection:
 DIGEST_BYTES = 32
 DIGESTS = 1 << 8 * DIGEST_BYTES
 
-_LENGTHS = Struct(">QII")
+_LENGTHS = Struct(">QI")
 
 
 def row_hash(row: FeedRow) -> int:
     """Hash a row of the feed. The feed's digest is the sum of these, mod `DIGESTS`."""
-    event = row.event or b""
-    lengths = _LENGTHS.pack(row.position, len(row.record), len(event))
-    content = b"".join((lengths, row.record, event, row.session or b""))
+    lengths = _LENGTHS.pack(row.position, len(row.record))
+    content = b"".join((lengths, row.record, row.session or b""))
     return int.from_bytes(blake2b(content, digest_size=DIGEST_BYTES).digest())
 
 
@@ -427,6 +430,7 @@ def _malformed(arrival: Arrival) -> FeedRow:
     outcome, revision = records.MALFORMED, arrival.entry.revision
     verdict = records.VERDICTS[outcome.verdict]
     fields = records.verdict_fields(outcome, arrival.problem, State.NEW)
+    record = records.record(fields, revision, 0)
     return FeedRow(
         position=revision << POSITION_BITS,
         event_revision=revision,
@@ -441,8 +445,8 @@ def _malformed(arrival: Arrival) -> FeedRow:
         agent_id="",
         client_user_id="",
         channel_type="",
-        record=records.record(fields, revision, 0),
-        event=arrival.event,
+        record=record + arrival.event,
+        event_at=len(record),
         session=None,
         facts=None,
     )

@@ -1,8 +1,8 @@
 """Builds what the feed stores and the API sends: desk.v1 events, records and sessions, serialised.
 
 Deterministic: the same entry and outcome give the same bytes, which the feed's digest relies on. So
-no message here may have a map: protobuf writes its entries in any order. A record is stored without
-its event and session; whoever reads it joins them, as protobuf allows.
+no message here may have a map: protobuf writes its entries in any order. A record, its event and
+its session are written one by one; their bytes are joined, as protobuf allows.
 """
 
 from collections.abc import Callable
@@ -52,20 +52,20 @@ def event_type(name: str) -> event_pb2.EventType.ValueType:
 
 
 def event(entry: Entry, callback: Callback | None) -> bytes:
-    """Write the event of an entry; `callback` is None if its body is malformed."""
-    made = event_pb2.Event(
-        revision=entry.revision,
-        sdk_app_id=entry.sdk_app_id,
-        request_id=entry.request_id,
-        client_ip=entry.client_ip,
-        platform=entry.platform,
-        id=entry.id.hex(),
-        raw_body=entry.body,
-    )
+    """Write a record of an entry's event alone; `callback` is None if its body is malformed."""
+    whole = event_pb2.SessionRecord()
+    made = whole.event
+    made.revision = entry.revision
+    made.sdk_app_id = entry.sdk_app_id
+    made.request_id = entry.request_id
+    made.client_ip = entry.client_ip
+    made.platform = entry.platform
+    made.id = entry.id.hex()
+    made.raw_body = entry.body
     set_time(made.received_at, entry.received_at)
     if callback:
         _fill(made, callback)
-    return made.SerializeToString()
+    return whole.SerializeToString()
 
 
 def _fill(made: event_pb2.Event, callback: Callback) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 
 import grpc
 
+from service.view.queries import RECORD_COLUMN
 from service.view.store import open_reader
 
 METHOD = "/peer.Events/Stream"
 
-RECORDS = "SELECT record FROM feed ORDER BY position"
+RECORDS = f"SELECT {RECORD_COLUMN} FROM feed ORDER BY position"
 
 
 async def main(view: Path) -> None:

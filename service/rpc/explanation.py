@@ -11,7 +11,7 @@ from desk.v1.status_pb2 import ResponseHeader
 
 from service.explanation import Explained, explained
 from service.history import restored
-from service.rpc import frames, freshness
+from service.rpc import freshness
 from service.rpc.errors import Reason, Refused, quoted
 from service.rpc.stream import check_kept
 from service.view.reader import Now, Progress, Reader, size_of, take_bytes
@@ -87,7 +87,7 @@ class Explanations:
         if unknown:
             raise unknown
         records = [
-            each.correct(SessionRecord.FromString(frames.record(row)))
+            each.correct(SessionRecord.FromString(row[1]))
             for each, row in zip(chosen, rows, strict=False)
         ]
         end = start + len(records)

@@ -6,7 +6,7 @@ the parts.
 """
 
 from collections.abc import Iterable, Sequence
-from operator import add
+from operator import itemgetter
 
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.event_service_pb2 import (
@@ -70,7 +70,6 @@ class _Prefixes(dict[int, bytes]):
 _OF_RECORDS = _Prefixes(tag(RecordBatch, "records"))
 _OF_SESSIONS = _Prefixes(tag(SessionBatch, "sessions"))
 _OF_ANSWER = _Prefixes(tag(GetSessionResponse, "session"))  # session, sessions, records: field 2
-_OF_EVENT = _Prefixes(tag(SessionRecord, "event"))
 _OF_SESSION = _Prefixes(tag(SessionRecord, "session"))
 
 
@@ -80,25 +79,21 @@ def header_of(progress: Progress) -> ResponseHeader:
 
 
 def records(header: ResponseHeader, rows: Sequence[Row], *, with_session: bool) -> bytes:
-    """A SubscribeResponse of feed rows: (position, record, event[, session, …])."""
-    events = [row[2] for row in rows]
-    parts = [[row[1] for row in rows], list(map(_OF_EVENT.__getitem__, map(len, events))), events]
-    if with_session:
-        borrowed = [row[3] for row in rows]
-        heads = [b"" if each is None else _OF_SESSION[len(each)] for each in borrowed]
-        parts += (heads, [each or b"" for each in borrowed])
-    return _response(header, _RECORDS, _interleaved(_OF_RECORDS, parts))
+    """A SubscribeResponse of feed rows: (position, record[, session, …])."""
+    blobs = list(map(_with_session if with_session else itemgetter(1), rows))
+    return _response(header, _RECORDS, _repeated(_OF_RECORDS, blobs))
 
 
-def record(row: Row) -> bytes:
-    """A SessionRecord with its event, of a feed row."""
-    return b"".join((row[1], _OF_EVENT[len(row[2])], row[2]))
+def _with_session(row: Row) -> bytes:
+    record: bytes = row[1]
+    session: bytes | None = row[2]
+    return record if session is None else b"".join((record, _OF_SESSION[len(session)], session))
 
 
 def sessions(header: ResponseHeader, blobs: Sequence[bytes], *, complete: bool) -> bytes:
     """A SubscribeResponse of serialised sessions."""
     end = [_COMPLETE] if complete else []
-    return _response(header, _SESSIONS, _interleaved(_OF_SESSIONS, [blobs]) + end)
+    return _response(header, _SESSIONS, _repeated(_OF_SESSIONS, blobs) + end)
 
 
 def session(header: ResponseHeader, blob: bytes) -> bytes:
@@ -117,9 +112,9 @@ def page(header: ResponseHeader, blobs: Sequence[bytes], next_page_token: str) -
 
 
 def rejections(header: ResponseHeader, rows: Iterable[Row], next_page_token: str) -> bytes:
-    """A ListRejectionsResponse of feed rows: (position, record, event)."""
+    """A ListRejectionsResponse of feed rows: (position, record)."""
     rest = ListRejectionsResponse(next_page_token=next_page_token)
-    return _answer(header, list(map(record, rows)), rest)
+    return _answer(header, [row[1] for row in rows], rest)
 
 
 def caught_up(header: ResponseHeader) -> bytes:
@@ -137,16 +132,11 @@ def fell_behind(header: ResponseHeader) -> bytes:
     return SubscribeResponse(header=header, fell_behind=FellBehind()).SerializeToString()
 
 
-def _interleaved(prefixes: _Prefixes, columns: Sequence[Sequence[bytes]]) -> list[bytes]:
-    """A repeated message field, in parts, from the parts of each element, column by column."""
-    lengths: Iterable[int] = map(len, columns[0])
-    for column in columns[1:]:
-        lengths = map(add, lengths, map(len, column))
-    step = len(columns) + 1
-    parts = [b""] * (step * len(columns[0]))
-    parts[::step] = map(prefixes.__getitem__, lengths)
-    for number, column in enumerate(columns, 1):
-        parts[number::step] = column
+def _repeated(prefixes: _Prefixes, blobs: Sequence[bytes]) -> list[bytes]:
+    """A repeated message field, in parts, from its serialised elements."""
+    parts = [b""] * (2 * len(blobs))
+    parts[::2] = map(prefixes.__getitem__, map(len, blobs))
+    parts[1::2] = blobs
     return parts
 
 
@@ -157,7 +147,7 @@ def _response(header: ResponseHeader, head: bytes, content: Sequence[bytes]) -> 
 
 def _answer(header: ResponseHeader, blobs: Sequence[bytes], rest: Message) -> bytes:
     """A header and a repeated message field; `rest` has what comes after that."""
-    return b"".join((*_head(header), *_interleaved(_OF_ANSWER, [blobs]), rest.SerializeToString()))
+    return b"".join((*_head(header), *_repeated(_OF_ANSWER, blobs), rest.SerializeToString()))
 
 
 def _head(header: ResponseHeader) -> tuple[bytes, bytes]:

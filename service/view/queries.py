@@ -68,9 +68,11 @@ FEED_AT = "SELECT {columns} FROM feed WHERE position = ? {where}"
 _ORDINAL = (1 << POSITION_BITS) - 1
 
 # An event stands in its own row; rows that revise its verdict borrow it from there.
-EVENT_COLUMN = f"""
-ifnull(feed.event, (
-    SELECT own.event FROM feed AS own WHERE own.position = feed.event_revision << {POSITION_BITS}))
+RECORD_COLUMN = f"""
+CASE feed.revised WHEN 1 THEN CAST(feed.record || (
+    SELECT substr(own.record, own.event_at + 1) FROM feed AS own
+    WHERE own.position = feed.event_revision << {POSITION_BITS}) AS BLOB)
+ELSE feed.record END
 """  # noqa: S608 -- a number of ours
 
 # The session of a revision stands with its first record; the others borrow it from there.
@@ -80,7 +82,7 @@ CASE feed.revised WHEN 1 THEN (
 ELSE feed.session END
 """  # noqa: S608 -- a number of ours
 
-RECORD_COLUMNS = f"position, record, {EVENT_COLUMN}"
+RECORD_COLUMNS = f"position, {RECORD_COLUMN}"
 RECORD_AND_SESSION_COLUMNS = f"{RECORD_COLUMNS}, {SESSION_COLUMN}"
 
 # What a live subscriber's filter may ask about, too.
@@ -103,7 +105,7 @@ RECORD_AT = f"SELECT {RECORD_COLUMNS} FROM feed WHERE position = ?"  # noqa: S60
 
 # Rejections that stand, newest first.
 REJECTIONS = f"""
-SELECT feed.position, feed.record, {EVENT_COLUMN}
+SELECT feed.position, {RECORD_COLUMN}
 FROM rejections CROSS JOIN feed ON feed.position = rejections.position
 WHERE rejections.position < ? AND rejections.position > ? {{where}}
 ORDER BY rejections.position DESC LIMIT ?

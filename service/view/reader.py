@@ -37,7 +37,7 @@ FRAMING = 16
 EVERYTHING = EventSelection()
 
 Row = tuple[Any, ...]
-"""A row of the feed, which begins with position, record, event and perhaps session."""
+"""A row of the feed, which begins with position, record and perhaps session."""
 
 
 class Progress(NamedTuple):
@@ -92,9 +92,9 @@ def cut(rows: Iterable[Row], until: int, *, enough: int) -> tuple[list[Row], int
     taken: list[Row] = []
     size = 0
     for row in rows:
-        size += len(row[1]) + len(row[2]) + FRAMING
-        if len(row) > 3 and row[3]:
-            size += len(row[3])
+        size += len(row[1]) + FRAMING
+        if len(row) > 2 and row[2]:
+            size += len(row[2])
         if size > enough and taken:
             return _whole(taken, row[0])
         taken.append(row)
@@ -102,9 +102,9 @@ def cut(rows: Iterable[Row], until: int, *, enough: int) -> tuple[list[Row], int
 
 
 def size_of(row: Row) -> int:
-    """Return the bytes of a record with its event, and its session if there is one."""
-    size: int = len(row[1]) + len(row[2]) + FRAMING
-    return size + len(row[3] or b"") if len(row) > 3 else size
+    """Return the bytes of a record, and of its session if there is one."""
+    size: int = len(row[1]) + FRAMING
+    return size + len(row[2] or b"") if len(row) > 2 else size
 
 
 def _whole(taken: list[Row], following: int) -> tuple[list[Row], int]:
@@ -226,7 +226,7 @@ class Reader:
         return list(self._db.execute(queries.FACTS_OF_SESSION, values))
 
     def records(self, positions: Iterable[int]) -> Iterator[Row]:
-        """Read records that are there, one by one: (position, record, event)."""
+        """Read records that are there, one by one: (position, record)."""
         return self._db.executemany(queries.RECORD_AT, ((position,) for position in positions))
 
     def rejected_of(self, sdk_app_id: int, session_id: str, limit: int) -> int | None:
@@ -240,7 +240,7 @@ class Reader:
     def rejections(
         self, selection: EventSelection, before: int, limit: int
     ) -> tuple[list[Row], int | None]:
-        """Read rejections older than a position, newest first: (position, record, event).
+        """Read rejections older than a position, newest first: (position, record).
 
         Returns them and the position to go on before; None when these were the last.
         """

@@ -78,8 +78,9 @@ CREATE TABLE feed (
     agent_id       TEXT    NOT NULL,     -- for filters: as first published, never changed by a revision
     client_user_id TEXT    NOT NULL,
     channel_type   TEXT    NOT NULL,
-    record         BLOB    NOT NULL,     -- desk.v1.SessionRecord without `event` and `session`
-    event          BLOB,                 -- desk.v1.Event; in its own row only
+    record         BLOB    NOT NULL,     -- desk.v1.SessionRecord without `session`; its event stands last, and
+                                         -- in the event's own row only
+    event_at       INTEGER NOT NULL,     -- bytes of `record` before the event
     session        BLOB,                 -- desk.v1.Session after the revision; in ordinal 0 only;
                                          -- NULL while the session has not begun
     facts          BLOB                  -- what the fold needs of the event; in its own row only;

@@ -29,7 +29,6 @@ class LiveRow(NamedTuple):
 
     position: int
     record: bytes
-    event: bytes
     session: bytes | None
     sdk_app_id: int
     session_id: str

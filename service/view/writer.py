@@ -49,7 +49,7 @@ class FeedRow(NamedTuple):
     client_user_id: str
     channel_type: str
     record: bytes
-    event: bytes | None
+    event_at: int
     session: bytes | None
     facts: bytes | None
 

@@ -14,7 +14,6 @@ from service.history import History, placed_by
 from service.machine import Event, State
 from service.message import fill
 from service.records import duration, timestamp
-from service.rpc import frames
 from service.session import Outcome, Reason, Session, Verdict, without_message
 from tests.support.callbacks import bodies, body, entries, entry
 
@@ -98,7 +97,8 @@ def test_an_event_says_what_its_type_makes_meaningful(
     given_entry = entry(revision, body(event, time, **fields), received_at=time)
     callback = decode(given_entry.body, time)
     written = records.event(given_entry, callback)
-    assert event_pb2.Event.FromString(written) == expected_event(given_entry, callback)
+    expected = event_pb2.SessionRecord(event=expected_event(given_entry, callback))
+    assert event_pb2.SessionRecord.FromString(written) == expected
 
 
 @given(
@@ -131,7 +131,7 @@ def test_a_record_and_its_event_are_joined_to_one_record(
     )
     fields = records.verdict_fields(outcome, detail, state)
     stored = records.record(fields, 2**33, ordinal)
-    joined = frames.record((0, stored, event.SerializeToString()))
+    joined = stored + event_pb2.SessionRecord(event=event).SerializeToString()
     assert event_pb2.SessionRecord.FromString(joined) == expected
 
 

@@ -11,7 +11,7 @@ from desk.v1.session_pb2 import Session
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from service.rpc import frames, requests, snapshot
+from service.rpc import requests, snapshot
 from service.rpc.batches import encode
 from service.rpc.explanation import Explanations
 from service.view import queries
@@ -140,7 +140,7 @@ def test_a_stream_that_breaks_anywhere_and_resumes_sees_exactly_the_feed(
 
 def published(opened: Reader, row: LiveRow, include_session: bool) -> SessionRecord:
     """What the contract promises for a row, the session found in another way."""
-    record = SessionRecord.FromString(frames.record(row))
+    record = SessionRecord.FromString(row.record)
     blob = opened.session_as_of(row.sdk_app_id, row.session_id, record.revision)
     if include_session and blob and row.session_id:
         record.session.ParseFromString(blob)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from desk.v1.event_pb2 import Event, SessionRecord
+from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 
 from journal.entry import Entry
@@ -35,11 +35,11 @@ class View(NamedTuple):
 
     def records(self) -> list[SessionRecord]:
         """The feed, each record with its event, without sessions."""
-        sql = "SELECT event_revision, record, event FROM feed ORDER BY position"
+        sql = "SELECT event_revision, record, event_at FROM feed ORDER BY position"
         events: dict[int, bytes] = {}
         return [
-            SessionRecord.FromString(record + in_record(events.setdefault(revision, event)))
-            for revision, record, event in self.rows(sql)
+            SessionRecord.FromString(record[:at] + events.setdefault(revision, record[at:]))
+            for revision, record, at in self.rows(sql)
         ]
 
     def snapshots(self) -> dict[int, Session]:
@@ -63,11 +63,6 @@ class View(NamedTuple):
             self.rows("SELECT * FROM rejections ORDER BY position"),
             self.digest,
         ]
-
-
-def in_record(event: bytes) -> bytes:
-    """Return an event's bytes as the field of a record."""
-    return SessionRecord(event=Event.FromString(event)).SerializeToString()
 
 
 @contextmanager

@@ -23,14 +23,6 @@ from service.view.reader import first_of, last_of
 HEADER = ResponseHeader(journal_id="j" * 32, revision=7)
 
 
-def row_of(record: SessionRecord) -> tuple[int, bytes, bytes]:
-    """A row of the feed: the record is stored without its event."""
-    stored = SessionRecord()
-    stored.CopyFrom(record)
-    stored.ClearField("event")
-    return 0, stored.SerializeToString(), record.event.SerializeToString()
-
-
 def test_numbers_are_written_as_protobuf_writes_them():
     for bits in range(0, 63, 7):
         for number in {2**bits - 1, 2**bits, 2**bits + 1} - {0}:
@@ -41,7 +33,8 @@ def test_numbers_are_written_as_protobuf_writes_them():
 def test_records_of_any_length_are_framed_as_protobuf_frames_them(size: int):
     records = [SessionRecord(revision=n, event=Event(raw_body=b"x" * size)) for n in (6, 7)]
     session = Session(session_id="s" * min(size, 20_000))
-    rows = [(*row_of(record), session.SerializeToString()) for record in records]
+    blob = session.SerializeToString()
+    rows = [(0, record.SerializeToString(), blob) for record in records]
     plain = SubscribeResponse(header=HEADER, records=RecordBatch(records=records))
     assert frames.records(HEADER, rows, with_session=False) == plain.SerializeToString()
     for record in records:
@@ -52,7 +45,7 @@ def test_records_of_any_length_are_framed_as_protobuf_frames_them(size: int):
 
 def test_a_record_of_a_session_that_has_not_begun_has_none():
     record = SessionRecord(revision=7)
-    made = frames.records(HEADER, [(*row_of(record), None)], with_session=True)
+    made = frames.records(HEADER, [(0, record.SerializeToString(), None)], with_session=True)
     assert not SubscribeResponse.FromString(made).records.records[0].HasField("session")
 
 
@@ -85,14 +78,14 @@ def test_lists_are_answered_as_protobuf_answers_them(count: int):
         page = ListSessionsResponse(header=HEADER, sessions=sessions, next_page_token=token)
         assert frames.page(HEADER, blobs, token) == page.SerializeToString()
         listed = ListRejectionsResponse(header=HEADER, records=records, next_page_token=token)
-        rows = map(row_of, records)
+        rows = [(0, record.SerializeToString()) for record in records]
         assert frames.rejections(HEADER, rows, token) == listed.SerializeToString()
 
 
-def rows(*sizes: int) -> list[tuple[int, bytes, bytes]]:
+def rows(*sizes: int) -> list[tuple[int, bytes]]:
     """Revisions 1, 2, … of that many records each."""
     return [
-        (first_of(revision) + ordinal, b"", b"")
+        (first_of(revision) + ordinal, b"")
         for revision, size in enumerate(sizes, 1)
         for ordinal in range(size)
     ]

@@ -6,7 +6,7 @@ from service.view.selection import LiveRow
 
 
 def row(revision: int, size: int = 100) -> LiveRow:
-    return LiveRow(first_of(revision), b"x" * size, b"", None, 1, "s", 2, 2, "", "", "")
+    return LiveRow(first_of(revision), b"x" * size, None, 1, "s", 2, 2, "", "", "")
 
 
 def test_the_ring_holds_what_came_after_its_floor():

@@ -17,7 +17,7 @@ CHATBOT, QUEUED, ENDED = 1, 3, 7
 
 def row(revision: int, state: int, *, blob: bytes | None = None) -> LiveRow:
     session = Session(state=state).SerializeToString()  # type: ignore[arg-type]
-    return LiveRow(first_of(revision), b"", b"", blob or session, *KEY, 2, 2, "", "", "")
+    return LiveRow(first_of(revision), b"", blob or session, *KEY, 2, 2, "", "", "")
 
 
 def many(waiters: Waiters, stack: ExitStack, *states: int, count: int = 1_000) -> list[StateWaiter]:

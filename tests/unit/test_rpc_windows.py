@@ -12,10 +12,10 @@ from tests.support.callbacks import NOON, body, life
 from tests.support.rpc import world
 
 
-def rows(*sizes: int) -> list[tuple[int, bytes, bytes]]:
+def rows(*sizes: int) -> list[tuple[int, bytes]]:
     """Revisions 1, 2, … of that many records of 100 bytes each."""
     return [
-        (first_of(revision) + ordinal, b"x" * 60, b"x" * 40)
+        (first_of(revision) + ordinal, b"x" * 100)
         for revision, size in enumerate(sizes, 1)
         for ordinal in range(size)
     ]
