@@ -10,7 +10,7 @@ from desk.v1.session_service_pb2 import ExplainSessionResponse
 from desk.v1.status_pb2 import ResponseHeader
 
 from service.explanation import Explained, explained
-from service.history import restored
+from service.history import HistoryEntry
 from service.rpc import freshness
 from service.rpc.errors import Reason, Refused, quoted
 from service.rpc.stream import check_kept
@@ -111,7 +111,7 @@ def _explain(reader: Reader, key: Key, revision: int) -> list[Explained]:
     rows = reader.facts(*key, revision)
     positions = {event: position for position, event, _ in rows}
     positions |= {event: position for position, event, _ in reader.revisions(*key, revision)}
-    return explained([restored(event, facts) for _, event, facts in rows], positions)
+    return explained([HistoryEntry.restore(event, facts) for _, event, facts in rows], positions)
 
 
 def as_of(reader: Reader, key: Key, revision: int) -> Now:

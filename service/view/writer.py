@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from journal.errors import InUse
-from service.history import Placed, identity_of, restored
+from service.history import HistoryEntry
 from service.view import store
 from storage.lock import FileLock
 
@@ -66,9 +66,9 @@ class SessionRow(NamedTuple):
     client_user_id: str
     channel_type: str
     agent_id: str
-    begun_at: int
+    begun_at: int | None
     ended_at: int | None
-    last_event_at: int
+    last_event_at: int | None
     satisfaction: int
     queue_wait: int | None
     first_response: int | None
@@ -294,23 +294,21 @@ class ViewWriter:
         row = self._db.execute(LOAD_SESSION, key).fetchone()
         return SavedSession._make(row) if row else None
 
-    def load_history(self, first_revision: int) -> list[Placed]:
+    def load_history(self, first_revision: int) -> list[HistoryEntry]:
         """Read a session's history, in order of revision, with what was published for it."""
-        placed: dict[int, Placed] = {}
+        entries: dict[int, HistoryEntry] = {}
         for revision, verdicts, agent_id, facts in self._db.execute(
             LOAD_HISTORY, (first_revision,)
         ):
-            each = placed[revision] = restored(revision, facts)
+            each = entries[revision] = HistoryEntry.restore(revision, facts)
             each.verdicts, each.agent_id = verdicts, agent_id
         for revision, verdicts in self._db.execute(LOAD_REVISIONS, (first_revision,)):
-            placed[revision].verdicts = verdicts
-        return list(placed.values())
+            entries[revision].verdicts = verdicts
+        return list(entries.values())
 
     def refuse_history(self, first_revision: int) -> None:
         """Note the ids of all of a session's history, which is full."""
-        ids = sorted(
-            identity_of(row[-1]) for row in self._db.execute(LOAD_HISTORY, (first_revision,))
-        )
+        ids = sorted(each.facts.identity for each in self.load_history(first_revision))
         self._db.executemany(ADD_REFUSED_ID, ((each,) for each in ids))
 
     def refuse(self, identity: bytes) -> None:
