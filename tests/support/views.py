@@ -21,6 +21,9 @@ from tests.support.callbacks import NOON, body, entries, life
 
 JOURNAL = "0" * 32
 
+MEMORY = Path("/dev/shm")
+"""A file system that never waits for a disk, where there is one."""
+
 Rows = list[tuple[Any, ...]]
 
 
@@ -145,7 +148,7 @@ def view(
     batches: list[list[Entry]], *, reopen: bool = False, limits: Limits = LIMITS
 ) -> Iterator[View]:
     """Apply these batches to a new view, in the hands of a new process each if asked."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         for part in [[batch] for batch in batches] if reopen else [batches]:
             writer = ViewWriter(Path(folder))
             try:
