@@ -133,22 +133,6 @@ class Projection:
         self._work = self._read_bytes = 0
         self._failed = False
 
-    def skip(self, entry: Entry) -> None:
-        """Go past an entry, which leaves no trace in the view."""
-        head = max(self.progress.head_revision, entry.revision)
-        self._move(applied_revision=entry.revision, applied_id=entry.id, head_revision=head)
-
-    def begin_at(self, oldest: int) -> None:
-        """Have an empty view begin at a revision, as if there had never been any before."""
-        before = oldest - 1
-        self._move(applied_revision=before, head_revision=before, oldest_revision=oldest)
-
-    def _move(self, **changes: int | bytes) -> None:
-        progress = replace(self.progress, **changes)
-        with self._writer.transaction():
-            self._writer.save_progress(progress)
-        self.progress = progress
-
     def _arrival_of(self, entry: Entry) -> Arrival:
         decoded = self._decoded.get(entry.revision)
         return decoded if decoded and decoded.entry == entry else arrival_of(entry)
@@ -165,21 +149,6 @@ class Projection:
             if self._work >= self._bounds.work or self._read_bytes > self._bounds.bytes:
                 return count
         return len(arrivals)
-
-    def _progress_after(
-        self, entries: Sequence[Entry], head: int, behind_since: int | None
-    ) -> Progress:
-        applied = entries[-1].revision if entries else self.progress.applied_revision
-        return replace(
-            self.progress,
-            applied_revision=applied,
-            applied_id=entries[-1].id if entries else self.progress.applied_id,
-            head_revision=max(head, applied),
-            behind_since=behind_since,
-            digest=(self._digest % DIGESTS).to_bytes(DIGEST_BYTES),
-            complete=self.progress.complete or behind_since is None,
-            repetitions=self._repetitions,
-        )
 
     def _take(self, arrival: Arrival) -> None:
         entry, callback = arrival.entry, arrival.callback
@@ -248,20 +217,6 @@ class Projection:
         self._cache.make_room(self._read_bytes)
         return history
 
-    def _close(self, session: CachedSession) -> None:
-        """Let repetitions be recognised by their ids: the history is not needed any more."""
-        self._flush()
-        self._writer.refuse_history(session.first_revision)
-        self._any_refused = True
-        self._work += session.history.usage.callbacks
-        session.is_full = True
-        session.history.close()
-
-    def _refuse(self, identity: bytes) -> None:
-        """Store an id, so that the entry is recognised if it is repeated."""
-        self._writer.refuse(identity)
-        self._any_refused = True
-
     def _publish(
         self, arrival: Arrival, session: CachedSession, changed: list[HistoryEntry]
     ) -> None:
@@ -274,9 +229,9 @@ class Projection:
             kind, facts = NO_HISTORY, None
             self._refuse(arrival.entry.id)
         snapshot = session.message.update(now, session.revision) if session.number else None
-        self._append(_row(session, own, 0, kind, (arrival.event, snapshot, facts)))
+        self._append(_row(session, own, 0, kind, arrival.event, snapshot, facts))
         for ordinal, callback in enumerate(revised, 1):
-            self._append(_row(session, callback, ordinal, REVISED, (b"", None, None)))
+            self._append(_row(session, callback, ordinal, REVISED))
         self._work += PUBLISHED * len(revised)
 
     def _append(self, row: FeedRow) -> None:
@@ -299,7 +254,8 @@ class Projection:
         keys: list[SavedKey] = []
         moved: list[SessionRow] = []
         stayed: list[SessionRow] = []
-        for session in map(self._sessions.__getitem__, sorted(self._sessions)):
+        for name in sorted(self._sessions):
+            session = self._sessions[name]
             if not session.revision:
                 continue
             key = session.key_row()
@@ -313,6 +269,51 @@ class Projection:
         self._writer.save_keys(keys)
         self._writer.save_sessions(moved)
         self._writer.save_sessions_in_place(stayed)
+
+    def _close(self, session: CachedSession) -> None:
+        """Let repetitions be recognised by their ids: the history is not needed any more."""
+        self._flush()
+        self._writer.refuse_history(session.first_revision)
+        self._any_refused = True
+        self._work += session.history.usage.callbacks
+        session.is_full = True
+        session.history.close()
+
+    def _refuse(self, identity: bytes) -> None:
+        """Store an id, so that the entry is recognised if it is repeated."""
+        self._writer.refuse(identity)
+        self._any_refused = True
+
+    def _progress_after(
+        self, entries: Sequence[Entry], head: int, behind_since: int | None
+    ) -> Progress:
+        applied = entries[-1].revision if entries else self.progress.applied_revision
+        return replace(
+            self.progress,
+            applied_revision=applied,
+            applied_id=entries[-1].id if entries else self.progress.applied_id,
+            head_revision=max(head, applied),
+            behind_since=behind_since,
+            digest=(self._digest % DIGESTS).to_bytes(DIGEST_BYTES),
+            complete=self.progress.complete or behind_since is None,
+            repetitions=self._repetitions,
+        )
+
+    def skip(self, entry: Entry) -> None:
+        """Go past an entry, which leaves no trace in the view."""
+        head = max(self.progress.head_revision, entry.revision)
+        self._move(applied_revision=entry.revision, applied_id=entry.id, head_revision=head)
+
+    def begin_at(self, oldest: int) -> None:
+        """Have an empty view begin at a revision, as if there had never been any before."""
+        before = oldest - 1
+        self._move(applied_revision=before, head_revision=before, oldest_revision=oldest)
+
+    def _move(self, **changes: int | bytes) -> None:
+        progress = replace(self.progress, **changes)
+        with self._writer.transaction():
+            self._writer.save_progress(progress)
+        self.progress = progress
 
 
 DIGEST_BYTES = 32
@@ -333,10 +334,11 @@ def _row(
     callback: HistoryEntry,
     ordinal: int,
     kind: int,
-    blobs: tuple[bytes, bytes | None, bytes | None],
+    event: bytes = b"",
+    snapshot: bytes | None = None,
+    stored: bytes | None = None,
 ) -> FeedRow:
-    """Make a row of the feed. `blobs`: the event, the session, the facts that the fold needs."""
-    event, snapshot, stored = blobs
+    """Make a row of the feed; `stored` are the facts that the fold needs."""
     facts, revision = callback.facts, session.revision
     now = session.history.session.state
     judgement = records.judgement(callback.outcome, facts.event, now)
