@@ -1,8 +1,8 @@
 """A session's callbacks in time order, and the session that they make.
 
-To add a callback is to fold the callbacks from its place on again, until the core is again the same
-as before. For a callback that comes in order, that is one step. A late one may change the verdicts
-of others; the session's sums are corrected by the difference.
+Adding a callback folds it, and the callbacks behind it again until the core is the same as before.
+A callback that comes in order takes one step. A late one may change the verdicts of others; the
+session's sums are then corrected by the difference.
 
 Pure: no I/O, no clock. The order is that of docs/callbacks.md: `(event time, rank, id)`, never
 arrival.
@@ -158,11 +158,10 @@ class History:
         self.weight = 0
         self._core = _BEFORE_ALL
         self._last = _EARLIEST
-        self._stays_whole = False  # a late callback has needed all of it: more may follow
-        # The callback that offered each of FIRSTS, and the last sign of life.
-        # _EARLIEST if that is not in memory; absent if there is none.
-        self._holders: dict[str, Key] = {}
-        self._last_sign = _EARLIEST
+        self._stays_whole = False  # once a late callback has needed all of it: more may follow
+        # _EARLIEST stands for a callback that is not in memory.
+        self._holders: dict[str, Key] = {}  # the callback that has offered each of FIRSTS
+        self._last_sign = _EARLIEST  # of life
 
     @classmethod
     def replay(cls, callbacks: Iterable[HistoryEntry], usage: Usage | None = None) -> "History":
@@ -328,8 +327,8 @@ class History:
     def _correct_last_event(self, place: int, stop: int) -> None:
         """Correct the last event, after the callbacks from `place` to `stop` were folded.
 
-        A callback can only lose its sign of life to another one that was folded and has it: so the
-        search never goes back beyond `place`.
+        A last sign of life that was silenced was silenced by an accepted callback, which is one
+        itself and among those: the search need not go back beyond `place`.
         """
         tail = self.tail
         if stop == len(tail) or self._last_sign < tail[stop].key:

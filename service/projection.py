@@ -49,7 +49,7 @@ class Bounds(NamedTuple):
 
     Attributes:
         sessions: sessions in memory; the others are read from the view when they are needed.
-        bytes: approximate bytes of these sessions, enough for twelve of the longest. A batch that
+        memory: approximate bytes of these sessions, enough for twelve of the longest. A batch that
             has read back as many ends.
         rows: rows of the feed that are collected before they are written.
         work: steps for late callbacks after which a batch ends, so that other sessions need not
@@ -58,7 +58,7 @@ class Bounds(NamedTuple):
     """
 
     sessions: int = 2_000
-    bytes: int = 192 * 1024 * 1024
+    memory: int = 192 * 1024 * 1024
     rows: int = 500
     work: int = 50_000
 
@@ -85,7 +85,7 @@ class Projection:
         self._writer = writer
         self._limits = limits
         self._bounds = bounds
-        self._cache = SessionCache(bounds.sessions, bounds.bytes)
+        self._cache = SessionCache(bounds.sessions, bounds.memory)
         self._digest = int.from_bytes(self.progress.digest)
         self._repetitions = self.progress.repetitions
         self._any_refused = writer.refuses_any()
@@ -146,7 +146,7 @@ class Projection:
                 revision, error = arrival.entry.revision, type(problem).__name__
                 log.warning("entry_not_applied", revision=revision, error=error)
                 raise
-            if self._work >= self._bounds.work or self._read_bytes > self._bounds.bytes:
+            if self._work >= self._bounds.work or self._read_bytes > self._bounds.memory:
                 return count
         return len(arrivals)
 
@@ -271,7 +271,7 @@ class Projection:
         self._writer.save_sessions_in_place(stayed)
 
     def _close(self, session: CachedSession) -> None:
-        """Let repetitions be recognised by their ids: the history is not needed any more."""
+        """Store the ids of a full session, so that repetitions are recognised without it."""
         self._flush()
         self._writer.refuse_history(session.first_revision)
         self._any_refused = True
@@ -300,12 +300,12 @@ class Projection:
         )
 
     def skip(self, entry: Entry) -> None:
-        """Go past an entry, which leaves no trace in the view."""
+        """Go past an entry that leaves no trace in the view."""
         head = max(self.progress.head_revision, entry.revision)
         self._move(applied_revision=entry.revision, applied_id=entry.id, head_revision=head)
 
     def begin_at(self, oldest: int) -> None:
-        """Have an empty view begin at a revision, as if there had never been any before."""
+        """Make an empty view begin at a revision, as if it were the journal's first."""
         before = oldest - 1
         self._move(applied_revision=before, head_revision=before, oldest_revision=oldest)
 

@@ -35,7 +35,7 @@ def content(folder: Path) -> list[Rows]:
     return [read(folder, f"SELECT * FROM {table} ORDER BY 1") for table in tables]
 
 
-@pytest.mark.parametrize("bounds", [Bounds(rows=0), Bounds(sessions=0), Bounds(bytes=0)])
+@pytest.mark.parametrize("bounds", [Bounds(rows=0), Bounds(sessions=0), Bounds(memory=0)])
 @pytest.mark.parametrize(("room", "recognised_by_id"), [(7, 9), (8, 9), (9, 1)])
 def test_a_repetition_leaves_no_trace_but_that_it_is_counted(
     tmp_path: Path, bounds: Bounds, room: int, recognised_by_id: int
@@ -70,7 +70,7 @@ def sessions_read(folder: Path, bounds: Bounds) -> int:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "times"), [(Bounds(sessions=0), 8), (Bounds(bytes=0), 8), (Bounds(), 1)]
+    ("bounds", "times"), [(Bounds(sessions=0), 8), (Bounds(memory=0), 8), (Bounds(), 1)]
 )
 def test_a_session_that_no_room_is_left_for_is_read_from_the_view(
     tmp_path: Path, bounds: Bounds, times: int
@@ -82,7 +82,7 @@ def test_a_session_that_no_room_is_left_for_is_read_from_the_view(
 def test_a_session_in_order_takes_little_room_however_long_it_is(
     tmp_path: Path, room: int, times: int
 ) -> None:
-    assert sessions_read(tmp_path, Bounds(bytes=room)) == times
+    assert sessions_read(tmp_path, Bounds(memory=room)) == times
 
 
 def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(
@@ -185,6 +185,6 @@ def test_a_batch_reads_back_no_more_than_is_kept(tmp_path: Path) -> None:
     whole, late = in_turn(2)
     with closing(CountingWriter(tmp_path)) as writer:
         apply_all(Projection(writer, JOURNAL), whole)
-        projection = Projection(writer, JOURNAL, bounds=Bounds(bytes=100_000))
+        projection = Projection(writer, JOURNAL, bounds=Bounds(memory=100_000))
         assert apply_all(projection, late) == 3
     assert writer.histories_read == 6
