@@ -290,16 +290,16 @@ class History:
     def _correct_firsts(self, place: int, stop: int) -> None:
         """Correct the first values, after the callbacks from `place` to `stop` were folded."""
         folded = self.tail[place:stop]
-        offered: dict[str, tuple[int | str, Key]] = {}
+        holders, first = self._holders, folded[0].key
+        offered: set[str] = set()
         for entry in folded:
             for name, value in offers(entry.outcome, entry.facts):
-                offered.setdefault(name, (value, entry.key))
-        holders, first, last = self._holders, folded[0].key, folded[-1].key
-        for name, offer in offered.items():
-            if name not in holders or holders[name] >= first:
-                self._hold(name, *offer)
-        held = {name for name, key in holders.items() if first <= key <= last}
-        self._replace_withdrawn(held - offered.keys(), stop)
+                if name not in offered and (name not in holders or holders[name] >= first):
+                    self._hold(name, value, entry.key)
+                offered.add(name)
+        if len(folded) > 1:
+            held = {name for name, key in holders.items() if first <= key <= folded[-1].key}
+            self._replace_withdrawn(held - offered, stop)
 
     def _replace_withdrawn(self, names: set[str], start: int) -> None:
         """Find the first values that no callback before `start` offers any more.
