@@ -64,8 +64,9 @@ $(BENCH): pyproject.toml client/pyproject.toml
 
 .PHONY: help
 help:  ## show this
-	@echo "Usage: make <target>"; echo
-	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
+	@echo "Usage: make <target>. A newcomer's day: make serve, make test, edit, make check."
+	@awk -F ':.*  ## ' '/^# ---- / { room = substr($$0, 8, length($$0) - 12) } \
+		/^[a-z-]+:.*  ## / { if (room) print "\n" room ":"; room = ""; printf "  %-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: serve
 serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
@@ -74,12 +75,16 @@ serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
 # ---- Check ----
 
 .PHONY: check
-check: lint types imports proto stubs-check diagram-check compose-check test  ## everything that CI checks
+check: lint types imports proto stubs-check diagram-check compose-check test test-tools  ## everything that CI checks
 
 # Four at a time also on two cores: they wait more than they compute.
 .PHONY: test
 test: $(DEV)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
-	$(RUN) pytest -n 4 $(ARGS)
+	$(RUN) pytest -n 4 -m 'not tools' $(ARGS)
+
+.PHONY: test-tools
+test-tools: $(DEV)  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
+	$(RUN) pytest -n 4 -m tools $(ARGS)
 
 .PHONY: test-long
 test-long: $(DEV)  ## run the properties with ten times as many examples, and 200,000 mutated requests

@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import apsw
 import click
 
 from benchmarks import callbacks
@@ -26,6 +25,7 @@ from benchmarks.processes import peak_rss_mb
 from benchmarks.work import CORES, ROOT, child, new_directory
 from journal.entry import NewEntry
 from journal.sqlite_writer import Writer
+from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.store import locate
 
@@ -146,7 +146,7 @@ def _complete_revision(view: Path) -> int:
         with closing(Reader(view)) as reader:
             progress = reader.progress()
             return progress.applied_revision if progress.complete else 0
-    except apsw.Error:  # not there yet
+    except ViewError:  # not there yet
         return 0
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
-import apsw
 import structlog
 
 from journal.entry import Entry
@@ -17,7 +16,9 @@ from journal.errors import JournalError, NotKept, Unavailable
 from journal.port import JournalReader
 from service.projection import Projection
 from service.view import store
-from service.view.writer import Progress, ViewDamaged, ViewError, ViewWriter, discard
+from service.view.errors import ContentRefused, ViewDamaged, ViewError
+from service.view.progress import Progress
+from service.view.writer import ViewWriter, discard
 
 BATCH = 8_000
 BATCH_BYTES = 16 * 1024 * 1024
@@ -221,5 +222,5 @@ class Follower:
 def _is_of_the_entries(error: Exception) -> bool:
     """Return True if an error comes from the content of the entries, not from the storage."""
     if isinstance(error, ViewError):
-        return isinstance(error, apsw.ConstraintError | apsw.MismatchError | apsw.TooBigError)
+        return isinstance(error, ContentRefused)
     return not isinstance(error, JournalError | OSError | MemoryError)

@@ -20,15 +20,16 @@ from service import records
 from service.arrival import Arrival, arrival_of
 from service.history import LIMITS, History, HistoryEntry, Limits, Usage
 from service.machine import State
+from service.positions import position_of
 from service.session import Reason
 from service.session_cache import CachedSession, SessionCache
-from service.view.store import POSITION_BITS, fingerprint
+from service.view.progress import Progress
+from service.view.store import fingerprint
 from service.view.writer import (
     NO_HISTORY,
     OWN,
     REVISED,
     FeedRow,
-    Progress,
     SavedKey,
     SessionKey,
     SessionRow,
@@ -44,7 +45,7 @@ _TOO_LONG = Reason.SESSION_TOO_LONG  # Enum members are slow to look up in Pytho
 log = structlog.get_logger()
 
 
-class Bounds(NamedTuple):
+class BatchBounds(NamedTuple):
     """The bounds of a batch, and of the sessions that stay in memory between batches.
 
     Attributes:
@@ -63,7 +64,7 @@ class Bounds(NamedTuple):
     work: int = 50_000
 
 
-BOUNDS = Bounds()
+BOUNDS = BatchBounds()
 
 
 class Projection:
@@ -79,7 +80,7 @@ class Projection:
         journal_id: str,
         *,
         limits: Limits = LIMITS,
-        bounds: Bounds = BOUNDS,
+        bounds: BatchBounds = BOUNDS,
     ) -> None:
         self.progress = writer.progress() or Progress(journal_id, fingerprint())
         self._writer = writer
@@ -98,7 +99,7 @@ class Projection:
         self._read_bytes = 0  # of histories
 
     def apply(self, entries: Sequence[Entry], *, head: int, behind_since: int | None) -> None:
-        """Apply a batch: as many entries as `Bounds.work` allows, or nothing.
+        """Apply a batch: as many entries as `BatchBounds.work` allows, or nothing.
 
         `progress` says how many. After an error this projection must not be used any more: it may
         be ahead of the view.
@@ -324,9 +325,10 @@ _LENGTHS = Struct(">QI")
 
 def row_hash(row: FeedRow) -> int:
     """Hash a row of the feed. The feed's digest is the sum of these, mod `DIGESTS`."""
-    lengths = _LENGTHS.pack(row.position, len(row.record))
-    content = b"".join((lengths, row.record, row.session or b""))
-    return int.from_bytes(blake2b(content, digest_size=DIGEST_BYTES).digest())
+    digest = blake2b(_LENGTHS.pack(row.position, len(row.record)), digest_size=DIGEST_BYTES)
+    digest.update(row.record)
+    digest.update(row.session or b"")
+    return int.from_bytes(digest.digest())
 
 
 def _row(
@@ -345,7 +347,7 @@ def _row(
     callback.verdicts |= 1 << judgement.verdict
     record = records.record(judgement.fields, revision, ordinal)
     return FeedRow(
-        revision << POSITION_BITS | ordinal,
+        position_of(revision, ordinal),
         callback.revision,
         *session.key,
         session.first_revision,
@@ -370,7 +372,7 @@ def _malformed_row(arrival: Arrival) -> FeedRow:
     fields = records.verdict_fields(outcome, arrival.problem, State.NEW)
     record = records.record(fields, revision, 0)
     return FeedRow(
-        position=revision << POSITION_BITS,
+        position=position_of(revision),
         event_revision=revision,
         sdk_app_id=arrival.entry.sdk_app_id,
         session_id="",

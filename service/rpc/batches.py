@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from desk.v1.status_pb2 import ResponseHeader
 
+from service.positions import complete_revision, last_of, revision_of
 from service.rpc import frames
-from service.view.reader import Row, complete_revision, last_of
-from service.view.store import POSITION_BITS
+from service.view.reader import Row
 
 
 class Encoded(NamedTuple):
@@ -68,5 +68,5 @@ def _boundary(rows: Sequence[Row], start: int, stop: int) -> int:
 
 
 def _revision(row: Row) -> int:
-    revision: int = row[0] >> POSITION_BITS
+    revision: int = revision_of(row[0])
     return revision

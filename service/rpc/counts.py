@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import apsw
 from desk.v1.session_pb2 import EndReason, SessionState
 from desk.v1.session_service_pb2 import (
     CountGroup,
@@ -18,6 +17,7 @@ from service.records import duration
 from service.rpc.errors import Reason, Refused
 from service.rpc.frames import header_of
 from service.rpc.requests import Check
+from service.view.errors import TimeLimitPassed
 from service.view.reader import Reader, Row
 from service.view.selection import SessionSelection
 
@@ -66,7 +66,7 @@ def count(
         try:
             with reader.limited(min(end - time.monotonic(), COUNT_SECONDS)):
                 rows = reader.count(selection, grouping.sql, MAX_GROUPS)
-        except apsw.InterruptError:
+        except TimeLimitPassed:
             raise Refused(
                 Reason.TOO_MANY_SESSIONS, "counting took too long; select fewer sessions"
             ) from None

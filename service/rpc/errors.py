@@ -10,7 +10,6 @@ from enum import StrEnum
 from time import monotonic
 from typing import Any
 
-import apsw
 import grpc
 import structlog
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -18,6 +17,8 @@ from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
+
+from service.view.errors import ViewError
 
 DOMAIN = "desk.v1"
 """`ErrorInfo.domain` of every refusal."""
@@ -211,7 +212,7 @@ def _refusal(method: str, error: Exception) -> Refused | None:
     """Return the refusal for an error, None if there is none. Log what is not a refusal."""
     if isinstance(error, Refused):
         return error
-    if isinstance(error, apsw.Error):
+    if isinstance(error, ViewError):
         throttled.log("error", "view_not_readable", method=method, error=error)
         return Refused(Reason.VIEW_NOT_READY, "the view cannot be read just now; try again")
     throttled.log("error", "rpc_failed", method=method, error=error, trace=True)

@@ -2,12 +2,14 @@
 
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 
+from service.positions import last_of, position_of
 from service.rpc import frames, freshness, pages, requests, snapshot
 from service.rpc.calls import Call
 from service.rpc.errors import Reason, Refused, quoted
 from service.rpc.feed import Feed
 from service.rpc.stream import Stream, Wish, check_kept
-from service.view.reader import Progress, Reader, Row, first_of, last_of
+from service.view.progress import Progress
+from service.view.reader import Reader, Row
 from service.view.readers import Readers
 from service.view.selection import EventSelection, SnapshotSelection
 
@@ -42,7 +44,7 @@ class EventService:
         check.done()
         bound_to = ("ListRejections", self._feed.journal_id, selection)
         place = pages.places(request.page_token, request=bound_to, count=1)
-        before = place[0] if place else first_of(1 << 42)
+        before = place[0] if place else position_of(1 << 42)
         read = self._readers.questions.run(call.caller, _rejections, selection, before, size)
         progress, rows, following = await read
         token = pages.token((following,), request=bound_to) if following else ""

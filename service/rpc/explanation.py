@@ -14,7 +14,8 @@ from service.history import HistoryEntry
 from service.rpc import freshness
 from service.rpc.errors import Reason, Refused, quoted
 from service.rpc.stream import check_kept
-from service.view.reader import Now, Progress, Reader, size_of, take_bytes
+from service.view.progress import Progress
+from service.view.reader import Now, Reader, size_of, take_bytes
 
 CACHED = 100_000
 """Callbacks whose explanation is kept for the next page; each takes some 200 bytes."""
@@ -82,7 +83,9 @@ class Explanations:
             session = session_as_of(reader, key, revision, progress)
             whole = self._explained(reader, (progress.journal_id, key, revision))
             chosen = whole[start : start + size]
-            rows, _ = take_bytes(reader.records(each.position for each in chosen), size_of)
+            rows, _ = take_bytes(
+                reader.records(each.position for each in chosen), size_of, reader.bounds.size
+            )
             unknown = not_found(reader, key, 0) if not whole else None
         if unknown:
             raise unknown

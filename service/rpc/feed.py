@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import cast
 
-import apsw
 from desk.v1.status_pb2 import ResponseHeader
 
+from service.positions import complete_revision, last_of
 from service.rpc import frames
 from service.rpc.batches import Encoded, encode
 from service.rpc.errors import shutting_down, throttled
@@ -21,7 +21,8 @@ from service.rpc.filter_groups import WAKE_WEIGHT, FilterGroup, FilterIndex
 from service.rpc.limits import AllPlaces
 from service.rpc.waiters import Waiters
 from service.rpc.watch import Watch
-from service.view.reader import Reader, complete_revision, cut, last_of, size_of
+from service.view.errors import ViewError
+from service.view.reader import Reader, cut, size_of
 from service.view.selection import EventSelection, LiveRow
 
 RING_ROWS = 20_000
@@ -170,7 +171,7 @@ class Feed:
             try:
                 while await self._advance():  # noqa: ASYNC110 -- lets others have the loop
                     await asyncio.sleep(0)
-            except apsw.Error as error:
+            except ViewError as error:
                 throttled.log("warning", "view_not_readable", method="feed", error=error)
                 self._watch.news.set()
                 await asyncio.sleep(RETRY)

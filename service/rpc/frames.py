@@ -27,7 +27,8 @@ from desk.v1.session_service_pb2 import (
 from desk.v1.status_pb2 import ResponseHeader
 from google.protobuf.message import Message
 
-from service.view.reader import Progress, Row
+from service.view.progress import Progress
+from service.view.reader import Row
 
 MAX_PREFIXES = 4_096
 """Lengths of a field for which what precedes it is kept."""

@@ -13,8 +13,8 @@ from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionSta
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.rpc.errors import Reason, Refused, quoted
+from service.view.index_pages import Order
 from service.view.selection import Between, EventSelection, SessionSelection, SnapshotSelection
-from service.view.walks import Order
 
 MAX_VALUES = 100
 """Values in one field of a filter."""

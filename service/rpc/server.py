@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import apsw
 import grpc
 import structlog
 from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
@@ -27,6 +26,7 @@ from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, StatusService
 from service.rpc.watch import Watch
+from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.readers import Readers
 
@@ -144,11 +144,11 @@ def _is_complete(path: Path) -> bool:
     """Return True if the view has its tables and its first row, and had caught up once."""
     try:
         reader = Reader(path)
-    except apsw.CantOpenError:
+    except ViewError:
         return False
     try:
         return bool(reader.progress().complete)
-    except apsw.Error:
+    except ViewError:
         return False
     finally:
         reader.close()
@@ -184,7 +184,7 @@ async def _guard(readers: Readers, feed: Feed) -> None:
         await asyncio.sleep(GUARD)
         if _inode(readers.path) != opened:
             raise ViewReplaced
-        with suppress(apsw.Error):
+        with suppress(ViewError):
             if readers.inline.progress().journal_id != feed.journal_id:
                 raise ViewReplaced
 

@@ -26,11 +26,12 @@ from service.rpc.errors import Reason, Refused
 from service.rpc.feed import Feed
 from service.rpc.requests import DEFAULT_PAGE, MAX_PAGE, Apps
 from service.rpc.waiters import Seen, StateWaiter
-from service.view import walks
-from service.view.reader import FRAMING, Progress, Reader
+from service.view import index_pages
+from service.view.index_pages import Order, Page, Place
+from service.view.progress import Progress
+from service.view.reader import FRAMING, Reader
 from service.view.readers import Readers
 from service.view.selection import SessionSelection
-from service.view.walks import Order, Page, Place
 
 MAX_KEYS = 1_000
 """Keys in one BatchGetSessions."""
@@ -206,4 +207,4 @@ def _page(
     reader: Reader, selection: SessionSelection, order: Order, after: Place | None, size: int
 ) -> tuple[Progress, Page]:
     with reader.snapshot() as progress:
-        return progress, walks.page(reader, selection, order, after, size)
+        return progress, index_pages.page(reader, selection, order, after, size)

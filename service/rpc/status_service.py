@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
-import apsw
 import google.protobuf
 import grpc
 from desk.v1.status_pb2 import ComponentVersion, GetStatusRequest, GetStatusResponse
@@ -19,9 +18,9 @@ from service.rpc.errors import throttled
 from service.rpc.feed import Feed
 from service.rpc.frames import header_of
 from service.rpc.requests import Apps
-from service.view.reader import Progress
+from service.view.progress import Progress
 from service.view.readers import Readers
-from service.view.store import lock_path
+from service.view.store import lock_path, sqlite_versions
 
 BACKLOG_WITHIN = 1.0
 """Seconds that the journal has to say where its head is."""
@@ -106,7 +105,6 @@ def _versions() -> list[ComponentVersion]:
         "python": platform.python_version(),
         "grpcio": grpc.__version__,
         "protobuf": google.protobuf.__version__,
-        "apsw": apsw.apsw_version(),
-        "sqlite": apsw.sqlite_lib_version(),
+        **sqlite_versions(),
     }
     return [ComponentVersion(name=name, version=found) for name, found in versions.items()]

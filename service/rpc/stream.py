@@ -10,6 +10,7 @@ import random
 import msgspec
 from desk.v1.status_pb2 import ResponseHeader
 
+from service.positions import complete_revision
 from service.rpc import frames
 from service.rpc.batches import Encoded, encode
 from service.rpc.calls import Call
@@ -17,7 +18,7 @@ from service.rpc.errors import Reason, Refused, shutting_down
 from service.rpc.feed import Feed
 from service.rpc.filter_groups import FilterGroup, Wakeup
 from service.view.queries import RECORD_AND_SESSION_COLUMNS, RECORD_COLUMNS
-from service.view.reader import Reader, complete_revision
+from service.view.reader import Reader
 from service.view.readers import Readers
 from service.view.selection import EventSelection
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from desk.v1.session_pb2 import Session
 from google.protobuf.message import DecodeError
 
+from service.positions import revision_of
 from service.rpc.errors import Refused
 from service.rpc.filter_groups import WAKE_WEIGHT
 from service.view.selection import LiveRow
-from service.view.store import POSITION_BITS
 
 PARSE_WEIGHT = 20
 """Cost of parsing a session, in questions to a filter."""
@@ -81,7 +81,7 @@ class Waiters:
             of_session = self._states.get((row.sdk_app_id, row.session_id))
             if of_session and row.session:
                 yield PARSE_WEIGHT
-                yield from _show(of_session, row.position >> POSITION_BITS, row.session)
+                yield from _show(of_session, revision_of(row.position), row.session)
         for future in [future for wanted, future in self._revisions if wanted <= revision]:
             if not future.done():
                 future.set_result(None)

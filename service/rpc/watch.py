@@ -5,11 +5,11 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
 
-import apsw
 import structlog
 
-from service.view import store
+from service.view.errors import ViewError
 from service.view.reader import Reader
+from storage.watch import WalWatch
 
 LOOK = 0.25
 """Seconds between two looks, at most."""
@@ -31,7 +31,7 @@ class Watch:
         self.news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._path = path
-        self._commits = store.watch(path)
+        self._commits = WalWatch(path)
         self._wanted = Event()
         self._stopped = Event()
         self._thread = Thread(target=self._run, name="watch", daemon=True)
@@ -57,7 +57,7 @@ class Watch:
                     while not self._stopped.is_set():
                         self._wanted.wait()
                         self._watch(reader)
-            except apsw.Error as error:
+            except ViewError as error:
                 _log.warning("view_not_readable", error=type(error).__name__)
                 self._stopped.wait(RETRY)
         self._commits.close()

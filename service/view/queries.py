@@ -4,16 +4,9 @@
 `service.view.reader` from fixed words; values are always bound.
 """
 
-from service.view.store import POSITION_BITS
+from service.positions import ORDINAL_BITS
 
-# How far the view has come, in one row.
-PROGRESS = """
-SELECT journal_id, fingerprint, applied_revision, head_revision, oldest_revision, behind_since,
-       digest, complete
-FROM progress
-"""
-
-# Whether another process has committed since the last look; costs microseconds.
+# Changes with each commit of another process; costs microseconds.
 DATA_VERSION = "PRAGMA data_version"
 
 # One session as it is now.
@@ -22,7 +15,7 @@ SELECT session FROM sessions WHERE number = (
     SELECT number FROM session_keys WHERE sdk_app_id = ? AND session_id = ?)
 """
 
-# The same together with how far the view has come. One statement is a snapshot of its own and costs
+# The same together with the applied revision. One statement is a snapshot of its own and costs
 # two thirds of a transaction; a join instead of the subquery would cost twice as much.
 SESSION_NOW = f"SELECT journal_id, applied_revision, ({SESSION}) FROM progress"  # noqa: S608
 
@@ -39,7 +32,7 @@ SELECT session FROM feed WHERE position = max(
               AND revised = 2 AND position <= ?3), 0))
 """
 
-# How many callbacks have named a session, as far as a limit; no row if none has.
+# The number of callbacks that have named a session, up to a limit; no row if none has.
 CALLBACKS_OF_SESSION = """
 SELECT session_id, (SELECT count(*) FROM (
     SELECT 1 FROM feed INDEXED BY feed_by_session
@@ -54,7 +47,7 @@ WHERE position > ? AND position <= ? {where}
 ORDER BY position
 """
 
-# Where the records of some sessions are; bare positions are cheap to sort.
+# The positions of some sessions' records; bare positions are cheap to sort.
 FEED_OF_SESSIONS = """
 SELECT position FROM feed INDEXED BY feed_by_session
 WHERE position > ? AND position <= ? AND revised IN (0, 1, 2) AND first_revision IN (
@@ -65,13 +58,13 @@ ORDER BY position LIMIT ?
 # One record, if it is selected.
 FEED_AT = "SELECT {columns} FROM feed WHERE position = ? {where}"
 
-_ORDINAL = (1 << POSITION_BITS) - 1
+_ORDINAL = (1 << ORDINAL_BITS) - 1
 
 # An event stands in its own row; rows that revise its verdict borrow it from there.
 RECORD_COLUMN = f"""
 CASE feed.revised WHEN 1 THEN CAST(feed.record || (
     SELECT substr(own.record, own.event_at + 1) FROM feed AS own
-    WHERE own.position = feed.event_revision << {POSITION_BITS}) AS BLOB)
+    WHERE own.position = feed.event_revision << {ORDINAL_BITS}) AS BLOB)
 ELSE feed.record END
 """  # noqa: S608 -- a number of ours
 
@@ -85,13 +78,13 @@ ELSE feed.session END
 RECORD_COLUMNS = f"position, {RECORD_COLUMN}"
 RECORD_AND_SESSION_COLUMNS = f"{RECORD_COLUMNS}, {SESSION_COLUMN}"
 
-# What a live subscriber's filter may ask about, too.
+# The same, with the columns that a live subscriber's filter may ask about.
 LIVE_COLUMNS = f"""
 {RECORD_AND_SESSION_COLUMNS}, sdk_app_id, session_id, type, verdicts, agent_id,
 client_user_id, channel_type
 """
 
-# The callbacks of a session's history (0), or what revised their verdicts (1).
+# The callbacks of a session's history (0), or the revisions of their verdicts (1).
 FACTS_OF_SESSION = """
 SELECT position, event_revision, facts FROM feed INDEXED BY feed_by_session
 WHERE first_revision = (
@@ -111,7 +104,7 @@ WHERE rejections.position < ? AND rejections.position > ? {{where}}
 ORDER BY rejections.position DESC LIMIT ?
 """  # noqa: S608
 
-# Where a page of rejections stops looking: the n-th next one.
+# The end of a page of rejections: the n-th next one.
 REJECTIONS_HORIZON = """
 SELECT position FROM rejections WHERE position < ? ORDER BY position DESC LIMIT 1 OFFSET ?
 """
@@ -123,7 +116,7 @@ WHERE ({order}, number) > (?, ?) AND ({order}, number) < (?, ?) {where}
 ORDER BY {order} {direction}, number {direction} LIMIT ?
 """
 
-# Where a walk along one index stops looking: the n-th next key.
+# The end of a walk along one index: the n-th next key.
 SESSIONS_HORIZON = """
 SELECT {order}, number FROM sessions INDEXED BY {index}
 WHERE ({order}, number) > (?, ?) AND ({order}, number) < (?, ?) {where}
@@ -133,8 +126,8 @@ ORDER BY {order} {direction}, number {direction} LIMIT 1 OFFSET ?
 # One session by its number.
 SESSION_BY_NUMBER = "SELECT session FROM sessions WHERE number = ?"
 
-# The sessions that had begun by a revision, in the order in which they were first seen. Those that
-# changed later are let through whatever the filter says: it must be asked about an older state.
+# The sessions that had begun by a revision, in the order in which they were first seen. The filter
+# does not apply to those that changed later: the caller applies it to their older state.
 SESSIONS_SNAPSHOT = """
 SELECT number, session FROM sessions
 WHERE number > ? AND number <= ? AND ((TRUE {where}) OR EXISTS (
@@ -144,7 +137,7 @@ WHERE number > ? AND number <= ? AND ((TRUE {where}) OR EXISTS (
 ORDER BY number
 """
 
-# Where a part of a snapshot stops looking: the n-th next session.
+# The end of a part of a snapshot: the n-th next session.
 SNAPSHOT_HORIZON = """
 SELECT number FROM sessions WHERE number > ? AND number <= ? ORDER BY number LIMIT 1 OFFSET ?
 """

@@ -1,4 +1,4 @@
-"""Keeps blocking reads off the event loop: a few threads, each with a connection of its own."""
+"""Threads for blocking reads, each with a connection of its own, beside the event loop."""
 
 import asyncio
 from collections import Counter, OrderedDict, deque
@@ -14,18 +14,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 QUESTIONS = 3
-"""Questions that are read at once; SQLite releases the GIL while it looks for rows."""
+"""Threads for questions; SQLite releases the GIL while it looks for rows."""
 
 CATCH_UPS = 3
-"""Parts of the feed, for streams that catch up, that are read at once."""
+"""Threads for streams that catch up."""
 
 HEAVY = 2
-"""Reads of all of something at once, one of each caller."""
+"""Threads for questions that read all of something."""
 
 
 class _Thread(NamedTuple):
-    """A thread with a connection of its own."""
-
     worker: ThreadPoolExecutor
     reader: Reader
 
@@ -33,8 +31,8 @@ class _Thread(NamedTuple):
 class Pool:
     """Threads with a connection each, for reads of one kind.
 
-    Callers are served in turn, and one of them never has all threads. A thread is taken until its
-    read has ended, also where that was given up.
+    Callers take turns, and no caller has all threads. A cancelled read keeps its thread until it
+    ends.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -53,7 +51,7 @@ class Pool:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Call `read(reader, …)` in a thread, for a caller."""
+        """Call `read(reader, …)` in a thread, on behalf of a caller."""
         thread = await self._turn(caller)
         release = partial(
             asyncio.get_running_loop().call_soon_threadsafe, self._release, caller, thread
@@ -69,7 +67,7 @@ class Pool:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> "asyncio.Future[T]":
-        """Call `read(reader, …)`, to be awaited later; cancel what is not wanted any more."""
+        """Begin `run`; the caller awaits the result later, or cancels it."""
         started = asyncio.ensure_future(self.run(caller, read, *args, **kwargs))
         started.add_done_callback(_retrieve)
         return started
@@ -92,7 +90,7 @@ class Pool:
             raise
 
     def _serve(self) -> None:
-        """Give idle threads to the callers that have waited longest since their last turn."""
+        """Give idle threads to the callers whose last turn was longest ago."""
         while self._idle and (caller := self._next_caller()) is not None:
             turn = self._queues[caller].popleft()
             self._queues.move_to_end(caller)
@@ -100,7 +98,7 @@ class Pool:
                 del self._queues[caller]
             if not turn.cancelled():
                 self._busy[caller] += 1
-                # The one that was busy last: its caches and the memory it has freed are warm.
+                # The thread that was busy last has warm caches.
                 turn.set_result(self._idle.pop())
 
     def _next_caller(self) -> str | None:
@@ -119,28 +117,29 @@ class Readers:
 
     Attributes:
         path: the view's file.
-        inline: for point reads that take less time than a change of threads (~100 µs).
-        questions: for everything else that a call asks once.
-        heavy: for questions about all of something.
-        catch_ups: for streams, which may keep all of these threads busy.
+        inline: for point reads in the event loop; a change of threads would take longer.
+        questions: for the other questions of calls.
+        heavy: for questions that read all of something.
+        catch_ups: for streams.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.inline = Reader(path)
-        self.questions = Pool(path, QUESTIONS)
-        self.heavy = Pool(path, HEAVY)
-        self.catch_ups = Pool(path, CATCH_UPS)
+        self.questions, self.heavy, self.catch_ups = self._pools = (
+            Pool(path, QUESTIONS),
+            Pool(path, HEAVY),
+            Pool(path, CATCH_UPS),
+        )
 
     def close(self) -> None:
         """Wait for the reads under way and close every connection."""
         self.inline.close()
-        self.questions.close()
-        self.heavy.close()
-        self.catch_ups.close()
+        for pool in self._pools:
+            pool.close()
 
 
 def _retrieve(read: "asyncio.Future[T]") -> None:
-    """Retrieve the error of a read: asyncio reports those that nobody awaits."""
+    """Retrieve the error of a read, so that asyncio does not report one that nobody awaits."""
     if not read.cancelled():
         read.exception()

@@ -1,6 +1,6 @@
 """Filters as SQL conditions, and as predicates that agree with them.
 
-Values come checked; nothing here knows protobuf or gRPC.
+Callers check the values. Knows nothing of protobuf or gRPC.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,14 +18,14 @@ ANY: IndexKey = ("", "")
 """The key of filters that name no value."""
 
 COLUMNS = ("session_id", "client_user_id", "agent_id", "channel_type", "type", "sdk_app_id")
-"""Columns of the feed that a filter may name values of, the most selective first. The field of an
+"""Columns of the feed that filters select by, the most selective first. The field of an
 `EventSelection` is the plural."""
 
 _values_of = attrgetter(*COLUMNS)
 
 
 class LiveRow(NamedTuple):
-    """A row of the feed with all that a filter may ask about; see schema.sql."""
+    """A row of the feed with the columns that filters select by; see schema.sql."""
 
     position: int
     record: bytes
@@ -39,7 +39,7 @@ class LiveRow(NamedTuple):
     channel_type: str
 
     def index_keys(self) -> tuple[IndexKey, ...]:
-        """Return the keys under which filters that may select the row are found."""
+        """Return the keys of all filters that may select the row."""
         return (*zip(COLUMNS, _values_of(self), strict=True), ANY)
 
 
@@ -55,7 +55,7 @@ class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         verdicts: mask of bits `1 << verdict`; a record with any of them is selected.
-        reasons: rejection reasons; only what is read from the view is asked about them.
+        reasons: rejection reasons; `predicate` does not check them.
     """
 
     sdk_app_ids: tuple[int, ...] = ()
@@ -78,13 +78,13 @@ class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
         return Where(f"{listed.sql} AND feed.verdicts & ? != 0", (*listed.values, self.verdicts))
 
     def index_keys(self) -> list[IndexKey]:
-        """Return the values of the most selective field; each selected row has one of them."""
+        """Return the keys of the most selective field; each selected row has one of them."""
         for column, values in self._wanted().items():
             return [(column, value) for value in values]
         return [ANY]
 
     def predicate(self) -> Callable[[LiveRow], bool]:
-        """Return the same conditions, `reasons` apart, for a row at hand."""
+        """Return the same conditions as `where`, except `reasons`, for a row in memory."""
         wanted = [
             (LiveRow._fields.index(column), frozenset(values))
             for column, values in self._wanted().items()
@@ -142,7 +142,7 @@ class SessionSelection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotSelection(msgspec.Struct, frozen=True, kw_only=True):
-    """A choice of the present sessions, which a subscriber is sent first. Empty = any."""
+    """A choice of present sessions, for `sessions_first`. Empty = any."""
 
     sdk_app_ids: tuple[int, ...] = ()
     session_ids: tuple[str, ...] = ()
@@ -155,21 +155,21 @@ class SnapshotSelection(msgspec.Struct, frozen=True, kw_only=True):
         return one_of(self._wanted())
 
     def selects(self, session: Any) -> bool:
-        """Apply the same conditions to a desk.v1.Session at hand."""
+        """Apply the same conditions to a desk.v1.Session."""
         return all(
             not values or getattr(session, name) in values
             for name, values in self._wanted().items()
         )
 
     def _wanted(self) -> dict[str, Values]:
-        # Columns and fields of the message have one name, ours are their plurals.
+        # Our fields are the plurals of the columns and of the message's fields.
         return {
             name.removesuffix("s"): values for name, values in msgspec.structs.asdict(self).items()
         }
 
 
 def one_of(columns: dict[str, Values]) -> Where:
-    """Each column that has values must have one of them."""
+    """Return the condition that each column has one of its values, if it has any."""
     listed = {column: values for column, values in columns.items() if values}
     sql = "".join(
         f" AND {column} IN ({','.join('?' * len(values))})" for column, values in listed.items()

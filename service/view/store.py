@@ -1,7 +1,7 @@
 """The view's files: names, fingerprint, connections.
 
-A view file is named after what it was computed with, so that a new version builds its own beside
-the old one. Nothing here knows what is in the tables.
+A view's name has a fingerprint of everything that decides its content, so that a new version
+builds its own view beside the old one.
 """
 
 from functools import cache
@@ -16,22 +16,18 @@ from callback.decoder import MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MIN_EVENT_TIME
 from service.history import LIMITS
 from service.machine import BEGIN_HEAD_START, RANKS, steps
 from service.session import MAX_AGENTS, Core, Facts, Session
-from storage.watch import WalWatch
+from service.view.errors import sqlite_errors
 
 FOLD_VERSION = 2
-"""Raise it whenever the same callbacks would give other sessions, verdicts or records than before,
-and neither the table nor the schema tells (a test with a known digest goes red)."""
-
-POSITION_BITS = 20
-"""A feed position is `revision << POSITION_BITS | ordinal`."""
+"""Raise it when the same callbacks give other sessions, verdicts or records, and neither the
+transition table nor the schema has changed. A test with a known digest goes red then."""
 
 BUSY_TIMEOUT = 5_000
-"""Milliseconds to wait for a lock of SQLite's; in WAL mode readers and writer hardly ever meet."""
+"""Milliseconds to wait for a lock of SQLite; in WAL mode waits are rare."""
 
 CHECKPOINT_PAGES = 4_000
-"""Pages (4 KiB) in the WAL at which they are moved to the database. A page that changed in many
-transactions is then written and synced once, not every 4 MB; readers look pages up in the WAL's
-index, which costs them the same at this size."""
+"""Pages (4 KiB) in the WAL that start a checkpoint. More pages than SQLite's default, because a
+page that changed in many transactions is then written to the database once."""
 
 CACHE_KIB = 32 * 1024
 """Pages that the writer keeps in memory, KiB."""
@@ -44,9 +40,9 @@ SCHEMA = files("service.view").joinpath("schema.sql").read_text()
 
 @cache
 def fingerprint() -> str:
-    """Name what the view is computed with: table, order, limits, formats, messages, fold version.
+    """Return a hash of table, order, limits, formats, messages and fold version: 12 hex digits.
 
-    12 lower-case hexadecimal digits. Equal fingerprints make equal views of equal journals.
+    Equal fingerprints make equal views of equal journals.
     """
     digest = blake2b(digest_size=6)
     for part in (
@@ -70,7 +66,7 @@ def locate(data_dir: Path) -> Path:
 
 
 def lock_path(path: Path) -> Path:
-    """Return the path of the file that the view's writer locks; its time is the sign of life."""
+    """Return the path of the writer's lock file; its time shows that the writer works."""
     return Path(f"{path}.lock")
 
 
@@ -79,16 +75,12 @@ def others(data_dir: Path) -> list[Path]:
     return sorted(set(data_dir.glob("view-*.db")) - {locate(data_dir)})
 
 
-def watch(path: Path) -> WalWatch:
-    """Make what waits until another process has written to a view."""
-    return WalWatch(path)
-
-
+@sqlite_errors()
 def open_reader(path: Path) -> apsw.Connection:
     """Open a view for reading.
 
     Raises:
-        apsw.CantOpenError: it is not there yet.
+        ViewUnavailable: there is none yet.
     """
     connection = apsw.Connection(
         f"{path.absolute().as_uri()}?mode=ro",
@@ -97,17 +89,18 @@ def open_reader(path: Path) -> apsw.Connection:
     return _set_up(connection)
 
 
+@sqlite_errors()
 def open_writer(path: Path) -> apsw.Connection:
-    """Open a view for writing; make it if it is not there."""
+    """Open a view for writing; create it if there is none."""
     connection = _set_up(apsw.Connection(str(path)))
     path.chmod(0o600)
-    # One by one: of statements executed together, those behind a first row are left undone.
+    # One by one: apsw stops at the first row that a statement returns.
     connection.pragma("journal_mode", "wal")
     # NORMAL: after a power cut the view may be behind, never wrong; the journal has the rest.
     connection.pragma("synchronous", "normal")
     connection.pragma("cache_size", -CACHE_KIB)
     connection.pragma("journal_size_limit", WAL_KEPT)
-    # What a statement would need to undo itself stays in memory: a file took as long as its work.
+    # Statement journals stay in memory: a file would cost as much as the statement.
     connection.pragma("temp_store", "memory")
     connection.wal_autocheckpoint(CHECKPOINT_PAGES)
     with connection:
@@ -116,9 +109,14 @@ def open_writer(path: Path) -> apsw.Connection:
     return connection
 
 
+def sqlite_versions() -> dict[str, str]:
+    """Return the versions of apsw and of the SQLite in it."""
+    return {"apsw": apsw.apsw_version(), "sqlite": apsw.sqlite_lib_version()}
+
+
 def _set_up(connection: apsw.Connection) -> apsw.Connection:
     connection.set_busy_timeout(BUSY_TIMEOUT)
-    # A plan depends on the statement alone. Else SQLite looks at the values, too, and plans some
-    # joins anew each time, which takes three times as long as they do.
+    # A plan depends on the statement alone. Otherwise SQLite also looks at the values, and plans
+    # some joins again at each call.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection

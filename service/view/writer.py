@@ -1,4 +1,4 @@
-"""Writes the view, and reads back what the fold needs to go on. Used by the follower alone."""
+"""The only writer of the view, which also reads back what the fold needs. For the follower."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,20 +7,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import apsw
 import msgspec
 import structlog
 
 from journal.errors import InUse
 from service.history import HistoryEntry
-from service.view import store
+from service.view import progress, store
+from service.view.errors import ViewDamaged, ViewError, sqlite_errors
+from service.view.progress import Progress
 from storage.lock import FileLock
-
-ViewError = apsw.Error
-"""The error of the view's storage."""
-
-ViewDamaged = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
-"""Its errors that mean that the file is damaged."""
 
 log = structlog.get_logger()
 
@@ -77,21 +72,6 @@ class SessionRow(NamedTuple):
     fold: bytes
 
 
-class Progress(msgspec.Struct, frozen=True, array_like=True):
-    """The row of the table `progress`, without its key."""
-
-    journal_id: str
-    fingerprint: str
-    applied_revision: int = 0
-    applied_id: bytes = b""
-    head_revision: int = 0
-    oldest_revision: int = 1
-    behind_since: int | None = None
-    digest: bytes = bytes(32)
-    complete: bool = False
-    repetitions: int = 0
-
-
 class SavedKey(NamedTuple):
     """A row of the table `session_keys`, column by column."""
 
@@ -103,12 +83,12 @@ class SavedKey(NamedTuple):
 
 
 class SavedSession(NamedTuple):
-    """A session that a callback has named, as far as the follower needs it.
+    """A session that a callback has named.
 
     Attributes:
         first_revision: of its first callback.
-        number: what it is saved by; None while it has not begun.
-        full: it has used up what one session may have.
+        number: its key in `sessions`; None while it has not begun.
+        full: True if it has used up a limit.
         fold: the bytes of `History.save`; None while it has not begun.
     """
 
@@ -132,9 +112,9 @@ def _update(table: str, row: Sequence[str], key: str, without: Sequence[str]) ->
 
 KEY = ("number", "sdk_app_id", "session_id", "first_revision")
 PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at")
-"""Columns that place a session in the indexes, beside its key and the time of its last event.
+"""Indexed columns of a session, except its key and the time of its last event.
 
-All other columns are written in place, so that no index can be forgotten.
+If none of these has changed, all others are updated in place.
 """
 
 INSERT_FEED = _insert("INSERT", "feed", FeedRow._fields)
@@ -161,10 +141,9 @@ LOAD_REVISIONS = """
 ADD_REFUSED_ID = "INSERT INTO refused_ids VALUES (?)"
 FIND_REFUSED_ID = "SELECT 1 FROM refused_ids WHERE id = ?"
 ANY_REFUSED_ID = "SELECT 1 FROM refused_ids LIMIT 1"
-LOAD_PROGRESS = f"SELECT {', '.join(Progress.__struct_fields__)} FROM progress"  # noqa: S608
 
 place: Callable[[SessionRow], tuple[Any, ...]] = attrgetter(*PLACE)
-"""Returns the place of a session in the indexes."""
+"""Returns the values of `PLACE`."""
 
 
 class ViewWriter:
@@ -186,7 +165,7 @@ class ViewWriter:
             self.renew()
 
     def close(self) -> None:
-        """Close the file, after a commit under way; if that fails, only the log says so."""
+        """Finish a commit under way, and close the file. A failed commit is logged."""
         try:
             self.settle()
         except ViewError as problem:
@@ -196,7 +175,7 @@ class ViewWriter:
         self._lock.release()
 
     def renew(self) -> None:
-        """Delete the file and make an empty one; its readers notice that."""
+        """Replace the file by an empty one; readers notice that."""
         with suppress(ViewError):
             self.settle()
         if hasattr(self, "_db"):
@@ -205,19 +184,19 @@ class ViewWriter:
         self._db = store.open_writer(self.path)
 
     def sign_of_life(self) -> None:
-        """Set the time of the lock's file, which shows that the follower is at work."""
+        """Set the time of the lock's file, which shows that the follower works."""
         self._lock.touch()
 
     @contextmanager
     def transaction(self, *, in_background: bool = False) -> Iterator[None]:
-        """Make everything inside visible at once, or not at all.
+        """Commit everything inside at once, or nothing of it.
 
         Args:
-            in_background: leave the commit to a thread and return before it is done. SQLite
-                releases the GIL for it: the next entries can be read and decoded meanwhile.
+            in_background: commit in a thread, and return before that is done. SQLite releases
+                the GIL meanwhile, so that the next entries can be read and decoded.
         """
         self._end_transaction()
-        self._db.execute("BEGIN")
+        self._rows("BEGIN")
         try:
             yield
         except BaseException:
@@ -230,9 +209,9 @@ class ViewWriter:
             self._commit()
 
     def _commit(self) -> None:
-        # Not by `with self._db`, which holds the GIL until all is on disk.
+        # Not `with self._db`, which would hold the GIL until everything is on disk.
         try:
-            self._db.execute("COMMIT")
+            self._rows("COMMIT")
         except ViewError:
             with suppress(ViewError):
                 self._roll_back()
@@ -240,14 +219,14 @@ class ViewWriter:
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:  # after some errors SQLite has done it already
-            self._db.execute("ROLLBACK")
+            self._rows("ROLLBACK")
 
     def _end_transaction(self) -> None:
         self.settle()
-        self._roll_back()  # one that failed, and could not be rolled back then
+        self._roll_back()  # of a transaction that failed and could not be rolled back
 
     def settle(self) -> None:
-        """Wait for a commit under way, and raise what it raised. Each transaction begins so."""
+        """Wait for a commit under way, and raise its error. Each transaction begins so."""
         committing, self._committing = self._committing, None
         if committing:
             committing.result()
@@ -255,73 +234,79 @@ class ViewWriter:
     def progress(self) -> Progress | None:
         """Read the progress; None if the view is new. Not for use inside a transaction."""
         self._end_transaction()
-        row = self._db.execute(LOAD_PROGRESS).fetchone()
-        return msgspec.convert(row, Progress, strict=False) if row else None
+        rows = self._rows(progress.LOAD)
+        return Progress.of_row(rows[0]) if rows else None
 
     def save_progress(self, progress: Progress) -> None:
         """Write the progress."""
-        self._db.execute(SAVE_PROGRESS, msgspec.structs.astuple(progress))
+        self._write(SAVE_PROGRESS, [msgspec.structs.astuple(progress)])
 
     def add_feed(self, rows: Iterable[FeedRow]) -> None:
         """Append to the feed, in order of position."""
-        self._db.executemany(INSERT_FEED, rows)
+        self._write(INSERT_FEED, rows)
 
     def save_keys(self, rows: Iterable[SavedKey]) -> None:
-        """Note which sessions there are, and by which number those are saved that have begun."""
-        self._db.executemany(SAVE_KEY, rows)
+        """Write the keys of sessions, with their numbers if they have begun."""
+        self._write(SAVE_KEY, rows)
 
     def save_sessions(self, rows: Sequence[SessionRow]) -> None:
-        """Write sessions in place of their earlier state, and all their index entries."""
-        self._db.executemany(SAVE_SESSION, rows)
+        """Write sessions and all their index entries."""
+        self._write(SAVE_SESSION, rows)
 
     def save_sessions_in_place(self, rows: Sequence[SessionRow]) -> None:
-        """Write sessions of which `place` is as saved before: most indexes are not touched."""
+        """Write sessions whose `place` has not changed; most indexes are not touched."""
         before = self._db.total_changes()
-        self._db.executemany(SAVE_IN_PLACE, rows)
+        self._write(SAVE_IN_PLACE, rows)
         if self._db.total_changes() - before != len(rows):
             raise AssertionError("a session is not where it was saved")
 
     def add_rejection(self, position: int, event_revision: int) -> None:
-        """Note that an event stands rejected, as published at `position`."""
-        self._db.execute(ADD_REJECTION, (position, event_revision))
+        """Note that an event is rejected, as published at `position`."""
+        self._write(ADD_REJECTION, [(position, event_revision)])
 
     def drop_rejection(self, event_revision: int) -> None:
-        """Note that an event does not stand rejected any more."""
-        self._db.execute(DROP_REJECTION, (event_revision,))
+        """Note that an event is no longer rejected."""
+        self._write(DROP_REJECTION, [(event_revision,)])
 
     def load_session(self, key: SessionKey) -> SavedSession | None:
-        """Read a session as saved last; None if no callback has named it."""
-        row = self._db.execute(LOAD_SESSION, key).fetchone()
-        return SavedSession._make(row) if row else None
+        """Read a session as last saved; None if no callback has named it."""
+        rows = self._rows(LOAD_SESSION, key)
+        return SavedSession._make(rows[0]) if rows else None
 
     def load_history(self, first_revision: int) -> list[HistoryEntry]:
-        """Read a session's history, in order of revision, with what was published for it."""
+        """Read a session's history in order of revision, with what was published of it."""
         entries: dict[int, HistoryEntry] = {}
-        for revision, verdicts, agent_id, facts in self._db.execute(
-            LOAD_HISTORY, (first_revision,)
-        ):
+        for revision, verdicts, agent_id, facts in self._rows(LOAD_HISTORY, (first_revision,)):
             each = entries[revision] = HistoryEntry.restore(revision, facts)
             each.verdicts, each.agent_id = verdicts, agent_id
-        for revision, verdicts in self._db.execute(LOAD_REVISIONS, (first_revision,)):
+        for revision, verdicts in self._rows(LOAD_REVISIONS, (first_revision,)):
             entries[revision].verdicts = verdicts
         return list(entries.values())
 
     def refuse_history(self, first_revision: int) -> None:
-        """Note the ids of all of a session's history, which is full."""
-        ids = sorted(each.facts.identity for each in self.load_history(first_revision))
-        self._db.executemany(ADD_REFUSED_ID, ((each,) for each in ids))
+        """Note the identities of all of a session's history, which is full."""
+        history = self.load_history(first_revision)
+        self._write(ADD_REFUSED_ID, sorted((each.facts.identity,) for each in history))
 
     def refuse(self, identity: bytes) -> None:
-        """Note the id of an entry that is to be recognised without a history."""
-        self._db.execute(ADD_REFUSED_ID, (identity,))
+        """Note the identity of an entry that is to be recognised without a history."""
+        self._write(ADD_REFUSED_ID, [(identity,)])
 
     def is_refused(self, identity: bytes) -> bool:
-        """Say whether `refuse` has noted an id."""
-        return self._db.execute(FIND_REFUSED_ID, (identity,)).fetchone() is not None
+        """Return True if `refuse` has noted an identity."""
+        return bool(self._rows(FIND_REFUSED_ID, (identity,)))
 
     def refuses_any(self) -> bool:
-        """Say whether `refuse` has noted anything at all."""
-        return self._db.execute(ANY_REFUSED_ID).fetchone() is not None
+        """Return True if `refuse` has noted any identity."""
+        return bool(self._rows(ANY_REFUSED_ID))
+
+    @sqlite_errors()
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        return list(self._db.execute(sql, values))
+
+    @sqlite_errors()
+    def _write(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._db.executemany(sql, rows)
 
 
 def lock(path: Path) -> FileLock:
@@ -337,12 +322,12 @@ def lock(path: Path) -> FileLock:
 
 
 def discard(path: Path) -> bool:
-    """Delete the view of another version, unless its follower is running; return if it did."""
+    """Delete the view of another version; return False if its follower is running."""
     try:
         held = lock(path)
     except InUse:
         return False
-    _delete(path)  # but not its lock: whoever has just opened that would lock a file that is gone
+    _delete(path)  # but not its lock file: another process may have opened it
     held.release()
     return True
 

@@ -1,4 +1,4 @@
-"""The README's recipes for backup and restore, followed to the letter."""
+"""The recipes of docs/operations.md for backup and restore, followed to the letter."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from desk.client import Client, JournalMismatch
 
 from tests.support.processes import DEADLINE, run, start
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
 SQLITE3 = f"""#!{sys.executable}
 import sqlite3, sys
@@ -46,7 +46,7 @@ elif verb in ("exec", "run"):
 
 def recipes() -> list[str]:
     """The blocks of commands: backup and restore, the same with Docker Compose."""
-    section = README.partition("### Back it up\n")[2].partition("\n## ")[0]
+    section = PAGE.partition("## Back it up\n")[2].partition("\n## ")[0]
     return re.findall(r"(?:^    .*\n)+", section, flags=re.MULTILINE)
 
 

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import ROOT
+
+pytestmark = pytest.mark.tools
 
 
 def test_views_and_streams_are_measured_on_what_was_made_beforehand(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from command.supervisor import STOP_WITHIN
 from tests.support.compose import ROOT, Refused, read_compose
 from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
 
+pytestmark = pytest.mark.tools
+
 TOKEN = "xxxxyyyy"
 REQUIRED = {
     "DESK_SDK_APP_IDS": str(SDK_APP_ID),

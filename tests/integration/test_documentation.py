@@ -1,4 +1,4 @@
-"""What the documents say of the code is still so."""
+"""The documents agree with the code."""
 
 import math
 import re
@@ -21,18 +21,14 @@ from service.view import reader
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-README = (ROOT / "README.md").read_text()
+OPERATIONS = ROOT / "docs" / "operations.md"
 
 
-def section(title: str) -> str:
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
-def rows(title: str) -> dict[str, str]:
-    """By its first cell, the second cell of each row of the first table in a section."""
+def rows(page: Path) -> dict[str, str]:
+    """By its first cell, the second cell of each row of the first table of a page."""
     cells = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in section(title).splitlines()
+        for line in page.read_text().splitlines()
         if line.startswith("|")
     ]
     return {row[0]: row[1] for row in cells[2:]}
@@ -45,10 +41,8 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-def test_the_readme_lists_every_setting_with_its_default() -> None:
-    documented = {
-        name.strip("`"): default.strip("`") for name, default in rows("Configure it").items()
-    }
+def test_operations_lists_every_setting_with_its_default() -> None:
+    documented = {name.strip("`"): default.strip("`") for name, default in rows(OPERATIONS).items()}
 
     assert documented == {
         f"DESK_{name.upper()}": described(field.get_default())
@@ -81,7 +75,7 @@ LIMITS = {
     "agents listed in a session": f"the last {session.MAX_AGENTS}",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
     "time to answer a callback": f"{app.BUDGET} s",
-    "callbacks waiting for the disk": str(group_commit.MAX_WAITING),
+    "callbacks waiting for the disk": str(group_commit.LIMITS.waiting),
     "HTTP connections": f"{waitress_server.MAX_CONNECTIONS:,}; half of them from one address",
     "HTTP bodies that have not arrived in full": (
         f"{connections.HALF_SENT_BYTES // 2**20} MiB together"
@@ -99,7 +93,7 @@ LIMITS = {
     ),
     "keys in `BatchGetSessions`": f"{session_service.MAX_KEYS:,}",
     "answer of `BatchGetSessions`": f"about {session_service.BATCH_BYTES // 2**20} MiB",
-    "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.WINDOW_BYTES // 2**20} MiB",
+    "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (
         f"{calls.streams:,}, {calls.waiters:,}, {calls.unary:,}; half of each for one address"
@@ -117,14 +111,16 @@ LIMITS = {
 }
 
 
-def test_the_limits_in_the_readme_are_those_of_the_code() -> None:
-    assert rows("Limits") == LIMITS
+def test_the_limits_in_the_docs_are_those_of_the_code() -> None:
+    assert rows(ROOT / "docs" / "limits.md") == LIMITS
 
 
-def test_the_readme_knows_every_exit_code() -> None:
+def test_operations_lists_every_exit_code() -> None:
     codes = re.findall(r"^  (\d) ", EXIT_CODES, flags=re.MULTILINE)
 
-    listed = re.search(r"^Exit codes: (.*?)\n\n", README, flags=re.MULTILINE | re.DOTALL)
+    listed = re.search(
+        r"^Exit codes: (.*?)\n\n", OPERATIONS.read_text(), flags=re.MULTILINE | re.DOTALL
+    )
     assert listed is not None
     assert re.findall(r"(?:^|; )(\d) ", listed[1].replace("\n", " ")) == codes
 

@@ -21,6 +21,7 @@ from journal.sqlite import SqliteReader, SqliteWriter
 from service.follower import MOST_SKIPPED, Follower
 from service.projection import Projection
 from service.view import store
+from service.view.errors import ViewUnavailable
 from service.view.writer import ViewWriter, lock
 from tests.support.callbacks import NOON, body, entry, life
 from tests.support.sparse_journal import SparseJournal
@@ -47,7 +48,7 @@ def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
     """What a reader of the view sees now; nothing if there is no view yet."""
     try:
         db = store.open_reader(store.locate(folder))
-    except apsw.CantOpenError:
+    except ViewUnavailable:
         return []
     try:
         return list(db.execute(sql))

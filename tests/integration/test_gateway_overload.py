@@ -9,7 +9,6 @@ import pytest
 
 from gateway import waitress_server as server_module
 from gateway.app import BUDGET
-from journal import group_commit
 from tests.support.callbacks import NOON
 from tests.support.callbacks import body as callback
 from tests.support.gateway import (
@@ -137,10 +136,8 @@ def test_probes_answer_while_callbacks_wait(disk, path):
             timed(post).assert_ok()
 
 
-def test_what_waits_is_bounded_and_the_rest_refused_at_once_on_a_connection_that_lives(
-    disk, monkeypatch
-):
-    monkeypatch.setattr(group_commit, "MAX_WAITING", 3)
+def test_what_waits_is_bounded_and_the_rest_refused_at_once_on_a_connection_that_lives():
+    disk = StallingJournal(max_waiting=3)
     with gateway(disk) as desk:
         patient = [desk.connect() for _ in range(3)]
         for number, sock in enumerate(patient):

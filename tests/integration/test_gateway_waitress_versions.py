@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.tools
+
 ROOT = Path(__file__).parents[2]
 SUITE = {*ROOT.glob("tests/*/test_gateway_*.py")} - {Path(__file__)}
 

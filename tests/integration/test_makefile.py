@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.tools
+
 ROOT = Path(__file__).parent.parent.parent
 
 SHIM = "#!/bin/sh\necho 'pyenv: command not found' >&2; exit 127\n"

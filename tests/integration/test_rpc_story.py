@@ -14,7 +14,6 @@ from desk.v1.session_service_pb2 import ExplainSessionRequest
 
 from service.rpc import explanation
 from service.rpc.explanation import Explanations
-from service.view import reader
 from service.view.reader import Reader, Row
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import fields, reason, refusal, service, world
@@ -201,17 +200,6 @@ async def test_rejections_that_stand_are_listed_newest_first():
         assert await rejections(worker, filter=EventFilter(agent_ids=["nobody"])) == []
         await worker.revision(world.append(life(*LATE)[0]))
         assert await rejections(worker) == [8]
-
-
-async def test_a_page_that_looks_at_many_rejections_may_be_short_but_misses_none(monkeypatch):
-    monkeypatch.setattr(reader, "SCAN_ROWS", 3)
-    bodies = [
-        body("ChatBot.UserSendMsg", NOON + n, session_id=f"s{n % 5}", MsgKey=str(n))
-        for n in range(20)
-    ]
-    async with service(*bodies) as (_, worker):
-        wanted = [n + 1 for n in reversed(range(20)) if n % 5 == 4]
-        assert await rejections(worker, filter=EventFilter(session_ids=["s4"])) == wanted
 
 
 @pytest.mark.parametrize(

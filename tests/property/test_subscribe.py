@@ -11,15 +11,18 @@ from desk.v1.session_pb2 import Session
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from service.positions import complete_revision, last_of
 from service.rpc import requests, snapshot
 from service.rpc.batches import encode
 from service.rpc.explanation import Explanations
 from service.view import queries
-from service.view import reader as view
-from service.view.reader import Reader, complete_revision, last_of
+from service.view.reader import EVERYTHING, Bounds, Reader
 from service.view.selection import EventSelection, LiveRow, SnapshotSelection
 from tests.support.callbacks import APP, bodies
 from tests.support.rpc import PATIENCE, World, worker, world
+
+ENOUGH = 1 << 20
+"""Bytes that no read of these feeds reaches."""
 
 EVERY_VERDICT = EventFilter(verdicts=[Verdict.Value(v) for v in Verdict.keys()[1:]])
 
@@ -45,11 +48,11 @@ filters = st.builds(
 
 
 @contextmanager
-def viewed(callbacks: list[bytes]) -> Iterator[Reader]:
+def viewed(callbacks: list[bytes], bounds: Bounds | None = None) -> Iterator[Reader]:
     """A reader of the view of these callbacks."""
     with world(callbacks) as made:
         made.wait()
-        with closing(Reader(made.view)) as opened:
+        with closing(Reader(made.view, bounds)) as opened:
             yield opened
 
 
@@ -61,7 +64,8 @@ def selection_of(asked: EventFilter) -> EventSelection:
 
 
 def whole_feed(opened: Reader) -> list[LiveRow]:
-    rows = [LiveRow._make(row) for row in opened.tail(0).rows]
+    window = opened.feed(EVERYTHING, 0, columns=queries.LIVE_COLUMNS, enough=ENOUGH)
+    rows = [LiveRow._make(row) for row in window.rows]
     assert rows[-1].position >> 20 == opened.progress().applied_revision
     return rows
 
@@ -73,7 +77,7 @@ def test_sql_and_predicate_select_the_same(callbacks: list[bytes], asked: EventF
     selection = selection_of(asked)
     with viewed(callbacks) as opened:
         columns = queries.LIVE_COLUMNS
-        window = opened.feed(selection, last_of(after), columns=columns, enough=view.WINDOW_BYTES)
+        window = opened.feed(selection, last_of(after), columns=columns, enough=ENOUGH)
         live = filter(selection.predicate(), whole_feed(opened))
         assert window.rows == [row for row in live if row.position > last_of(after)]
 
@@ -84,23 +88,20 @@ def test_windows_of_any_size_make_up_the_feed_in_whole_revisions(
     callbacks: list[bytes], asked: EventFilter, revisions: int, size: int, max_batch: int
 ):
     selection = selection_of(asked)
+    with viewed(callbacks, Bounds(revisions=revisions)) as opened:
+        got = list(windows(opened, selection, max_batch, size))
     with viewed(callbacks) as opened:
         expected = [row for row in whole_feed(opened) if selection.predicate()(row)]
-        limits = view.WINDOW_REVISIONS, view.WINDOW_BYTES
-        view.WINDOW_REVISIONS, view.WINDOW_BYTES = revisions, size
-        try:
-            got = list(windows(opened, selection, max_batch))
-        finally:
-            view.WINDOW_REVISIONS, view.WINDOW_BYTES = limits
         assert got == [row.record for row in expected]
 
 
-def windows(opened: Reader, selection: EventSelection, max_batch: int) -> Iterator[bytes]:
+def windows(
+    opened: Reader, selection: EventSelection, max_batch: int, size: int
+) -> Iterator[bytes]:
     """Read the feed window by window, and look at each on the way."""
     position, end = 0, last_of(opened.progress().applied_revision)
     while position < end:
-        columns, enough = queries.RECORD_COLUMNS, view.WINDOW_BYTES
-        window = opened.feed(selection, position, columns=columns, enough=enough)
+        window = opened.feed(selection, position, columns=queries.RECORD_COLUMNS, enough=size)
         assert window.reached > position
         revisions = {row[0] >> 20 for row in window.rows}
         if complete_revision(window.reached) < window.reached >> 20:
@@ -217,7 +218,7 @@ def test_a_snapshot_is_of_its_revision_whatever_has_happened_since(
 def sessions(opened: Reader, selection: SnapshotSelection, revision: int) -> Iterator[bytes]:
     reached = 0
     while reached < revision:
-        part = snapshot.read(opened, selection, reached, revision, view.WINDOW_BYTES)
+        part = snapshot.read(opened, selection, reached, revision, ENOUGH)
         yield from part.sessions
         reached = part.reached
 

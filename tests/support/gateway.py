@@ -16,7 +16,7 @@ from gateway.app import create_app
 from gateway.callbacks import Options
 from gateway.waitress_server import GreenletEvent, Server
 from journal.entry import Appended, Entry, NewEntry
-from journal.group_commit import GroupCommit
+from journal.group_commit import GroupCommit, Limits
 from journal.memory import MemoryJournal
 from journal.port import Journal, Waiter
 from tests.support.callbacks import APP, NOON
@@ -188,12 +188,13 @@ class StallingJournal(MemoryJournal):
         stalled: appends that wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_waiting: int = 100) -> None:
         super().__init__()
         self.released = threading.Event()
         self.stalled = 0
         self._count = threading.Lock()
-        self._group = GroupCommit(self._commit, afterwards=lambda: None)
+        limits = Limits(waiting=max_waiting)
+        self._group = GroupCommit(self._commit, afterwards=lambda: None, limits=limits)
 
     def append(
         self,

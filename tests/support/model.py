@@ -187,7 +187,7 @@ def take(arrivals: Arrivals, entry: Entry, document: Document) -> list[Record]:
 
 
 def readable(entry: Entry) -> Document | None:
-    """Return a callback's fields; None if it is malformed. Not all kinds: see test_callback.py."""
+    """Return a callback's fields; None if it is malformed. Not all kinds: see test_decoder.py."""
     try:
         document = json.loads(entry.body)
     except ValueError:

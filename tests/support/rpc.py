@@ -24,6 +24,7 @@ from service.follower import Follower
 from service.rpc.limits import Limits
 from service.rpc.server import serve
 from service.view import store
+from service.view.errors import ViewError
 from service.view.reader import Reader
 from tests.support.callbacks import APP, entry
 from tests.support.waiting import eventually
@@ -72,7 +73,7 @@ class World:
         wanted = revision or self.journal.head()
 
         def reached() -> bool:
-            with suppress(apsw.Error), closing(Reader(self.view)) as reader:
+            with suppress(ViewError), closing(Reader(self.view)) as reader:
                 progress = reader.progress()
                 return bool(progress.complete) and progress.applied_revision >= wanted
             return False

@@ -12,10 +12,11 @@ from desk.v1.session_pb2 import Session
 
 from journal.entry import Entry
 from service.history import LIMITS, HistoryEntry, Limits
+from service.positions import ORDINAL_BITS
 from service.projection import Projection
 from service.view import store
 from service.view.queries import RECORD_COLUMNS
-from service.view.reader import EVERYTHING, WINDOW_BYTES, Reader
+from service.view.reader import EVERYTHING, Bounds, Reader
 from service.view.writer import SavedSession, SessionKey, ViewWriter
 from tests.support.callbacks import NOON, body, entries, life
 
@@ -63,7 +64,7 @@ def digest(folder: Path) -> str:
 
 def records(folder: Path) -> list[SessionRecord]:
     with closing(Reader(store.locate(folder))) as reader:
-        rows = reader.feed(EVERYTHING, 0, columns=RECORD_COLUMNS, enough=WINDOW_BYTES).rows
+        rows = reader.feed(EVERYTHING, 0, columns=RECORD_COLUMNS, enough=Bounds().size).rows
     return [SessionRecord.FromString(row[1]) for row in rows]
 
 
@@ -122,7 +123,7 @@ class View(NamedTuple):
 
     def snapshots(self) -> dict[int, Session]:
         """By revision, the session after it, if it had begun."""
-        sql = f"SELECT position >> {store.POSITION_BITS}, session FROM feed WHERE session NOT NULL"
+        sql = f"SELECT position >> {ORDINAL_BITS}, session FROM feed WHERE session NOT NULL"
         return {revision: Session.FromString(blob) for revision, blob in self.rows(sql)}
 
     def sessions(self) -> dict[str, Session]:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from journal.entry import Entry
 from service.history import Limits
-from service.projection import Bounds, Projection
+from service.projection import BatchBounds, Projection
 from service.view.writer import ViewWriter
 from tests.support.callbacks import NOON, body, entries, entry, life
 from tests.support.views import (
@@ -35,10 +35,12 @@ def content(folder: Path) -> list[Rows]:
     return [read(folder, f"SELECT * FROM {table} ORDER BY 1") for table in tables]
 
 
-@pytest.mark.parametrize("bounds", [Bounds(rows=0), Bounds(sessions=0), Bounds(memory=0)])
+@pytest.mark.parametrize(
+    "bounds", [BatchBounds(rows=0), BatchBounds(sessions=0), BatchBounds(memory=0)]
+)
 @pytest.mark.parametrize(("room", "recognised_by_id"), [(7, 9), (8, 9), (9, 1)])
 def test_a_repetition_leaves_no_trace_but_that_it_is_counted(
-    tmp_path: Path, bounds: Bounds, room: int, recognised_by_id: int
+    tmp_path: Path, bounds: BatchBounds, room: int, recognised_by_id: int
 ) -> None:
     writer = ViewWriter(tmp_path)
     projection = Projection(writer, JOURNAL, limits=Limits(callbacks=room), bounds=bounds)
@@ -58,7 +60,7 @@ def test_a_repetition_leaves_no_trace_but_that_it_is_counted(
     )
 
 
-def sessions_read(folder: Path, bounds: Bounds) -> int:
+def sessions_read(folder: Path, bounds: BatchBounds) -> int:
     """Apply a long session in eight batches; return how often it was read from the view."""
     talk = [body("SessionBegin", NOON), *(body("Brand.New", NOON + n) for n in range(1, 400))]
     journal = entries(talk)
@@ -70,10 +72,11 @@ def sessions_read(folder: Path, bounds: Bounds) -> int:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "times"), [(Bounds(sessions=0), 8), (Bounds(memory=0), 8), (Bounds(), 1)]
+    ("bounds", "times"),
+    [(BatchBounds(sessions=0), 8), (BatchBounds(memory=0), 8), (BatchBounds(), 1)],
 )
 def test_a_session_that_no_room_is_left_for_is_read_from_the_view(
-    tmp_path: Path, bounds: Bounds, times: int
+    tmp_path: Path, bounds: BatchBounds, times: int
 ) -> None:
     assert sessions_read(tmp_path, bounds) == times
 
@@ -82,7 +85,7 @@ def test_a_session_that_no_room_is_left_for_is_read_from_the_view(
 def test_a_session_in_order_takes_little_room_however_long_it_is(
     tmp_path: Path, room: int, times: int
 ) -> None:
-    assert sessions_read(tmp_path, Bounds(memory=room)) == times
+    assert sessions_read(tmp_path, BatchBounds(memory=room)) == times
 
 
 def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(
@@ -99,7 +102,7 @@ def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(
         (tmp_path / name).mkdir()
     project(tmp_path / "whole", journal).close()
     writer = ViewWriter(tmp_path / "parts")
-    projection = Projection(writer, JOURNAL, bounds=Bounds(work=50))
+    projection = Projection(writer, JOURNAL, bounds=BatchBounds(work=50))
     projection.apply(journal, head=23, behind_since=None)
     assert projection.progress.applied_revision == 21
     assert projection.progress.applied_id == journal[20].id
@@ -123,7 +126,7 @@ def test_a_batch_counts_the_revised_verdicts_that_are_read_back(tmp_path: Path) 
     )
     writer = ViewWriter(tmp_path)
     Projection(writer, JOURNAL).apply(journal[:21], head=23, behind_since=NOON)
-    projection = Projection(writer, JOURNAL, bounds=Bounds(work=20))
+    projection = Projection(writer, JOURNAL, bounds=BatchBounds(work=20))
     projection.apply(journal[21:], head=23, behind_since=None)
     writer.close()
     assert projection.progress.applied_revision == 22
@@ -136,7 +139,7 @@ def test_the_history_of_a_full_session_is_read_no_more(tmp_path: Path, first: st
         body("ChatBot.UserSendMsg", NOON + each, SatisfactionSelected=each) for each in range(5)
     ]
     writer = CountingWriter(tmp_path)
-    limits, bounds = Limits(callbacks=100), Bounds(sessions=0)
+    limits, bounds = Limits(callbacks=100), BatchBounds(sessions=0)
     projection = Projection(writer, JOURNAL, limits=limits, bounds=bounds)
     apply_all(projection, journal)
     before = writer.histories_read
@@ -154,7 +157,7 @@ def test_a_batch_counts_the_ids_that_are_noted_as_sessions_become_full(tmp_path:
     names = ("one", "two", "three")
     journal = entries([each for n in names for each in life(*["Brand.New"] * 10, session_id=n)])
     with closing(ViewWriter(tmp_path)) as writer:
-        limits, bounds = Limits(callbacks=10), Bounds(work=15)
+        limits, bounds = Limits(callbacks=10), BatchBounds(work=15)
         projection = Projection(writer, JOURNAL, limits=limits, bounds=bounds)
         projection.apply(journal, head=30, behind_since=None)
         assert projection.progress.applied_revision == 20
@@ -175,7 +178,7 @@ def test_sessions_in_turn_are_read_back_once_and_do_not_end_a_batch(tmp_path: Pa
     whole, late = in_turn(4)
     with closing(CountingWriter(tmp_path)) as writer:
         apply_all(Projection(writer, JOURNAL), whole)
-        projection = Projection(writer, JOURNAL, bounds=Bounds(work=50))
+        projection = Projection(writer, JOURNAL, bounds=BatchBounds(work=50))
         assert apply_all(projection, late[:6]) == 1
         assert apply_all(projection, late[6:]) == 1
     assert writer.histories_read == 3
@@ -185,6 +188,6 @@ def test_a_batch_reads_back_no_more_than_is_kept(tmp_path: Path) -> None:
     whole, late = in_turn(2)
     with closing(CountingWriter(tmp_path)) as writer:
         apply_all(Projection(writer, JOURNAL), whole)
-        projection = Projection(writer, JOURNAL, bounds=Bounds(memory=100_000))
+        projection = Projection(writer, JOURNAL, bounds=BatchBounds(memory=100_000))
         assert apply_all(projection, late) == 3
     assert writer.histories_read == 6

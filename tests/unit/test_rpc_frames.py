@@ -16,9 +16,9 @@ from desk.v1.session_service_pb2 import (
 )
 from desk.v1.status_pb2 import ResponseHeader
 
+from service.positions import last_of, position_of
 from service.rpc import frames
 from service.rpc.batches import batches, encode
-from service.view.reader import first_of, last_of
 
 HEADER = ResponseHeader(journal_id="j" * 32, revision=7)
 
@@ -85,7 +85,7 @@ def test_lists_are_answered_as_protobuf_answers_them(count: int):
 def rows(*sizes: int) -> list[tuple[int, bytes]]:
     """Revisions 1, 2, … of that many records each."""
     return [
-        (first_of(revision) + ordinal, b"")
+        (position_of(revision) + ordinal, b"")
         for revision, size in enumerate(sizes, 1)
         for ordinal in range(size)
     ]
@@ -119,5 +119,5 @@ def test_messages_carry_the_revision_to_resume_after():
     encoded = encode("j", rows(1, 1, 2), last_of(9), max_batch=1, with_session=False)
     headers = [SubscribeResponse.FromString(each).header.revision for each in encoded.messages]
     assert headers == [1, 2, 9]
-    part = encode("j", rows(4), first_of(1) + 3, max_batch=1, with_session=False)
+    part = encode("j", rows(4), position_of(1) + 3, max_batch=1, with_session=False)
     assert [SubscribeResponse.FromString(each).header.revision for each in part.messages] == [0]

@@ -1,12 +1,13 @@
 """The ring of live records is bounded, and knows what it no longer holds."""
 
+from service.positions import last_of, position_of
 from service.rpc.feed import Ring
-from service.view.reader import FRAMING, first_of, last_of
+from service.view.reader import FRAMING
 from service.view.selection import LiveRow
 
 
 def row(revision: int, size: int = 100) -> LiveRow:
-    return LiveRow(first_of(revision), b"x" * size, None, 1, "s", 2, 2, "", "", "")
+    return LiveRow(position_of(revision), b"x" * size, None, 1, "s", 2, 2, "", "", "")
 
 
 def test_the_ring_holds_what_came_after_its_floor():
@@ -23,9 +24,9 @@ def test_the_ring_is_bounded_by_count():
     for revision in range(1, 101):
         ring.extend([row(revision)], last_of(revision))
         assert len(ring) <= 10
-    assert ring.floor == first_of(90)
+    assert ring.floor == position_of(90)
     assert [each.position for each in ring.after(ring.floor)] == [
-        first_of(n) for n in range(91, 101)
+        position_of(n) for n in range(91, 101)
     ]
 
 
@@ -40,4 +41,4 @@ def test_the_ring_is_bounded_by_bytes():
 def test_a_row_larger_than_the_ring_leaves_it_empty():
     ring = Ring(0, size=1_000)
     ring.extend([row(1, 5_000)], last_of(1))
-    assert (len(ring), ring.bytes, ring.floor) == (0, 0, first_of(1))
+    assert (len(ring), ring.bytes, ring.floor) == (0, 0, position_of(1))

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from desk.v1.session_pb2 import Session
 from google.protobuf.message import DecodeError
 
+from service.positions import position_of
 from service.rpc.filter_groups import WAKE_WEIGHT
 from service.rpc.waiters import PARSE_WEIGHT, StateWaiter, Waiters
-from service.view.reader import first_of
 from service.view.selection import LiveRow
 
 KEY = (1, "s")
@@ -17,7 +17,7 @@ CHATBOT, QUEUED, ENDED = 1, 3, 7
 
 def row(revision: int, state: int, *, blob: bytes | None = None) -> LiveRow:
     session = Session(state=state).SerializeToString()  # type: ignore[arg-type]
-    return LiveRow(first_of(revision), b"", blob or session, *KEY, 2, 2, "", "", "")
+    return LiveRow(position_of(revision), b"", blob or session, *KEY, 2, 2, "", "", "")
 
 
 def many(waiters: Waiters, stack: ExitStack, *states: int, count: int = 1_000) -> list[StateWaiter]:

@@ -5,9 +5,10 @@ from contextlib import closing
 import pytest
 from desk.v1.session_pb2 import Session
 
+from service.positions import complete_revision, last_of, position_of, revision_of
 from service.rpc import snapshot
-from service.view.reader import FRAMING, Reader, complete_revision, cut, first_of, last_of
-from service.view.selection import SnapshotSelection
+from service.view.reader import FRAMING, Bounds, Reader, cut
+from service.view.selection import EventSelection, SnapshotSelection
 from tests.support.callbacks import NOON, body, life
 from tests.support.rpc import world
 
@@ -15,7 +16,7 @@ from tests.support.rpc import world
 def rows(*sizes: int) -> list[tuple[int, bytes]]:
     """Revisions 1, 2, … of that many records of 100 bytes each."""
     return [
-        (first_of(revision) + ordinal, b"x" * 100)
+        (position_of(revision) + ordinal, b"x" * 100)
         for revision, size in enumerate(sizes, 1)
         for ordinal in range(size)
     ]
@@ -55,3 +56,22 @@ def test_a_session_is_in_the_snapshot_of_the_agent_who_had_it_then():
                     part = snapshot.read(opened, selection, 0, revision, 100)
                     found = [Session.FromString(blob).agent_id for blob in part.sessions]
                     assert found == ([agent] if asked == agent else [])
+
+
+def test_a_page_that_looks_at_many_rejections_may_be_short_but_misses_none():
+    bodies = [
+        body("ChatBot.UserSendMsg", NOON + n, session_id=f"s{n % 5}", MsgKey=str(n))
+        for n in range(20)
+    ]
+    selection = EventSelection(session_ids=("s4",))
+    with world(bodies) as made:
+        made.wait()
+        found, before, pages = [], position_of(100), 0
+        with closing(Reader(made.view, Bounds(rows=3))) as opened:
+            while before is not None:
+                rows, before = opened.rejections(selection, before, 10)
+                found += [revision_of(row[0]) for row in rows]
+                pages += 1
+
+    assert found == [n + 1 for n in reversed(range(20)) if n % 5 == 4]
+    assert pages > 6

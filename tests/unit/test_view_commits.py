@@ -12,7 +12,8 @@ from journal.entry import Entry
 from journal.errors import InUse
 from service.projection import Projection
 from service.view import store
-from service.view.writer import ViewDamaged, ViewWriter, discard
+from service.view.errors import ContentRefused, ViewDamaged
+from service.view.writer import ViewWriter, discard
 from tests.support.callbacks import NOON
 from tests.support.views import JOURNAL, connected, digest, fixed_journal, project, read
 
@@ -30,7 +31,7 @@ def test_a_batch_that_fails_leaves_no_trace(tmp_path: Path, expected: str) -> No
         projection = Projection(writer, JOURNAL)
         journal = fixed_journal()
         db.set_commit_hook(lambda: True)
-        with pytest.raises(apsw.ConstraintError):
+        with pytest.raises(ContentRefused):
             projection.apply(journal, head=9, behind_since=None)
         db.set_commit_hook(None)
         assert writer.progress() is None
@@ -59,7 +60,7 @@ def test_a_commit_that_fails_behind_a_batch_is_told_by_the_next_and_leaves_no_tr
         writer.settle()
         db.set_commit_hook(lambda: True)
         projection.apply(journal[2:4], head=8, behind_since=NOON)
-        with pytest.raises(apsw.ConstraintError):
+        with pytest.raises(ContentRefused):
             projection.apply(journal[4:], head=8, behind_since=None)
         db.set_commit_hook(None)
         again = Projection(writer, JOURNAL)
@@ -81,7 +82,7 @@ def test_a_projection_that_has_failed_refuses_to_leave_a_gap(
         projection = Projection(writer, JOURNAL)
         journal = fixed_journal()
         db.set_commit_hook(lambda: True)
-        with pytest.raises(apsw.ConstraintError):
+        with pytest.raises(ContentRefused):
             apply_each(projection, journal[:2], behind_since)
         db.set_commit_hook(None)
         with pytest.raises(AssertionError, match="must not be used"):
@@ -103,7 +104,7 @@ def test_progress_waits_for_the_commit_under_way_and_tells_that_it_failed(tmp_pa
         projection.apply(journal[:2], head=9, behind_since=None)
         db.set_commit_hook(slowly(fail=True))
         projection.apply(journal[2:], head=9, behind_since=NOON)
-        with pytest.raises(apsw.ConstraintError):
+        with pytest.raises(ContentRefused):
             writer.progress()
         on_disk = writer.progress()
     assert on_disk
@@ -132,7 +133,7 @@ def test_closing_logs_that_the_last_commit_failed(tmp_path: Path) -> None:
         db.set_commit_hook(lambda: True)
         Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
     assert [(line["event"], line["error"]) for line in logs] == [
-        ("view_commit_failed", "ConstraintError")
+        ("view_commit_failed", "ContentRefused")
     ]
     assert read(tmp_path, "SELECT applied_revision FROM progress") == []
 

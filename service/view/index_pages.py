@@ -1,7 +1,7 @@
-"""Pages of sessions along an index: by key, never by offset, and in bounded work at any depth.
+"""Keyset pagination of sessions: pages along an index, in bounded work at any depth.
 
-A filter that an index can drive is walked value by value, and the walks are merged; everything else
-is looked at row by row. A walk stops after its share of `SCAN_ROWS`, found or not.
+If an index can drive a filter, each of its values is walked along that index, and the walks are
+merged. Other filters are asked about every row. A walk stops after its share of `Bounds.rows`.
 """
 
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from service.view import queries
-from service.view.reader import SCAN_ROWS, Reader, take_bytes
+from service.view.reader import Reader, take_bytes
 from service.view.selection import SessionSelection, Where
 
 Place = tuple[int, int]
@@ -40,8 +40,8 @@ class Page(NamedTuple):
 class Walk(NamedTuple):
     """A way along one index, between two places that are not part of it.
 
-    There is one bound on either side: of two, SQLite would use one to find its way and look at
-    every row as far as the other.
+    There is one bound on either side: of two, SQLite would use one to seek and read every row up to
+    the other.
     """
 
     order: Order
@@ -97,7 +97,7 @@ def page(
     """Read a page; inside a snapshot."""
     ways, rest = ways_of(selection, order)
     filters = rest.where()
-    share = SCAN_ROWS // len(ways)
+    share = reader.bounds.rows // len(ways)
     found: list[Place] = []
     ends: list[Place] = []
     for way in ways:
@@ -108,7 +108,7 @@ def page(
 
 
 def ways_of(selection: SessionSelection, order: Order) -> tuple[list[Walk], SessionSelection]:
-    """Return walks that together pass by every selected session, and the conditions left to ask."""
+    """Return walks that together pass every selected session, and the remaining conditions."""
     span = _RANGES[order.column]
     between = getattr(selection, span)
     rest = msgspec.structs.replace(selection, **{span: type(between)()})
@@ -128,19 +128,19 @@ def ways_of(selection: SessionSelection, order: Order) -> tuple[list[Walk], Sess
 def _walk(
     reader: Reader, way: Walk, filters: Where, limits: tuple[int, int]
 ) -> tuple[list[Place], Place | None]:
-    """Go one way; returns the places found and the one up to which they are all there are."""
+    """Walk, and return the places found and the last place that was looked at, None at the end."""
     share, size = limits
     if not filters.sql:
         # Every row that is looked at is found: the limit alone bounds the work.
         most = min(size + 1, share)
-        places = reader.walk(way.sql(queries.SESSIONS_WALK), way.values(), most)
+        places = reader.places(way.sql(queries.SESSIONS_WALK), way.values(), most)
         return places, places[-1] if len(places) == most else None
-    horizon = reader.walk(way.sql(queries.SESSIONS_HORIZON), way.values(), share - 1)
+    horizon = reader.places(way.sql(queries.SESSIONS_HORIZON), way.values(), share - 1)
     end = horizon[0] if horizon else None
     stretch = way.until(end) if end else way
     sql = stretch.sql(queries.SESSIONS_WALK, filters.sql)
     # One more than wanted tells whether a page is the last.
-    places = reader.walk(sql, stretch.values(*filters.values), size + 1)
+    places = reader.places(sql, stretch.values(*filters.values), size + 1)
     return places, places[-1] if len(places) > size else end
 
 
@@ -151,7 +151,7 @@ def _merge(reader: Reader, order: Order, found: list[Place], ends: list[Place], 
         known = [place for place in known if order.sort_key(place) <= order.sort_key(end)]
     chosen = known[:size]
     sessions = reader.by_number(number for _, number in chosen)
-    blobs, cut_off = take_bytes(sessions, lambda row: len(row[0]))
+    blobs, cut_off = take_bytes(sessions, lambda row: len(row[0]), reader.bounds.size)
     if cut_off or len(known) > size:
         end = chosen[len(blobs) - 1]
     return Page([blob for (blob,) in blobs], end)

@@ -1,0 +1,28 @@
+"""The view's progress: the one row of the table `progress`."""
+
+from typing import Self
+
+import msgspec
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """The row of the table `progress`, without its key; see schema.sql."""
+
+    journal_id: str
+    fingerprint: str
+    applied_revision: int = 0
+    applied_id: bytes = b""
+    head_revision: int = 0
+    oldest_revision: int = 1
+    behind_since: int | None = None
+    digest: bytes = bytes(32)
+    complete: bool = False
+    repetitions: int = 0
+
+    @classmethod
+    def of_row(cls, row: object) -> Self:
+        """Read a row of `LOAD`."""
+        return msgspec.convert(row, cls, strict=False)
+
+
+LOAD = f"SELECT {', '.join(Progress.__struct_fields__)} FROM progress"  # noqa: S608
