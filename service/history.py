@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 import msgspec
 
-from service.machine import BEGIN_HEAD_START, RANK_OF_UNKNOWN, RANKS, Event, State
+from callback.catalogue import BEGIN_HEAD_START, RANK_OF_UNKNOWN, RANKS, EventType, State
 from service.session import (
     FIRSTS,
     Core,
@@ -44,7 +44,7 @@ Key = tuple[int, int, bytes]
 """A place in time order: milliseconds, rank, id."""
 
 _EARLIEST: Key = (0, 0, b"")
-_BEGIN = Event.SESSION_BEGIN.value  # Enum members are slow to look up in Python 3.11
+_BEGIN = EventType.SESSION_BEGIN.value  # Enum members are slow to look up in Python 3.11
 _NOT_FOLDED = Outcome(Verdict.UNRECOGNISED, Reason.UNSPECIFIED, State.NEW, State.NEW)
 _BEFORE_ALL = Core()
 

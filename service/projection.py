@@ -15,11 +15,11 @@ import structlog
 from desk.v1 import event_pb2
 from msgspec.structs import replace
 
+from callback.catalogue import State
 from journal.entry import Entry, Kind
 from service import records
 from service.arrival import Arrival, arrival_of
 from service.history import LIMITS, History, HistoryEntry, Limits, Usage
-from service.machine import State
 from service.positions import position_of
 from service.session import Reason
 from service.session_cache import CachedSession, SessionCache
@@ -343,18 +343,18 @@ def _row(
     """Make a row of the feed; `stored` are the facts that the fold needs."""
     facts, revision = callback.facts, session.revision
     now = session.history.session.state
-    judgement = records.judgement(callback.outcome, facts.event, now)
-    callback.verdicts |= 1 << judgement.verdict
-    record = records.record(judgement.fields, revision, ordinal)
+    fields = records.verdict_fields(callback.outcome, facts.event, now)
+    callback.verdicts |= 1 << fields.verdict
+    record = records.record(fields, revision, ordinal)
     return FeedRow(
         position_of(revision, ordinal),
         callback.revision,
         *session.key,
         session.first_revision,
         kind,
-        judgement.type,
-        judgement.verdict,
-        judgement.reason,
+        records.event_type(facts.event),
+        fields.verdict,
+        fields.rejection_reason,
         callback.verdicts,
         callback.agent_id,
         facts.client_user_id,
@@ -367,9 +367,8 @@ def _row(
 
 
 def _malformed_row(arrival: Arrival) -> FeedRow:
-    outcome, revision = records.MALFORMED, arrival.entry.revision
-    verdict = records.VERDICTS[outcome.verdict]
-    fields = records.verdict_fields(outcome, arrival.problem, State.NEW)
+    revision = arrival.entry.revision
+    fields = records.malformed_fields(arrival.problem)
     record = records.record(fields, revision, 0)
     return FeedRow(
         position=position_of(revision),
@@ -379,9 +378,9 @@ def _malformed_row(arrival: Arrival) -> FeedRow:
         first_revision=0,
         revised=NO_HISTORY,
         type=event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict=verdict,
-        reason=records.REASONS[outcome.reason],
-        verdicts=1 << verdict,
+        verdict=fields.verdict,
+        reason=fields.rejection_reason,
+        verdicts=1 << fields.verdict,
         agent_id="",
         client_user_id="",
         channel_type="",

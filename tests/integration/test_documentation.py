@@ -10,7 +10,8 @@ from callback import decoder
 from command import settings
 from command.cli import EXIT_CODES
 from command.settings import Settings
-from gateway import app, authentication, callbacks, connections, head, waitress_server
+from gateway import authentication
+from gateway import limits as gateway
 from journal import group_commit
 from service import history, message, session
 from service.rpc import freshness, requests, session_service, stream
@@ -63,7 +64,7 @@ def kib(size: int) -> str:
 calls = Limits()
 
 LIMITS = {
-    "body of a callback": kib(callbacks.MAX_BODY),
+    "body of a callback": kib(gateway.MAX_BODY),
     "nesting of its JSON": str(decoder.MAX_DEPTH),
     "lists and objects in it": f"{decoder.MAX_BRACKETS:,}",
     "`SessionId`, `Event`": f"{decoder.MAX_SESSION_ID}, {decoder.MAX_EVENT_NAME} characters",
@@ -74,13 +75,13 @@ LIMITS = {
     "callbacks of a session looked at again for late ones": f"{history.Limits().redone:,}",
     "agents listed in a session": f"the last {session.MAX_AGENTS}",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
-    "time to answer a callback": f"{app.BUDGET} s",
+    "time to answer a callback": f"{gateway.BUDGET} s",
     "callbacks waiting for the disk": str(group_commit.LIMITS.waiting),
-    "HTTP connections": f"{waitress_server.MAX_CONNECTIONS:,}; half of them from one address",
+    "HTTP connections": f"{gateway.Limits().connections:,}; half of them from one address",
     "HTTP bodies that have not arrived in full": (
-        f"{connections.HALF_SENT_BYTES // 2**20} MiB together"
+        f"{gateway.Limits().half_sent_bytes // 2**20} MiB together"
     ),
-    "head of a request": kib(head.MAX_HEAD),
+    "head of a request": kib(gateway.MAX_HEAD),
     "parts of a message": str(message.MAX_ELEMENTS),
     "processes that answer gRPC (workers)": str(settings.MAX_RPC_WORKERS),
     "gRPC request; `BatchGetSessions`": (

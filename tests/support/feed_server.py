@@ -225,5 +225,8 @@ async def serving(feed_server: FeedServer, *, port: int = 0) -> AsyncIterator[in
 @asynccontextmanager
 async def connected(feed_server: FeedServer) -> AsyncIterator[Client]:
     """A client of a running `feed_server`."""
-    async with serving(feed_server) as port, Client(f"127.0.0.1:{port}") as client:
+    async with (
+        serving(feed_server) as port,
+        Client(f"127.0.0.1:{port}", reconnect_delay=0.002) as client,
+    ):
         yield client

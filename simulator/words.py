@@ -2,5 +2,5 @@
 
 
 def count_of(number: int, noun: str) -> str:
-    """Return the number with its noun, such as `1 callback` and `2 callbacks`."""
+    """Return a number with its noun, such as `1 callback` or `2 callbacks`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
