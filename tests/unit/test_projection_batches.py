@@ -60,6 +60,15 @@ def test_a_repetition_leaves_no_trace_but_that_it_is_counted(
     )
 
 
+def test_the_count_of_repetitions_goes_on_after_a_restart(tmp_path: Path) -> None:
+    journal = fixed_journal()
+    with closing(project(tmp_path, journal)) as writer:
+        for each in repeated(journal):  # a new process each
+            projection = Projection(writer, JOURNAL)
+            projection.apply([each], head=18, behind_since=None)
+    assert projection.progress.repetitions == 9
+
+
 def sessions_read(folder: Path, bounds: BatchBounds) -> int:
     """Apply a long session in eight batches; return how often it was read from the view."""
     talk = [body("SessionBegin", NOON), *(body("Brand.New", NOON + n) for n in range(1, 400))]
