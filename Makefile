@@ -164,12 +164,14 @@ stubs: $(STUBS)  ## generate client/desk/v1 from proto/
 diagram: $(DEV)  ## generate docs/states.md from the transition table
 	$(RUN) tools.states
 
-.PHONY: wheels
-wheels: $(DEV)  ## build both distributions, client and service, into dist/
-	rm -rf dist
-	$(RUN) pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist ./client .
-
 .PHONY: clean
 clean:  ## remove what was installed, built and cached; ./data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- Release ----
+
+.PHONY: wheels
+wheels: $(DEV)  ## build both distributions, client and service, into dist/
+	rm -rf dist
+	$(RUN) pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist ./client .

@@ -14,7 +14,7 @@ from gateway import authentication
 from gateway import limits as gateway
 from journal import group_commit
 from service import history, message, session
-from service.rpc import freshness, requests, session_service, stream
+from service.rpc import requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
 from service.rpc.limits import Limits
@@ -92,8 +92,8 @@ LIMITS = {
     "session id, other value of a filter": (
         f"{requests.MAX_ID_BYTES:,}, {requests.MAX_VALUE_BYTES} bytes"
     ),
-    "keys in `BatchGetSessions`": f"{session_service.MAX_KEYS:,}",
-    "answer of `BatchGetSessions`": f"about {session_service.BATCH_BYTES // 2**20} MiB",
+    "keys in `BatchGetSessions`": f"{requests.MAX_KEYS:,}",
+    "answer of `BatchGetSessions`": f"about {calls.batch_bytes // 2**20} MiB",
     "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (
@@ -101,14 +101,14 @@ LIMITS = {
     ),
     "gRPC connections of a worker": f"{rpc.MAX_CONNECTIONS:,}, or what `ulimit -n` allows",
     "wait for `min_revision`, for a state, without a deadline": (
-        f"{freshness.REVISION_WAIT:.0f} s, {session_service.STATE_WAIT:.0f} s"
+        f"{calls.revision_seconds:.0f} s, {calls.state_seconds:.0f} s"
     ),
     "silence of a stream": (
-        f"{math.ceil(max(stream.CHECKPOINT))} s; "
-        f"{math.ceil(max(stream.CHECKPOINT) * calls.streams / stream.CHECKPOINTED)} s"
+        f"{math.ceil(max(calls.checkpoint_seconds))} s; "
+        f"{math.ceil(max(calls.checkpoint_seconds) * calls.streams / calls.checkpoint_streams)} s"
         " with thousands of streams"
     ),
-    "age of a stream": f"{max(stream.MAX_AGE) / 60:.0f} min",
+    "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
 }
 
 

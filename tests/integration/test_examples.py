@@ -14,7 +14,7 @@ from desk.v1.session_pb2 import Session, SessionState
 from service.records import timestamp
 from tests.support.callbacks import NOON, life
 from tests.support.consumer import (
-    assert_copies_and_resumes,
+    assert_copies_resumes_and_starts_over,
     consuming,
     execute,
     position,
@@ -34,14 +34,7 @@ def desk(tmp_path: Path) -> Iterator[RunningDesk]:
 def test_the_consumer_resumes_where_it_stopped_and_starts_over_with_another_journal(
     desk: RunningDesk, tmp_path: Path
 ) -> None:
-    database = tmp_path / "sessions.db"
-    assert_copies_and_resumes(desk, database)
-    journal_id, _ = position(database)
-
-    execute(database, f"UPDATE position SET journal_id = '{'0' * 32}'")
-    with consuming(desk.target, database):
-        wait_for(database, 3, a="TRANSFERRING", b="CHATBOT")
-    assert position(database)[0] == journal_id
+    assert_copies_resumes_and_starts_over(desk, tmp_path / "sessions.db")
 
 
 def test_the_questions_of_the_manual_are_answered(desk: RunningDesk) -> None:

@@ -11,7 +11,7 @@ from zipfile import ZipFile
 import pytest
 
 from tests.support.callbacks import NOON, body
-from tests.support.consumer import assert_copies_and_resumes
+from tests.support.consumer import assert_copies_resumes_and_starts_over
 from tests.support.processes import ROOT, start
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(400)]
@@ -56,7 +56,7 @@ def floors() -> list[str]:
 
 
 @pytest.mark.parametrize("versions", ["lowest", "newest"])
-def test_the_client_alone_copies_sessions_and_resumes(
+def test_the_client_alone_copies_sessions_resumes_and_starts_over(
     wheels: dict[str, Path], tmp_path: Path, versions: str
 ) -> None:
     pinned = floors() if versions == "lowest" else []
@@ -67,7 +67,7 @@ def test_the_client_alone_copies_sessions_and_resumes(
         *("desk-sessions-client", "grpcio", "protobuf")
     }
     with start("serve", data_dir=tmp_path / "data") as desk:
-        assert_copies_and_resumes(desk, tmp_path / "sessions.db", python=python)
+        assert_copies_resumes_and_starts_over(desk, tmp_path / "sessions.db", python=python)
 
 
 def test_the_clients_wheel_brings_the_protos_as_resources(

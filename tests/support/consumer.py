@@ -39,7 +39,10 @@ def execute(database: Path, sql: str) -> None:
 
 
 def states(database: Path) -> dict[str, str]:
-    rows = select(database, "SELECT session_id, state FROM sessions") if database.exists() else []
+    try:
+        rows = select(database, "SELECT session_id, state FROM sessions")
+    except sqlite3.OperationalError:  # the consumer has not made the table yet
+        return {}
     return {session_id: state.removeprefix("SESSION_STATE_") for session_id, state in rows}
 
 
@@ -48,10 +51,10 @@ def position(database: Path) -> tuple[str, int]:
     return journal_id, revision
 
 
-def assert_copies_and_resumes(
+def assert_copies_resumes_and_starts_over(
     desk: RunningDesk, database: Path, *, python: Path = Path(sys.executable)
 ) -> None:
-    """Follow a session through two runs of the consumer, with a change between them."""
+    """Follow sessions through three runs of the consumer, the last one with another journal."""
     desk.post(body("SessionBegin", NOON, session_id="a"))
     with consuming(desk.target, database, python=python):
         wait_for(database, 1, a="CHATBOT")
@@ -62,8 +65,14 @@ def assert_copies_and_resumes(
     with consuming(desk.target, database, python=python):
         wait_for(database, 3, **{"a": "TRANSFERRING", "b": "CHATBOT", "kept if resumed": ""})
 
+    journal_id, _ = position(database)
+    execute(database, f"UPDATE position SET journal_id = '{'0' * 32}'")
+    with consuming(desk.target, database, python=python):
+        wait_for(database, 3, a="TRANSFERRING", b="CHATBOT")
+    assert position(database) == (journal_id, 3)
+
 
 def wait_for(database: Path, revision: int, **expected: str) -> None:
     """Wait until the copy has these states and this position."""
-    eventually(lambda: database.exists() and states(database) == expected)
+    eventually(lambda: states(database) == expected)
     eventually(lambda: select(database, "SELECT revision FROM position") == [(revision,)])

@@ -15,7 +15,6 @@ from service.history import LIMITS, HistoryEntry, Limits
 from service.positions import ORDINAL_BITS
 from service.projection import Projection
 from service.view import store
-from service.view.queries import RECORD_COLUMNS
 from service.view.reader import EVERYTHING, Bounds, Reader
 from service.view.writer import SavedSession, SessionKey, ViewWriter
 from tests.support.callbacks import NOON, body, entries, life
@@ -64,7 +63,7 @@ def digest(folder: Path) -> str:
 
 def records(folder: Path) -> list[SessionRecord]:
     with closing(Reader(store.locate(folder))) as reader:
-        rows = reader.feed(EVERYTHING, 0, columns=RECORD_COLUMNS, enough=Bounds().size).rows
+        rows = reader.feed(EVERYTHING, 0, enough=Bounds().size).rows
     return [SessionRecord.FromString(row[1]) for row in rows]
 
 

@@ -133,7 +133,8 @@ def _details(error: AioRpcError) -> tuple[str, dict[str, str]]:
 
 def _packed(error: AioRpcError) -> Iterator[tuple[str, bytes]]:
     """Yield type and content of each detail; none if the details contradict the status."""
-    metadata = dict(error.trailing_metadata() or ())
+    pairs = list(error.trailing_metadata() or ())  # older grpcio: dict() takes it for a mapping
+    metadata = dict(pairs)
     status = list(_fields(metadata.get("grpc-status-details-bin", b"")))
     if (1, error.code().value[0]) in status:
         for packed in (data for number, data in status if number == 3):

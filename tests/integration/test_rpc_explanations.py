@@ -12,7 +12,6 @@ from desk.v1.event_service_pb2 import ListRejectionsRequest
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import ExplainSessionRequest
 
-from service.rpc import explanation
 from service.rpc.explanation import Explanations
 from service.view.reader import Reader, Row
 from tests.support.callbacks import APP, NOON, SESSION, body, life
@@ -77,7 +76,7 @@ async def test_a_rejection_is_explained_by_the_state_that_it_now_stands_in():
         )
 
 
-async def test_a_session_that_has_not_begun_has_a_story_too():
+async def test_a_session_that_has_not_begun_has_an_explanation_too():
     async with service(*life(*LATE[1:])) as (_, worker):
         answer = await worker.sessions.ExplainSession(ExplainSessionRequest(session_id=SESSION))
         assert not answer.HasField("session")
@@ -87,14 +86,14 @@ async def test_a_session_that_has_not_begun_has_a_story_too():
         assert all(record.rejection_detail for record in answer.records)
 
 
-async def test_a_session_that_nothing_names_has_no_story():
+async def test_a_session_that_nothing_names_has_no_explanation():
     async with service(*life(*LATE)) as (_, worker):
         request = ExplainSessionRequest(session_id="nobody")
         error = await refusal(worker.sessions.ExplainSession(request))
         assert (error.code(), reason(error)) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
 
 
-async def test_one_session_id_under_two_apps_has_two_stories():
+async def test_one_session_id_under_two_apps_has_two_explanations():
     async with service(*life(*LATE[:2]), apps=(APP, 7)) as (world, worker):
         await worker.revision(world.append(*life(*LATE), app=7))
         for app, revisions in ((APP, [1, 2]), (7, [3, 4, 5, 6])):
@@ -143,18 +142,18 @@ class Recording(Reader):
 def read_pages(reader: Reader, explanations: Explanations, revision: int) -> list[int]:
     revisions, end = [], 0
     while True:
-        page = explanations.page(reader, (APP, SESSION), (revision, end), 2)
+        page, following = explanations.page(reader, (APP, SESSION), (revision, end), 2)
         revisions += [record.event.revision for record in page.records]
-        end = page.end
-        if not end:
+        if following is None:
             return revisions
+        end = following[1]
 
 
 def test_a_session_is_folded_once_for_all_pages_and_a_page_reads_its_own_records():
     bodies = life(*LATE)
     with world([bodies[0], bodies[3], bodies[2], bodies[1]]) as made:
         made.wait()
-        explanations = Explanations()
+        explanations = Explanations(100)
         with closing(Recording(made.view)) as reader:
             assert read_pages(reader, explanations, 4) == [1, 4, 3, 2]
             assert (reader.histories, len(reader.positions)) == (1, 4)
@@ -163,11 +162,10 @@ def test_a_session_is_folded_once_for_all_pages_and_a_page_reads_its_own_records
             assert reader.histories == 2
 
 
-def test_old_explanations_make_room_for_new_ones(monkeypatch):
-    monkeypatch.setattr(explanation, "CACHED", 7)
+def test_old_explanations_make_room_for_new_ones():
     with world(life(*LATE)) as made:
         made.wait()
-        explanations = Explanations()
+        explanations = Explanations(7)
         with closing(Recording(made.view)) as reader:
             for revision in (4, 3, 4, 3, 2, 3, 4):
                 read_pages(reader, explanations, revision)
