@@ -7,13 +7,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import apsw
 import msgspec
 import structlog
 
 from journal.errors import InUse
 from service.history import HistoryEntry
 from service.view import progress, store
-from service.view.errors import ViewDamaged, ViewError, sqlite_errors
+from service.view.errors import ViewDamaged, ViewError, view_error
 from service.view.progress import Progress
 from storage.lock import FileLock
 
@@ -300,13 +301,18 @@ class ViewWriter:
         """Return True if `refuse` has noted any identity."""
         return bool(self._rows(ANY_REFUSED_ID))
 
-    @sqlite_errors()
+    # Not by `sqlite_errors`: the fold asks for each session.
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        return list(self._db.execute(sql, values))
+        try:
+            return list(self._db.execute(sql, values))
+        except apsw.Error as error:
+            raise view_error(error) from error
 
-    @sqlite_errors()
     def _write(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        self._db.executemany(sql, rows)
+        try:
+            self._db.executemany(sql, rows)
+        except apsw.Error as error:
+            raise view_error(error) from error
 
 
 def lock(path: Path) -> FileLock:
