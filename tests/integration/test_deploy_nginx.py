@@ -256,9 +256,9 @@ async def _two_callbacks(listener: socket.socket, proxy: RunningNginx) -> list[i
         return [(await asyncio.to_thread(send, proxy, "POST", query(), b"{}"))[0] for _ in range(2)]
 
 
-@pytest.mark.parametrize("addresses", ["addresses.conf", "addresses-compose.conf"])
-def test_nginx_accepts_the_shipped_files(addresses: str, tmp_path: Path) -> None:
-    checked = nginx.check(tmp_path, addresses=addresses)
+@pytest.mark.parametrize("place", ["machine.conf", "compose.conf"])
+def test_nginx_accepts_the_shipped_files(place: str, tmp_path: Path) -> None:
+    checked = nginx.check(tmp_path, place=place)
 
     assert checked.returncode == 0, checked.stderr
     assert "warn" not in checked.stderr
@@ -298,7 +298,7 @@ def test_nginx_gives_up_after_the_gateway_and_not_before() -> None:
 
 
 def test_nginx_closes_idle_connections_before_gateway_and_service_do() -> None:
-    text = (nginx.SHIPPED / "addresses.conf").read_text()
+    text = (nginx.SHIPPED / "machine.conf").read_text()
     kept = [seconds(value) for value in re.findall(r"keepalive_timeout (\w+);", text)]
 
     idle = dict(server.OPTIONS)["grpc.max_connection_idle_ms"] / 1000

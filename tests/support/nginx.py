@@ -100,10 +100,10 @@ def running(directory: Path, *, gateway: str, service: str) -> Iterator[RunningN
             process.communicate(timeout=DEADLINE)
 
 
-def check(directory: Path, *, addresses: str) -> subprocess.CompletedProcess[str]:
-    """Have nginx check the shipped files, with that file of addresses."""
+def check(directory: Path, *, place: str) -> subprocess.CompletedProcess[str]:
+    """Have nginx check the shipped files; `place` is `machine.conf` or `compose.conf`."""
     Certificates(directory).make()
-    _write(directory, {}, {"443": 443, "50443": 50443}, addresses)
+    _write(directory, {}, {"443": 443, "50443": 50443}, place)
     return subprocess.run(
         [*_command(directory), "-t"], capture_output=True, text=True, check=False, timeout=DEADLINE
     )
@@ -118,7 +118,7 @@ def _write(
     directory: Path,
     backends: dict[str, str],
     ports: dict[str, int],
-    addresses: str = "addresses.conf",
+    place: str = "machine.conf",
 ) -> None:
     """Copy the shipped files with what differs on this machine replaced: paths and addresses."""
     for name in ("nginx.conf", "callbacks.conf", "grpc.conf"):
@@ -130,10 +130,10 @@ def _write(
         text = text.replace("/etc/nginx/tls/clients.crt", f"{directory}/authority.crt")
         text = text.replace("http {\n", "http {\n" + _temporary(directory))
         (directory / name).write_text(re.sub(r"^user .*\n", "", text, flags=re.MULTILINE))
-    text = (SHIPPED / addresses).read_text()
+    text = (SHIPPED / place).read_text()
     for address, backend in backends.items():
         text = text.replace(address, backend)
-    (directory / "addresses.conf").write_text(text)
+    (directory / place).write_text(text)
 
 
 def _temporary(directory: Path) -> str:
