@@ -54,6 +54,15 @@ $(DEV): pyproject.toml client/pyproject.toml
 	@$(PIP_INSTALL) --editable client --editable '.[dev]'
 	@echo "$(CURDIR)" | tee $(RUNTIME) > $@
 
+# Apart: what generates the stubs wants an older protobuf than the service has.
+STUBS := $(VENV)/stubs/.installed
+
+$(STUBS): tools/stubs-requirements.txt | $(DEV)
+	@echo "Installing what generates the stubs into $(VENV)/stubs"
+	@$(RUN) venv --clear $(VENV)/stubs
+	@$(VENV)/stubs/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@
+
 $(BENCH): pyproject.toml client/pyproject.toml
 	$(make-venv)
 	@echo "Installing what the service, its tests and its benchmarks need into $(VENV)"
@@ -122,8 +131,8 @@ proto-breaking: $(DEV)  ## has the wire contract been broken since AGAINST (defa
 	$(BIN)/buf breaking --against '.git#ref=$(or $(AGAINST),main)'
 
 .PHONY: stubs-check
-stubs-check: $(DEV)
-	$(RUN) tools.stubs --check
+stubs-check: $(STUBS)
+	$(VENV)/stubs/bin/python -m tools.stubs --check
 
 .PHONY: diagram-check
 diagram-check: $(DEV)
@@ -157,8 +166,8 @@ format: $(DEV)  ## format the code and mend what can be mended
 	$(BIN)/ruff format
 
 .PHONY: stubs
-stubs: $(DEV)  ## generate client/desk/v1 from proto/
-	$(RUN) tools.stubs
+stubs: $(STUBS)  ## generate client/desk/v1 from proto/
+	$(VENV)/stubs/bin/python -m tools.stubs
 
 .PHONY: diagram
 diagram: $(DEV)  ## generate docs/states.md from the transition table
@@ -168,3 +177,10 @@ diagram: $(DEV)  ## generate docs/states.md from the transition table
 clean:  ## remove what was installed, built and cached; ./data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- Release ----
+
+.PHONY: wheels
+wheels: $(DEV)  ## build both distributions, client and service, into dist/
+	rm -rf dist
+	$(RUN) pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist ./client .

@@ -1,1 +1,1 @@
-"""Benchmarks: ours beside what else one could run, in turn, on the same machine. See README.md."""
+"""Benchmarks of this service and of alternatives, in turn on one machine. See README.md."""

@@ -22,10 +22,10 @@ NAMES = (
     "live",
     "footprint",
 )
-"""All benchmarks, in this order."""
+"""All benchmarks, in the order in which they run."""
 
 BUDGET = 14.5 * 60
-"""Seconds after which no further run is begun."""
+"""Seconds after which no further run starts."""
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -42,7 +42,7 @@ def main(names: tuple[str, ...], quick: bool, runs: int, out: Path) -> None:
     session = Session(benchmarks, runs=1 if quick else runs, quick=quick)
     try:
         session.run()
-    finally:  # also what there is when it was interrupted
+    finally:  # also after an interruption
         results = report.Results(
             machine=facts | {"quick": quick, "seconds": round(session.elapsed())},
             measurements=session.measurements,
@@ -54,12 +54,12 @@ def main(names: tuple[str, ...], quick: bool, runs: int, out: Path) -> None:
 
 
 class Session:
-    """Runs benchmarks, and collects what they yield.
+    """Runs benchmarks, and collects their measurements.
 
-    Round by round, each round all benchmarks: if the machine is slower for a while, all suffer.
+    Each round runs all benchmarks, so that a slow phase of the machine affects all of them.
 
     Attributes:
-        failed: a benchmark raised.
+        failed: True if a benchmark raised an error.
     """
 
     def __init__(self, benchmarks: list[Benchmark], *, runs: int, quick: bool) -> None:
@@ -76,7 +76,7 @@ class Session:
         return time.monotonic() - self._began
 
     def run(self) -> None:
-        """Make what is read; then run all rounds that the budget has time for."""
+        """Make the populations, then run as many rounds as the budget allows."""
         needed = [each for one in self._benchmarks for each in one.needs(quick=self._quick)]
         populations.prepare(needed)
         for run in range(1, self._runs + 1):
@@ -108,9 +108,9 @@ class Session:
 
 
 def _set_garbage_aside() -> None:
-    """Have no collection walk through what is there already: it would be the client that is slow.
+    """Exempt the present objects from garbage collection, which would slow the client down.
 
-    Whoever gets larger answers has more collections; `GetSession` lost a tenth by them.
+    Larger answers cause more collections, so the comparison would be biased.
     """
     gc.unfreeze()
     gc.collect()

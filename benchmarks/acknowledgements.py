@@ -1,7 +1,7 @@
-"""Durable acknowledgements of one gateway process, as fast as 32 connections can ask for them.
+"""Durable acknowledgements of one gateway process, requested over 32 connections.
 
-A closed loop by wrk; each request is another callback. Ours is `desk gateway`, as it is run. The
-reference is a Falcon handler that keeps nothing, on waitress as it comes, with 8 threads.
+A closed loop by wrk; each request is another callback. The subject is `desk gateway`. The reference
+is a Falcon handler that stores nothing, on waitress with 8 threads.
 """
 
 import json
@@ -37,10 +37,10 @@ GOALS = (
 )
 
 Kept = Callable[[], float]
-"""How many callbacks are there."""
+"""Returns the number of stored callbacks."""
 
 Started = tuple[int, Kept]
-"""The port."""
+"""The port, and a counter of the stored callbacks."""
 
 Start = Callable[[], AbstractContextManager[Started]]
 
@@ -48,7 +48,7 @@ SCRIPT = Path(__file__).parent / "callbacks.lua"
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
-    """Each subject in turn."""
+    """Measure each subject in turn."""
     for subject, (start, missing) in SUBJECTS.items():
         if why := missing() or ("" if shutil.which("wrk") else "wrk is not installed"):
             yield NotMeasured(NAME, subject, why)
@@ -80,7 +80,7 @@ def _wrk(port: int, seconds: int) -> Any:
 @contextmanager
 def _empty() -> Iterator[Started]:
     with peer("empty_falcon") as ready:
-        yield ready.said["port"], lambda: inf  # it keeps nothing, as it says
+        yield ready.said["port"], lambda: inf  # the handler that stores nothing
 
 
 @contextmanager
@@ -123,4 +123,4 @@ SUBJECTS: dict[str, tuple[Start, Callable[[], str]]] = {
         lambda: postgresql.missing() or _lacks("fastapi", "uvicorn", "asyncpg"),
     ),
 }
-"""How each is started, and what is missing for it."""
+"""By subject: the function that starts it, and one that says what is missing for it."""

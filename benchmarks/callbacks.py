@@ -1,4 +1,4 @@
-"""Makes journal entries: what a contact centre sends, and many short sessions for a large view.
+"""Makes journal entries: ordinary traffic, and many short sessions for a large view.
 
 The same arguments give the same bytes.
 """
@@ -18,7 +18,7 @@ from simulator.lives import SPAN, make_lives
 from simulator.traffic import deliveries
 
 START = 1_760_000_000_000
-"""Unix time in milliseconds at which everything begins."""
+"""Unix time in milliseconds of the first event."""
 
 LIVES_PER_SPAN = 8_000
 """Sessions that begin in 20 minutes: some 75 callbacks per second, 800 sessions open at once."""
@@ -27,9 +27,9 @@ AGENTS = 50
 USERS = 500
 
 WHALE = "user_whale"
-"""A user to whom one session in a hundred belongs."""
+"""The user of one session in a hundred."""
 
-_SHAPES = {  # what there is beside SessionBegin, and of how many sessions in a hundred
+_SHAPES = {  # events after SessionBegin, and the number of sessions in a hundred with them
     (): 92,
     ("SessionUserEnd", "SessionEnd"): 2,
     ("SessionEnd",): 2,
@@ -39,11 +39,11 @@ _SHAPES = {  # what there is beside SessionBegin, and of how many sessions in a 
 
 
 def traffic(count: int, *, late: float = 0) -> Iterator[NewEntry]:
-    """Yield `count` callbacks of the simulator's lives as they would arrive.
+    """Yield `count` callbacks of the simulator's lives in the order of arrival.
 
     Args:
-        count: how many.
-        late: share that arrives late, by up to a minute; the rest is in order.
+        count: number of callbacks.
+        late: share that arrives late, by up to a minute.
     """
     return islice(_endless(late), count)
 
@@ -79,7 +79,7 @@ def short_sessions(count: int) -> Iterator[NewEntry]:
 
 
 def entry(body: bytes, at: int, *, request_id: str = "") -> NewEntry:
-    """What the gateway would append for a body that arrives at a time in ms."""
+    """Return the gateway's journal entry for a body that arrives at a time in ms."""
     return NewEntry(
         id=blake2b(body, digest_size=ID_BYTES).digest(),
         sdk_app_id=SDK_APP_ID,
@@ -92,12 +92,12 @@ def entry(body: bytes, at: int, *, request_id: str = "") -> NewEntry:
 
 
 def one(name: str, event: str, at: int) -> NewEntry:
-    """Return the callback of an event of the session of this name, received as it happens."""
+    """Return the entry of an event, received at the time of the event."""
     return entry(_body(Random(at), name, event, at), at)
 
 
 def session_id(number: int) -> str:
-    """The id of a short session; they are numbered from 0."""
+    """Return the id of a short session. Numbers start at 0."""
     return str(UUID(bytes=blake2b(b"%d" % number, digest_size=16).digest(), version=4))
 
 

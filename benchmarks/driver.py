@@ -1,10 +1,9 @@
-"""An open loop of callbacks: sent by the clock, whether or not those before were answered.
+"""An open loop of callbacks: sent on schedule, whether or not earlier ones were answered.
 
 `python -m benchmarks.driver PORT RATE SECONDS` is a process of its own and prints one line of JSON.
-Latency counts from the schedule, so a server that falls behind cannot hide it by slowing the
-sender down; what is not answered in the end counts with the time that it has waited. Raw HTTP/1.1
-over kept-alive connections and select(2), because a client library would cost more than the server.
-Knows only the gateway's port.
+Latency counts from the schedule, so that a slow server cannot improve it by slowing the sender
+down. A callback without an answer at the end counts with its waiting time. Raw HTTP/1.1 over
+keep-alive connections and select(2), because a client library would cost more than the server.
 """
 
 import json
@@ -22,11 +21,10 @@ from benchmarks.measurement import percentile
 from benchmarks.work import ROOT, START_WITHIN
 
 CONNECTIONS = 64
-"""So many requests may be under way at once. If all are, the next one waits, and its latency
-counts the wait."""
+"""Requests in flight at once, at most. The latency of the next one includes its wait."""
 
 PATIENCE = 10.0
-"""Seconds after the schedule's end; what has not been answered then counts as unanswered."""
+"""Seconds after the end of the schedule until a callback counts as unanswered."""
 
 PATH = (
     "/?SdkAppid=1600012345&CallbackCommand=Desk.SessionEventNotify&contenttype=json"
@@ -36,7 +34,7 @@ _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 
 def request(run: str, number: int, sent_ns: int) -> bytes:
-    """One callback's bytes; its RequestID says when it was sent. Ten make a session."""
+    """Return the bytes of a callback. Its RequestID is the send time; ten make a session."""
     session, place = divmod(number, 10)
     event = "ChatBot.UserSendMsg" if place else "SessionBegin"
     body = (
@@ -54,7 +52,7 @@ def request(run: str, number: int, sent_ns: int) -> bytes:
 
 
 class Connection:
-    """A connection with at most one request under way."""
+    """A connection with at most one request in flight."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -63,19 +61,19 @@ class Connection:
         self._received = b""
 
     def fileno(self) -> int:
-        """For select(2)."""
+        """Return the descriptor, for select(2)."""
         return self.socket.fileno()
 
     def send(self, run: str, number: int, due: float) -> None:
-        """Send a callback; it is smaller than what the kernel takes at once."""
+        """Send a callback, which fits into the socket's buffer."""
         self.due, self.sent = due, time.monotonic()
         self.socket.sendall(request(run, number, time.monotonic_ns()))
 
     def receive(self) -> str | None:
-        """Read what has come: the answer's status; None if it is not complete.
+        """Read the available bytes. Return the status of the answer; None if it is not complete.
 
         Raises:
-            OSError: the connection has ended.
+            OSError: the connection was closed.
         """
         data = self.socket.recv(65536)
         if not data:
@@ -90,10 +88,10 @@ class Connection:
 
 
 class Driver:
-    """Sends by the clock and collects what came of it.
+    """Sends on schedule and collects the answers.
 
-    No event loop of a library: asyncio took 230 µs of a core for each callback, where this takes
-    130, on the cores that the servers need; and added to what it measured.
+    Without asyncio, whose cost for each callback would be taken from the servers' cores and be part
+    of the latencies.
     """
 
     def __init__(self, port: int, rate: float, seconds: float) -> None:
@@ -103,14 +101,14 @@ class Driver:
         self._free = deque(Connection(port) for _ in range(CONNECTIONS))
         self._busy: set[Connection] = set()
         self._due: deque[tuple[int, float]] = deque()
-        self._lost: list[float] = []  # when they were due
+        self._lost: list[float] = []  # their due times
         self._statuses: Counter[str] = Counter()
         self._from_due: list[float] = []
         self._from_sent: list[float] = []
         self._late: list[float] = []
 
     def run(self) -> dict[str, Any]:
-        """Send all, wait for the answers, and report."""
+        """Send all callbacks, wait for the answers, and return the report."""
         began = now = time.monotonic()
         give_up = began + self._total / self._rate + PATIENCE
         number = 0
@@ -138,11 +136,11 @@ class Driver:
             self._busy.add(connection)
 
     def _receive(self, timeout: float) -> None:
-        """Take the answers that have come, or wait for one."""
+        """Process the available answers, or wait for one."""
         for connection in select.select(self._busy, (), (), timeout)[0]:
             try:
                 status = connection.receive()
-            except OSError:  # nobody will answer what was under way
+            except OSError:  # the requests in flight will not be answered
                 self._busy.remove(connection)
                 self._lost.append(connection.due)
             else:
@@ -177,7 +175,7 @@ class Driver:
 
 
 def drive(port: int, rate: float, seconds: float) -> dict[str, Any]:
-    """Run the driver in a process of its own; return its report."""
+    """Run the driver in a process of its own. Return its report."""
     command = [sys.executable, "-m", "benchmarks.driver", str(port), str(rate), str(seconds)]
     done = subprocess.run(
         command,
@@ -191,7 +189,7 @@ def drive(port: int, rate: float, seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Be that process."""
+    """Run as that process."""
     port, rate, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     print(json.dumps(Driver(port, rate, seconds).run()), flush=True)
 

@@ -1,7 +1,7 @@
-"""From an HTTP request sent to its event at a gRPC subscriber, beside the acknowledgement alone.
+"""Latency from a callback to its event at a gRPC subscriber, and to its acknowledgement.
 
-The whole system runs as `desk serve`. Callbacks are sent by the clock from a process of its own;
-each says in its RequestID when it was sent, and the subscriber, another process, compares.
+The whole system runs as `desk serve`. One process sends callbacks on schedule, with the send time
+as RequestID; another one subscribes and compares.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ RATES = (100, 1000)
 SECONDS, QUICK_SECONDS = 3.0, 1.0
 
 ARRIVED_WITHIN = 20.0
-"""Seconds after the last acknowledgement in which the last event must have come."""
+"""Seconds from the last acknowledgement until the last event must have arrived."""
 
 
 def _what(figure: str, rate: int) -> str:
@@ -37,7 +37,7 @@ GOALS = (
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
-    """Both from the same requests."""
+    """Measure both with the same requests."""
     seconds = QUICK_SECONDS if quick else SECONDS
     with directory("serve") as data_dir, desk("serve", data_dir=data_dir) as ready:
         port, target = int(ready.said["http"].rpartition(":")[2]), ready.said["grpc"]
@@ -55,7 +55,7 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
 async def _drive_and_subscribe(
     port: int, target: str, rate: float, seconds: float
 ) -> tuple[dict[str, Any], list[float]]:
-    """Return what the driver reports, and each event's latency in ms."""
+    """Return the driver's report and the latency of each event in ms."""
     live, latencies = asyncio.Event(), []
     total = int(rate * seconds)
     subscriber = asyncio.create_task(_subscribe(target, total, live, latencies))

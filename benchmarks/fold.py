@@ -2,8 +2,8 @@
 
 The bodies are those of the simulator's lives, interleaved over hundreds of sessions, in the largest
 batches that a follower takes, into a fresh view. The floor decodes the same bodies and writes as
-many rows of the same size into the same tables, in a transaction per batch; of a session that is
-there already it updates the row alone. Whoever stores the outcome in SQLite cannot go below.
+many rows of the same size into the same tables, in a transaction per batch; for a known session it
+only updates the row. It is the lower bound of any fold that stores its results in SQLite.
 """
 
 import gc
@@ -46,11 +46,11 @@ WHERE session_keys.sdk_app_id = ? AND session_keys.session_id = ?
 
 Rows = list[tuple[Any, ...]]
 Batch = tuple[Sequence[Entry], Rows, Rows]
-"""Entries, and the rows of `feed` and of `sessions` that they give."""
+"""Entries, and the rows of `feed` and `sessions` that come of them."""
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
-    """Ours, the floor, ours, the floor."""
+    """Measure fold and floor by turns."""
     for what, late in ((IN_ORDER, 0.0), (LATE, 0.3)):
         entries = _entries(QUICK_COUNT if quick else COUNT, late)
         with directory("fold") as data_dir:
@@ -67,7 +67,7 @@ def _entries(count: int, late: float) -> list[Entry]:
 
 
 def _timed(work: Callable[..., None], *arguments: Any) -> float:
-    """Seconds that it takes, without garbage of ours to walk through."""
+    """Return the seconds of a call, without the garbage of earlier ones."""
     gc.collect()
     gc.freeze()
     began = time.perf_counter()
@@ -89,9 +89,9 @@ def _cut(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
 
 
 def _batches(entries: Sequence[Entry], data_dir: Path) -> Iterator[Batch]:
-    """Read back what was written: per batch the feed, and the sessions that it was about.
+    """Read the written rows, per batch: its feed, and its sessions in their last state.
 
-    Of a session the last state is taken; the one at the time had the same columns and indexes.
+    The state after the batch had the same columns and indexes.
     """
     with closing(store.open_reader(store.locate(data_dir))) as db:
         for batch in _cut(entries):
@@ -125,7 +125,7 @@ def _insert_rows(db: apsw.Connection, table: str, rows: Rows) -> None:
 
 
 def late_sessions() -> None:
-    """Print what long sessions cost that arrive in the worst order: `python -m benchmarks.fold`."""
+    """Print the cost of long sessions in the worst order: `python -m benchmarks.fold`."""
     for count in (2_500, 5_000, 10_000):
         _print_late(f"{count:,} callbacks, newest first", _newest_first(count))
     _print_late("60 that flip 5,000 others", _flips(5_000, 60))
@@ -135,7 +135,7 @@ def late_sessions() -> None:
 
 
 def _newest_first(count: int) -> Iterator[tuple[str, str, int]]:
-    """A session whose begin comes last, and one callback of another session after each of its."""
+    """Yield a session in reverse order, each callback followed by one of another session."""
     for number in range(count, 0, -1):
         yield "long", "ChatBot.UserSendMsg", 10 * number
         yield f"other-{number}", "SessionBegin", 10 * number
@@ -162,7 +162,7 @@ def _states(others: int, late: int) -> Iterator[tuple[str, str, int]]:
 
 
 def _in_turn(sessions: int, each: int, late: int) -> Iterator[tuple[str, str, int]]:
-    """Late callbacks of long sessions, none of which is at hand, one of each after the other."""
+    """Yield late callbacks of long sessions by turns; no session is in the cache."""
     for name in map(str, range(sessions)):
         yield name, "SessionBegin", 0
         for number in range(1, each):
@@ -172,7 +172,7 @@ def _in_turn(sessions: int, each: int, late: int) -> Iterator[tuple[str, str, in
 
 
 def _print_late(what: str, made: Iterator[tuple[str, str, int]]) -> None:
-    """Fold, in batches as a follower takes them, and print what a callback and a batch took."""
+    """Fold in a follower's batches. Print the time of a callback and of a batch."""
     entries = [
         numbered(callbacks.one(name, event, callbacks.START + time), revision)
         for revision, (name, event, time) in enumerate(made, 1)

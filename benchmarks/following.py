@@ -12,7 +12,7 @@ from service.follower import Follower
 
 
 def main() -> None:
-    """Follow the journal in the directory; say, as JSON, when that began (monotonic seconds)."""
+    """Follow the journal in the directory. Print the start time (monotonic seconds) as JSON."""
     data_dir = Path(sys.argv[1])
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -1,8 +1,8 @@
-"""Memory of each process of `desk serve`, and what it costs when nothing happens.
+"""Memory of each process of `desk serve`, and processor time of an idle one.
 
-At start with nothing there; with a million sessions in journal and view, after each kind of
-question and a stream through part of the feed; after `desk simulate` has sent as fast as it could.
-Then idle: processor time over 12 s, without and with one live subscriber.
+Memory: at start with an empty journal; with a million sessions in journal and view, after each kind
+of query and a stream through part of the feed; after `desk simulate` at full speed. Then idle:
+processor time over 12 s, without and with one live subscriber.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ RUNS = 1
 
 SESSIONS, QUICK_SESSIONS = 1_000_000, 10_000
 SENT, QUICK_SENT = 2_000, 100
-"""Sessions that `desk simulate` sends, ten callbacks each."""
+"""Sessions of `desk simulate`, ten callbacks each."""
 READ = 50_000
-"""Events that are read of the feed."""
+"""Events read from the feed."""
 IDLE_SECONDS, QUICK_IDLE_SECONDS = 12.0, 2.0
 SETTLE, QUICK_SETTLE = 3.0, 0.5
-"""Seconds after which nothing has anything left to do."""
+"""Seconds after which all processes are idle."""
 
 AT_START = "memory at start"
 PEAK = "most memory so far"
@@ -45,12 +45,12 @@ SERVERS = ("gateway", "follower", "rpc worker")
 
 
 def full(sessions: int) -> str:
-    """The name of a figure."""
+    """Return the name of a figure."""
     return f"memory at {sessions:,} sessions"
 
 
 def loaded(sessions: int) -> str:
-    """The name of a figure."""
+    """Return the name of a figure."""
     return f"memory at {sessions:,} sessions, after load"
 
 
@@ -65,12 +65,12 @@ GOALS = (
 
 
 def needs(*, quick: bool) -> list[Population]:
-    """Many sessions."""
+    """Return the population with a million sessions."""
     return [Population("sessions", QUICK_SESSIONS if quick else SESSIONS)]
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
-    """Empty, then full, loaded, idle."""
+    """Measure empty, full, loaded and idle."""
     settle = QUICK_SETTLE if quick else SETTLE
     with directory("empty") as data_dir, desk("serve", data_dir=data_dir) as serve:
         time.sleep(settle)
@@ -94,7 +94,7 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
 
 
 def _copy(population: Population, data_dir: Path) -> Path:
-    """Copy it: it is added to, and others read it, too."""
+    """Copy the directory: callbacks are added, and other benchmarks read it too."""
     shutil.copytree(populations.data_dir(population), data_dir, dirs_exist_ok=True)
     return data_dir
 
@@ -116,7 +116,7 @@ def _idle(what: str, pid: int, seconds: float, run: int) -> Iterator[Measurement
 
 
 async def _ask(target: str) -> None:
-    """One question of each kind that could fill memory."""
+    """Send one query of each kind that may take much memory."""
     async with Client(target) as client:
         for question in (SessionFilter(), SessionFilter(client_user_ids=[WHALE])):
             async with aclosing(client.list_sessions(question, page_size=1_000)) as sessions:

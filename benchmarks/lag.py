@@ -1,4 +1,4 @@
-"""How far the view is behind the journal, told by the journal: a follower that hangs is silent."""
+"""The lag of the view, measured at the journal, which works while the follower hangs."""
 
 import time
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ ASK_WITHIN = 5.0
 
 
 class Lag(NamedTuple):
-    """One look.
+    """One measurement.
 
     Attributes:
-        ms: since the first callback that the view lacks was received; 0 if it lacks none.
-        status: what the service says of itself.
+        ms: age of the first callback that the view lacks; 0 if it lacks none.
+        status: the answer of GetStatus.
     """
 
     ms: int
@@ -28,14 +28,14 @@ class Lag(NamedTuple):
 
 
 class Gauge:
-    """Looks at a running service and at its journal."""
+    """Measures the lag of a running service at its journal."""
 
     def __init__(self, channel: grpc.Channel, journal: SqliteReader) -> None:
         self._status = StatusServiceStub(channel)
         self._journal = journal
 
     def look(self) -> Lag:
-        """Raises `grpc.RpcError` or `JournalError` if there is nothing to look at."""
+        """Measure the lag. Raises `grpc.RpcError` or `JournalError` if that is not possible."""
         status = self._status.GetStatus(GetStatusRequest(), timeout=ASK_WITHIN)
         missing = self._journal.read(status.header.revision, limit=1)
         now = time.time_ns() // 1_000_000
@@ -44,7 +44,7 @@ class Gauge:
 
 @contextmanager
 def gauge(target: str, data_dir: Path) -> Iterator[Gauge]:
-    """A gauge for the service at `target`, whose journal is in `data_dir`."""
+    """Yield a gauge for the service at `target`, whose journal is in `data_dir`."""
     with (
         grpc.insecure_channel(target) as channel,
         closing(SqliteReader(data_dir / "journal.db")) as journal,

@@ -1,8 +1,8 @@
 """Live events to 1, 100 and 1,000 subscribers of one worker, at 100 callbacks per second.
 
-`desk service`; the callbacks are appended to its journal on schedule. Counted is the time from just
-before the append (which syncs the disk) to the arrival of each event at each subscriber, all of
-which are in one process of their own. A gap in any stream ends the measuring.
+`desk service`; the callbacks are appended to its journal on schedule. The latency is the time from
+just before the append (which syncs the disk) to the arrival of each event at each subscriber. All
+subscribers are in one process. A gap in any stream ends the measurement.
 """
 
 import sys
@@ -29,16 +29,16 @@ AUDIENCES, QUICK_AUDIENCES = (1, 100, 1_000), (1, 20)
 SECONDS, QUICK_SECONDS = 2.5, 1.0
 
 ARRIVE_WITHIN = 1.0
-"""Seconds that the last events are given before the subscribers are stopped."""
+"""Seconds that the last events have to arrive before the subscribers are stopped."""
 
 APPEND_WITHIN = 5.0
 
 EARLIER = 1_000
-"""Sessions there already."""
+"""Sessions that exist before."""
 
 
 def figure(percentile: str, subscribers: int) -> str:
-    """The name of a figure."""
+    """Return the name of a figure."""
     return f"{percentile} to {subscribers:,} subscribers"
 
 
@@ -46,7 +46,7 @@ GOALS = (Goal(what=figure("p99", 1_000), subject=OURS, bound=250, at_most=True),
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
-    """One audience after the other, on the same service."""
+    """Measure each number of subscribers in turn, on the same service."""
     with directory("live") as data_dir:
         populations.write_journal(data_dir, callbacks.begins(EARLIER))
         populations.follow(data_dir)
@@ -74,7 +74,7 @@ def _live(line: str) -> bool | None:
 
 
 def _append(journal: SqliteWriter, seconds: float) -> dict[int, float]:
-    """Append on schedule, whatever the append takes; by revision, when it was begun."""
+    """Append on schedule. Return the start time of each append by revision."""
     sent = {}
     begin = time.monotonic()
     start = callbacks.START + round(begin * 1000)  # other sessions each time
@@ -86,7 +86,7 @@ def _append(journal: SqliteWriter, seconds: float) -> dict[int, float]:
 
 
 def _latencies(file: Path, sent: dict[int, float], subscribers: int) -> list[float]:
-    """Seconds from append to arrival, ascending; of every event at every subscriber."""
+    """Return the seconds from append to arrival of every event at every subscriber, ascending."""
     if not file.exists():
         raise RuntimeError("a subscriber missed something")
     arrivals = msgspec.msgpack.decode(file.read_bytes(), type=list[Arrival])

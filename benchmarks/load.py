@@ -1,4 +1,4 @@
-"""A closed loop of unary calls from one asyncio client, and what it measured."""
+"""A closed loop of unary calls from one asyncio client, and its figures."""
 
 import asyncio
 import time
@@ -10,20 +10,20 @@ import msgspec
 from benchmarks.processes import cpu_seconds
 
 IN_FLIGHT = 16
-"""Calls under way at once."""
+"""Calls in flight at once."""
 
 SLICES = 5
-"""Turns that each gets: what slows the machine down for a moment hits all alike."""
+"""Turns of each subject, so that a slow phase of the machine affects all of them."""
 
 Call = Callable[[], Awaitable[object]]
 
 
 class Load(msgspec.Struct):
-    """What came of a closed loop.
+    """The figures of a closed loop.
 
     Attributes:
-        seconds: how long it lasted.
-        cpu: processor time that the server used, seconds.
+        seconds: its duration.
+        cpu: processor time of the server, seconds.
         latencies: of each call, seconds.
     """
 
@@ -48,9 +48,9 @@ class Load(msgspec.Struct):
 
 
 async def in_turn(calls: dict[str, Call], *, seconds: float, server: int) -> dict[str, Load]:
-    """Ask each in turn, `seconds` in all for each, `IN_FLIGHT` calls at once.
+    """Call each in turn, `seconds` in all for each, `IN_FLIGHT` calls at once.
 
-    `server` is the process that answers.
+    `server` is the pid of the process that answers.
     """
     loads = {name: Load() for name in calls}
     for call in calls.values():
@@ -64,7 +64,7 @@ async def in_turn(calls: dict[str, Call], *, seconds: float, server: int) -> dic
 
 
 async def medians_ms(calls: Sequence[Call], *, times: int) -> list[float]:
-    """The median latency of each, one call at a time, asked by turns."""
+    """Return the median latency of each, one call at a time, by turns."""
     latencies: list[list[float]] = [[] for _ in calls]
     for _ in range(times):
         for call, taken in zip(calls, latencies, strict=True):

@@ -1,4 +1,4 @@
-"""What the figures depend on: processor, kernel, disk, versions, and who else was busy."""
+"""The environment of the figures: processor, kernel, disk, versions, load of the machine."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ VERSIONS = (
 
 
 def describe() -> dict[str, Any]:
-    """Return facts, as JSON has them."""
+    """Return the environment for JSON."""
     return {
         "processor": _processor(),
         "cores": CORES,
@@ -57,7 +57,7 @@ def _commit() -> str:
 
 
 def _sync_ms() -> float:
-    """What it costs to make 4 KiB durable here: median of 100."""
+    """Return the median of 100 times to make 4 KiB durable, in ms."""
     with directory("sync") as path, open(path / "file", "wb", buffering=0) as file:
         return statistics.median(_timed_sync(file) for _ in range(100)) * 1000
 

@@ -1,4 +1,4 @@
-"""Streams that each ask for another agent, and another client's questions meanwhile.
+"""Streams with a filter each for another agent, and another client's calls meanwhile.
 
 `python -m benchmarks.many_filters --streams 4900 --rate 1000`: opens the streams in a process of
 their own, has callbacks appended by another, each for one of the agents, and asks `GetSession`
@@ -29,7 +29,7 @@ from journal.sqlite import SqliteWriter
 
 STREAMS_PER_CHANNEL = 500
 PAUSE = 0.02
-"""Seconds between two questions."""
+"""Seconds between two calls of `GetSession`."""
 
 
 @click.group(invoke_without_command=True)
@@ -38,7 +38,7 @@ PAUSE = 0.02
 @click.option("--seconds", default=10.0, show_default=True)
 @click.pass_context
 def main(context: click.Context, streams: int, rate: int, seconds: float) -> None:
-    """Measure once."""
+    """Run the measurement once."""
     if context.invoked_subcommand:
         return
     with directory("many-filters") as data_dir:
@@ -66,7 +66,7 @@ async def _ask(target: str, seconds: float) -> list[float]:
         ask, end = SessionServiceStub(channel).GetSession, time.monotonic() + seconds
         while time.monotonic() < end:
             began = time.monotonic()
-            with suppress(grpc.aio.AioRpcError):  # not found, or too late: the time tells
+            with suppress(grpc.aio.AioRpcError):  # not found, or too late, as the latency shows
                 await ask(GetSessionRequest(session_id="nobody"), timeout=10)
             times.append(time.monotonic() - began)
             await asyncio.sleep(PAUSE)

@@ -1,6 +1,6 @@
-"""What a benchmark yields, and what is computed of it: medians, and ratios within one run.
+"""The measurements of a benchmark, and their medians and ratios within one run.
 
-Knows nothing of how things are measured, and nothing of files.
+Measures nothing itself, and knows no files.
 """
 
 from collections import defaultdict
@@ -17,11 +17,11 @@ class Measurement(msgspec.Struct, frozen=True):
 
     Attributes:
         benchmark: the module's name.
-        what: what was measured, in words; the same for all subjects that are compared.
-        subject: who was measured.
+        what: name of the figure; the same for all subjects that are compared.
+        subject: the product or variant that was measured.
         value: the figure.
         unit: of the figure, such as `1/s`, `ms`, `MB`.
-        run: which run it belongs to, from 1. Ratios are of one run.
+        run: number of the run, from 1. Ratios are of one run.
     """
 
     benchmark: str
@@ -33,7 +33,7 @@ class Measurement(msgspec.Struct, frozen=True):
 
 
 class NotMeasured(msgspec.Struct, frozen=True):
-    """A subject that could not be measured here, and why: a peer that is not installed, say."""
+    """A subject that could not be measured, and the reason, such as a missing program."""
 
     benchmark: str
     subject: str
@@ -41,15 +41,14 @@ class NotMeasured(msgspec.Struct, frozen=True):
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
-    """What we want of one figure; at least or at most `bound`.
+    """A bound for one figure.
 
     Attributes:
-        what, subject: which figure.
-        bound: what it should reach, or stay below if `at_most`.
-        of: None: the bound is for the figure itself; a subject: for its ratio to that subject's
-            figure of the same `what`.
-        of_what: with `of`: the ratio is to that subject's figure of another `what`.
-        in_every_run: it is for each run, and not only for their median.
+        what, subject: the figure.
+        bound: the lowest value to reach; with `at_most`, the highest one.
+        of: if set, the bound is for the ratio to this subject's figure of the same `what`.
+        of_what: with `of`, the `what` of that subject's figure.
+        in_every_run: the bound is for each run, not only for the median.
     """
 
     what: str
@@ -67,7 +66,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         return f"{figure}{other} {bound}{' in every run' if self.in_every_run else ''}"
 
     def is_met(self, spread: "Spread") -> bool:
-        """Whether what was measured reaches it."""
+        """Return True if a value meets the goal."""
         if self.at_most:
             return (spread.high if self.in_every_run else spread.median) <= self.bound
         return (spread.low if self.in_every_run else spread.median) >= self.bound
@@ -77,8 +76,8 @@ class Population(msgspec.Struct, frozen=True):
     """A data directory that a benchmark reads.
 
     Attributes:
-        kind: of what it has so many, see `benchmarks.populations`.
-        count: how many.
+        kind: a key of `benchmarks.populations.KINDS`.
+        count: number of sessions or callbacks.
     """
 
     kind: str
@@ -91,11 +90,11 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: the module's.
         about: its docstring.
-        reference: the subject that the others are divided by; "" if there is none.
-        goals: what we want.
-        runs: at most so many, because one is long; None: as many as are asked for.
-        needs: called as `needs(quick=…)`; the data directories that it reads.
-        measure: called as `measure(run, quick=…)`; yields what it finds.
+        reference: the subject that the others are divided by; "" without one.
+        goals: bounds for its figures.
+        runs: number of runs at most, for a long one; None: no limit.
+        needs: called as `needs(quick=…)`; returns the data directories that it reads.
+        measure: called as `measure(run, quick=…)`; yields measurements.
     """
 
     name: str
@@ -108,7 +107,7 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load(name: str) -> Benchmark:
-    """Import a benchmark: `measure`, and if it has them `needs`, `REFERENCE`, `GOALS`, `RUNS`."""
+    """Import a benchmark: `measure` and, if present, `needs`, `REFERENCE`, `GOALS`, `RUNS`."""
     module = import_module(f"benchmarks.{name}")
     return Benchmark(
         name=name,
@@ -126,7 +125,7 @@ def _nothing(*, quick: bool) -> Sequence[Population]:
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """The middle, the least and the greatest of what several runs gave."""
+    """The median, lowest and highest value of several runs."""
 
     median: float
     low: float
@@ -135,18 +134,18 @@ class Spread(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
+        """Make the spread of at least one value."""
         return cls(median(values), min(values), max(values), len(values))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The least value that at least `percent` of all do not exceed (nearest rank)."""
+    """Return the lowest value that at least `percent` of all do not exceed (nearest rank)."""
     ordered = sorted(values)
     return ordered[max(0, ceil(len(ordered) * percent / 100) - 1)]
 
 
 class Figures:
-    """All measurements of one benchmark, by what and whom."""
+    """All measurements of one benchmark, by figure and subject."""
 
     def __init__(self, measurements: Sequence[Measurement]) -> None:
         self._values: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
@@ -156,23 +155,23 @@ class Figures:
             self.units[each.what] = each.unit
 
     def subjects(self, what: str) -> list[str]:
-        """Who was measured, in that order."""
+        """Return the subjects in the order of measurement."""
         return [subject for measured, subject in self._values if measured == what]
 
     def spread(self, what: str, subject: str) -> Spread | None:
-        """The figure over all runs; None if it was not measured."""
+        """Return the figure's spread over all runs; None if it was not measured."""
         values = self._values.get((what, subject))
         return Spread.of(list(values.values())) if values else None
 
     def ratio(self, what: str, subject: str, of: str, of_what: str | None = None) -> Spread | None:
-        """The figure divided by another of the same run, over all runs that have both."""
+        """Return the spread of the figure's ratio to another, over all runs that have both."""
         ours = self._values.get((what, subject), {})
         theirs = self._values.get((of_what or what, of), {})
         ratios = [value / theirs[run] for run, value in ours.items() if theirs.get(run)]
         return Spread.of(ratios) if ratios else None
 
     def reached(self, goal: Goal) -> tuple[Spread, bool] | None:
-        """What was measured of what a goal asks for, and whether that reaches it."""
+        """Return the spread of a goal's figure, and True if it meets the goal."""
         if goal.of is None:
             spread = self.spread(goal.what, goal.subject)
         else:

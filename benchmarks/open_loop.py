@@ -1,8 +1,7 @@
 """Acknowledgements at a given rate, with the whole system running: `desk serve`.
 
-An open loop: callbacks are sent by the clock, and latency counts from the schedule. The reference
-is the empty handler of `acknowledgements` at the same rate. How far the follower is behind is
-looked at all the while.
+An open loop: callbacks are sent on schedule, and latency counts from the schedule. The reference is
+the empty handler of `acknowledgements` at the same rate. The lag of the view is measured as well.
 """
 
 import threading
@@ -25,10 +24,10 @@ RATES = (500, 1000, 2000, 4000)
 SECONDS, QUICK_SECONDS = 2.0, 1.0
 
 EVERY = 0.05
-"""Seconds between two looks at the lag."""
+"""Seconds between two measurements of the lag."""
 
 CAUGHT_UP_WITHIN = 60.0
-"""Seconds that the follower may take between two rates."""
+"""Seconds that the follower may take to catch up between two rates."""
 
 
 def _p99(rate: int) -> str:
@@ -51,7 +50,7 @@ GOALS = (
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
-    """Both at each rate, in turn."""
+    """Measure both at each rate, in turn."""
     seconds = QUICK_SECONDS if quick else SECONDS
     with (
         peer("empty_falcon") as empty,
@@ -78,7 +77,7 @@ def _figures(subject: str, report: dict[str, Any], rate: int, run: int) -> Itera
 
 @contextmanager
 def _watching(target: str, data_dir: Path) -> Iterator[list[float]]:
-    """Look at the lag all the while, ms; at the end wait until the follower has caught up."""
+    """Collect the lag in ms inside the block. At its end, wait until the follower has caught up."""
     lags: list[float] = []
     over = threading.Event()
     with gauge(target, data_dir) as lag:
@@ -93,7 +92,7 @@ def _watching(target: str, data_dir: Path) -> Iterator[list[float]]:
                 yield lags
             finally:
                 over.set()
-            looking.result()  # what it could not see may have been the worst
+            looking.result()  # a missing measurement may have been the highest
         _await_caught_up(lag, lags)
 
 

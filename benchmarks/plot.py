@@ -1,4 +1,4 @@
-"""The plot: per benchmark, how each subject compares with the reference. Needs matplotlib."""
+"""The plot: per benchmark, the ratio of each subject to the reference. Needs matplotlib."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ Row = tuple[str, Spread]
 
 
 def write(figures: Mapping[Benchmark, Figures], out: Path) -> bool:
-    """Write `latest.svg`; return False if there is nothing to plot, or nothing to plot with."""
+    """Write `latest.svg`. Return False without figures, or without matplotlib."""
     panels = {each.name: rows for each, of in figures.items() if (rows := _rows(each, of))}
     try:
         import matplotlib as mpl
@@ -19,7 +19,7 @@ def write(figures: Mapping[Benchmark, Figures], out: Path) -> bool:
     if not panels:
         return False
     mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "desk"  # the same figures make the same file
+    mpl.rcParams["svg.hashsalt"] = "desk"  # the same figures give the same file
     _draw(panels, out / "latest.svg")
     return True
 

@@ -1,8 +1,8 @@
 """Data directories full of callbacks, made as the service makes them: journal first, then view.
 
-They are made before anything is measured: the journals side by side, each by a process of its own
-(`python -m benchmarks.populations KIND COUNT DATA_DIR`), and the views one after the other. That of
-the largest comes last, alone: how long a follower takes for it is a figure of its own.
+They are made before the measurements: the journals side by side, each by a process of its own
+(`python -m benchmarks.populations KIND COUNT DATA_DIR`), then the views one after the other. The
+largest view comes last, alone: the time that a follower takes for it is a figure of its own.
 """
 
 import json
@@ -33,23 +33,23 @@ COMMIT = 4_000
 """Entries per commit: 8 values each, of 32,766 that SQLite can bind."""
 
 CHUNK = 1024 * 1024
-"""Bytes of a view that are read at a time."""
+"""Bytes of a view read at a time."""
 
 POLL = 0.02
-"""Seconds between two looks at how far the view has come."""
+"""Seconds between two looks at the view's revision."""
 
 MADE_WITHIN = 900.0
-"""Seconds that making one may take."""
+"""Seconds that one population may take."""
 
 KINDS: dict[str, Callable[[int], Iterator[NewEntry]]] = {
     "sessions": callbacks.short_sessions,
     "traffic": callbacks.traffic,
 }
-"""What a population has so many of: short sessions, or callbacks of the simulator's lives."""
+"""Entries by kind of population: short sessions, or callbacks of the simulator's lives."""
 
 
 class Followed(NamedTuple):
-    """What it took to make a view: callbacks, seconds, and the follower's peak memory in MB."""
+    """The making of a view: callbacks, seconds, and the follower's peak memory in MB."""
 
     callbacks: int
     seconds: float
@@ -57,7 +57,7 @@ class Followed(NamedTuple):
 
 
 def prepare(populations: Iterable[Population]) -> None:
-    """Make them: the largest journal first, as many at once as there are cores; its view last."""
+    """Make populations: the largest journal first, one per core at once; its view last."""
     ordered = sorted(set(populations), key=lambda each: each.count, reverse=True)
     for population in ordered:
         _begin(population)
@@ -66,15 +66,15 @@ def prepare(populations: Iterable[Population]) -> None:
 
 
 def data_dir(population: Population) -> Path:
-    """Where it is; made now if it has not been. It is kept until the program ends."""
+    """Return the directory of a population, made at the first call, kept until the end."""
     followed(population)
     return _begin(population).result()
 
 
 def warmed(population: Population) -> Path:
-    """Where it is, with its view in the page cache: who hosts a machine may take idle pages away.
+    """Return the directory of a population, with its view in the page cache.
 
-    `GetSession` on a view that had to be read from the disk came to two thirds of its rate.
+    A view that must be read from disk is slower, and a virtual machine may lose idle pages.
     """
     path = data_dir(population)
     chunk = bytearray(CHUNK)
@@ -86,7 +86,7 @@ def warmed(population: Population) -> Path:
 
 @cache
 def followed(population: Population) -> Followed:
-    """What it took to make its view, which is made now if it has not been."""
+    """Return the figures of making a population's view, made at the first call."""
     path = _begin(population).result()
     click.echo(f"making the view of {population.count:,} {population.kind}", err=True)
     return follow(path)
@@ -120,7 +120,7 @@ def write_journal(data_dir: Path, entries: Iterable[NewEntry]) -> None:
 
 
 def follow(data_dir: Path) -> Followed:
-    """Have a follower, in a process of its own, bring the view up to the journal's head."""
+    """Run a follower, in a process of its own, until the view is at the journal's head."""
     command = (sys.executable, "-m", "benchmarks.following", str(data_dir))
     with child(*command, is_ready=_began) as follower:
         end, revision = _await_complete(locate(data_dir))
@@ -132,7 +132,7 @@ def _began(line: str) -> float | None:
 
 
 def _await_complete(view: Path) -> tuple[float, int]:
-    """When the view was complete (monotonic seconds), and at which revision."""
+    """Wait for the complete view. Return the time (monotonic seconds) and the revision."""
     deadline = time.monotonic() + MADE_WITHIN
     while time.monotonic() < deadline:
         if revision := _complete_revision(view):

@@ -1,4 +1,4 @@
-"""What processes cost, as the kernel counts it: memory and processor time. Linux only."""
+"""Memory and processor time of processes, as the kernel counts them. Linux only."""
 
 import os
 import re
@@ -12,23 +12,23 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def rss_mb(pid: int) -> float:
-    """Memory that a process has resident now, MB."""
+    """Return the resident memory of a process in MB."""
     return _memory(pid, "VmRSS")
 
 
 def peak_rss_mb(pid: int) -> float:
-    """The most that it had since it was started, MB."""
+    """Return the highest resident memory of a process so far in MB."""
     return _memory(pid, "VmHWM")
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used so far, its threads' included."""
+    """Return the processor time of a process so far, of all its threads."""
     after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(after_name[11]) + int(after_name[12])) / _TICKS
 
 
 def roles(pid: int) -> dict[str, int]:
-    """The processes of a `desk` server command by what they are, told by the files they hold."""
+    """Return the processes of a `desk` server command by role, recognised by their open files."""
     named = {"supervisor": pid}
     for child in descendants(pid):
         named[_role(child)] = child
@@ -47,7 +47,7 @@ def _role(pid: int) -> str:
 
 def _open_files(pid: int) -> Iterator[str]:
     for each in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed since it was listed
+        with suppress(FileNotFoundError):  # closed after it was listed
             yield os.readlink(each)
 
 

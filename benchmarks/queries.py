@@ -1,10 +1,10 @@
 """GetSession and ListSessions at 10 thousand, 100 thousand and 1 million sessions.
 
 `desk service` on a view of short sessions, one asyncio client with 16 calls at once. The reference
-is an empty unary call of the same server and client: `grpc.health.v1.Health/Check`. Because client
-and server share the machine, the server's own processor time per call stands beside the rate.
+is an empty unary call of the same server and client: `grpc.health.v1.Health/Check`. Client and
+server share the machine, so the server's own processor time per call is measured as well.
 Pages: one call at a time, the first page and one deep in the list by turns, with each filter.
-etcd, where it is installed, has values of the size of a session.
+etcd, if installed, has values of the size of a session.
 """
 
 import asyncio
@@ -39,24 +39,24 @@ SIZES, QUICK_SIZES = (10_000, 100_000, 1_000_000), (1_000, 5_000)
 PAGE, LONGEST_PAGE = 100, 1_000
 
 DEPTH = 0.9
-"""How far along all pages the deep one is."""
+"""Position of the deep page, as a share of all pages."""
 
 MOST_PAGES = 100
-"""Pages of 1,000 that are walked through to get there; what follows counts as not there."""
+"""Pages of 1,000 to read at most on the way there; the rest counts as missing."""
 
 SESSION_BYTES = 200
-"""What a session takes as a message."""
+"""Size of a session as a message."""
 
 _OPTIONS = (("grpc.max_receive_message_length", 16 * 1024 * 1024),)
 
 
 def rate(sessions: int) -> str:
-    """The name of a figure."""
+    """Return the name of a figure."""
     return f"calls/s at {sessions:,} sessions"
 
 
 def page_time(order_or_filter: str) -> str:
-    """The name of a figure."""
+    """Return the name of a figure."""
     return f"page of {PAGE}, {order_or_filter}"
 
 
@@ -68,7 +68,7 @@ GOALS = (
 
 
 class Question(NamedTuple):
-    """Which pages."""
+    """A filter and an order of pages."""
 
     name: str
     filter: SessionFilter = SessionFilter()
@@ -76,12 +76,12 @@ class Question(NamedTuple):
 
 
 def needs(*, quick: bool) -> list[Population]:
-    """One of each size."""
+    """Return the population of each size."""
     return [Population("sessions", size) for size in (QUICK_SIZES if quick else SIZES)]
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
-    """Size by size; the pages on the largest."""
+    """Measure each size, and the pages on the largest."""
     needed = needs(quick=quick)
     for population in needed:
         data_dir, size = populations.warmed(population), population.count
@@ -124,7 +124,7 @@ async def _ask(target: str, worker: int, size: int, *, seconds: float) -> dict[s
 
 
 def questions(size: int) -> list[Question]:
-    """Every order, and every filter in the order that is the default."""
+    """Return every order, and every filter in the default order."""
     middle = Timestamp(seconds=START // 1000 + size // 2)
     recent = TimeRange(start_time=middle)
     return [
@@ -146,7 +146,7 @@ def questions(size: int) -> list[Question]:
     ]
 
 
-_NOBODYS = EndReason.END_REASON_AGENT_TIMEOUT  # a page of it looks at 10,000 sessions in vain
+_NOBODYS = EndReason.END_REASON_AGENT_TIMEOUT  # a page of it skips 10,000 sessions
 _STATES = (SessionState.SESSION_STATE_CHATBOT, SessionState.SESSION_STATE_ENDED)
 
 GOALS = (
@@ -177,7 +177,7 @@ async def _time_pages(target: str, size: int, *, times: int) -> dict[str, list[f
     return found
 
 
-_tokens: dict[tuple[str, int], str] = {}  # they stay good: the view does not change
+_tokens: dict[tuple[str, int], str] = {}  # still valid: the view does not change
 
 
 async def _token(stub: Any, question: Question, size: int) -> str:
@@ -188,7 +188,7 @@ async def _token(stub: Any, question: Question, size: int) -> str:
 
 
 async def _walk(stub: Any, question: Question) -> str:
-    """Go through the pages while they have sessions, or for long enough; a token near the end."""
+    """Read pages to the end, or up to the limit. Return a token near the end."""
     tokens = [""]
     while len(tokens) < MOST_PAGES:
         request = _request(question, page_size=LONGEST_PAGE, page_token=tokens[-1])

@@ -1,9 +1,9 @@
-"""A view built anew by the real follower, from a journal; the times are for a million callbacks.
+"""A view rebuilt by the real follower from a journal; the times are for a million callbacks.
 
-Of a million sessions most have only begun: nearly every callback is of a session that is not at
-hand, and makes a row of its own. Ordinary traffic is that of the simulator's lives: the feed that
-`subscribe` reads, a fifth of a million, and the time that five of them would take. Once, because it
-is long.
+Of a million sessions most have only begun: nearly every callback is of a session that is not
+cached, and makes a new row. Ordinary traffic is that of the simulator's lives: the feed that
+`subscribe` reads, a fifth of a million callbacks, with five times its time. One run, because it is
+long.
 """
 
 import os
@@ -27,13 +27,13 @@ GOALS = (
 
 
 def needs(*, quick: bool) -> list[Population]:
-    """The largest that there is, and the one that `subscribe` reads."""
+    """Return the largest population, and the one that `subscribe` reads."""
     sessions = Population("sessions", QUICK_SESSIONS if quick else SESSIONS)
     return [sessions, *subscribe.needs(quick=quick)]
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
-    """The rebuild that made the large population's view; and one of the other, alone."""
+    """Yield the rebuild of the large population's view, and one of the other, alone."""
     sessions, traffic = needs(quick=quick)
     for subject, followed in (
         (SHORT, populations.followed(sessions)),
@@ -50,6 +50,6 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
 def _rebuild(population: Population) -> Followed:
     source = populations.data_dir(population)
     with directory("rebuild") as data_dir:
-        shutil.copy(source / "journal.db", data_dir)  # whoever wrote it has ended
-        os.sync()  # else the copy is still being written while it is read
+        shutil.copy(source / "journal.db", data_dir)  # its writer has ended
+        os.sync()  # otherwise the copy would be written to disk while it is read
         return populations.follow(data_dir)

@@ -11,14 +11,14 @@ from benchmarks.measurement import Benchmark, Figures, Goal, Measurement, NotMea
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """What one session of benchmarks found, and on what machine."""
+    """The figures of one session of benchmarks, and its machine."""
 
     machine: dict[str, Any]
     measurements: list[Measurement]
     not_measured: list[NotMeasured]
 
     def figures(self, benchmark: str) -> Figures:
-        """Those of one benchmark."""
+        """Return the figures of one benchmark."""
         return Figures([each for each in self.measurements if each.benchmark == benchmark])
 
 

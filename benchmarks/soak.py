@@ -1,9 +1,9 @@
-"""A soak: the whole system at half of what it can take, for minutes; `make soak`.
+"""A soak test: the whole system at half of its highest rate, for minutes; `make soak`.
 
-Measures first how many callbacks a second `desk serve` acknowledges to `desk simulate`. Then rounds
-of `desk simulate --verify` at half of that, with callbacks late, repeated, impossible and
-malformed, while subscribers come and go. Memory and lag are sampled and plotted. Ends with 1 if
-anything at all differed from what was sent, a stream was not in order, or a process died.
+Measures first the rate at which `desk serve` acknowledges callbacks of `desk simulate`. Then runs
+rounds of `desk simulate --verify` at half of it, with callbacks late, repeated, impossible and
+malformed, while subscribers come and go. Memory and lag are sampled and plotted. Exit code 1 if
+there was a difference, a stream out of order, or a process that died.
 """
 
 import json
@@ -27,28 +27,28 @@ from benchmarks.work import ROOT, Ready, child, desk, directory
 RESULTS = Path(__file__).parent / "results"
 
 PROBE = 500
-"""Sessions that are sent to see how fast it is."""
+"""Sessions sent to measure the highest rate."""
 
 SHARE = 0.5
-"""Of that, what is sent during the soak."""
+"""Share of that rate during the soak."""
 
 ROUND = 60.0
-"""Seconds that one round sends, at most; its verification comes on top."""
+"""Seconds of sending in one round at most, without its verification."""
 
 CALLBACKS = 12
-"""Per session of the simulator, roughly."""
+"""Callbacks per session of the simulator, about."""
 
 DISORDER = ("--duplicates", "5%", "--shuffle", "30%", "--impossible", "5%", "--malformed", "1%")
 
-Report = dict[str, Any]
-"""What `desk simulate --json` prints."""
+RunReport = dict[str, Any]
+"""The output of `desk simulate --json`."""
 
 
 @click.command()
 @click.option("--seconds", type=click.FloatRange(min=5), default=600.0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 def main(seconds: float, out: Path) -> None:
-    """Soak for so many seconds; write soak.json and soak.svg."""
+    """Run the soak test for some seconds. Write soak.json and soak.svg."""
     facts = machine.describe()
     with directory("soak") as data_dir:
         with desk("serve", data_dir=data_dir) as serve:
@@ -85,8 +85,8 @@ def _capacity(serve: Ready) -> float:
     return float(report["per_second"])
 
 
-def _rounds(serve: Ready, rate: float, seconds: float) -> Iterator[Report]:
-    """Rounds until the time is over; the last one is shorter."""
+def _rounds(serve: Ready, rate: float, seconds: float) -> Iterator[RunReport]:
+    """Yield the reports of rounds until the time is over. The last round is shorter."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         sessions = max(1, round(min(left, ROUND) * rate / CALLBACKS))
@@ -101,7 +101,7 @@ def _rounds(serve: Ready, rate: float, seconds: float) -> Iterator[Report]:
         yield report
 
 
-def _simulate(serve: Ready, sessions: int, *options: str) -> tuple[Report, int]:
+def _simulate(serve: Ready, sessions: int, *options: str) -> tuple[RunReport, int]:
     command = (sys.executable, "-m", "command", "simulate", f"http://{serve.said['http']}",
                "--sessions", str(sessions), "--seed", str(time.time_ns() % 10**9),
                "--json", *options)  # fmt: skip
@@ -115,7 +115,7 @@ def _simulate(serve: Ready, sessions: int, *options: str) -> tuple[Report, int]:
 
 @contextmanager
 def _visitors(serve: Ready, file: Path) -> Iterator[Visits]:
-    """Have subscribers come and go; what is yielded is filled at the end of the block."""
+    """Run subscribers that come and go. The yielded object is filled at the end of the block."""
     visits = Visits()
     command = (sys.executable, "-m", "benchmarks.visitors", serve.said["grpc"], str(file))
     with child(*command, is_ready=lambda line: True if line.startswith("{") else None):
@@ -128,7 +128,7 @@ def _visitors(serve: Ready, file: Path) -> Iterator[Visits]:
         setattr(visits, field, getattr(found, field))
 
 
-def _problems(rounds: list[Report], visits: Visits, exit_code: int | None) -> Iterator[str]:
+def _problems(rounds: list[RunReport], visits: Visits, exit_code: int | None) -> Iterator[str]:
     for number, report in enumerate(rounds, 1):
         if report["exit_code"]:
             verification = json.dumps(report.get("verification") or report.get("error"))
@@ -145,7 +145,7 @@ def _write(found: dict[str, Any], sampler: Sampler, out: Path) -> None:
         click.echo("no plot: matplotlib is not installed")
 
 
-def _summary(rounds: list[Report], visits: Visits, sampler: Sampler) -> Iterator[str]:
+def _summary(rounds: list[RunReport], visits: Visits, sampler: Sampler) -> Iterator[str]:
     sent = sum(report["sent"] for report in rounds)
     yield f"{len(rounds)} rounds, {sent:,} callbacks"
     yield f"{visits.visits:,} visits, {visits.events:,} events, {visits.fell_behind} fell behind"

@@ -1,9 +1,9 @@
 """Subscribe, catching up: events per second to one Python client on the same machine.
 
-Everything there is, from `desk service`, with several `max_batch`. `desk.client` checks order and
-can resume; the plain stub only counts. The reference is a stream of one event per message out of
-the same view. etcd, where it is installed, has a key per event with a value of a record's size,
-each put in a revision of its own.
+The whole feed, from `desk service`, with several `max_batch`. `desk.client` checks the order and
+can resume; the plain stub only counts. The reference is a stream of one event per message from the
+same view. etcd, if installed, has a key per event with a value of a record's size, each put in its
+own revision.
 """
 
 import asyncio
@@ -40,22 +40,22 @@ GOALS = (
 
 EVENTS, QUICK_EVENTS = 200_000, 10_000
 FEW, QUICK_FEW = 20_000, 2_000
-"""Events where each has a message of its own: that takes ten times as long."""
+"""Events where each has a message of its own, which is slower."""
 
 RECORD_BYTES = 700
-"""What a record takes as a message, roughly."""
+"""Size of a record as a message, about."""
 
 Read = Callable[[str], Awaitable[int]]
-"""Reads a feed of the server at an address; how many events."""
+"""Reads the feed of the server at an address. Returns the number of events."""
 
 
 def needs(*, quick: bool) -> list[Population]:
-    """One feed."""
+    """Return the population of the feed."""
     return [Population("traffic", QUICK_EVENTS if quick else EVENTS)]
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
-    """Ours, the reference, etcd."""
+    """Measure the service, the reference and etcd."""
     few = QUICK_FEW if quick else FEW
     (population,) = needs(quick=quick)
     data_dir = populations.warmed(population)

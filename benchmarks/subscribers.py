@@ -1,8 +1,8 @@
-"""Many live subscribers in a process of their own: when did what arrive?
+"""Many live subscribers in a process of their own, which records the arrivals.
 
-`python -m benchmarks.subscribers TARGET COUNT FILE`: opens the streams, says so as JSON once all
-are live, and on SIGTERM writes what arrived to the file: per message the time (monotonic seconds)
-and the revisions of its first and last record. Ends without it if any stream had a gap.
+`python -m benchmarks.subscribers TARGET COUNT FILE`: opens the streams, prints a line of JSON once
+all are live, and on SIGTERM writes the arrivals to the file: per message the time (monotonic
+seconds) and the revisions of its first and last record. Writes no file if a stream had a gap.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ import msgspec
 from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 
 STREAMS_PER_CHANNEL = 100
-"""Less than the thousand that the server allows on a connection."""
+"""Streams per connection; the server allows a thousand."""
 
 METHOD = "/desk.v1.EventService/Subscribe"
 
 Arrival = tuple[float, int, int]
-"""When (monotonic seconds), the first revision, the last one."""
+"""Time (monotonic seconds), first and last revision of a message."""
 
 
 async def collect(target: str, count: int) -> list[Arrival]:
-    """Open `count` streams, and note what arrives until SIGTERM."""
+    """Open `count` streams, and record the arrivals until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     arrivals: list[Arrival] = []
@@ -72,7 +72,7 @@ async def _subscribe(
     raise RuntimeError("a stream ended")
 
 
-@lru_cache(256)  # the same message goes to all
+@lru_cache(256)  # all get the same message
 def _revisions(message: bytes) -> tuple[int, int, int]:
     response = SubscribeResponse.FromString(message)
     records = response.records.records

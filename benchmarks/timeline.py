@@ -1,4 +1,4 @@
-"""Memory and lag of a running `desk serve` over time, sampled in a thread; and their plot."""
+"""Memory and lag of a running `desk serve` over time, sampled in a thread, and their plot."""
 
 import threading
 import time
@@ -19,12 +19,12 @@ EVERY = 1.0
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One moment.
+    """Memory and lag at one moment.
 
     Attributes:
         at: seconds since the first sample.
         memory_mb: by process.
-        lag_ms: how long ago the journal's first callback that was not in the view was received.
+        lag_ms: age of the first callback that the view lacked.
         subscribers: open streams.
     """
 
@@ -39,7 +39,7 @@ class Sampler:
 
     Attributes:
         samples: so far.
-        problem: why there are no more; empty if all is well.
+        problem: the reason why sampling ended early; empty if it did not.
     """
 
     def __init__(self, serve: Ready, data_dir: Path) -> None:
@@ -60,11 +60,11 @@ class Sampler:
 
     @property
     def most_lag_ms(self) -> int:
-        """How far the view ever was behind."""
+        """Return the highest lag in ms."""
         return max((sample.lag_ms for sample in self.samples), default=0)
 
     def growth(self) -> dict[str, tuple[float, float]]:
-        """The memory of each process in the first and in the last sample, MB."""
+        """Return the memory of each process in the first and in the last sample, MB."""
         first, last = self.samples[0].memory_mb, self.samples[-1].memory_mb
         return {role: (first.get(role, 0.0), memory) for role, memory in last.items()}
 
@@ -93,7 +93,7 @@ class Sampler:
 
 
 def plot(samples: Sequence[Sample], file: Path) -> bool:
-    """Draw memory and lag over time as SVG; says whether there was something to draw with."""
+    """Draw memory and lag over time as SVG. Return False without matplotlib."""
     try:
         import matplotlib as mpl
     except ImportError:

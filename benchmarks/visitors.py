@@ -1,8 +1,8 @@
-"""Subscribers that come and go, in a process of their own, and check what they are sent.
+"""Subscribers that come and go, in a process of their own, and check the order of events.
 
-`python -m benchmarks.visitors TARGET FILE`: until SIGTERM; then writes a `Visits` to the file, as
-JSON. Each visitor reads everything there is, for some seconds: from where it left, from somewhere
-earlier, or from now on. Some read slowly, so that they fall behind.
+`python -m benchmarks.visitors TARGET FILE` runs until SIGTERM, then writes a `Visits` to the file
+as JSON. Each visitor reads the feed for some seconds: from its last position, from an earlier one,
+or from now on. Some read slowly, so that they fall behind.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from desk.v1.event_pb2 import EventFilter, Verdict
 
 VISITORS = 8
 STAY = (0.5, 15.0)
-"""Seconds, drawn for each visit."""
+"""Shortest and longest visit in seconds; the duration is random."""
 
 EARLIER = 10_000
-"""Revisions, at most, that a visitor goes back."""
+"""Revisions that a visitor goes back at most."""
 
 SLOW = 0.1
-"""Share of visits that read slowly."""
+"""Share of slow visits."""
 
 PAUSE = 0.2
-"""Seconds between two messages, for these."""
+"""Seconds between two messages of a slow visit."""
 
 MOST_PROBLEMS = 50
 
@@ -40,10 +40,10 @@ EVERYTHING = EventFilter(
 
 
 class Visits(msgspec.Struct):
-    """What came of all visits.
+    """The results of all visits.
 
     Attributes:
-        problems: what was not in order; empty if all is well.
+        problems: events out of order; empty if there were none.
     """
 
     visits: int = 0
@@ -54,14 +54,14 @@ class Visits(msgspec.Struct):
 
 
 class Place:
-    """Where a visit stands; knows which record must come next."""
+    """The position of a visit. Checks that the right record comes next."""
 
     def __init__(self, after: int | None) -> None:
         self.reached = after
         self._shown = None if after is None else (after, None)
 
     def take(self, update: Update) -> str:
-        """Go on by an update; says what is wrong with it, if anything."""
+        """Advance by an update. Return the problem with it, if there is one."""
         for record in update.records:
             place = (record.revision, record.ordinal)
             if not self._may_follow(*place):
@@ -85,7 +85,7 @@ class Place:
 
 
 async def visit_all(target: str) -> Visits:
-    """Have visitors come and go until SIGTERM."""
+    """Run visits until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     report = Visits()
@@ -119,7 +119,7 @@ def _earlier(reached: int | None, random: Random) -> int:
 
 
 async def _visit(target: str, place: Place, random: Random, report: Visits) -> str:
-    """Stay for a while; says what was wrong, if anything."""
+    """Run one visit. Return the problem, if there was one."""
     pause = PAUSE if random.random() < SLOW else 0
     try:
         async with asyncio.timeout(random.uniform(*STAY)), Client(target) as client:
@@ -136,7 +136,7 @@ async def _visit(target: str, place: Place, random: Random, report: Visits) -> s
                         return problem
                     await asyncio.sleep(pause)
     except TimeoutError:
-        pass  # time to go
+        pass  # the end of the visit
     return ""
 
 

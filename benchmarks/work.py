@@ -1,7 +1,7 @@
-"""Where benchmarks keep files while they run, and the processes they start.
+"""The files of running benchmarks, and the processes that they start.
 
-The directory is beside the code and not in /tmp, which may be memory: what is called durable here
-must really have been written.
+The directory is beside the code and not in /tmp, which may be in memory: durable data must really
+be written to a disk.
 """
 
 import atexit
@@ -26,10 +26,10 @@ CORES = len(os.sched_getaffinity(0))
 SDK_APP_ID = 1600012345
 
 START_WITHIN = 60.0
-"""Seconds from the start of a process to the line that says it is ready."""
+"""Seconds from the start of a process to its ready line."""
 
 END_WITHIN = 15.0
-"""Seconds from SIGTERM to the end; after that it is killed."""
+"""Seconds from SIGTERM to the end of a process; then it is killed."""
 
 
 @cache
@@ -42,13 +42,13 @@ def _root() -> Path:
 
 
 def new_directory(name: str) -> Path:
-    """Return a new, empty directory. It is removed when the program ends, or earlier by you."""
+    """Return a new, empty directory. It is removed when the program ends, or by the caller."""
     return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_root()))
 
 
 @contextmanager
 def directory(name: str) -> Iterator[Path]:
-    """A new, empty directory, removed at the end of the block."""
+    """Yield a new, empty directory, and remove it at the end of the block."""
     path = new_directory(name)
     try:
         yield path
@@ -57,7 +57,7 @@ def directory(name: str) -> Iterator[Path]:
 
 
 class Ready:
-    """A process that runs, and what it said when it was ready."""
+    """A running process, and the output of its ready line."""
 
     def __init__(self, process: subprocess.Popen[str], said: Any) -> None:
         self.process = process
@@ -72,23 +72,23 @@ def child(
     env: Mapping[str, str] | None = None,
     user: str | None = None,
 ) -> Iterator[Ready]:
-    """Run a process until the end of the block.
+    """Run a process inside the block.
 
     Args:
-        command: what to run.
-        is_ready: gets each line of its output (stdout and stderr); what it returns for the first
-            one that it accepts (not None) becomes `Ready.said`.
+        command: the program and its arguments.
+        is_ready: called with each line of the output (stdout and stderr), until it returns
+            something other than None, which becomes `Ready.said`.
         env: added to the environment.
-        user: whose process it is to be; None: ours.
+        user: the user of the process; None: the present one.
 
     Raises:
-        RuntimeError: it ended or was silent instead of becoming ready.
+        RuntimeError: the process ended, or did not become ready in time.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DESK_")}
     process = subprocess.Popen(
         command,
         env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})},
-        cwd=_root(),  # where no .env is
+        cwd=_root(),  # a directory without .env
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -110,7 +110,7 @@ def peer(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> 
 
 
 def desk(*arguments: str, data_dir: Path, **settings: str) -> Any:
-    """Run a `desk` server command on ephemeral ports; `said` is its record with http, grpc."""
+    """Run a `desk` server command on free ports. `said` is its log record with http and grpc."""
     env = {
         "DESK_DATA_DIR": str(data_dir),
         "DESK_HTTP_LISTEN": "127.0.0.1:0",
@@ -123,7 +123,7 @@ def desk(*arguments: str, data_dir: Path, **settings: str) -> Any:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a process started, and those that these started."""
+    """Return the children of a process, and their children."""
     children = [
         int(each)
         for task in Path(f"/proc/{pid}/task").glob("*/children")
@@ -146,7 +146,7 @@ def _await_ready(process: subprocess.Popen[str], is_ready: Callable[[str], Any])
     found: list[Any] = []
     decided = threading.Event()
 
-    def read() -> None:  # to the end, or the process would block when the pipe is full
+    def read() -> None:  # to the end: otherwise a full pipe would block the process
         for line in process.stdout or ():
             if found:
                 continue

@@ -1,10 +1,9 @@
-"""Decides whether a body is a Desk callback, and which one: for gateway and fold alike.
+"""The decoder of Desk's callbacks, and their identity: for gateway and fold alike.
 
 The vendor's page and what it leaves open: docs/callbacks.md. Pure: no I/O, no clock.
 """
 
 import re
-from functools import partial
 from hashlib import blake2b
 from itertools import accumulate
 from math import inf, isfinite
@@ -19,12 +18,9 @@ COMMAND: Final = "Desk.SessionEventNotify"
 SAMPLE_SDK_APP_ID = 1600012345
 """The SDKAppID of the vendor's sample."""
 
-IDENTITY_BYTES = 16
-"""Bytes of a callback's identity."""
-
 MAX_DEPTH = 64
-"""Nesting beyond which a body counts as no JSON. Parsers differ in how deep they can go; this is
-well within all of them, so that every process decides alike."""
+"""Nesting of a body's lists and objects. JSON parsers allow different depths, all of them more than
+this, so that every process decides alike."""
 
 MAX_BRACKETS = 20_000
 """Lists and objects of a body: more would keep the gateway's event loop busy for too long."""
@@ -45,16 +41,11 @@ MAX_EVENT_TIME = 253_402_300_799_999
 """Milliseconds: the end of the year 9999, the last that protobuf's Timestamp can hold."""
 
 MAX_AHEAD = 24 * 60 * 60 * 1000
-"""Milliseconds by which an event may be later than its callback was received (decided by us): one
-such event would otherwise sort a session's end before its beginning."""
+"""Milliseconds by which an event may be later than its callback was received (decided by us): a
+later one would sort a session's end before its beginning."""
 
-_MARK = b"\xff"  # stands in no UTF-8, so in no JSON
-_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-_LONE_SURROGATE = re.compile(rb"%b(?!%b)|%b(?<!%b%b)" % (_HIGH, _LOW, _LOW, _HIGH, _LOW))
-"""The escape of half a surrogate pair that stands alone, in a JSON text without `\\\\`."""
+_Text = Annotated[str, Meta(max_length=MAX_NAME // 4)]
+"""A text that has at most `MAX_NAME` bytes, whatever its characters."""
 
 
 class Malformed(ValueError):
@@ -62,10 +53,10 @@ class Malformed(ValueError):
 
 
 class TooEarly(Malformed):
-    """The callback was received long before it says that its event happened.
+    """The callback was received more than `MAX_AHEAD` before its `EventTime`.
 
     Attributes:
-        callback: what it says. A copy that was received later may have been taken.
+        callback: its content. A copy that was received later may have been taken.
     """
 
     def __init__(self, callback: "Callback") -> None:
@@ -80,12 +71,14 @@ class _NotJson(Malformed):
         super().__init__("the body is not JSON")
 
 
-_Command = Literal["Desk.SessionEventNotify"]
-# So many characters never have more bytes than MAX_NAME. Longer names are read field by field.
-_Text = Annotated[str, Meta(max_length=MAX_NAME // 4)]
-
-
-class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="pascal"):
+class Callback(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    gc=False,
+    rename="pascal",
+    forbid_unknown_fields=True,  # the parser does not check the content of a field that it skips
+):
     """The fields of a body, as far as they have the types that the vendor gives them.
 
     A field that is absent, null, of another type or longer than `MAX_NAME` is empty (`""`, `None`,
@@ -100,7 +93,9 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="pasc
     session_id: Annotated[str, Meta(min_length=1, max_length=MAX_SESSION_ID)]
     event: Annotated[str, Meta(min_length=1, max_length=MAX_EVENT_NAME)]
     event_time: Annotated[int, Meta(ge=MIN_EVENT_TIME, le=MAX_EVENT_TIME)]
-    command: _Command = msgspec.field(default=COMMAND, name="CallbackCommand")
+    command: Literal["Desk.SessionEventNotify"] = msgspec.field(
+        default=COMMAND, name="CallbackCommand"
+    )
     channel_type: _Text = ""
     client_user_id: _Text = ""
     customer_service_id: _Text = ""
@@ -119,97 +114,49 @@ class Callback(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="pasc
 
 
 def examine(sdk_app_id: int, body: bytes, received_at: int) -> tuple[bytes, str]:
-    """Return `identify`'s answer, and why `decode` raises, "" if it does not; parses only once.
+    """Return a body's identity, and the message of the error that `decode` raises, or "".
 
-    Not the exception: its traceback would keep the body, and all who wait for it, from being freed.
+    Not the error: its traceback would keep the body, and the caller's whole stack, in memory.
     """
     try:
-        _check_nesting(body)
-        document = _parse(body)
-    except _NotJson:
-        identity, read = _digest(sdk_app_id, body), partial(_read_mended, body)
+        decode(body, received_at)
     except Malformed as fault:
-        return _digest(sdk_app_id, body), str(fault)
-    else:
-        canonical = msgspec.json.encode(document, order="sorted")
-        identity, read = _digest(sdk_app_id, canonical), partial(_read, document)
-    try:
-        _in_time(read(), received_at)
-    except Malformed as fault:
-        return identity, str(fault)
-    return identity, ""
+        return identify(sdk_app_id, body), str(fault)
+    return identify(sdk_app_id, body), ""
 
 
 def identify(sdk_app_id: int, body: bytes) -> bytes:
     """Return the identity of a callback: 16 bytes.
 
-    Two deliveries of one callback have one identity, whatever the order of keys or the white space.
+    All deliveries of one callback have one identity, whatever the order of keys or the white space.
     A body that is no JSON, or has a lone surrogate, is identified by its bytes.
     """
-    return examine(sdk_app_id, body, 0)[0]
+    try:
+        _check_nesting(body)
+        content = msgspec.json.encode(_parse(body), order="sorted")
+    except Malformed:
+        content = body
+    return blake2b(b"%d\n%b" % (sdk_app_id, content), digest_size=16).digest()
 
 
 def decode(body: bytes, received_at: int) -> Callback:
     """Read a body that was received at a time (ms) as a callback.
 
     Raises:
-        Malformed: it is none; `TooEarly` if only for that.
+        TooEarly: it is one, of an event that is too far ahead of that time.
+        Malformed: it is none.
     """
     _check_nesting(body)
-    try:
-        callback: Callback = _COMPLETE.decode(body)
-    except ValueError:
-        callback = _decode_slowly(body)
-    else:
-        if not _is_printable(callback):
-            callback = _decode_slowly(body)
-    return _in_time(callback, received_at)
-
-
-def _decode_slowly(body: bytes) -> Callback:
-    try:
-        document = _parse(body)
-    except _NotJson:
-        return _read_mended(body)
-    return _read(document)
-
-
-def _in_time(callback: Callback, received_at: int) -> Callback:
+    callback = _decode_strictly(body) or _decode_leniently(body)
     if callback.event_time > received_at + MAX_AHEAD:
         raise TooEarly(callback)
     return callback
 
 
-def _read_mended(body: bytes) -> Callback:
-    """Read a body in which texts have lone surrogates: U+FFFD stands for each of them.
+# ---- JSON within limits ----
 
-    JSON allows their escapes, but what they mean is no Unicode text: half an emoji, most often.
-    """
-    text = body.replace(rb"\\", rb"\u005c")  # what is left of backslashes begins an escape
-    marked = _LONE_SURROGATE.sub(_MARK, text)
-    if _MARK in body or _MARK not in marked:
-        raise _NotJson
-    document = _parse(marked.replace(_MARK, rb"\ufffd"))
-    if type(document) is dict:
-        _check_names(document, marked.replace(_MARK, rb"\ufffc"))
-    return _read(document)
-
-
-def _check_names(document: dict[str, Any], body: bytes) -> None:
-    """Refuse names that are others if another character stands for lone surrogates."""
-    other = _NAMES.decode(body)
-    for field, value in (("SessionId", other.session_id), ("Event", other.event)):
-        if document.get(field) != value:
-            raise Malformed(f"{field} has a lone surrogate")
-
-
-class _Complete(Callback, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
-    """A callback of which every field is known: what the parser skips, it does not check."""
-
-
-class _Names(msgspec.Struct, gc=False, rename="pascal"):
-    session_id: Any = None
-    event: Any = None
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
 
 
 def _float(literal: str) -> float:
@@ -221,21 +168,7 @@ def _float(literal: str) -> float:
 
 # msgspec's own reading of a float near the limits takes 20 times as long.
 _JSON = msgspec.json.Decoder(float_hook=_float)
-_NAMES = msgspec.json.Decoder(_Names)
-_COMPLETE = msgspec.json.Decoder(_Complete, float_hook=_float)
-"""Reads a body of known fields, as nearly all are, in two thirds of the time. One that it refuses
-takes about twice as long: it is parsed first, then read, after all."""
-
-
-def _digest(sdk_app_id: int, content: bytes) -> bytes:
-    return blake2b(b"%d\n%b" % (sdk_app_id, content), digest_size=IDENTITY_BYTES).digest()
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return _JSON.decode(body)
-    except ValueError:  # covers msgspec.DecodeError and UnicodeDecodeError
-        raise _NotJson from None
+_CALLBACK = msgspec.json.Decoder(Callback, float_hook=_float)
 
 
 def _check_nesting(body: bytes) -> None:
@@ -255,25 +188,66 @@ def _openings(body: bytes) -> int:
     return body.count(b"[") + body.count(b"{")
 
 
-def _read(document: Any) -> Callback:
-    """Read a document in one go if every field is as the vendor has it; else field by field."""
+def _parse(body: bytes) -> Any:
     try:
-        callback = msgspec.convert(document, Callback)
-    except msgspec.ValidationError:
-        return _read_fields(document)
-    return callback if _is_printable(callback) else _read_fields(document)
+        return _JSON.decode(body)
+    except ValueError:  # covers msgspec.DecodeError and UnicodeDecodeError
+        raise _NotJson from None
 
 
-def _is_printable(callback: Callback) -> bool:
-    """Return True if the names cannot have control characters: nearly always."""
-    return callback.session_id.isprintable() and callback.event.isprintable()
+# ---- Strictly: every field is known and of the vendor's type. Nearly all bodies are so. ----
 
 
-def _read_fields(document: Any) -> Callback:
+def _decode_strictly(body: bytes) -> Callback | None:
+    try:
+        callback: Callback = _CALLBACK.decode(body)
+    except ValueError:
+        return None
+    # A printable name has no control characters.
+    printable = callback.session_id.isprintable() and callback.event.isprintable()
+    return callback if printable else None
+
+
+# ---- Leniently: field by field. A field that is not needed may be wrong. ----
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_MARK = b"\xff"  # stands in no UTF-8, so in no JSON
+_HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_LONE_SURROGATE = re.compile(rb"%b(?!%b)|%b(?<!%b%b)" % (_HIGH, _LOW, _LOW, _HIGH, _LOW))
+"""The escape of half a surrogate pair that stands alone, in a JSON text without `\\\\`."""
+
+
+def _decode_leniently(body: bytes) -> Callback:
+    try:
+        document = _parse(body)
+    except _NotJson:
+        document = _parse_mended(body)
     if type(document) is not dict:
         raise Malformed("the body is not a JSON object")
+    return _read(document)
+
+
+def _parse_mended(body: bytes) -> Any:
+    """Parse a body in which texts have lone surrogates: U+FFFD stands for each of them.
+
+    JSON allows their escapes, but they stand for no Unicode text: most often for half an emoji.
+    """
+    text = body.replace(rb"\\", rb"\u005c")  # every backslash that is left begins an escape
+    marked = _LONE_SURROGATE.sub(_MARK, text)
+    if _MARK in body or _MARK not in marked:
+        raise _NotJson
+    document, other = (_parse(marked.replace(_MARK, mend)) for mend in (rb"\ufffd", rb"\ufffc"))
+    for field in ("SessionId", "Event"):
+        if type(document) is dict and document.get(field) != other.get(field):
+            raise Malformed(f"{field} has a lone surrogate")
+    return document
+
+
+def _read(document: dict[str, Any]) -> Callback:
     if document.get("CallbackCommand", COMMAND) != COMMAND:
         raise Malformed("CallbackCommand in the body is not the one in the URL")
+    stars = document.get("SatisfactionSelected")
+    message = document.get("MsgBody")
     return Callback(
         session_id=_name(document, "SessionId", MAX_SESSION_ID),
         event=_name(document, "Event", MAX_EVENT_NAME),
@@ -284,10 +258,10 @@ def _read_fields(document: Any) -> Callback:
         agent_id=_text(document, "AgentId"),
         forward_from_agent_id=_text(document, "ForwardFromAgentId"),
         message_key=_text(document, "MsgKey"),
-        message=_list(document, "MsgBody"),
+        message=message if type(message) is list else None,
         cloud_custom_data=_text(document, "CloudCustomData", longest=inf),
         is_contact_user=document.get("IsContactUser") is True,
-        stars=_stars(document),
+        stars=stars if type(stars) is int and 1 <= stars <= 5 else 0,
     )
 
 
@@ -318,13 +292,3 @@ def _text(document: dict[str, Any], field: str, *, longest: float = MAX_NAME) ->
     if type(value) is not str or len(value) > longest:
         return ""
     return value if len(value.encode()) <= longest else ""
-
-
-def _list(document: dict[str, Any], field: str) -> list[Any] | None:
-    value = document.get(field)
-    return value if type(value) is list else None
-
-
-def _stars(document: dict[str, Any]) -> int:
-    value = document.get("SatisfactionSelected")
-    return value if type(value) is int and 1 <= value <= 5 else 0

@@ -1,4 +1,4 @@
-"""Host and port as people write them, for listening and for connecting. Opens nothing."""
+"""Host and port as text, for listening and for connecting, and the defaults. Opens nothing."""
 
 import ipaddress
 import re
@@ -35,12 +35,19 @@ class Address(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can connect."""
+        """True if only this machine can connect."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host.lower() == "localhost"
 
     def from_here(self) -> Self:
-        """The address that a client on this machine connects to."""
+        """Return the address that a client on this machine connects to."""
         return self._replace(host=_WILDCARDS.get(self.host, self.host))
+
+
+DEFAULT_HTTP = Address("127.0.0.1", 8080)
+"""Default of DESK_HTTP_LISTEN."""
+
+DEFAULT_GRPC = Address("127.0.0.1", 50051)
+"""Default of DESK_GRPC_LISTEN."""

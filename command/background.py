@@ -1,7 +1,7 @@
-"""An output that never makes its writer wait: a thread of its own writes to the descriptor.
+"""An output that never blocks its writer: a thread of its own writes to the descriptor.
 
-A pipe that nobody reads blocks whoever writes to it. Here only the thread blocks; meanwhile writes
-are kept up to a limit, and beyond it dropped and counted. Knows nothing of what is written.
+A pipe that nobody reads blocks whoever writes to it. Here it blocks only that thread. Meanwhile,
+writes are queued up to a limit; beyond it they are dropped and counted.
 """
 
 import atexit
@@ -13,14 +13,17 @@ from collections.abc import Callable
 from typing import TextIO
 
 MAX_WRITES, MAX_BYTES = 10_000, 1024 * 1024
-"""Limits of what is kept for a reader that does not keep up."""
+"""Limits of the queue, for a reader that does not keep up."""
 
 DRAIN_WITHIN = 0.5
-"""Seconds that the end of the process waits for the reader; several processes end in turn."""
+"""Seconds that a process waits for the reader at its end. Several processes end in turn."""
 
 
 class Output(io.BufferedIOBase):
-    """A descriptor as a binary stream. After an overflow it takes nothing until all is written."""
+    """A binary stream to a descriptor.
+
+    After an overflow, all writes are dropped until the queue is empty.
+    """
 
     def __init__(
         self,
@@ -30,19 +33,19 @@ class Output(io.BufferedIOBase):
         max_writes: int = MAX_WRITES,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Start writing to `descriptor`.
+        """Start the thread that writes to `descriptor`.
 
         Args:
             descriptor: stays open; it belongs to the caller.
-            on_dropped: called in the thread, once the reader reads again, with the number of writes
-                that were dropped. It may write.
-            max_writes: limit of writes that wait.
-            max_bytes: limit of bytes that wait.
+            on_dropped: called in that thread, once the reader reads again, with the number of
+                dropped writes. It may write.
+            max_writes: limit of queued writes.
+            max_bytes: limit of queued bytes.
         """
-        self.name = descriptor  # as the streams of io call it
+        self.name = descriptor  # the attribute's name in io's streams
         self._on_dropped = on_dropped
         self._max_writes, self._max_bytes = max_writes, max_bytes
-        # A garbage collection or a signal may write in the middle of a write: Condition allows it.
+        # Reentrant: a finalizer or a signal handler may write during a write in the same thread.
         self._changed = threading.Condition()
         self._pending: deque[bytes] = deque()
         self._bytes = 0
@@ -52,19 +55,16 @@ class Output(io.BufferedIOBase):
         threading.Thread(target=self._run, name="output", daemon=True).start()
 
     def writable(self) -> bool:
-        """Say yes."""
         return True
 
     def isatty(self) -> bool:
-        """Return what holds for the descriptor."""
         return os.isatty(self.name)
 
     def fileno(self) -> int:
-        """Return the descriptor."""
         return self.name
 
     def write(self, data: bytes) -> int:  # type: ignore[override]  # any buffer there, bytes here
-        """Keep `data` to be written, or drop it; return at once."""
+        """Queue `data`, or drop it. Return at once."""
         with self._changed:
             full = len(self._pending) >= self._max_writes or self._bytes >= self._max_bytes
             self._overflowed |= full
@@ -77,7 +77,7 @@ class Output(io.BufferedIOBase):
         return len(data)
 
     def drain(self, timeout: float) -> bool:
-        """Wait until everything is written, at most `timeout` seconds; return whether it is."""
+        """Wait, at most `timeout` seconds, until everything is written. Return True if it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._pending and not self._busy, timeout)
 
@@ -101,14 +101,14 @@ class Output(io.BufferedIOBase):
         return True
 
     def _done(self, *, written: bool) -> int:
-        """Make room; return how many writes were dropped if it is time to say so."""
+        """Remove the first write. Return the number of dropped writes to report now, usually 0."""
         with self._changed:
             self._bytes -= len(self._pending.popleft())
             self._dropped += not written
             if self._pending:
                 return 0
             self._overflowed = False
-            # Only after a success: where nothing can be written, saying so would be dropped too.
+            # Only after a success: otherwise the report would be dropped as well.
             dropped = self._dropped if written else 0
             self._dropped -= dropped
             return dropped
@@ -117,7 +117,7 @@ class Output(io.BufferedIOBase):
 def text_output(
     descriptor: int, *, on_dropped: Callable[[int], None] = lambda _number: None
 ) -> TextIO:
-    """Return a text stream to `descriptor`, line by line; the process drains it when it ends."""
+    """Return a line-buffered text stream to `descriptor`. The process drains it at its end."""
     output = Output(descriptor, on_dropped=on_dropped)
     atexit.register(output.drain, DRAIN_WITHIN)
     return io.TextIOWrapper(output, "utf-8", errors="backslashreplace", line_buffering=True)

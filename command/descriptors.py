@@ -1,32 +1,32 @@
-"""The limit of open files, and so of connections, of the processes."""
+"""The limit of open files of the processes, which also limits their connections."""
 
 import resource
 from contextlib import suppress
 
-ENOUGH = 512
-"""Below this many it is worth a warning."""
+FEW_FILES = 512
+"""Limit below which a warning is logged."""
 
-RESERVED = 40
-"""Files of a process that are no connections: its sockets, databases, pipes."""
+RESERVED_FILES = 40
+"""Files of a process that are not connections: its sockets, databases, pipes."""
 
-FOR_EACH_CHILD = 4
+FILES_PER_CHILD = 4
 """Files of the supervisor for each of its children."""
 
-MOST = 1 << 20
-"""Limit to set at most: where it is a billion, some programs try to close them all."""
+HIGHEST_LIMIT = 1 << 20
+"""Highest limit to set. Some programs try to close every possible file of a larger one."""
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard one, also for the children; return what it is now."""
+    """Raise the soft limit to the hard one, also for the children. Return the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    wanted = HIGHEST_LIMIT if hard == resource.RLIM_INFINITY else min(hard, HIGHEST_LIMIT)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):  # a sandbox may forbid it; then it stays as it is
+        with suppress(OSError, ValueError):  # a sandbox may forbid it
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             return wanted
-    return MOST if soft == resource.RLIM_INFINITY else soft
+    return HIGHEST_LIMIT if soft == resource.RLIM_INFINITY else soft
 
 
-def least_limit(children: int) -> int:
-    """Return the limit below which a supervisor with that many children cannot work."""
-    return RESERVED + FOR_EACH_CHILD * children
+def required_limit(children: int) -> int:
+    """Return the lowest limit with which a supervisor of that many children works."""
+    return RESERVED_FILES + FILES_PER_CHILD * children

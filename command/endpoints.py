@@ -1,40 +1,37 @@
 """The addresses of the processes of this machine, for the commands that ask them.
 
-Reads single variables, not `command.settings`: who only asks needs no complete configuration.
+Reads single variables, not `command.settings`: a client needs no complete configuration.
 """
 
 import os
 
 from dotenv import dotenv_values
 
-from command.address import Address
-
-HTTP, GRPC = "127.0.0.1:8080", "127.0.0.1:50051"
-"""Their default addresses."""
+from command.address import DEFAULT_GRPC, DEFAULT_HTTP, Address
 
 
 def gateway_address() -> Address:
-    """Return where a client on this machine reaches the gateway.
+    """Return the address of the gateway for a client on this machine.
 
     Raises:
-        ValueError: DESK_HTTP_LISTEN is no address, or `.env` no text.
-        OSError: there is a `.env` that cannot be read.
+        ValueError: DESK_HTTP_LISTEN is not an address, or `.env` is not UTF-8.
+        OSError: `.env` exists and cannot be read.
     """
-    return _listening("DESK_HTTP_LISTEN", HTTP)
+    return _listening("DESK_HTTP_LISTEN", DEFAULT_HTTP)
 
 
 def service_address() -> Address:
-    """Return where a client on this machine reaches the service.
+    """Return the address of the service for a client on this machine.
 
     Raises:
-        ValueError: DESK_GRPC_LISTEN is no address, or `.env` no text.
-        OSError: there is a `.env` that cannot be read.
+        ValueError: DESK_GRPC_LISTEN is not an address, or `.env` is not UTF-8.
+        OSError: `.env` exists and cannot be read.
     """
-    return _listening("DESK_GRPC_LISTEN", GRPC)
+    return _listening("DESK_GRPC_LISTEN", DEFAULT_GRPC)
 
 
-def _listening(variable: str, default: str) -> Address:
-    value = os.environ.get(variable) or _from_file(variable) or default
+def _listening(variable: str, default: Address) -> Address:
+    value = os.environ.get(variable) or _from_file(variable) or str(default)
     try:
         return Address.parse(value).from_here()
     except ValueError as error:
@@ -42,7 +39,7 @@ def _listening(variable: str, default: str) -> Address:
 
 
 def _from_file(variable: str) -> str | None:
-    """Return what `.env` in the working directory says, which the servers read as well."""
+    """Return the value in `.env` of the working directory, which the servers read as well."""
     try:
         given = dotenv_values(".env")
     except UnicodeDecodeError:

@@ -1,35 +1,26 @@
 """The log of each process, on stderr: one JSON object per line, or coloured lines on a terminal.
 
-What the standard library's loggers say (waitress, grpc) takes the same way. Lines are bounded, and
-a reader of stderr that stalls stops no process. Knows nothing of what is logged; who logs leaves
-out message text, signatures and tokens.
+Records of the standard library's loggers (waitress, grpc) go the same way. Lines are bounded, and a
+stalled reader of stderr blocks no process. Callers leave out message text, signatures and tokens.
 """
 
 import logging
 import os
 import sys
-import time
 import traceback
-from collections.abc import Callable
 
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from command.background import text_output
 from command.settings import Settings
+from command.throttle import Throttle, ThrottledLogger
 
 MAX_VALUE = 2_000
 """Characters of one value."""
 
 MAX_TRACEBACK = 8_000
-"""Characters of a rendered exception, of which the end is kept: that is where the error is."""
-
-GRPC_PERIOD = 5.0
-"""Seconds between two lines that gRPC logs with the same message: one for each client that vanishes
-with a traceback would fill the log."""
-
-MAX_KINDS = 256
-"""Messages that are counted apart; beyond that, all counts begin anew."""
+"""Characters of a rendered exception. The end is kept: the error is there."""
 
 _FRAMES = 15
 
@@ -37,17 +28,18 @@ log = structlog.get_logger()
 
 
 def configure(settings: Settings, role: str) -> None:
-    """Route every log record of this process to stderr; `role` names the process in each."""
-    # gRPC's core writes to stderr on its own, in its own format, and would wait for its reader;
-    # what matters comes as errors too.
+    """Route every log record of this process to stderr, with `role` as the name of the process."""
+    # gRPC's core writes to stderr by itself, in its own format, and would block with its reader.
+    # Its errors reach us as exceptions as well.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Tracebacks, warnings and whatever else is printed must not wait for the reader either.
+    # Tracebacks, warnings and all other output must not block with the reader either.
     descriptor = sys.stderr.fileno() if sys.stderr else os.open(os.devnull, os.O_WRONLY)
     sys.stderr = text_output(descriptor, on_dropped=_report_dropped)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared = _processors(role)
+    throttle = Throttle()
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[throttle, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
@@ -55,7 +47,11 @@ def configure(settings: Settings, role: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.ExtraAdder(allow=["suppressed"]),
+                *shared,
+            ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _bound,
@@ -63,47 +59,14 @@ def configure(settings: Settings, role: str) -> None:
             ],
         )
     )
-    handler.addFilter(Throttle("grpc", period=GRPC_PERIOD))
+    # gRPC logs a traceback for each client that vanishes.
+    handler.addFilter(ThrottledLogger("grpc", throttle))
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    logging.raiseExceptions = False  # a log that cannot be written must not make more of them
-
-
-class Throttle(logging.Filter):
-    """A filter that passes a message of some loggers once a period, with the number left out.
-
-    Args:
-        name: of the loggers, or of the one above them.
-        period: seconds.
-        clock: seconds, monotonic.
-    """
-
-    def __init__(
-        self, name: str, *, period: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(name)
-        self._period = period
-        self._clock = clock
-        self._kinds: dict[str, tuple[float, int]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return True if a record is to be logged."""
-        if not super().filter(record):
-            return True
-        message, now = record.getMessage(), self._clock()
-        logged_at, more = self._kinds.get(message, (now - self._period, 0))
-        if now < logged_at + self._period:
-            self._kinds[message] = (logged_at, more + 1)
-            return False
-        if len(self._kinds) >= MAX_KINDS:
-            self._kinds.clear()
-        self._kinds[message] = (now, 0)
-        if more:
-            record.msg, record.args = f"{message} ({more:,} more before)", ()
-        return True
+    logging.raiseExceptions = False  # a record that cannot be written must not cause another
 
 
 def _report_dropped(number: int) -> None:
-    log.error("log_records_dropped", number=number)  # an error: errors may be among them
+    log.error("log_records_dropped", number=number)  # error level: they may be errors
 
 
 def _processors(role: str) -> list[Processor]:
@@ -128,7 +91,7 @@ def _renderer(settings: Settings) -> Processor:
 
 
 def _render_exception(exc_info: ExcInfo) -> str:
-    # Not structlog's own: those show local variables, and a local variable may be a token.
+    # structlog's own renderers show local variables, and a local variable may be a token.
     lines = traceback.format_exception(*exc_info, limit=-_FRAMES)
     return "".join(lines)[-MAX_TRACEBACK:].rstrip()
 

@@ -1,7 +1,7 @@
-"""The processes there are: what each runs, and in which order they stop.
+"""The processes: their entry functions, and the order in which they stop.
 
-An entry function runs in a spawned child and imports what it needs there, so that the gateway never
-loads gRPC, nor the service waitress.
+An entry function runs in a spawned child and imports what it needs there, so that the gateway does
+not load gRPC, nor the service waitress.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ import structlog
 from command import logs
 from command.address import Address
 from command.settings import Settings
-from command.signals import when_told_to_stop
-from command.supervisor import Part, Report
+from command.signals import on_stop_request
+from command.supervisor import Notifier, ProcessSpec
 
 if TYPE_CHECKING:
     from journal.backlog import Backlog
@@ -28,36 +28,38 @@ if TYPE_CHECKING:
 
 JOURNAL_FILE = "journal.db"
 
-RETRY = 0.2
-"""Seconds between two looks for a journal that is not there yet."""
+OPEN_RETRY = 0.2
+"""Seconds between two attempts to open a journal that is not there yet."""
 
-ORDINARY_WAIT = 5.0
-"""Seconds that such a wait may take when everything starts at once; a longer one is a warning."""
+WARN_AFTER = 5.0
+"""Seconds of such attempts after which a warning is logged."""
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
 
-def gateway_parts(settings: Settings, listener: socket.socket) -> list[Part]:
-    """The gateway; it stops first, so that whatever was acknowledged is still served."""
-    return [Part(name="gateway", run=gateway, arguments=(settings, listener), stage=0)]
+def gateway_processes(settings: Settings, listener: socket.socket) -> list[ProcessSpec]:
+    """Return the gateway. It stops first, so that all acknowledged callbacks are still served."""
+    return [ProcessSpec(name="gateway", run=run_gateway, arguments=(settings, listener), stage=0)]
 
 
-def service_parts(settings: Settings, address: Address) -> list[Part]:
-    """The follower and the rpc workers; streams end before the view stands still."""
+def service_processes(settings: Settings, address: Address) -> list[ProcessSpec]:
+    """Return the follower and the rpc workers. The workers stop first, with their streams."""
     workers = [
-        Part(name=name, run=rpc_worker, arguments=(settings, address, name), stage=1)
+        ProcessSpec(name=name, run=run_rpc_worker, arguments=(settings, address, name), stage=1)
         for name in (f"rpc-{number}" for number in range(1, settings.rpc_workers + 1))
     ]
-    return [Part(name="follower", run=follower, arguments=(settings,), stage=2), *workers]
+    follower = ProcessSpec(name="follower", run=run_follower, arguments=(settings,), stage=2)
+    return [follower, *workers]
 
 
-def gateway(report: Report, settings: Settings, listener: socket.socket) -> None:
-    """Run the gateway: take callbacks from `listener`, append them to the journal."""
-    with _process(report, settings, "gateway"):
+def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket) -> None:
+    """Run the gateway: receive callbacks on `listener`, append them to the journal."""
+    with _process(notifier, settings, "gateway"):
         from gateway.app import create_app
-        from gateway.callbacks import Options
+        from gateway.limits import Limits
+        from gateway.options import Options
         from gateway.waitress_server import GreenletEvent, Server
 
         options = Options(
@@ -66,65 +68,65 @@ def gateway(report: Report, settings: Settings, listener: socket.socket) -> None
             path=settings.callback_path,
         )
         stop = threading.Event()
-        when_told_to_stop(stop.set)
-        journal = _as_soon_as_possible(lambda: _open_writer(settings), stop)
+        on_stop_request(stop.set)
+        journal = _open_with_retries(lambda: _open_writer(settings), stop)
         if journal is not None:
             with closing(journal):
                 app = create_app(journal, options, event=GreenletEvent)
-                per_address = settings.http_connections_per_address
-                server = Server(app, listener, per_address=per_address)
+                limits = Limits(per_address=settings.http_connections_per_address)
+                server = Server(app, listener, limits)
                 _when_set(stop, server.stop)
-                _say_ready(report)
+                _report_ready(notifier)
                 server.run()
 
 
-def follower(report: Report, settings: Settings) -> None:
+def run_follower(notifier: Notifier, settings: Settings) -> None:
     """Run the follower: fold the journal into the view."""
-    with _process(report, settings, "follower"):
+    with _process(notifier, settings, "follower"):
         from service.follower import Follower
 
         stop = threading.Event()
-        when_told_to_stop(stop.set)
-        journal = _as_soon_as_possible(lambda: _open_reader(settings), stop)
+        on_stop_request(stop.set)
+        journal = _open_with_retries(lambda: _open_reader(settings), stop)
         if journal is not None:
             with closing(journal):
                 work = Follower(journal, settings.data_dir)
-                _say_ready(report)
+                _report_ready(notifier)
                 work.run(stop)
 
 
-def rpc_worker(report: Report, settings: Settings, address: Address, name: str) -> None:
+def run_rpc_worker(notifier: Notifier, settings: Settings, address: Address, name: str) -> None:
     """Run one rpc worker: answer gRPC from the view."""
-    with _process(report, settings, name):
-        asyncio.run(_serve(report, settings, address))
+    with _process(notifier, settings, name):
+        asyncio.run(_serve(notifier, settings, address))
 
 
-async def _serve(report: Report, settings: Settings, address: Address) -> None:
+async def _serve(notifier: Notifier, settings: Settings, address: Address) -> None:
     from service.rpc.server import serve
     from service.view.store import locate
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    when_told_to_stop(lambda: _set(loop, stop))
+    on_stop_request(lambda: _set(loop, stop))
     await serve(
         locate(settings.data_dir),
         str(address),
         sdk_app_ids=settings.sdk_app_ids,
         journal_backlog=_backlog(settings),
         stop=stop,
-        on_ready=lambda _: _say_ready(report),
+        on_ready=lambda _: _report_ready(notifier),
     )
 
 
-def _say_ready(report: Report) -> None:
-    """Say so; what is there by now stays, and the garbage collector need not walk through it.
+def _report_ready(notifier: Notifier) -> None:
+    """Report that the process is ready, and exempt its present objects from garbage collection.
 
-    That takes tens of milliseconds each time, in which nobody is answered.
+    A collection that walks through all of them would stall the process, and its answers.
     """
-    gc.unfreeze()  # it may be said again: what was there before may be garbage by now
+    gc.unfreeze()  # after an earlier report: objects of that time may be garbage by now
     gc.collect()
     gc.freeze()
-    report.ready()
+    notifier.ready()
 
 
 def _set(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -140,7 +142,7 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
     threading.Thread(target=wait, name="when-set", daemon=True).start()
 
 
-# The choice of the journal's engine: here and nowhere else.
+# The journal's engine is chosen here and nowhere else.
 
 
 def _open_writer(settings: Settings) -> "JournalWriter":
@@ -161,36 +163,36 @@ def _backlog(settings: Settings) -> "Backlog":
     return Backlog(lambda: _open_reader(settings))
 
 
-def _as_soon_as_possible(open_: Callable[[], T], stop: threading.Event) -> T | None:
-    """Open the journal once it is there and the disk lets us; None if told to stop before."""
+def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | None:
+    """Open the journal as soon as that is possible. Return None after a request to stop."""
     from journal.errors import Unavailable
 
-    since, announcements = time.monotonic(), [(0.0, log.info), (ORDINARY_WAIT, log.warning)]
+    since, messages = time.monotonic(), [(0.0, log.info), (WARN_AFTER, log.warning)]
     while not stop.is_set():
         try:
             return open_()
         except Unavailable as reason:
-            if announcements and time.monotonic() - since >= announcements[0][0]:
-                announcements.pop(0)[1]("waiting_for_journal", reason=str(reason))
-            stop.wait(RETRY)
+            if messages and time.monotonic() - since >= messages[0][0]:
+                messages.pop(0)[1]("waiting_for_journal", reason=str(reason))
+            stop.wait(OPEN_RETRY)
     return None
 
 
 @contextmanager
-def _process(report: Report, settings: Settings, role: str) -> Iterator[None]:
-    """Set up logs; report an error to the supervisor, and exit."""
+def _process(notifier: Notifier, settings: Settings, role: str) -> Iterator[None]:
+    """Configure the log. Report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
 
     logs.configure(settings, role)
     try:
         yield
     except Unavailable as error:
-        report.trouble(str(error))
+        notifier.trouble(str(error))
         sys.exit(1)
     except JournalError as error:
-        report.failed(str(error))
+        notifier.failed(str(error))
         sys.exit(1)
     except Exception as error:
         log.exception("process_failed")
-        report.trouble(f"{type(error).__name__}: {error}")
+        notifier.trouble(f"{type(error).__name__}: {error}")
         sys.exit(1)

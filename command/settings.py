@@ -1,7 +1,7 @@
-"""What the environment says, read once into one frozen object per process.
+"""The settings of a process, read once from the environment into one frozen object.
 
 Every variable is documented in `.env.example`. No message, repr or error of this module shows a
-secret. Knows what the settings may be, not what the processes do with them.
+secret.
 """
 
 import difflib
@@ -20,31 +20,31 @@ from pydantic_settings import (
 )
 
 from callback.decoder import SAMPLE_SDK_APP_ID
-from command.address import Address
-from gateway.paths import check_callback_path
+from command.address import DEFAULT_GRPC, DEFAULT_HTTP, Address
+from gateway.options import check_callback_path
 
 MAX_SDK_APP_ID = 2**63 - 1
 
 MAX_RPC_WORKERS = 64
-"""Guards against a slip of the finger: each worker is a process."""
+"""Guard against a typing error: each worker is a process."""
 
 MAX_CONNECTIONS = 1_000_000
-"""Guards against a slip of the finger; how many the gateway takes, it finds out by itself."""
+"""Guard against a typing error: the gateway has a lower limit of its own."""
 
 MAX_TOKEN_FILE = 64 * 1024
 """Bytes of a file with tokens."""
 
 _PREFIX = "DESK_"
-_OF_CLIENTS = ("target", "simulate_token")
+_CLIENT_SETTINGS = ("target", "simulate_token")
 
 Tokens = dict[int, tuple[SecretStr, ...]]
 
 
 class SettingsError(Exception):
-    """The environment does not make a configuration.
+    """The settings are wrong or incomplete.
 
     Attributes:
-        problems: one line each; it names the variable and never shows a secret.
+        problems: one line each, which names the variable and shows no secret.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -66,7 +66,7 @@ def _read_app_ids(text: str) -> tuple[int, ...]:
 
 
 def _read_tokens(text: str) -> Tokens:
-    """Read pairs, separated by commas or line ends. An error says which one, and never quotes."""
+    """Read pairs, separated by commas or line ends. An error names a pair by its number."""
     tokens: Tokens = {}
     pairs = [pair.strip() for pair in re.split(r"[,\n]", text) if pair.strip()]
     for place, pair in enumerate(pairs, start=1):
@@ -95,7 +95,7 @@ def _read_token_file(path: Path) -> Tokens:
 
 
 def _parsed(read: Any) -> BeforeValidator:
-    """Apply `read` to what the environment gave; a value that is already parsed stays."""
+    """Make a validator that applies `read` to text and leaves a parsed value as it is."""
     return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
 
 
@@ -108,24 +108,24 @@ Listen = Annotated[Address, NoDecode, _parsed(Address.parse)]
 
 
 class Settings(BaseSettings):
-    """The configuration of one process. `load` reads it; nothing changes it afterwards.
+    """The settings of one process, made by `load`.
 
-    A check that needs another field comes after it: the order of the fields matters.
+    The order of the fields matters: a check can use only the fields above its own.
 
     Attributes:
-        sdk_app_ids: the apps whose callbacks are ours, ascending.
-        callback_tokens_file: where `callback_tokens` are read from.
+        sdk_app_ids: the apps whose callbacks are accepted, ascending.
+        callback_tokens_file: the file to read `callback_tokens` from.
         callback_tokens: by app, the tokens that a signature may be made with. Callbacks of an app
-            that is not in it need no signature.
-        http_listen: where the gateway listens.
-        http_connections_per_address: connections that the gateway takes from one address; 0: as
-            many as in all, None: half of all.
+            without tokens need no signature.
+        http_listen: address of the gateway.
+        http_connections_per_address: connections that the gateway takes from one address. 0: no
+            limit; None: half of all connections.
         callback_path: path of the callback URL.
         grpc_insecure: the network is trusted: gRPC without TLS may leave the machine.
-        grpc_listen: where the rpc workers listen.
-        data_dir: where journal and view are kept; absolute.
-        journal: which journal; `sqlite` is the one in `data_dir`.
-        rpc_workers: how many processes answer gRPC.
+        grpc_listen: address of the rpc workers.
+        data_dir: directory of journal and view; absolute.
+        journal: engine of the journal; `sqlite` is a file in `data_dir`.
+        rpc_workers: number of processes that answer gRPC.
         log_level: the lowest level that is logged.
         log_format: `auto` is console on a terminal and JSON elsewhere.
     """
@@ -144,13 +144,13 @@ class Settings(BaseSettings):
     callback_tokens: Annotated[Tokens, NoDecode] = Field(
         default={}, validate_default=True, repr=False
     )
-    http_listen: Listen = Address("127.0.0.1", 8080)
+    http_listen: Listen = DEFAULT_HTTP
     http_connections_per_address: (
         Annotated[int, _parsed(lambda text: _whole_number(text, 0, MAX_CONNECTIONS))] | None
     ) = None
     callback_path: str = "/"
     grpc_insecure: bool = False
-    grpc_listen: Listen = Address("127.0.0.1", 50051)
+    grpc_listen: Listen = DEFAULT_GRPC
     data_dir: Path = Field(default=Path("data"), validate_default=True)
     journal: str = "sqlite"
     rpc_workers: Annotated[int, _parsed(lambda text: _whole_number(text, 1, MAX_RPC_WORKERS))] = 1
@@ -216,10 +216,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """Read the environment and, for what it does not set, `.env` in the working directory.
+        """Read the environment, which wins, and `.env` in the working directory.
 
         Raises:
-            SettingsError: with all problems at once.
+            SettingsError: a setting is wrong or missing; the error has all problems.
         """
         try:
             return cls()  # type: ignore[call-arg]  # the environment gives them
@@ -231,14 +231,14 @@ class Settings(BaseSettings):
             raise SettingsError([f".env cannot be read: {error.strerror}"]) from None
 
     def tokens(self) -> dict[int, tuple[str, ...]]:
-        """The tokens in clear, for the one who checks signatures."""
+        """Return the tokens in clear text, to check signatures with."""
         return {
             app: tuple(token.get_secret_value() for token in tokens)
             for app, tokens in self.callback_tokens.items()
         }
 
     def warnings(self) -> list[str]:
-        """What is allowed and probably not meant: one line each."""
+        """Return one line for each setting that is allowed, but probably a mistake."""
         return [*self._unsigned_apps(), *map(_did_you_mean, self._unknown_variables())]
 
     def _unsigned_apps(self) -> list[str]:
@@ -253,25 +253,25 @@ class Settings(BaseSettings):
     @classmethod
     def _unknown_variables(cls) -> list[str]:
         given = {**DotEnvSettingsSource(cls).env_vars, **EnvSettingsSource(cls).env_vars}
-        known = {(_PREFIX + field).lower() for field in (*cls.model_fields, *_OF_CLIENTS)}
+        known = {(_PREFIX + field).lower() for field in (*cls.model_fields, *_CLIENT_SETTINGS)}
         return sorted(
             name.upper() for name in given if name.startswith(_PREFIX.lower()) and name not in known
         )
 
 
 class TrialSettings(Settings):
-    """As `Settings`, with the vendor's sample app when none is configured."""
+    """Settings whose default app is the one of the vendor's sample."""
 
     sdk_app_ids: AppIds = (SAMPLE_SDK_APP_ID,)
 
     @property
     def is_trial(self) -> bool:
-        """Whether the app is the vendor's sample for want of another."""
+        """True if no app is configured."""
         return "sdk_app_ids" not in self.model_fields_set
 
 
 def _line(*, loc: tuple[int | str, ...], type: str, msg: str, **_: object) -> str:
-    """One problem as pydantic tells it, in our words. Never the input: it may be a secret."""
+    """Return a problem that pydantic found as one line, without the input: it may be a secret."""
     variable = _PREFIX + str(loc[0]).upper()
     if type == "missing":
         return f"{variable} must be set"
@@ -282,7 +282,7 @@ def _line(*, loc: tuple[int | str, ...], type: str, msg: str, **_: object) -> st
 
 
 def _did_you_mean(variable: str) -> str:
-    known = [_PREFIX + field.upper() for field in (*Settings.model_fields, *_OF_CLIENTS)]
+    known = [_PREFIX + field.upper() for field in (*Settings.model_fields, *_CLIENT_SETTINGS)]
     close = difflib.get_close_matches(variable, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"{_shown(variable)[1:-1]} is not a setting{hint}"

@@ -1,6 +1,6 @@
-"""How a process hears that it is to stop: the supervisor from outside, a child from its supervisor.
+"""Requests to stop: from outside to the supervisor, from the supervisor to its children.
 
-What stopping means is the caller's.
+What stopping means is up to the caller.
 """
 
 import multiprocessing
@@ -14,20 +14,20 @@ from types import FrameType
 from typing import Any, Self
 
 REPEATED_SIGNAL = 0.5
-"""Seconds in which a second Ctrl-C is the first one again: wrappers pass it on to us as well."""
+"""Seconds after a Ctrl-C in which another is the same one, passed on by a wrapper."""
 
 ORPHAN_WITHIN = 8.0
-"""Seconds after which a child whose supervisor is gone ends, even if it has not finished."""
+"""Seconds after the end of the supervisor until a child exits, finished or not."""
 
 
 class Signals:
-    """SIGTERM, SIGINT and SIGHUP as something to wait for, while used as a context manager.
+    """SIGTERM, SIGINT and SIGHUP to wait for, inside a `with` block.
 
-    One that was ignored before stays ignored: `nohup` asks for that.
+    A signal that was ignored before stays ignored: `nohup` relies on it.
 
     Attributes:
-        count: how many have come.
-        insisted: a second Ctrl-C has come: stop at once.
+        count: number of signals so far.
+        insisted: True after a second Ctrl-C: stop at once.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # All that is left to do is to exit, and one more Ctrl-C must not spoil the exit code.
+        # Only the exit is left, and another Ctrl-C must not change the exit code.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for signum in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -65,32 +65,32 @@ class Signals:
             self.insisted = True
 
 
-def when_told_to_stop(stop: Callable[[], None]) -> None:
-    """In a child: call `stop`, from a thread, at SIGTERM or when the supervisor is gone.
+def on_stop_request(stop: Callable[[], None]) -> None:
+    """Call `stop` from a thread at SIGTERM or when the supervisor is gone. For child processes.
 
-    Ctrl-C and the end of the terminal are the supervisor's business: it decides who stops when.
+    A child ignores Ctrl-C and the end of the terminal: the supervisor decides the order of ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    told, _ = _wakeup_pipe()
-    # A handler runs between any two instructions of the main thread, perhaps while that holds the
-    # very lock that `stop` needs. So the handler does nothing and a thread does the rest.
+    requested, _ = _wakeup_pipe()
+    # A handler runs between any two instructions of the main thread, which may hold the lock that
+    # `stop` needs. So the handler does nothing and a thread does the rest.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    threading.Thread(target=_stop_when, args=(told, stop), name="stop", daemon=True).start()
+    threading.Thread(target=_await_stop, args=(requested, stop), name="stop", daemon=True).start()
 
 
-def _stop_when(told: int, stop: Callable[[], None]) -> None:
+def _await_stop(requested: int, stop: Callable[[], None]) -> None:
     supervisor = multiprocessing.parent_process()
     gone = [supervisor.sentinel] if supervisor is not None else []
-    wait([told, *gone])
-    threading.Thread(target=stop, daemon=True).start()  # it may block, and must not block the rest
+    wait([requested, *gone])
+    threading.Thread(target=stop, daemon=True).start()  # because it may block
     wait(gone)
     time.sleep(ORPHAN_WITHIN)
     os._exit(1)
 
 
 def _wakeup_pipe() -> tuple[int, int]:
-    """A pipe that becomes readable as soon as a signal comes, whatever the main thread does."""
+    """Return a pipe that becomes readable when a signal comes, even if the main thread is busy."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -1,22 +1,22 @@
-"""The sockets that the supervisor binds for its children. What travels over them is theirs."""
+"""The sockets that the supervisor binds for its children."""
 
 import socket
 
 from command.address import Address
 
 BACKLOG = 1024
-"""Connections that may wait to be accepted, also while the gateway is being restarted."""
+"""Connections that may wait to be accepted, also while the gateway restarts."""
 
 
 class CannotListen(OSError):
-    """The address cannot be listened on; the message says which and why."""
+    """An address cannot be listened on. The message names it and the reason."""
 
 
 def listen(address: Address) -> socket.socket:
     """Return a listening socket. Port 0 becomes a free port.
 
     Raises:
-        CannotListen: taken, not an address of this machine, or not resolvable.
+        CannotListen: the address is in use, not of this machine, or not resolvable.
     """
     sock = _bind(address, share=False)
     sock.listen(BACKLOG)
@@ -24,22 +24,22 @@ def listen(address: Address) -> socket.socket:
 
 
 def reserve(address: Address) -> socket.socket:
-    """Return a bound socket that does not listen: others of this user may then share its port.
+    """Return a bound socket that does not listen. Other processes of this user may share its port.
 
-    The kernel gives connections only to sockets that listen, so this one takes none; it keeps the
-    port ours while workers come and go.
+    The kernel gives connections only to listening sockets. This one keeps the port reserved while
+    workers restart.
 
     Raises:
-        CannotListen: as in `listen`, and if anybody listens there already.
+        CannotListen: as in `listen`, or another process listens there.
     """
     # With SO_REUSEPORT a second service of the same user would silently share the port with the
-    # first. Without it the kernel refuses, so ask once without.
+    # first. Without it the kernel refuses, so bind once without.
     _bind(address, share=False).close()
     return _bind(address, share=True)
 
 
 def bound_address(sock: socket.socket) -> Address:
-    """Where the socket is bound: a numeric host and the real port."""
+    """Return the address of a bound socket: a numeric host and the real port."""
     return Address(*sock.getsockname()[:2])
 
 

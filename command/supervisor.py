@@ -1,7 +1,7 @@
 """Starts child processes, restarts those that die, and stops them in order.
 
-Knows nothing of what the children do. They are spawned, never forked: a fork would copy threads'
-locks and gRPC's state. A child is told to stop by SIGTERM; how it tells of itself is `Report`.
+Knows nothing of the children's work. They are spawned, never forked: a fork would copy threads'
+locks and gRPC's state. SIGTERM asks a child to stop; a child reports its state by a `Notifier`.
 """
 
 import multiprocessing
@@ -19,60 +19,60 @@ import structlog
 from command.signals import Signals
 
 STOP_WITHIN = 9.0
-"""Seconds from the first signal until whatever still runs is killed; Docker waits 10 s for us."""
+"""Seconds from the first signal until the remaining children are killed. Docker waits 10 s."""
 
 STAGE_WITHIN = 6.0
-"""Seconds of these that one stage may take before the next one is told as well."""
+"""Seconds that one stage may take to stop before the next one is asked to stop too."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
-"""Seconds before a restart; doubled with each death."""
+"""Seconds before a restart, doubled with each death in a row."""
 
 STABLE_AFTER = 30.0
-"""Seconds of life after which a death counts as the first one again."""
+"""Seconds of life after which a death counts as the first in a row."""
 
 MAX_REASON = 500
-"""Characters of a child's reason for its end."""
+"""Characters of the reason that a child reports."""
 
 MAX_FAILED_STARTS = 5
-"""Deaths in a row, before the child was ever ready, after which the supervisor gives up."""
+"""Deaths in a row of a child that was never ready, after which the supervisor gives up."""
 
 _SPAWN = multiprocessing.get_context("spawn")
 
 log = structlog.get_logger()
 
 
-class Report:
-    """A child's line to its supervisor."""
+class Notifier:
+    """Reports the state of a child process to its supervisor. A reason is one line."""
 
-    def __init__(self, line: Connection) -> None:
-        self._line = line
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
 
     def ready(self) -> None:
-        """Say that the child does its work."""
+        """Report that the child is at work."""
         self._send("ready", "")
 
     def trouble(self, reason: str) -> None:
-        """Say, in one line, why the child is about to die; another start may help."""
+        """Report why the child is about to exit. It is started again."""
         self._send("trouble", reason)
 
     def failed(self, reason: str) -> None:
-        """Say, in one line, why the child cannot work and never will."""
+        """Report why the child cannot work. It is not started again: the supervisor gives up."""
         self._send("failed", reason)
 
     def _send(self, word: str, reason: str) -> None:
-        with suppress(OSError):  # the supervisor is gone; the child will be told
-            self._line.send((word, " ".join(reason.split())[:MAX_REASON]))
+        with suppress(OSError):  # the supervisor is gone, which stops the child as well
+            self._pipe.send((word, " ".join(reason.split())[:MAX_REASON]))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ProcessSpec:
     """A process to keep running.
 
     Attributes:
         name: for logs; unique.
-        run: called in the child with a `Report` and `arguments`; an importable function.
+        run: called in the child with a `Notifier` and `arguments`; an importable function.
         arguments: must pickle; sockets may be among them.
-        stage: parts of a lower stage are stopped, and have ended, before those of a higher one.
+        stage: the processes of a lower stage are stopped before those of a higher one.
     """
 
     name: str
@@ -82,44 +82,44 @@ class Part:
 
 
 class Supervisor:
-    """Keeps parts running until it is told to stop.
+    """Keeps processes running until a signal stops it.
 
     Attributes:
-        failure: why it gave up, in one line; empty if it did not.
+        failure: the reason for giving up, in one line; empty if it did not.
     """
 
     def __init__(
         self,
-        parts: Iterable[Part],
+        specs: Iterable[ProcessSpec],
         *,
         on_ready: Callable[[], None],
         on_stop: Callable[[], None] = lambda: None,
         stop_within: float = STOP_WITHIN,
     ) -> None:
-        """Prepare.
+        """Prepare; `run` starts the processes.
 
         Args:
-            parts: what to run.
-            on_ready: called once, when every part has been ready.
-            on_stop: called once, before the first part is told to stop.
-            stop_within: seconds that all parts together may take to stop.
+            specs: the processes.
+            on_ready: called once, when every process has been ready.
+            on_stop: called once, before the first process is asked to stop.
+            stop_within: seconds that all processes together may take to stop.
         """
         self.failure = ""
-        self._children = [_Child(part) for part in parts]
+        self._children = [_Child(spec) for spec in specs]
         self._on_ready = on_ready
         self._on_stop = on_stop
         self._stop_within = stop_within
 
     def run(self) -> int:
-        """Run until SIGTERM, SIGINT or SIGHUP, or until a part fails for good.
+        """Run until SIGTERM, SIGINT or SIGHUP, or until a process cannot be kept running.
 
         Returns:
-            The exit code: 0 = stopped as told, 1 = failed, or something had to be killed.
+            The exit code: 0 = stopped by a signal, 1 = failed, or a process had to be killed.
         """
         with Signals() as signals:
             try:
                 self._keep_running(signals)
-            except _GaveUp as reason:
+            except _GiveUp as reason:
                 self.failure = str(reason)
                 log.critical("giving_up", reason=self.failure)
             ended = self._stop(signals)
@@ -129,7 +129,7 @@ class Supervisor:
         announced = False
         while not signals.count:
             for child in self._children:
-                child.look_after()
+                child.poll()
             if not announced and all(child.ready for child in self._children):
                 announced = True
                 self._on_ready()
@@ -140,12 +140,12 @@ class Supervisor:
         return [source for child in self._children for source in child.sources]
 
     def _stop(self, signals: Signals) -> bool:
-        """Stop stage by stage; return whether all ended by themselves."""
+        """Stop the processes stage by stage. Return True if none had to be killed."""
         log.info("stopping")
         self._on_stop()
         deadline = time.monotonic() + self._stop_within
-        for stage in sorted({child.part.stage for child in self._children}):
-            members = [child for child in self._children if child.part.stage == stage]
+        for stage in sorted({child.spec.stage for child in self._children}):
+            members = [child for child in self._children if child.spec.stage == stage]
             for child in members:
                 child.terminate()
             self._await_end(members, signals, min(deadline, time.monotonic() + STAGE_WITHIN))
@@ -164,18 +164,18 @@ class Supervisor:
             signals.wait(alive, timeout=left)
 
 
-class _GaveUp(Exception):
-    """A part will not run."""
+class _GiveUp(Exception):
+    """A process cannot be kept running."""
 
 
 class _Child:
-    """One part, and the process that is it at the moment."""
+    """A process spec, and the process that runs it at the moment, if any."""
 
-    def __init__(self, part: Part) -> None:
-        self.part = part
+    def __init__(self, spec: ProcessSpec) -> None:
+        self.spec = spec
         self.ready = False
         self._process: Any = None
-        self._line: Connection | None = None
+        self._pipe: Connection | None = None
         self._trouble = ""
         self._deaths = 0
         self._started_at = 0.0
@@ -191,19 +191,19 @@ class _Child:
 
     @property
     def sources(self) -> list[Any]:
-        """What to wait for: word from the process, or its end."""
-        lines = [self._line] if self._line is not None else []
-        return [self.sentinel, *lines] if self._process is not None else []
+        """Objects to wait for: the end of the process, and its pipe."""
+        pipes = [self._pipe] if self._pipe is not None else []
+        return [self.sentinel, *pipes] if self._process is not None else []
 
     @property
     def pause(self) -> float | None:
-        """Seconds until the process is to be started; None while there is one."""
+        """Seconds until the next start; None while the process is there."""
         return max(0.0, self._restart_at - time.monotonic()) if self._process is None else None
 
-    def look_after(self) -> None:
-        """Hear what the process reports, reap it if it died, start it if it is time."""
+    def poll(self) -> None:
+        """Read the process's reports, reap it if it died, start it if it is due."""
         died = self._process is not None and not self._process.is_alive()
-        self._listen()  # after that look: what it said before it died is not missed
+        self._receive()  # after the check above, so that no report from before the death is missed
         if died:
             self._reap()
         if self.pause == 0.0:
@@ -214,7 +214,7 @@ class _Child:
             self._process.terminate()
 
     def kill(self) -> None:
-        log.error("process_killed", name=self.part.name, pid=self._process.pid)
+        log.error("process_killed", name=self.spec.name, pid=self._process.pid)
         self._process.kill()
         self._process.join()
 
@@ -222,42 +222,42 @@ class _Child:
         self._trouble, self._started_at = "", time.monotonic()
         try:
             self._process = self._spawn()
-        except OSError as error:  # no more processes, memory or files: there may be some later
+        except OSError as error:  # too few processes, memory or files: perhaps not for long
             self._trouble = f"cannot be started: {error.strerror}"
             self._died(exit_code=None)
         else:
-            log.info("process_started", name=self.part.name, pid=self._process.pid)
+            log.info("process_started", name=self.spec.name, pid=self._process.pid)
 
     def _spawn(self) -> Any:
-        self._line, childs_end = _SPAWN.Pipe(duplex=False)
+        self._pipe, childs_end = _SPAWN.Pipe(duplex=False)
         with childs_end, _interrupts_blocked():
             process = _SPAWN.Process(  # daemon: killed also if the supervisor itself fails
-                target=self.part.run,
-                args=(Report(childs_end), *self.part.arguments),
-                name=self.part.name,
+                target=self.spec.run,
+                args=(Notifier(childs_end), *self.spec.arguments),
+                name=self.spec.name,
                 daemon=True,
             )
             process.start()
         return process
 
-    def _listen(self) -> None:
-        while self._line is not None and self._line.poll():
+    def _receive(self) -> None:
+        while self._pipe is not None and self._pipe.poll():
             try:
-                word, reason = self._line.recv()
+                word, reason = self._pipe.recv()
             except (EOFError, OSError):
-                self._line.close()
-                self._line = None
+                self._pipe.close()
+                self._pipe = None
                 return
             if word == "failed":
-                raise _GaveUp(f"{self.part.name}: {reason}")
+                raise _GiveUp(f"{self.spec.name}: {reason}")
             if word == "ready":
-                self._is_ready()
+                self._note_ready()
             self._trouble = reason
 
-    def _is_ready(self) -> None:
+    def _note_ready(self) -> None:
         self.ready = True
         seconds = round(time.monotonic() - self._started_at, 3)
-        log.info("process_ready", name=self.part.name, after_s=seconds)
+        log.info("process_ready", name=self.spec.name, after_s=seconds)
 
     def _reap(self) -> None:
         code = self._process.exitcode
@@ -272,7 +272,7 @@ class _Child:
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._deaths - 1, 20))
         log.warning(
             "process_died",
-            name=self.part.name,
+            name=self.spec.name,
             exit_code=exit_code,
             reason=self._trouble,
             lived_s=round(lived, 3),
@@ -280,20 +280,20 @@ class _Child:
         )
         if not self.ready and self._deaths >= MAX_FAILED_STARTS:
             why = f": {self._trouble}" if self._trouble else ""
-            raise _GaveUp(f"{self.part.name} died {MAX_FAILED_STARTS} times while starting{why}")
+            raise _GiveUp(f"{self.spec.name} died {MAX_FAILED_STARTS} times while starting{why}")
         self._restart_at = time.monotonic() + pause
 
 
 def _killed_by(exit_code: int) -> str:
-    """Return the signal that ended a process, in words; empty if none did."""
+    """Return a sentence that names the signal that ended a process; empty if none did."""
     number = -exit_code
     return f"killed by signal {number} ({signal.strsignal(number)})" if number > 0 else ""
 
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Keeps SIGINT from a child until it ignores it: on Ctrl-C the whole group is sent one."""
-    # Starting the first child also starts this, which unblocks SIGINT when it is done.
+    """Block SIGINT in a child until the child ignores it: Ctrl-C goes to the whole group."""
+    # Start it now: otherwise the first child's start does, which unblocks SIGINT.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

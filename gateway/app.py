@@ -1,8 +1,8 @@
 """The HTTP routes: a callback is checked, made durable, and only then acknowledged.
 
-The request: docs/callbacks.md. One Falcon app for any WSGI server; it waits in `journal.append`.
-How it waits is an argument, so that our server need not spend a thread on it. Must not know what a
-callback means.
+The request: docs/callbacks.md. One Falcon app for any WSGI server. It waits in `journal.append`, on
+the event that it is given, so that our server spends no thread on it. Must not know what a callback
+means.
 """
 
 import threading
@@ -15,20 +15,17 @@ from typing import Any
 import falcon
 import structlog
 
-from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, BY_STATUS, CONTENT_TYPE, Outcome
-from gateway.callbacks import MAX_BODY, Callbacks, Options, Rejected
-from gateway.paths import LIVE, PROBES, READY
-from gateway.throttled_log import ThrottledLog
+from gateway.answers import BY_STATUS, CONTENT_TYPE, Answer, RequestRejected
+from gateway.authentication import Authenticator
+from gateway.callback_request import read_callback
+from gateway.limits import BUDGET, MAX_BODY
+from gateway.options import LIVE, READY, Options
 from journal.entry import Appended, NewEntry
 from journal.errors import JournalError, Overloaded
 from journal.port import JournalWriter, Waiter
 
-BUDGET = 1.5
-"""Seconds from the arrival of a request to its answer. Desk expects one within about 2 s
-(docs/callbacks.md); what is left is for the network and a proxy."""
-
 ARRIVED = "gateway.arrived"
-"""WSGI environ, optional: when the request's last byte came, `time.monotonic`."""
+"""WSGI environ, optional: when the request's last byte arrived, `time.monotonic`."""
 
 CONDITION = "gateway.condition"
 """WSGI environ, optional: why the server wants no more traffic; "" if it does."""
@@ -44,27 +41,24 @@ def create_app(
     *,
     event: Callable[[], Waiter] = threading.Event,
     clock: Callable[[], float] = time.time,
-    log: ThrottledLog | None = None,
+    budget: float = BUDGET,
 ) -> App:
     """Return the WSGI application.
 
     Args:
-        journal: where callbacks are kept.
-        options: whose callbacks, and where.
-        event: makes what a request waits on until it is durable.
+        journal: keeps the callbacks.
+        options: the operator's.
+        event: makes the event on which a request waits until its callback is durable.
         clock: Unix time in seconds.
-        log: for refusals.
+        budget: seconds from the arrival of a request to its answer.
     """
-    log = log or ThrottledLog()
-    answers = _Answers(log)
-    callbacks = Callbacks(options, log, clock)
     app = App(media_type=CONTENT_TYPE)
-    app.add_route(options.path, _CallbackUrl(journal, callbacks, event, log))
-    app.add_route(LIVE, _Live())
-    app.add_route(READY, _Ready(journal))
-    app.add_error_handler(Exception, answers.unexpected)
-    app.add_error_handler(falcon.HTTPError, answers.http_error)
-    app.add_error_handler(Rejected, answers.rejected)
+    app.add_route(options.path, _CallbackUrl(journal, options, event, clock, budget))
+    app.add_route(LIVE, _Probe(lambda req: ""))
+    app.add_route(READY, _Probe(lambda req: req.env.get(CONDITION) or journal.trouble()))
+    app.add_error_handler(Exception, _answer_unexpected)
+    app.add_error_handler(falcon.HTTPError, _answer_http_error)
+    app.add_error_handler(RequestRejected, _answer_rejected)
     return app
 
 
@@ -72,132 +66,109 @@ class _CallbackUrl:
     def __init__(
         self,
         journal: JournalWriter,
-        callbacks: Callbacks,
+        options: Options,
         event: Callable[[], Waiter],
-        log: ThrottledLog,
+        clock: Callable[[], float],
+        budget: float,
     ) -> None:
         self._journal = journal
-        self._callbacks = callbacks
+        self._authenticator = Authenticator(options.sdk_app_ids, options.tokens)
         self._event = event
-        self._log = log
+        self._clock = clock
+        self._budget = budget
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Keep one callback."""
-        arrived = req.env.get(ARRIVED) or monotonic()
-        entry, fault = self._callbacks.accept(req.params, _read_body(req))
-        appended = self._append(entry, arrived + BUDGET - monotonic())
+        deadline = (req.env.get(ARRIVED) or monotonic()) + self._budget
+        body = _read_body(req)
+        entry, fault = read_callback(self._authenticator, req.params, body, self._clock())
+        if fault:
+            _warn("callback_malformed", fault, sdk_app_id=entry.sdk_app_id)
+        appended = self._append(entry, deadline - monotonic())
         resp.set_header("Desk-Revision", str(appended.revision))
         resp.set_header("Desk-Journal-Id", self._journal.id)
-        if fault:
-            _answer(resp, Outcome.MALFORMED, fault)
-        else:
-            resp.data = BODIES[Outcome.KEPT]
+        _answer(resp, Answer.MALFORMED if fault else Answer.KEPT, fault)
 
     def _append(self, entry: NewEntry, timeout: float) -> Appended:
         try:
             if timeout <= 0:
-                raise Overloaded("the request waited for too long before its turn came")
+                raise Overloaded("the request waited too long for its turn")
             return self._journal.append(entry, timeout=timeout, event=self._event)
         except JournalError as error:
+            answer = Answer.OVERLOADED if isinstance(error, Overloaded) else Answer.UNAVAILABLE
             reason = type(error).__name__
-            self._log.log("callback_not_kept", reason=reason, sdk_app_id=entry.sdk_app_id)
-            overloaded = isinstance(error, Overloaded)
-            outcome = Outcome.OVERLOADED if overloaded else Outcome.UNAVAILABLE
-        raise Rejected(outcome)
-
-
-class _Live:
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Say that the process is alive."""
-        resp.data = BODIES[Outcome.KEPT]
-
-    on_head = on_get
-
-
-class _Ready:
-    def __init__(self, journal: JournalWriter) -> None:
-        self._journal = journal
-
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Say that the gateway should get traffic, or why not. Asks no disk."""
-        if trouble := req.env.get(CONDITION) or self._journal.trouble():
-            _answer(resp, Outcome.NOT_READY, trouble)
-        else:
-            resp.data = BODIES[Outcome.KEPT]
-
-    on_head = on_get
-
-
-class _Answers:
-    """Answers what did not go well, and logs it without a word of the request."""
-
-    def __init__(self, log: ThrottledLog) -> None:
-        self._log = log
-
-    def rejected(
-        self, req: falcon.Request, resp: falcon.Response, error: Rejected, params: dict[str, Any]
-    ) -> None:
-        """Answer a callback that is not kept."""
-        if error.outcome in _REFUSALS:
-            self._log_refusal(error.outcome)
-        _answer(resp, error.outcome)
-
-    def http_error(
-        self,
-        req: falcon.Request,
-        resp: falcon.Response,
-        error: falcon.HTTPError,
-        params: dict[str, Any],
-    ) -> None:
-        """Answer Falcon's own refusals: no such path, no such method, an invalid header."""
-        if req.method not in falcon.COMBINED_METHODS:  # which Falcon calls a bad request
-            error = falcon.HTTPMethodNotAllowed(["GET", "HEAD"] if req.path in PROBES else ["POST"])
-        if error.headers:
-            resp.set_headers(error.headers)
-        outcome = BY_STATUS.get(error.status_code, Outcome.FAILED)
-        self._log_refusal(outcome)
-        _answer(resp, outcome)
-
-    def unexpected(
-        self, req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]
-    ) -> None:
-        """Answer a bug. Log where, and not what: an exception's message may quote the request."""
-        frames = traceback.extract_tb(error.__traceback__)[-5:]
-        self._log.log(
-            "unexpected_error",
-            reason=type(error).__name__,
-            at=[f"{frame.name}:{frame.lineno}" for frame in frames],
+        raise RequestRejected(
+            answer, "callback_not_kept", reason=reason, sdk_app_id=entry.sdk_app_id
         )
-        _answer(resp, Outcome.FAILED)
-
-    def _log_refusal(self, outcome: Outcome) -> None:
-        self._log.log("request_refused", reason=ACKNOWLEDGEMENTS[outcome].error_info)
 
 
-_REFUSALS = {Outcome.TOO_LARGE, Outcome.ENCODED, Outcome.BAD_REQUEST}
-"""Rejections that nobody else has logged."""
+class _Probe:
+    """A probe of the gateway's health. `trouble` returns why it fails, and asks no disk."""
+
+    def __init__(self, trouble: Callable[[falcon.Request], str]) -> None:
+        self._trouble = trouble
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        trouble = self._trouble(req)
+        _answer(resp, Answer.NOT_READY if trouble else Answer.KEPT, trouble)
+
+    on_head = on_get
 
 
-def _answer(resp: falcon.Response, outcome: Outcome, detail: str = "") -> None:
-    answer = ACKNOWLEDGEMENTS[outcome]
+def _read_body(req: falcon.Request) -> bytes:
+    """Return a body that is complete, not too large, and not encoded."""
+    if req.env.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
+        raise RequestRejected(Answer.ENCODED)
+    length = req.content_length or 0
+    if length > MAX_BODY:
+        raise RequestRejected(Answer.TOO_LARGE)
+    stream = req.stream if req.env.get("wsgi.input_terminated") else req.bounded_stream
+    body: bytes = stream.read(MAX_BODY + 1)
+    if len(body) > MAX_BODY:
+        raise RequestRejected(Answer.TOO_LARGE)
+    if len(body) < length:  # the client left before the end
+        raise RequestRejected(Answer.BAD_REQUEST)
+    return body
+
+
+def _answer(resp: falcon.Response, answer: Answer, detail: str = "") -> None:
     resp.status = answer.status
-    resp.data = answer.body(detail) if detail else BODIES[outcome]
+    resp.data = answer.body_with(detail) if detail else answer.body
     if answer.retry_after is not None:
         resp.set_header("Retry-After", str(answer.retry_after))
 
 
-def _read_body(req: falcon.Request) -> bytes:
-    """Return a body that is whole, not too large, and not encoded."""
-    if req.env.get("HTTP_CONTENT_ENCODING", "").lower() not in ("", "identity"):
-        raise Rejected(Outcome.ENCODED)
-    length = req.content_length or 0
-    if length > MAX_BODY:
-        raise Rejected(Outcome.TOO_LARGE)
-    terminated = req.env.get("wsgi.input_terminated")
-    stream = req.stream if terminated else req.bounded_stream
-    body: bytes = stream.read(MAX_BODY + 1)
-    if len(body) > MAX_BODY:
-        raise Rejected(Outcome.TOO_LARGE)
-    if len(body) < length:  # the client left in the middle: this is not what it wanted to say
-        raise Rejected(Outcome.BAD_REQUEST)
-    return body
+def _answer_rejected(
+    req: falcon.Request, resp: falcon.Response, error: RequestRejected, params: dict[str, Any]
+) -> None:
+    _warn(error.event, error.reason, **error.facts)
+    _answer(resp, error.answer)
+
+
+def _answer_http_error(
+    req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]
+) -> None:
+    """Answer Falcon's own refusals: unknown path, wrong method, invalid header."""
+    if req.method not in falcon.COMBINED_METHODS:  # Falcon calls it a bad request
+        is_probe = req.path in (LIVE, READY)
+        error = falcon.HTTPMethodNotAllowed(["GET", "HEAD"] if is_probe else ["POST"])
+    if error.headers:
+        resp.set_headers(error.headers)
+    answer = BY_STATUS.get(error.status_code, Answer.FAILED)
+    _warn("request_refused", answer.error_info)
+    _answer(resp, answer)
+
+
+def _answer_unexpected(
+    req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]
+) -> None:
+    """Answer a bug, and log its place only: an exception's message may quote the request."""
+    frames = traceback.extract_tb(error.__traceback__)[-5:]
+    places = [f"{frame.name}:{frame.lineno}" for frame in frames]
+    _warn("unexpected_error", type(error).__name__, at=places)
+    _answer(resp, Answer.FAILED)
+
+
+def _warn(event: str, reason: str, **facts: Any) -> None:
+    """Log a line, at most one in a while for each event and reason; see `command.throttle`."""
+    _log.warning(event, reason=reason, throttle=reason, **facts)

@@ -1,27 +1,24 @@
 """Parses a request's head, and refuses one that two readers could understand differently.
 
 Sources: RFC 9110, RFC 9112. Stricter than both: one spelling where they allow several. Pure, and
-linear in time: a parser with expressions that backtrack can be kept busy for seconds by 16 KiB.
+linear in time: 16 KiB can keep a parser busy for seconds if its expressions backtrack.
 """
 
 import re
 from typing import NamedTuple
-
-MAX_HEAD = 16 * 1024
-"""Bytes of a head."""
 
 MAX_LINES = 128
 """Lines of a head."""
 
 END = b"\r\n\r\n"
 
-# Possessive quantifiers (++, *+) never go back, so that no input takes more than linear time.
+# Possessive quantifiers (++, *+) never backtrack: no input takes more than linear time.
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 
-# A method is case-sensitive, and WSGI servers write it in capitals: one in small letters is none.
+# A method is case-sensitive, and WSGI servers write it in capitals: small letters are refused.
 _METHOD = r"[!#$%&'*+\-.^_`|~0-9A-Z]++"
 
-# A target may have no fragment: some readers would cut it off, and some would not.
+# No fragment in a target: some readers cut it off, and some do not.
 _REQUEST_LINE = re.compile(rf'({_METHOD}) (/[!"$-~]*+) HTTP/(1\.[01])\r\n')
 _FIELDS = re.compile(rf"(?:{_NAME}:[\t -~\x80-\xff]*+\r\n)*+\r\n")
 _FIELD = re.compile(rf"({_NAME}):[ \t]*+([^\r]*+)\r\n")
@@ -34,7 +31,7 @@ _NEEDED = frozenset({"host", "content-length", "transfer-encoding"})
 
 
 class InvalidHttp(Exception):
-    """The bytes are no request that the gateway serves.
+    """An error for bytes that are no request, or one that the gateway does not serve.
 
     Attributes:
         code: the HTTP status.
@@ -51,8 +48,8 @@ class Head(NamedTuple):
     """A request's head.
 
     Attributes:
-        method: as it came.
-        target: begins with a slash.
+        method: as received.
+        target: path and query; begins with a slash.
         version: "1.0" or "1.1".
         headers: by name as in WSGI, without `HTTP_`; values of one name are joined by commas. A
             name with an underscore is left out: in WSGI it would equal one with a hyphen.
@@ -68,7 +65,7 @@ def parse_head(data: bytes) -> Head:
     """Return the head in `data`, which goes from the method to the empty line, both included.
 
     Raises:
-        InvalidHttp: it has more than one meaning, or none that the gateway serves.
+        InvalidHttp: the head is invalid, ambiguous, or not served.
     """
     text = data.decode("latin-1")
     line = _REQUEST_LINE.match(text)
@@ -81,7 +78,7 @@ def parse_head(data: bytes) -> Head:
     head = Head(line[1], line[2], line[3], _headers(text, line.end()))
     _check_host(head)
     _check_framing(head)
-    _settle_connection(head.headers)
+    _reduce_connection(head.headers)
     return head
 
 
@@ -103,15 +100,15 @@ def _headers(text: str, start: int) -> dict[str, str]:
 def _check_host(head: Head) -> None:
     host = head.headers.get("HOST")
     if host is None and head.version == "1.1":
-        raise InvalidHttp("no Host")
+        raise InvalidHttp("Host is missing")
     if host and not _HOST.fullmatch(host):
-        raise InvalidHttp("Host is no host")
+        raise InvalidHttp("Host is not a host")
 
 
 def _check_framing(head: Head) -> None:
     length = head.headers.get("CONTENT_LENGTH")
     if length is not None and not _LENGTH.fullmatch(length):
-        raise InvalidHttp("Content-Length is no number of at most 19 digits")
+        raise InvalidHttp("Content-Length is not a number of at most 19 digits")
     coding = head.headers.get("TRANSFER_ENCODING")
     if coding is None:
         return
@@ -123,14 +120,13 @@ def _check_framing(head: Head) -> None:
         raise InvalidHttp("ambiguous length of the body")
 
 
-def _settle_connection(headers: dict[str, str]) -> None:
-    """Leave one word in `Connection`, which may list several."""
+def _reduce_connection(headers: dict[str, str]) -> None:
+    """Leave `close`, `keep-alive` or nothing in `Connection`, which may list several options."""
     if "CONNECTION" not in headers:
         return
     options = {option.strip(" \t") for option in headers["CONNECTION"].lower().split(",")}
     if options & _NEEDED:  # a proxy would remove them (RFC 9110, 7.6.1)
         raise InvalidHttp("Connection names a field that every reader needs")
-    said = options & {"close", "keep-alive"}
-    if len(said) > 1:
-        raise InvalidHttp("Connection says close and keep-alive")
-    headers["CONNECTION"] = said.pop() if said else ""
+    if options >= {"close", "keep-alive"}:
+        raise InvalidHttp("Connection has both close and keep-alive")
+    headers["CONNECTION"] = "".join(options & {"close", "keep-alive"})

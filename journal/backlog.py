@@ -1,4 +1,4 @@
-"""The part of the journal that a view has not applied yet: for whoever serves the view.
+"""The part of the journal that a view has not applied yet: for the processes that serve the view.
 
 Knows no engine. Reads only.
 """
@@ -10,19 +10,17 @@ from journal.entry import Entry
 from journal.errors import NotKept, Unavailable
 from journal.port import JournalReader
 
-PATIENCE = 1.0
-"""Seconds to wait for a question of another thread that the disk does not answer."""
-
 
 class Backlog:
-    """Tells how far a revision is behind the journal.
+    """The distance of a revision from the journal's head.
 
-    The journal is opened when it is first asked for, and again if that failed: it may not be there
-    yet. May be called from any thread; one question is asked at a time.
+    Opens the journal at the first question, and again if that failed: it may not be there yet. May
+    be called from any thread; one question is asked at a time, and the next waits `patience` s.
     """
 
-    def __init__(self, open_reader: Callable[[], JournalReader]) -> None:
+    def __init__(self, open_reader: Callable[[], JournalReader], *, patience: float = 1.0) -> None:
         self._open = open_reader
+        self._patience = patience
         self._lock = threading.Lock()
         self._reader: JournalReader | None = None
 
@@ -32,10 +30,10 @@ class Backlog:
         The latter is None if there is no such entry.
 
         Raises:
-            JournalError: the journal cannot be read; `Unavailable` also if another thread waits for
-                it already.
+            JournalError: the journal cannot be read; `Unavailable` also if it does not answer
+                another thread either.
         """
-        if not self._lock.acquire(timeout=PATIENCE):
+        if not self._lock.acquire(timeout=self._patience):
             raise Unavailable("the journal does not answer")
         try:
             self._reader = self._reader or self._open()

@@ -1,6 +1,7 @@
-"""The journal's entries: a callback exactly as it came, and where it stands.
+"""The journal's entries: a callback exactly as it came, and its place in the log.
 
-Knows nothing of HTTP, of storage or of what a callback means.
+Knows nothing of HTTP, of storage or of the meaning of a callback. An engine stores the fields of
+`NewEntry` under their names, in their order.
 """
 
 from enum import IntEnum
@@ -22,9 +23,6 @@ class Kind(IntEnum):
     """A callback, as it came."""
     FORGET = 2
     """Reserved: a list of sessions to forget. Nothing writes or obeys it yet."""
-
-
-_KINDS = frozenset(map(int, Kind))
 
 
 class NewEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -65,7 +63,7 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
     """The outcome of an append.
 
     Attributes:
-        revision: where the entry stands; of a duplicate, where the first copy stands.
+        revision: of the entry; of a duplicate, of the first copy.
         duplicate: True if the id was there already and nothing was added.
     """
 
@@ -79,7 +77,7 @@ def numbered(entry: NewEntry, revision: int) -> Entry:
 
 
 def validate(entry: NewEntry) -> None:
-    """Refuse what no engine could store, before it can spoil a batch that others share.
+    """Refuse an entry that no engine could store, before it can fail a batch of others.
 
     Raises:
         ValueError: the id has another length, a number is out of range, a text is not Unicode, or
@@ -89,7 +87,6 @@ def validate(entry: NewEntry) -> None:
         raise ValueError(f"an entry's id has {ID_BYTES} bytes")
     if not (0 < entry.sdk_app_id <= MAX_INTEGER and 0 <= entry.received_at <= MAX_INTEGER):
         raise ValueError("an entry's number is out of range")
-    if entry.kind not in _KINDS:
-        raise ValueError("an entry's kind is none of ours")
+    Kind(entry.kind)
     for text in (entry.request_id, entry.client_ip, entry.platform):
         text.encode()  # a lone surrogate raises UnicodeEncodeError, which is a ValueError

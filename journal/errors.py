@@ -6,7 +6,7 @@ class JournalError(Exception):
 
 
 class Unavailable(JournalError):
-    """The journal cannot take or give entries just now; the same call may succeed later."""
+    """The journal cannot take or give entries now. The same call may succeed later."""
 
 
 class AppendTimedOut(Unavailable):
@@ -33,7 +33,7 @@ class NotKept(JournalError):
     """The entries asked for have been removed.
 
     Attributes:
-        oldest: the oldest revision that can still be read.
+        oldest: the revision from which on reading is possible; there may be no entry with it.
     """
 
     def __init__(self, oldest: int) -> None:

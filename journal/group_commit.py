@@ -1,12 +1,13 @@
-"""Group commit: many append at once, one thread commits, each commit pays for all who wait.
+"""Group commit: many threads append, one commits, each commit serves all that wait.
 
-Knows nothing of storage. The committing thread is its own, so that nobody who appends ever waits
-in a system call of the disk, and a timeout can be kept although the disk hangs.
+Knows nothing of storage. The committing thread is its own, so that no appender waits in a system
+call of the disk, and a timeout holds although the disk hangs.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import monotonic
 
 import structlog
@@ -15,75 +16,75 @@ from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, Closed, JournalError, Overloaded, Unavailable
 from journal.port import Waiter
 
-MAX_WAITING = 512
-"""Appends that may wait, those in a commit included; more are refused as `Overloaded`."""
-
-MAX_BATCH = 256
-"""Entries in one commit."""
-
-MAX_BATCH_BYTES = 4 * 1024 * 1024
-"""Bytes of bodies after which a batch is full (it always takes one entry)."""
-
-SLOW = 1.0
-"""Seconds after which a commit under way counts as trouble. Less than what an append waits for."""
-
-CHECK = 5.0
-"""Seconds without an append after which the committing thread checks the storage."""
-
-Commit = Callable[[Sequence[NewEntry]], list[Appended]]
-"""Makes a batch durable, all or nothing, and returns one outcome per entry, in order.
-
-Raises `Unavailable` if it could not."""
-
-
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits of a group commit.
+
+    Attributes:
+        waiting: appends that may wait, those in a commit included; more are `Overloaded`.
+        batch: entries in one commit.
+        batch_bytes: bytes of bodies after which a batch is full; it always takes one entry.
+        slow: seconds after which a commit under way counts as trouble; less than the timeout of an
+            append.
+        check_after: seconds without an append after which the storage is checked.
+    """
+
+    waiting: int = 512
+    batch: int = 256
+    batch_bytes: int = 4 * 1024 * 1024
+    slow: float = 1.0
+    check_after: float = 5.0
+
+
+LIMITS = Limits()
+
+
+@dataclass(slots=True, eq=False)
 class _Append:
-    """An entry that waits for its commit. Withdrawn, it is left out unless a commit has it."""
+    """An entry that waits for its commit. A withdrawn one is left out, if no commit has it yet."""
 
-    __slots__ = ("entry", "event", "outcome", "withdrawn")
-
-    def __init__(self, entry: NewEntry, event: Waiter) -> None:
-        self.entry = entry
-        self.event = event
-        self.outcome: Appended | JournalError | None = None
-        self.withdrawn = False
+    entry: NewEntry
+    event: Waiter
+    outcome: Appended | JournalError | None = None
+    withdrawn: bool = False
 
 
 class GroupCommit:
-    """Runs `commit` on batches, in a thread of its own, in the order of appending.
+    """A thread that commits entries in batches, in the order of appending.
 
-    The same thread runs `afterwards` after each batch, when its appenders have been woken, and
-    `check` after `CHECK` seconds without an append. `check` raises if the storage is in trouble.
+    `commit` makes a batch durable, all or nothing, and returns one outcome per entry, in order; it
+    raises `Unavailable` if it could not. The thread runs `afterwards` after each batch, when the
+    appenders have been woken, and `check` after a time without appends. `check` raises if the
+    storage is in trouble.
     """
 
     def __init__(
         self,
-        commit: Commit,
+        commit: Callable[[Sequence[NewEntry]], list[Appended]],
         *,
         afterwards: Callable[[], None],
         check: Callable[[], None] = lambda: None,
+        limits: Limits = LIMITS,
     ) -> None:
         self._commit = commit
         self._afterwards = afterwards
         self._check = check
+        self._limits = limits
         self._lock = threading.Lock()
+        self._work = threading.Event()
         self._waiting: deque[_Append] = deque()
         self._committing = 0
         self._closed = False
         self._busy_since: float | None = None
         self._failure = ""
-        self._work = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal-commit", daemon=True)
         self._thread.start()
 
     def append(
-        self,
-        entry: NewEntry,
-        *,
-        timeout: float,
-        event: Callable[[], Waiter] = threading.Event,
+        self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
     ) -> Appended:
         """Wait until `entry` is committed; see `journal.port.JournalWriter.append`."""
         append = _Append(entry, event())
@@ -93,26 +94,26 @@ class GroupCommit:
         if outcome is None:
             append.withdrawn = True
             raise AppendTimedOut("the disk did not confirm the entry in time")
-        if isinstance(outcome, JournalError):  # others get it too: to each one of its own
+        if isinstance(outcome, JournalError):  # the whole batch shares it: raise one of our own
             raise type(outcome)(*outcome.args) from outcome
         return outcome
 
     def trouble(self) -> str:
-        """Return why an append would probably fail; "" if it would not. Never waits."""
+        """Return the reason for which an append would probably fail, or "". Never waits."""
         busy_since = self._busy_since
         if self._closed:
             return "the journal is closed"
-        if busy_since is not None and monotonic() - busy_since > SLOW:
+        if busy_since is not None and monotonic() - busy_since > self._limits.slow:
             return "the disk does not answer"
         if self._is_full():
             return "overloaded: too many appends are waiting"
         return self._failure
 
     def close(self, *, timeout: float) -> bool:
-        """Take no more, finish what waits; return False if that takes longer than `timeout` s."""
+        """Refuse new appends and finish the others; return False after `timeout` seconds."""
         with self._lock:
             self._closed = True
-        self._wake()
+        self._work.set()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -123,68 +124,62 @@ class GroupCommit:
             if self._is_full():
                 self._waiting = deque(each for each in self._waiting if not each.withdrawn)
             if self._is_full():
-                raise Overloaded(f"{MAX_WAITING} appends are waiting for the disk")
+                raise Overloaded(f"{self._limits.waiting} appends are waiting for the disk")
             self._waiting.append(append)
-        self._wake()
-
-    def _is_full(self) -> bool:
-        return len(self._waiting) + self._committing >= MAX_WAITING
-
-    def _wake(self) -> None:
         if not self._work.is_set():
             self._work.set()
 
+    def _is_full(self) -> bool:
+        return len(self._waiting) + self._committing >= self._limits.waiting
+
     def _run(self) -> None:
-        while self._wait():
+        while (batch := self._next_batch()) is not None:
             self._busy_since = monotonic()
-            if batch := self._next_batch():
+            if batch:
                 self._finish(batch)
                 self._afterwards()
             else:
-                self._failure = self._found()
+                self._failure = self._checked()
             self._busy_since = None
 
-    def _wait(self) -> bool:
-        """Wait for appends, or until a check is due; False: closed and finished."""
-        self._work.clear()  # from now on; who adds something later must wake us
+    def _next_batch(self) -> list[_Append] | None:
+        """Wait for appends and take a batch; it is empty if a check is due, None after the last."""
+        self._work.clear()  # an append from here on sets it again
         if not (self._waiting or self._closed):
-            self._work.wait(CHECK)
-        return bool(self._waiting) or not self._closed
-
-    def _next_batch(self) -> list[_Append]:
-        """Take as many as one commit may have; those that were withdrawn are left out."""
-        batch: list[_Append] = []
-        room = MAX_BATCH_BYTES
+            self._work.wait(self._limits.check_after)
         with self._lock:
-            while self._waiting and room > 0 and len(batch) < MAX_BATCH:
+            if self._closed and not self._waiting:
+                return None
+            batch: list[_Append] = []
+            room = self._limits.batch_bytes
+            while self._waiting and room > 0 and len(batch) < self._limits.batch:
                 append = self._waiting.popleft()
                 if not append.withdrawn:
                     batch.append(append)
                     room -= len(append.entry.body)
             self._committing = len(batch)
-        return batch
+            return batch
 
     def _finish(self, batch: list[_Append]) -> None:
-        outcomes = self._outcomes(batch)
+        outcomes = self._outcomes([append.entry for append in batch])
         self._committing = 0
         for append, outcome in zip(batch, outcomes, strict=True):
             append.outcome = outcome
             append.event.set()
 
-    def _outcomes(self, batch: list[_Append]) -> Sequence[Appended | JournalError]:
+    def _outcomes(self, entries: list[NewEntry]) -> Sequence[Appended | JournalError]:
         try:
-            outcomes = self._commit([append.entry for append in batch])
-        except Unavailable as failure:
+            outcomes = self._commit(entries)
+        except Exception as error:  # whatever it is, the thread must go on
             self._failure = "the last commit failed"
-            return [failure] * len(batch)
-        except Exception as error:  # the thread must live on: every append depends on it
-            log.exception("journal_commit_broke")
-            self._failure = "the last commit failed"
-            return [Unavailable(f"the commit failed: {type(error).__name__}")] * len(batch)
+            if isinstance(error, Unavailable):
+                return [error] * len(entries)
+            log.exception("journal_commit_failed")
+            return [Unavailable(f"the commit failed: {type(error).__name__}")] * len(entries)
         self._failure = ""
         return outcomes
 
-    def _found(self) -> str:
+    def _checked(self) -> str:
         """Return the trouble that `check` finds."""
         try:
             self._check()

@@ -12,7 +12,7 @@ from journal.port import READ_BYTES, Waiter
 
 
 class MemoryJournal:
-    """Keeps the promises of `journal.port.Journal` for as long as the process lives."""
+    """`journal.port.Journal` for as long as the process lives."""
 
     def __init__(self) -> None:
         self._id = uuid4().hex
@@ -27,11 +27,7 @@ class MemoryJournal:
         return self._id
 
     def append(
-        self,
-        entry: NewEntry,
-        *,
-        timeout: float,
-        event: Callable[[], Waiter] = threading.Event,
+        self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
     ) -> Appended:
         validate(entry)
         with self._changed:
@@ -70,11 +66,6 @@ class MemoryJournal:
         with self._changed:
             self._check_open()
             return self._head()
-
-    def oldest(self) -> int:
-        with self._changed:
-            self._check_open()
-            return self._oldest
 
     def close(self) -> None:
         with self._changed:

@@ -6,6 +6,9 @@ from typing import Protocol
 
 from journal.entry import Appended, Entry, NewEntry
 
+READ_BYTES = 4 * 1024 * 1024
+"""Bytes of bodies after which `read` stops early (it always returns at least one entry)."""
+
 
 class Waiter(Protocol):
     """A flag that one thread sets, once, and one appender waits for, as `threading.Event`."""
@@ -15,22 +18,20 @@ class Waiter(Protocol):
         ...
 
     def wait(self, timeout: float) -> bool:
-        """Wait until the flag is set, at most `timeout` seconds; return whether it is."""
+        """Wait until the flag is set, at most `timeout` seconds; return True if it is."""
         ...
 
 
 class JournalWriter(Protocol):
     """The side of the journal on which entries are appended.
 
-    The journal is an append-only log of callbacks: the only truth.
-
-    * **Durable.** `append` returns after the entry is on stable storage, never before. What it
-      returned survives the death of the process and of the machine.
+    * **Durable.** `append` returns after the entry is on stable storage, never before. The entry
+      then survives the death of the process and of the machine.
     * **Numbered.** Entries are numbered in the order in which they became durable. Numbers ascend
-      and begin at 1 or later; some may be left out. A number is never used twice.
+      from 1 or later; some may be left out. A number is never used twice.
     * **Deduplicated** within the engine's window, which may be for ever (SQLite) or minutes.
-      Appending an id that the window still has adds nothing and returns the first copy's revision.
-      A copy that comes later gets a number of its own; the fold recognises it.
+      Appending an id that is in the window adds nothing and returns the first copy's revision. A
+      copy that comes later gets a number of its own; the fold recognises it.
     * **One writer.** Only one process at a time may append to an embedded engine; another gets
       `InUse`.
     * **Bounded.** `append` waits at most its `timeout`.
@@ -44,38 +45,34 @@ class JournalWriter(Protocol):
         ...
 
     def append(
-        self,
-        entry: NewEntry,
-        *,
-        timeout: float,
-        event: Callable[[], Waiter] = threading.Event,
+        self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
     ) -> Appended:
         """Make `entry` durable, unless its id is there already.
 
         Args:
-            entry: what to keep.
+            entry: the entry to keep.
             timeout: seconds after which to give up.
-            event: makes what the caller waits on. Whoever must not block a thread passes one that
-                switches to other work.
+            event: makes the flag to wait for. A caller that must not block its thread passes one
+                that switches to other work.
 
         Raises:
             AppendTimedOut: not confirmed within `timeout`; the outcome is unknown.
             Overloaded: too many appends are waiting; not taken.
-            Unavailable: the storage failed (full, read-only, gone); not taken. Later calls try
-                again by themselves.
+            Unavailable: the storage failed (full, read-only, gone); not taken. A later call tries
+                again.
         """
         ...
 
     def trouble(self) -> str:
-        """Return why an append would probably fail now; "" if it would not.
+        """Return the reason for which an append would probably fail now, or "".
 
-        Asks no disk and never waits: it is what the last commit, or a regular check by the
-        committing thread, found.
+        Reads no disk and never waits: the reason is from the last commit, or from a regular check
+        by the committing thread.
         """
         ...
 
     def close(self) -> None:
-        """Finish the appends that are under way and let go of everything. May be called twice."""
+        """Finish the appends under way and release everything. May be called twice."""
         ...
 
 
@@ -101,7 +98,8 @@ class JournalReader(Protocol):
         that is missing in between was left out or its entry removed: that is no error.
 
         Raises:
-            NotKept: `after` is less than `oldest() - 1`.
+            NotKept: entries after `after` may have been removed. The error says from where on
+                reading is possible: from 1, unless the beginning was removed.
             Unavailable: the storage failed.
             Unreadable: the storage is damaged; the message names the revision.
         """
@@ -116,24 +114,13 @@ class JournalReader(Protocol):
         ...
 
     def head(self) -> int:
-        """The revision of the newest durable entry; 0 when there was none yet."""
-        ...
-
-    def oldest(self) -> int:
-        """The lowest revision from which reading is possible; 1 unless the beginning was removed.
-
-        There may be no entry with this number.
-        """
+        """Return the revision of the newest durable entry; 0 when there was none yet."""
         ...
 
     def close(self) -> None:
-        """Let go of everything. Ends a `wait` under way. May be called twice."""
+        """Release everything. Ends a `wait` under way. May be called twice."""
         ...
 
 
 class Journal(JournalWriter, JournalReader, Protocol):
     """Both sides in one object, as embedded engines have them."""
-
-
-READ_BYTES = 4 * 1024 * 1024
-"""Bytes of bodies after which `read` stops early (it always returns at least one entry)."""

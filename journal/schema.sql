@@ -3,14 +3,14 @@
 
 -- Version 2. Older files are brought to it by the statements in journal/sqlite_format.py.
 
--- What the journal is. One row.
+-- The journal as a whole. One row.
 CREATE TABLE header (
     only            INTEGER PRIMARY KEY CHECK (only = 1),
     journal_id      TEXT    NOT NULL CHECK (length(journal_id) = 32),
     oldest_revision INTEGER NOT NULL DEFAULT 1  -- the lowest from which reading is possible
 ) STRICT;
 
--- Append-only.
+-- Append-only. The columns are the fields of journal.entry.Entry.
 CREATE TABLE entries (
     revision    INTEGER PRIMARY KEY,        -- ascending
     id          BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),

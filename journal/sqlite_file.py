@@ -1,49 +1,34 @@
-"""The journal's SQLite file: opened, locked and reopened.
+"""The journal's SQLite file: created, opened and reopened.
 
-Knows nothing of appending and reading. Never opens the file but through SQLite: closing any other
+Knows nothing of appending and reading. Opens the file through SQLite only: closing another
 descriptor of it would drop the locks that SQLite holds in this process.
 """
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
 
 from journal import sqlite_format
-from journal.errors import InUse, JournalError, Unavailable, Unreadable
-from journal.sqlite_format import VERSION, value
-from storage.lock import FileLock
+from journal.errors import InUse, Unavailable, Unreadable
 
 BUSY_MS = 200
 """Milliseconds to wait for another connection's lock; locks are held for a few at most."""
 
 WAL_KEPT = 64 * 1024 * 1024
-"""Bytes of the WAL file that are kept for reuse when a slow reader had made it grow."""
+"""Bytes of the WAL that are kept for reuse after a slow reader had made it grow."""
 
 FULL = 2
+"""The number of `PRAGMA synchronous = FULL`."""
 
 Connect = Callable[[Path, str], apsw.Connection]
-"""Opens the journal at a path; if it has another id than the one given, raises `Unreadable`."""
-
-
-def lock(path: Path) -> FileLock:
-    """Take the right to write the journal at `path`, without waiting.
-
-    Raises:
-        InUse: another process has it.
-    """
-    try:
-        return FileLock(Path(f"{path}.lock"))
-    except BlockingIOError:
-        raise InUse(
-            f"another process is writing {path}: stop it first, or use another directory"
-        ) from None
+"""Opens the journal at a path. Raises `Unreadable` if its id is another than the one given."""
 
 
 class Handle:
-    """A connection that is opened anew after a failure, or when its file was moved away.
+    """A connection that is opened anew after a failure, or after its file was moved away.
 
     Not safe for use by several threads at once.
 
@@ -57,52 +42,76 @@ class Handle:
         self._connection: apsw.Connection | None = None
         self._file: tuple[int, int] | None = None
         self.journal_id = ""
-        self.journal_id = sqlite_format.journal_id(self.get())
+        with self.connection() as connection:
+            self.journal_id = sqlite_format.journal_id(connection)
 
-    def get(self) -> apsw.Connection:
-        """Return the open connection, or open one.
+    @contextmanager
+    def connection(self) -> Iterator[apsw.Connection]:
+        """Give the open connection, or open one; close it if the block fails.
 
         Raises:
-            apsw.Error: it cannot be opened.
-            Unavailable: there is no journal.
-            Unreadable: there is another one, or none of ours.
+            Unavailable: there is no journal, or the storage failed.
+            Unreadable: there is another journal, a file of another kind, or damage.
         """
+        try:
+            with map_errors(self._path):
+                yield self._get()
+        except Exception:  # whatever it was, a transaction may be open
+            self.drop()
+            raise
+
+    def drop(self) -> None:
+        """Close the connection, even if the disk fails; an open transaction is rolled back."""
+        if self._connection is not None:
+            with suppress(apsw.Error):
+                self._connection.close(True)
+            self._connection = None
+
+    def _get(self) -> apsw.Connection:
         if self._connection is None or self._file != _identity(self._path):
             self.drop()
             self._connection = self._connect(self._path, self.journal_id)
             self._file = _identity(self._path)
         return self._connection
 
-    def drop(self) -> None:
-        """Close the connection, for what the disk makes of it; what was open is rolled back."""
-        if self._connection is not None:
-            with suppress(apsw.Error):
-                self._connection.close(True)
-            self._connection = None
 
-
-def create(path: Path) -> None:
-    """Make `path` a journal if nothing is stored there. For the holder of the lock."""
-    path.touch(mode=0o600)
-    connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
-    if sqlite_format.is_empty(connection):
-        _prepare_to_write(connection)
-        sqlite_format.create(connection)
-    connection.close()
+@contextmanager
+def map_errors(path: Path) -> Iterator[None]:
+    """Raise the journal's errors for those of the storage below it."""
+    try:
+        yield
+    except BlockingIOError as error:  # of the writer's lock
+        raise InUse(
+            f"another process is writing {path}: stop it first, or use another directory"
+        ) from error
+    except apsw.NotADBError as error:
+        raise Unreadable(f"{path} is not a journal") from error
+    except apsw.CorruptError as error:
+        raise Unreadable(f"{path} is damaged: {error}") from error
+    except (apsw.Error, OSError) as error:
+        raise Unavailable(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def connect_to_write(path: Path, journal_id: str) -> apsw.Connection:
-    """Open an existing journal as its writer; bring it to our version if it is of an older one.
+    """Open a journal as its writer; migrate one of an older version.
+
+    Creates it if nothing is stored there, but only when it is opened first, with no id.
 
     Commits that a crash left in the WAL are moved to the database first: they were read back from
-    memory and may never have reached the disk, and what follows must not depend on them.
+    memory and may never have reached the disk, and later commits must not depend on them.
     """
+    if not journal_id:
+        path.touch(mode=0o600)
     connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
+    if not journal_id and sqlite_format.is_empty(connection):
+        _prepare_to_write(connection)
+        sqlite_format.create(connection)
     version = _check(connection, path, journal_id)
     _prepare_to_write(connection)
-    with suppress(apsw.BusyError):  # somebody has it open: then it is not a WAL left by a crash
+    with suppress(apsw.BusyError):  # another process has it open: no crash left this WAL
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     sqlite_format.migrate(connection, version, str(path))
+    connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)  # count pages from here on
     return connection
 
 
@@ -110,24 +119,14 @@ def connect_to_read(path: Path, journal_id: str) -> apsw.Connection:
     """Open an existing journal as one of its readers."""
     connection = _connect(path, apsw.SQLITE_OPEN_READONLY)
     version = _check(connection, path, journal_id)
-    if version != VERSION:
+    if version != sqlite_format.VERSION:
         raise Unavailable(
             f"{path} is of version {version}; its writer migrates it: start the gateway"
         )
-    with suppress(FileNotFoundError):
-        _sync(f"{path}-wal")
+    # SQLite reads the commits that a crash left in the WAL, durable or not.
+    with suppress(FileNotFoundError), Path(f"{path}-wal").open("rb") as wal:
+        os.fsync(wal)
     return connection
-
-
-def failure(error: Exception, path: Path) -> JournalError:
-    """Return the journal's error for what went wrong below it."""
-    if isinstance(error, JournalError):
-        return error
-    if isinstance(error, apsw.NotADBError):
-        return Unreadable(f"{path} is not a journal")
-    if isinstance(error, apsw.CorruptError):
-        return Unreadable(f"{path} is damaged: {error}")
-    return Unavailable(f"{path}: {type(error).__name__}: {error}")
 
 
 def _connect(path: Path, flags: int) -> apsw.Connection:
@@ -135,7 +134,7 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
         raise Unavailable(f"there is no journal at {path} yet")
     connection = apsw.Connection(str(path), flags=flags)
     connection.set_busy_timeout(BUSY_MS)
-    # Closing must not clean up by name: the files there may be another journal's by then.
+    # Closing must not delete files by name: they may be another journal's by then.
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     return connection
 
@@ -149,10 +148,10 @@ def _check(connection: apsw.Connection, path: Path, journal_id: str) -> int:
 
 
 def _prepare_to_write(connection: apsw.Connection) -> None:
-    mode = value(connection, "PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT}")
-    if mode != "wal" or value(connection, "PRAGMA synchronous") != FULL:
+    mode = connection.pragma("journal_mode", "wal")
+    connection.pragma("synchronous", FULL)
+    connection.pragma("journal_size_limit", WAL_KEPT)
+    if mode != "wal" or connection.pragma("synchronous") != FULL:
         raise Unavailable("SQLite would not be durable here: is this a local file system?")
     connection.wal_autocheckpoint(0)  # the writer does it, after a commit was acknowledged
 
@@ -164,12 +163,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _sync(path: str) -> None:
-    """Sync a WAL: SQLite reads what a crash left in it as committed, durable or not."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

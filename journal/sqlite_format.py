@@ -1,11 +1,10 @@
-"""The stored format: what makes a SQLite file a journal, and the way from an older version to ours.
+"""The stored format: marks of a journal in a SQLite file, and migration of older versions.
 
-Knows nothing of paths, locks and who may open what.
+Knows nothing of paths, locks and access rights.
 """
 
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any
 from uuid import uuid4
 
 import apsw
@@ -25,20 +24,15 @@ MIGRATIONS: Mapping[int, str] = {
         ALTER TABLE entries ADD COLUMN kind INTEGER NOT NULL DEFAULT 1;
     """,
 }
-"""Statements that make the next version of a version, for each version before ours."""
+"""Statements that migrate a version to the next one, by version."""
 
 log = structlog.get_logger()
 
 
-def value(connection: apsw.Connection, query: str) -> Any:
-    """Return the single value that `query` has."""
-    return connection.execute(query).get
-
-
 def is_empty(connection: apsw.Connection) -> bool:
     """Return True if nothing was ever stored in the file."""
-    tables = value(connection, "SELECT count(*) FROM sqlite_schema")
-    return (tables, value(connection, "PRAGMA application_id")) == (0, 0)
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema").get
+    return (tables, connection.pragma("application_id")) == (0, 0)
 
 
 def create(connection: apsw.Connection) -> None:
@@ -53,15 +47,11 @@ def create(connection: apsw.Connection) -> None:
 
 def journal_id(connection: apsw.Connection) -> str:
     """Return the id that the journal was made with."""
-    return str(value(connection, "SELECT journal_id FROM header"))
+    return str(connection.execute("SELECT journal_id FROM header").get)
 
 
 def version(connection: apsw.Connection, name: str) -> int:
-    """Return the journal's version: ours, or an older one that `migrate` knows.
-
-    Args:
-        connection: to the file.
-        name: of the file, for errors.
+    """Return the version of the journal in the file `name`: ours, or one that `migrate` knows.
 
     Raises:
         Unavailable: nothing is stored there yet.
@@ -69,16 +59,16 @@ def version(connection: apsw.Connection, name: str) -> int:
     """
     if is_empty(connection):
         raise Unavailable(f"there is no journal at {name} yet")
-    if value(connection, "PRAGMA application_id") != APPLICATION_ID:
+    if connection.pragma("application_id") != APPLICATION_ID:
         raise Unreadable(f"{name} is not a journal")
-    found = int(value(connection, "PRAGMA user_version"))
+    found = int(connection.pragma("user_version"))
     if found != VERSION and found not in MIGRATIONS:
         raise Unreadable(f"{name} has version {found}, this program reads {VERSION}: upgrade it")
     return found
 
 
 def migrate(connection: apsw.Connection, found: int, name: str) -> None:
-    """Bring a journal of version `found` to ours in one transaction. For the writer alone."""
+    """Bring a journal of version `found` to ours, in one transaction."""
     if found == VERSION:
         return
     with connection:

@@ -1,7 +1,7 @@
 """The one connection that writes the journal's file: commits, checkpoints, recovery from failure.
 
 Used by one thread. After a failed commit the connection is not trusted again: it is closed, and the
-next commit opens a new one and reads from it where the journal stands.
+next commit opens a new one and reads the journal's state from it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,17 +15,15 @@ from msgspec.structs import astuple
 
 from journal.entry import Appended, NewEntry
 from journal.errors import JournalError, Unavailable
-from journal.sqlite_file import Handle, connect_to_write, create, failure, lock
+from journal.sqlite_file import Handle, connect_to_write, map_errors
+from storage.lock import FileLock
 
 CHECKPOINT_PAGES = 1024
-"""Pages of 4 KiB in the WAL after which they are moved to the database: 4 MiB. Nothing is committed
-meanwhile, for some 5 ms; four times as many take 15 ms, which is what one ack in a hundred sees."""
+"""Pages of 4 KiB in the WAL after which they are moved to the database. Nothing is committed
+meanwhile: more pages make fewer, but longer pauses."""
 
 # No revision is given: SQLite takes the next one, and none for an id that is there already.
-INSERT = """
-INSERT INTO entries (id, sdk_app_id, received_at, request_id, client_ip, platform, body, kind)
-VALUES {rows} ON CONFLICT (id) DO NOTHING
-"""
+INSERT = "INSERT INTO entries ({columns}) VALUES {rows} ON CONFLICT (id) DO NOTHING"
 READ = "SELECT journal_id FROM header"
 REWRITE = "UPDATE header SET only = only"
 REVISIONS = "SELECT id, revision FROM entries WHERE id IN ({marks})"
@@ -34,42 +32,39 @@ log = structlog.get_logger()
 
 
 class Writer:
-    """Commits batches; holds the writer's lock."""
+    """The holder of the writer's lock, which commits batches."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, checkpoint_pages: int = CHECKPOINT_PAGES) -> None:
         """Take the lock; create the file if there is none, migrate it if it is of an older version.
 
         Raises:
             InUse, Unavailable, Unreadable: as `journal.errors` has it.
         """
-        self._path = path
+        self._checkpoint_pages = checkpoint_pages
+        self._pages = 0  # written to the WAL since the last checkpoint, or the last try
         self._failing = False
-        self._wal_pages = 0
-        self._checkpoint_at: int = CHECKPOINT_PAGES
-        self._lock = lock(path)
+        with map_errors(path):
+            self._lock = FileLock(Path(f"{path}.lock"))
         try:
-            create(path)
-            self._handle = Handle(path, self._connect)
+            self._handle = Handle(path, connect_to_write)
         except BaseException:
             self._lock.release()
             raise
 
     def commit(self, entries: Sequence[NewEntry]) -> list[Appended]:
-        """Make `entries` durable, all or none; of those that are there already, tell where.
+        """Make `entries` durable, all or none; return the place of each, in order.
 
         Raises:
             Unavailable: they could not be committed.
         """
         with self._writing() as connection:
             outcomes = _insert(connection, entries)
-            # A hook would count exactly, but has to win the GIL back before all is done.
-            self._wal_pages += connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
+            # A hook would count exactly, but has to acquire the GIL for each commit.
+            self._pages += connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
         return outcomes
 
     def check(self) -> None:
-        """Raise if the file is gone or cannot be read, or after a failure still not be written.
-
-        For when nothing is committed for long.
+        """Check the file while nothing is committed: readable and, after a failure, writable.
 
         Raises:
             Unavailable: as `commit` would.
@@ -80,59 +75,47 @@ class Writer:
     def checkpoint(self) -> None:
         """Move the WAL to the database if it has grown, so that the next commit starts it anew.
 
-        Waits for readers, but not long: one that holds on delays it to the next 4 MiB.
+        Waits for readers, but not long: a busy reader delays it by `checkpoint_pages`.
         """
-        if self._wal_pages < self._checkpoint_at:
+        if self._pages < self._checkpoint_pages:
             return
-        self._checkpoint_at = self._wal_pages + CHECKPOINT_PAGES
-        try:
-            self._handle.get().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-            self._start_wal()
-        except apsw.BusyError:
-            log.warning("journal_checkpoint_delayed", wal_pages=self._wal_pages)
-        except Exception as error:  # whatever it was, the committing thread must live on
-            self._fail(error)
+        self._pages = 0
+        with suppress(Unavailable), self._writing() as connection:
+            try:
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+            except apsw.BusyError:
+                log.warning("journal_checkpoint_delayed")
 
     def close(self) -> None:
-        """Leave all entries in the database file itself, and let the next writer in."""
-        with suppress(apsw.Error, OSError, JournalError):
-            self._handle.get().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        """Leave all entries in the database file itself, and release the lock."""
+        with suppress(JournalError), self._handle.connection() as connection:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         self._handle.drop()
         self._lock.release()
 
     @contextmanager
     def _writing(self) -> Iterator[apsw.Connection]:
-        """Give the connection. After an error, whatever it was, a transaction may be open."""
         try:
-            yield self._handle.get()
+            with self._handle.connection() as connection:
+                yield connection
         except Exception as error:
-            self._fail(error)
-            raise Unavailable(*failure(error, self._path).args) from error
-        if self._failing:
+            self._note(error)
+            raise Unavailable(str(error)) from error
+        self._note(None)
+
+    def _note(self, error: Exception | None) -> None:
+        """Log the first failure, and the end of failures."""
+        if error and not self._failing:
+            log.error("journal_failed", error=str(error))
+        elif self._failing and not error:
             log.info("journal_recovered")
-            self._failing = False
-
-    def _connect(self, path: Path, journal_id: str) -> apsw.Connection:
-        connection = connect_to_write(path, journal_id)
-        self._start_wal()
-        return connection
-
-    def _start_wal(self) -> None:
-        self._wal_pages = 0
-        self._checkpoint_at = CHECKPOINT_PAGES
-
-    def _fail(self, error: Exception) -> None:
-        self._handle.drop()
-        if not self._failing:
-            log.error("journal_failed", error=str(failure(error, self._path)))
-            self._failing = True
+        self._failing = error is not None
 
 
 def _insert(connection: apsw.Connection, entries: Sequence[NewEntry]) -> list[Appended]:
     """Insert a batch in one statement, which is its own transaction.
 
-    In one, because each statement gives the GIL away and has to win it back from the very
-    threads that wait for it.
+    Each statement releases the GIL, and competes for it with the threads that wait for the commit.
     """
     values = [field for entry in entries for field in astuple(entry)]
     connection.execute(_insert_rows(len(entries)), values)
@@ -145,13 +128,15 @@ def _insert(connection: apsw.Connection, entries: Sequence[NewEntry]) -> list[Ap
 
 @cache
 def _insert_rows(count: int) -> str:
-    return INSERT.format(rows=", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * count))
+    columns = NewEntry.__struct_fields__
+    row = f"({', '.join('?' * len(columns))})"
+    return INSERT.format(columns=", ".join(columns), rows=", ".join([row] * count))
 
 
 def _locate(
     connection: apsw.Connection, entries: Sequence[NewEntry], inserted: int
 ) -> list[Appended]:
-    """Find out where a batch stands of which only `inserted` entries were new."""
+    """Return the places of a batch of which only `inserted` entries were new."""
     query = REVISIONS.format(marks=", ".join("?" * len(entries)))
     revisions = dict(connection.execute(query, [entry.id for entry in entries]))
     new = set(sorted(revisions.values(), reverse=True)[:inserted])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from service.machine import BEGIN_HEAD_START, RANK_OF_UNKNOWN, RANKS, Event
+from callback.catalogue import BEGIN_HEAD_START, RANK_OF_UNKNOWN, RANKS, EventType
 from service.session import (
     FIRSTS,
     Core,
@@ -36,7 +36,7 @@ WEIGHT = 600
 """Bytes that a callback takes in memory beside its texts, about. These take one and a half times
 what they take as stored, at most."""
 
-_BEGIN = Event.SESSION_BEGIN.value  # a member is looked up by way of a function
+_BEGIN = EventType.SESSION_BEGIN.value  # a member is looked up by way of a function
 
 Key = tuple[int, int, bytes]
 """A place in time order: ms, rank, id."""

@@ -1,14 +1,15 @@
-"""Desk's `MsgBody` as a desk.v1.Message. Never raises on data: what does not fit is left out."""
+"""Converts Desk's `MsgBody` to a desk.v1.Message. Never raises on data: misfits are left out."""
 
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from desk.v1 import event_pb2 as pb
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 
 MAX_ELEMENTS = 100
-"""Parts of a message that are read; the others are only in the raw body."""
+"""Parts of a message that are read; further parts are only in the raw body."""
 
 _INT32, _INT64 = 2**31, 2**63
 _MAX_SECONDS = 315_576_000_000  # what protobuf's Duration can hold
@@ -17,7 +18,6 @@ _MAX_SECONDS = 315_576_000_000  # what protobuf's Duration can hold
 def fill(message: pb.Message, key: str, body: list[Any] | None) -> None:
     """Fill in a message. `body` is `MsgBody` as parsed from JSON."""
     message.key = key
-    message.SetInParent()
     for each in (body or [])[:MAX_ELEMENTS]:
         element = message.elements.add()
         if type(each) is dict:
@@ -35,9 +35,13 @@ def _fill(element: pb.MessageElement, kind: str, content: Any) -> None:
     elif kind == "TIMImageElem":
         element.media.MergeFrom(_image(content))
     elif kind in _PARTS:
-        part, fields = _PARTS[kind]
-        values: Any = {name: read(content, field) for name, (read, field) in fields.items()}
-        element.MergeFrom(pb.MessageElement(**{part: values}))
+        name, names = _PARTS[kind]
+        part = getattr(element, name)
+        types = {field.name: field.type for field in part.DESCRIPTOR.fields}
+        part.SetInParent()
+        part.MergeFrom(
+            type(part)(**{to: _READERS[types[to]](content, of) for to, of in names.items()})
+        )
     else:
         element.json = _json(content)
 
@@ -85,53 +89,39 @@ def _seconds(content: dict[str, Any], field: str) -> Duration | None:
     return Duration(seconds=int(value), nanos=int(value % 1 * 1_000) * 1_000_000)
 
 
-_PARTS: dict[str, tuple[str, dict[str, tuple[Callable[[dict[str, Any], str], Any], str]]]] = {
+_READERS: dict[int, Callable[[dict[str, Any], str], Any]] = {
+    FieldDescriptor.TYPE_STRING: _text,
+    FieldDescriptor.TYPE_INT64: _int,
+    FieldDescriptor.TYPE_DOUBLE: _degrees,
+    FieldDescriptor.TYPE_MESSAGE: _seconds,
+}
+"""By the type of a field in desk.v1."""
+
+_PARTS: dict[str, tuple[str, dict[str, str]]] = {
     "TIMLocationElem": (
         "location",
-        {
-            "description": (_text, "Desc"),
-            "latitude": (_degrees, "Latitude"),
-            "longitude": (_degrees, "Longitude"),
-        },
+        {"description": "Desc", "latitude": "Latitude", "longitude": "Longitude"},
     ),
-    "TIMFaceElem": ("face", {"index": (_int, "Index"), "data": (_text, "Data")}),
+    "TIMFaceElem": ("face", {"index": "Index", "data": "Data"}),
     "TIMCustomElem": (
         "custom",
-        {
-            "data": (_text, "Data"),
-            "description": (_text, "Desc"),
-            "extension": (_text, "Ext"),
-            "sound": (_text, "Sound"),
-        },
+        {"data": "Data", "description": "Desc", "extension": "Ext", "sound": "Sound"},
     ),
-    "TIMSoundElem": (
-        "media",
-        {
-            "url": (_text, "Url"),
-            "uuid": (_text, "UUID"),
-            "size": (_int, "Size"),
-            "duration": (_seconds, "Second"),
-        },
-    ),
+    "TIMSoundElem": ("media", {"url": "Url", "uuid": "UUID", "size": "Size", "duration": "Second"}),
     "TIMFileElem": (
         "media",
-        {
-            "url": (_text, "Url"),
-            "uuid": (_text, "UUID"),
-            "size": (_int, "FileSize"),
-            "file_name": (_text, "FileName"),
-        },
+        {"url": "Url", "uuid": "UUID", "size": "FileSize", "file_name": "FileName"},
     ),
     "TIMVideoFileElem": (
         "media",
         {
-            "url": (_text, "VideoUrl"),
-            "uuid": (_text, "VideoUUID"),
-            "size": (_int, "VideoSize"),
-            "duration": (_seconds, "VideoSecond"),
-            "format": (_text, "VideoFormat"),
-            "thumbnail_url": (_text, "ThumbUrl"),
+            "url": "VideoUrl",
+            "uuid": "VideoUUID",
+            "size": "VideoSize",
+            "duration": "VideoSecond",
+            "format": "VideoFormat",
+            "thumbnail_url": "ThumbUrl",
         },
     ),
 }
-"""By `MsgType`: the part of an element, and for each of its fields the reader and Desk's name."""
+"""By `MsgType`: the part of a MessageElement, and Desk's name for each of its fields."""

@@ -12,11 +12,11 @@ import msgspec
 import structlog
 from desk.v1 import event_pb2
 
+from callback.catalogue import State
 from callback.decoder import Malformed, TooEarly, decode
 from journal.entry import Entry
 from service import records
 from service.history import LIMITS, History, Limits, Placed, Truncated, Usage, placed_by
-from service.machine import State
 from service.positions import position_of
 from service.session import Outcome, Reason, without_message
 from service.view.progress import Progress
@@ -312,9 +312,9 @@ class Projection:
         facts, revision = placed.facts, session.revision
         event, snapshot, saved = blobs
         now = session.history.session.state
-        judgement = records.judgement(_outcome_of(placed), facts.event, now)
-        placed.verdicts |= 1 << judgement.verdict
-        record = records.record(judgement.fields, revision, ordinal)
+        fields = records.verdict_fields(_outcome_of(placed), facts.event, now)
+        placed.verdicts |= 1 << fields.verdict
+        record = records.record(fields, revision, ordinal)
         self._append(
             FeedRow(
                 position_of(revision, ordinal),
@@ -322,9 +322,9 @@ class Projection:
                 *key,
                 session.first_revision,
                 REVISED if ordinal else OWN if saved else NO_HISTORY,
-                judgement.type,
-                judgement.verdict,
-                judgement.reason,
+                records.event_type(facts.event),
+                fields.verdict,
+                fields.rejection_reason,
                 placed.verdicts,
                 placed.agent_id,
                 facts.client_user_id,
@@ -429,9 +429,8 @@ def _arrival(entry: Entry) -> Arrival:
 
 
 def _malformed(arrival: Arrival) -> FeedRow:
-    outcome, revision = records.MALFORMED, arrival.entry.revision
-    verdict = records.VERDICTS[outcome.verdict]
-    fields = records.verdict_fields(outcome, arrival.problem, State.NEW)
+    revision = arrival.entry.revision
+    fields = records.malformed_fields(arrival.problem)
     record = records.record(fields, revision, 0)
     return FeedRow(
         position=position_of(revision),
@@ -441,9 +440,9 @@ def _malformed(arrival: Arrival) -> FeedRow:
         first_revision=0,
         revised=NO_HISTORY,
         type=event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict=verdict,
-        reason=records.REASONS[outcome.reason],
-        verdicts=1 << verdict,
+        verdict=fields.verdict,
+        reason=fields.rejection_reason,
+        verdicts=1 << fields.verdict,
         agent_id="",
         client_user_id="",
         channel_type="",

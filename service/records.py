@@ -5,22 +5,21 @@ no message here may have a map: protobuf writes its entries in any order. A reco
 its session are written one by one; their bytes are joined, as protobuf allows.
 """
 
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import compress
 from operator import is_not
-from typing import Any, NamedTuple
+from typing import Any
 
 from desk.v1 import event_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec.structs import astuple
 
+from callback.catalogue import EndReason, EventType, Field, State, carriers
 from callback.decoder import Callback
 from journal.entry import Entry
-from service.machine import EndReason, Event, State
 from service.message import fill
-from service.session import ABOUT_AN_AGENT, Outcome, Reason, Session, Verdict, explain
+from service.session import Outcome, Reason, Session, Verdict, explain
 
 STATES = {
     state: session_pb2.SESSION_STATE_UNSPECIFIED
@@ -32,18 +31,15 @@ END_REASONS = {
     reason: session_pb2.EndReason.Value(f"END_REASON_{reason.name}") for reason in EndReason
 }
 TYPES: dict[str, event_pb2.EventType.ValueType] = {
-    event.value: event_pb2.EventType.Value(f"EVENT_TYPE_{event.name}") for event in Event
+    event: event_pb2.EventType.Value(f"EVENT_TYPE_{event.name}") for event in EventType
 }
 VERDICTS = {verdict: event_pb2.Verdict.Value(f"VERDICT_{verdict.name}") for verdict in Verdict}
 REASONS = {
     reason: event_pb2.RejectionReason.Value(f"REJECTION_REASON_{reason.name}") for reason in Reason
 }
 
-MALFORMED = Outcome(Verdict.REJECTED, Reason.MALFORMED, State.NEW, State.NEW)
-"""The outcome of a body that is no callback."""
-
 CACHED = 1_024
-"""Outcomes whose serialised form is kept at hand."""
+"""Outcomes whose `verdict_fields` are kept in memory."""
 
 
 def event_type(name: str) -> event_pb2.EventType.ValueType:
@@ -69,7 +65,7 @@ def event(entry: Entry, callback: Callback | None) -> bytes:
 
 
 def _fill(made: event_pb2.Event, callback: Callback) -> None:
-    """Say what a callback says, as far as its event makes it meaningful."""
+    """Copy the fields of a callback that mean something in its event."""
     name = callback.event
     made.session_id = callback.session_id
     made.type = event_type(name)
@@ -80,121 +76,75 @@ def _fill(made: event_pb2.Event, callback: Callback) -> None:
     made.customer_service_id = callback.customer_service_id
     if callback.cloud_custom_data:
         made.cloud_custom_data = callback.cloud_custom_data
-    if name in ABOUT_AN_AGENT:
-        made.agent_id = callback.agent_id
-    if add := _CONTENT.get(name):
-        add(made, callback)
+    for field, attribute in _CARRIED.get(name, ()):
+        setattr(made, field, getattr(callback, attribute))
+    if name in _WITH_MESSAGE:
+        fill(made.message, callback.message_key, callback.message)
 
 
-def _forward(made: event_pb2.Event, callback: Callback) -> None:
-    made.forward_from_agent_id = callback.forward_from_agent_id
-
-
-def _message(made: event_pb2.Event, callback: Callback) -> None:
-    fill(made.message, callback.message_key, callback.message)
-
-
-def _rating(made: event_pb2.Event, callback: Callback) -> None:
-    made.satisfaction = callback.stars
-
-
-def _contact(made: event_pb2.Event, callback: Callback) -> None:
-    made.agent_contacted_user = callback.is_contact_user
-
-
-_CONTENT: dict[str, Callable[[event_pb2.Event, Callback], None]] = {
-    Event.SESSION_BEGIN.value: _contact,
-    Event.CHATBOT_USER_SEND_MSG.value: _message,
-    Event.CHATBOT_ROBOT_SEND_MSG.value: _message,
-    Event.TRANSFER_TO_HUMAN_SUCCESS.value: _contact,
-    Event.AGENT_FORWARD.value: _forward,
-    Event.HUMAN_USER_SEND_MSG.value: _message,
-    Event.HUMAN_AGENT_SEND_MSG.value: _message,
-    Event.SATISFACTION_SELECTED.value: _rating,
+_CONTENT = {
+    Field.AGENT: ("agent_id", "agent_id"),
+    Field.PREVIOUS_AGENT: ("forward_from_agent_id", "forward_from_agent_id"),
+    Field.STARS: ("satisfaction", "stars"),
+    Field.CONTACT: ("agent_contacted_user", "is_contact_user"),
 }
-"""The meaning of an event beyond where, when and who; elsewhere Desk fills in defaults."""
-
-
-class Judgement(NamedTuple):
-    """The verdict on a callback as the feed shows it, in desk.v1 numbers.
-
-    Attributes:
-        fields: of the record: verdict, reason and states. One message, kept for all records.
-    """
-
-    type: event_pb2.EventType.ValueType
-    verdict: event_pb2.Verdict.ValueType
-    reason: event_pb2.RejectionReason.ValueType
-    fields: event_pb2.SessionRecord
+"""The fields of desk.v1.Event and of `Callback` that a field of Desk's is in."""
+_CARRIED: dict[str, list[tuple[str, str]]] = {
+    event: [_CONTENT[field] for field in event.row.carries if field in _CONTENT]
+    for event in EventType
+}
+_WITH_MESSAGE = carriers(Field.MESSAGE)
 
 
 @lru_cache(CACHED)
-def judgement(outcome: Outcome, event: str, session_state: State) -> Judgement:
-    """Say what was made of an event, as Desk spells it, in a session that is now in a state."""
-    return Judgement(
-        event_type(event),
-        VERDICTS[outcome.verdict],
-        REASONS[outcome.reason],
-        verdict_fields(outcome, explain(outcome, event), session_state),
-    )
+def verdict_fields(outcome: Outcome, event: str, session_state: State) -> event_pb2.SessionRecord:
+    """Make the fields of a record that depend on its outcome, of an event as Desk spells it.
 
-
-def verdict_fields(outcome: Outcome, detail: str, session_state: State) -> event_pb2.SessionRecord:
-    """Make the fields of a record that tell `outcome`; `detail` says why it was rejected."""
+    The message is cached. Records of the same outcome share it: only `record` may change it.
+    """
     return event_pb2.SessionRecord(
         verdict=VERDICTS[outcome.verdict],
         rejection_reason=REASONS[outcome.reason],
-        rejection_detail=detail,
+        rejection_detail=explain(outcome, event),
         state_before=STATES[outcome.before],
         state_after=STATES[outcome.after],
         session_state=STATES[session_state],
     )
 
 
+def malformed_fields(problem: str) -> event_pb2.SessionRecord:
+    """Make the fields of the record of a body that is no callback."""
+    return event_pb2.SessionRecord(
+        verdict=event_pb2.VERDICT_REJECTED,
+        rejection_reason=event_pb2.REJECTION_REASON_MALFORMED,
+        rejection_detail=problem,
+    )
+
+
 def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int) -> bytes:
-    """Write a record, without its event, with `verdict_fields` and its place in the feed."""
+    """Write a record without its event, at its position in the feed."""
     fields.revision = revision
     fields.ordinal = ordinal
     fields.revised = ordinal > 0
     return fields.SerializeToString()
 
 
-Setter = Callable[[session_pb2.Session, Session], None]
+_FIELDS = session_pb2.Session.DESCRIPTOR.fields_by_name
+_TIMES = {name for name, field in _FIELDS.items() if field.message_type is not None}
+_NUMBERS: dict[str, dict[Any, Any]] = {"state": STATES, "end_reason": END_REASONS}
 
 
-def _set_value(name: str, shown: session_pb2.Session, session: Session) -> None:
-    setattr(shown, name, getattr(session, name))
-
-
-def _set_number(
-    name: str, numbers: dict[Any, Any], shown: session_pb2.Session, session: Session
-) -> None:
-    setattr(shown, name, numbers[getattr(session, name)])
-
-
-def _set_names(name: str, shown: session_pb2.Session, session: Session) -> None:
-    shown.ClearField(name)  # type: ignore[arg-type]
-    getattr(shown, name).extend(getattr(session, name))
-
-
-def _set_moment(name: str, shown: session_pb2.Session, session: Session) -> None:
+def _show(shown: session_pb2.Session, session: Session, name: str) -> None:
+    """Set the field with this name to its value in the fold's session."""
     value = getattr(session, name)
     if value is None:
         shown.ClearField(name)  # type: ignore[arg-type]
-    else:
+    elif name in _TIMES:
         set_time(getattr(shown, name), value)
-
-
-_NUMBERS: dict[str, dict[Any, Any]] = {"state": STATES, "end_reason": END_REASONS}
-_FIELDS = session_pb2.Session.DESCRIPTOR.fields_by_name
-
-
-def _setter(name: str) -> Setter:
-    if name in _NUMBERS:
-        return partial(_set_number, name, _NUMBERS[name])
-    if _FIELDS[name].message_type is not None:
-        return partial(_set_moment, name)
-    return partial(_set_names if _FIELDS[name].is_repeated else _set_value, name)
+    elif type(value) is tuple:
+        getattr(shown, name)[:] = value
+    else:
+        setattr(shown, name, _NUMBERS[name][value] if name in _NUMBERS else value)
 
 
 DERIVED = {
@@ -202,30 +152,25 @@ DERIVED = {
     "handle_time": ("handled_time", "handled_stays"),
     "first_response": ("first_agent_reply_at", "transfer_requested_at", "agent_joined_at"),
 }
-"""Fields of a session as it is shown, by what they are computed from."""
+"""Fields of a session as it is shown, by the fields of the fold that they are computed from."""
 
 
-def _setters(name: str) -> list[Setter]:
-    shown = [derived for derived, sources in DERIVED.items() if name in sources]
-    return list(map(_setter, [name, *shown] if name in _FIELDS else shown))
-
-
-_SETTERS = list(map(_setters, Session.__struct_fields__))
-"""Field by field of the fold's session: what sets the fields that show it."""
-_HAVE_TEXT = [type(value) in (str, tuple) for value in astuple(Session())]
-_PLACES = range(len(_SETTERS))
 _NEW = astuple(Session())
-
+_HAVE_TEXT = [type(value) in (str, tuple) for value in _NEW]
+_SHOWN_BY = [
+    [each for each in _FIELDS if each == name or name in DERIVED.get(each, ())]
+    for name in Session.__struct_fields__
+]
+"""By field of the fold's session, in order: the fields that show it."""
+_INDEXES = range(len(_SHOWN_BY))
 
 REPLACED = 8
-"""Texts that are replaced in a message before another one is made. protobuf frees what they were
-only with the whole message."""
+"""Texts that are replaced in a message before it is made anew: protobuf frees a replaced text only
+together with the message."""
 
 
 class SessionMessage:
-    """A session as desk.v1 shows it: one message, brought up to date by what has changed.
-
-    Most callbacks change two or three of its thirty fields.
+    """A desk.v1.Session that is kept up to date: most callbacks change few of its thirty fields.
 
     Attributes:
         bytes: the desk.v1.Session, serialised.
@@ -240,10 +185,10 @@ class SessionMessage:
     def update(self, session: Session, revision: int) -> bytes:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
         shown, now = self._message, astuple(session)
-        for place in compress(_PLACES, map(is_not, now, self._shown)):
-            self._replaced += _HAVE_TEXT[place]
-            for set_field in _SETTERS[place]:
-                set_field(shown, session)
+        for index in compress(_INDEXES, map(is_not, now, self._shown)):
+            self._replaced += _HAVE_TEXT[index]
+            for name in _SHOWN_BY[index]:
+                _show(shown, session, name)
         self._shown = now
         shown.revision = revision
         self.bytes = shown.SerializeToString()
@@ -255,17 +200,15 @@ class SessionMessage:
 
 def set_time(time: Timestamp | Duration, milliseconds: int) -> None:
     """Set a Timestamp or a Duration that is a field of a message."""
-    if not milliseconds:
-        time.SetInParent()
     time.seconds = milliseconds // 1000
     time.nanos = milliseconds % 1000 * 1_000_000
 
 
 def timestamp(milliseconds: int) -> Timestamp:
-    """Unix milliseconds as a protobuf Timestamp."""
+    """Make a Timestamp of Unix milliseconds."""
     return Timestamp(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)
 
 
 def duration(milliseconds: int) -> Duration:
-    """Non-negative milliseconds as a protobuf Duration."""
+    """Make a Duration of non-negative milliseconds."""
     return Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)

@@ -1,24 +1,24 @@
-"""One step of the fold: what a callback does to its session at its place in time order.
+"""One step of the fold: the change of a session by a callback at its place in time order.
 
-A step depends on two things only: the session's `Core` before it and the callback's `Facts`. What
-it adds to the session's figures does not depend on what other steps add. So a late callback costs
-the steps whose core it changes, and no more.
-
-Pure: no I/O, no clock; all times are milliseconds of Desk's clock, taken from the callbacks. The
-rules and figures are described in proto/desk/v1/session.proto.
+A step depends on the session's `Core` before it and on the callback's `Facts`, and on nothing else.
+The sums that it adds do not depend on other steps. So a late callback costs only the steps whose
+core it changes. Pure: no I/O, no clock; all times are milliseconds of Desk's clock. The figures are
+described in proto/desk/v1/session.proto.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
 
+from callback.catalogue import HANDLED, Effect, EndReason, EventType, Field, Guard, State, carriers
 from callback.decoder import Callback
-from service.machine import END_REASONS, EndReason, Event, State, destination
+from service import machine
 
 MAX_AGENTS = 20
-"""Agents that a session lists: a snapshot of the session stands with each of its callbacks."""
+"""Agents that a session lists. Bounded because each callback is stored with its session."""
 
 
 class Verdict(StrEnum):
@@ -42,7 +42,7 @@ class Reason(StrEnum):
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """A callback's verdict, and the states around its place in time order."""
+    """A callback's verdict, and the states before and after it in time order."""
 
     verdict: Verdict
     reason: Reason
@@ -53,7 +53,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The part of a callback that the fold needs. It is stored, and histories are made from it.
 
-    Agents are empty where the event has none. All else is as in `callback.decoder.Callback`.
+    Agents are empty where the event does not carry them. All else is as in `Callback`.
     """
 
     event_time: int
@@ -70,12 +70,12 @@ class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Core(msgspec.Struct, array_like=True, gc=False):
-    """The part of a session that later steps depend on. Shared between callbacks: never changed.
+    """The part of a session that later steps depend on. Callbacks share it: it is never changed.
 
     Attributes:
         agent_initiated: `IsContactUser` of the session's `SessionBegin`.
-        agent_ids: the last `MAX_AGENTS` who had the session, the latest last.
-        queued_since, handled_since: the beginning of the present stay in the queue, with agents.
+        agent_ids: the last `MAX_AGENTS` agents who had the session, the latest last.
+        queued_since, handled_since: the start of the present stay in the queue or with agents.
         user_key, robot_key, agent_key: `MsgKey` of the side's last message.
     """
 
@@ -140,7 +140,7 @@ class Session(msgspec.Struct, omit_defaults=True, gc=False):
 
     @property
     def first_response(self) -> int | None:
-        """From the first request for an agent, or else the agent's joining, to the first reply."""
+        """Time from the first request for an agent, else from joining, to the first reply."""
         reply, asked = self.first_agent_reply_at, self.transfer_requested_at
         if reply is None:
             return None
@@ -150,51 +150,38 @@ class Session(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 Sum = tuple[str, int]
-"""A field of `Session` and what is added to it."""
-
+"""A field of `Session` and the amount that is added to it."""
 
 Step = tuple[Outcome, Core, Sequence[Sum]]
-"""A callback's outcome, the core after it, and what it adds to the session's sums."""
+"""A callback's outcome, the core after it, and the sums that it adds."""
 
+_FIRST_ENTERED = {
+    State.CHATBOT: "begun_at",  # SessionBegin is the first to lead there
+    State.TRANSFERRING: "transfer_requested_at",
+    State.QUEUED: "queued_at",
+    State.WITH_AGENT: "agent_joined_at",
+    State.CLOSING: "closing_at",
+    State.ENDED: "ended_at",
+}
 FIRSTS = (
-    "client_user_id",
-    "customer_service_id",
-    "channel_type",
-    "begun_at",
-    "transfer_requested_at",
-    "queued_at",
-    "agent_joined_at",
+    *("client_user_id", "customer_service_id", "channel_type"),
+    *_FIRST_ENTERED.values(),
     "first_agent_reply_at",
-    "closing_at",
-    "ended_at",
 )
 """Fields of `Session` that have the first value in time order that a callback offers."""
 
-ABOUT_AN_AGENT = frozenset(
-    {
-        Event.TRANSFER_TO_HUMAN_SUCCESS.value,
-        Event.AGENT_FORWARD.value,
-        Event.HUMAN_USER_SEND_MSG.value,
-        Event.HUMAN_AGENT_SEND_MSG.value,
-        Event.SESSION_AGENT_END.value,
-        Event.SESSION_AGENT_TIMEOUT_END.value,
-        Event.SATISFACTION_SELECTED.value,
-    }
-)
-"""Events whose `AgentId` means something; elsewhere Desk fills in a default."""
-
-# Python 3.11 looks a member up in its class by way of a function: four times for each callback.
+# In Python 3.11, looking a member up in its class calls a function.
 _NEW, _QUEUED, _CLOSING = State.NEW, State.QUEUED, State.CLOSING
 _ACCEPTED, _REJECTED, _UNRECOGNISED = Verdict.ACCEPTED, Verdict.REJECTED, Verdict.UNRECOGNISED
 _NO_REASON = Reason.UNSPECIFIED
-_FORWARD, _AGENT_SAYS = Event.AGENT_FORWARD.value, Event.HUMAN_AGENT_SEND_MSG.value
-_EVENTS = {event.value: event for event in Event}
-
+_EVENTS = {event.value: event for event in EventType}
+_WITH_AGENT_ID, _WITH_PREVIOUS_AGENT = carriers(Field.AGENT), carriers(Field.PREVIOUS_AGENT)
+_REPLIES = {event for event in EventType if event.row.effect is Effect.AGENT_MESSAGE}
 _REJECTION: Sequence[Sum] = (("rejected_events", 1),)
 
 
 def without_message(callback: Callback, identity: bytes) -> Facts:
-    """Take what the fold needs of a callback: all but the message, which may be long."""
+    """Take the fields that the fold needs: all but the message, which may be long."""
     event = callback.event
     return Facts(
         callback.event_time,
@@ -203,8 +190,8 @@ def without_message(callback: Callback, identity: bytes) -> Facts:
         callback.client_user_id,
         callback.customer_service_id,
         callback.channel_type,
-        callback.agent_id if event in ABOUT_AN_AGENT else "",
-        callback.forward_from_agent_id if event == _FORWARD else "",
+        callback.agent_id if event in _WITH_AGENT_ID else "",
+        callback.forward_from_agent_id if event in _WITH_PREVIOUS_AGENT else "",
         callback.message_key,
         callback.is_contact_user,
         callback.stars,
@@ -212,7 +199,7 @@ def without_message(callback: Callback, identity: bytes) -> Facts:
 
 
 def step(core: Core, facts: Facts) -> Step:
-    """Take the next callback in time order; `core` is not changed."""
+    """Apply the next callback in time order; `core` is not changed."""
     before = core.state
     event = _EVENTS.get(facts.event)
     if event is None:
@@ -224,13 +211,26 @@ def step(core: Core, facts: Facts) -> Step:
     sums: list[Sum] = []
     if after is not before:
         _move(following, before, facts.event_time, sums)
-    _EFFECTS[event](following, facts, sums)
+    if (apply := _EFFECTS[event]) is not None:
+        apply(following, facts, sums)
     return Outcome(_ACCEPTED, _NO_REASON, before, after), following, sums
 
 
 def too_long(core: Core) -> Outcome:
     """Return the outcome of a callback that a session has no room for."""
     return Outcome(_REJECTED, Reason.SESSION_TOO_LONG, core.state, core.state)
+
+
+def destination(core: Core, event: EventType, facts: Facts) -> State | None:
+    """Return the state that `event` leads to; None if it is impossible in the present one."""
+    step = _STEPS.get((event, core.state))
+    if step is None:
+        return None
+    after, checks = step
+    for check in checks:
+        if not check(core, facts):
+            return None
+    return after
 
 
 def offers(outcome: Outcome, facts: Facts) -> list[tuple[str, int | str]]:
@@ -244,161 +244,107 @@ def offers(outcome: Outcome, facts: Facts) -> list[tuple[str, int | str]]:
         offered.append(("customer_service_id", facts.customer_service_id))
     if facts.channel_type:
         offered.append(("channel_type", facts.channel_type))
-    if outcome.after is not outcome.before and outcome.after in _ENTERED:
-        offered.append((_ENTERED[outcome.after], facts.event_time))
-    if facts.event == _AGENT_SAYS and outcome.before is not _CLOSING:
+    if outcome.after is not outcome.before and outcome.after in _FIRST_ENTERED:
+        offered.append((_FIRST_ENTERED[outcome.after], facts.event_time))
+    if facts.event in _REPLIES and outcome.before is not _CLOSING:
         offered.append(("first_agent_reply_at", facts.event_time))
     return offered
 
 
 def may_offer(session: Session, outcome: Outcome, facts: Facts) -> bool:
-    """Say whether a callback may offer what `session` has not got yet; costs less than to look."""
+    """Return True if a callback may offer a value that `session` lacks. Cheaper than `offers`."""
     return (
         outcome.after is not outcome.before
         or not (session.client_user_id and session.customer_service_id and session.channel_type)
-        or (facts.event == _AGENT_SAYS and session.first_agent_reply_at is None)
+        or (facts.event in _REPLIES and session.first_agent_reply_at is None)
     )
 
 
 def is_sign_of_life(outcome: Outcome) -> bool:
-    """Say whether a callback counts for `last_event_at`."""
+    """Return True if a callback counts for `last_event_at`."""
     return outcome.verdict is not _REJECTED and outcome.after is not _NEW
 
 
 def explain(outcome: Outcome, event: str) -> str:
-    """Say in a sentence why `event` was rejected; "" if it was not."""
-    if outcome.reason is _NO_REASON:
-        return ""
-    return _SENTENCES[outcome.reason].format(event=event, state=outcome.before)
+    """Return a sentence on why `event` was rejected; "" if it was not."""
+    return _SENTENCES.get(outcome.reason, "").format(event=event, state=outcome.before)
 
 
 _SENTENCES = {
-    Reason.UNSPECIFIED: "",
     Reason.NOT_BEGUN: "{event} came before any SessionBegin",
     Reason.ALREADY_BEGUN: "a second SessionBegin: the session was already {state}",
     Reason.AFTER_END: "{event} came after the session had ended",
     Reason.IMPOSSIBLE_IN_STATE: "{event} is impossible while the session is {state}",
-    Reason.MALFORMED: "",
     Reason.SESSION_TOO_LONG: "{event} came when the session had used up what one session may have",
 }
 
 
-def _reason(state: State, event: Event) -> Reason:
+def _reason(state: State, event: EventType) -> Reason:
     if state is State.NEW:
         return Reason.NOT_BEGUN
-    if event is Event.SESSION_BEGIN:
+    if event is EventType.SESSION_BEGIN:
         return Reason.ALREADY_BEGUN
     return Reason.AFTER_END if state is State.ENDED else Reason.IMPOSSIBLE_IN_STATE
 
 
-_HANDLED = (State.WITH_AGENT, State.FORWARDED)
-
-_ENTERED = {
-    State.CHATBOT: "begun_at",  # by SessionBegin first of all
-    State.TRANSFERRING: "transfer_requested_at",
-    State.QUEUED: "queued_at",
-    State.WITH_AGENT: "agent_joined_at",
-    State.CLOSING: "closing_at",
-    State.ENDED: "ended_at",
-}
-"""The field that says when a state was first entered."""
-
-
 def _move(core: Core, before: State, now: int, sums: list[Sum]) -> None:
-    """Keep the books of stays when the state changes."""
+    """Begin and end the stays in the queue and with agents when the state changes."""
     after = core.state
     if before is _QUEUED:
-        sums += (("queue_time", _since(core.queued_since, now)), ("queue_stays", 1))
+        sums += (("queue_time", now - (core.queued_since or now)), ("queue_stays", 1))
         core.queued_since = None
-    if before in _HANDLED and after not in _HANDLED:
-        sums += (("handled_time", _since(core.handled_since, now)), ("handled_stays", 1))
+    if before in HANDLED and after not in HANDLED:
+        sums += (("handled_time", now - (core.handled_since or now)), ("handled_stays", 1))
         core.handled_since = None
     if after is _QUEUED:
         core.queued_since = now
-    if after in _HANDLED and before not in _HANDLED:
+    if after in HANDLED and before not in HANDLED:
         core.handled_since = now
-
-
-def _since(start: int | None, now: int) -> int:
-    return 0 if start is None else now - start
 
 
 def _begin(core: Core, facts: Facts, _sums: list[Sum]) -> None:
     core.agent_initiated = facts.is_contact_user
 
 
-def _user_says(core: Core, facts: Facts, sums: list[Sum]) -> None:
-    if _is_another(facts.message_key, core.user_key):
-        sums.append(("user_messages", 1))
-    core.user_key = facts.message_key
+def _count_message(total: str, last_key: str, core: Core, facts: Facts, sums: list[Sum]) -> None:
+    """Count a message, unless it has the key of its side's last one: streamed, it has grown."""
+    key = facts.message_key
+    if not key or key != getattr(core, last_key):
+        sums.append((total, 1))
+    setattr(core, last_key, key)
 
 
-def _robot_says(core: Core, facts: Facts, sums: list[Sum]) -> None:
-    if _is_another(facts.message_key, core.robot_key):
-        sums.append(("robot_messages", 1))
-    core.robot_key = facts.message_key
+_count_agent_message = partial(_count_message, "agent_messages", "agent_key")
 
 
-def _agent_says(core: Core, facts: Facts, sums: list[Sum]) -> None:
-    if _is_another(facts.message_key, core.agent_key):
-        sums.append(("agent_messages", 1))
-    core.agent_key = facts.message_key
-    if core.state is not _CLOSING:  # what crosses with the end is no response
-        _hand_to(core, facts.agent_id, sums)
+def _reply(core: Core, facts: Facts, sums: list[Sum]) -> None:
+    _count_agent_message(core, facts, sums)
+    if core.state is not _CLOSING:  # a message that crosses with the end is no response
+        _join(core, facts, sums)
 
 
-def _is_another(key: str, last: str) -> bool:
-    """A streamed message is reported many times, as it grows, with one key."""
-    return not key or key != last
+def _release(core: Core, _facts: Facts, _sums: list[Sum]) -> None:
+    core.agent_id = ""
 
 
 def _join(core: Core, facts: Facts, sums: list[Sum]) -> None:
-    _hand_to(core, facts.agent_id, sums)
+    if facts.agent_id:
+        core.agent_id = facts.agent_id
+        _remember(core, facts.agent_id, sums)
 
 
 def _forward(core: Core, facts: Facts, sums: list[Sum]) -> None:
     sums.append(("forwards", 1))
     _remember(core, facts.forward_from_agent_id, sums)
-    _hand_to(core, facts.agent_id, sums)
+    _join(core, facts, sums)
 
 
 def _rate(core: Core, facts: Facts, _sums: list[Sum]) -> None:
     core.satisfaction = facts.stars or core.satisfaction
 
 
-def _end_because(core: Core, facts: Facts, _sums: list[Sum]) -> None:
-    core.end_reason = END_REASONS[_EVENTS[facts.event]]
-
-
-def _wait(core: Core, _facts: Facts, _sums: list[Sum]) -> None:
-    core.agent_id = ""
-
-
-def _nothing(_core: Core, _facts: Facts, _sums: list[Sum]) -> None:
-    """The change of state says it all."""
-
-
-_EFFECTS: dict[Event, Callable[[Core, Facts, list[Sum]], None]] = {
-    Event.SESSION_BEGIN: _begin,
-    Event.CHATBOT_USER_SEND_MSG: _user_says,
-    Event.CHATBOT_ROBOT_SEND_MSG: _robot_says,
-    Event.TRANSFERRING_TO_HUMAN: _wait,
-    Event.TRANSFERRING_TO_HUMAN_WAIT: _wait,
-    Event.NO_AGENT_ONLINE: _wait,
-    Event.TRANSFER_TO_HUMAN_SUCCESS: _join,
-    Event.AGENT_FORWARD: _forward,
-    Event.HUMAN_USER_SEND_MSG: _user_says,
-    Event.HUMAN_AGENT_SEND_MSG: _agent_says,
-    Event.SESSION_END: _nothing,
-    Event.SATISFACTION_SELECTED: _rate,
-    **dict.fromkeys(END_REASONS, _end_because),
-}
-
-
-def _hand_to(core: Core, agent_id: str, sums: list[Sum]) -> None:
-    if agent_id:
-        core.agent_id = agent_id
-        _remember(core, agent_id, sums)
+def _end(reason: EndReason, core: Core, _facts: Facts, _sums: list[Sum]) -> None:
+    core.end_reason = reason
 
 
 def _remember(core: Core, agent_id: str, sums: list[Sum]) -> None:
@@ -410,3 +356,33 @@ def _remember(core: Core, agent_id: str, sums: list[Sum]) -> None:
     else:
         sums.append(("agent_count", 1))
     core.agent_ids = (*agents, agent_id)[-MAX_AGENTS:]
+
+
+Apply = Callable[[Core, Facts, list[Sum]], None]
+_FUNCTIONS: Mapping[Effect, Apply] = {
+    Effect.BEGIN: _begin,
+    Effect.USER_MESSAGE: partial(_count_message, "user_messages", "user_key"),
+    Effect.ROBOT_MESSAGE: partial(_count_message, "robot_messages", "robot_key"),
+    Effect.AGENT_MESSAGE: _reply,
+    Effect.RELEASE: _release,
+    Effect.JOIN: _join,
+    Effect.FORWARD: _forward,
+    Effect.RATE: _rate,
+}
+
+
+def _function(effect: Effect | EndReason | None) -> Apply | None:
+    if isinstance(effect, EndReason):
+        return partial(_end, effect)
+    return None if effect is None else _FUNCTIONS[effect]
+
+
+_EFFECTS = {event: _function(event.row.effect) for event in EventType}
+
+_CHECKS: Mapping[Guard, machine.Check] = {
+    Guard.AGENT_CONTACTED_USER: lambda core, facts: core.agent_initiated or facts.is_contact_user,
+    Guard.NO_END_REASON_YET: lambda core, _: core.end_reason is EndReason.UNSPECIFIED,
+}
+
+MACHINE = machine.build(_CHECKS)
+_STEPS = machine.compiled(MACHINE)

@@ -1,4 +1,4 @@
-"""Made-up Desk traffic, and a check of what the service made of it.
+"""Simulated Desk traffic, and a check of the service's sessions against it.
 
-Knows Desk's callbacks and the public API only: never the service's own rules, which it tests.
+Knows Desk's callbacks and the public API only, not the service's own rules, which it tests.
 """

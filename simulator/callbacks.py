@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from callback.catalogue import Field, carriers
 from simulator import texts
 from simulator.scripts import MALFORMED
 
@@ -15,9 +16,14 @@ PLATFORMS = ("RESTAPI", "Web", "Android", "iOS", "Windows", "Mac", "iPad", "Unkn
 
 
 class Happening(msgspec.Struct, frozen=True):
-    """An event at its place in a life. `place` is its EventTime, but for SessionBegin.
+    """An event of a life.
 
-    With `again` it is the message that the same side sent before, changed: it keeps its `MsgKey`.
+    Attributes:
+        at: its `EventTime`, ms.
+        before, after: the states around it in time order.
+        reason: the reason of its rejection; "" if it must be accepted.
+        contact: the agent contacted the user.
+        again: it changes the message before it from the same side, and keeps its `MsgKey`.
     """
 
     event: str
@@ -33,7 +39,7 @@ class Happening(msgspec.Struct, frozen=True):
 
     @property
     def place(self) -> int:
-        """Where it stands in the session's time order, ms."""
+        """The event's position in the session's time order, ms."""
         return self.at - BEGIN_AHEAD if self.event == "SessionBegin" else self.at
 
 
@@ -44,8 +50,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         session_id: "" if malformed.
         at: its EventTime, ms.
         body: the HTTP body.
-        reason: why it must be rejected; "" = it must be accepted.
-        before, after: the states around its place in time order.
+        reason: the reason of its rejection; "" if it must be accepted.
+        before, after: the states around it in time order.
     """
 
     session_id: str
@@ -78,7 +84,7 @@ class Writer:
         return self._user, self._service, self._channel
 
     def write(self, happening: Happening) -> Made:
-        """One callback."""
+        """Make the callback of an event."""
         return Made(
             session_id=self._session_id,
             at=happening.at,
@@ -91,9 +97,9 @@ class Writer:
         )
 
     def spoil(self, callback: Made) -> Made:
-        """A body that is no callback: cut off, without a time, or not even an object.
+        """Make a body that is no callback: cut off, without a time, or not an object.
 
-        It is cut behind the session id: what is the same in every run would be a duplicate.
+        The cut is behind the session id: a body that is the same in every run is a duplicate.
         """
         body, name = callback.body, self._session_id.encode()
         broken = self._random.choice(
@@ -128,17 +134,16 @@ class Writer:
         return document | self._message(happening) | self._forward(happening)
 
     def _agent(self, happening: Happening) -> str:
-        if happening.event in _ABOUT_AGENTS:
+        if happening.event in _WITH_AGENT:
             return happening.agent
         return self._random.choice(("", texts.STRANGER))
 
     def _message(self, happening: Happening) -> dict[str, Any]:
-        lines = _LINES.get(happening.event)
-        if lines is None:
+        if happening.event not in _WITH_MESSAGE:
             return self._random.choice(({}, {"MsgKey": "", "MsgBody": [], "CloudCustomData": ""}))
         return {
             "MsgKey": self._key(happening),
-            "MsgBody": texts.message(self._random, lines),
+            "MsgBody": texts.message(self._random, _LINES.get(happening.event, texts.USER)),
             "CloudCustomData": self._random.choice(("", '{"order":4417,"vip":true}')),
         }
 
@@ -147,29 +152,18 @@ class Writer:
             return self._keys[happening.event]
         self._messages += 1
         key = f"{self._messages}_{happening.at // 1000}_{self._random.getrandbits(32):x}"
-        if not happening.reason:  # what is rejected is no message that could be changed
+        if not happening.reason:  # a rejected message is never changed
             self._keys[happening.event] = key
         return key
 
     def _forward(self, happening: Happening) -> dict[str, Any]:
-        if happening.event != "AgentForward":
+        if happening.event not in _WITH_PREVIOUS_AGENT:
             return {}
         return {"ForwardFromAgentId": happening.previous_agent}
 
 
-_ABOUT_AGENTS = {
-    "TransferToHumanSuccess",
-    "AgentForward",
-    "Human.UserSendMsg",
-    "Human.AgentSendMsg",
-    "SatisfactionSelected",
-    "SessionAgentEnd",
-    "SessionAgentTimeoutEnd",
-}
-
-_LINES = {
-    "ChatBot.UserSendMsg": texts.USER,
-    "ChatBot.RobotSendMsg": texts.ROBOT,
-    "Human.UserSendMsg": texts.USER,
-    "Human.AgentSendMsg": texts.AGENT,
-}
+_WITH_AGENT = carriers(Field.AGENT)
+_WITH_PREVIOUS_AGENT = carriers(Field.PREVIOUS_AGENT)
+_WITH_MESSAGE = carriers(Field.MESSAGE)
+_LINES = {"ChatBot.RobotSendMsg": texts.ROBOT, "Human.AgentSendMsg": texts.AGENT}
+"""The texts of events that carry a message, where it is not a user's."""

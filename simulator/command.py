@@ -1,4 +1,4 @@
-"""`desk simulate`: its options."""
+"""The options of `desk simulate`."""
 
 import secrets
 import sys
@@ -9,10 +9,10 @@ import click
 from callback.decoder import SAMPLE_SDK_APP_ID
 from simulator.parameters import CallbackUrl, Share, read_token
 from simulator.run import Plan, Run
-from simulator.sender import Options
+from simulator.sender import SendOptions
 
-MOST_VERIFIED = 100_000
-"""Sessions that fit into the memory of a verification: about 1 kB for each of their callbacks."""
+MAX_VERIFIED = 100_000
+"""Sessions of a verified run at most: it keeps about 1 kB in memory for each callback."""
 
 
 @click.command()
@@ -22,42 +22,42 @@ MOST_VERIFIED = 100_000
     type=click.IntRange(1, 2**63 - 1),
     default=SAMPLE_SDK_APP_ID,
     show_default=True,
-    help="The SDKAppID; without it, the one of the vendor's sample.",
+    help="SDKAppID, a number. The default is the app of the vendor's sample.",
 )
 @click.option(
     "--sessions",
     type=click.IntRange(1, 1_000_000),
     default=100,
     show_default=True,
-    help="How many lives; each is some ten callbacks.",
+    help="Number of sessions; each is about ten callbacks.",
 )
 @click.option(
     "--rate",
     type=click.FloatRange(0.01, 100_000),
-    help="Callbacks per second, sent on schedule whether or not those before were answered; "
-    "latency counts from the schedule. Without it: as many as the service takes.",
+    help="Callbacks per second, sent on schedule even if earlier ones are not answered yet; "
+    "latency counts from the schedule. Default: as fast as the service answers.",
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1_000),
     default=32,
     show_default=True,
-    help="Callbacks under way at once, at most.",
+    help="Callbacks in flight at once, at most.",
 )
-@click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same lives.")
-@click.option("--duplicates", type=Share(), default="0", help="Share sent twice.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same sessions.")
+@click.option("--duplicates", type=Share(), default="0", help="Share sent twice: 10% or 0.1.")
 @click.option("--shuffle", type=Share(), default="0", help="Share sent late, out of order.")
 @click.option(
     "--impossible",
     type=Share(below_one=True),
     default="0",
-    help="Share of events that cannot happen where they stand.",
+    help="Share of events that are impossible in the session's state.",
 )
 @click.option("--malformed", type=Share(), default="0", help="Share of broken bodies.")
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Sign with the token in this file, or in DESK_SIMULATE_TOKEN.",
+    help="File with the token that signs the callbacks. Default: DESK_SIMULATE_TOKEN.",
 )
 @click.option(
     "--timeout",
@@ -71,13 +71,13 @@ MOST_VERIFIED = 100_000
     type=click.FloatRange(0, 3600),
     default=10.0,
     show_default=True,
-    help="Seconds during which a callback without an answer, or with 5xx, is sent again.",
+    help="Seconds during which a callback is sent again if there is no answer, or a 5xx.",
 )
 @click.option(
     "--verify",
     "target",
     metavar="HOST:PORT",
-    help="Then ask the service there, and report every difference.",
+    help="After the run, compare with the service at this address, and report differences.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def simulate(
@@ -98,19 +98,21 @@ def simulate(
     target: str | None,
     as_json: bool,
 ) -> None:
-    """Send made-up callbacks to URL as Desk would: whole lives of sessions, of every kind.
+    """Send simulated callbacks to URL as Desk would: sessions of every kind, from begin to end.
 
-    Exit code 0: all sent, and no difference; 1: not; 3: URL or service cannot be reached;
-    130: interrupted.
+    Exit code 0: all sent, and no difference; 1: a failure or a difference; 3: URL or service
+    cannot be reached; 130: interrupted.
 
     \b
     desk simulate http://127.0.0.1:8080 --app 1400000001 --sessions 1000
     desk simulate http://127.0.0.1:8080 --duplicates 10% --shuffle 30% --impossible 5% \\
                   --verify 127.0.0.1:50051
     """  # noqa: D301 (click's mark for text that is not to be wrapped)
-    if target and sessions > MOST_VERIFIED:
-        raise click.UsageError(f"--verify remembers everything: {MOST_VERIFIED} sessions at most")
-    options = Options(
+    if target and sessions > MAX_VERIFIED:
+        raise click.UsageError(
+            f"--verify keeps all callbacks in memory: {MAX_VERIFIED} sessions at most"
+        )
+    options = SendOptions(
         url=url,
         sdk_app_id=app,
         token=read_token(token_file),
@@ -129,6 +131,6 @@ def simulate(
         malformed=malformed,
     )
     run = Run(options, plan, target)
-    code = run.to_the_end()
+    code = run.execute()
     click.echo(run.as_json() if as_json else run.as_text())
     sys.exit(code)

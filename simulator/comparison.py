@@ -1,4 +1,4 @@
-"""Compares what was found with what was to be expected. Asks nobody."""
+"""Compares the service's answers with the expected ones. Makes no calls."""
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -12,14 +12,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from simulator.callbacks import Made
 from simulator.expectation import Expectation
-from simulator.ledger import Planned
+from simulator.ledger import SentCallback
 from simulator.report import Report
 from simulator.scripts import NEW
 from simulator.sender import Fate
 
 
-class Found(msgspec.Struct, gc=False):
-    """What the feed says of one callback: the last of its records, as far as it is compared."""
+class FoundCallback(msgspec.Struct, gc=False):
+    """The compared fields of the last record of a callback in the feed."""
 
     event_revision: int
     name: str
@@ -28,55 +28,56 @@ class Found(msgspec.Struct, gc=False):
     verdict: tuple[str, str]
 
 
-def read_record(record: SessionRecord) -> Found:
-    """Read a record."""
-    return Found(
+def read_record(record: SessionRecord) -> FoundCallback:
+    return FoundCallback(
         event_revision=record.event.revision,
-        name=name(record),
+        name=label(record),
         session_id=record.event.session_id,
         time=_ms(record.event, "event_time"),
         verdict=(_word(Verdict, record.verdict), _reason(record)),
     )
 
 
-def name(record: SessionRecord) -> str:
-    """What to call a record in a difference."""
+def label(record: SessionRecord) -> str:
+    """Return the words for a record in a difference."""
     event = record.event
-    what = event.type_name or "malformed"
-    return f"session {event.session_id or '-'}, {what}, revision {event.revision}"
+    type_name = event.type_name or "malformed"
+    return f"session {event.session_id or '-'}, {type_name}, revision {event.revision}"
 
 
 def compare_callback(
-    report: Report, planned: Planned, found: Found | None, *, whole_session: bool = True
+    report: Report, sent: SentCallback, found: FoundCallback | None, *, whole_session: bool = True
 ) -> None:
-    """Compare one callback, which the feed may have or not.
+    """Compare one callback; `found` is None if it is not in the feed.
 
-    Its verdict only in a whole session: one that never arrived may decide what another means.
+    Its verdict is compared in a whole session only: it may depend on a callback that never arrived.
     """
-    callback = planned.callback
-    what = f"session {callback.session_id or '-'}, callback of {callback.at}"
-    unknown = planned.fate is Fate.UNKNOWN
+    callback = sent.callback
+    subject = f"session {callback.session_id or '-'}, callback of {callback.at}"
+    unknown = sent.fate is Fate.UNKNOWN
     if found is None:
         report.unknown_lost += unknown
-        if planned.fate is Fate.KEPT:
-            report.differ(f"{what}: acknowledged, and lost")
+        if sent.fate is Fate.KEPT:
+            report.differ(f"{subject}: acknowledged, and lost")
         return
     report.unknown_kept += unknown
     report.callbacks += 1
-    if planned.fate in (Fate.REFUSED, None):
-        report.differ(f"{what}: {'refused' if planned.fate else 'never sent'}, and yet there")
+    if sent.fate in (Fate.REFUSED, None):
+        report.differ(f"{subject}: {'refused' if sent.fate else 'never sent'}, but in the feed")
     before = report.differences
     _compare_record(report, callback, found, whole_session=whole_session)
-    if planned.revisions:
+    if sent.revisions:
         report.compare(
             f"{found.name}, Desk-Revision of its answers (0 = none)",
             expected=(found.event_revision,),
-            found=planned.revisions,
+            found=sent.revisions,
         )
     report.rejected += bool(callback.reason) and report.differences == before
 
 
-def _compare_record(report: Report, callback: Made, found: Found, *, whole_session: bool) -> None:
+def _compare_record(
+    report: Report, callback: Made, found: FoundCallback, *, whole_session: bool
+) -> None:
     time = callback.at if callback.session_id else None
     report.compare(f"{found.name}, session", expected=callback.session_id, found=found.session_id)
     if whole_session:
@@ -84,15 +85,15 @@ def _compare_record(report: Report, callback: Made, found: Found, *, whole_sessi
     report.compare(f"{found.name}, time", expected=time, found=found.time)
 
 
-def compare_story(
+def compare_explanation(
     report: Report, session_id: str, callbacks: Sequence[Made], records: Sequence[SessionRecord]
 ) -> None:
-    """Compare all callbacks of a session, in time order, with what became of each at its place."""
+    """Compare all callbacks of a session, in time order, with the records of its explanation."""
     for place, (callback, record) in enumerate(zip_longest(callbacks, records), 1):
         report.compare(
             f"session {session_id}, explained, callback {place}",
             expected=callback and (callback.at, *_verdict(callback), *_states(callback)),
-            found=record and _told(record),
+            found=record and _record_outcome(record),
         )
 
 
@@ -103,18 +104,18 @@ def compare_session(
     found: Session | None,
     revision: int,
 ) -> None:
-    """Compare a session; None = there is none."""
+    """Compare a session; None means that there is none."""
     if expected is None or found is None:
         if expected is not None:
             report.differ(f"session {session_id}: missing")
         if found is not None:
-            report.differ(f"session {session_id}: it never began, and yet it is there")
+            report.differ(f"session {session_id}: it never began, but the service has it")
         return
     report.sessions += 1
     report.compare(f"session {session_id}, revision", expected=revision, found=found.revision)
     for field, value in _fields(found):
-        what = f"session {session_id}, {field}"
-        report.compare(what, expected=getattr(expected, field), found=value)
+        subject = f"session {session_id}, {field}"
+        report.compare(subject, expected=getattr(expected, field), found=value)
 
 
 def _fields(session: Session) -> Iterator[tuple[str, object]]:
@@ -140,7 +141,7 @@ def _states(callback: Made) -> tuple[str, ...]:
     return tuple("" if state == NEW else state for state in (callback.before, callback.after))
 
 
-def _told(record: SessionRecord) -> tuple[object, ...]:
+def _record_outcome(record: SessionRecord) -> tuple[object, ...]:
     return (
         _ms(record.event, "event_time"),
         _word(Verdict, record.verdict),
@@ -155,11 +156,11 @@ def _reason(record: SessionRecord) -> str:
 
 
 def _ms(message: Any, field: str) -> int | None:
-    """A time or duration in milliseconds; None = unset."""
+    """Return a time or duration in milliseconds; None if it is not set."""
     return getattr(message, field).ToMilliseconds() if message.HasField(field) else None
 
 
 def _word(enum: Any, value: int) -> str:
-    """An enum value's name without its prefix; "" for `…_UNSPECIFIED`."""
+    """Return an enum value's name without its prefix; empty for `…_UNSPECIFIED`."""
     prefix = enum.Name(0).removesuffix("UNSPECIFIED")
     return str(enum.Name(value).removeprefix(prefix)) if value else ""

@@ -1,4 +1,4 @@
-"""What a session must be in the end, told from the script of its life.
+"""Computes the session that is expected at the end of a life.
 
 Written from the comments in proto/desk/v1/session.proto, independently of the service's fold.
 """
@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 
 class Happened(Protocol):
-    """What is asked of an event of a life."""
+    """The fields of an event that expectations depend on."""
 
     @property
     def event(self) -> str: ...
@@ -80,17 +80,18 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expectation:
-    """Say what the session must be after `life`, which is in time order.
+    """Return the session that is expected after a life.
 
     Args:
-        life: its events; those with a reason must be rejected.
+        life: its events in time order; those with a reason must be rejected.
         customer: `client_user_id`, `customer_service_id` and `channel_type`.
     """
     story = [event for event in life if not event.reason]
     count = Counter(event.event for event in story if not event.again)
     agents = _agents(story)
-    asked, joined = _first(story, "TransferringToHuman"), _first(story, "TransferToHumanSuccess")
-    replied = _first([e for e in story if e.after != CLOSING], "Human.AgentSendMsg")
+    asked, joined = _entered(story, TRANSFERRING), _entered(story, WITH_AGENT)
+    replies = (e.at for e in story if e.event == "Human.AgentSendMsg" and e.after != CLOSING)
+    replied = next(replies, None)
     since = joined if asked is None else asked
     return Expectation(
         state=story[-1].after,
@@ -108,11 +109,11 @@ def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expec
         rejected_events=len(life) - len(story),
         begun_at=story[0].at,
         transfer_requested_at=asked,
-        queued_at=_first(story, "TransferringToHumanWait"),
+        queued_at=_entered(story, QUEUED),
         agent_joined_at=joined,
         first_agent_reply_at=replied,
-        closing_at=next((e.at for e in story if e.after == CLOSING), None),
-        ended_at=next((e.at for e in story if e.after == ENDED), None),
+        closing_at=_entered(story, CLOSING),
+        ended_at=_entered(story, ENDED),
         last_event_at=max(e.at for e in story),
         queue_wait=_time_in(story, QUEUED),
         first_response=None if replied is None or since is None else replied - since,
@@ -120,8 +121,8 @@ def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expec
     )
 
 
-def _first(story: Sequence[Happened], event: str) -> int | None:
-    return next((each.at for each in story if each.event == event), None)
+def _entered(story: Sequence[Happened], state: str) -> int | None:
+    return next((each.at for each in story if each.after == state), None)
 
 
 def _last(values: Iterable[Value], default: Value) -> Value:
@@ -130,14 +131,14 @@ def _last(values: Iterable[Value], default: Value) -> Value:
 
 
 def _agents(story: Sequence[Happened]) -> list[str]:
-    """Return who had the session, in order, repeated or not; a goodbye takes nothing over."""
+    """List the agents who had the session, in order; a message while CLOSING does not count."""
     takes = ("TransferToHumanSuccess", "AgentForward", "Human.AgentSendMsg")
     taken = [each for each in story if each.event in takes and each.after != CLOSING]
     return [agent for each in taken for agent in (each.previous_agent, each.agent) if agent]
 
 
 def _last_agents(agents: Sequence[str]) -> tuple[str, ...]:
-    """Return the last of them, each once, in the order in which they last had the session."""
+    """List the last agents, each once, in the order in which they last had the session."""
     return tuple(reversed(list(dict.fromkeys(reversed(agents)))[:MOST_AGENTS]))
 
 
@@ -146,7 +147,7 @@ def _last_live(story: Sequence[Happened]) -> str:
 
 
 def _time_in(story: Sequence[Happened], *states: str) -> int | None:
-    """The sum of the finished stays in `states`, ms; None if there is none."""
+    """Sum up the finished stays in `states`, ms; None if there is none."""
     stays, since = [], None
     for each in story:
         if each.after in states:

@@ -1,4 +1,4 @@
-"""Remembers what was sent, what became of it, and what the service must make of it."""
+"""The record of a run: callbacks sent, their answers, and the expected sessions."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -15,14 +15,13 @@ from simulator.traffic import Delivery
 _STRENGTH = {Fate.REFUSED: 0, Fate.UNKNOWN: 1, Fate.KEPT: 2}
 
 
-class Planned(msgspec.Struct, gc=False):
-    """A callback and what became of all its deliveries.
+class SentCallback(msgspec.Struct, gc=False):
+    """A callback and the result of all its deliveries.
 
     Attributes:
         callback: without its body.
-        fate: None = never sent. One delivery that was kept is enough, whatever became of the
-            others.
-        revisions: which ones the answers named, each once; 0 = an answer named none.
+        fate: None if it was never sent. KEPT if one of several deliveries was kept.
+        revisions: the revisions in the answers, each once; 0 for an answer without one.
     """
 
     callback: Made
@@ -31,37 +30,37 @@ class Planned(msgspec.Struct, gc=False):
 
 
 class Ledger:
-    """What a run sends.
+    """The callbacks of a run and the sessions that must come of them.
 
     Attributes:
-        sdk_app_id: the app that it is sent for.
-        callbacks: by identity, 32 hexadecimal digits; their bodies are not kept.
+        sdk_app_id: the app of all callbacks.
+        callbacks: by identity, 32 hexadecimal digits; without their bodies.
         sessions: by id; None where there must be no session.
     """
 
     def __init__(self, sdk_app_id: int) -> None:
         self.sdk_app_id = sdk_app_id
-        self.callbacks: dict[str, Planned] = {}
+        self.callbacks: dict[str, SentCallback] = {}
         self.sessions: dict[str, Expectation | None] = {}
 
     def record(self, lives: Iterable[Life]) -> Iterator[Life]:
-        """Pass lives through, and remember them."""
+        """Yield the lives, and add each to the ledger."""
         for life in lives:
             self.sessions[life.session_id] = life.expectation
             for callback in life.callbacks:
-                self.callbacks[self.identify(callback.body)] = Planned(_without_body(callback))
+                self.callbacks[self.identify(callback.body)] = SentCallback(_without_body(callback))
             yield life
 
     def note(self, delivery: Delivery, fate: Fate, revision: int | None = None) -> None:
-        """Remember what became of a delivery, and the revision that a 200 named (0 = none)."""
-        planned = self.callbacks[self.identify(delivery.callback.body)]
-        if planned.fate is None or _STRENGTH[fate] > _STRENGTH[planned.fate]:
-            planned.fate = fate
-        if revision is not None and revision not in planned.revisions:
-            planned.revisions = (*planned.revisions, revision)
+        """Note the fate of a delivery and, after a 200, the revision in the answer (0: none)."""
+        sent = self.callbacks[self.identify(delivery.callback.body)]
+        if sent.fate is None or _STRENGTH[fate] > _STRENGTH[sent.fate]:
+            sent.fate = fate
+        if revision is not None and revision not in sent.revisions:
+            sent.revisions = (*sent.revisions, revision)
 
     def identify(self, body: bytes) -> str:
-        """Return a callback's identity, by docs/callbacks.md and not by the service's own code."""
+        """Return a callback's identity as in docs/callbacks.md, without the service's own code."""
         try:
             content = json.dumps(
                 json.loads(body), ensure_ascii=False, separators=(",", ":"), sort_keys=True
@@ -72,5 +71,5 @@ class Ledger:
 
 
 def _without_body(callback: Made) -> Made:
-    """A run may be long, and its bodies have served their purpose."""
+    """Drop the fields that only sending needs: a run may be long."""
     return msgspec.structs.replace(callback, body=b"", client_ip="", platform="")

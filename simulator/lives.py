@@ -1,16 +1,18 @@
-"""Makes lives: the callbacks of a session, and what is to be made of each and of the session.
+"""Makes lives: the callbacks of a session, the verdict expected on each, the session expected.
 
 The same seed, run and start give the same bytes.
 """
 
 import uuid
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from itertools import pairwise
 from random import Random
 
 import msgspec
 
+from callback.catalogue import EventType
 from simulator import texts
 from simulator.callbacks import BEGIN_AHEAD, Happening, Made, Writer
 from simulator.expectation import Expectation, expect
@@ -31,18 +33,15 @@ SPAN = 1_200_000
 """Milliseconds over which the lives of one run begin."""
 
 BEFORE_NOW = 1_800_000
-"""How many milliseconds before now the first life begins."""
+"""Milliseconds before now at which the first life begins."""
 
 _STRAY = ("ChatBot.UserSendMsg", "Human.AgentSendMsg", "SessionEnd")
 
-_UNFINISHED = 0.1  # share of lives that are cut off: their sessions stay as they are
+_UNFINISHED = 0.1  # share of lives that are cut off before their end
 
 
 class Life(msgspec.Struct, frozen=True):
-    """A session's callbacks in time order, and what the session must be in the end.
-
-    `expectation` is None where there must be no session.
-    """
+    """A session's callbacks in time order, and the session expected in the end, or None."""
 
     session_id: str
     callbacks: tuple[Made, ...]
@@ -54,11 +53,11 @@ def make_lives(
 ) -> Iterator[Life]:
     """Yield `count` lives, roughly ascending by the time at which they begin.
 
-    Besides, there are some strays: sessions that never begin.
+    Some strays are added: sessions that never begin.
 
     Args:
-        count: how many.
-        seed: of everything that is random.
+        count: number of lives.
+        seed: of all that is random.
         run: makes session ids unique; they are derived from seed, run and number.
         now: Unix time in milliseconds.
         impossible: share of callbacks that are impossible at their place, 0 to below 1.
@@ -81,6 +80,7 @@ def _life(random: Random, session_id: str, start: int, impossible: float, malfor
     script = [step for step in random.choice(list(SCRIPTS.values())) if _takes_place(random, step)]
     if random.random() < _UNFINISHED:
         del script[random.randint(1, len(script)) :]
+    script = list(_with_unscripted(random, script))
     legal = _happen(random, script, start)
     happenings = [*legal, *_intruders(random, legal, impossible)]
     happenings.sort(key=lambda happening: happening.place)
@@ -92,7 +92,7 @@ def _life(random: Random, session_id: str, start: int, impossible: float, malfor
 
 
 def _stray(random: Random, session_id: str, start: int) -> Life:
-    """A session whose `SessionBegin` never comes."""
+    """Make a session whose `SessionBegin` never comes."""
     writer = Writer(random, session_id)
     happenings = [
         Happening(event, start + place * 4_000, NEW, NEW, NOT_BEGUN, texts.STRANGER)
@@ -103,6 +103,34 @@ def _stray(random: Random, session_id: str, start: int) -> Life:
 
 def _takes_place(random: Random, step: Step) -> bool:
     return not step.optional or random.random() < 0.5
+
+
+def _unscripted() -> Mapping[str, list[str]]:
+    """List, by state, the event types that no script names and that change nothing there."""
+    scripted = {step.event for script in SCRIPTS.values() for step in script}
+    found = defaultdict(list)
+    for event in EventType:
+        if event in scripted or event.row.effect is not None:
+            continue
+        for sources, to, guard in event.row.transitions:
+            if to is None and guard is None:
+                for state in sources:
+                    found[state.value].append(event.value)
+    return found
+
+
+_UNSCRIPTED = _unscripted()
+
+
+def _with_unscripted(random: Random, script: Iterable[Step]) -> Iterator[Step]:
+    """Add events that no script names, so that a new event type is sent without a script."""
+    state = NEW
+    for step in script:
+        yield step
+        state = step.to or state
+        for event in _UNSCRIPTED.get(state, ()):
+            if random.random() < 0.5:
+                yield Step(event)
 
 
 def _happen(random: Random, script: list[Step], start: int) -> list[Happening]:
@@ -132,7 +160,7 @@ def _happen(random: Random, script: list[Step], start: int) -> list[Happening]:
 
 
 def _intruders(random: Random, legal: list[Happening], share: float) -> Iterator[Happening]:
-    """Impossible events, so that they make up about `share` of all."""
+    """Yield impossible events that make up about `share` of all."""
     # There is a slot more than there are events, and the strays come on top of all.
     odds = share / (1 - share) * (len(legal) - 1) / (len(legal) + 1)
     edges = [legal[0].place - 60_000, *(happening.place for happening in legal)]

@@ -1,4 +1,4 @@
-"""How people write shares, callback URLs and the token on the command line."""
+"""Parameter types of `desk simulate`: shares, callback URLs, the token."""
 
 import os
 import re
@@ -14,7 +14,7 @@ TOKEN_VARIABLE = "DESK_SIMULATE_TOKEN"  # noqa: S105 (its name, not its value)
 
 
 class Share(click.ParamType[float]):
-    """A share of a whole: `10%` or `0.1`."""
+    """A share, such as `10%` or `0.1`."""
 
     name = "share"
 
@@ -24,12 +24,12 @@ class Share(click.ParamType[float]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return it as a number from 0 to 1."""
+        """Return the share as a number from 0 to 1."""
         if isinstance(value, float):
             return value
         match = _SHARE.fullmatch(str(value))
         if not match:
-            self.fail(f"{value!r} is no share: write it like 10% or 0.1", param, ctx)
+            self.fail(f"{value!r} is not a share such as 10% or 0.1", param, ctx)
         share = float(match[1]) / (100 if match[2] else 1)
         if share > 1 or (self._below_one and share == 1):
             limit = "must be below 100%" if self._below_one else "is more than 100%"
@@ -43,29 +43,29 @@ class CallbackUrl(click.ParamType[str]):
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it unchanged."""
+        """Check the URL and return it unchanged."""
         try:
             url = URL(value)
         except ValueError:
             url = URL()
         if url.scheme not in ("http", "https") or not url.host or url.user or url.password:
-            self.fail(f"{value!r} is not like http://host:8080/path", param, ctx)
+            self.fail(f"{value!r} is not a URL such as http://host:8080/path", param, ctx)
         return str(value)
 
 
 def read_token(file: Path | None) -> str:
-    """The token for callback authentication; never from argv, which every process can read."""
+    """Return the token for callback authentication. It is not in argv, which anyone can read."""
     if file is None:
         return os.environ.get(TOKEN_VARIABLE, "")
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise _bad_file(f"cannot read {file}: {reason}") from None
     if not token:
         raise _bad_file(f"{file} is empty")
     return token
 
 
-def _bad_file(what: str) -> click.BadParameter:
-    return click.BadParameter(what, param_hint="--token-file")
+def _bad_file(message: str) -> click.BadParameter:
+    return click.BadParameter(message, param_hint="--token-file")

@@ -1,22 +1,27 @@
-"""Shows on a terminal how far a run is; says nothing anywhere else."""
+"""Progress bars of a run, on a terminal only."""
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from simulator.lives import Life
 
 
-class Progress:
-    """Two bars on stderr: lives sent, and the view's way to the journal's head."""
+class ProgressBars:
+    """Two bars on stderr: the lives sent, and the view's revision up to the journal's head."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        self._bars = Bars(
+        self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -41,12 +46,12 @@ class Progress:
         self._bars.stop()
 
     def count(self, lives: Iterable[Life], total: int) -> Iterator[Life]:
-        """Pass lives through, and show how many have gone."""
+        """Yield the lives, and show their number."""
         self._bars.update(self._sent, total=total, visible=True)
         for life in lives:
             self._bars.advance(self._sent, life.expectation is not None)
             yield life
 
     def caught_up(self, reached: int, head: int) -> None:
-        """Show how far the view has come."""
+        """Show the view's revision and the journal's."""
         self._bars.update(self._reached, completed=reached, total=head, visible=True)

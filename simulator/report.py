@@ -1,27 +1,24 @@
-"""What a verification found: differences, and how much was compared."""
+"""The result of a verification: differences, and the number of things compared."""
 
 from typing import Any
 
-MOST_DETAILS = 20
-"""Differences that are told one by one; the others are only counted."""
+from simulator.words import count_of
 
-
-def count_of(number: int, noun: str) -> str:
-    """Return the number with its noun, such as `1 callback` and `2 callbacks`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+MAX_DETAILS = 20
+"""Differences that are described; the others are only counted."""
 
 
 class Report:
-    """The outcome of a verification, filled while it goes on.
+    """The result of a verification, filled while it runs.
 
     Attributes:
-        differences: how many there are.
-        details: the first of them, a sentence each.
-        sessions, callbacks: how many were compared.
-        stories: sessions of which each callback was compared at its place in time order.
-        rejected: callbacks that were rejected and had to be.
+        differences: number of differences.
+        details: the first differences, a sentence each.
+        sessions, callbacks: numbers compared.
+        stories: sessions whose explanation was compared, callback by callback.
+        rejected: callbacks that were rejected as expected.
         unknown_kept, unknown_lost: callbacks without an answer that the service has, or has not.
-        skipped: sessions not compared, because callbacks of theirs never arrived.
+        skipped: sessions not compared, because some of their callbacks never arrived.
     """
 
     def __init__(self) -> None:
@@ -30,23 +27,21 @@ class Report:
         self.sessions = self.callbacks = self.stories = self.rejected = 0
         self.unknown_kept = self.unknown_lost = self.skipped = 0
 
-    def differ(self, what: str) -> None:
-        """Note a difference."""
+    def differ(self, detail: str) -> None:
+        """Add a difference."""
         self.differences += 1
-        if len(self.details) < MOST_DETAILS:
-            self.details.append(what)
+        if len(self.details) < MAX_DETAILS:
+            self.details.append(detail)
 
-    def compare(self, what: str, *, expected: object, found: object) -> None:
-        """Note a difference unless the two are equal."""
+    def compare(self, subject: str, *, expected: object, found: object) -> None:
+        """Add a difference unless the two are equal."""
         if expected != found:
-            self.differ(f"{what}: expected {expected!r}, found {found!r}")
+            self.differ(f"{subject}: expected {expected!r}, found {found!r}")
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, JSON-ready."""
         return dict(vars(self))
 
     def as_text(self) -> str:
-        """All of it, for people."""
         compared = (
             f"{count_of(self.sessions, 'session')}, {count_of(self.callbacks, 'callback')}, "
             f"{self.rejected} rejected as expected"
@@ -56,8 +51,8 @@ class Report:
             lines.append(f"… and {self.differences - len(self.details)} more")
         if self.unknown_kept or self.unknown_lost:
             lines.append(
-                f"callbacks without an answer: {self.unknown_kept} there, {self.unknown_lost} not; "
-                f"{count_of(self.skipped, 'session')} not compared for it"
+                f"callbacks without an answer: {self.unknown_kept} found, {self.unknown_lost} "
+                f"not; {count_of(self.skipped, 'session')} not compared"
             )
         found = count_of(self.differences, "difference") if self.differences else "no difference"
         return "\n".join([*lines, f"{found}: {compared}"])

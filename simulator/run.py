@@ -1,4 +1,4 @@
-"""One run: send, verify, sum up."""
+"""One run: send, verify, summarize."""
 
 import asyncio
 import json
@@ -11,19 +11,19 @@ from desk.client import Client, ClientError, Retryable
 from simulator import summary
 from simulator.ledger import Ledger
 from simulator.lives import make_lives
-from simulator.progress import Progress
+from simulator.progress import ProgressBars
 from simulator.report import Report
-from simulator.sender import Options, Sender, Unreachable
+from simulator.sender import Sender, SendOptions, Unreachable
 from simulator.summary import Figures
 from simulator.traffic import deliveries
 from simulator.verify import Stuck, note_start, verify
 
 FAILED, UNREACHABLE, INTERRUPTED = 1, 3, 130
-"""Exit codes, as the other commands have them; 130 is what shells say of Ctrl-C."""
+"""Exit codes, the same as of the other commands; 130 is the shells' code for Ctrl-C."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send; see the options of the same names."""
+    """The traffic to send; the fields are the options of the same names."""
 
     sessions: int
     seed: int
@@ -35,9 +35,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run:
-    """One run: what to do, and what came of it."""
+    """One run and its results."""
 
-    def __init__(self, options: Options, plan: Plan, target: str | None) -> None:
+    def __init__(self, options: SendOptions, plan: Plan, target: str | None) -> None:
         self._options = options
         self._plan = plan
         self._target = target
@@ -45,8 +45,8 @@ class Run:
         self._report: Report | None = None
         self._error = ""
 
-    def to_the_end(self) -> int:
-        """Do it, unless interrupted; the exit code."""
+    def execute(self) -> int:
+        """Send and verify. Return the exit code."""
         try:
             asyncio.run(self._run())
         except KeyboardInterrupt:
@@ -67,7 +67,7 @@ class Run:
     async def _run(self) -> None:
         ledger = Ledger(self._options.sdk_app_id)
         async with AsyncExitStack() as stack:
-            progress = stack.enter_context(Progress())
+            progress = stack.enter_context(ProgressBars())
             if self._target is None:
                 await self._send(None, progress)
                 return
@@ -76,7 +76,7 @@ class Run:
             await self._send(ledger, progress)
             self._report = await verify(client, ledger, start, on_progress=progress.caught_up)
 
-    async def _send(self, ledger: Ledger | None, progress: Progress) -> None:
+    async def _send(self, ledger: Ledger | None, progress: ProgressBars) -> None:
         plan = self._plan
         lives = make_lives(
             plan.sessions,
@@ -95,7 +95,7 @@ class Run:
         await Sender(self._options, self._figures, on_fate=note).send(traffic)
 
     def as_json(self) -> str:
-        """What came of it, as one JSON object."""
+        """Return the results as one JSON object."""
         document = {"seed": self._plan.seed, "run": self._plan.run, **self._figures.as_json()}
         if self._report:
             document["verification"] = self._report.as_json()
@@ -104,9 +104,9 @@ class Run:
         return json.dumps(document, ensure_ascii=False, indent=2)
 
     def as_text(self) -> str:
-        """What came of it, for people."""
-        named = f"seed {self._plan.seed}, run {self._plan.run}"
-        parts = [named, summary.as_text(self._figures)]
+        """Return the results as lines of text."""
+        title = f"seed {self._plan.seed}, run {self._plan.run}"
+        parts = [title, summary.as_text(self._figures)]
         if self._report:
             parts.append(self._report.as_text())
         if self._error:

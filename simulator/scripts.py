@@ -1,7 +1,7 @@
-"""The lives that sessions lead, step by step, each step with the state that it leads to.
+"""Scripts of sessions' lives, step by step, each step with the state that it leads to.
 
-Written down by hand from docs/callbacks.md, independently of the service's transition table, so
-that the one can be checked against the other.
+Written by hand from docs/callbacks.md, independently of the service's transition table, so that
+each can be checked against the other.
 """
 
 from typing import NamedTuple
@@ -27,11 +27,11 @@ class Step(NamedTuple):
 
     Attributes:
         event: as Desk spells it.
-        to: the state that it leads to; None = it stays.
+        to: the state that it leads to; None = the same state.
         gap: seconds since the event before, least and most.
-        optional: an option of a life that takes place in some of them only.
+        optional: in half of the lives it does not take place.
         contact: the agent contacted the user.
-        again: a message that is the one before it from the same side, changed.
+        again: it changes the message before it from the same side.
     """
 
     event: str
@@ -111,8 +111,8 @@ SCRIPTS: dict[str, tuple[Step, ...]] = {
     ),
     "reason after the end": (*_BOT, END, USER_TIMES_OUT._replace(to=None, gap=(0.1, 2))),
 }  # fmt: skip
-"""What lives there are. In one of them, the first message has an earlier time than `SessionBegin`,
-which counts as 5 s older than it says."""
+"""All scripts, by name. In "message first", the first message is earlier than `SessionBegin`, which
+counts as 5 s older than it says."""
 
 END_REASONS = {
     "SessionUserEnd": "USER",
@@ -140,5 +140,5 @@ IMPOSSIBLE: dict[str, tuple[str, ...]] = {
             "Human.AgentSendMsg", "TransferringToHuman", "TransferringToHumanWait",
             "TransferToHumanSuccess", "NoAgentOnline", "AgentForward", "SessionEnd"),
 }  # fmt: skip
-"""By state, what cannot happen there. Besides, nothing but `SessionBegin` may come first, and it
-comes once."""
+"""Events that are impossible, by state. In addition, only `SessionBegin` may come first, and only
+once."""

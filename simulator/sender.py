@@ -1,4 +1,4 @@
-"""Sends callbacks as Desk does: JSON bodies, all else in the URL, over kept-alive connections."""
+"""Sends callbacks as Desk does: JSON bodies, all else in the URL, over keep-alive connections."""
 
 import asyncio
 import re
@@ -18,17 +18,16 @@ from simulator.traffic import Delivery
 COMMAND = "Desk.SessionEventNotify"
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
-"""Seconds between two attempts at one callback, where the service does not say."""
+"""Seconds between two attempts at one callback, unless the service sends `Retry-After`."""
 
 FIRST_ANSWER = 2.0
-"""Seconds during which attempts are repeated as long as nothing has ever answered."""
-
+"""Seconds of attempts without any answer after which the URL counts as unreachable."""
 
 _REVISION = re.compile(r"[1-9][0-9]{0,18}")
 
 
 class Fate(Enum):
-    """What became of a delivery: the service has it, has it not, or who knows."""
+    """The result of a delivery: the service has the callback, has it not, or may have it."""
 
     KEPT = "kept"
     REFUSED = "refused"
@@ -39,9 +38,9 @@ class Answer(NamedTuple):
     """The answer to one attempt.
 
     Attributes:
-        status: the HTTP status; None = no answer.
-        wait: seconds to wait before the next attempt; None = as the sender likes.
-        revision: `Desk-Revision` as it came; "" = there was none.
+        status: the HTTP status; None without an answer.
+        wait: seconds to wait before the next attempt; None if the service does not say.
+        revision: the header `Desk-Revision`, not parsed; empty without one.
     """
 
     status: int | None
@@ -53,15 +52,15 @@ class Unreachable(Exception):
     """Nothing has ever answered at the URL."""
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How to send.
+class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of a sender.
 
     Attributes:
-        url: the callback URL as a customer types it in the console.
+        url: the callback URL as configured in the console.
         sdk_app_id: the app.
-        token: signs each attempt; "" = callback authentication is off.
-        rate: callbacks per second; None = as many as the service takes.
-        concurrency: callbacks under way at once, at most.
+        token: signs each attempt; empty if callback authentication is off.
+        rate: callbacks per second; None for as fast as the service answers.
+        concurrency: callbacks in flight at once, at most.
         timeout: seconds for one attempt.
         retry_for: seconds from the first attempt during which an unanswered callback is repeated.
     """
@@ -75,31 +74,31 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     retry_for: float = 10.0
 
     def __repr__(self) -> str:
-        return f"Options(url={self.url!r}, sdk_app_id={self.sdk_app_id})"
+        return f"SendOptions(url={self.url!r}, sdk_app_id={self.sdk_app_id})"
 
 
 class Sender:
-    """Sends deliveries, many at once, and counts what comes of them.
+    """Sends deliveries, many at once, and counts the results.
 
-    With a rate the loop is open: each delivery is due at a time of its own, whether or not those
-    before it have been answered, and its latency counts from then. So a service that falls behind
-    cannot hide it by slowing the sender down.
+    With a rate the loop is open: each delivery is due at a time of its own, whether or not earlier
+    ones have been answered, and its latency counts from that time. A slow service cannot improve
+    its latencies by slowing the sender down.
     """
 
     def __init__(
         self,
-        options: Options,
+        options: SendOptions,
         figures: Figures,
         *,
         on_fate: Callable[[Delivery, Fate, int | None], None] | None = None,
     ) -> None:
-        """Prepare.
+        """Prepare; `send` starts.
 
         Args:
-            options: how to send.
-            figures: filled while it goes on.
-            on_fate: called with what became of a delivery and, if it was answered with 200, the
-                revision that the answer names; 0 = it names none.
+            options: of all deliveries.
+            figures: filled during `send`.
+            on_fate: called with a delivery, its fate and, after a 200, the revision in the answer
+                (0 without one).
         """
         self._options = options
         self._figures = figures
@@ -108,10 +107,10 @@ class Sender:
         self._clock = asyncio.get_running_loop().time
 
     async def send(self, deliveries: Iterator[Delivery]) -> None:
-        """Send them all; when cancelled, stop at once with the figures so far.
+        """Send all deliveries. After a cancellation, the figures have the results so far.
 
         Raises:
-            Unreachable: not one attempt got an answer.
+            Unreachable: no attempt got an answer.
         """
         started = self._clock()
         due = self._schedule(deliveries, started)
@@ -156,7 +155,7 @@ class Sender:
             answer = await self._try(http, delivery)
             revision = self._revision(answer) if answer.status == 200 else None
             fate = self._count(answer.status, delivery)
-        finally:  # also when cancelled: then nobody knows
+        finally:  # also when cancelled; then the fate is unknown
             self._figures.unknown += fate is Fate.UNKNOWN
             if self._on_fate:
                 self._on_fate(delivery, fate, revision)
@@ -169,20 +168,20 @@ class Sender:
         if status is None or status >= 500:
             return Fate.UNKNOWN
         self._figures.refused[status] += 1
-        if status == 400 and delivery.callback.reason == MALFORMED:  # refused, and yet kept
+        if status == 400 and delivery.callback.reason == MALFORMED:  # a malformed body is kept
             self._figures.as_expected += 1
             return Fate.KEPT
         return Fate.REFUSED
 
     def _revision(self, answer: Answer) -> int:
-        """Return the revision that an answer names; 0 = none, or nothing that could be one."""
+        """Return the revision in an answer; 0 if there is none, or if it is not a revision."""
         if _REVISION.fullmatch(answer.revision):
             return int(answer.revision)
         self._figures.misnumbered += answer.revision != ""
         return 0
 
     async def _try(self, http: aiohttp.ClientSession, delivery: Delivery) -> Answer:
-        """Attempt until there is an answer that counts; the last one."""
+        """Attempt until there is a final answer or no time left. Return the last answer."""
         began, pause = self._clock(), FIRST_PAUSE
         while True:
             answer = await self._attempt(http, delivery)
@@ -228,7 +227,7 @@ class Sender:
 
 
 def sign(token: str, now: int) -> dict[str, str]:
-    """`Sign` and `RequestTime` (Unix seconds) for callback authentication."""
+    """Return `Sign` and `RequestTime` (Unix seconds) for callback authentication."""
     digest = sha256(f"{token}{now}".encode()).hexdigest()
     return {"Sign": digest, "RequestTime": str(now)}
 

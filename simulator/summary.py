@@ -1,4 +1,4 @@
-"""What came of a run, in figures."""
+"""The figures of a run."""
 
 from array import array
 from collections import Counter
@@ -9,19 +9,19 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class Figures:
-    """Counts and latencies of a run, filled while it goes on.
+    """Counts and latencies of a run, filled while it runs.
 
     Attributes:
-        sent: deliveries that were tried, each once however often it was retried.
+        sent: deliveries, each counted once however often it was retried.
         accepted: answered with 200.
-        refused: answered otherwise, by HTTP status; malformed bodies among them.
+        refused: answered with another status below 500, by status; with the malformed bodies.
         as_expected: of the refused, those that had to be (malformed bodies, 400).
-        unknown: never answered, or only with 5xx: the service may have them or not.
-        misnumbered: of the accepted, those whose `Desk-Revision` was no positive number.
+        unknown: not answered, or only with 5xx: the service may have them or not.
+        misnumbered: of the accepted, those whose `Desk-Revision` was not a positive number.
         retries: attempts beyond the first.
-        latencies: seconds from when a delivery was due to its last answer.
-        seconds: how long the sending took.
-        interrupted: the run was cut short.
+        latencies: seconds from the due time of a delivery to its last answer.
+        seconds: duration of the sending.
+        interrupted: True if the run was cut short.
     """
 
     sent: int = 0
@@ -37,12 +37,12 @@ class Figures:
 
     @property
     def failed(self) -> int:
-        """Deliveries that did not end as they should."""
+        """Number of deliveries that did not end as expected."""
         refused = sum(self.refused.values()) - self.as_expected
         return self.unknown + refused + self.misnumbered
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, JSON-ready; latencies in milliseconds, rates per second."""
+        """Return the figures for JSON: latencies in milliseconds, rates per second."""
         return {
             "sent": self.sent,
             "accepted": self.accepted,
@@ -62,7 +62,7 @@ _PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 
 
 def percentiles(latencies: Sequence[float]) -> dict[str, float]:
-    """Nearest-rank percentiles, in milliseconds; empty without latencies."""
+    """Return nearest-rank percentiles in milliseconds; empty without latencies."""
     ordered = sorted(latencies)
     last = len(ordered) - 1
     return {
@@ -73,7 +73,6 @@ def percentiles(latencies: Sequence[float]) -> dict[str, float]:
 
 
 def as_text(figures: Figures) -> str:
-    """The figures for people."""
     return "\n".join(_lines(figures.as_json()))
 
 
@@ -91,7 +90,9 @@ def _lines(figures: dict[str, Any]) -> list[str]:
     if figures["unknown"]:
         lines.append(f"unknown   {figures['unknown']} (the service may have them or not)")
     if figures["misnumbered"]:
-        lines.append(f"misnumbered {figures['misnumbered']} (Desk-Revision is no positive number)")
+        lines.append(
+            f"misnumbered {figures['misnumbered']} (Desk-Revision is not a positive number)"
+        )
     if latency:
         lines.append(f"latency   {latency}")
     return lines

@@ -1,4 +1,4 @@
-"""What users, chatbots and agents write: own inventions, in many languages and kinds of message."""
+"""Texts of users, chatbots and agents: invented, in many languages and message types."""
 
 from random import Random
 from typing import Any
@@ -44,11 +44,11 @@ AGENTS = tuple(
 )
 
 STRANGER = "nobody@desk.example"
-"""Named where the field means nothing, and by events that are impossible: it must show nowhere."""
+"""Agent in fields that have no meaning and in impossible events. It must not show anywhere."""
 
 
 def message(random: Random, lines: tuple[str, ...]) -> list[dict[str, Any]]:
-    """A `MsgBody`: mostly text, sometimes another kind, sometimes both."""
+    """Return a `MsgBody`: mostly text, sometimes another type, sometimes both."""
     text = _element("TIMTextElem", Text=random.choice(lines))
     if random.random() < 0.8:
         return [text]

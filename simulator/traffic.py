@@ -14,7 +14,7 @@ WINDOW = 60_000
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """A callback to be sent now, and the `RequestID` to send it with."""
+    """A callback to send, and its `RequestID`."""
 
     callback: Made
     request_id: str
@@ -26,10 +26,10 @@ def deliveries(
     """Yield the callbacks of all lives as one stream, in order of their times.
 
     Args:
-        lives: roughly ascending by the time at which they begin; read as late as possible.
-        seed: of everything that is random.
-        duplicates: share of callbacks sent once more, within `WINDOW`; half of these with the same
-            `RequestID`, as retries have, half with another.
+        lives: about ascending by their first time; read lazily.
+        seed: of everything random.
+        duplicates: share of callbacks sent twice, within `WINDOW`; half of these with the same
+            `RequestID`, as in retries, half with another.
         shuffle: share of callbacks sent out of order: late by up to `WINDOW`.
     """
     random = Random(f"{seed}/traffic")  # noqa: S311 (repeatable, not secret)
@@ -41,14 +41,14 @@ def deliveries(
             yield heapq.heappop(waiting)[2]
         for callback in life.callbacks:
             for at, request_id in _times(random, callback.at, duplicates, shuffle):
-                number += 1  # settles ties: deliveries do not compare
+                number += 1  # breaks ties: deliveries have no order
                 heapq.heappush(waiting, (at, number, Delivery(callback, request_id)))
     while waiting:
         yield heapq.heappop(waiting)[2]
 
 
 def _times(random: Random, at: int, duplicates: float, shuffle: float) -> Iterator[tuple[int, str]]:
-    """When to send a callback, and with which `RequestID`: once or twice."""
+    """Yield the time and the `RequestID` of each delivery of a callback: one or two."""
     request_id = f"{random.getrandbits(64):016x}"
     if random.random() < shuffle:
         at += random.randint(1, WINDOW)

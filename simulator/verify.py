@@ -1,60 +1,59 @@
-"""Asks the service what it made of a run, over its public API, and compares."""
+"""Reads the sessions and records of a run over the public API, and compares them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
-from desk.client import Client, NotFound
+from desk.client import Client, NotFound, Update
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
 from desk.v1.session_pb2 import SessionKey
-from desk.v1.session_service_pb2 import BatchGetSessionsRequest, ExplainSessionRequest
+from desk.v1.status_pb2 import GetStatusResponse
 
 from simulator.callbacks import Made
 from simulator.comparison import (
-    Found,
+    FoundCallback,
     compare_callback,
+    compare_explanation,
     compare_session,
-    compare_story,
-    name,
+    label,
     read_record,
 )
 from simulator.ledger import Ledger
-from simulator.report import Report, count_of
+from simulator.report import Report
 from simulator.sender import Fate
+from simulator.words import count_of
 
 ROUNDS = 2
-"""Signs of life after which the follower has looked at the journal after the last answer: the first
-may end a round that began before it."""
+"""Signs of life after which the follower has read the journal up to the last answer: the first may
+end a round that began before that answer."""
 
 PATIENCE = 30.0
-"""Seconds without any progress after which the service counts as stuck."""
+"""Seconds without progress after which the service counts as stuck."""
 
-BATCH = 500
-"""Sessions asked for at once."""
+POLL_EVERY = 0.1
+"""Seconds between two calls of GetStatus."""
 
-STORIES = 200
-"""Sessions whose whole story is asked for, at most: that takes a call for each."""
+MAX_EXPLAINED = 200
+"""Sessions whose explanation is compared, at most: each takes a call."""
 
-_POLL = 0.1
-
-Progress = Callable[[int, int], None]
-"""Told the revision that the view has reached, and the one to be reached."""
+OnProgress = Callable[[int, int], None]
+"""Called with the revision of the view and the revision to be reached."""
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Where the feed stood before the run."""
+    """The position of the feed before the run."""
 
     journal_id: str
     revision: int
 
 
 class Stuck(Exception):
-    """The view stands still."""
+    """The service makes no progress."""
 
 
 async def note_start(client: Client) -> Start:
-    """Remember where the feed stands."""
+    """Return the present position of the feed."""
     header = (await client.status()).header
     return Start(header.journal_id, header.revision)
 
@@ -64,66 +63,84 @@ async def verify(
     ledger: Ledger,
     start: Start,
     *,
-    on_progress: Progress = lambda _reached, _head: None,
+    on_progress: OnProgress = lambda _reached, _head: None,
     patience: float = PATIENCE,
+    poll_every: float = POLL_EVERY,
 ) -> Report:
-    """Wait until the service has taken everything in, and compare it with what was sent.
+    """Wait until the view has all callbacks of a run, and compare it with the ledger.
+
+    Args:
+        client: of the service.
+        ledger: the callbacks sent.
+        start: the position before the run.
+        on_progress: called while the view catches up.
+        patience: seconds without progress, of the follower or the view, until `Stuck`.
+        poll_every: seconds between two looks at the service's status.
 
     Raises:
-        Stuck: the follower was silent, or the view made no progress, for `patience` seconds.
-        ClientError: the service cannot be asked.
+        Stuck: the service made no progress.
+        ClientError: a call failed.
     """
     report = Report()
-    head = await _settle(client, on_progress, patience)
+    head = await _CatchingUp(client, patience, poll_every, on_progress).wait()
     found = await _read_feed(client, ledger, start, head, report, patience)
     incomplete = _incomplete_sessions(ledger, found)
-    for identity, planned in ledger.callbacks.items():
-        whole_session = planned.callback.session_id not in incomplete
-        compare_callback(report, planned, found.get(identity), whole_session=whole_session)
+    for identity, sent in ledger.callbacks.items():
+        whole_session = sent.callback.session_id not in incomplete
+        compare_callback(report, sent, found.get(identity), whole_session=whole_session)
     whole = [session_id for session_id in ledger.sessions if session_id not in incomplete]
     report.skipped = len(incomplete)
     await _compare_sessions(client, ledger, whole, found, report)
-    await _compare_stories(client, ledger, whole, report)
+    await _compare_explanations(client, ledger, whole, report)
     return report
 
 
-async def _settle(client: Client, on_progress: Progress, patience: float) -> int:
-    """Wait until the view contains what is in the journal now; the revision of that."""
-    await _await_rounds(client, patience)
-    status = await client.status()
-    head, reached = status.head_revision, status.header.revision
-    clock = asyncio.get_running_loop().time
-    moved = clock()
-    while reached < head:
-        if clock() - moved > patience:
-            raise Stuck(f"the view stands still at revision {reached}; the journal is at {head}")
-        await asyncio.sleep(_POLL)
-        now = (await client.status()).header.revision
-        if now > reached:
-            reached, moved = now, clock()
-        on_progress(reached, head)
-    return head
+class _CatchingUp:
+    """The wait for a view that contains all acknowledged callbacks."""
 
+    def __init__(
+        self, client: Client, patience: float, poll_every: float, on_progress: OnProgress
+    ) -> None:
+        self._client = client
+        self._patience = patience
+        self._poll_every = poll_every
+        self._on_progress = on_progress
+        self._clock = asyncio.get_running_loop().time
 
-async def _await_rounds(client: Client, patience: float) -> None:
-    """Wait until the follower knows what has been acknowledged: `head_revision` is only as new."""
-    clock = asyncio.get_running_loop().time
-    seen, rounds, heard = (await client.status()).follower_seen_at, 0, clock()
-    while rounds < ROUNDS:
-        if clock() - heard > patience:
-            raise Stuck("the follower is silent: what was acknowledged is not in the view yet")
-        await asyncio.sleep(_POLL)
-        now = (await client.status()).follower_seen_at
-        if now != seen:
-            seen, rounds, heard = now, rounds + 1, clock()
+    async def wait(self) -> int:
+        """Wait until the view contains the journal's present head. Return that revision."""
+        await self._await_follower()
+        status = await self._client.status()
+        head, reached, moved_at = status.head_revision, status.header.revision, self._clock()
+        while reached < head:
+            stuck = f"the view stays at revision {reached}; the journal is at {head}"
+            revision = (await self._next_status(moved_at, stuck)).header.revision
+            if revision > reached:
+                reached, moved_at = revision, self._clock()
+            self._on_progress(reached, head)
+        return head
+
+    async def _await_follower(self) -> None:
+        # `head_revision` is as old as the follower's last sign of life.
+        seen, rounds, seen_at = (await self._client.status()).follower_seen_at, 0, self._clock()
+        while rounds < ROUNDS:
+            stuck = "the follower is silent: the view does not have all acknowledged callbacks yet"
+            now = (await self._next_status(seen_at, stuck)).follower_seen_at
+            if now != seen:
+                seen, rounds, seen_at = now, rounds + 1, self._clock()
+
+    async def _next_status(self, since: float, stuck: str) -> GetStatusResponse:
+        if self._clock() - since > self._patience:
+            raise Stuck(stuck)
+        await asyncio.sleep(self._poll_every)
+        return await self._client.status()
 
 
 async def _read_feed(
     client: Client, ledger: Ledger, start: Start, head: int, report: Report, patience: float
-) -> dict[str, Found]:
-    """Everything in the feed that is ours, by identity, up to revision `head`."""
-    found: dict[str, Found] = {}
-    before, broken = (start.revision, 1 << 31), False
+) -> dict[str, FoundCallback]:
+    """Return the callbacks of the run in the feed up to revision `head`, by identity."""
+    reading = _Feed(ledger, report, start)
     updates = client.subscribe(
         after_revision=start.revision,
         journal_id=start.journal_id,
@@ -137,62 +154,84 @@ async def _read_feed(
     )  # fmt: skip
     async with aclosing(updates):
         async for update in updates:
-            broken |= update.resumed
-            if update.dropped and not broken:
-                repeated = count_of(update.dropped, "record")
-                report.differ(f"the feed repeats {repeated} before {update.revision}")
-            for record in update.records:
-                place = (record.revision, record.ordinal)
-                if place <= before:
-                    report.differ(f"the feed's order is broken: {place} comes after {before}")
-                before = place
-                _take(report, ledger, found, record)
+            reading.take(update)
             if update.revision >= head:
                 break
-    return found
+    return reading.found
 
 
-def _take(report: Report, ledger: Ledger, found: dict[str, Found], record: SessionRecord) -> None:
-    event = record.event
-    identity = ledger.identify(event.raw_body)
-    if identity not in ledger.callbacks:
-        if event.session_id in ledger.sessions:
-            report.differ(f"{name(record)} was never sent like this")
-        return
-    report.compare(f"{name(record)}, id", expected=identity, found=event.id)
-    known = found.get(identity)
-    found[identity] = read_record(record)
-    if known and (not record.revised or known.event_revision != event.revision):
-        report.differ(f"{name(record)} is there twice, also at revision {known.event_revision}")
+class _Feed:
+    """The feed as it is read: checks its order, and keeps the callbacks of the run.
+
+    Attributes:
+        found: by identity.
+    """
+
+    def __init__(self, ledger: Ledger, report: Report, start: Start) -> None:
+        self.found: dict[str, FoundCallback] = {}
+        self._ledger = ledger
+        self._report = report
+        self._position = (start.revision, 1 << 31)
+        self._resumed = False
+
+    def take(self, update: Update) -> None:
+        self._resumed |= update.resumed
+        if update.dropped and not self._resumed:
+            repeated = count_of(update.dropped, "record")
+            self._report.differ(f"the feed repeats {repeated} before {update.revision}")
+        for record in update.records:
+            position = (record.revision, record.ordinal)
+            if position <= self._position:
+                before = self._position
+                self._report.differ(f"the feed's order is broken: {position} comes after {before}")
+            self._position = position
+            self._keep(record)
+
+    def _keep(self, record: SessionRecord) -> None:
+        event = record.event
+        identity = self._ledger.identify(event.raw_body)
+        if identity not in self._ledger.callbacks:
+            if event.session_id in self._ledger.sessions:
+                self._report.differ(f"{label(record)} was never sent like this")
+            return
+        self._report.compare(f"{label(record)}, id", expected=identity, found=event.id)
+        known = self.found.get(identity)
+        self.found[identity] = read_record(record)
+        if known and (not record.revised or known.event_revision != event.revision):
+            again = f"also at revision {known.event_revision}"
+            self._report.differ(f"{label(record)} is there twice, {again}")
 
 
-def _incomplete_sessions(ledger: Ledger, found: dict[str, Found]) -> set[str]:
-    """Return the sessions of which a callback never reached the service, and need not have."""
+def _incomplete_sessions(ledger: Ledger, found: dict[str, FoundCallback]) -> set[str]:
+    """Return the sessions with a callback that the service may lack, and lacks."""
     return {
-        planned.callback.session_id
-        for identity, planned in ledger.callbacks.items()
-        if identity not in found and planned.fate is not Fate.KEPT and planned.callback.session_id
+        sent.callback.session_id
+        for identity, sent in ledger.callbacks.items()
+        if identity not in found and sent.fate is not Fate.KEPT and sent.callback.session_id
     }
 
 
 async def _compare_sessions(
-    client: Client, ledger: Ledger, whole: list[str], found: dict[str, Found], report: Report
+    client: Client,
+    ledger: Ledger,
+    whole: Sequence[str],
+    found: dict[str, FoundCallback],
+    report: Report,
 ) -> None:
+    if not whole:
+        return
     revisions = _last_revisions(ledger, found)
-    for start in range(0, len(whole), BATCH):
-        batch = whole[start : start + BATCH]
-        keys = [SessionKey(sdk_app_id=ledger.sdk_app_id, session_id=each) for each in batch]
-        request = BatchGetSessionsRequest(keys=keys)
-        answer = await client.call(client.session_service.BatchGetSessions, request)
-        sessions = {session.session_id: session for session in answer.sessions}
-        for each in batch:
-            compare_session(
-                report, each, ledger.sessions[each], sessions.get(each), revisions.get(each, 0)
-            )
+    keys = [SessionKey(sdk_app_id=ledger.sdk_app_id, session_id=each) for each in whole]
+    answer = await client.batch_get_sessions(keys)
+    sessions = {session.session_id: session for session in answer.sessions}
+    for each in whole:
+        compare_session(
+            report, each, ledger.sessions[each], sessions.get(each), revisions.get(each, 0)
+        )
 
 
-def _last_revisions(ledger: Ledger, found: dict[str, Found]) -> dict[str, int]:
-    """The last revision of each session's callbacks."""
+def _last_revisions(ledger: Ledger, found: dict[str, FoundCallback]) -> dict[str, int]:
+    """Return the last revision of each session's callbacks."""
     last: dict[str, int] = {}
     for identity, each in found.items():
         session_id = ledger.callbacks[identity].callback.session_id
@@ -200,21 +239,21 @@ def _last_revisions(ledger: Ledger, found: dict[str, Found]) -> dict[str, int]:
     return last
 
 
-async def _compare_stories(
-    client: Client, ledger: Ledger, whole: list[str], report: Report
+async def _compare_explanations(
+    client: Client, ledger: Ledger, whole: Sequence[str], report: Report
 ) -> None:
-    """Compare what becomes of each callback at its place, for sessions spread over the run."""
-    chosen = whole[:: len(whole) // STORIES + 1]
-    stories: dict[str, list[Made]] = {session_id: [] for session_id in chosen}
-    for planned in ledger.callbacks.values():
-        if planned.callback.session_id in stories:
-            stories[planned.callback.session_id].append(planned.callback)
-    for session_id, callbacks in stories.items():
-        request = ExplainSessionRequest(sdk_app_id=ledger.sdk_app_id, session_id=session_id)
+    """Compare the verdict on each callback at its place, for sessions spread over the run."""
+    chosen = whole[:: len(whole) // MAX_EXPLAINED + 1]
+    expected: dict[str, list[Made]] = {session_id: [] for session_id in chosen}
+    for sent in ledger.callbacks.values():
+        if sent.callback.session_id in expected:
+            expected[sent.callback.session_id].append(sent.callback)
+    for session_id, callbacks in expected.items():
         try:
-            answer = await client.call(client.session_service.ExplainSession, request)
+            explanation = await client.explain_session(session_id, sdk_app_id=ledger.sdk_app_id)
         except NotFound:
             report.differ(f"session {session_id}: there is nothing to explain")
             continue
-        compare_story(report, session_id, callbacks, answer.records)
+        records = [record async for record in explanation.records]
+        compare_explanation(report, session_id, callbacks, records)
         report.stories += 1

@@ -1,11 +1,10 @@
-"""Sleeps until another process may have committed to a SQLite database in WAL mode.
+"""A watch for commits of other processes to a SQLite database in WAL mode.
 
-A commit writes the WAL, syncs it, and only then shows itself to readers. The kernel tells of the
-write (inotify), so whoever waits is asleep in quiet times, and looks often for a while after it.
-Knows nothing of what is in the database.
+A commit writes the WAL, syncs it, and only then is visible to readers. The kernel reports the write
+(inotify), so a reader sleeps in quiet times, and looks often for a while after a write. Knows
+nothing of the database's content.
 """
 
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,26 +13,28 @@ import structlog
 from inotify_simple import INotify, flags
 
 SOON = 0.001
-"""Seconds between two looks just after a write. The longer ago it was, the longer."""
+"""Seconds between two looks just after a write. They grow with the time since the write."""
 
 SLOW_SYNC = 0.5
 """Seconds after a write in which a slow disk may still be syncing it."""
 
 QUIET = 0.25
-"""Seconds between two looks in quiet times: not every file system tells of writes."""
+"""Seconds between two looks in quiet times: not every file system reports writes."""
 
 BLIND = 0.02
-"""The same within `SLOW_SYNC`, and where the kernel does not tell at all: a user may have 128
-inotify instances, and so many watches."""
+"""Seconds between two looks within `SLOW_SYNC`, and without inotify: a user may have 128 inotify
+instances, and a limited number of watches."""
 
 log = structlog.get_logger()
 
 
-class WalWatch(threading.local):
-    """Watches the database at a path, for each thread by itself, from its first sleep on."""
+class WalWatch:
+    """A watch on the WAL of the database at a path. For one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, quiet: float = QUIET, slow_sync: float = SLOW_SYNC) -> None:
         self._wal = f"{path}-wal"
+        self._quiet = quiet
+        self._slow_sync = slow_sync
         self._written = time.monotonic()
         self._kernel: INotify | None = None
         self._blind = False
@@ -42,10 +43,10 @@ class WalWatch(threading.local):
         """Return after a write, or when it is time to look again; after `most` seconds at most."""
         kernel = self._watching()
         since = time.monotonic() - self._written
-        if since < SLOW_SYNC:
+        if since < self._slow_sync:
             pause = min(max(since / 2, SOON), BLIND)
         else:
-            pause = QUIET if kernel else BLIND
+            pause = self._quiet if kernel else BLIND
         pause = max(min(pause, most), 0.0)
         if kernel is None:
             time.sleep(pause)
@@ -53,7 +54,6 @@ class WalWatch(threading.local):
             self._written = time.monotonic()
 
     def close(self) -> None:
-        """Watch no more, in this thread."""
         if self._kernel:
             self._kernel.close()
             self._kernel = None

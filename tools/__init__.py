@@ -1,1 +1,1 @@
-"""What `make` runs to write and check the files that are derived from others. Not shipped."""
+"""Generators and checks of derived files, which make runs. Not shipped."""

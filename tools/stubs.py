@@ -1,4 +1,8 @@
-"""Generates the stubs in client/desk/v1 from proto/; with --check, names those that differ."""
+"""Generates the stubs in client/desk/v1 from proto/; with --check, names those that differ.
+
+Runs in the environment of tools/stubs-requirements.txt. The `.proto` files are copied beside the
+stubs, so that the client's wheel brings them for other languages.
+"""
 
 import subprocess
 import sys
@@ -10,12 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 STUBS = ROOT / "client" / "desk" / "v1"
 
-Stubs = Mapping[str, bytes]
-"""By file name, what it holds."""
+Files = Mapping[str, bytes]
+"""Contents by file name."""
 
 
-def generated() -> Stubs:
-    """What the proto files give: messages for each of them, services where there are any."""
+def generated() -> Files:
+    """Return the stubs (messages of each proto file, services where it has any) and the protos."""
     protos = sorted(PROTO.glob("desk/v1/*.proto"))
     with TemporaryDirectory() as directory:
         _protoc(protos, f"--python_out={directory}", f"--mypy_out=quiet:{directory}")
@@ -23,7 +27,7 @@ def generated() -> Stubs:
         _protoc(
             with_services, f"--grpc_python_out={directory}", f"--mypy_grpc_out=quiet:{directory}"
         )
-        return _read(Path(directory, "desk", "v1"))
+        return _read(Path(directory, "desk", "v1")) | _read(PROTO / "desk" / "v1")
 
 
 def _protoc(protos: Iterable[Path], *outputs: str) -> None:
@@ -40,11 +44,12 @@ def _has_service(proto: Path) -> bool:
     return any(line.startswith("service ") for line in proto.read_text().splitlines())
 
 
-def _read(directory: Path) -> Stubs:
-    return {path.name: path.read_bytes() for path in sorted(directory.glob("*_pb2*"))}
+def _read(directory: Path) -> dict[str, bytes]:
+    paths = [*directory.glob("*_pb2*.py*"), *directory.glob("*.proto")]
+    return {path.name: path.read_bytes() for path in paths}
 
 
-def _write(wanted: Stubs, stale: Iterable[str]) -> None:
+def _write(wanted: Files, stale: Iterable[str]) -> None:
     for name in stale:
         if name in wanted:
             (STUBS / name).write_bytes(wanted[name])
@@ -53,7 +58,7 @@ def _write(wanted: Stubs, stale: Iterable[str]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the stubs that differ, or with `--check` name them. Returns the exit status."""
+    """Write the files that differ, or with `--check` name them. Return the exit status."""
     wanted, found = generated(), _read(STUBS)
     stale = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
     if "--check" not in arguments:

@@ -1,1 +1,1 @@
-"""What we are compared with: small, honest, tuned as well as their authors would."""
+"""The alternatives to compare with: small, and tuned as well as their authors would."""

@@ -1,4 +1,4 @@
-"""A Falcon handler that keeps nothing, on waitress as it comes, with its best options."""
+"""A Falcon handler that stores nothing, on stock waitress with its best options."""
 
 import gc
 import json
@@ -8,15 +8,15 @@ import warnings
 import falcon
 import waitress
 
-from gateway.acknowledgements import BODIES, CONTENT_TYPE, Outcome
-from gateway.waitress_server import MAX_CONNECTIONS
+from gateway.answers import CONTENT_TYPE, Answer
+from gateway.limits import Limits
 
 
 class Nothing:
-    """Acknowledges, and forgets."""
+    """Acknowledges callbacks without storing them."""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.data = BODIES[Outcome.KEPT]
+        resp.data = Answer.KEPT.body
 
 
 def main() -> None:
@@ -25,13 +25,13 @@ def main() -> None:
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     print(json.dumps({"port": sock.getsockname()[1]}), flush=True)
     gc.collect()
-    gc.freeze()  # as ours does
-    warnings.simplefilter("ignore", DeprecationWarning)  # of send_bytes, which spares a busy loop
+    gc.freeze()  # as the gateway does
+    warnings.simplefilter("ignore", DeprecationWarning)  # of send_bytes, which avoids a busy loop
     waitress.serve(
         app,
         sockets=[sock],
         threads=8,
-        connection_limit=MAX_CONNECTIONS,
+        connection_limit=Limits().connections,
         asyncore_use_poll=True,
         send_bytes=65536,
         _quiet=True,

@@ -1,7 +1,7 @@
-"""etcd, where it is installed: a server on loopback with its defaults, and a client of plain stubs.
+"""etcd, if installed: a server on loopback with its defaults, and a client of plain stubs.
 
-Durable as ours is: etcd syncs its log before it answers a Put. Reads are `serializable`, answered
-from the server's own state as ours are from the view.
+Durable like the gateway: etcd syncs its log before it answers a Put. Reads are `serializable`,
+answered from the server's own state, as the service answers from its view.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ INSTALLED = shutil.which("etcd") is not None
 WHY_NOT = "etcd is not installed"
 
 EVERYTHING = {"key": b"\0", "range_end": b"\0"}
-"""What selects every key."""
+"""The range of all keys."""
 
 _IN_FLIGHT = 64
 
@@ -31,7 +31,7 @@ _READY = "serving client traffic"
 
 @contextmanager
 def running() -> Iterator[tuple[str, int]]:
-    """A server with an empty store, until the end of the block; `host:port` and its pid."""
+    """Run a server with an empty store inside the block. Yield `host:port` and its pid."""
     with directory("etcd") as data_dir:
         client, peer = (f"http://127.0.0.1:{port}" for port in _free_ports(2))
         command = (
@@ -45,7 +45,7 @@ def running() -> Iterator[tuple[str, int]]:
 
 
 class Client:
-    """What the benchmarks ask of etcd."""
+    """The calls of the benchmarks to etcd."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.pb, services = grpc.protos_and_services("benchmarks/peers/etcd.proto")
@@ -53,7 +53,7 @@ class Client:
         self._watch = services.WatchStub(channel)
 
     async def fill(self, values: Sequence[bytes]) -> None:
-        """Put a value at the key of each number, each in a revision of its own."""
+        """Put a value at the key of each number, each in its own revision."""
         numbered = iter(enumerate(values))
 
         async def put() -> None:
@@ -63,7 +63,7 @@ class Client:
         await asyncio.gather(*(put() for _ in range(_IN_FLIGHT)))
 
     async def range(self, number: int, limit: int = 1) -> int:
-        """Read so many keys from a number on; how many there were."""
+        """Read keys, beginning at a number. Return how many came."""
         end = b"" if limit == 1 else b"\0"
         request = self.pb.RangeRequest(
             key=key(number), range_end=end, limit=limit, serializable=True
@@ -71,7 +71,7 @@ class Client:
         return len((await self._kv.Range(request)).kvs)
 
     async def watch(self, events: int) -> int:
-        """Read the first so many events of all keys; how many came."""
+        """Read the first events of all keys. Return how many came."""
         create = self.pb.WatchCreateRequest(**EVERYTHING, start_revision=1)
         call = self._watch.Watch()
         await call.write(self.pb.WatchRequest(create_request=create))
@@ -84,13 +84,13 @@ class Client:
 
 @asynccontextmanager
 async def connected(target: str) -> AsyncIterator[Client]:
-    """A client of a running server."""
+    """Yield a client of a running server."""
     async with grpc.aio.insecure_channel(target, options=_OPTIONS) as channel:
         yield Client(channel)
 
 
 def key(number: int) -> bytes:
-    """The key of a number; keys sort as numbers do."""
+    """Return the key of a number. Keys sort as their numbers."""
     return b"session/%012d" % number
 
 

@@ -1,6 +1,6 @@
-"""The same service with PostgreSQL: asyncpg, a connection for each request that is under way.
+"""The FastAPI service with PostgreSQL: asyncpg, a connection for each request in flight.
 
-PostgreSQL itself lets concurrent commits share a flush.
+Concurrent commits share a flush in PostgreSQL itself.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""The service that one would write in an afternoon: FastAPI, uvicorn, SQLite, a commit per request.
+"""The simplest service: FastAPI, uvicorn, SQLite, a commit per request.
 
 One process, because SQLite has one writer. The statement runs in the handler itself: a thread for
-it, or aiosqlite, made it slower.
+it, or aiosqlite, was slower.
 """
 
 import json

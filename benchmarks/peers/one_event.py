@@ -1,7 +1,7 @@
-"""A stream of one event per message, as one writes it in an afternoon: grpc.aio, rows of SQLite.
+"""The simplest stream: grpc.aio, one row of SQLite and one event per message.
 
-`python -m benchmarks.peers.one_event VIEW`. It reads the same view; the records are serialised
-there already, and it sends them as they are, from the first to the last.
+`python -m benchmarks.peers.one_event VIEW` sends the serialised records of a view unchanged, from
+the first to the last.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A PostgreSQL of our own, reached through a socket file; durable as it is by default."""
+"""A PostgreSQL server on a socket file, with its default durability."""
 
 import asyncio
 import os
@@ -20,13 +20,13 @@ SETTINGS = {
 
 
 def missing() -> str:
-    """Why it cannot be run; "" if it can."""
+    """Return the reason why PostgreSQL cannot be run; "" if it can."""
     return "" if _program("postgres") and _program("initdb") else "PostgreSQL is not installed"
 
 
 @contextmanager
 def running() -> Iterator[str]:
-    """Run it; the value is the `host` to connect to, as user `postgres` without a password."""
+    """Run a server inside the block. Yield its `host`; user `postgres`, no password."""
     # In /tmp, because the name of a socket may have no more than 107 bytes.
     with directory("postgresql") as data, tempfile.TemporaryDirectory() as sockets:
         user = _give_away(data, Path(sockets))
@@ -47,7 +47,7 @@ def running() -> Iterator[str]:
 
 
 def rows(host: str, table: str) -> int:
-    """How many rows a table has."""
+    """Return the number of rows in a table."""
 
     import asyncpg
 
@@ -63,7 +63,7 @@ def _is_ready(line: str) -> bool | None:
 
 
 def _give_away(*directories: Path) -> str | None:
-    """It refuses to run as root: then it gets a user of its own, and directories that are his."""
+    """Give the directories to another user if this is root, as which PostgreSQL does not run."""
     if os.geteuid() != 0:
         return None
     for each in directories:

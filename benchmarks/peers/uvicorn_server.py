@@ -1,4 +1,4 @@
-"""uvicorn as its authors would run it for speed: uvloop, httptools, no access log."""
+"""uvicorn with its fastest options: uvloop, httptools, no access log."""
 
 import json
 import socket
@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 
 def serve(app: FastAPI) -> None:
-    """Serve on a free port of loopback, say which, and go on until SIGTERM."""
+    """Serve on a free port of loopback until SIGTERM. Print the port."""
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     config = uvicorn.Config(
         app, loop="uvloop", http="httptools", access_log=False, log_level="warning"

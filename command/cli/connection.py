@@ -1,4 +1,4 @@
-"""How commands reach the service, and what they say when that fails."""
+"""The connection of a command to the service, and the messages and exit codes of its failures."""
 
 import asyncio
 import functools
@@ -16,8 +16,9 @@ from desk.client import (
     Unavailable,
 )
 
+from command.address import DEFAULT_GRPC
 from command.cli import error_text
-from command.endpoints import GRPC, service_address
+from command.endpoints import service_address
 
 FAILED, USAGE, UNREACHABLE, TOO_LATE = 1, 2, 3, 4
 """Exit codes; `desk --help` explains them."""
@@ -31,55 +32,56 @@ _EXIT_CODES: dict[type[ClientError], int] = {
 }
 
 MAX_MESSAGE = 300
-"""Characters of an error message: one line, whatever the other side says."""
+"""Characters of an error message, which is always one line."""
 
 
 class CallFailed(click.ClickException):
-    """The service did not do what it was asked for; one line says why."""
+    """A call failed. The message is one line."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # click means it to be replaced
+        self.exit_code = exit_code  # type: ignore[misc]  # click intends it to be replaced
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the line to stderr."""
+        """Print the message to stderr."""
         click.echo(f"desk: {self.message}", file=file, err=True)
 
 
-def asks(question: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Make a command of a coroutine: adds --target and --timeout, passes a `Client`."""
+def client_command(coroutine: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Turn a coroutine that takes a `Client` into a command with --target and --timeout."""
 
-    @functools.wraps(question)
-    def command(target: str, timeout: float, **given: Any) -> None:
-        asyncio.run(_ask(question, target, timeout, given))
+    @functools.wraps(coroutine)
+    def command(target: str, timeout: float, **options: Any) -> None:
+        asyncio.run(_run(coroutine, target, timeout, options))
 
     return _target(_timeout(command))
 
 
-async def _ask(
-    question: Callable[..., Coroutine[Any, Any, None]],
+async def _run(
+    coroutine: Callable[..., Coroutine[Any, Any, None]],
     target: str,
     timeout: float,  # noqa: ASYNC109 (becomes the calls' deadline)
-    given: dict[str, Any],
+    options: dict[str, Any],
 ) -> None:
     try:
         async with Client(target, timeout=timeout) as client:
-            await question(client, **given)
+            await coroutine(client, **options)
     except ClientError as error:
-        raise explained(error, target) from None
+        raise _call_failed(error, target) from None
 
 
-def explained(error: ClientError, target: str) -> CallFailed:
-    """Say in one line what a failed call means."""
+def _call_failed(error: ClientError, target: str) -> CallFailed:
+    """Return the message and the exit code for a failed call."""
     detail = error.detail
     if isinstance(error, Unavailable) and not error.reason:
         detail = f"cannot reach {target}: {detail.rpartition(': ')[2].rstrip(']')}"
     if isinstance(error, TimedOut) and not error.reason:
         detail = f"{target} did not answer in time"
-    fields = [f"{name}: {what}" for name, what in error.fields.items() if what not in detail]
-    named = f"{error.code.name}, {error.reason}" if error.reason else error.code.name
+    fields = [f"{name}: {text}" for name, text in error.fields.items() if text not in detail]
+    status = f"{error.code.name}, {error.reason}" if error.reason else error.code.name
     codes = (code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
-    return CallFailed(f"{_one_line('; '.join([detail, *fields]))} ({named})", next(codes, FAILED))
+    message = _one_line("; ".join([detail, *fields]))
+    return CallFailed(f"{message} ({status})", next(codes, FAILED))
 
 
 def _one_line(text: str) -> str:
@@ -98,9 +100,9 @@ _target = click.option(
     "--target",
     envvar="DESK_TARGET",
     default=_service,
-    show_default=f"DESK_GRPC_LISTEN, also from .env, or {GRPC}",
+    show_default=f"DESK_GRPC_LISTEN, also from .env, or {DEFAULT_GRPC}",
     show_envvar=True,
-    help="Where the service listens, host:port.",
+    help="Address of the service, host:port.",
 )
 
 _timeout = click.option(

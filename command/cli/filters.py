@@ -1,4 +1,4 @@
-"""The options that select sessions and events: one for every field of the API's filters."""
+"""The options that select sessions and events: one for each field of the API's filters."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -20,44 +20,45 @@ VERDICT = EnumName(Verdict.DESCRIPTOR)
 REJECTION_REASON = EnumName(RejectionReason.DESCRIPTOR)
 
 
-def _many(option: str, field: str, of: Any, text: str) -> Callable[[Command], Command]:
-    return click.option(option, field, type=of, multiple=True, help=text)
+def _repeatable(option: str, field: str, kind: Any, text: str) -> Callable[[Command], Command]:
+    return click.option(option, field, type=kind, multiple=True, help=text)
 
 
-def _range(name: str, of: str) -> list[Callable[[Command], Command]]:
+def _range(name: str, verb: str) -> list[Callable[[Command], Command]]:
     return [
         click.option(
             f"--{name}-since",
             type=Moment(),
-            help=f"{of} then or later: 15m ago, or a time, UTC unless it says otherwise.",
+            help=f"{verb} at or after a time such as 2025-04-07T11:32:06Z (UTC without an offset), "
+            "or an age: 30s, 15m, 2h, 3d.",
         ),
-        click.option(f"--{name}-until", type=Moment(), help=f"{of} before."),
+        click.option(f"--{name}-until", type=Moment(), help=f"{verb} before a time or an age."),
     ]
 
 
-_WHO = [
-    _many("--app", "sdk_app_ids", click.IntRange(1), "SDKAppID."),
-    _many("--agent", "agent_ids", str, "Agent."),
-    _many("--user", "client_user_ids", str, "User."),
-    _many("--channel", "channel_types", str, "Channel, as Desk spells it."),
+_PARTIES = [
+    _repeatable("--app", "sdk_app_ids", click.IntRange(1), "SDKAppID, a number."),
+    _repeatable("--agent", "agent_ids", str, "Id of an agent."),
+    _repeatable("--user", "client_user_ids", str, "Id of a user (ClientUserId)."),
+    _repeatable("--channel", "channel_types", str, "Channel type as Desk spells it, such as SDK."),
 ]
 _SESSION = [
-    *_WHO,
-    _many("--state", "states", STATE, "State, such as QUEUED."),
-    _many("--end-reason", "end_reasons", END_REASON, "End reason, such as USER, or NONE."),
+    *_PARTIES,
+    _repeatable("--state", "states", STATE, "State, such as QUEUED."),
+    _repeatable("--end-reason", "end_reasons", END_REASON, "End reason, such as USER, or NONE."),
     *_range("begun", "Begun"),
     *_range("ended", "Ended"),
     *_range("active", "Last event"),
 ]
 _EVENT = [
-    *_WHO,
-    _many("--session", "session_ids", str, "Session."),
-    _many("--type", "types", EVENT_TYPE, "Event type, such as SessionBegin."),
+    *_PARTIES,
+    _repeatable("--session", "session_ids", str, "Id of a session."),
+    _repeatable("--type", "types", EVENT_TYPE, "Event type, such as SessionBegin."),
 ]
 
 
 def session_options(command: Command) -> Command:
-    """Add the options that `session_filter` reads. Each may be repeated: any value is enough."""
+    """Add the options that `session_filter` reads. A repeated option selects any of its values."""
     return _add(_SESSION, command)
 
 
@@ -72,18 +73,18 @@ def _add(options: Sequence[Callable[[Command], Command]], command: Command) -> C
     return command
 
 
-def session_filter(**given: Any) -> SessionFilter:
+def session_filter(**options: Any) -> SessionFilter:
     """Build the filter from the values of `session_options`."""
     ranges: dict[str, Any] = {
-        name: _time_range(given.pop(f"{name}_since"), given.pop(f"{name}_until"))
+        name: _time_range(options.pop(f"{name}_since"), options.pop(f"{name}_until"))
         for name in ("begun", "ended", "active")
     }
-    return SessionFilter(**given, **ranges)
+    return SessionFilter(**options, **ranges)
 
 
-def event_filter(**given: Any) -> EventFilter:
+def event_filter(**options: Any) -> EventFilter:
     """Build the filter from the values of `event_options`."""
-    return EventFilter(**given)
+    return EventFilter(**options)
 
 
 def _time_range(since: datetime | None, until: datetime | None) -> TimeRange | None:

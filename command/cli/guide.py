@@ -1,4 +1,4 @@
-"""What `desk serve` says when it is ready: where it listens, and commands to try as they are."""
+"""The text that `desk serve` prints when it is ready: its addresses, and commands to try."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from command.address import Address
+from command.address import DEFAULT_GRPC, Address
 from command.settings import Settings
 
 SESSION_ID = "2baf4d84-beb4-4607-a1ea-6ebcaef3e0e6"
@@ -26,13 +26,13 @@ SAMPLE: dict[str, Any] = {
         {"MsgType": "TIMTextElem", "MsgContent": {"Text": "How to request a refund?"}},
     ],
 }
-"""The sample callback of the vendor's page, without the fields that mean nothing in it."""
+"""The sample callback of the vendor's page, without the fields that have no meaning in it."""
 
 BEGIN = {
     name: SAMPLE[name]
     for name in ("CallbackCommand", "SessionId", "ChannelType", "ClientUserId", "CustomerServiceId")
 } | {"Event": "SessionBegin", "EventTime": 1725540020000}
-"""What the vendor's sample leaves out: without it no session has begun."""
+"""The callback that must come before the sample: it begins the session."""
 
 TEMPLATE = """
 Desk Sessions is ready.
@@ -40,15 +40,15 @@ Desk Sessions is ready.
   callbacks  {url}
   gRPC       {grpc}
 
-Try it: begin a session, send the vendor's sample message, ask what became of it.
+Try it: begin a session, send the vendor's sample message, see what it did.
 {signing}
   {begin}
 
   {sample}
 
-  {desk} sessions explain {session}{which}{target}
+  {desk} sessions explain {session}{app_option}{target}
 
-Or let a contact centre happen here, and watch it in another terminal:
+Or simulate a contact centre, and watch it in another terminal:
 
   {token}{desk} simulate {url} --app {app} --sessions 20 --rate 20
 
@@ -62,8 +62,8 @@ This app's callbacks must be signed. With its token in TOKEN:
 """
 
 
-def what_to_try(settings: Settings, http: Address, grpc: Address) -> str:
-    """Return the text; `http` and `grpc` are where the processes really listen."""
+def getting_started(settings: Settings, http: Address, grpc: Address) -> str:
+    """Return the text. `http` and `grpc` are the addresses that the processes listen on."""
     app = settings.sdk_app_ids[0]
     url = f"http://{http.from_here()}{settings.callback_path}"
     signed = app in settings.callback_tokens
@@ -78,13 +78,13 @@ def what_to_try(settings: Settings, http: Address, grpc: Address) -> str:
         session=SESSION_ID,
         app=app,
         token='DESK_SIMULATE_TOKEN="$TOKEN" ' if signed else "",
-        which=f" --app {app}" if len(settings.sdk_app_ids) > 1 else "",
-        target="" if target == "127.0.0.1:50051" else f" --target {target}",
+        app_option=f" --app {app}" if len(settings.sdk_app_ids) > 1 else "",
+        target="" if target == str(DEFAULT_GRPC) else f" --target {target}",
     )
 
 
 def _this_command() -> str:
-    """What calls this very `desk` in a shell like the one it was started in."""
+    """Return the command that runs this `desk` in a shell like the present one."""
     script = Path(sys.executable).with_name("desk")
     found = shutil.which("desk")
     if found and script.exists() and Path(found).samefile(script):

@@ -12,17 +12,21 @@ from command.address import Address
 from command.cli import error_text
 from command.endpoints import gateway_address, service_address
 
+TIMEOUT = "Seconds to wait for the answer."
+
 
 @click.group(epilog="Exit codes: 0 = ready, 1 = not ready or not reachable, 2 = wrong usage.")
 def health() -> None:
-    """Say by the exit code whether a process is ready."""
+    """Exit with 0 if a process is ready, with 1 if not."""
 
 
 @health.command("gateway")
 @click.argument("url", default="")
-@click.option("--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True)
+@click.option(
+    "--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True, help=TIMEOUT
+)
 def gateway_health(url: str, timeout: float) -> None:
-    """Ask the gateway at URL: by default /readyz at DESK_HTTP_LISTEN."""
+    """Ask the gateway at URL, by default http://DESK_HTTP_LISTEN/readyz."""
     parts = urlsplit(url or f"http://{_listening(gateway_address)}/readyz")
     if parts.scheme != "http" or not parts.hostname:
         raise click.UsageError("URL must be http://host:port/path")
@@ -38,14 +42,18 @@ def gateway_health(url: str, timeout: float) -> None:
 
 @health.command("service")
 @click.argument("target", default="")
-@click.option("--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True)
+@click.option(
+    "--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True, help=TIMEOUT
+)
 def service_health(target: str, timeout: float) -> None:
-    """Ask the rpc workers at TARGET: by default at DESK_GRPC_LISTEN."""
+    """Ask the service at TARGET, host:port, by default DESK_GRPC_LISTEN."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     target = target or _listening(service_address)
-    direct = [("grpc.enable_http_proxy", 0)]  # whatever http_proxy says: it asks its neighbour
+    direct = [
+        ("grpc.enable_http_proxy", 0)
+    ]  # not through http_proxy: the service is on this machine
     with grpc.insecure_channel(target, options=direct) as channel:
         try:
             check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]

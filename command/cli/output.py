@@ -1,14 +1,14 @@
-"""How answers are printed: JSON for programs, text and tables for people.
+"""Printing of answers: JSON for programs, text and tables for people.
 
-What comes from outside is shown without its control characters: a message must not be able to
-write on the terminal of whoever reads it.
+Text from outside is printed without its control characters: a message must not be able to control
+the reader's terminal.
 """
 
 import base64
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -22,16 +22,18 @@ from rich.table import Table
 from rich.text import Text
 
 Row = TypeVar("Row")
+Item = TypeVar("Item", bound=Message)
 
 PIPED_WIDTH = 250
-"""Columns where there is no terminal: nothing is cut then."""
+"""Columns where there is no terminal, so that nothing is cut."""
 
 
 def as_json(message: Message) -> dict[str, Any]:
-    """Return the message as protobuf's JSON mapping has it, with these differences.
+    """Return a message in protobuf's JSON mapping, with differences.
 
-    Names as in the .proto files; 64-bit integers are numbers; every scalar and list is there, also
-    when empty. Messages that are not set are left out.
+    Names are those of the .proto files. Every scalar and list is there, also when it is empty.
+    Messages that are not set are left out. 64-bit integers are numbers, where `json_format` writes
+    strings: hence the code of our own.
     """
     document: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
@@ -56,12 +58,35 @@ def _value(field: Any, value: Any) -> Any:
 
 
 def print_json(message: Message) -> None:
-    """Print the message as one line, at once."""
+    """Print a message as one line of JSON."""
     click.echo(json.dumps(as_json(message), ensure_ascii=False))
 
 
-def name_of(message: Message, field: str) -> str:
-    """The name of an enum field's value, without the enum's prefix; a dash for none."""
+async def print_up_to(
+    limit: int,
+    found: AsyncIterator[Item],
+    print_rows: Callable[[Sequence[Item]], None],
+    *,
+    as_json: bool,
+) -> None:
+    """Print at most `limit` messages, as JSON one by one, or as rows. Say if there are more."""
+    shown: list[Item] = []
+    more = False
+    async for message in found:
+        if len(shown) == limit:
+            more = True
+            break
+        shown.append(message)
+        if as_json:
+            print_json(message)
+    if not as_json:
+        print_rows(shown)
+    if more:
+        click.echo(f"desk: there are more than {limit}; see --limit", err=True)
+
+
+def enum_name(message: Message, field: str) -> str:
+    """Return the name of an enum field's value, without the enum's prefix; a dash for zero."""
     values = _values(message.DESCRIPTOR.fields_by_name[field])
     number = getattr(message, field)
     if not number:
@@ -75,21 +100,21 @@ def _values(field: Any) -> Any:
     return field.enum_type.values_by_number
 
 
-def when(message: Message, field: str, *, form: str = "%Y-%m-%d %H:%M:%SZ") -> str:
-    """A time in UTC; a dash if it is not set. `%L` in `form` is milliseconds."""
+def time_text(message: Message, field: str, *, form: str = "%Y-%m-%d %H:%M:%SZ") -> str:
+    """Return a time field in UTC; a dash if it is not set. `%L` in `form` is milliseconds."""
     if not message.HasField(field):
         return "-"
     moment: datetime = getattr(message, field).ToDatetime()
     return moment.strftime(form.replace("%L", f"{moment.microsecond // 1000:03d}"))
 
 
-def how_long(message: Message, field: str) -> str:
-    """A duration such as `0.4s`, `17s`, `2m05s` or `1h02m`; a dash if it is not set."""
-    return span(getattr(message, field)) if message.HasField(field) else "-"
+def duration_text(message: Message, field: str) -> str:
+    """Return a duration field as text; a dash if it is not set."""
+    return format_duration(getattr(message, field)) if message.HasField(field) else "-"
 
 
-def span(duration: Duration) -> str:
-    """A duration for people: two figures are enough."""
+def format_duration(duration: Duration) -> str:
+    """Return a duration in one or two units: `0.4s`, `17s`, `2m05s` or `1h02m`."""
     seconds = duration.ToMilliseconds() / 1000
     if seconds < 10:
         return f"{seconds:.1f}s"
@@ -100,8 +125,8 @@ def span(duration: Duration) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
 
 
-def harmless(text: str) -> str:
-    """The text with everything that does not print replaced."""
+def printable(text: str) -> str:
+    """Replace every character that is not printable."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -109,11 +134,11 @@ class Column(NamedTuple, Generic[Row]):
     """A column of a table.
 
     Attributes:
-        title: its heading.
-        text: what it says of a row.
-        from_width: columns of terminal from which on it is shown.
+        title: the heading.
+        text: returns the text for a row.
+        from_width: lowest terminal width, in characters, at which the column is shown.
         right: aligned to the right.
-        elastic: gives way when there is too little room: breaks between words, cuts long ones.
+        elastic: made narrower when there is too little room: wraps, cuts long words.
     """
 
     title: str
@@ -124,23 +149,23 @@ class Column(NamedTuple, Generic[Row]):
 
 
 def width() -> int:
-    """Columns of the terminal; many when there is none."""
+    """Return the terminal's width in characters; `PIPED_WIDTH` without a terminal."""
     return console().width
 
 
 def console() -> Console:
-    """Where tables go. Colours and the terminal's width only if it is a terminal."""
+    """Return a console on stdout, with colours and the terminal's width only on a terminal."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(width=PIPED_WIDTH if piped else None, highlight=False)
 
 
 def print_table(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> None:
-    """Print the rows under the columns that there is room for and that say anything."""
+    """Print the rows, with the columns that fit and are not empty."""
     out, rows = console(), list(rows)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     shown: list[list[Text]] = []
     for column in columns:
-        cells = [Text(harmless(column.text(row))) for row in rows]
+        cells = [Text(printable(column.text(row))) for row in rows]
         if column.from_width <= out.width and any(cell.plain for cell in cells):
             justify: JustifyMethod = "right" if column.right else "left"
             table.add_column(
@@ -152,14 +177,14 @@ def print_table(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> None:
     out.print(table)
 
 
-def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print names and values, one pair per line."""
-    pairs = [(name, value) for name, value in facts if value not in ("", "-")]
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """Print names and values, one pair per line, without the empty ones."""
+    pairs = [(name, value) for name, value in fields if value not in ("", "-")]
     longest = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        click.echo(f"{name:<{longest}}  {harmless(value)}")
+        click.echo(f"{name:<{longest}}  {printable(value)}")
 
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object per line, for programs."
+    "--json", "as_json", is_flag=True, help="Print JSON, one object per line."
 )

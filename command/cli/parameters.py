@@ -1,4 +1,4 @@
-"""How people write enum values and moments on the command line."""
+"""Parameter types of the command line: enum values and moments."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ class EnumName(click.ParamType[int]):
     """
 
     def __init__(self, enum: EnumDescriptor, *, zero: str = "") -> None:
-        """Accept the names of `enum`, and `zero` for its zero value, if it is to be had."""
+        """Accept the names of `enum` and, if given, `zero` as the name of its zero value."""
         prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
         self.name = prefix.strip("_").lower()
         self._values = {
@@ -28,28 +28,28 @@ class EnumName(click.ParamType[int]):
             self._values[zero] = 0
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number."""
+        """Return the number of the value."""
         if isinstance(value, int):
             return value
-        numbers = {_squashed(name): number for name, number in self._values.items()}
-        if _squashed(value) not in numbers:
-            self.fail(f"{value!r} is none of {', '.join(self._values)}", param, ctx)
-        return numbers[_squashed(value)]
+        numbers = {_normalized(name): number for name, number in self._values.items()}
+        if _normalized(value) not in numbers:
+            self.fail(f"{value!r} is not one of {', '.join(self._values)}", param, ctx)
+        return numbers[_normalized(value)]
 
 
-def _squashed(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 class Moment(click.ParamType[datetime]):
-    """A point in time: ISO 8601 (UTC unless it says otherwise), or how long ago, such as `15m`."""
+    """A point in time: ISO 8601 (UTC without an offset), or an age such as `15m`."""
 
     name = "time"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """Return the moment, with its time zone."""
+        """Return the moment with its time zone."""
         if isinstance(value, datetime):
             return value
         if ago := _AGO.fullmatch(value):

@@ -1,60 +1,36 @@
-"""`desk rejections`: what was rejected and why."""
+"""`desk rejections`: the rejected callbacks and their reasons."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import click
 from desk.client import Client
-from desk.v1.event_pb2 import SessionRecord
-from desk.v1.event_service_pb2 import ListRejectionsRequest, ListRejectionsResponse
 
-from command.cli.connection import asks
+from command.cli.connection import client_command
 from command.cli.filters import REJECTION_REASON, event_filter, event_options
-from command.cli.output import json_option, print_json
+from command.cli.output import json_option, print_up_to
 from command.cli.tables import print_rejections
 
-LONGEST_PAGE = 1_000
+MAX_PAGE_SIZE = 1_000
 
 
 @click.command()
 @event_options
 @click.option(
-    "--reason", "reasons", type=REJECTION_REASON, multiple=True, help="Such as MALFORMED."
+    "--reason", "reasons", type=REJECTION_REASON, multiple=True, help="Reason, such as MALFORMED."
 )
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Callbacks at most."
+)
 @json_option
-@asks
+@client_command
 async def rejections(
-    client: Client, *, reasons: Any, limit: int, as_json: bool, **given: Any
+    client: Client, *, reasons: Any, limit: int, as_json: bool, **options: Any
 ) -> None:
-    """List the callbacks that stand rejected now, newest first, and why."""
-    request = ListRejectionsRequest(
-        filter=event_filter(**given), reasons=reasons, page_size=min(limit + 1, LONGEST_PAGE)
+    """List the callbacks that are rejected now, newest first, with their reasons.
+
+    A repeated option selects callbacks with any of its values.
+    """
+    found = client.list_rejections(
+        event_filter(**options), reasons=reasons, page_size=min(limit + 1, MAX_PAGE_SIZE)
     )
-    shown: list[SessionRecord] = []
-    more = False
-    async for record in _rejections(client, request):
-        if len(shown) == limit:
-            more = True
-            break
-        shown.append(record)
-        if as_json:
-            print_json(record)
-    if not as_json:
-        print_rejections(shown)
-    if more:
-        click.echo(f"desk: there are more than {limit}; see --limit", err=True)
-
-
-async def _rejections(
-    client: Client, request: ListRejectionsRequest
-) -> AsyncIterator[SessionRecord]:
-    while True:
-        page: ListRejectionsResponse = await client.call(
-            client.event_service.ListRejections, request
-        )
-        for record in page.records:
-            yield record
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
+    await print_up_to(limit, found, print_rejections, as_json=as_json)

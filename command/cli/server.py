@@ -1,4 +1,4 @@
-"""The commands that run the service: they compose the processes and nothing else."""
+"""The commands that run the processes: serve, gateway and service."""
 
 import sys
 from collections.abc import Callable
@@ -13,9 +13,9 @@ import structlog
 from command import logs
 from command.address import Address
 from command.background import text_output
-from command.cli.guide import what_to_try
-from command.descriptors import ENOUGH, RESERVED, least_limit, raise_limit
-from command.processes import gateway_parts, service_parts
+from command.cli.guide import getting_started
+from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required_limit
+from command.processes import gateway_processes, service_processes
 from command.settings import Settings, SettingsError, TrialSettings
 from command.sockets import CannotListen, bound_address, listen, reserve
 from command.supervisor import Supervisor
@@ -24,8 +24,8 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 STOPPING = """\
 \b
-SIGTERM or Ctrl-C stops it in order, within 10 s; a second Ctrl-C at once.
-Exit codes: 0 = stopped as told, 1 = failed or had to be killed, 2 = wrong settings.
+SIGTERM or Ctrl-C stops it in order, within 10 s; a second Ctrl-C stops it at once.
+Exit codes: 0 = stopped by a signal, 1 = failed or had to be killed, 2 = wrong settings.
 """
 
 log = structlog.get_logger()
@@ -37,14 +37,14 @@ def serve() -> None:
     settings = _load(TrialSettings)
     if settings.is_trial:
         app = settings.sdk_app_ids[0]
-        click.echo(f"desk: DESK_SDK_APP_IDS is not set: taking the sample app {app}", err=True)
+        click.echo(f"desk: DESK_SDK_APP_IDS is not set: using the sample app {app}", err=True)
     with (
         closing(_bind("DESK_HTTP_LISTEN", listen, settings.http_listen)) as listener,
         closing(_bind("DESK_GRPC_LISTEN", reserve, settings.grpc_listen)) as reserved,
     ):
         http, grpc = bound_address(listener), bound_address(reserved)
         supervisor = Supervisor(
-            [*gateway_parts(settings, listener), *service_parts(settings, grpc)],
+            [*gateway_processes(settings, listener), *service_processes(settings, grpc)],
             on_ready=lambda: _announce_all(settings, http, grpc),
             on_stop=listener.close,
         )
@@ -53,12 +53,12 @@ def serve() -> None:
 
 @click.command(epilog=STOPPING)
 def gateway() -> None:
-    """Run the gateway: take Desk's callbacks on DESK_HTTP_LISTEN, append them to the journal."""
+    """Run the gateway: receive callbacks on DESK_HTTP_LISTEN, append them to the journal."""
     settings = _load(Settings)
     with closing(_bind("DESK_HTTP_LISTEN", listen, settings.http_listen)) as listener:
         address = bound_address(listener)
         supervisor = Supervisor(
-            gateway_parts(settings, listener),
+            gateway_processes(settings, listener),
             on_ready=lambda: log.info("ready", http=str(address)),
             on_stop=listener.close,
         )
@@ -72,7 +72,8 @@ def service() -> None:
     with closing(_bind("DESK_GRPC_LISTEN", reserve, settings.grpc_listen)) as reserved:
         address = bound_address(reserved)
         supervisor = Supervisor(
-            service_parts(settings, address), on_ready=lambda: log.info("ready", grpc=str(address))
+            service_processes(settings, address),
+            on_ready=lambda: log.info("ready", grpc=str(address)),
         )
         _run(settings, supervisor)
 
@@ -83,9 +84,9 @@ def _load(kind: type[AnySettings]) -> AnySettings:
         settings = kind.load()
     except SettingsError as error:
         _refuse(*error.problems)
-    least = least_limit(children=settings.rpc_workers + 2)
-    if limit < least:
-        _refuse(f"ulimit -n allows {limit} open files, and {least} are the least that it takes")
+    required = required_limit(children=settings.rpc_workers + 2)
+    if limit < required:
+        _refuse(f"ulimit -n allows {limit} open files; at least {required} are needed")
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         TemporaryFile(dir=settings.data_dir).close()
@@ -98,8 +99,8 @@ def _load(kind: type[AnySettings]) -> AnySettings:
 def _run(settings: Settings, supervisor: Supervisor) -> NoReturn:
     for warning in settings.warnings():
         log.warning("setting_doubtful", problem=warning)
-    if (limit := raise_limit()) < ENOUGH:
-        log.warning("few_open_files", limit=limit, connections_each_about=limit - RESERVED)
+    if (limit := raise_limit()) < FEW_FILES:
+        log.warning("few_open_files", limit=limit, connections_each_about=limit - RESERVED_FILES)
     code = supervisor.run()
     if supervisor.failure:
         click.echo(f"desk: {supervisor.failure}", err=True)
@@ -112,14 +113,14 @@ def _refuse(*problems: str) -> NoReturn:
     sys.exit(2)
 
 
-def _bind(variable: str, how: Callable[[Address], socket], address: Address) -> socket:
+def _bind(variable: str, bind: Callable[[Address], socket], address: Address) -> socket:
     try:
-        return how(address)
+        return bind(address)
     except CannotListen as error:
         _refuse(f"{variable}: {error}")
 
 
 def _announce_all(settings: Settings, http: Address, grpc: Address) -> None:
     log.info("ready", http=str(http), grpc=str(grpc))
-    if sys.stdout:  # the processes work all the same if nobody can or does read it
-        click.echo(what_to_try(settings, http, grpc), file=text_output(sys.stdout.fileno()))
+    if sys.stdout:  # None if it was closed
+        click.echo(getting_started(settings, http, grpc), file=text_output(sys.stdout.fileno()))

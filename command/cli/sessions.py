@@ -1,26 +1,16 @@
-"""`desk sessions`: questions about sessions."""
+"""`desk sessions`: list, get, count, explain or wait for sessions."""
 
 from typing import Any
 
 import click
 from desk.client import Client
 from desk.v1.session_pb2 import Session
-from desk.v1.session_service_pb2 import (
-    CountGroup,
-    CountSessionsRequest,
-    CountSessionsResponse,
-    ExplainSessionRequest,
-    ExplainSessionResponse,
-    GetSessionRequest,
-    GetSessionResponse,
-    WaitForStateRequest,
-    WaitForStateResponse,
-)
+from desk.v1.session_service_pb2 import CountGroup
 
-from command.cli.connection import asks
+from command.cli.connection import client_command
 from command.cli.filters import STATE, session_filter, session_options
-from command.cli.output import json_option, print_json
-from command.cli.tables import print_groups, print_session, print_sessions, print_story
+from command.cli.output import json_option, print_json, print_up_to
+from command.cli.tables import print_explanation, print_groups, print_session, print_sessions
 
 ORDERS = [
     f"{field}{way}"
@@ -34,19 +24,26 @@ GROUPS = [
     if value.number
 ]
 
-LONGEST_PAGE = 1_000
+MAX_PAGE_SIZE = 1_000
+
+WAIT_STATE = "State to wait for, such as ENDED; any one if repeated."
 
 _app = click.option(
-    "--app", "sdk_app_id", type=click.IntRange(1), help="SDKAppID; needed if there are several."
+    "--app",
+    "sdk_app_id",
+    type=click.IntRange(1),
+    help="SDKAppID, a number; needed if the service has several.",
 )
 _min_revision = click.option(
-    "--min-revision", type=click.IntRange(1), help="Wait until the answer knows this revision."
+    "--min-revision",
+    type=click.IntRange(1),
+    help="Wait until the answer includes this revision, a number.",
 )
 
 
 @click.group()
 def sessions() -> None:
-    """List, get, count, explain or await sessions."""
+    """List, get, count, explain or wait for sessions."""
 
 
 @sessions.command("list")
@@ -57,10 +54,12 @@ def sessions() -> None:
     metavar="FIELD",
     help="begun_at, last_event_at or ended_at, with asc or desc. Default: 'begun_at desc'.",
 )
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Sessions at most."
+)
 @_min_revision
 @json_option
-@asks
+@client_command
 async def list_sessions(
     client: Client,
     *,
@@ -68,106 +67,104 @@ async def list_sessions(
     limit: int,
     min_revision: int | None,
     as_json: bool,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """List the sessions that all options select, newest first.
 
-    An option that is given several times selects sessions with any of the values.
+    A repeated option selects sessions with any of its values.
     """
     found = client.list_sessions(
-        session_filter(**given),
+        session_filter(**options),
         order_by=order_by or "",
-        page_size=min(limit + 1, LONGEST_PAGE),
+        page_size=min(limit + 1, MAX_PAGE_SIZE),
         min_revision=min_revision or 0,
     )
-    shown: list[Session] = []
-    more = False
-    async for session in found:
-        if len(shown) == limit:
-            more = True
-            break
-        shown.append(session)
-        if as_json:
-            print_json(session)
-    if not as_json:
-        print_sessions(shown)
-    if more:
-        click.echo(f"desk: there are more than {limit}; see --limit", err=True)
+    await print_up_to(limit, found, print_sessions, as_json=as_json)
 
 
 @sessions.command("get")
 @click.argument("session_id")
 @_app
-@click.option("--as-of", "as_of_revision", type=click.IntRange(1), help="As it was then.")
+@click.option(
+    "--as-of",
+    "as_of_revision",
+    type=click.IntRange(1),
+    help="Revision: the session as it was then.",
+)
 @_min_revision
 @json_option
-@asks
-async def get_session(client: Client, *, as_json: bool, **given: Any) -> None:
+@client_command
+async def get_session(
+    client: Client,
+    *,
+    session_id: str,
+    sdk_app_id: int | None,
+    as_of_revision: int | None,
+    min_revision: int | None,
+    as_json: bool,
+) -> None:
     """Show one session, now or as it was at a revision."""
-    request = GetSessionRequest(**given)
-    answer: GetSessionResponse = await client.call(client.session_service.GetSession, request)
-    print_json(answer.session) if as_json else print_session(answer.session)
+    found = await client.get_session(
+        session_id,
+        sdk_app_id=sdk_app_id or 0,
+        as_of_revision=as_of_revision or 0,
+        min_revision=min_revision or 0,
+    )
+    _print_session(found.session, as_json=as_json)
 
 
 @sessions.command("wait")
 @click.argument("session_id")
-@click.option("--state", "states", type=STATE, multiple=True, required=True)
+@click.option("--state", "states", type=STATE, multiple=True, required=True, help=WAIT_STATE)
 @_app
 @json_option
-@asks
-async def wait_for_state(client: Client, *, as_json: bool, **given: Any) -> None:
+@client_command
+async def wait_for_state(
+    client: Client, *, session_id: str, states: Any, sdk_app_id: int | None, as_json: bool
+) -> None:
     """Wait, at most --timeout, until a session is in one of the states; then show it."""
-    request = WaitForStateRequest(**given)
-    answer: WaitForStateResponse = await client.call(client.session_service.WaitForState, request)
-    print_json(answer.session) if as_json else print_session(answer.session)
+    session = await client.wait_for_state(session_id, states, sdk_app_id=sdk_app_id or 0)
+    _print_session(session, as_json=as_json)
 
 
 @sessions.command("count")
 @session_options
-@click.option(
-    "--by",
-    type=click.Choice(GROUPS),
-    help="Count by this; otherwise all in one.",
-)
+@click.option("--by", type=click.Choice(GROUPS), help="A group for each value; default: one group.")
 @json_option
-@asks
-async def count_sessions(client: Client, *, by: str | None, as_json: bool, **given: Any) -> None:
-    """Count the sessions that all options select, with the figures that matter."""
+@client_command
+async def count_sessions(client: Client, *, by: str | None, as_json: bool, **options: Any) -> None:
+    """Count the sessions that all options select, with their waiting and handling times."""
     group = CountGroup.Value(f"COUNT_GROUP_{(by or 'unspecified').upper()}")
-    request = CountSessionsRequest(filter=session_filter(**given), group_by=group)
-    answer: CountSessionsResponse = await client.call(client.session_service.CountSessions, request)
+    counts = await client.count_sessions(session_filter(**options), group_by=group)
     if as_json:
-        for row in answer.groups:
+        for row in counts.groups:
             print_json(row)
     else:
-        print_groups(answer, by or "")
+        print_groups(counts, by or "")
 
 
 @sessions.command("explain")
 @click.argument("session_id")
 @_app
 @json_option
-@asks
-async def explain_session(client: Client, *, as_json: bool, **given: Any) -> None:
-    """Show every callback of a session in its time order: verdict, why, states, how late.
+@client_command
+async def explain_session(
+    client: Client, *, session_id: str, sdk_app_id: int | None, as_json: bool
+) -> None:
+    """Show every callback of a session in time order: verdict, reason, states, delay.
 
     With --json: one record per line.
     """
-    story = await _story(client, ExplainSessionRequest(**given))
+    explanation = await client.explain_session(session_id, sdk_app_id=sdk_app_id or 0)
     if as_json:
-        for record in story.records:
+        async for record in explanation.records:
             print_json(record)
     else:
-        print_story(story)
+        print_explanation(explanation, [record async for record in explanation.records])
 
 
-async def _story(client: Client, request: ExplainSessionRequest) -> ExplainSessionResponse:
-    """All pages in one."""
-    explain = client.session_service.ExplainSession
-    story: ExplainSessionResponse = await client.call(explain, request)
-    while story.next_page_token:
-        request.page_token = story.next_page_token
-        page: ExplainSessionResponse = await client.call(explain, request)
-        story.records.extend(page.records)
-        story.next_page_token = page.next_page_token
-    return story
+def _print_session(session: Session, *, as_json: bool) -> None:
+    if as_json:
+        print_json(session)
+    else:
+        print_session(session)

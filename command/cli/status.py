@@ -1,4 +1,4 @@
-"""`desk status`: where the service stands."""
+"""`desk status`: revisions, lag and versions of the service."""
 
 import time
 
@@ -7,28 +7,31 @@ from desk.client import Client
 from desk.v1.status_pb2 import GetStatusResponse
 from google.protobuf.duration_pb2 import Duration
 
-from command.cli.connection import asks
-from command.cli.output import json_option, print_facts, print_json, span, when
-from command.words import count_of
+from command.cli.connection import client_command
+from command.cli.output import format_duration, json_option, print_fields, print_json, time_text
+from simulator.words import count_of
 
 SILENCE = 10.0
-"""Seconds without a sign of life after which the follower is said to be silent."""
+"""Seconds without a sign of life from the follower after which a warning is printed."""
 
 
 @click.command()
 @json_option
-@asks
+@client_command
 async def status(client: Client, *, as_json: bool) -> None:
-    """Show how far the service has come, how far it is behind, and what it is made of."""
+    """Show the revisions of journal and view, the lag, and the versions."""
     answer = await client.status()
-    print_json(answer) if as_json else print_facts(_facts(answer))
+    if as_json:
+        print_json(answer)
+    else:
+        print_fields(_fields(answer))
     silence = _follower_silence(answer)
     if silence is None or silence > SILENCE:
         seen = "never seen" if silence is None else f"last seen {_ago(silence)} ago"
-        click.echo(f"desk: the follower was {seen}: new callbacks stay invisible", err=True)
+        click.echo(f"desk: the follower was {seen}: new callbacks do not show up", err=True)
 
 
-def _facts(status: GetStatusResponse) -> list[tuple[str, str]]:
+def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
     silence = _follower_silence(status)
     return [
         ("journal", status.header.journal_id),
@@ -41,7 +44,7 @@ def _facts(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("feed digest", status.feed_digest),
         ("apps", ", ".join(map(str, status.sdk_app_ids))),
         ("subscribers", str(status.subscribers)),
-        ("worker since", when(status, "started_at")),
+        ("worker since", time_text(status, "started_at")),
         ("version", status.service_version),
         *((part.name, part.version) for part in status.component_versions),
     ]
@@ -49,15 +52,15 @@ def _facts(status: GetStatusResponse) -> list[tuple[str, str]]:
 
 def _lag(status: GetStatusResponse) -> str:
     behind = count_of(status.lag, "callback")
-    return f"{behind}, {span(status.lag_time)}" if status.lag else "none"
+    return f"{behind}, {format_duration(status.lag_time)}" if status.lag else "none"
 
 
 def _follower_silence(status: GetStatusResponse) -> float | None:
-    """Seconds since its last sign of life, by two clocks if the service is elsewhere."""
+    """Return the seconds since the follower's last sign of life, by the clocks of both machines."""
     if not status.HasField("follower_seen_at"):
         return None
     return max(0.0, time.time() - status.follower_seen_at.ToMilliseconds() / 1000)
 
 
 def _ago(seconds: float) -> str:
-    return span(Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9)))
+    return format_duration(Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9)))

@@ -1,6 +1,7 @@
-"""`desk watch`: follows the feed, and remembers on request how far it has come."""
+"""`desk watch`: follows the feed, and keeps its position in a checkpoint file on request."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -10,26 +11,34 @@ from typing import Any
 
 import click
 import msgspec
-import structlog
 from desk.client import Client, JournalMismatch, Update
 from desk.v1.event_pb2 import SessionRecord, Verdict
-from structlog.typing import EventDict, WrappedLogger
 
-from command.cli.connection import FAILED, CallFailed, asks
+from command.cli.connection import FAILED, CallFailed, client_command
 from command.cli.filters import VERDICT, event_filter, event_options
-from command.cli.output import harmless, how_long, json_option, name_of, print_json, when, width
-from command.cli.tables import CLOCK, DAY_AND_CLOCK, WIDE, event_name, outcome, verdict
+from command.cli.output import (
+    duration_text,
+    enum_name,
+    json_option,
+    print_json,
+    printable,
+    time_text,
+    width,
+)
+from command.cli.tables import CLOCK, DAY_AND_CLOCK, WIDE, effect, event_name, verdict
+
+VERDICTS = "Verdict, such as REJECTED. Default: every verdict but REJECTED."
 
 SAVE_EVERY = 1.0
-"""Seconds between two writes of the checkpoint file; it is also written at the end."""
+"""Seconds between two writes of the checkpoint file, which is also written at the end."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """How far a watch has come.
+    """The position of a watch.
 
     Attributes:
         journal_id: the journal that `revision` counts in.
-        revision: the last one that was shown.
+        revision: the last revision that was printed.
     """
 
     journal_id: str
@@ -38,18 +47,18 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 @click.command()
 @event_options
-@click.option("--verdict", "verdicts", type=VERDICT, multiple=True, help="Default: not REJECTED.")
-@click.option("--after", type=click.IntRange(0), help="From this revision on, exclusive.")
-@click.option("--from-start", is_flag=True, help="From the oldest revision on.")
-@click.option("--include-session", is_flag=True, help="Show the session after each record.")
+@click.option("--verdict", "verdicts", type=VERDICT, multiple=True, help=VERDICTS)
+@click.option("--after", type=click.IntRange(0), help="Start after this revision, a number.")
+@click.option("--from-start", is_flag=True, help="Start at the oldest revision.")
+@click.option("--include-session", is_flag=True, help="Add the session's state after each record.")
 @click.option(
     "--checkpoint-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Go on where this file says, and keep it up to date. At the first start, as the other "
-    "options say. What was shown just before a crash is shown again.",
+    help="Resume from the revision in this file, and keep it up to date. At the first start, the "
+    "other options say where to begin. Records printed just before a crash are printed again.",
 )
 @json_option
-@asks
+@client_command
 async def watch(
     client: Client,
     *,
@@ -58,44 +67,44 @@ async def watch(
     include_session: bool,
     checkpoint_file: Path | None,
     as_json: bool,
-    **given: Any,
+    **options: Any,
 ) -> None:
-    """Follow what happens to sessions: by default from now on, until Ctrl-C.
+    """Follow the events of sessions, by default from now on, until Ctrl-C.
 
-    Connects again when the connection is lost, and goes on where it was. A verdict that a late
-    callback has changed is shown again, marked `revised`.
+    Reconnects when the connection is lost, and resumes. An event whose verdict a late callback
+    changed is printed again, marked `revised`.
     """
     if from_start and after is not None:
         raise click.UsageError("--after and --from-start exclude each other")
     _log_to_stderr()
-    saved = _Saved(checkpoint_file)
+    saved = _CheckpointFile(checkpoint_file)
     start = saved.read()
-    await client.status()  # a wrong --target is an error; only later breaks are waited out
+    await client.status()  # a wrong --target is an error; a connection lost later is not
     updates = client.subscribe(
         after_revision=start.revision if start else 0 if from_start else after,
         journal_id=start.journal_id if start else "",
-        event_filter=event_filter(**given),
+        event_filter=event_filter(**options),
         include_session=include_session,
     )
     _end_at_sigterm()
     try:
         async with aclosing(updates):
             async for update in updates:
-                _show(update, as_json=as_json)
+                _print(update, as_json=as_json)
                 saved.note(Checkpoint(update.journal_id, update.revision))
     except JournalMismatch as error:
         if checkpoint_file is None:
             raise
-        what = f"{checkpoint_file} counts in another journal: delete it to start over"
-        raise CallFailed(f"{what} ({error.code.name}, {error.reason})", FAILED) from None
-    except asyncio.CancelledError:  # Ctrl-C and SIGTERM are how a watch ends
+        message = f"{checkpoint_file} counts in another journal: delete it to start over"
+        raise CallFailed(f"{message} ({error.code.name}, {error.reason})", FAILED) from None
+    except asyncio.CancelledError:  # Ctrl-C or SIGTERM: the regular end
         pass
     finally:
         saved.write()
 
 
-class _Saved:
-    """The checkpoint file, if there is to be one."""
+class _CheckpointFile:
+    """The checkpoint file; does nothing without a path."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -127,7 +136,7 @@ class _Saved:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Replace the file as a whole: a reader, or a crash, sees the old one or the new one."""
+    """Replace a file atomically: a reader, or a crash, finds the old content or the new."""
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     with draft.open("wb") as file:
         file.write(content)
@@ -136,36 +145,40 @@ def _replace(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-def _show(update: Update, *, as_json: bool) -> None:
-    for record in update.records:
-        print_json(record) if as_json else click.echo(_line(record))
+def _print(update: Update, *, as_json: bool) -> None:
     if as_json:
+        for record in update.records:
+            print_json(record)
         return
+    for record in update.records:
+        click.echo(_line(record))
     if update.caught_up and sys.stdout.isatty():
         click.secho(f"-- caught up at revision {update.revision}", dim=True)
     if update.fell_behind:
-        click.echo("desk: events come faster than they are read here; catching up", err=True)
+        click.echo("desk: events come faster than they can be printed; catching up", err=True)
 
 
 def _line(record: SessionRecord) -> str:
     event, wide = record.event, width() >= WIDE
     fields = [
         f"{record.revision:>7}",
-        when(event, "event_time", form=DAY_AND_CLOCK if wide else CLOCK),
+        time_text(event, "event_time", form=DAY_AND_CLOCK if wide else CLOCK),
         f"{event.session_id:<36}" if wide else f"{event.session_id[:8]:<8}",
         f"{event_name(record):<23}",
         f"{verdict(record):<8}",
-        outcome(record),
+        effect(record),
     ]
     if record.revised:
         fields.append("(revised)")
     elif record.HasField("late_by"):
-        fields.append(f"(late by {how_long(record, 'late_by')})")
+        fields.append(f"(late by {duration_text(record, 'late_by')})")
     if record.HasField("session"):
-        fields.append(f"now {name_of(record.session, 'state')} {record.session.agent_id}".rstrip())
+        fields.append(
+            f"now {enum_name(record.session, 'state')} {record.session.agent_id}".rstrip()
+        )
     colour = {Verdict.VERDICT_REJECTED: "red", Verdict.VERDICT_UNRECOGNISED: "yellow"}
     tint = "magenta" if record.revised else colour.get(record.verdict)
-    return click.style(harmless("  ".join(fields)), fg=tint)
+    return click.style(printable("  ".join(fields)), fg=tint)
 
 
 def _end_at_sigterm() -> None:
@@ -175,14 +188,5 @@ def _end_at_sigterm() -> None:
 
 
 def _log_to_stderr() -> None:
-    """The client library logs reconnects; stdout is for records alone."""
-    structlog.configure(
-        processors=[structlog.stdlib.add_log_level, _sentence],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
-def _sentence(_: WrappedLogger, __: str, event: EventDict) -> str:
-    if event["event"] != "subscription_interrupted":
-        return f"desk: {event['event']}"
-    return f"desk: connection lost ({event['code']}), trying again in {event['retry_in_ms']} ms"
+    """Print the client library's warnings to stderr: stdout has records only."""
+    logging.basicConfig(format="desk: %(message)s")

@@ -1,7 +1,7 @@
-"""One way in for every call of every service: a place, the request, the answer, errors mapped.
+"""The handler of every method: counts the call, reads its request, sends the answer, maps errors.
 
-All methods are handled as if their requests were streams. So a call is counted as soon as it is
-opened, and a client that never sends its request is no exception.
+Every method is registered as one with a stream of requests. So a call is counted as soon as it is
+open, also if its client never sends a request.
 """
 
 import asyncio
@@ -14,52 +14,50 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from service.rpc.errors import Reason, Refused, map_errors, throttled
-from service.rpc.limits import AllPlaces, Places, caller_of
-
-REQUEST_WITHIN = 10.0
-"""Seconds that a client has to send its request, once the call is open."""
+from service.rpc.errors import CallRefused, ErrorReason, log_error, map_errors
+from service.rpc.limits import Quota, Quotas, caller_of
 
 MAX_REQUEST_BYTES = 16 * 1024
-"""Bytes of a request. A call that stays open keeps them, also those that nothing here knows."""
+"""Bytes of a request. A call that stays open keeps them, including unknown fields."""
 
 LARGE = frozenset({"BatchGetSessions"})
-"""Methods whose requests may be as large as gRPC takes."""
+"""Methods whose requests may be as large as gRPC allows."""
 
 
 class Call:
     """A call as the services see it.
 
     Attributes:
-        caller: the address that it comes from.
+        caller: the client's address.
         write: sends a message of a stream; returns when the client has room for it.
         abort: ends the call with a status.
         time_remaining: seconds until the deadline; None without one.
     """
 
-    def __init__(self, context: Any, places: Places, waiters: Places) -> None:
+    def __init__(self, context: Any, quota: Quota, waiters: Quota) -> None:
         self.caller = caller_of(context.peer())
         self.write: Callable[[Message | bytes], Awaitable[None]] = context.write
         self.abort: Callable[..., Awaitable[None]] = context.abort
         self.time_remaining: Callable[[], float | None] = context.time_remaining
-        self._places = places
+        self._quota = quota
         self._waiters = waiters
+
+    def time_left(self, most: float) -> float:
+        """Return the seconds that the call may wait and still answer before its deadline."""
+        remaining = self.time_remaining()
+        return most if remaining is None else min(most, remaining - min(0.1, remaining / 10))
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Take a waiter's place in exchange for the call's own, until the end of the block.
-
-        Raises:
-            Refused: TOO_MANY_WAITERS.
-        """
+        """Count the call as a waiter instead of its own kind; raises TOO_MANY_WAITERS."""
         self._waiters.take(self.caller)
-        self._places.give_back(self.caller)
+        self._quota.give_back(self.caller)
         try:
             yield
         finally:
             self._waiters.give_back(self.caller)
-            # A call that has waited is answered, whoever has come in the meantime.
-            self._places.take_anyway(self.caller)
+            # A call that has waited is answered, even if others have used up its quota meanwhile.
+            self._quota.take_anyway(self.caller)
 
 
 class Handler:
@@ -69,27 +67,28 @@ class Handler:
         method: its descriptor.
         answer: the servicer's method. `await answer(request, call)` returns the answer, or writes
             a stream of them; where requests are a stream, `answer(requests, call)` iterates.
-        places: all there are.
+        quotas: of the worker.
     """
 
-    def __init__(self, method: MethodDescriptor, answer: Any, places: AllPlaces) -> None:
+    def __init__(self, method: MethodDescriptor, answer: Any, quotas: Quotas) -> None:
         self._method = method
         self._request: Any = GetMessageClass(method.input_type)
         self._answer = answer
-        self._places = places
+        self._quotas = quotas
 
     def registered(self) -> Any:
-        """Make what a server registers."""
-        method, mapped = self._method, map_errors(self._method.name)
+        """Make the handler that a grpc server registers."""
+        method = self._method
         if method.server_streaming:
-            ask = self._iterate if method.client_streaming else self._stream
-            return grpc.stream_stream_rpc_method_handler(mapped(ask), None, _serialised)
-        return grpc.stream_unary_rpc_method_handler(mapped(self._unary))
+            behaviour = self._iterate if method.client_streaming else self._stream
+            mapped = map_errors(method.name, behaviour)
+            return grpc.stream_stream_rpc_method_handler(mapped, None, _serialised)
+        return grpc.stream_unary_rpc_method_handler(map_errors(method.name, self._unary))
 
     async def _unary(self, _requests: Any, context: Any) -> bytes:
         call = self._opened(context)
         answer = _serialised(await self._answer(await self._read(context), call))
-        _take(self._places.unread_bytes, call.caller, context, len(answer))
+        _take(self._quotas.unread_bytes, call.caller, context, len(answer))
         return answer
 
     async def _stream(self, _requests: Any, context: Any) -> None:
@@ -103,42 +102,41 @@ class Handler:
             await call.write(answer)
 
     def _opened(self, context: Any) -> Call:
-        places = self._places.of(self._method)
-        call = Call(context, places, self._places.waiters)
-        _take(places, call.caller, context)
+        quota = self._quotas.of(self._method)
+        call = Call(context, quota, self._quotas.waiters)
+        _take(quota, call.caller, context)
         return call
 
     async def _read(self, context: Any) -> Message:
+        seconds = self._quotas.limits.request_seconds
         try:
-            async with asyncio.timeout(REQUEST_WITHIN):
+            async with asyncio.timeout(seconds):
                 raw = await context.read()
         except TimeoutError:
-            raise Refused(
-                Reason.INVALID_REQUEST, f"no request came within {REQUEST_WITHIN:g} s"
-            ) from None
+            raise _invalid(f"no request came within {seconds:g} s") from None
         if raw is grpc.aio.EOF:
-            raise Refused(Reason.INVALID_REQUEST, "the call ended without a request")
+            raise _invalid("the call ended without a request")
         return self._decoded(raw)
 
     def _decoded(self, raw: bytes) -> Message:
         if len(raw) > MAX_REQUEST_BYTES and self._method.name not in LARGE:
-            raise Refused(
-                Reason.INVALID_REQUEST,
-                f"the request has {len(raw):,} bytes: {MAX_REQUEST_BYTES:,} at most",
-            )
+            raise _invalid(f"the request has {len(raw):,} bytes: {MAX_REQUEST_BYTES:,} at most")
         try:
             request: Message = self._request.FromString(raw)
         except DecodeError as error:
-            name = self._method.name
-            throttled.log("warning", "request_not_decoded", method=name, error=error)
-            raise Refused(Reason.INVALID_REQUEST, "the request cannot be decoded") from None
+            log_error("warning", "request_not_decoded", self._method.name, error)
+            raise _invalid("the request cannot be decoded") from None
         return request
 
 
-def _take(places: Places, caller: str, context: Any, number: int = 1) -> None:
-    """Take places until gRPC is done with a call, which is when its client has read the answer."""
-    places.take(caller, number)
-    context.add_done_callback(lambda _: places.give_back(caller, number))
+def _invalid(sentence: str) -> CallRefused:
+    return CallRefused(ErrorReason.INVALID_REQUEST, sentence)
+
+
+def _take(quota: Quota, caller: str, context: Any, number: int = 1) -> None:
+    """Take a number until gRPC is done with a call: until its client has read the answer."""
+    quota.take(caller, number)
+    context.add_done_callback(lambda _: quota.give_back(caller, number))
 
 
 def _serialised(answer: Message | bytes) -> bytes:

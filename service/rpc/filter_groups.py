@@ -1,6 +1,6 @@
-"""The live streams by filter: which of them a new row of the feed concerns, and who is asleep.
+"""The live streams by filter, and the wake-ups of those that a new row of the feed concerns.
 
-A filter is asked about a row once, however many streams share it, and only if the row has one of
+A filter is evaluated once for a row, however many streams share it, and only if the row has one of
 the values that the filter names in its most selective field.
 """
 
@@ -9,9 +9,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from service.view.selection import EventSelection, LiveRow
-
-WAKE_WEIGHT = 100
-"""Cost of waking a stream, which then sends a message, in questions to a filter."""
 
 
 class Wakeup:
@@ -23,7 +20,7 @@ class Wakeup:
         self._timer: asyncio.TimerHandle | None = None
 
     async def sleep(self, until: float) -> None:
-        """Return when woken or about `until` (the loop's clock); perhaps for no reason."""
+        """Return when woken or about `until` (the loop's clock); may return early."""
         if self._timer is None:
             # Not armed anew for every sleep: thousands of streams wake far more often than this.
             self._timer = self._loop.call_at(until, self._expire)
@@ -39,7 +36,6 @@ class Wakeup:
             self._future.set_result(None)
 
     def close(self) -> None:
-        """Cancel the timer."""
         if self._timer:
             self._timer.cancel()
 
@@ -53,9 +49,9 @@ class FilterGroup:
 
     Attributes:
         selection: the filter.
-        selects: whether a row passes it.
+        selects: returns True for a row that passes it.
         last_match: no row between this position and the feed's announced one passes.
-        members: streams.
+        members: number of streams.
         wakeups: of those streams that are live.
     """
 
@@ -65,23 +61,17 @@ class FilterGroup:
         self.last_match = last_match
         self.members = 0
         self.wakeups: set[Wakeup] = set()
-        self._quiet = (last_match, last_match)
+        self._without_match = (last_match, last_match)
 
-    def match(self, position: int, announced: int) -> int:
-        """Note that a row passes, wake all streams, and return how many there are.
-
-        Args:
-            position: of the last row that passes.
-            announced: the feed's announced position until now.
-        """
-        self._quiet = (self.last_match, max(self.last_match, announced))
+    def match(self, position: int, announced: int) -> None:
+        """Wake all streams for a row that passes, the last one, after the `announced` position."""
+        self._without_match = (self.last_match, max(self.last_match, announced))
         self.last_match = max(self.last_match, position)
         self.wake()
-        return len(self.wakeups)
 
     def skip(self, position: int) -> int:
-        """Move a position forward over rows that are known not to pass."""
-        start, end = self._quiet
+        """Move a position over the rows before the last match, so that streams move in step."""
+        start, end = self._without_match
         return end if start <= position < end else position
 
     def wake(self) -> None:
@@ -91,7 +81,7 @@ class FilterGroup:
 
 
 class FilterIndex:
-    """All filter groups, to be found by the values of a row."""
+    """All filter groups, indexed by the values that their filters name."""
 
     def __init__(self) -> None:
         self._groups: dict[EventSelection, FilterGroup] = {}
@@ -99,6 +89,12 @@ class FilterIndex:
 
     def __iter__(self) -> Iterator[FilterGroup]:
         return iter(tuple(self._groups.values()))
+
+    def match_all(self, position: int, announced: int) -> Iterator[None]:
+        """Wake every group, in small steps."""
+        for group in self:
+            group.match(position, announced)
+            yield
 
     def join(self, selection: EventSelection, last_match: int) -> FilterGroup:
         """Add a stream to the group of its filter."""
@@ -111,7 +107,7 @@ class FilterIndex:
         return group
 
     def leave(self, group: FilterGroup) -> None:
-        """Take a stream out of its group."""
+        """Remove a stream from its group."""
         group.members -= 1
         if group.members:
             return
@@ -121,17 +117,16 @@ class FilterIndex:
             if not self._by_value[key]:
                 del self._by_value[key]
 
-    def announce(self, rows: Sequence[LiveRow], announced: int) -> Iterator[int]:
-        """Wake the groups that a row after the announced position concerns, in small steps.
+    def announce(self, rows: Sequence[LiveRow], announced: int) -> Iterator[None]:
+        """Wake the groups that select rows after the announced position, in small steps.
 
-        Yields the cost of each step, in questions to a filter. Groups may come and go in between.
+        Groups may come and go between two steps.
         """
         for row in reversed(rows):
             found = [self._by_value[key] for key in row.index_keys() if key in self._by_value]
             # A group whose last match is not earlier has been woken for a later row.
             for group in [g for g in chain(*found) if g.last_match < row.position]:
-                cost = 1
                 if group.selects(row):
-                    cost += WAKE_WEIGHT * group.match(row.position, announced)
-                yield cost
-            yield 1
+                    group.match(row.position, announced)
+                yield
+            yield

@@ -1,4 +1,4 @@
-"""grpc.health.v1: the library's servicer, with a queue between its lock and each watcher."""
+"""grpc.health.v1: the library's servicer, with a queue for each watcher."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-messages: Any = health_pb2  # its published types lack what came last
+messages: Any = health_pb2  # its published types lack the newest messages
 
 
 class Health(aio.HealthServicer):
-    """Answers for some services, all of which serve or do not serve together.
+    """The health of services that start and stop together.
 
     Args:
         names: of the services; "" is the worker as a whole.
@@ -24,17 +24,17 @@ class Health(aio.HealthServicer):
         self._names = names
 
     async def serve(self) -> None:
-        """Say that all services serve, until `enter_graceful_shutdown`."""
+        """Report all services as serving, until `enter_graceful_shutdown`."""
         for name in self._names:
             await self.set(name, HealthCheckResponse.SERVING)
 
-    async def List(self, _request: Any, call: Any) -> Any:  # noqa: N802
+    async def List(self, _request: Any, call: Any) -> Any:
         """Return the status of every service."""
         asked = {name: HealthCheckRequest(service=name) for name in self._names}
         statuses = {name: await self.Check(request, call) for name, request in asked.items()}
         return messages.HealthListResponse(statuses=statuses)
 
-    async def Watch(self, request: HealthCheckRequest, call: Any) -> None:  # noqa: N802
+    async def Watch(self, request: HealthCheckRequest, call: Any) -> None:
         """Send the status of a service now and whenever it changes."""
         # The library writes under a lock: a watcher that reads nothing would stop all others.
         statuses: asyncio.Queue[HealthCheckResponse] = asyncio.Queue()

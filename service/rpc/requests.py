@@ -1,18 +1,20 @@
-"""Checks what clients send and turns it into what the view is asked: selections, keys, sizes.
+"""Checked requests: messages of clients become selections, keys and sizes for the view.
 
-The rules are the comments of proto/desk/v1. A refusal lists all that is wrong with a request.
+The rules are the comments of proto/desk/v1. An error lists all faults of a request.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import msgspec
 from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from service.rpc.errors import Reason, Refused, quoted
+from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.view.index_pages import Order
 from service.view.selection import Between, EventSelection, SessionSelection, SnapshotSelection
 
@@ -25,13 +27,16 @@ MAX_VALUE_BYTES = 256
 MAX_ID_BYTES = 1_024
 """Bytes of a session id in UTF-8."""
 
+MAX_KEYS = 1_000
+"""Keys in one BatchGetSessions."""
+
 MAX_BATCH = 1_000
 DEFAULT_BATCH = 500
 DEFAULT_PAGE = 100
 MAX_PAGE = 1_000
 
 FEW = 5
-"""Wrong numbers of one field that a refusal names."""
+"""Wrong numbers of one field in an error."""
 
 LATEST = 253_402_300_799
 """Seconds: the end of the year 9999, the last that a Timestamp may hold."""
@@ -42,88 +47,77 @@ _REASONS = {number: name for name, number in RejectionReason.items() if number}
 _STATES = {number: name for name, number in SessionState.items() if number}
 _END_REASONS = {number: name for name, number in EndReason.items()}
 
-_SHOWN = 1 << Verdict.Value("VERDICT_ACCEPTED") | 1 << Verdict.Value("VERDICT_UNRECOGNISED")
+_DEFAULT_VERDICTS = Verdict.VERDICT_ACCEPTED, Verdict.VERDICT_UNRECOGNISED
 
 _ORDER = re.compile(r"(begun_at|last_event_at|ended_at)(?: +(asc|desc))?")
 
+Key = tuple[int, str]
+"""SDKAppID and session id."""
+
+T = TypeVar("T", int, str)
+
 
 class Check:
-    """Collects what is wrong with one request."""
+    """The faults of one request: (field, description)."""
 
     def __init__(self) -> None:
-        self._violations: list[tuple[str, str]] = []
+        self.violations: list[tuple[str, str]] = []
 
     def wrong(self, field: str, description: str) -> None:
-        """Note that a field is at fault."""
-        self._violations.append((field, description))
-
-    def done(self) -> None:
-        """Refuse the request if anything was wrong.
-
-        Raises:
-            Refused: INVALID_REQUEST with all violations.
-        """
-        if self._violations:
-            field, description = self._violations[0]
-            raise Refused(
-                Reason.INVALID_REQUEST,
-                f"{field} {description}",
-                violations=tuple(self._violations),
-            )
+        """Add a fault."""
+        self.violations.append((field, description))
 
     def not_negative(self, field: str, value: int) -> int:
-        """A number that must be 0 or more."""
         if value < 0:
             self.wrong(field, "must not be negative")
         return value
 
     def size(self, field: str, value: int, *, default: int, most: int) -> int:
-        """The size of a message or page: 0 = the default, more than the most = the most."""
+        """Return the size of a message or page: the default for 0, at most `most`."""
         return min(self.not_negative(field, value) or default, most)
+
+    def page_size(self, value: int, default: int = DEFAULT_PAGE) -> int:
+        return self.size("page_size", value, default=default, most=MAX_PAGE)
 
     def names(
         self, field: str, given: Sequence[str], *, most: int = MAX_VALUE_BYTES
     ) -> tuple[str, ...]:
-        """The names in a filter's field, without repetitions, in an order of our own."""
-        if not self._few(field, given):
-            return ()
-        for value in given:
-            self.short(field, value, most)
-        return tuple(sorted(set(given)))
+        """Return the names in a filter's field, sorted, each once."""
+        names = self._distinct(field, given)
+        for name in names:
+            self.short(field, name, most)
+        return names
 
     def numbers(
         self, field: str, given: Sequence[int], known: Mapping[Any, str]
     ) -> tuple[int, ...]:
-        """The enum values in a filter's field, likewise; all must be known."""
-        if not self._few(field, given):
-            return ()
-        if unknown := sorted(set(given) - set(known)):
-            self.wrong(
-                field, f"cannot have {_some(unknown)}: choose from {', '.join(known.values())}"
-            )
-        return tuple(sorted(set(given)))
+        """Return the enum values in a filter's field, likewise; all must be known."""
+        numbers = self._distinct(field, given)
+        if unknown := [number for number in numbers if number not in known]:
+            choice = ", ".join(known.values())
+            self.wrong(field, f"cannot have {_some(unknown)}: choose from {choice}")
+        return numbers
 
     def apps(self, field: str, given: Sequence[int]) -> tuple[int, ...]:
-        """The apps in a filter's field, likewise."""
-        if not self._few(field, given):
-            return ()
-        if unknown := sorted(value for value in set(given) if value < 1):
+        """Return the SDKAppIDs in a filter's field, likewise."""
+        apps = self._distinct(field, given)
+        if unknown := [app for app in apps if app < 1]:
             self.wrong(field, f"cannot have {_some(unknown)}: an SDKAppID is greater than 0")
-        return tuple(sorted(set(given)))
+        return apps
 
     def short(self, field: str, value: str, most: int) -> None:
-        """Refuse a value that is too long."""
         size = len(value.encode())
         if size > most:
             self.wrong(field, f"must not have {size:,} bytes: {most:,} at most")
 
-    def _few(self, field: str, given: Sequence[Any]) -> bool:
+    def _distinct(self, field: str, given: Sequence[T]) -> tuple[T, ...]:
         if len(given) > MAX_VALUES:
             self.wrong(field, f"must not have more than {MAX_VALUES} values")
-        return len(given) <= MAX_VALUES
+            return ()
+        return tuple(sorted(set(given)))
 
     def between(self, field: str, asked: TimeRange, *, present: bool) -> Between:
-        """A time range in milliseconds."""
+        """Return a time range in milliseconds."""
         if not present:
             return Between()
         start = self._bound(f"{field}.start_time", asked, "start_time")
@@ -144,6 +138,19 @@ class Check:
         return time.seconds * 1000 + -(-time.nanos // 1_000_000)
 
 
+@contextmanager
+def checking() -> Iterator[Check]:
+    """Collect the faults of one request; raises INVALID_REQUEST with all at the end."""
+    check = Check()
+    yield check
+    if check.violations:
+        raise CallRefused(
+            ErrorReason.INVALID_REQUEST,
+            " ".join(check.violations[0]),
+            violations=tuple(check.violations),
+        )
+
+
 def _some(values: Sequence[int]) -> str:
     more = f" and {len(values) - FEW:,} more" if len(values) > FEW else ""
     return ", ".join(map(str, values[:FEW])) + more
@@ -155,27 +162,29 @@ def _is_later(asked: TimeRange) -> bool:
 
 
 class Apps:
-    """The configured SDKAppIDs, and what 0 means."""
+    """The configured SDKAppIDs; 0 in a request stands for the only one."""
 
     def __init__(self, sdk_app_ids: Sequence[int]) -> None:
         self.ids = tuple(sorted(sdk_app_ids))
 
-    def key(self, sdk_app_id: int, session_id: str, prefix: str = "") -> tuple[int, str]:
-        """The key of a session, 0 replaced.
+    def key(self, sdk_app_id: int, session_id: str, prefix: str = "") -> Key:
+        """Check the key of a session, and replace 0.
 
         Raises:
-            Refused: INVALID_REQUEST, SDK_APP_ID_REQUIRED.
+            CallRefused: INVALID_REQUEST, SDK_APP_ID_REQUIRED.
         """
-        check = Check()
-        check.not_negative(f"{prefix}sdk_app_id", sdk_app_id)
-        if not session_id:
-            check.wrong(f"{prefix}session_id", "is required")
-        check.short(f"{prefix}session_id", session_id, MAX_ID_BYTES)
-        check.done()
+        with checking() as check:
+            check.not_negative(f"{prefix}sdk_app_id", sdk_app_id)
+            if not session_id:
+                check.wrong(f"{prefix}session_id", "is required")
+            check.short(f"{prefix}session_id", session_id, MAX_ID_BYTES)
         return sdk_app_id or self._only(), session_id
 
-    def keys(self, keys: Sequence[SessionKey]) -> list[tuple[int, str]]:
-        """The keys of many sessions, each once, in the order given."""
+    def keys(self, keys: Sequence[SessionKey]) -> list[Key]:
+        """Check the keys of many sessions; returns each once, in the order given."""
+        with checking() as check:
+            if not 1 <= len(keys) <= MAX_KEYS:
+                check.wrong("keys", f"must have 1 to {MAX_KEYS} elements")
         named = (
             self.key(key.sdk_app_id, key.session_id, f"keys[{i}].") for i, key in enumerate(keys)
         )
@@ -183,8 +192,8 @@ class Apps:
 
     def _only(self) -> int:
         if len(self.ids) != 1:
-            raise Refused(
-                Reason.SDK_APP_ID_REQUIRED,
+            raise CallRefused(
+                ErrorReason.SDK_APP_ID_REQUIRED,
                 "sdk_app_id may be left out only where one app is configured; here: "
                 f"{', '.join(map(str, self.ids[:MAX_VALUES]))}",
             )
@@ -192,14 +201,12 @@ class Apps:
 
 
 def event_selection(check: Check, asked: EventFilter) -> EventSelection:
-    """Read a filter of events."""
     verdicts = check.numbers("filter.verdicts", asked.verdicts, _VERDICTS)
-    known = (verdict for verdict in verdicts if verdict in _VERDICTS)
-    return _events(check, asked, verdicts=sum(1 << verdict for verdict in known) or _SHOWN)
+    known = [verdict for verdict in verdicts if verdict in _VERDICTS] or _DEFAULT_VERDICTS
+    return _events(check, asked, verdicts=sum(1 << verdict for verdict in known))
 
 
 def rejections_selection(check: Check, request: ListRejectionsRequest) -> EventSelection:
-    """Read the filter of a request for rejections."""
     if request.filter.verdicts:
         check.wrong("filter.verdicts", "must be empty")
     reasons = check.numbers("reasons", request.reasons, _REASONS)
@@ -223,17 +230,10 @@ def _events(
 
 def snapshot_selection(events: EventSelection) -> SnapshotSelection:
     """Derive the sessions that a subscriber gets first from its filter of events."""
-    return SnapshotSelection(
-        sdk_app_ids=events.sdk_app_ids,
-        session_ids=events.session_ids,
-        agent_ids=events.agent_ids,
-        client_user_ids=events.client_user_ids,
-        channel_types=events.channel_types,
-    )
+    return msgspec.convert(events, SnapshotSelection, from_attributes=True)
 
 
 def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
-    """Read a filter of sessions."""
     return SessionSelection(
         sdk_app_ids=check.apps("filter.sdk_app_ids", asked.sdk_app_ids),
         states=check.numbers("filter.states", asked.states, _STATES),
@@ -249,35 +249,29 @@ def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
 
 def order(check: Check, order_by: str) -> Order:
     """Read the order of sessions; ascending by default (AIP-132)."""
-    if not order_by.strip():
-        return Order("begun_at", descending=True)
-    parsed = _ORDER.fullmatch(order_by.strip())
+    parsed = _ORDER.fullmatch(order_by.strip() or "begun_at desc")
     if parsed is None:
-        check.wrong(
-            "order_by",
-            f"cannot be {quoted(order_by)}: begun_at, last_event_at or ended_at, then asc or desc",
-        )
+        choice = "begun_at, last_event_at or ended_at, then asc or desc"
+        check.wrong("order_by", f"cannot be {quoted(order_by)}: {choice}")
         return Order("begun_at", descending=True)
     return Order(parsed[1], descending=parsed[2] == "desc")
 
 
 def wanted_states(states: Sequence[int]) -> frozenset[int]:
-    """The states of a WaitForStateRequest."""
-    check = Check()
-    wanted = check.numbers("states", states, _STATES)
-    if not wanted:
-        check.wrong("states", "must have at least one value")
-    check.done()
+    """Read the states of a WaitForStateRequest."""
+    with checking() as check:
+        wanted = check.numbers("states", states, _STATES)
+        if not wanted:
+            check.wrong("states", "must have at least one value")
     return frozenset(wanted)
 
 
 def subscription(request: SubscribeRequest) -> tuple[EventSelection, int]:
     """Read the filter of a subscriber, and the number of records per message."""
-    check = Check()
-    check.not_negative("after_revision", request.after_revision)
-    if request.sessions_first and request.HasField("after_revision"):
-        check.wrong("sessions_first", "cannot be combined with after_revision")
-    batch = check.size("max_batch", request.max_batch, default=DEFAULT_BATCH, most=MAX_BATCH)
-    selection = event_selection(check, request.filter)
-    check.done()
+    with checking() as check:
+        check.not_negative("after_revision", request.after_revision)
+        if request.sessions_first and request.HasField("after_revision"):
+            check.wrong("sessions_first", "cannot be combined with after_revision")
+        batch = check.size("max_batch", request.max_batch, default=DEFAULT_BATCH, most=MAX_BATCH)
+        selection = event_selection(check, request.filter)
     return selection, batch

@@ -1,13 +1,13 @@
-"""Runs one rpc worker: waits for the view, binds, serves, drains.
+"""One rpc worker: waits for the view, binds, serves, drains.
 
-The worker opens one view file for its life, read-only. Knows nothing of journal or follower.
+Opens one view file, read-only, until it is replaced. Knows nothing of journal or follower.
 """
 
 import asyncio
 import gc
 import resource
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +18,39 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
 from service.rpc.calls import Handler
+from service.rpc.commit_watch import CommitWatch
 from service.rpc.event_service import EventService
-from service.rpc.feed import Feed, ViewReplaced
 from service.rpc.health import Health
-from service.rpc.limits import AllPlaces, Limits
+from service.rpc.limits import Limits, Quotas
+from service.rpc.live_feed import LiveFeed, ViewReplaced
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, StatusService
-from service.rpc.watch import Watch
 from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.readers import Readers
 
-GRACE = 3.0
-"""Seconds that calls have to end once the server drains."""
-
-GUARD = 2.0
-"""Seconds between two looks whether the view was replaced."""
-
 VIEW_POLL = 0.1
-"""Seconds between two looks for a view that is not complete yet."""
+"""Seconds between two checks for a view that is not complete yet."""
 
-REFUSING = 2_000
-"""Calls beyond the limits that can be refused at the same time, each with a reason of ours."""
+REFUSABLE = 2_000
+"""Calls beyond the limits that may be open at once, to be refused with a reason of ours."""
 
 MAX_CONNECTIONS = 12_000
 RESERVED_DESCRIPTORS = 100
-"""Descriptors that connections leave for the view, the logs and what Python opens for a moment."""
+"""Descriptors that connections leave for the view, the logs and short-lived files."""
 
 _MINUTE = 60_000
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 1),
     ("grpc.max_receive_message_length", 1024 * 1024),
     ("grpc.max_concurrent_streams", 1_000),
-    # When everybody reconnects at once, gRPC sheds what is above 1,000 by default, as CANCELLED.
+    # When all clients reconnect at once, gRPC sheds calls above 1,000 by default, as CANCELLED.
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 30_000),
-    # Connections that say nothing, or ask nothing any more, leave their place to others.
-    ("grpc.server_handshake_timeout_ms", 5_000),
+    # Connections without calls leave their place to others, as those without a handshake do.
     ("grpc.max_connection_idle_ms", _MINUTE),
-    # A client that vanished without a word is noticed within 50 s.
+    # A client that vanished is noticed within 50 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -68,14 +61,14 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_connection_age_grace_ms", 35 * _MINUTE),
 )
 
-_DESCRIPTORS = (
+_DESCRIPTORS: tuple[Any, ...] = (
     session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     status_pb2.DESCRIPTOR.services_by_name["StatusService"],
+    health_pb2.DESCRIPTOR.services_by_name["Health"],
+    reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
 )
-_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
-_REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
-SERVICES = tuple(service.full_name for service in _DESCRIPTORS)
+SERVICES: tuple[str, ...] = tuple(each.full_name for each in _DESCRIPTORS[:3])
 
 OnReady = Callable[[int], None]
 
@@ -98,11 +91,10 @@ async def serve(
         view_path: the view's file; waited for until it is there and complete.
         address: `host:port`; port 0 picks a free one. Several workers may share one port.
         sdk_app_ids: the configured apps.
-        journal_backlog: asks the journal how far it is ahead of a revision; called in a thread, and
-            given up after a second.
-        stop: set it to have the worker drain; also ends the waiting.
+        journal_backlog: called in a thread, and given up after `backlog_seconds`.
+        stop: ends serving, and the wait for the view.
         on_ready: called with the port once calls are answered; again if the view was replaced.
-        limits: calls that may be open at once.
+        limits: of the worker.
 
     Raises:
         RuntimeError: the address cannot be bound.
@@ -111,8 +103,8 @@ async def serve(
         readers = Readers(view_path)
         gc.callbacks.append(_freeze_survivors)
         try:
-            worker = _Worker(readers, Apps(sdk_app_ids), journal_backlog, limits)
-            await _serve(worker, address, stop, on_ready)
+            apps, quotas = Apps(sdk_app_ids), Quotas(limits)
+            await _serve(readers, address, apps, journal_backlog, quotas, stop, on_ready)
         except ViewReplaced:
             # The follower has started anew: with another journal, or because the file was damaged.
             _log.warning("rpc_view_replaced")
@@ -122,66 +114,99 @@ async def serve(
 
 
 def _freeze_survivors(phase: str, info: dict[str, int]) -> None:
-    """Let a full garbage collection walk through each object once.
+    """Exclude the survivors of a full garbage collection from the next ones.
 
-    It would stop a worker with thousands of streams for a quarter of a second, again and again.
-    What a call leaves behind in cycles is young, and streams end without any.
+    Each would stop a worker with thousands of streams for a quarter of a second. Garbage in cycles
+    comes from unary calls and is young; streams leave none.
     """
     if phase == "stop" and info["generation"] == 2:
         gc.freeze()
 
 
 async def _view_is_complete(path: Path, stop: asyncio.Event) -> bool:
+    """Wait for a view that has caught up once; return False if stopped before."""
     while not stop.is_set():
-        if _is_complete(path):
-            return True
+        with suppress(ViewError), closing(Reader(path)) as reader:
+            if reader.progress().complete:
+                return True
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), VIEW_POLL)
     return False
 
 
-def _is_complete(path: Path) -> bool:
-    """Return True if the view has its tables and its first row, and had caught up once."""
-    try:
-        reader = Reader(path)
-    except ViewError:
-        return False
-    try:
-        return bool(reader.progress().complete)
-    except ViewError:
-        return False
-    finally:
-        reader.close()
+async def _serve(
+    readers: Readers,
+    address: str,
+    apps: Apps,
+    journal_backlog: JournalBacklog,
+    quotas: Quotas,
+    stop: asyncio.Event,
+    on_ready: OnReady,
+) -> None:
+    with closing(CommitWatch(readers.path)) as watch:
+        feed, health = LiveFeed(readers.inline, watch, quotas), Health(("", *SERVICES))
+        with closing(StatusService(readers, feed, apps, journal_backlog)) as status:
+            sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
+            server = _server(quotas, (sessions, events, status, health))
+            port = server.add_insecure_port(address)
+            work = (feed.run(), feed.announce(), _guard(readers, feed), stop.wait())
+            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
+            try:
+                await health.serve()
+                await server.start()
+                _log.info("rpc_serving", port=port)
+                on_ready(port)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                await _drain(server, feed, health)
+                for task in tasks:
+                    if task.done():
+                        task.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await server.stop(None)
 
 
-async def _serve(worker: "_Worker", address: str, stop: asyncio.Event, on_ready: OnReady) -> None:
-    port = worker.server.add_insecure_port(address)
-    tasks = [asyncio.create_task(work) for work in worker.background()]
-    stopped: asyncio.Task[Any] = asyncio.create_task(stop.wait())
-    try:
-        await worker.start()
-        _log.info("rpc_serving", port=port)
-        on_ready(port)
-        await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        await worker.drain()
-        for task in tasks:
-            if task.done():
-                task.result()
-    finally:
-        for task in (stopped, *tasks):
-            task.cancel()
-        await worker.close()
+async def _drain(server: grpc.aio.Server, feed: LiveFeed, health: Health) -> None:
+    """End the streams, then the server: its `stop` would leave them asleep for the grace."""
+    _log.info("rpc_draining", subscribers=feed.subscribers)
+    await health.enter_graceful_shutdown()
+    feed.drain()
+    await server.stop(feed.limits.grace_seconds)
 
 
-async def _guard(readers: Readers, feed: Feed) -> None:
-    """Watch whether the view is still the one that was opened.
+def _server(quotas: Quotas, servicers: Sequence[object]) -> grpc.aio.Server:
+    """Make a server of servicers, in the order of `_DESCRIPTORS`, and of reflection."""
+    limits = quotas.limits
+    options = {
+        "grpc.max_allowed_incoming_connections": affordable_connections(),
+        "grpc.server_handshake_timeout_ms": round(limits.handshake_seconds * 1000),
+    }
+    server = grpc.aio.server(
+        options=(*OPTIONS, *options.items()),
+        maximum_concurrent_rpcs=limits.calls() + REFUSABLE,
+    )
+    names = [each.full_name for each in _DESCRIPTORS]
+    servicers = (*servicers, reflection.aio.ReflectionServicer(names))
+    for service, servicer in zip(_DESCRIPTORS, servicers, strict=True):
+        # As generated code does, but with our handlers.
+        handlers = {
+            method.name: Handler(method, getattr(servicer, method.name), quotas).registered()
+            for method in service.methods
+        }
+        server.add_registered_method_handlers(service.full_name, handlers)
+    return server
+
+
+async def _guard(readers: Readers, feed: LiveFeed) -> None:
+    """Check again and again that the view is the one that was opened.
 
     Raises:
         ViewReplaced: it is not.
     """
     opened = _inode(readers.path)
     while True:
-        await asyncio.sleep(GUARD)
+        await asyncio.sleep(feed.limits.guard_seconds)
         if _inode(readers.path) != opened:
             raise ViewReplaced
         with suppress(ViewError):
@@ -196,65 +221,7 @@ def _inode(path: Path) -> int:
         return 0
 
 
-class _Worker:
-    """The parts of a worker over one opened view."""
-
-    def __init__(
-        self, readers: Readers, apps: Apps, journal_backlog: JournalBacklog, limits: Limits
-    ) -> None:
-        self._readers = readers
-        self._watch = Watch(readers.path)
-        self._places = AllPlaces(limits)
-        self._feed = Feed(readers.inline, self._watch, self._places)
-        self._health = Health(("", *SERVICES))
-        self._status = StatusService(readers, self._feed, apps, journal_backlog)
-        options = (*OPTIONS, ("grpc.max_allowed_incoming_connections", affordable_connections()))
-        self.server = grpc.aio.server(
-            options=options, maximum_concurrent_rpcs=limits.total() + REFUSING
-        )
-        self._add(_DESCRIPTORS[0], SessionService(readers, self._feed, apps))
-        self._add(_DESCRIPTORS[1], EventService(readers, self._feed))
-        self._add(_DESCRIPTORS[2], self._status)
-        self._add(_HEALTH, self._health)
-        names = (*SERVICES, _HEALTH.full_name, _REFLECTION.full_name)
-        self._add(_REFLECTION, reflection.aio.ReflectionServicer(names))
-
-    async def start(self) -> None:
-        """Answer calls."""
-        await self._health.serve()
-        await self.server.start()
-
-    def background(self) -> Iterable[Coroutine[Any, Any, None]]:
-        """Make the coroutines that run beside the server; when one ends, the worker ends."""
-        return (self._feed.run(), self._feed.announce(), _guard(self._readers, self._feed))
-
-    async def drain(self) -> None:
-        """End the streams first: `stop` alone would let them sleep until the grace is over."""
-        _log.info("rpc_draining", subscribers=self._feed.subscribers)
-        await self._health.enter_graceful_shutdown()
-        self._feed.drain()
-        await self.server.stop(GRACE)
-
-    async def close(self) -> None:
-        """Let go of everything but the view."""
-        self._watch.close()
-        await self.server.stop(None)
-        self._status.close()
-
-    def _add(self, service: Any, servicer: object) -> None:
-        """Register a servicer, as generated code does, but with our way in for its calls."""
-        self.server.add_registered_method_handlers(
-            service.full_name,
-            {
-                method.name: Handler(
-                    method, getattr(servicer, method.name), self._places
-                ).registered()
-                for method in service.methods
-            },
-        )
-
-
 def affordable_connections() -> int:
-    """Connections that the limit on descriptors allows, with a reserve for the rest."""
+    """Return the connections that the limit on descriptors allows, with a reserve."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(MAX_CONNECTIONS, max(descriptors - RESERVED_DESCRIPTORS, descriptors // 2))

@@ -1,4 +1,4 @@
-"""desk.v1.StatusService: where this worker and its view stand."""
+"""desk.v1.StatusService: the state of this worker, its view and the journal."""
 
 import asyncio
 import platform
@@ -14,42 +14,39 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.records import duration, timestamp
 from service.rpc.calls import Call
-from service.rpc.errors import throttled
-from service.rpc.feed import Feed
-from service.rpc.frames import header_of
+from service.rpc.errors import log_error
+from service.rpc.live_feed import LiveFeed
 from service.rpc.requests import Apps
+from service.rpc.responses import header_of
 from service.view.progress import Progress
 from service.view.readers import Readers
 from service.view.store import lock_path, sqlite_versions
 
-BACKLOG_WITHIN = 1.0
-"""Seconds that the journal has to say where its head is."""
-
 JournalBacklog = Callable[[int], tuple[int, int | None]]
-"""Given a revision: the journal's head, and the time (ms) at which the first entry after that
+"""Returns, for a revision, the journal's head and the time (ms) at which the first entry after the
 revision was received; None if there is none."""
 
 
 class StatusService:
-    """Answers from the view's row of progress, the journal's head, and what the worker knows."""
+    """Answers from the view's progress, the journal's head, and the worker itself."""
 
     def __init__(
-        self, readers: Readers, feed: Feed, apps: Apps, journal_backlog: JournalBacklog
+        self, readers: Readers, feed: LiveFeed, apps: Apps, journal_backlog: JournalBacklog
     ) -> None:
         self._readers = readers
         self._journal_backlog = journal_backlog
         self._journal_thread = ThreadPoolExecutor(1, "journal")
         self._turn = asyncio.Semaphore()
         self._feed = feed
-        self._own_facts = GetStatusResponse(
+        self._of_worker = GetStatusResponse(
             service_version=version("desk-sessions"),
             component_versions=_versions(),
             started_at=timestamp(_now()),
             sdk_app_ids=apps.ids,
         )
 
-    async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:  # noqa: N802
-        """Answer at once, or within `BACKLOG_WITHIN` if the journal hangs."""
+    async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:
+        """Answer at once, or within `backlog_seconds` if the journal hangs."""
         progress = self._readers.inline.progress()
         head, waiting_since = await self._backlog(progress)
         head = max(head, progress.applied_revision)
@@ -65,27 +62,26 @@ class StatusService:
             subscribers=self._feed.subscribers,
             follower_seen_at=self._follower_seen_at(),
         )
-        status.MergeFrom(self._own_facts)
+        status.MergeFrom(self._of_worker)
         return status
 
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:
-        """The journal's head and the age of what is not applied; or else as last seen."""
+        """Return the journal's head and the time of the first entry not applied, if need be old."""
         try:
-            async with asyncio.timeout(BACKLOG_WITHIN):
+            async with asyncio.timeout(self._feed.limits.backlog_seconds):
                 return await self._ask_journal(progress.applied_revision)
-        except Exception as error:  # the journal's own; rpc does not know them
-            throttled.log("warning", "journal_not_readable", method="GetStatus", error=error)
+        except Exception as error:  # the journal's errors; rpc does not import them
+            log_error("warning", "journal_not_readable", "GetStatus", error)
             return progress.head_revision, progress.behind_since
 
     async def _ask_journal(self, applied_revision: int) -> tuple[int, int | None]:
-        await self._turn.acquire()  # while the journal hangs, nothing piles up for the thread
+        await self._turn.acquire()  # no queue builds up while the journal hangs
         loop = asyncio.get_running_loop()
         asked = loop.run_in_executor(self._journal_thread, self._journal_backlog, applied_revision)
         asked.add_done_callback(lambda _: self._turn.release())
         return await asyncio.shield(asked)
 
     def close(self) -> None:
-        """Let go of the thread."""
         self._journal_thread.shutdown(wait=False, cancel_futures=True)
 
     def _follower_seen_at(self) -> Timestamp | None:

@@ -1,6 +1,7 @@
-"""Calls that wait: for the view to reach a revision, or for a session to be in a state."""
+"""Calls that wait for the view to reach a revision, or for a session to be in a state."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -9,12 +10,9 @@ from desk.v1.session_pb2 import Session
 from google.protobuf.message import DecodeError
 
 from service.positions import revision_of
-from service.rpc.errors import Refused
-from service.rpc.filter_groups import WAKE_WEIGHT
+from service.rpc.errors import CallRefused
+from service.rpc.requests import Key
 from service.view.selection import LiveRow
-
-PARSE_WEIGHT = 20
-"""Cost of parsing a session, in questions to a filter."""
 
 
 class Seen(NamedTuple):
@@ -25,7 +23,7 @@ class Seen(NamedTuple):
 
 
 class StateWaiter:
-    """Waits for one session to be in one of some states after a revision."""
+    """A call that waits for a session to be in one of some states after a revision."""
 
     def __init__(self, states: frozenset[int]) -> None:
         self.seen: asyncio.Future[Seen] = asyncio.get_running_loop().create_future()
@@ -33,16 +31,12 @@ class StateWaiter:
         self.states = states
 
 
-Waiting = dict[int, set[StateWaiter]]
-"""Those that wait for one session, by state."""
-
-
 class Waiters:
-    """All that wait on this worker: woken by what the feed reads, without asking the view."""
+    """All waiting calls of this worker. The feed wakes them; they do not read the view."""
 
     def __init__(self) -> None:
         self._revisions: set[tuple[int, asyncio.Future[None]]] = set()
-        self._states: dict[tuple[int, str], Waiting] = {}
+        self._states: dict[Key, dict[int, set[StateWaiter]]] = {}
 
     @contextmanager
     def revision(self, revision: int) -> Iterator[asyncio.Future[None]]:
@@ -55,64 +49,61 @@ class Waiters:
             self._revisions.discard(waiter)
 
     @contextmanager
-    def state(self, key: tuple[int, str], states: frozenset[int]) -> Iterator[StateWaiter]:
+    def state(self, key: Key, states: frozenset[int]) -> Iterator[StateWaiter]:
         """Wait for a session's state."""
         waiter = StateWaiter(states)
-        of_session = self._states.setdefault(key, {})
+        by_state = self._states.setdefault(key, defaultdict(set))
         for state in states:
-            of_session.setdefault(state, set()).add(waiter)
+            by_state[state].add(waiter)
         try:
             yield waiter
         finally:
             for state in states:
-                of_session[state].discard(waiter)
-                if not of_session[state]:
-                    del of_session[state]
-            if not of_session:
+                by_state[state].discard(waiter)
+            if not any(by_state.values()):
                 del self._states[key]
 
-    def announce(self, rows: Iterable[LiveRow], revision: int) -> Iterator[int]:
-        """Wake those whom new rows concern, then those who wait for this or an earlier revision.
+    def announce(self, rows: Iterable[LiveRow], revision: int) -> Iterator[None]:
+        """Wake the waiters for states in new rows, then for revisions, in small steps.
 
-        Rows are looked at in their order: a state that lasted for one revision is seen as well.
-        Yields the cost of each step, in questions to a filter. Waiters may come and go in between.
+        Rows are read in their order, so that a state that lasted for one revision is seen too.
+        Waiters may come and go between two steps.
         """
         for row in rows:
-            of_session = self._states.get((row.sdk_app_id, row.session_id))
-            if of_session and row.session:
-                yield PARSE_WEIGHT
-                yield from _show(of_session, revision_of(row.position), row.session)
+            by_state = self._states.get((row.sdk_app_id, row.session_id))
+            if by_state and row.session:
+                yield
+                yield from _announce_state(by_state, row)
         for future in [future for wanted, future in self._revisions if wanted <= revision]:
             if not future.done():
                 future.set_result(None)
-                yield WAKE_WEIGHT
+                yield
 
-    def refuse(self, error: Callable[[], Refused]) -> None:
-        """Wake everybody with an error."""
+    def fail(self, error: Callable[[], CallRefused]) -> None:
+        """End the wait of every call with an error."""
         futures: list[asyncio.Future[Any]] = [future for _, future in self._revisions]
-        futures += [waiter.seen for of in self._states.values() for waiter in _all(of)]
+        futures += [waiter.seen for by_state in self._states.values() for waiter in _all(by_state)]
         for future in futures:
             if not future.done():
                 future.set_exception(error())
 
 
-def _all(waiting: Waiting) -> set[StateWaiter]:
-    return set().union(*waiting.values())
+def _all(by_state: dict[int, set[StateWaiter]]) -> set[StateWaiter]:
+    return set().union(*by_state.values())
 
 
-def _show(waiting: Waiting, revision: int, blob: bytes) -> Iterator[int]:
+def _announce_state(by_state: dict[int, set[StateWaiter]], row: LiveRow) -> Iterator[None]:
     try:
-        session = Session.FromString(blob)
+        session = Session.FromString(row.session or b"")
     except DecodeError as error:
-        # A session that is damaged must not end the reading for all others.
-        for waiter in _all(waiting):
+        # A damaged session must not end the reading for all others.
+        for waiter in _all(by_state):
             if not waiter.seen.done():
                 waiter.seen.set_exception(error)
-                yield WAKE_WEIGHT
+                yield
         return
-    for waiter in tuple(waiting.get(session.state, ())):
+    revision = revision_of(row.position)
+    for waiter in tuple(by_state.get(session.state, ())):
         if revision > waiter.after and not waiter.seen.done():
             waiter.seen.set_result(Seen(revision, session))
-            yield WAKE_WEIGHT
-        else:
-            yield 1
+        yield

@@ -142,6 +142,16 @@ SNAPSHOT_HORIZON = """
 SELECT number FROM sessions WHERE number > ? AND number <= ? ORDER BY number LIMIT 1 OFFSET ?
 """
 
+# What sessions are counted by.
+COUNT_KEYS = {
+    "": "''",
+    "state": "state",
+    "agent_id": "agent_id",
+    "channel_type": "channel_type",
+    "end_reason": "end_reason",
+    "sdk_app_id": "CAST(sdk_app_id AS TEXT)",
+}
+
 # Counts and figures by group. Means are rounded down: SQLite divides integers.
 COUNT = """
 SELECT {key} AS key, count(*) AS sessions,

@@ -121,7 +121,7 @@ class Reader:
                 self._db.execute("COMMIT")
 
     @contextmanager
-    def limited(self, seconds: float) -> Iterator[None]:
+    def _limited(self, seconds: float) -> Iterator[None]:
         """Interrupt a read inside that takes too long.
 
         Raises:
@@ -160,13 +160,17 @@ class Reader:
         selection: EventSelection,
         after: int,
         *,
-        columns: str,
         enough: int,
+        with_session: bool = False,
     ) -> Window:
         """Read the next part of the feed after a position, as much as `cut` takes.
 
         Looks at `bounds.revisions` at most; where sessions are named, at theirs only.
         """
+        columns = queries.RECORD_AND_SESSION_COLUMNS if with_session else queries.RECORD_COLUMNS
+        return self._feed(selection, after, columns, enough)
+
+    def _feed(self, selection: EventSelection, after: int, columns: str, enough: int) -> Window:
         with self.snapshot() as progress:
             end = last_of(progress.applied_revision)
             find = self._of_sessions if selection.session_ids else self._in_order
@@ -198,8 +202,7 @@ class Reader:
 
     def tail(self, after: int) -> Window:
         """Read the next part of the whole feed; the rows are `LiveRow`s."""
-        columns, enough = queries.LIVE_COLUMNS, self.bounds.size
-        window = self.feed(EVERYTHING, after, columns=columns, enough=enough)
+        window = self._feed(EVERYTHING, after, queries.LIVE_COLUMNS, self.bounds.size)
         return window._replace(rows=[LiveRow._make(row) for row in window.rows])
 
     def facts(self, sdk_app_id: int, session_id: str, revision: int) -> list[Row]:
@@ -260,10 +263,18 @@ class Reader:
         cursor.close(True)
         return rows, rows[-1][0] if cut_off else end
 
-    def count(self, selection: SessionSelection, key: str, limit: int) -> list[Row]:
-        """Count by a column or an expression; the largest groups first."""
+    def count(
+        self, selection: SessionSelection, by: str, limit: int, *, seconds: float
+    ) -> list[Row]:
+        """Count by one of `queries.COUNT_KEYS`; the largest groups first.
+
+        Raises:
+            TimeLimitPassed: it took more than so many seconds.
+        """
         where = selection.where()
-        return self._all(queries.COUNT.format(key=key, where=where.sql), (*where.values, limit))
+        sql = queries.COUNT.format(key=queries.COUNT_KEYS[by], where=where.sql)
+        with self._limited(seconds):
+            return self._all(sql, (*where.values, limit))
 
     def places(self, sql: str, values: tuple[int | str, ...], limit: int) -> list[tuple[int, int]]:
         """Read (order key, number) along an index, by a statement of `service.view.index_pages`."""

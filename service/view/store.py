@@ -12,9 +12,9 @@ from pathlib import Path
 import apsw
 from desk.v1 import event_pb2, session_pb2
 
+from callback.catalogue import BEGIN_HEAD_START, EventType
 from callback.decoder import MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MIN_EVENT_TIME
 from service.history import LIMITS
-from service.machine import BEGIN_HEAD_START, RANKS, steps
 from service.session import MAX_AGENTS, Core, Facts, Session
 from service.view.errors import sqlite_errors
 
@@ -40,15 +40,14 @@ SCHEMA = files("service.view").joinpath("schema.sql").read_text()
 
 @cache
 def fingerprint() -> str:
-    """Return a hash of table, order, limits, formats, messages and fold version: 12 hex digits.
+    """Return a hash of catalogue, limits, formats, messages and fold version: 12 hex digits.
 
     Equal fingerprints make equal views of equal journals.
     """
     digest = blake2b(digest_size=6)
     for part in (
         str(FOLD_VERSION),
-        str([tuple(map(str, step)) for step in steps()]),
-        str([(str(name), rank) for name, rank in RANKS.items()]),
+        str([(event.name, event.row) for event in EventType]),
         str((BEGIN_HEAD_START, MIN_EVENT_TIME, MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MAX_AGENTS)),
         str(LIMITS),
         str([kind.__struct_fields__ for kind in (Facts, Core, Session)]),

@@ -17,10 +17,10 @@ async def test_a_session_is_found_at_the_revision_that_the_post_was_answered_wit
             journals, found = set(), 0
             for number in range(COUNT):
                 session_id = f"session-{number}"
-                answer = gateway.post(callback("SessionBegin", NOON, session_id=session_id))
-                revision = int(answer.assert_ok().headers["desk-revision"])
-                journals.add(answer.headers["desk-journal-id"])
-                session = await client.get_session(session_id, min_revision=revision)
-                found += session.session_id == session_id
+                posted = gateway.post(callback("SessionBegin", NOON, session_id=session_id))
+                revision = int(posted.assert_ok().headers["desk-revision"])
+                journals.add(posted.headers["desk-journal-id"])
+                answer = await client.get_session(session_id, min_revision=revision)
+                found += answer.session.session_id == session_id
             assert found == COUNT
             assert journals == {(await client.status()).header.journal_id}

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from tests.support.callback_server import answering, ok
+from tests.support.commands import invoke
 from tests.support.processes import SDK_APP_ID, RunningDesk, environment, run, start, wait_until
 
 APP = ("--app", str(SDK_APP_ID))
@@ -22,9 +23,9 @@ APP = ("--app", str(SDK_APP_ID))
 MIXED = ("--duplicates", "10%", "--shuffle", "30%", "--impossible", "5%", "--malformed", "1%")
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[RunningDesk]:
-    with start("serve", data_dir=tmp_path / "data") as running:
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDesk]:
+    with start("serve", data_dir=tmp_path_factory.mktemp("simulate") / "data") as running:
         running.ready()
         yield running
 
@@ -35,7 +36,7 @@ def url(desk: RunningDesk) -> str:
 
 
 def simulate(callback_url: str, *arguments: str, **settings: str) -> tuple[int, dict[str, Any]]:
-    done = run("simulate", callback_url, *APP, "--json", *arguments, timeout=90, **settings)
+    done = invoke("simulate", callback_url, *APP, "--json", *arguments, **settings)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
@@ -180,7 +181,13 @@ def test_nothing_acknowledged_is_lost_when_the_gateway_is_killed_and_retries_men
     assert (sending.returncode, summary["unknown"]) == (0, 0)
 
 
-def test_ctrl_c_ends_with_a_summary_of_what_was_sent(desk: RunningDesk, tmp_path: Path) -> None:
+def head(desk: RunningDesk) -> int:
+    answer = invoke("status", "--json", target=desk.target)
+    return int(json.loads(answer.stdout)["head_revision"])
+
+
+def test_ctrl_c_ends_with_a_summary_of_what_was_sent(desk: RunningDesk) -> None:
+    before = head(desk)
     sending = subprocess.Popen(
         [
             *(sys.executable, "-m", "command", "simulate", url(desk), *APP, "--json"),
@@ -192,9 +199,7 @@ def test_ctrl_c_ends_with_a_summary_of_what_was_sent(desk: RunningDesk, tmp_path
         text=True,
     )
     try:
-        arrived = tmp_path / "data" / "journal.db-wal"
-        size = arrived.stat().st_size
-        wait_until(lambda: arrived.stat().st_size > size)
+        wait_until(lambda: head(desk) > before)
         os.kill(sending.pid, signal.SIGINT)
         out, errors = sending.communicate(timeout=30)
     finally:
@@ -208,10 +213,10 @@ def test_ctrl_c_ends_with_a_summary_of_what_was_sent(desk: RunningDesk, tmp_path
 
 
 def test_an_unreachable_url_or_service_is_one_line_and_exit_code_3(desk: RunningDesk) -> None:
-    done = run("simulate", "http://127.0.0.1:9/", *APP, "--retry-for", "0", timeout=30)
+    done = invoke("simulate", "http://127.0.0.1:9/", *APP, "--retry-for", "0")
     assert done.returncode == 3
     assert "nothing answers at http://127.0.0.1:9/" in done.stdout
-    done = run("simulate", url(desk), *APP, "--verify", "127.0.0.1:9", timeout=60)
+    done = invoke("simulate", url(desk), *APP, "--verify", "127.0.0.1:9")
     assert done.returncode == 3
     assert "UNAVAILABLE" in done.stdout
     assert "Traceback" not in done.stderr
@@ -223,6 +228,6 @@ def test_bad_options_are_one_line_and_exit_code_2() -> None:
         ("http://h/", "--shuffle", "200%"),
         ("http://h/", "--rate", "0"),
     ):
-        done = run("simulate", *arguments, *APP)
+        done = invoke("simulate", *arguments, *APP)
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1].startswith("Error: ")

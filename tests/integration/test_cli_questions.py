@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.support.commands import invoke
 from tests.support.feed_server import FeedServer, serving
 from tests.support.processes import environment, run, start
 
@@ -66,7 +67,7 @@ def desk(tmp_path_factory):
         assert (
             running.post(callback("elsewhere", "SessionBegin", 1), sdk_app_id=OTHER_APP)[0] == 200
         )
-        listed = run(
+        listed = invoke(
             "sessions", "list", "--min-revision", str(len(SEED) + 2), target=running.target
         )
         assert listed.returncode == 0, listed.stderr
@@ -76,7 +77,7 @@ def desk(tmp_path_factory):
 @pytest.fixture
 def ask(desk):
     def question(*arguments, **options):
-        return run(*arguments, target=desk.target, **options)
+        return invoke(*arguments, target=desk.target, **options)
 
     return question
 
@@ -187,13 +188,13 @@ def test_what_cannot_be_answered_is_one_line_and_a_code_of_its_own(ask, argument
     ],
 )
 def test_a_service_that_cannot_be_reached_is_one_line_and_code_3(arguments):
-    answer = run(*arguments, target="127.0.0.1:1")
+    answer = invoke(*arguments, target="127.0.0.1:1")
     assert answer.returncode == 3
     assert answer.stderr == "desk: cannot reach 127.0.0.1:1: Connection refused (UNAVAILABLE)\n"
 
 
 def test_a_name_that_is_not_found_is_told_without_remains_of_the_librarys_words():
-    answer = run("status", target="foo.invalid:1")
+    answer = invoke("status", target="foo.invalid:1")
     assert answer.returncode == 3
     assert re.fullmatch(
         r"desk: cannot reach foo\.invalid:1: [\w ]+ \(UNAVAILABLE\)\n", answer.stderr
@@ -202,11 +203,11 @@ def test_a_name_that_is_not_found_is_told_without_remains_of_the_librarys_words(
 
 def test_the_service_of_this_machine_is_asked_unless_another_is_named(desk, tmp_path):
     (tmp_path / ".env").write_text(f"DESK_GRPC_LISTEN={desk.target}\n")
-    assert run("status", cwd=tmp_path).returncode == 0
-    assert run("status", cwd=tmp_path, DESK_GRPC_LISTEN="127.0.0.1:1").returncode == 3
-    assert run("status", DESK_GRPC_LISTEN=desk.target, target="127.0.0.1:1").returncode == 3
-    assert run("status", DESK_GRPC_LISTEN="nowhere").returncode == 2
-    assert "DESK_GRPC_LISTEN" in run("status", "--help").stdout
+    assert invoke("status", cwd=tmp_path).returncode == 0
+    assert invoke("status", cwd=tmp_path, DESK_GRPC_LISTEN="127.0.0.1:1").returncode == 3
+    assert invoke("status", DESK_GRPC_LISTEN=desk.target, target="127.0.0.1:1").returncode == 3
+    assert invoke("status", DESK_GRPC_LISTEN="nowhere").returncode == 2
+    assert "DESK_GRPC_LISTEN" in invoke("status", "--help").stdout
 
 
 @pytest.mark.parametrize(

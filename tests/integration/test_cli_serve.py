@@ -1,4 +1,4 @@
-"""What `desk serve` says, done as it says; and the command itself."""
+"""The text of `desk serve`, with its commands run as printed; and the command itself."""
 
 import os
 import re
@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from command.address import Address
 from command.cli import COMMANDS
+from command.cli.guide import getting_started
+from command.settings import TrialSettings
+from tests.support.commands import invoke
 from tests.support.processes import environment, run, start, wait_until
 
 BEGIN_AT = 1_725_540_020_000
@@ -35,7 +39,7 @@ def path_with_curl(directory):
 
 
 def guide(running):
-    """What `serve` printed when it was ready."""
+    """Return the text that `serve` printed when it was ready."""
     wait_until(lambda: any("desk watch" in line for line in running.stdout))
     return "\n".join(running.stdout)
 
@@ -61,19 +65,23 @@ def test_what_serve_suggests_works_as_it_stands(tmp_path, tokens):
     assert "xxxxyyyy" not in text
 
 
-def test_commands_are_named_so_that_the_shell_finds_them(tmp_path):
+def test_commands_are_named_so_that_the_shell_finds_them(tmp_path, monkeypatch):
     bin_dir = Path(sys.executable).parent
     paths = {"desk": f"{bin_dir}:{os.environ['PATH']}", str(bin_dir / "desk"): os.defpath}
+    monkeypatch.chdir(tmp_path)
+    for variable in [name for name in os.environ if name.startswith("DESK_")]:
+        monkeypatch.delenv(variable)
     for name, path in paths.items():
-        with start("serve", data_dir=tmp_path / "data", PATH=path) as desk:
-            assert f"\n  {name} watch" in guide(desk)
+        monkeypatch.setenv("PATH", path)
+        text = getting_started(TrialSettings.load(), Address("::1", 1), Address("::1", 2))
+        assert f"\n  {name} watch --target [::1]:2\n" in text
 
 
 def test_serve_can_be_tried_without_any_setting_and_says_which_app_it_takes(tmp_path):
     with start("serve", data_dir=tmp_path / "data", DESK_SDK_APP_IDS="") as desk:
         assert "SdkAppid=1600012345" in guide(desk)
         assert desk.stderr[0] == (
-            "desk: DESK_SDK_APP_IDS is not set: taking the sample app 1600012345"
+            "desk: DESK_SDK_APP_IDS is not set: using the sample app 1600012345"
         )
 
 
@@ -89,7 +97,7 @@ def test_serve_works_where_its_output_cannot_be_written(tmp_path):
 
 
 def test_the_version_is_that_of_the_package():
-    answer = run("--version")
+    answer = invoke("--version")
     assert answer.returncode == 0
     assert re.fullmatch(r"desk, version \d+\.\d+\.\d+\n", answer.stdout)
 
@@ -115,7 +123,7 @@ def test_help_lists_every_command_without_loading_one():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name):
-    answer = run(name, "--help")
+    answer = invoke(name, "--help")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith(f"Usage: desk {name} ")
 

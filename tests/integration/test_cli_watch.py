@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support.processes import DEADLINE, environment, run, start
+from tests.support.commands import invoke
+from tests.support.processes import DEADLINE, environment, start
 
 BEGIN_AT = 1_725_540_020_000
 
@@ -20,11 +21,24 @@ def callback(session_id, event="SessionBegin", seconds=0):
     return {"SessionId": session_id, "Event": event, "EventTime": BEGIN_AT + 1000 * seconds}
 
 
-@pytest.fixture
-def desk(tmp_path):
-    with start("serve", data_dir=tmp_path / "data") as running:
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    with start("serve", data_dir=tmp_path_factory.mktemp("watch") / "data") as running:
         running.ready()
         yield running
+
+
+@pytest.fixture
+def head(desk):
+    """The revision at which the journal stands before the test."""
+    answer = invoke("status", "--json", target=desk.target)
+    return json.loads(answer.stdout)["head_revision"]
+
+
+@pytest.fixture
+def since(head):
+    """Options of a watch that shows nothing of the tests before."""
+    return ("--after", str(head), "--json")
 
 
 class Watch:
@@ -79,30 +93,31 @@ def revisions(records):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_watch_shows_what_was_and_what_comes_and_ends_with_0(desk, signum):
-    desk.post(callback("a"))
-    with watching(desk.target, "--from-start", "--json") as watch:
-        assert revisions(watch.records(1)) == [1]
-        desk.post(callback("b"))
-        assert revisions(watch.records(2)) == [1, 2]
+def test_watch_shows_what_was_and_what_comes_and_ends_with_0(desk, head, signum):
+    names = (f"before-{signum}", f"after-{signum}")
+    only = [f"--session={name}" for name in names]
+    desk.post(callback(names[0]))
+    with watching(desk.target, "--from-start", "--json", *only) as watch:
+        assert revisions(watch.records(1)) == [head + 1]
+        desk.post(callback(names[1]))
+        assert revisions(watch.records(2)) == [head + 1, head + 2]
         assert watch.stop(signum) == 0
         assert watch.errors == []
 
 
-def test_watch_goes_on_after_a_revision(desk):
+def test_watch_goes_on_after_a_revision(desk, head):
     for name in "abc":
-        desk.post(callback(name))
-    with watching(desk.target, "--after", "2", "--json") as watch:
-        assert revisions(watch.records(1)) == [3]
+        desk.post(callback(f"resume-{name}"))
+    with watching(desk.target, "--after", str(head + 2), "--json") as watch:
+        assert revisions(watch.records(1)) == [head + 3]
 
 
 def test_watch_is_readable_and_marks_what_was_revised(desk):
-    desk.post(callback("a"))
-    desk.post(callback("a", "Human.UserSendMsg", 20))
-    desk.post(callback("a", "TransferringToHuman", 10))
-    with watching(
-        desk.target, "--from-start", "--verdict", "accepted", "--verdict", "rejected"
-    ) as watch:
+    desk.post(callback("revised"))
+    desk.post(callback("revised", "Human.UserSendMsg", 20))
+    desk.post(callback("revised", "TransferringToHuman", 10))
+    both = ("--verdict", "accepted", "--verdict", "rejected")
+    with watching(desk.target, "--from-start", "--session", "revised", *both) as watch:
         watch.wait_for(lambda watch: len(watch.lines) >= 4, "line 4")
         assert "IMPOSSIBLE_IN_STATE" in watch.lines[1]
         assert "CHATBOT → TRANSFERRING" in watch.lines[2]
@@ -111,43 +126,43 @@ def test_watch_is_readable_and_marks_what_was_revised(desk):
 
 
 def test_watch_selects_and_shows_the_session_after_each_record(desk):
-    desk.post(callback("a"))
-    desk.post(callback("b"))
+    desk.post(callback("left-out"))
+    desk.post(callback("selected"))
     with watching(
-        desk.target, "--from-start", "--session", "b", "--include-session", "--json"
+        desk.target, "--from-start", "--session", "selected", "--include-session", "--json"
     ) as watch:
         (record,) = watch.records(1)
-        assert record["session"]["session_id"] == "b"
+        assert record["session"]["session_id"] == "selected"
         assert record["session"]["state"] == "SESSION_STATE_CHATBOT"
 
 
-def test_watch_goes_on_from_its_checkpoint_file(desk, tmp_path):
+def test_watch_goes_on_from_its_checkpoint_file(desk, head, since, tmp_path):
     file = tmp_path / "checkpoint"
-    options = ("--from-start", "--json", "--checkpoint-file", str(file))
-    desk.post(callback("a"))
+    options = (*since, "--checkpoint-file", str(file))
+    desk.post(callback("checkpoint-a"))
     with watching(desk.target, *options) as watch:
-        assert revisions(watch.records(1)) == [1]
+        assert revisions(watch.records(1)) == [head + 1]
         assert watch.stop() == 0
-    assert json.loads(file.read_text())["revision"] == 1
-    desk.post(callback("b"))
+    assert json.loads(file.read_text())["revision"] == head + 1
+    desk.post(callback("checkpoint-b"))
     with watching(desk.target, *options) as watch:
-        assert revisions(watch.records(1)) == [2]
+        assert revisions(watch.records(1)) == [head + 2]
         assert watch.stop() == 0
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("check")] == [
         "checkpoint"
     ]
 
 
-def test_watch_connects_again_and_misses_nothing(desk):
-    desk.post(callback("a"))
-    with watching(desk.target, "--from-start", "--json") as watch:
+def test_watch_connects_again_and_misses_nothing(desk, head, since):
+    desk.post(callback("lost-a"))
+    with watching(desk.target, *since) as watch:
         watch.records(1)
         worker = next(r["pid"] for r in desk.records if r.get("name") == "rpc-1")
         os.kill(worker, signal.SIGKILL)
         watch.wait_for(lambda watch: watch.errors, "a word about the lost connection")
         assert watch.errors[0].startswith("desk: connection lost")
-        desk.post(callback("b"))
-        assert revisions(watch.records(2)) == [1, 2]
+        desk.post(callback("lost-b"))
+        assert revisions(watch.records(2)) == [head + 1, head + 2]
 
 
 def test_watch_goes_on_when_the_whole_service_is_restarted(tmp_path):
@@ -168,7 +183,7 @@ def test_watch_goes_on_when_the_whole_service_is_restarted(tmp_path):
 def test_a_checkpoint_of_another_journal_is_refused(desk, tmp_path):
     file = tmp_path / "checkpoint"
     file.write_text(json.dumps({"journal_id": "0" * 32, "revision": 0}))
-    answer = run("watch", "--checkpoint-file", str(file), target=desk.target)
+    answer = invoke("watch", "--checkpoint-file", str(file), target=desk.target)
     assert answer.returncode == 1
     assert answer.stderr == (
         f"desk: {file} counts in another journal: delete it to start over "
@@ -179,22 +194,22 @@ def test_a_checkpoint_of_another_journal_is_refused(desk, tmp_path):
 def test_a_file_that_is_no_checkpoint_is_wrong_usage_and_stays(desk, tmp_path):
     file = tmp_path / "checkpoint"
     file.write_text("my diary")
-    answer = run("watch", "--checkpoint-file", str(file), target=desk.target)
+    answer = invoke("watch", "--checkpoint-file", str(file), target=desk.target)
     assert answer.returncode == 2
     assert file.read_text() == "my diary"
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_line(desk, tmp_path):
-    desk.post(callback("a"))
+    desk.post(callback("not-written"))
     file = tmp_path / "nowhere" / "checkpoint"
-    answer = run("watch", "--from-start", "--checkpoint-file", str(file), target=desk.target)
+    answer = invoke("watch", "--from-start", "--checkpoint-file", str(file), target=desk.target)
     assert answer.returncode == 1
     assert answer.stderr == f"desk: {file} cannot be written: No such file or directory\n"
 
 
 def test_watch_ends_quietly_when_its_reader_leaves(desk):
     for name in "abc":
-        desk.post(callback(name))
+        desk.post(callback(f"leaves-{name}"))
     done = subprocess.Popen(
         ["bash", "-c", f"{sys.executable} -m command watch --from-start --json | head -n 1"],
         env=environment({"DESK_TARGET": desk.target}),

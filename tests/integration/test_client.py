@@ -20,11 +20,10 @@ from desk.client import (
     TooMany,
     Unavailable,
     Update,
-    subscription,
 )
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.feed_server import (
@@ -39,12 +38,6 @@ from tests.support.feed_server import (
 Status = grpc.StatusCode
 
 DEADLINE = 20.0
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connect again at once: these tests break hundreds of streams."""
-    monkeypatch.setattr(subscription, "FIRST_DELAY", 0.002)
 
 
 async def until_caught_up(updates: AsyncIterator[Update]) -> list[Update]:
@@ -71,9 +64,7 @@ breaks = st.builds(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 7), max_size=12),
     batch=st.integers(1, 3),
@@ -97,9 +88,7 @@ def test_every_record_is_shown_once_and_in_order_wherever_the_stream_breaks(
     assert places(shown) == [place for place in places(feed) if place[0] > after]
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=8), stop=st.integers(0, 12))
 def test_a_consumer_that_stores_each_updates_revision_misses_nothing_when_it_starts_again(
     sizes: list[int], stop: int
@@ -276,7 +265,8 @@ async def test_sessions_are_listed_across_pages() -> None:
 
 async def test_a_session_that_is_not_there_is_not_found() -> None:
     async with connected(FeedServer(sessions=[Session(session_id="a")])) as client:
-        assert (await client.get_session("a")).session_id == "a"
+        found = await client.get_session("a")
+        assert (found.session.session_id, found.journal_id) == ("a", JOURNAL_ID)
         with pytest.raises(NotFound) as caught:
             await client.get_session("b")
     assert caught.value.reason == "SESSION_NOT_FOUND"

@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import grpc
 import pytest
@@ -371,18 +373,22 @@ def test_the_image_is_based_on_one_exact_version_of_python() -> None:
 
 
 def test_a_checkout_without_git_is_enough_to_build(tmp_path: Path) -> None:
-    """What the image's build stage does, short of pip: a wheel with everything that is needed."""
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("callback", "command", "gateway", "journal", "service", "simulator", "storage"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+    """Build both wheels as the image does, from nothing but what docker is given."""
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            source = ROOT / line[1:]
+            copy = shutil.copy if source.is_file() else partial(shutil.copytree, symlinks=True)
+            copy(source, tmp_path / source.name)
+    options = ("--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path / "dist")
     subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "--target", "wheel"],
+        [sys.executable, "-m", "pip", "wheel", *options, "./client", "."],
         cwd=tmp_path,
         check=True,
         capture_output=True,
     )
-    (wheel,) = tmp_path.glob("dist/*.whl")
+    (wheel,) = tmp_path.glob("dist/desk_sessions-*.whl")
+    (client,) = tmp_path.glob("dist/desk_sessions_client-*.whl")
+    assert "desk/v1/session_pb2.py" in ZipFile(client).namelist()
     shutil.unpack_archive(wheel, tmp_path / "wheel", "zip")
     held = {path.relative_to(tmp_path / "wheel") for path in (tmp_path / "wheel").rglob("*")}
     expected = {

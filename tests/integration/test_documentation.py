@@ -10,10 +10,11 @@ from callback import decoder
 from command import settings
 from command.cli import EXIT_CODES
 from command.settings import Settings
-from gateway import app, authentication, callbacks, connections, head, waitress_server
+from gateway import authentication
+from gateway import limits as gateway
 from journal import group_commit
 from service import history, message, session
-from service.rpc import freshness, requests, session_service, stream
+from service.rpc import requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
 from service.rpc.limits import Limits
@@ -63,7 +64,7 @@ def kib(size: int) -> str:
 calls = Limits()
 
 LIMITS = {
-    "body of a callback": kib(callbacks.MAX_BODY),
+    "body of a callback": kib(gateway.MAX_BODY),
     "nesting of its JSON": str(decoder.MAX_DEPTH),
     "lists and objects in it": f"{decoder.MAX_BRACKETS:,}",
     "`SessionId`, `Event`": f"{decoder.MAX_SESSION_ID}, {decoder.MAX_EVENT_NAME} characters",
@@ -74,13 +75,13 @@ LIMITS = {
     "callbacks of a session looked at again for late ones": f"{history.Limits().redone:,}",
     "agents listed in a session": f"the last {session.MAX_AGENTS}",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
-    "time to answer a callback": f"{app.BUDGET} s",
-    "callbacks waiting for the disk": str(group_commit.MAX_WAITING),
-    "HTTP connections": f"{waitress_server.MAX_CONNECTIONS:,}; half of them from one address",
+    "time to answer a callback": f"{gateway.BUDGET} s",
+    "callbacks waiting for the disk": str(group_commit.LIMITS.waiting),
+    "HTTP connections": f"{gateway.Limits().connections:,}; half of them from one address",
     "HTTP bodies that have not arrived in full": (
-        f"{connections.HALF_SENT_BYTES // 2**20} MiB together"
+        f"{gateway.Limits().half_sent_bytes // 2**20} MiB together"
     ),
-    "head of a request": kib(head.MAX_HEAD),
+    "head of a request": kib(gateway.MAX_HEAD),
     "parts of a message": str(message.MAX_ELEMENTS),
     "processes that answer gRPC (workers)": str(settings.MAX_RPC_WORKERS),
     "gRPC request; `BatchGetSessions`": (
@@ -91,8 +92,8 @@ LIMITS = {
     "session id, other value of a filter": (
         f"{requests.MAX_ID_BYTES:,}, {requests.MAX_VALUE_BYTES} bytes"
     ),
-    "keys in `BatchGetSessions`": f"{session_service.MAX_KEYS:,}",
-    "answer of `BatchGetSessions`": f"about {session_service.BATCH_BYTES // 2**20} MiB",
+    "keys in `BatchGetSessions`": f"{requests.MAX_KEYS:,}",
+    "answer of `BatchGetSessions`": f"about {calls.batch_bytes // 2**20} MiB",
     "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (
@@ -100,14 +101,14 @@ LIMITS = {
     ),
     "gRPC connections of a worker": f"{rpc.MAX_CONNECTIONS:,}, or what `ulimit -n` allows",
     "wait for `min_revision`, for a state, without a deadline": (
-        f"{freshness.REVISION_WAIT:.0f} s, {session_service.STATE_WAIT:.0f} s"
+        f"{calls.revision_seconds:.0f} s, {calls.state_seconds:.0f} s"
     ),
     "silence of a stream": (
-        f"{math.ceil(max(stream.CHECKPOINT))} s; "
-        f"{math.ceil(max(stream.CHECKPOINT) * calls.streams / stream.CHECKPOINTED)} s"
+        f"{math.ceil(max(calls.checkpoint_seconds))} s; "
+        f"{math.ceil(max(calls.checkpoint_seconds) * calls.streams / calls.checkpoint_streams)} s"
         " with thousands of streams"
     ),
-    "age of a stream": f"{max(stream.MAX_AGE) / 60:.0f} min",
+    "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
 }
 
 

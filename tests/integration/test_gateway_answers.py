@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from gateway.callbacks import MAX_BODY, Options
+from gateway.limits import MAX_BODY
+from gateway.options import Options
 from journal.errors import (
     AppendTimedOut,
     Closed,

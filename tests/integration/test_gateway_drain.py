@@ -1,26 +1,20 @@
 """Stopping: what was accepted is finished and answered, and then nobody is let in any more."""
 
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway import waitress_server as server_module
-from tests.support.callbacks import NOON
-from tests.support.callbacks import body as callback
+from gateway.limits import Limits
 from tests.support.gateway import (
     StallingJournal,
     answers_until_close,
     gateway,
     next_answer,
+    numbered,
     request,
 )
 from tests.support.waiting import eventually
-
-
-def numbered(number: int) -> bytes:
-    return callback("SessionBegin", NOON + number)
 
 
 @pytest.fixture
@@ -112,36 +106,33 @@ def test_a_gateway_that_stops_is_not_ready_and_says_why(disk):
 
 
 def test_idle_and_half_sent_connections_do_not_hold_up_the_stop():
-    with gateway() as desk:
+    with gateway(limits=Limits(drain=60.0)) as desk:
         idle, half = desk.connect(), desk.connect()
         idle.sendall(request())
         next_answer(idle).assert_ok()
         half.sendall(request()[:-1])
-        begun = time.monotonic()
         desk.server.stop()
         assert idle.recv(1) == b""
         assert half.recv(1) == b""
-        desk.thread.join(10)
-        assert time.monotonic() - begun < server_module.DRAIN / 2
+        desk.thread.join(20)
+        assert not desk.thread.is_alive()
 
 
 def test_a_disk_that_hangs_does_not_hold_up_the_stop_for_ever(disk):
-    with gateway(disk) as desk:
+    with gateway(disk, budget=0.5, limits=Limits(drain=60.0)) as desk:
         sockets = [desk.connect() for _ in range(6)]
         for number, sock in enumerate(sockets):
             sock.sendall(request(numbered(number)))
         eventually(lambda: disk.stalled == 6)
-        begun = time.monotonic()
         desk.server.stop()
         for sock in sockets:
             next_answer(sock).assert_fail(503)
         desk.thread.join(20)
-        assert time.monotonic() - begun < server_module.DRAIN
+        assert not desk.thread.is_alive()
 
 
-def test_a_client_that_does_not_read_does_not_hold_up_the_stop_for_ever(monkeypatch):
-    monkeypatch.setattr(server_module, "DRAIN", 1.0)
-    with gateway(send_buffer=4096) as desk:
+def test_a_client_that_does_not_read_does_not_hold_up_the_stop_for_ever():
+    with gateway(send_buffer=4096, limits=Limits(drain=0.5)) as desk:
         sock = desk.connect()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.setblocking(False)
@@ -155,11 +146,9 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_stop_for_ever(monkeypa
             return False
 
         eventually(is_stuck)
-        begun = time.monotonic()
         desk.server.stop()
         desk.thread.join(20)
         assert not desk.thread.is_alive()
-        assert time.monotonic() - begun < 3
 
 
 def test_stopping_under_load_loses_no_answer_that_was_earned():

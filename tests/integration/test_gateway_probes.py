@@ -1,4 +1,4 @@
-"""What /livez and /readyz say, and when."""
+"""Probes: the answers of /livez and /readyz, and their conditions."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A disk that fails or hangs: nobody is told a lie, nothing doubles, and it works again after."""
+"""A disk that fails or hangs: no false answer, nothing doubled, and recovery."""
 
 import os
 import random
@@ -12,8 +12,8 @@ from time import monotonic
 import apsw
 import pytest
 
-from journal import group_commit
 from journal.errors import AppendTimedOut, Overloaded, Unavailable, Unreadable
+from journal.group_commit import Limits
 from journal.sqlite import SqliteReader, SqliteWriter
 from tests.support.faulty_disk import FaultyDisk, faulty_disk
 from tests.support.journals import PATIENCE, append, new_entry, read_all
@@ -68,11 +68,25 @@ def test_a_failing_disk_is_unavailable_and_works_again_when_it_does(
     ]
 
 
-def test_a_disk_that_is_full_is_trouble_until_it_can_be_written_again(
-    disk: FaultyDisk, path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_file_is_opened_anew_after_a_failed_commit_and_only_then(
+    disk: FaultyDisk, journal: SqliteWriter
 ) -> None:
-    monkeypatch.setattr(group_commit, "CHECK", 0.02)
-    with closing(SqliteWriter(path)) as journal:
+    append(journal, "before")
+    opened = disk.opened.count("journal.db")
+    append(journal, "more")
+    assert disk.opened.count("journal.db") == opened
+    disk.fail("sync", apsw.IOError("the disk lost it"))
+    with pytest.raises(Unavailable):
+        append(journal, "lost")
+    disk.heal()
+    append(journal, "after")
+    assert disk.opened.count("journal.db") > opened
+
+
+def test_a_disk_that_is_full_is_trouble_until_it_can_be_written_again(
+    disk: FaultyDisk, path: Path
+) -> None:
+    with closing(SqliteWriter(path, limits=Limits(check_after=0.02))) as journal:
         disk.fail("write", apsw.FullError("no space left"))
         with pytest.raises(Unavailable):
             append(journal, "one")
@@ -176,7 +190,7 @@ def test_a_hanging_disk_times_out_in_time_and_the_retry_tells_the_truth(
         assert hangs.is_set()
         with pytest.raises(AppendTimedOut):
             journal.append(new_entry("waiting"), timeout=0.2)
-        assert monotonic() - begin < 2
+        assert monotonic() - begin < PATIENCE
         assert journal.head() == 0, "a reader sees nothing that is not on the disk"
     assert append(journal, "taken").revision == 1
     assert append(journal, "waiting").revision == 2
@@ -196,10 +210,8 @@ def test_an_append_that_timed_out_while_it_waited_was_withdrawn(
     assert [e.request_id for e in read_all(journal)] == ["request-taken", "request-next"]
 
 
-def test_more_appends_than_may_wait_are_refused_at_once(
-    disk: FaultyDisk, journal: SqliteWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_commit, "MAX_WAITING", 5)  # the one in the commit too
+def test_more_appends_than_may_wait_are_refused_at_once(disk: FaultyDisk, path: Path) -> None:
+    journal = SqliteWriter(path, limits=Limits(waiting=5))  # the one in the commit too
     refused: list[Overloaded] = []
     with ThreadPoolExecutor(6) as pool, disk.hanging() as hangs:
         pool.submit(append, journal, "taken")
@@ -216,19 +228,17 @@ def test_more_appends_than_may_wait_are_refused_at_once(
         eventually(lambda: refused)
     assert 1 <= len(refused) <= 2, "one more is taken if the commit under way has let go of its own"
     assert journal.head() + len(refused) == 6, "each of the others was kept"
+    journal.close()
 
 
-def test_close_waits_for_a_disk_that_hangs_only_so_long(
-    disk: FaultyDisk, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("journal.sqlite.CLOSE_TIMEOUT", 0.2)
-    journal = SqliteWriter(path)
+def test_close_waits_for_a_disk_that_hangs_only_so_long(disk: FaultyDisk, path: Path) -> None:
+    journal = SqliteWriter(path, close_timeout=0.2)
     with disk.hanging():
         with pytest.raises(AppendTimedOut):
             journal.append(new_entry(), timeout=0.1)
         begin = monotonic()
         journal.close()
-        assert monotonic() - begin < 5
+        assert monotonic() - begin < PATIENCE
     eventually(lambda: not any(t.name == "journal-commit" for t in threading.enumerate()))
 
 

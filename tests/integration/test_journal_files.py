@@ -1,18 +1,21 @@
-"""The journal's files: who may read them, what is refused, and how large they grow."""
+"""The journal's files: their access rights, their formats, and their growth."""
 
 import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
+import apsw
 import pytest
+from structlog.testing import capture_logs
 
-from journal import sqlite_writer
 from journal.entry import Appended
 from journal.errors import InUse, NotKept, Unavailable, Unreadable
 from journal.sqlite import SqliteReader, SqliteWriter
+from journal.sqlite_writer import Writer
 from tests.support.journals import PATIENCE, append, new_entry, read_all
 
 
@@ -80,7 +83,7 @@ def test_after_a_clean_close_the_database_file_alone_is_whole(path: Path, tmp_pa
 
 
 def test_equal_ids_in_one_commit_become_one_entry(tmp_path: Path) -> None:
-    writer = sqlite_writer.Writer(tmp_path / "journal.db")
+    writer = Writer(tmp_path / "journal.db")
     outcomes = writer.commit([new_entry(name) for name in "abacab"])
     writer.close()
     assert [outcome.revision for outcome in outcomes] == [1, 2, 1, 3, 1, 2]
@@ -88,9 +91,9 @@ def test_equal_ids_in_one_commit_become_one_entry(tmp_path: Path) -> None:
 
 
 def test_a_commit_that_broke_half_way_leaves_no_trace(tmp_path: Path) -> None:
-    writer = sqlite_writer.Writer(tmp_path / "journal.db")
+    writer = Writer(tmp_path / "journal.db")
     with pytest.raises(Unavailable):
-        writer.commit([new_entry("a"), new_entry("b", sdk_app_id=2**70)])
+        writer.commit([new_entry("a"), new_entry("b", id=b"too short")])
     outcomes = writer.commit([new_entry("b"), new_entry("a")])
     writer.close()
     assert [(outcome.revision, outcome.duplicate) for outcome in outcomes] == [
@@ -171,7 +174,6 @@ def test_a_beginning_that_was_removed_is_reported_not_skipped(path: Path) -> Non
     journal.close()
     change(path, "UPDATE header SET oldest_revision = 3; DELETE FROM entries WHERE revision < 3")
     reader = SqliteReader(path)
-    assert reader.oldest() == 3
     for after in (0, 1):
         with pytest.raises(NotKept) as error:
             reader.read(after, limit=10)
@@ -238,10 +240,9 @@ def test_a_damaged_entry_is_named_and_those_before_it_can_be_read(path: Path) ->
 
 
 def test_the_wal_does_not_grow_without_bound_while_readers_are_busy(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ) -> None:
-    monkeypatch.setattr(sqlite_writer, "CHECKPOINT_PAGES", 100)
-    journal = SqliteWriter(path)
+    journal = SqliteWriter(path, checkpoint_pages=100)
     finished = threading.Event()
 
     def read() -> None:
@@ -264,18 +265,17 @@ def test_the_wal_does_not_grow_without_bound_while_readers_are_busy(
 
 
 def wal_pages(path: Path) -> int:
-    """Pages in the WAL; what was left from before it was started anew has another salt."""
+    """Count the pages in the WAL; those from before its last restart have another salt."""
     content = path.with_name("journal.db-wal").read_bytes()
     frames = range(32, len(content), 24 + 4096)
     return sum(content[at + 8 : at + 16] == content[16:24] for at in frames)
 
 
 def test_the_wal_is_started_anew_each_time_it_has_grown_and_no_sooner(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path,
 ) -> None:
-    monkeypatch.setattr(sqlite_writer, "CHECKPOINT_PAGES", 100)
     path.parent.mkdir()
-    writer = sqlite_writer.Writer(path)
+    writer = Writer(path, checkpoint_pages=100)
     sizes = []
     for name in range(150):
         writer.commit([new_entry(name, body=b"x" * 8000)])
@@ -285,3 +285,23 @@ def test_the_wal_is_started_anew_each_time_it_has_grown_and_no_sooner(
     started_anew = [after < before for before, after in pairwise(sizes)]
     assert started_anew == [before >= 100 for before in sizes[:-1]]
     assert sum(started_anew) >= 3
+
+
+def test_a_reader_that_holds_on_delays_the_new_start_of_the_wal(path: Path) -> None:
+    path.parent.mkdir()
+    writer = Writer(path, checkpoint_pages=10)
+
+    def commit(name: object) -> int:
+        writer.commit([new_entry(name, body=b"x" * 50_000)])
+        writer.checkpoint()
+        return wal_pages(path)
+
+    commit("before")
+    # By the library that the writer uses: locks of another copy in this process would not count.
+    with closing(apsw.Connection(str(path), apsw.SQLITE_OPEN_READONLY)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM entries").get == 1
+        with capture_logs() as logs:
+            assert commit("first") < commit("second")
+    writer.close()
+    assert {each["event"] for each in logs} == {"journal_checkpoint_delayed"}

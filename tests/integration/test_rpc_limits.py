@@ -1,4 +1,4 @@
-"""One caller cannot use up what others need: calls, connections, bytes, log lines."""
+"""Limits for each caller: calls, connections, bytes, log lines."""
 
 import asyncio
 import json
@@ -6,7 +6,6 @@ import socket
 import sys
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
-from threading import Event, Semaphore
 from typing import Any
 
 import grpc
@@ -29,9 +28,8 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from structlog.testing import capture_logs
 
-from service.rpc import calls, feed, session_service
+from command.throttle import Throttle
 from service.rpc.limits import Limits
-from service.view.readers import QUESTIONS
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import PATIENCE, Worker, fields, reason, refusal, service, take, until
 
@@ -72,7 +70,7 @@ async def test_one_address_may_have_half_of_the_waiters_and_another_the_rest():
 
 
 async def waits_in_vain(worker: Worker) -> bool:
-    """Whether a call that would have to wait is refused."""
+    """Return True if a call that would have to wait is refused."""
     request = GetSessionRequest(session_id=SESSION, min_revision=9)
     error = await refusal(worker.sessions.GetSession(request, timeout=0.3))
     return reason(error) == "TOO_MANY_WAITERS"
@@ -113,9 +111,8 @@ async def succeeds(worker: Worker) -> bool:
     return True
 
 
-async def test_a_request_that_does_not_come_in_time_is_refused(monkeypatch):
-    monkeypatch.setattr(calls, "REQUEST_WITHIN", 0.1)
-    async with service(*BEGIN) as (_, worker):
+async def test_a_request_that_does_not_come_in_time_is_refused():
+    async with service(*BEGIN, limits=Limits(request_seconds=0.1)) as (_, worker):
         error = await refusal(silent(worker.channel, "/desk.v1.SessionService/GetSession"))
         assert (error.code(), reason(error)) == (
             grpc.StatusCode.INVALID_ARGUMENT,
@@ -180,7 +177,8 @@ def without_room(path: str, request: bytes, *, calls_: int = 1) -> bytes:
 
 
 async def test_a_watcher_that_reads_nothing_holds_up_neither_others_nor_the_drain():
-    async with service(*BEGIN) as (_, worker), asyncio.timeout(PATIENCE):
+    limits = Limits(grace_seconds=0.5)
+    async with service(*BEGIN, limits=limits) as (_, worker), asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         writer.write(without_room("/grpc.health.v1.Health/Watch", b""))
         await reader.readuntil(b"application/grpc")
@@ -222,11 +220,10 @@ async def test_bytes_of_answers_that_are_not_read_are_bounded_for_each_address()
 
 
 @pytest.mark.parametrize("asked", [{"after_revision": 0}, {"sessions_first": True}])
-async def test_a_stream_that_is_not_read_makes_what_its_address_is_sent_smaller(monkeypatch, asked):
-    monkeypatch.setattr(feed, "PART_OF_REST", 1)
-    monkeypatch.setattr(feed, "MIN_PART_BYTES", 2_000)
+async def test_a_stream_that_is_not_read_makes_what_its_address_is_sent_smaller(asked):
+    limits = Limits(stream_bytes=96_000, part_divisor=1, part_bytes=(512 * 1024, 2_000))
     bodies = [body("SessionBegin", NOON, session_id=f"{n:0200}") for n in range(300)]
-    async with service(*bodies, limits=Limits(stream_bytes=96_000)) as (_, worker):
+    async with service(*bodies, limits=limits) as (_, worker):
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         request = SubscribeRequest(**asked).SerializeToString()
         writer.write(without_room("/desk.v1.EventService/Subscribe", request))
@@ -293,30 +290,22 @@ async def test_a_small_answer_that_is_not_read_keeps_its_place():
         await until(lambda: succeeds(worker))
 
 
-async def test_sessions_are_answered_also_unknown_ones_while_all_threads_are_busy(monkeypatch):
-    entered, let_go = Semaphore(0), Event()
-    page = session_service._page
-
-    def hold(*arguments: Any) -> Any:
-        entered.release()
-        let_go.wait(PATIENCE)
-        return page(*arguments)
-
-    monkeypatch.setattr(session_service, "_page", hold)
-    async with service(*BEGIN) as (_, worker), worker.from_address(ELSEWHERE) as channel:
+async def test_sessions_are_answered_also_unknown_ones_while_all_threads_are_busy():
+    bodies = [body("SessionBegin", NOON, session_id=f"{n:0200}") for n in range(1_000)]
+    async with service(*BEGIN, *bodies) as (_, worker), worker.from_address(ELSEWHERE) as channel:
+        asked = ListSessionsRequest(page_size=1_000)
         stubs: list[Any] = [worker.sessions, SessionServiceStub(channel)]
-        lists = [stub.ListSessions(ListSessionsRequest()) for stub in stubs for _ in range(10)]
-        for _ in range(QUESTIONS):
-            assert await asyncio.to_thread(entered.acquire, timeout=PATIENCE)
-        request = GetSessionRequest(session_id="nobody")
-        unknown = worker.sessions.GetSession(request, timeout=PATIENCE / 2)
+        lists = {asyncio.ensure_future(stub.ListSessions(asked)) for stub in stubs * 100}
+        await asyncio.wait(lists, return_when=asyncio.FIRST_COMPLETED)
+        unknown = worker.sessions.GetSession(GetSessionRequest(session_id="nobody"))
         assert await ends_with(unknown) == "SESSION_NOT_FOUND"
         assert (await get(worker.channel)).session.session_id == SESSION
-        let_go.set()
-        await asyncio.gather(*lists)
+        assert not all(each.done() for each in lists)
+        for each in lists:
+            each.cancel()
 
 
-async def test_places_are_given_back_whatever_a_call_ends_with():
+async def test_quotas_are_given_back_whatever_a_call_ends_with():
     async with service(*BEGIN, limits=Limits(unary=2, waiters=2, streams=2)) as (_, worker):
         sessions = worker.sessions
         later = GetSessionRequest(session_id=SESSION, min_revision=9)
@@ -417,8 +406,14 @@ async def test_undecodable_requests_are_invalid_and_cost_one_log_line_a_method()
                 "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
             )(iter([b"\xff"]))
             assert reason(await refusal(call)) == "INVALID_REQUEST"
-    logged = [line for line in lines if line["event"] == "request_not_decoded"]
-    assert len(logged) == len({line["method"] for line in logged}) <= len(METHODS) + 2
+    throttle = Throttle()
+    logged = [
+        line["method"]
+        for line in lines
+        if line["event"] == "request_not_decoded"
+        and throttle.admit((line["event"], line["throttle"])) is not None
+    ]
+    assert len(logged) == len(set(logged)) == len(METHODS) + 2
     assert not [line for line in lines if line["log_level"] == "error"]
 
 
@@ -491,11 +486,10 @@ async def test_a_session_id_that_is_too_long_is_refused_by_name():
         assert fields(await refusal(sessions.ListSessions(request))) == ["filter.agent_ids"]
 
 
-async def test_a_batch_is_bounded_in_bytes_and_says_what_remains(monkeypatch):
-    monkeypatch.setattr(session_service, "BATCH_BYTES", 500)
+async def test_a_batch_is_bounded_in_bytes_and_says_what_remains():
     names = [f"s{n:02}" for n in range(40)]
     bodies = [each for name in names[::2] for each in life("SessionBegin", session_id=name)]
-    async with service(*bodies) as (_, worker):
+    async with service(*bodies, limits=Limits(batch_bytes=500)) as (_, worker):
         asked = [SessionKey(session_id=name) for name in names]
         found: list[str] = []
         missing: list[str] = []
@@ -518,10 +512,11 @@ import asyncio, json, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (160, 160))
 sys.path.insert(0, ".")
 from tests.support.callbacks import life
+from service.rpc.limits import Limits
 from tests.support.rpc import service
 
 async def main():
-    async with service(*life("SessionBegin")) as (_, worker):
+    async with service(*life("SessionBegin"), limits=Limits(handshake_seconds=1.0)) as (_, worker):
         print(json.dumps({"port": worker.port}), flush=True)
         await asyncio.Event().wait()
 

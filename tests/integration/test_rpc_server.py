@@ -21,7 +21,6 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
-from service.rpc import counts, server, status_service
 from service.rpc.limits import Limits
 from service.rpc.server import SERVICES, serve
 from tests.support.callbacks import APP, NOON, SESSION, body, life
@@ -73,9 +72,8 @@ async def test_a_journal_that_cannot_be_asked_leaves_the_head_as_last_seen():
         assert status.lag_time.ToMilliseconds() > 1_700_000_000_000
 
 
-async def test_a_journal_that_hangs_does_not_hold_up_the_status(monkeypatch):
-    monkeypatch.setattr(status_service, "BACKLOG_WITHIN", 0.1)
-    async with service(*BEGIN) as (made, worker):
+async def test_a_journal_that_hangs_does_not_hold_up_the_status():
+    async with service(*BEGIN, limits=Limits(backlog_seconds=0.1)) as (made, worker):
         hang = threading.Event()
         made.backlog_waits_for = hang
         try:
@@ -190,8 +188,7 @@ async def test_an_address_that_cannot_be_bound_is_an_error():
             await asyncio.wait_for(serving, PATIENCE)
 
 
-async def test_a_worker_opens_the_view_of_another_journal_anew(monkeypatch):
-    monkeypatch.setattr(server, "GUARD", 0.05)
+async def test_a_worker_opens_the_view_of_another_journal_anew():
     ports: list[int] = []
     stop = asyncio.Event()
     with world(BEGIN) as made:
@@ -203,6 +200,7 @@ async def test_a_worker_opens_the_view_of_another_journal_anew(monkeypatch):
                 journal_backlog=made.backlog,
                 stop=stop,
                 on_ready=ports.append,
+                limits=Limits(guard_seconds=0.05),
             )
         )
         await until(lambda: served(ports, 1))
@@ -224,7 +222,7 @@ async def served(ports: list[int], times: int) -> bool:
 
 
 async def test_a_drain_ends_every_stream_and_wait_with_a_reason_within_seconds():
-    async with service(*BEGIN) as (_, worker):
+    async with service(*BEGIN, limits=Limits(grace_seconds=1.0)) as (_, worker):
         streams = [worker.subscribe(after_revision=0) for _ in range(20)]
         for call in streams:
             await take(call)
@@ -281,10 +279,9 @@ async def test_more_waiters_than_allowed_are_refused():
             assert reason(error) == "TOO_MANY_WAITERS"
 
 
-async def test_a_count_that_takes_too_long_is_refused(monkeypatch):
-    monkeypatch.setattr(counts, "COUNT_SECONDS", 0.0)
+async def test_a_count_that_takes_too_long_is_refused():
     bodies = [body("SessionBegin", NOON, session_id=f"s{n}") for n in range(2_000)]
-    async with service(*bodies) as (_, worker):
+    async with service(*bodies, limits=Limits(count_seconds=0.0)) as (_, worker):
         error = await refusal(worker.sessions.CountSessions(CountSessionsRequest()))
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert reason(error) == "TOO_MANY_SESSIONS"

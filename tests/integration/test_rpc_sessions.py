@@ -17,6 +17,7 @@ from desk.v1.status_pb2 import GetStatusRequest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.records import timestamp
+from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import fields, reason, refusal, service
 
@@ -182,12 +183,18 @@ async def test_a_caller_reads_its_writes():
 
 
 async def test_a_revision_that_does_not_come_ends_the_wait_with_a_reason():
-    async with service() as (_, worker):
-        error = await refusal(worker.sessions.GetSession(get(min_revision=9), timeout=0.5))
+    async with service(limits=Limits(revision_seconds=0.2)) as (_, worker):
+        error = await refusal(worker.sessions.GetSession(get(min_revision=9)))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert reason(error) == "REVISION_NOT_REACHED"
         request = ListSessionsRequest(min_revision=9)
-        error = await refusal(worker.sessions.ListSessions(request, timeout=0.5))
+        error = await refusal(worker.sessions.ListSessions(request))
+        assert reason(error) == "REVISION_NOT_REACHED"
+
+
+async def test_a_wait_ends_with_a_reason_before_the_deadline_of_the_call():
+    async with service() as (_, worker):
+        error = await refusal(worker.sessions.GetSession(get(min_revision=9), timeout=1.0))
         assert reason(error) == "REVISION_NOT_REACHED"
 
 
@@ -452,9 +459,9 @@ async def test_a_session_may_be_waited_for_before_it_begins():
 
 
 async def test_a_state_that_does_not_come_ends_the_wait_with_a_reason():
-    async with service(*life(*QUEUE)) as (_, worker):
+    async with service(*life(*QUEUE), limits=Limits(state_seconds=0.2)) as (_, worker):
         request = wait(STATES.SESSION_STATE_ENDED)
-        error = await refusal(worker.sessions.WaitForState(request, timeout=0.5))
+        error = await refusal(worker.sessions.WaitForState(request))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert reason(error) == "STATE_NOT_REACHED"
 

@@ -10,7 +10,6 @@ from desk.v1.event_service_pb2 import SubscribeResponse
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import GetSessionRequest
 
-from service.rpc import feed, freshness, stream
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import (
@@ -26,6 +25,8 @@ from tests.support.rpc import (
     worker,
     world,
 )
+
+RING_BYTES = 8 * 1024 * 1024
 
 WHOLE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "SessionEnd")
 LATE = (
@@ -185,13 +186,10 @@ async def test_one_revision_larger_than_a_message_comes_in_parts_that_can_be_res
 
 
 @pytest.mark.parametrize("with_session", [True, False])
-async def test_a_feed_that_is_read_in_many_parts_comes_in_order_and_once(
-    monkeypatch, with_session: bool
-):
-    monkeypatch.setattr(feed, "PART_BYTES", 2_000)
-    monkeypatch.setattr(feed, "MIN_PART_BYTES", 2_000)
+async def test_a_feed_that_is_read_in_many_parts_comes_in_order_and_once(with_session: bool):
+    limits = Limits(part_bytes=(2_000, 2_000))
     bodies = [each for n in range(20) for each in life(*WHOLE, session_id=f"s{n}")]
-    async with service(*bodies, *late_and_revised()) as (_, worker):
+    async with service(*bodies, *late_and_revised(), limits=limits) as (_, worker):
         everything = EventFilter(verdicts=[Verdict.VERDICT_ACCEPTED, Verdict.VERDICT_REJECTED])
         call = worker.subscribe(
             after_revision=0, filter=everything, max_batch=3, include_session=with_session
@@ -201,9 +199,9 @@ async def test_a_feed_that_is_read_in_many_parts_comes_in_order_and_once(
         assert places(got) == [(n, 0) for n in range(1, 86)] + revised
 
 
-async def test_checkpoints_come_though_the_filter_lets_nothing_through(monkeypatch):
-    monkeypatch.setattr(stream, "CHECKPOINT", (0.2, 0.3))
-    async with service(*life(*WHOLE)) as (world, worker):
+async def test_checkpoints_come_though_the_filter_lets_nothing_through():
+    limits = Limits(checkpoint_seconds=(0.2, 0.3))
+    async with service(*life(*WHOLE), limits=limits) as (world, worker):
         call = worker.subscribe(filter=EventFilter(session_ids=["nobody"]))
         await caught_up(call)
         last = world.append(*life(*WHOLE, session_id="more"))
@@ -275,9 +273,8 @@ async def test_a_revision_that_comes_in_time_is_waited_for():
         assert places(await following(call, 1)) == [(3, 0)]
 
 
-async def test_a_revision_that_does_not_come_is_refused(monkeypatch):
-    monkeypatch.setattr(freshness, "REVISION_WAIT", 0.2)
-    async with service() as (_, worker):
+async def test_a_revision_that_does_not_come_is_refused():
+    async with service(limits=Limits(revision_seconds=0.2)) as (_, worker):
         error = await refusal(worker.subscribe(after_revision=1))
         assert error.code() is grpc.StatusCode.OUT_OF_RANGE
         assert reason(error) == "REVISION_IN_FUTURE"
@@ -324,8 +321,9 @@ def heavy(count: int, start: int = 0) -> list[bytes]:
 
 
 async def test_a_client_that_stops_reading_harms_nobody_and_misses_nothing():
-    count = 2 * feed.RING_BYTES // 400_000 // 4 * 4
-    async with service(*life("SessionBegin")) as (world, worker):
+    count = 2 * RING_BYTES // 400_000 // 4 * 4
+    limits = Limits(ring_bytes=RING_BYTES)
+    async with service(*life("SessionBegin"), limits=limits) as (world, worker):
         other = worker.connect()
         lazy, busy = worker.subscribe(other), worker.subscribe()
         await caught_up(lazy)
@@ -374,20 +372,19 @@ async def test_two_thousand_idle_streams_are_held_by_one_worker():
         await until(lambda: fewer(worker, 1))
 
 
-async def test_an_old_stream_is_closed_for_the_client_to_resume(monkeypatch):
-    monkeypatch.setattr(stream, "MAX_AGE", (0.2, 0.2))
-    monkeypatch.setattr(stream, "CHECKPOINT", (0.1, 0.1))
-    async with service(*life(*WHOLE)) as (_, worker):
+async def test_an_old_stream_is_closed_for_the_client_to_resume():
+    limits = Limits(stream_seconds=(0.2, 0.2), checkpoint_seconds=(0.1, 0.1))
+    async with service(*life(*WHOLE), limits=limits) as (_, worker):
         error = await refusal(worker.subscribe(after_revision=0))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert reason(error) == "SHUTTING_DOWN"
 
 
-async def test_rows_that_the_ring_loses_before_they_are_announced_are_not_skipped(monkeypatch):
-    monkeypatch.setattr(feed, "PACE_PER_SUBSCRIBER", 1.0)
-    monkeypatch.setattr(feed, "MAX_PACE", 1.0)
-    count = 2 * feed.RING_BYTES // 400_000
-    async with service(*life("SessionBegin")) as (world, worker):
+async def test_rows_that_the_ring_loses_before_they_are_announced_are_not_skipped():
+    ring_bytes = 2 * 1024 * 1024
+    limits = Limits(round_seconds=(0.5, 0.5), ring_bytes=ring_bytes)
+    count = 2 * ring_bytes // 400_000
+    async with service(*life("SessionBegin"), limits=limits) as (world, worker):
         call = worker.subscribe()
         await caught_up(call)
         world.append(*heavy(1))  # begins a round; those after it have to wait for the next

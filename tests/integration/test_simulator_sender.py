@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from simulator.lives import make_lives
-from simulator.sender import Fate, Options, Sender, Unreachable
+from simulator.sender import Fate, Sender, SendOptions, Unreachable
 from simulator.summary import Figures
 from simulator.traffic import Delivery, deliveries
 from tests.support.callback_server import Handler, answering, busy, ok
@@ -28,7 +28,7 @@ async def send(
     figures, fates = Figures(), []
     async with answering(handler) as url:
         sender = Sender(
-            Options(url=url + "/callback?tenant=7", sdk_app_id=APP, **options),
+            SendOptions(url=url + "/callback?tenant=7", sdk_app_id=APP, **options),
             figures,
             on_fate=lambda _delivery, fate, _revision: fates.append(fate),
         )
@@ -78,7 +78,7 @@ async def test_the_revision_of_an_answer_is_noted(header: str | None, revision: 
     figures = Figures()
     async with answering(keep) as url:
         await Sender(
-            Options(url=url, sdk_app_id=APP),
+            SendOptions(url=url, sdk_app_id=APP),
             figures,
             on_fate=lambda _delivery, _fate, given: noted.append(given),
         ).send(iter(some(1)))
@@ -194,7 +194,7 @@ async def test_nothing_at_the_url_is_said_so_early() -> None:
     async with answering(never) as url:
         pass  # nobody listens there any more
     figures = Figures()
-    sender = Sender(Options(url=url, sdk_app_id=APP, retry_for=0.1), figures)
+    sender = Sender(SendOptions(url=url, sdk_app_id=APP, retry_for=0.1), figures)
     with pytest.raises(Unreachable):
         await sender.send(iter(some(500)))
     assert figures.sent < 100
@@ -203,7 +203,7 @@ async def test_nothing_at_the_url_is_said_so_early() -> None:
 async def test_a_url_that_has_never_answered_is_given_up_before_the_time_for_retries() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    options = Options(url=f"http://127.0.0.1:{port}", sdk_app_id=APP, retry_for=60)
+    options = SendOptions(url=f"http://127.0.0.1:{port}", sdk_app_id=APP, retry_for=60)
     async with asyncio.timeout(10):
         with pytest.raises(Unreachable):
             await Sender(options, Figures()).send(iter(some(5)))
@@ -219,7 +219,7 @@ async def test_a_cancelled_run_keeps_its_figures() -> None:
 
     figures = Figures()
     async with answering(hang) as url:
-        sender = Sender(Options(url=url, sdk_app_id=APP, concurrency=2), figures)
+        sender = Sender(SendOptions(url=url, sdk_app_id=APP, concurrency=2), figures)
         task = asyncio.create_task(sender.send(iter(some(10))))
         async with asyncio.timeout(10):
             await reached.wait()

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from desk.v1.event_pb2 import Event, RejectionReason, SessionRecord, Verdict
 from desk.v1.session_pb2 import EndReason, Session, SessionState
+from desk.v1.session_service_pb2 import BatchGetSessionsRequest
 from desk.v1.status_pb2 import GetStatusResponse
 
-from simulator import verify as verification
 from simulator.callbacks import Made
 from simulator.expectation import Expectation
 from simulator.ledger import Ledger
 from simulator.lives import Life, make_lives
-from simulator.report import MOST_DETAILS, Report
+from simulator.report import MAX_DETAILS, Report
 from simulator.sender import Fate
 from simulator.verify import Start, Stuck, verify
 from tests.support.feed_server import JOURNAL_ID, FeedServer, connected
@@ -24,10 +24,8 @@ APP = 1400000001
 START = Start(JOURNAL_ID, 0)
 
 
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This follower gives a sign of life whenever it is asked for one."""
-    monkeypatch.setattr(verification, "_POLL", 0.002)
+POLL_EVERY = 0.002
+"""Seconds. The follower of these tests gives a sign of life with each answer."""
 
 
 def lives(count: int) -> Iterator[Life]:
@@ -38,13 +36,13 @@ def sent(count: int = 12) -> Ledger:
     """A run, all of which was acknowledged."""
     ledger = Ledger(APP)
     assert list(ledger.record(lives(count)))
-    for planned in ledger.callbacks.values():
-        planned.fate = Fate.KEPT
+    for sent_callback in ledger.callbacks.values():
+        sent_callback.fate = Fate.KEPT
     return ledger
 
 
 def record(ledger: Ledger, revision: int, callback: Made) -> SessionRecord:
-    """What a service that is right makes of a callback."""
+    """Return the record of a callback in a service that is right."""
     event = Event(
         revision=revision,
         sdk_app_id=APP,
@@ -106,7 +104,7 @@ def right(ledger: Ledger, count: int = 12) -> FeedServer:
 
 async def check(server: FeedServer, ledger: Ledger) -> Report:
     async with connected(server) as client:
-        return await verify(client, ledger, START)
+        return await verify(client, ledger, START, poll_every=POLL_EVERY)
 
 
 async def test_a_service_that_is_right_differs_in_nothing() -> None:
@@ -260,7 +258,7 @@ async def test_a_session_that_never_began_must_not_be_there() -> None:
     stray = next(name for name, expected in ledger.sessions.items() if expected is None)
     server.sessions = [*server.sessions, Session(session_id=stray)]
     report = await check(server, ledger)
-    assert report.details == [f"session {stray}: it never began, and yet it is there"]
+    assert report.details == [f"session {stray}: it never began, but the service has it"]
 
 
 async def test_callbacks_without_an_answer_may_be_there_or_not() -> None:
@@ -272,7 +270,7 @@ async def test_callbacks_without_an_answer_may_be_there_or_not() -> None:
     report = await check(server, ledger)
     assert (report.differences, report.unknown_kept, report.unknown_lost) == (0, 1, 1)
     assert report.skipped == 1
-    assert "callbacks without an answer: 1 there, 1 not; 1 session not compared" in report.as_text()
+    assert "callbacks without an answer: 1 found, 1 not; 1 session not compared" in report.as_text()
 
 
 async def test_a_callback_that_was_refused_must_not_be_there() -> None:
@@ -281,15 +279,15 @@ async def test_a_callback_that_was_refused_must_not_be_there() -> None:
     ledger.callbacks[server.feed[0].event.id].fate = Fate.REFUSED
     report = await check(server, ledger)
     assert report.differences == 1
-    assert "refused, and yet there" in report.details[0]
+    assert "refused, but in the feed" in report.details[0]
 
 
 async def test_only_the_first_differences_are_told_and_all_are_counted() -> None:
     ledger = sent(40)
     report = await check(FeedServer(), ledger)
     assert report.differences >= len(ledger.callbacks)
-    assert len(report.details) == MOST_DETAILS
-    assert f"… and {report.differences - MOST_DETAILS} more" in report.as_text()
+    assert len(report.details) == MAX_DETAILS
+    assert f"… and {report.differences - MAX_DETAILS} more" in report.as_text()
 
 
 async def test_a_view_that_stands_still_is_said_to_be_stuck() -> None:
@@ -298,7 +296,7 @@ async def test_a_view_that_stands_still_is_said_to_be_stuck() -> None:
     server.ahead = 1
     async with connected(server) as client:
         with pytest.raises(Stuck, match=f"revision {server.head}; the journal"):
-            await verify(client, ledger, START, patience=0.3)
+            await verify(client, ledger, START, patience=0.3, poll_every=POLL_EVERY)
 
 
 class SlowServer(FeedServer):
@@ -327,5 +325,25 @@ async def test_what_a_silent_follower_has_not_noticed_is_not_called_lost() -> No
     server = right(ledger)
     server.feed, server.silent = server.feed[:-3], True
     async with connected(server) as client:
-        with pytest.raises(Stuck, match="not in the view yet"):
-            await verify(client, ledger, START, patience=0.3)
+        with pytest.raises(Stuck, match="does not have all acknowledged"):
+            await verify(client, ledger, START, patience=0.3, poll_every=POLL_EVERY)
+
+
+class SmallAnswers(FeedServer):
+    """A service whose messages have room for a few sessions only."""
+
+    async def BatchGetSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        first, rest = request.keys[:5], request.keys[5:]
+        answer = await super().BatchGetSessions(BatchGetSessionsRequest(keys=first), context)
+        answer.remaining.extend(rest)
+        return answer
+
+
+async def test_sessions_that_did_not_fit_into_an_answer_are_asked_for_again() -> None:
+    ledger = sent()
+    known = right(ledger)
+    server = SmallAnswers(
+        feed=known.feed, batch=100, sessions=known.sessions, stories=known.stories
+    )
+    report = await check(server, ledger)
+    assert (report.details, report.sessions) == ([], 12)

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -71,10 +70,8 @@ def test_callbacks_are_acknowledged_and_sigterm_is_heard(tmp_path, full_pipe):
         assert status(port, "POST", target, BEGIN) == 200
         children = descendants(serve.pid)
         assert len(children) >= 3
-        began = time.monotonic()
         serve.send_signal(signal.SIGTERM)
-        assert serve.wait(30) == 0
-        assert time.monotonic() - began < 9
+        assert serve.wait(30) == 0  # it is 1 if anything had to be killed after 9 s
         wait_until(lambda: not any(map(is_running, children)))
     finally:
         serve.kill()

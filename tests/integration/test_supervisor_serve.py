@@ -6,11 +6,12 @@ import re
 import resource
 import signal
 import socket
-import time
+from contextlib import contextmanager
 
 import pytest
 
 from service.view.store import locate
+from tests.support.commands import invoke
 from tests.support.processes import SDK_APP_ID, is_running, run, start, wait_until
 
 BEGIN_AT = 1_725_540_020_000
@@ -31,8 +32,8 @@ def times(running, event, name):
 
 def state(running, session_id):
     """The session's state as the service tells it; waits until it has begun."""
-    found = run("sessions", "wait", session_id, "--state", "CHATBOT", "--json",
-                target=running.target)  # fmt: skip
+    found = invoke("sessions", "wait", session_id, "--state", "CHATBOT", "--json",
+                   target=running.target)  # fmt: skip
     return found.returncode, found.stdout
 
 
@@ -43,13 +44,28 @@ def serve(tmp_path):
         yield running
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """For tests that leave the supervisor as it is; they may kill its children."""
+    with start("serve", data_dir=tmp_path_factory.mktemp("shared") / "data") as running:
+        running.ready()
+        yield running
+
+
+@contextmanager
+def restarted(running, name):
+    """Kill a child; in the end, wait for the next one."""
+    before = times(running, "process_ready", name)
+    os.kill(pid_of(running, name), signal.SIGKILL)
+    yield
+    wait_until(lambda: times(running, "process_ready", name) == before + 1)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_serve_stops_with_0_in_time_and_leaves_no_process(serve, signum):
     children = serve.children()
     assert len(children) >= 3
-    began = time.monotonic()
-    assert serve.terminate(signum) == 0
-    assert time.monotonic() - began < 8
+    assert serve.terminate(signum) == 0  # it is 1 if anything had to be killed after 9 s
     wait_until(lambda: not any(map(is_running, children)))
 
 
@@ -59,17 +75,17 @@ def test_ctrl_c_in_a_terminal_stops_serve_without_a_traceback(serve):
     assert "Traceback" not in serve.output
 
 
-def test_the_gateway_comes_back_on_the_same_port_with_what_it_acknowledged(serve):
-    assert serve.post(begin("before"))[0] == 200
-    os.kill(pid_of(serve, "gateway"), signal.SIGKILL)
-    wait_until(lambda: times(serve, "process_ready", "gateway") == 2)
-    assert serve.post(begin("after"))[0] == 200
-    assert state(serve, "before")[0] == state(serve, "after")[0] == 0
+def test_the_gateway_comes_back_on_the_same_port_with_what_it_acknowledged(shared):
+    assert shared.post(begin("before"))[0] == 200
+    with restarted(shared, "gateway"):
+        pass
+    assert shared.post(begin("after"))[0] == 200
+    assert state(shared, "before")[0] == state(shared, "after")[0] == 0
 
 
-def test_connections_wait_while_the_gateway_is_restarted(serve):
-    os.kill(pid_of(serve, "gateway"), signal.SIGKILL)
-    assert serve.post(begin("meanwhile"))[0] == 200
+def test_connections_wait_while_the_gateway_is_restarted(shared):
+    with restarted(shared, "gateway"):
+        assert shared.post(begin("meanwhile"))[0] == 200
 
 
 def test_a_gateway_that_comes_back_to_a_full_disk_waits_until_it_is_not(serve):
@@ -112,13 +128,13 @@ def test_few_open_files_are_one_warning_and_serve_what_they_can(tmp_path):
 def test_too_few_open_files_are_one_line(tmp_path, command):
     with start(command, data_dir=tmp_path / "data", prepare=open_files(40, 40)) as running:
         assert running.wait() == 2
-        assert running.stderr == [
-            "desk: ulimit -n allows 40 open files, and 52 are the least that it takes"
-        ]
+        assert running.stderr == ["desk: ulimit -n allows 40 open files; at least 52 are needed"]
 
 
-def test_a_first_start_is_nothing_to_be_warned_of(serve):
-    assert not [r for r in serve.records if r["level"] not in ("debug", "info")]
+def test_a_first_start_is_nothing_to_be_warned_of(shared):
+    events = [record["event"] for record in shared.records]
+    first_start = shared.records[: events.index("ready")]
+    assert not [r for r in first_start if r["level"] not in ("debug", "info")]
 
 
 def test_a_follower_that_cannot_begin_is_a_failed_start(tmp_path):
@@ -134,11 +150,11 @@ def test_a_follower_that_cannot_begin_is_a_failed_start(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["follower", "rpc-1"])
-def test_a_killed_process_of_the_service_comes_back_and_works(serve, name):
-    os.kill(pid_of(serve, name), signal.SIGKILL)
-    wait_until(lambda: times(serve, "process_ready", name) == 2)
-    assert serve.post(begin("after"))[0] == 200
-    assert state(serve, "after")[0] == 0
+def test_a_killed_process_of_the_service_comes_back_and_works(shared, name):
+    with restarted(shared, name):
+        pass
+    assert shared.post(begin(f"after-{name}"))[0] == 200
+    assert state(shared, f"after-{name}")[0] == 0
 
 
 @pytest.mark.parametrize("command", ["serve", "gateway", "service"])
@@ -176,12 +192,12 @@ def test_a_port_that_is_taken_is_one_line(tmp_path, command, variable):
     )
 
 
-def test_a_second_service_does_not_share_the_port_of_the_first(tmp_path, serve):
+def test_a_second_service_does_not_share_the_port_of_the_first(tmp_path, shared):
     result = run(
         "service",
         DESK_SDK_APP_IDS="1",
         DESK_DATA_DIR=str(tmp_path / "b"),
-        DESK_GRPC_LISTEN=serve.target,
+        DESK_GRPC_LISTEN=shared.target,
     )
     assert result.returncode == 2
     assert "Address already in use" in result.stderr
@@ -209,30 +225,32 @@ def test_gateway_and_service_work_as_two_commands_whichever_starts_first(tmp_pat
         assert service.terminate() == 0
 
 
-def test_health_says_by_its_exit_code_who_is_ready(serve):
-    host, port = serve.http
-    gateway, service = f"http://{host}:{port}/readyz", serve.target
-    assert run("health", "gateway", gateway).returncode == 0
-    assert run("health", "gateway", DESK_HTTP_LISTEN=f"{host}:{port}").returncode == 0
-    assert run("health", "service", service).returncode == 0
-    assert run("health", "service", DESK_GRPC_LISTEN=service).returncode == 0
-    serve.terminate()
-    for answer in (run("health", "gateway", gateway), run("health", "service", service)):
+def test_health_says_by_its_exit_code_who_is_ready(shared):
+    host, port = shared.http
+    gateway, service = f"http://{host}:{port}/readyz", shared.target
+    assert invoke("health", "gateway", gateway).returncode == 0
+    assert invoke("health", "gateway", DESK_HTTP_LISTEN=f"{host}:{port}").returncode == 0
+    assert invoke("health", "service", service).returncode == 0
+    assert invoke("health", "service", DESK_GRPC_LISTEN=service).returncode == 0
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+    for role, address in (("gateway", f"http://{nobody}/readyz"), ("service", nobody)):
+        answer = invoke("health", role, address)
         assert answer.returncode == 1
         assert answer.stderr.startswith("desk: not ready: ")
         assert answer.stderr.count("\n") == 1
 
 
-def test_no_question_goes_through_a_proxy_of_the_environment(serve):
-    host, port = serve.http
+def test_no_question_goes_through_a_proxy_of_the_environment(shared):
+    host, port = shared.http
     url = f"http://{host}:{port}/"
     dead = dict.fromkeys(("grpc_proxy", "http_proxy", "https_proxy"), "http://127.0.0.1:1")
     proxy = {**dead, "no_proxy": "", "no_grpc_proxy": ""}
     for question in (
         ("health", "gateway", f"{url}readyz"),
-        ("health", "service", serve.target),
-        ("status", "--target", serve.target),
-        ("simulate", url, "--app", str(SDK_APP_ID), "--sessions", "1", "--verify", serve.target),
+        ("health", "service", shared.target),
+        ("status", "--target", shared.target),
+        ("simulate", url, "--app", str(SDK_APP_ID), "--sessions", "1", "--verify", shared.target),
     ):
         answer = run(*question, **proxy)
         assert answer.returncode == 0, answer.stderr + answer.stdout

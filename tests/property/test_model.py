@@ -1,4 +1,4 @@
-"""The view agrees with the rules told a second time, whatever the callbacks and their order."""
+"""The view has the content that the rules of tests.support.model give, for any callbacks."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from journal.entry import Entry
 from service.history import Limits
 from tests.support.callbacks import APP
 from tests.support.histories import batches, journals, repetitive
-from tests.support.model import TOO_LONG, Journey, Record, journey
+from tests.support.model import TOO_LONG, Content, Record, content_of
 from tests.support.views import View, view
 
 WIDE = Limits(callbacks=20_000, revised=100_000)
@@ -24,30 +24,31 @@ narrow = st.tuples(st.integers(1, 20), st.integers(1, 8)).map(
 def test_feed_and_sessions_are_those_of_the_rules(
     data: st.DataObject, journal: list[Entry], limits: Limits
 ) -> None:
-    told = journey(journal, callbacks=limits.callbacks, revised=limits.revised)
+    expected = content_of(journal, callbacks=limits.callbacks, revised=limits.revised)
     with view(data.draw(batches(journal)), limits=limits) as seen:
-        assert_same(seen, told)
+        assert_same(seen, expected)
 
 
 @settings(max_examples=30)
 @given(st.data(), journals(most=90))
 def test_long_sessions_are_those_of_the_rules(data: st.DataObject, journal: list[Entry]) -> None:
-    told = journey(journal, callbacks=WIDE.callbacks, revised=WIDE.revised)
+    expected = content_of(journal, callbacks=WIDE.callbacks, revised=WIDE.revised)
     with view(data.draw(batches(journal)), reopen=data.draw(st.booleans())) as seen:
-        assert_same(seen, told)
+        assert_same(seen, expected)
 
 
-def assert_same(seen: View, told: Journey) -> None:
-    assert [shown(each) for each in seen.records()] == told.feed
+def assert_same(seen: View, expected: Content) -> None:
+    assert [shown(each) for each in seen.records()] == expected.feed
     assert all(each.revision == revision for revision, each in seen.snapshots().items())
     assert {revision: without_key(session) for revision, session in seen.snapshots().items()} == {
-        revision: message(figures) for revision, figures in told.snapshots.items()
+        revision: message(figures) for revision, figures in expected.snapshots.items()
     }
     assert {session_id: without_key(each) for session_id, each in seen.sessions().items()} == {
-        session_id: message(figures) for session_id, figures in told.sessions.items()
+        session_id: message(figures) for session_id, figures in expected.sessions.items()
     }
     assert seen.rows("SELECT position, event_revision FROM rejections ORDER BY 1") == [
-        (each.revision << 20 | each.ordinal, each.event_revision) for each in standing(told.feed)
+        (each.revision << 20 | each.ordinal, each.event_revision)
+        for each in standing(expected.feed)
     ]
 
 

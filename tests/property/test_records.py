@@ -1,4 +1,4 @@
-"""Records and sessions say what they must, however they came about."""
+"""Events, records and sessions in desk.v1, for any callbacks."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
+from callback.catalogue import EventType, State
 from callback.decoder import MAX_EVENT_TIME, MIN_EVENT_TIME, Callback, decode
 from journal.entry import Entry
 from service import records
 from service.history import History, placed_by
-from service.machine import Event, State
 from service.message import fill
 from service.records import duration, timestamp
-from service.session import Outcome, Reason, Session, Verdict, without_message
+from service.session import Outcome, Reason, Session, Verdict, explain, without_message
 from tests.support.callbacks import bodies, body, entries, entry
 
 texts = st.text("a\x00é你😀", max_size=5) | st.integers(0, 60).map("é".__mul__)
@@ -22,7 +22,7 @@ TIMES = {"google.protobuf.Timestamp": timestamp, "google.protobuf.Duration": dur
 
 
 def all_messages(descriptor: Descriptor) -> set[Descriptor]:
-    """A message, and those that it may have within it."""
+    """Return a message's type and the types of all messages within it."""
     found, new = {descriptor}, [descriptor]
     while new:
         fields = new.pop().fields
@@ -39,7 +39,7 @@ def test_nothing_that_is_stored_has_a_map_which_protobuf_writes_in_any_order():
 
 
 def expected_event(entry: Entry, callback: Callback) -> event_pb2.Event:
-    """The event, with all that its type makes meaningful."""
+    """Make the event, with all fields that mean something in its type."""
     made = event_pb2.Event(
         revision=entry.revision,
         sdk_app_id=entry.sdk_app_id,
@@ -61,17 +61,17 @@ def expected_event(entry: Entry, callback: Callback) -> event_pb2.Event:
     )
     if callback.event.endswith("SendMsg"):
         fill(made.message, callback.message_key, callback.message)
-    if callback.event == Event.AGENT_FORWARD:
+    if callback.event == EventType.AGENT_FORWARD:
         made.forward_from_agent_id = callback.forward_from_agent_id
-    if callback.event == Event.SATISFACTION_SELECTED:
+    if callback.event == EventType.SATISFACTION_SELECTED:
         made.satisfaction = callback.satisfaction or 0
-    if callback.event in (Event.SESSION_BEGIN, Event.TRANSFER_TO_HUMAN_SUCCESS):
+    if callback.event in (EventType.SESSION_BEGIN, EventType.TRANSFER_TO_HUMAN_SUCCESS):
         made.agent_contacted_user = callback.is_contact_user
     return made
 
 
 @given(
-    st.sampled_from([*Event, "Brand.New"]),
+    st.sampled_from([*EventType, "Brand.New"]),
     st.integers(1, 2**40),
     st.integers(MIN_EVENT_TIME, MAX_EVENT_TIME),
     st.fixed_dictionaries(
@@ -114,7 +114,7 @@ def test_an_event_says_what_its_type_makes_meaningful(
     st.integers(0, 20_000),
 )
 def test_a_record_and_its_event_are_joined_to_one_record(
-    outcome: Outcome, detail: str, state: State, ordinal: int
+    outcome: Outcome, event_type: str, state: State, ordinal: int
 ) -> None:
     event = event_pb2.Event(revision=7, raw_body=b"{}")
     expected = event_pb2.SessionRecord(
@@ -123,13 +123,13 @@ def test_a_record_and_its_event_are_joined_to_one_record(
         event=event,
         verdict=records.VERDICTS[outcome.verdict],
         rejection_reason=records.REASONS[outcome.reason],
-        rejection_detail=detail,
+        rejection_detail=explain(outcome, event_type),
         state_before=records.STATES[outcome.before],
         state_after=records.STATES[outcome.after],
         session_state=records.STATES[state],
         revised=ordinal > 0,
     )
-    fields = records.verdict_fields(outcome, detail, state)
+    fields = records.verdict_fields(outcome, event_type, state)
     stored = records.record(fields, 2**33, ordinal)
     joined = stored + event_pb2.SessionRecord(event=event).SerializeToString()
     assert event_pb2.SessionRecord.FromString(joined) == expected

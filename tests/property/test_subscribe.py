@@ -1,4 +1,4 @@
-"""What must hold for every feed, filter, batch size and place at which a stream breaks."""
+"""Properties of every feed, filter, batch size and place at which a stream breaks."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,11 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from service.positions import complete_revision, last_of
-from service.rpc import requests, snapshot
-from service.rpc.batches import encode
+from service.rpc import reads, requests
 from service.rpc.explanation import Explanations
-from service.view import queries
-from service.view.reader import EVERYTHING, Bounds, Reader
+from service.rpc.responses import BatchFormat, encode
+from service.view.reader import Bounds, Reader
 from service.view.selection import EventSelection, LiveRow, SnapshotSelection
 from tests.support.callbacks import APP, bodies
 from tests.support.rpc import PATIENCE, World, worker, world
@@ -48,24 +47,21 @@ filters = st.builds(
 
 
 @contextmanager
-def viewed(callbacks: list[bytes], bounds: Bounds | None = None) -> Iterator[Reader]:
+def viewed(callbacks: list[bytes]) -> Iterator[Reader]:
     """A reader of the view of these callbacks."""
     with world(callbacks) as made:
         made.wait()
-        with closing(Reader(made.view, bounds)) as opened:
+        with closing(Reader(made.view)) as opened:
             yield opened
 
 
 def selection_of(asked: EventFilter) -> EventSelection:
-    check = requests.Check()
-    selection = requests.event_selection(check, asked)
-    check.done()
-    return selection
+    with requests.checking() as check:
+        return requests.event_selection(check, asked)
 
 
 def whole_feed(opened: Reader) -> list[LiveRow]:
-    window = opened.feed(EVERYTHING, 0, columns=queries.LIVE_COLUMNS, enough=ENOUGH)
-    rows = [LiveRow._make(row) for row in window.rows]
+    rows = [LiveRow._make(row) for row in opened.tail(0).rows]
     assert rows[-1].position >> 20 == opened.progress().applied_revision
     return rows
 
@@ -76,10 +72,10 @@ def whole_feed(opened: Reader) -> list[LiveRow]:
 def test_sql_and_predicate_select_the_same(callbacks: list[bytes], asked: EventFilter, after: int):
     selection = selection_of(asked)
     with viewed(callbacks) as opened:
-        columns = queries.LIVE_COLUMNS
-        window = opened.feed(selection, last_of(after), columns=columns, enough=ENOUGH)
+        start = last_of(after)
+        window = opened.feed(selection, start, with_session=True, enough=ENOUGH)
         live = filter(selection.predicate(), whole_feed(opened))
-        assert window.rows == [row for row in live if row.position > last_of(after)]
+        assert window.rows == [row[:3] for row in live if row.position > start]
 
 
 @FEW
@@ -88,10 +84,10 @@ def test_windows_of_any_size_make_up_the_feed_in_whole_revisions(
     callbacks: list[bytes], asked: EventFilter, revisions: int, size: int, max_batch: int
 ):
     selection = selection_of(asked)
-    with viewed(callbacks, Bounds(revisions=revisions)) as opened:
-        got = list(windows(opened, selection, max_batch, size))
     with viewed(callbacks) as opened:
         expected = [row for row in whole_feed(opened) if selection.predicate()(row)]
+        opened.bounds = Bounds(revisions=revisions)
+        got = list(windows(opened, selection, max_batch, size))
         assert got == [row.record for row in expected]
 
 
@@ -101,12 +97,12 @@ def windows(
     """Read the feed window by window, and look at each on the way."""
     position, end = 0, last_of(opened.progress().applied_revision)
     while position < end:
-        window = opened.feed(selection, position, columns=queries.RECORD_COLUMNS, enough=size)
+        window = opened.feed(selection, position, enough=size)
         assert window.reached > position
         revisions = {row[0] >> 20 for row in window.rows}
         if complete_revision(window.reached) < window.reached >> 20:
             assert last_of(window.reached >> 20) == window.reached or len(revisions) <= 1
-        encode("j", window.rows, window.reached, max_batch=max_batch, with_session=False)
+        encode("j", window.rows, window.reached, BatchFormat(max_batch, with_session=False))
         yield from (row[1] for row in window.rows)
         position = window.reached
 
@@ -140,7 +136,7 @@ def test_a_stream_that_breaks_anywhere_and_resumes_sees_exactly_the_feed(
 
 
 def published(opened: Reader, row: LiveRow, include_session: bool) -> SessionRecord:
-    """What the contract promises for a row, the session found in another way."""
+    """Return the promised record of a row; its session is found in another way."""
     record = SessionRecord.FromString(row.record)
     blob = opened.session_as_of(row.sdk_app_id, row.session_id, record.revision)
     if include_session and blob and row.session_id:
@@ -218,7 +214,7 @@ def test_a_snapshot_is_of_its_revision_whatever_has_happened_since(
 def sessions(opened: Reader, selection: SnapshotSelection, revision: int) -> Iterator[bytes]:
     reached = 0
     while reached < revision:
-        part = snapshot.read(opened, selection, reached, revision, ENOUGH)
+        part = reads.part(opened, selection, reached, revision, ENOUGH)
         yield from part.sessions
         reached = part.reached
 
@@ -232,7 +228,8 @@ def test_an_explanation_agrees_with_what_was_published(callbacks: list[bytes]):
             rows = opened.facts(APP, name, applied)
             if not rows:
                 continue
-            told = Explanations().page(opened, (APP, name), (applied, 0), 1_000).records
+            explanations = Explanations(1_000)
+            told = explanations.page(opened, (APP, name), (applied, 0), 1_000)[0].records
             assert sorted(r.event.revision for r in told) == [row[1] for row in rows]
             for before, after in pairwise(told):
                 assert before.state_after == after.state_before

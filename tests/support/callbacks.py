@@ -5,19 +5,19 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from callback.catalogue import EventType
 from callback.decoder import identify
 from journal.entry import Entry
-from service.machine import Event
 
 APP = 1600012345
 SESSION = "2baf4d84-beb4-4607-a1ea-6ebcaef3e0e6"
 NOON = 1_725_540_000_000
 
-EVENTS = [event.value for event in Event]
+EVENTS = [event.value for event in EventType]
 
 
 def body(event: str, event_time: int, *, session_id: str = SESSION, **fields: Any) -> bytes:
-    """One callback's body, with the meaningless defaults that Desk fills in."""
+    """Make a callback's body, with the meaningless defaults that Desk fills in."""
     document: dict[str, Any] = {
         "CallbackCommand": "Desk.SessionEventNotify",
         "SessionId": session_id,
@@ -37,7 +37,7 @@ def body(event: str, event_time: int, *, session_id: str = SESSION, **fields: An
 
 
 def entry(revision: int, body: bytes, *, sdk_app_id: int = APP, received_at: int = 0) -> Entry:
-    """A journal entry with this body."""
+    """Make a journal entry."""
     return Entry(
         revision=revision,
         id=identify(sdk_app_id, body),
@@ -51,12 +51,12 @@ def entry(revision: int, body: bytes, *, sdk_app_id: int = APP, received_at: int
 
 
 def entries(bodies: list[bytes]) -> list[Entry]:
-    """A journal of these bodies, each once, in this order."""
+    """Make a journal of these bodies in this order, each once."""
     return [entry(revision, each) for revision, each in enumerate(dict.fromkeys(bodies), 1)]
 
 
 def life(*events: str, session_id: str = SESSION, start: int = NOON, **fields: Any) -> list[bytes]:
-    """A session's callbacks, ten seconds apart."""
+    """Make a session's callbacks, ten seconds apart."""
     return [
         body(event, start + 10_000 * place, session_id=session_id, **fields)
         for place, event in enumerate(events)
@@ -65,7 +65,7 @@ def life(*events: str, session_id: str = SESSION, start: int = NOON, **fields: A
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    """Any callback: mostly of known types, of few sessions, agents and milliseconds; some not."""
+    """Draw any callback: mostly of known types, with few sessions, agents and times."""
     event = draw(st.sampled_from([*EVENTS, "SomethingNew"]) | st.sampled_from(EVENTS[:8]))
     fields: dict[str, Any] = {
         "AgentId": draw(st.sampled_from(["", "agent-a", "agent-b"])),

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import apsw
@@ -11,16 +12,18 @@ NAME, REAL = "faulty", "unix"
 
 
 class FaultyDisk(apsw.VFS):
-    """Asks `fault` before each "read", "write" and "sync"; what it raises is what happens.
+    """A VFS that calls `fault` before each "read", "write" and "sync", and raises its errors.
 
     Attributes:
         synced: successful syncs so far.
+        opened: names of the files opened so far, without their folders.
     """
 
     def __init__(self) -> None:
         super().__init__(NAME, REAL)
         self.fault: Callable[[str], None] = lambda _operation: None
         self.synced = 0
+        self.opened: list[str] = []
 
     def heal(self) -> None:
         self.fault = lambda _operation: None
@@ -34,7 +37,7 @@ class FaultyDisk(apsw.VFS):
 
     @contextmanager
     def hanging(self) -> Iterator[threading.Event]:
-        """Make syncs hang until the end of the block; yields an event: one hangs."""
+        """Make syncs hang until the end of the block; give an event that the first one sets."""
         hangs, released = threading.Event(), threading.Event()
 
         def fault(operation: str) -> None:
@@ -50,6 +53,8 @@ class FaultyDisk(apsw.VFS):
             released.set()
 
     def xOpen(self, name: Any, flags: list[int]) -> "_File":  # noqa: N802
+        path = name.filename() if isinstance(name, apsw.URIFilename) else str(name)
+        self.opened.append(Path(path).name)
         return _File(self, name, flags)
 
 

@@ -1,4 +1,4 @@
-"""A small real implementation of desk.v1 in memory, that breaks its streams when told to."""
+"""A small real implementation of desk.v1 in memory, with streams that break on request."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -46,7 +46,7 @@ def records(*sizes: int) -> list[SessionRecord]:
 
 @dataclass
 class Break:
-    """How a stream ends: after so many messages, with this status; None = silence."""
+    """An end of a stream: after so many messages, with a status; None = silence."""
 
     after: int
     code: grpc.StatusCode | None = grpc.StatusCode.UNAVAILABLE
@@ -59,12 +59,12 @@ class FeedServer(
     session_service_pb2_grpc.SessionServiceServicer,
     status_pb2_grpc.StatusServiceServicer,
 ):
-    """Serves what it is given.
+    """A server of the messages that it is given.
 
     Attributes:
         feed: all records.
         batch: revisions per message, at most; a revision of more records than `part` is split.
-        breaks: what happens to the first streams, one each; those after them last.
+        breaks: ends of the first streams, one each; later streams stay open.
         sessions: for `sessions_first` (one per message), Get, BatchGet and List (two per page).
         stories: for ExplainSession, by session id.
         ahead: how far the journal is ahead of the view.
@@ -225,5 +225,8 @@ async def serving(feed_server: FeedServer, *, port: int = 0) -> AsyncIterator[in
 @asynccontextmanager
 async def connected(feed_server: FeedServer) -> AsyncIterator[Client]:
     """A client of a running `feed_server`."""
-    async with serving(feed_server) as port, Client(f"127.0.0.1:{port}") as client:
+    async with (
+        serving(feed_server) as port,
+        Client(f"127.0.0.1:{port}", reconnect_delay=0.002) as client,
+    ):
         yield client

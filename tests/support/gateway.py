@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from urllib.parse import urlencode
 
 from callback.decoder import COMMAND
 from gateway.app import create_app
-from gateway.callbacks import Options
+from gateway.limits import BUDGET, Limits
+from gateway.options import Options
 from gateway.waitress_server import GreenletEvent, Server
 from journal.entry import Appended, Entry, NewEntry
 from journal.group_commit import GroupCommit
+from journal.group_commit import Limits as CommitLimits
 from journal.memory import MemoryJournal
 from journal.port import Journal, Waiter
 from tests.support.callbacks import APP, NOON
@@ -24,6 +27,11 @@ from tests.support.callbacks import body as callback_body
 
 OK = b'{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}'
 CALLBACK = callback_body("SessionBegin", NOON)
+
+
+def numbered(number: int) -> bytes:
+    """A callback of which each number makes another."""
+    return callback_body("SessionBegin", NOON + number)
 
 
 @dataclass
@@ -110,6 +118,12 @@ class Gateway:
     def kept(self) -> list[Entry]:
         return self.journal.read(0, limit=10_000)
 
+    def stands_still(self) -> bool:
+        """Callbacks were kept, and a moment later no more."""
+        before = len(self.kept())
+        time.sleep(0.1)
+        return 0 < before == len(self.kept())
+
     def bodies(self) -> list[bytes]:
         return [entry.body for entry in self.kept()]
 
@@ -123,7 +137,9 @@ def gateway(
     path: str = "/",
     now: float | None = None,
     send_buffer: int | None = None,
-    per_address: int | None = None,
+    limits: Limits | None = None,
+    budget: float = BUDGET,
+    event: Callable[[], Waiter] = GreenletEvent,
 ) -> Iterator[Gateway]:
     """A gateway on waitress, in a thread; `now` stops its clock."""
     journal = journal or MemoryJournal()
@@ -133,8 +149,8 @@ def gateway(
     if send_buffer is not None:  # connections inherit it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     port = sock.getsockname()[1]
-    app = create_app(journal, options, event=GreenletEvent, **clock)
-    server = Server(app, sock, per_address=per_address)
+    app = create_app(journal, options, event=event, budget=budget, **clock)
+    server = Server(app, sock, limits)
     thread = threading.Thread(target=server.run)
     thread.start()
     running = Gateway(port, journal, server, thread)
@@ -186,14 +202,17 @@ class StallingJournal(MemoryJournal):
 
     Attributes:
         stalled: appends that wait.
+        appended: appends so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_waiting: int = 100) -> None:
         super().__init__()
         self.released = threading.Event()
         self.stalled = 0
+        self.appended = 0
         self._count = threading.Lock()
-        self._group = GroupCommit(self._commit, afterwards=lambda: None)
+        limits = CommitLimits(waiting=max_waiting)
+        self._group = GroupCommit(self._commit, afterwards=lambda: None, limits=limits)
 
     def append(
         self,
@@ -219,6 +238,7 @@ class StallingJournal(MemoryJournal):
     def _add(self, number: int) -> None:
         with self._count:
             self.stalled += number
+            self.appended += max(0, number)
 
     def _commit(self, entries: Sequence[NewEntry]) -> list[Appended]:
         self.released.wait()

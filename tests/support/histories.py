@@ -1,4 +1,4 @@
-"""Any journals, for properties: lives as they happen and as they cannot, late, long, malformed."""
+"""Journals for properties: possible and impossible lives, late, long and malformed callbacks."""
 
 import json
 from random import Random
@@ -19,7 +19,7 @@ KEYS = ["", "k1", "k2", "k" * 257]
 
 
 def callback(random: Random, event: str, time: int) -> bytes:
-    """Return a callback's body, with fields that matter to somebody."""
+    """Return a callback's body with random values in the fields that the fold reads."""
     agents = random.choice([NAMES, MANY])
     fields: dict[str, Any] = {
         "Event": event,
@@ -36,7 +36,7 @@ def callback(random: Random, event: str, time: int) -> bytes:
 
 
 def walk(random: Random, steps: int) -> list[bytes]:
-    """Return a life that mostly goes on as the table allows, with steps at equal times, too."""
+    """Return a life of mostly possible steps, some of them at the same time."""
     state, time, bodies = "NEW", NOON, []
     for _ in range(steps):
         event = likely(random, state) if random.random() < 0.9 else random.choice(ANY)
@@ -47,7 +47,7 @@ def walk(random: Random, steps: int) -> list[bytes]:
 
 
 def likely(random: Random, state: str) -> str:
-    """Return what may come next, the end least likely."""
+    """Return an event that may come next, rarely one that ends the session."""
     possible = [event for event, source in TABLE if source == state]
     lively = [event for event in possible if TABLE[event, state] not in ("CLOSING", "ENDED")]
     return random.choice(lively if lively and random.random() < 0.9 else possible)
@@ -74,7 +74,7 @@ def noise(random: Random) -> bytes:
 
 @st.composite
 def journals(draw: st.DrawFn, most: int = 30) -> list[Entry]:
-    """Entries of different ids, numbered with gaps, in no order of time in particular.
+    """Draw entries of different ids, numbered with gaps, in any order of time.
 
     Drawn from a seed: drawn one by one, the choices would rarely lead deep into the table.
     """
@@ -101,7 +101,7 @@ def renumbered(random: Random, entries: list[Entry]) -> list[Entry]:
 
 @st.composite
 def repetitive(draw: st.DrawFn) -> list[Entry]:
-    """A journal that holds some entries several times, the later copies not quite alike."""
+    """Draw a journal with repeated entries whose later copies differ a little."""
     entries = draw(journals())
     random = Random(draw(st.integers(0, 2**64 - 1)))
     for _ in range(draw(st.integers(1, 12))):
@@ -131,7 +131,7 @@ def first_copies(entries: list[Entry]) -> list[Entry]:
 
 @st.composite
 def batches(draw: st.DrawFn, entries: list[Entry]) -> list[list[Entry]]:
-    """Cut a journal anywhere."""
+    """Cut a journal into batches."""
     cut = []
     while entries:
         size = draw(st.integers(1, 9))

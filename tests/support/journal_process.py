@@ -1,4 +1,4 @@
-"""A process that appends to a journal, or follows one, and tells what it did: for killing it.
+"""A process that appends to a journal or follows one, and reports its work: for killing it.
 
 Run as `python -m tests.support.journal_process <command> <path> …`; see the functions.
 """
@@ -39,38 +39,38 @@ def running(command: str, path: Path, *arguments: object) -> Iterator[subprocess
         process.kill()
 
 
-def tell(*words: object) -> None:
+def report(*words: object) -> None:
     """Write one line to the pipe, whole: threads share it and the process may be killed."""
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
 def append_for_ever(path: Path, name: str, threads: int) -> None:
-    """Append from `threads` threads until killed; tell the name and revision of each."""
+    """Append from `threads` threads until killed; report the name and revision of each."""
     journal = SqliteWriter(path)
 
     def work(thread: int) -> None:
         for n in range(1_000_000):
             entry = f"{name}-{thread}-{n}"
-            tell(entry, append(journal, entry).revision)
+            report(entry, append(journal, entry).revision)
 
     for thread in range(threads):
         threading.Thread(target=work, args=(thread,)).start()
 
 
 def follow(path: Path) -> None:
-    """Tell the revision of every entry as it comes, until killed."""
+    """Report the revision of every entry as it comes, until killed."""
     journal = SqliteReader(path)
-    tell("ready")
+    report("ready")
     after = 0
     while True:
         journal.wait(after, timeout=PATIENCE)
         for entry in journal.read(after, limit=100):
             after = entry.revision
-            tell(after)
+            report(after)
 
 
 def fill_the_disk(path: Path) -> None:
-    """Append until files may grow no more, then let them grow again; tell what happened."""
+    """Append until files may grow no more, then let them grow again; report the outcome."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
     journal = SqliteWriter(path)
     for name in range(1000):
@@ -78,9 +78,9 @@ def fill_the_disk(path: Path) -> None:
             append(journal, name, body=b"x" * 5000)
         except Unavailable:
             break
-    tell("full", journal.head())
+    report("full", journal.head())
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    tell("appended", append(journal, name, body=b"x" * 5000).revision)
+    report("appended", append(journal, name, body=b"x" * 5000).revision)
     journal.close()
 
 

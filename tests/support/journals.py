@@ -9,11 +9,11 @@ from journal.entry import Appended, Entry, NewEntry
 from journal.port import Journal
 
 PATIENCE = 20.0
-"""Seconds after which a condition that should have come is given up."""
+"""Seconds to wait for an expected condition."""
 
 
 def new_entry(name: object = "a", **changes: object) -> NewEntry:
-    """An entry whose id follows from `name`: equal names are duplicates."""
+    """Make an entry whose id follows from `name`: equal names are duplicates."""
     fields: dict[str, object] = {
         "id": blake2b(str(name).encode(), digest_size=16).digest(),
         "sdk_app_id": 1400000001,

@@ -1,6 +1,6 @@
-"""The rules of a session, told a second time, plainly and slowly, from docs/callbacks.md.
+"""The rules of a session, written a second time from docs/callbacks.md, simple and slow.
 
-Shares nothing with the code under test: what both say is right by agreement, not by birth.
+Independent of the code under test, and of the catalogue: a mistake in one shows as a difference.
 """
 
 import json
@@ -89,7 +89,7 @@ MALFORMED, TOO_LONG = ("REJECTED", "MALFORMED"), ("REJECTED", "SESSION_TOO_LONG"
 
 
 class Step(NamedTuple):
-    """One callback in its place: its outcome, and the states before and after it."""
+    """One callback in time order: its outcome, and the states before and after it."""
 
     document: Document
     outcome: Outcome
@@ -106,7 +106,7 @@ Steps = list[Step]
 
 
 class Record(NamedTuple):
-    """One verdict as the feed publishes it; no states where the callback has no place in order."""
+    """One published verdict; it has no states if the callback has no place in time order."""
 
     revision: int
     ordinal: int
@@ -117,17 +117,17 @@ class Record(NamedTuple):
     session_state: str
 
 
-class Journey(NamedTuple):
-    """All that a view says of a journal."""
+class Content(NamedTuple):
+    """The whole content of a view of a journal."""
 
     feed: list[Record]
     snapshots: dict[int, dict[str, Any]]
-    """By revision, the session that its callback belongs to, once that has begun."""
+    """By revision, the session of the callback, if it has begun."""
     sessions: dict[str, dict[str, Any]]
 
 
 class Arrivals:
-    """A session's callbacks so far, by id, and how much of its limits is used up."""
+    """A session's callbacks so far, by id, and the used part of its limits."""
 
     def __init__(self) -> None:
         self.documents: dict[bytes, Document] = {}
@@ -139,9 +139,9 @@ class Arrivals:
         return fold(self.documents)
 
 
-def journey(entries: list[Entry], *, callbacks: int, revised: int) -> Journey:
-    """Tell what a view says after these entries, with these limits to a session."""
-    told = Journey([], {}, {})
+def content_of(entries: list[Entry], *, callbacks: int, revised: int) -> Content:
+    """Return the content of a view of these entries, with these limits for each session."""
+    expected = Content([], {}, {})
     sessions: dict[str, Arrivals] = {}
     seen: set[bytes] = set()
     for entry in entries:
@@ -150,19 +150,19 @@ def journey(entries: list[Entry], *, callbacks: int, revised: int) -> Journey:
         seen.add(entry.id)
         document = readable(entry)
         if document is None:
-            told.feed.append(
+            expected.feed.append(
                 Record(entry.revision, 0, entry.revision, MALFORMED, "NEW", "NEW", "NEW")
             )
             continue
         session_id = document["SessionId"]
         arrivals = sessions.setdefault(session_id, Arrivals())
         full = len(arrivals.documents) >= callbacks or arrivals.revised >= revised
-        told.feed.extend(refuse(arrivals, entry) if full else take(arrivals, entry, document))
+        expected.feed.extend(refuse(arrivals, entry) if full else take(arrivals, entry, document))
         shown = figures(list(arrivals.fold().values()), arrivals.too_long)
         if shown["state"] != "NEW":
-            told.snapshots[entry.revision] = shown
-            told.sessions[session_id] = shown
-    return told
+            expected.snapshots[entry.revision] = shown
+            expected.sessions[session_id] = shown
+    return expected
 
 
 def refuse(arrivals: Arrivals, entry: Entry) -> list[Record]:
@@ -187,7 +187,7 @@ def take(arrivals: Arrivals, entry: Entry, document: Document) -> list[Record]:
 
 
 def readable(entry: Entry) -> Document | None:
-    """Return a callback's fields; None if it is malformed. Not all kinds: see test_callback.py."""
+    """Return a callback's fields; None if it is malformed. test_decoder.py has all kinds."""
     try:
         document = json.loads(entry.body)
     except ValueError:
@@ -201,7 +201,7 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def name(document: Document, field: str) -> str:
-    """Return a text as it is shown: empty if it is none, or too long."""
+    """Return a text as it is shown: empty if it is no text or too long."""
     value = document.get(field)
     shown = LONE_SURROGATE.sub("\ufffd", value) if type(value) is str else ""
     return shown if len(shown.encode()) <= NAME_BYTES else ""
@@ -218,7 +218,7 @@ def in_time_order(callbacks: dict[bytes, Document]) -> list[tuple[bytes, Documen
 
 
 def fold(callbacks: dict[bytes, Document]) -> dict[bytes, Step]:
-    """Take a session's callbacks through the table once, in time order."""
+    """Apply a session's callbacks to the table once, in time order."""
     state, contacted, end_reason = "NEW", False, ""
     steps: dict[bytes, Step] = {}
     for identity, document in in_time_order(callbacks):
@@ -258,7 +258,7 @@ def state_of(steps: Steps) -> str:
 
 
 def figures(steps: Steps, too_long: int) -> dict[str, Any]:
-    """Return all that desk.v1.Session says, by its fields' names, but key and revision."""
+    """Return the fields of desk.v1.Session by name, without key and revision."""
     story = [step for step in steps if step.outcome == ACCEPTED]
     times = [s.document["EventTime"] for s in steps if s.outcome in (ACCEPTED, UNRECOGNISED)]
     reply = first(story, lambda step: step.event == "Human.AgentSendMsg" and in_session(step))
@@ -294,7 +294,7 @@ def figures(steps: Steps, too_long: int) -> dict[str, Any]:
 
 
 def in_session(step: Step) -> bool:
-    """Tell whether the session was still going on: what is said while CLOSING is no response."""
+    """Return False if the session was CLOSING: a message is no response then."""
     return step.before != "CLOSING"
 
 
@@ -321,7 +321,7 @@ def stays(story: Steps, states: set[str]) -> int | None:
 
 
 def messages(story: Steps, *events: str) -> int:
-    """Count the messages of one side; one that is reported again with its key, once."""
+    """Count the messages of one side. A message reported again with its key counts once."""
     keys = [name(step.document, "MsgKey") for step in story if step.event in events]
     return sum(not key or key != before for before, key in zip(["", *keys], keys, strict=False))
 
@@ -332,7 +332,7 @@ def rating(story: Steps) -> int:
 
 
 def agents(story: Steps) -> dict[str, Any]:
-    """Tell who has the session, who had it last, and how many had it."""
+    """Return the present agent, the last agents, and the number of agents."""
     current, remembered, count = "", [], 0
     for step in story:
         if step.event in ("TransferringToHuman", "TransferringToHumanWait", "NoAgentOnline"):
@@ -346,7 +346,7 @@ def agents(story: Steps) -> dict[str, Any]:
 
 
 def named(step: Step) -> list[str]:
-    """Return the agents whom a callback says to have the session, or to have handed it over."""
+    """List the agents who, by a callback, have the session or handed it over."""
     if step.event == "AgentForward":
         fields = ["ForwardFromAgentId", "AgentId"]
     elif step.event == "TransferToHumanSuccess" or (

@@ -1,4 +1,4 @@
-"""Small parts for a real supervisor: `python -m tests.support.parts <scenario>`."""
+"""Small processes for a real supervisor: `python -m tests.support.parts <scenario>`."""
 
 import signal
 import sys
@@ -9,57 +9,57 @@ import structlog
 
 from command import logs
 from command.settings import Settings
-from command.signals import when_told_to_stop
-from command.supervisor import Part, Report, Supervisor
+from command.signals import on_stop_request
+from command.supervisor import Notifier, ProcessSpec, Supervisor
 
 log = structlog.get_logger()
 
 
-def obedient(report: Report, settings: Settings, name: str) -> None:
-    """Works until told to stop."""
+def obedient(notifier: Notifier, settings: Settings, name: str) -> None:
+    """Work until asked to stop."""
     logs.configure(settings, name)
     stop = threading.Event()
-    when_told_to_stop(stop.set)
-    report.ready()
+    on_stop_request(stop.set)
+    notifier.ready()
     stop.wait()
     log.info("ended")
 
 
-def stubborn(report: Report, settings: Settings) -> None:
-    """Does not listen."""
+def stubborn(notifier: Notifier, settings: Settings) -> None:
+    """Ignore every request to stop."""
     logs.configure(settings, "stubborn")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    report.ready()
+    notifier.ready()
     while True:
         time.sleep(60)
 
 
-def crashing(report: Report, settings: Settings) -> None:
-    """Dies while it starts."""
-    report.trouble("stumbled over\nits own feet")
+def crashing(notifier: Notifier, settings: Settings) -> None:
+    """Exit during the start."""
+    notifier.trouble("stumbled over\nits own feet")
     raise SystemExit(7)
 
 
-def hopeless(report: Report, settings: Settings) -> None:
-    """Knows that it will never work."""
-    report.failed("the disk is made of cheese")
+def hopeless(notifier: Notifier, settings: Settings) -> None:
+    """Report that it can never work."""
+    notifier.failed("the disk is made of cheese")
     raise SystemExit(1)
 
 
-def scenario(name: str, settings: Settings) -> list[Part]:
-    """The parts of a scenario."""
+def scenario(name: str, settings: Settings) -> list[ProcessSpec]:
+    """Return the processes of a scenario."""
     plain = (settings,)
     return {
         "two-stages": [
-            Part(name="last", run=obedient, arguments=(settings, "last"), stage=2),
-            Part(name="first", run=obedient, arguments=(settings, "first"), stage=1),
+            ProcessSpec(name="last", run=obedient, arguments=(settings, "last"), stage=2),
+            ProcessSpec(name="first", run=obedient, arguments=(settings, "first"), stage=1),
         ],
-        "stubborn": [Part(name="stubborn", run=stubborn, arguments=plain)],
-        "crashing": [Part(name="crashing", run=crashing, arguments=plain)],
+        "stubborn": [ProcessSpec(name="stubborn", run=stubborn, arguments=plain)],
+        "crashing": [ProcessSpec(name="crashing", run=crashing, arguments=plain)],
         "hopeless": [
-            Part(name="other", run=obedient, arguments=(settings, "other")),
-            Part(name="hopeless", run=hopeless, arguments=plain),
+            ProcessSpec(name="other", run=obedient, arguments=(settings, "other")),
+            ProcessSpec(name="hopeless", run=hopeless, arguments=plain),
         ],
     }[name]
 

@@ -71,6 +71,7 @@ def start(
     *arguments: str,
     data_dir: Path,
     module: str = "command",
+    python: str | Path = sys.executable,
     prepare: Callable[[], None] | None = None,
     **settings: str,
 ) -> "Iterator[RunningDesk]":
@@ -78,7 +79,7 @@ def start(
 
     `prepare` runs in the child before the command does.
     """
-    running = RunningDesk((module, *arguments), data_dir, settings, prepare)
+    running = RunningDesk((str(python), "-m", module, *arguments), data_dir, settings, prepare)
     try:
         yield running
     finally:
@@ -103,7 +104,7 @@ class RunningDesk:
             "DESK_SDK_APP_IDS": str(SDK_APP_ID),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            arguments,
             env=environment({**ours, **settings}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -203,7 +204,7 @@ class RunningDesk:
         return self.wait(timeout=timeout)
 
     def interrupt_group(self) -> None:
-        """What a terminal does on Ctrl-C: SIGINT to the whole foreground process group."""
+        """Send SIGINT to the whole process group, as a terminal does on Ctrl-C."""
         os.killpg(self.pid, signal.SIGINT)
 
     def wait(self, *, timeout: float = DEADLINE) -> int:
@@ -240,7 +241,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
+    """Return True if the process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -56,7 +56,7 @@ class World:
         return last
 
     def backlog(self, after: int) -> tuple[int, int | None]:
-        """How far the journal is ahead of a revision."""
+        """Return the journal's head, and the time of the first entry after a revision."""
         if self.backlog_waits_for:
             self.backlog_waits_for.wait(PATIENCE)
         waiting = self.journal.read(after, limit=1)
@@ -223,13 +223,14 @@ async def _end(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
 async def service(*bodies: bytes, **options: Any) -> AsyncIterator[tuple[World, Worker]]:
     """A followed journal of these callbacks and a worker that has seen all of them."""
     with world(bodies) as made:
+        made.wait()  # sooner than the worker's own look for a complete view
         async with worker(made, **options) as serving:
             await serving.revision(made.journal.head())
             yield made, serving
 
 
 async def until(condition: Callable[[], Any], *, within: float = PATIENCE) -> Any:
-    """Ask an async condition again and again until it holds."""
+    """Evaluate an async condition until it holds, and return it."""
     async with asyncio.timeout(within):
         while not (answer := await condition()):  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -8,7 +8,7 @@ from journal.memory import MemoryJournal
 from journal.port import Waiter
 
 WINDOW = 64
-"""Ids that it recognises: those appended last."""
+"""Ids that it recognises: those of the last appends."""
 
 
 class SparseJournal(MemoryJournal):

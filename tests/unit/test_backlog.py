@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from journal import backlog as backlog_module
 from journal.backlog import Backlog
 from journal.errors import Unavailable
 from journal.port import JournalReader
@@ -44,10 +43,7 @@ def test_a_journal_that_is_not_there_yet_is_asked_for_again(tmp_path: Path) -> N
     journal.close()
 
 
-def test_who_asks_beside_a_question_that_hangs_is_answered_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(backlog_module, "PATIENCE", 0.05)
+def test_a_question_beside_one_that_hangs_is_answered_in_time() -> None:
     begun, release = threading.Event(), threading.Event()
 
     def open_reader() -> JournalReader:
@@ -55,7 +51,7 @@ def test_who_asks_beside_a_question_that_hangs_is_answered_in_time(
         release.wait(PATIENCE)
         return SparseJournal()
 
-    backlog = Backlog(open_reader)
+    backlog = Backlog(open_reader, patience=0.05)
     hanging = threading.Thread(target=backlog, args=(0,))
     hanging.start()
     assert begun.wait(PATIENCE)

@@ -1,4 +1,4 @@
-"""What is computed of measurements: medians, and ratios of figures of one run."""
+"""Figures computed of measurements: medians, and ratios of figures of one run."""
 
 import pytest
 

@@ -3,8 +3,8 @@
 import pytest
 
 from gateway.body import DISCARD, MAX_FRAMING, Body, ChunkedBody
-from gateway.callbacks import MAX_BODY
 from gateway.head import InvalidHttp
+from gateway.limits import MAX_BODY
 
 
 def receive(body: Body, wire: bytes, pieces: int) -> int:

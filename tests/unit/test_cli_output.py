@@ -1,4 +1,4 @@
-"""How answers are put into JSON and words."""
+"""Answers as JSON and as text."""
 
 import json
 
@@ -10,7 +10,7 @@ from google.protobuf.json_format import ParseDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from command.cli.output import as_json, harmless, name_of, span
+from command.cli.output import as_json, enum_name, format_duration, printable
 
 
 def test_large_integers_are_numbers_and_unset_messages_are_left_out():
@@ -45,7 +45,7 @@ def test_what_was_printed_can_be_read_back_as_the_same_message(record):
 def test_a_value_of_a_newer_service_is_shown_as_its_number():
     session = Session(state=99)
     assert as_json(session)["state"] == 99
-    assert name_of(session, "state") == "99"
+    assert enum_name(session, "state") == "99"
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def test_a_value_of_a_newer_service_is_shown_as_its_number():
 def test_a_duration_is_two_figures(milliseconds, text):
     duration = Duration()
     duration.FromMilliseconds(milliseconds)
-    assert span(duration) == text
+    assert format_duration(duration) == text
 
 
 @given(st.text())
 def test_nothing_that_is_shown_can_steer_a_terminal(text):
-    assert harmless(text).isprintable()
-    assert len(harmless(text)) == len(text)
+    assert printable(text).isprintable()
+    assert len(printable(text)) == len(text)

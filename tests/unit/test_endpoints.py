@@ -1,4 +1,4 @@
-"""Where a client on this machine finds the service."""
+"""The addresses at which a client on this machine finds the processes."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import pytest
 
 from command.address import Address
 from command.endpoints import gateway_address, service_address
-from command.words import count_of
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +54,3 @@ def test_an_env_file_that_is_no_text_is_named():
     Path(".env").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"\.env is not UTF-8"):
         service_address()
-
-
-def test_one_is_singular():
-    assert [count_of(number, "callback") for number in (0, 1, 2)] == [
-        "0 callbacks",
-        "1 callback",
-        "2 callbacks",
-    ]

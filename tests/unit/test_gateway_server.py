@@ -1,4 +1,4 @@
-"""The gateway's event loop: who gets a connection, and when."""
+"""The event loop: which client gets a connection and an answer, and in which turn."""
 
 import ast
 import inspect
@@ -10,11 +10,13 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
+from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import TcpWSGIServer
 
-from gateway import waitress_server
-from gateway.waitress_server import Server
+from gateway import waitress_channel, waitress_server
+from gateway.limits import Limits
+from gateway.waitress_server import EventLoop, Server
 
 BURST = 40
 SMALLEST = b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
@@ -36,112 +38,115 @@ class CountingApp:
 
 
 @contextmanager
-def listening(clients: int, sends: bytes = b"", app: Any = None) -> Iterator[Server]:
-    """A server that has not run yet, and clients that the kernel has connected to it."""
+def connected(clients: int, sends: bytes = b"") -> Iterator[socket.socket]:
+    """A listening socket, and clients that the kernel has connected to it."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=2 * BURST)
     listener.setblocking(False)
     with ExitStack() as stack:
-        made = Server(app or CountingApp(), listener, per_address=0)
-        stack.callback(made.close)
+        stack.enter_context(closing(listener))
         for _ in range(clients):
             client = socket.create_connection(listener.getsockname(), timeout=5)
             stack.enter_context(closing(client))
             client.sendall(sends)
-        yield made
+        yield listener
+
+
+@contextmanager
+def looping(
+    clients: int, sends: bytes = b"", app: Any = None, **limits: Any
+) -> Iterator[EventLoop]:
+    """An event loop that has not turned yet, and clients that the kernel has connected to it."""
+    with connected(clients, sends) as listener:
+        loop = EventLoop(app or CountingApp(), listener, Limits(per_address=0, **limits))
+        yield loop
+        wasyncore.close_all(loop.polled)
 
 
 def test_a_burst_of_connections_is_taken_in_one_turn():
-    with listening(BURST) as made:
-        made._loop.turn(1.0)
-        assert len(made._loop.active_channels) == BURST
+    with looping(BURST) as loop:
+        loop.turn(1.0)
+        assert len(loop.active_channels) == BURST
 
 
-def test_of_a_burst_no_more_are_taken_than_there_may_be(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(waitress_server, "affordable_connections", lambda: 10)
-    with listening(BURST) as made:
-        made._loop.turn(1.0)
-        assert 0 < len(made._loop.active_channels) <= 10
+def test_of_a_burst_no_more_are_taken_than_there_may_be():
+    with looping(BURST, connections=10) as loop:
+        loop.turn(1.0)
+        assert 0 < len(loop.active_channels) <= 10
 
 
 def test_of_a_connection_a_turn_reads_and_answers_one_request():
     app = CountingApp()
-    with listening(3, SMALLEST * 300, app) as made:
-        made._loop.turn(1.0)  # which accepts
+    with looping(3, SMALLEST * 300, app) as loop:
+        loop.turn(1.0)  # which accepts
         for turns in range(1, 11):
-            made._loop.turn(1.0)
+            loop.turn(1.0)
             assert list(app.answered.values()) == [turns] * 3
-            channels = made._loop.active_channels.values()
-            assert [len(each.requests) for each in channels] == [1] * 3
 
 
-def test_a_turn_answers_no_longer_than_its_time_and_everybody_in_turn(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(waitress_server, "SLICE", 0.0)
+def test_a_turn_answers_no_longer_than_its_time_and_everybody_in_turn():
     app = CountingApp()
-    with listening(5, SMALLEST * 300, app) as made:
-        made._loop.turn(1.0)
+    with looping(5, SMALLEST * 300, app, answering=0.0) as loop:
+        loop.turn(1.0)
         for turns in range(1, 11):
-            made._loop.turn(1.0)
+            loop.turn(1.0)
             assert app.answered.total() == turns
         assert list(app.answered.values()) == [2] * 5
 
 
 def test_a_server_that_is_told_to_stop_answers_what_has_arrived_and_ends_its_connections():
     app = CountingApp()
-    with listening(3, SMALLEST * 300, app) as made:
-        made._loop.turn(1.0)
-        made.stop()
-        made.run()
+    with connected(3, SMALLEST * 300) as listener:
+        server = Server(app, listener)
+        server.stop()
+        server.run()
         assert list(app.answered.values()) == [300] * 3
+        assert server.connections == 0
 
 
-def test_draining_looks_at_the_clock_however_much_there_is_to_answer(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(waitress_server, "DRAIN", 0.0)
+def test_draining_looks_at_the_clock_however_much_there_is_to_answer():
     app = CountingApp()
-    with listening(3, SMALLEST * 300, app) as made:
-        made._loop.turn(1.0)
-        made.stop()
-        made.run()
+    with connected(3, SMALLEST * 300) as listener:
+        server = Server(app, listener, Limits(drain=0.0))
+        server.stop()
+        server.run()
         assert app.answered.total() <= 3
+        assert server.connections == 0
 
 
-def test_when_room_is_short_the_answer_before_a_pipelined_request_is_the_last(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(waitress_server, "affordable_connections", lambda: 3)
+def test_when_room_is_short_the_answer_before_a_pipelined_request_is_the_last():
     app = CountingApp()
-    with listening(3, SMALLEST * 300, app) as made:
+    with looping(3, SMALLEST * 300, app, connections=3) as loop:
         for _ in range(4):
-            made._loop.turn(1.0)
+            loop.turn(1.0)
         assert sorted(app.answered.values())[0] == 1
-        assert len(made._loop.active_channels) == 2
+        assert len(loop.active_channels) == 2
 
 
 def test_a_client_that_does_not_read_gets_no_further_answers():
     app = CountingApp(answer=b"x" * 256 * 1024)
-    with listening(1, SMALLEST * 300, app) as made:
+    with looping(1, SMALLEST * 300, app) as loop:
         for _ in range(350):
-            made._loop.turn(0.0)
+            loop.turn(0.0)
         assert 0 < app.answered.total() < 200  # what the kernel takes is no more
 
 
-def test_a_server_that_can_accept_nobody_any_more_ends(monkeypatch: pytest.MonkeyPatch):
-    def fail(*_: object, **__: object) -> None:
-        raise MemoryError
+def test_a_server_that_can_accept_nobody_any_more_ends():
+    with connected(0) as listener:
+        server = Server(CountingApp(), listener)
+        listener.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(OSError, match="listening"):
+            server.run()
 
-    monkeypatch.setattr(waitress_server._Channel, "__init__", fail)
-    with listening(1) as made, pytest.raises(OSError, match="listening"):
-        made.run()
+
+MODULES = (waitress_channel, waitress_server)
 
 
 def test_of_waitress_hardly_anything_is_overridden():
     overridden = {
         f"{base.__name__}.{name}"
-        for ours in vars(waitress_server).values()
-        if isinstance(ours, type) and ours.__module__ == waitress_server.__name__
+        for module in MODULES
+        for ours in vars(module).values()
+        if isinstance(ours, type) and ours.__module__ == module.__name__
         for name, value in vars(ours).items()
         for base in ours.__mro__[1:]
         if base.__module__.startswith("waitress.") and callable(vars(base).get(name))
@@ -151,15 +156,15 @@ def test_of_waitress_hardly_anything_is_overridden():
 
 
 def test_no_private_name_of_waitress_is_used():
-    tree = ast.parse(inspect.getsource(waitress_server))
     private = {
         node.attr
-        for node in ast.walk(tree)
+        for module in MODULES
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Attribute)
         and re.match("_[a-z]", node.attr)
         and not (isinstance(node.value, ast.Name) and node.value.id == "self")
     }
-    assert private <= {"_loop"}
+    assert private == set()
     names = {name for base in (HTTPChannel, TcpWSGIServer) for name in dir(base)}
-    own = set(vars(waitress_server._EventLoop)) | set(vars(waitress_server._Channel))
+    own = set(vars(EventLoop)) | set(vars(waitress_channel.Channel))
     assert not {name for name in own & names if re.match("_[a-z]", name)}

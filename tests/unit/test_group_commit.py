@@ -1,27 +1,28 @@
-"""Batches: how large, in which order, and what becomes of a commit that breaks."""
+"""Batches: their size, their order, and a commit that fails."""
 
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
-from journal import group_commit
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, Closed, Overloaded, Unavailable
-from journal.group_commit import MAX_BATCH, MAX_BATCH_BYTES, GroupCommit
+from journal.group_commit import LIMITS, GroupCommit, Limits
+from journal.port import Waiter
 from tests.support.journals import PATIENCE, new_entry
 from tests.support.waiting import eventually
 
 
 class Log:
-    """Takes batches once it may, and remembers them."""
+    """A storage that commits once it may, and remembers the batches."""
 
     def __init__(self) -> None:
         self.may = threading.Event()
         self.entered = threading.Event()
         self.batches: list[list[NewEntry]] = []
-        self.tidied = 0
+        self.checkpoints = 0
 
     def commit(self, entries: Sequence[NewEntry]) -> list[Appended]:
         self.entered.set()
@@ -30,28 +31,52 @@ class Log:
         self.batches.append(list(entries))
         return [Appended(first + n, False) for n in range(len(entries))]
 
-    def tidy(self) -> None:
-        self.tidied += 1
+    def checkpoint(self) -> None:
+        self.checkpoints += 1
 
 
-def append_while_held(log: Log, entries: Sequence[NewEntry]) -> list[Appended]:
-    """Append `entries` from a thread each while the first one's commit is held up."""
-    commits = GroupCommit(log.commit, afterwards=log.tidy)
+class Sleepers:
+    """Counts the appenders that have begun to wait."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def event(self) -> Waiter:
+        sleepers = self
+
+        class Event(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                with sleepers._lock:
+                    sleepers.count += 1
+                return super().wait(timeout)
+
+        return Event()
+
+
+def append_while_hanging(log: Log, entries: Sequence[NewEntry]) -> list[Appended]:
+    """Append `entries` from a thread each while the commit of the first one hangs."""
+    commits = GroupCommit(log.commit, afterwards=log.checkpoint)
+    asleep = Sleepers()
+
+    def append(entry: NewEntry) -> Appended:
+        return commits.append(entry, timeout=PATIENCE, event=asleep.event)
+
     with ThreadPoolExecutor(len(entries)) as pool:
-        futures = [pool.submit(commits.append, entries[0], timeout=PATIENCE)]
+        futures = [pool.submit(append, entries[0])]
         assert log.entered.wait(PATIENCE)
-        futures += [pool.submit(commits.append, e, timeout=PATIENCE) for e in entries[1:]]
-        eventually(lambda: len(commits._waiting) == len(entries) - 1)
+        futures += [pool.submit(append, entry) for entry in entries[1:]]
+        eventually(lambda: asleep.count == len(entries))
         log.may.set()
         outcomes = [future.result() for future in futures]
     assert commits.close(timeout=PATIENCE)
     return outcomes
 
 
-def test_nobody_who_appends_is_left_asleep() -> None:
+def test_every_append_is_committed_and_returns() -> None:
     log = Log()
     log.may.set()
-    commits = GroupCommit(log.commit, afterwards=log.tidy)
+    commits = GroupCommit(log.commit, afterwards=log.checkpoint)
 
     def append_one_by_one(first: int) -> None:
         for number in range(first, first + 3_000):
@@ -63,40 +88,40 @@ def test_nobody_who_appends_is_left_asleep() -> None:
     assert sum(map(len, log.batches)) == 6_000
 
 
-def test_those_who_wait_share_one_commit_and_get_each_their_own_outcome() -> None:
+def test_waiting_appends_share_one_commit_and_each_gets_its_own_outcome() -> None:
     log = Log()
     entries = [new_entry(n) for n in range(20)]
-    outcomes = append_while_held(log, entries)
+    outcomes = append_while_hanging(log, entries)
     assert [len(batch) for batch in log.batches] == [1, 19]
-    assert log.tidied == 2
+    assert log.checkpoints == 2
     stored = [entry for batch in log.batches for entry in batch]
     assert [stored[outcome.revision - 1] for outcome in outcomes] == entries
 
 
 def test_a_batch_has_a_limit_of_entries() -> None:
     log = Log()
-    append_while_held(log, [new_entry(n) for n in range(MAX_BATCH + 11)])
-    assert [len(batch) for batch in log.batches] == [1, MAX_BATCH, 10]
+    append_while_hanging(log, [new_entry(n) for n in range(LIMITS.batch + 11)])
+    assert [len(batch) for batch in log.batches] == [1, LIMITS.batch, 10]
 
 
 def test_a_batch_has_a_limit_of_bytes_but_takes_at_least_one_entry() -> None:
     log = Log()
-    sizes = [1] + [MAX_BATCH_BYTES // 4] * 9
-    append_while_held(log, [new_entry(n, body=bytes(size)) for n, size in enumerate(sizes)])
+    sizes = [1] + [LIMITS.batch_bytes // 4] * 9
+    append_while_hanging(log, [new_entry(n, body=bytes(size)) for n, size in enumerate(sizes)])
     assert [len(batch) for batch in log.batches] == [1, 4, 4, 1]
     huge = Log()
-    append_while_held(huge, [new_entry(n, body=bytes(MAX_BATCH_BYTES + 1)) for n in range(3)])
+    append_while_hanging(huge, [new_entry(n, body=bytes(LIMITS.batch_bytes + 1)) for n in range(3)])
     assert [len(batch) for batch in huge.batches] == [1, 1, 1]
 
 
-Held = tuple[Log, GroupCommit, Future[Appended]]
+Hanging = tuple[Log, GroupCommit, Future[Appended]]
 
 
-@pytest.fixture
-def held() -> Iterator[Held]:
-    """A commit that is held up, with one entry in it."""
+@contextmanager
+def hanging_commit(limits: Limits) -> Iterator[Hanging]:
+    """Make a commit hang, with one entry in it, until `log.may` is set."""
     log = Log()
-    commits = GroupCommit(log.commit, afterwards=log.tidy)
+    commits = GroupCommit(log.commit, afterwards=log.checkpoint, limits=limits)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(commits.append, new_entry("first"), timeout=PATIENCE)
         assert log.entered.wait(PATIENCE)
@@ -105,13 +130,19 @@ def held() -> Iterator[Held]:
     assert commits.close(timeout=PATIENCE)
 
 
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    with hanging_commit(Limits(waiting=3)) as hanging:
+        yield hanging
+
+
 def give_up(commits: GroupCommit, name: object) -> None:
     with pytest.raises(AppendTimedOut):
         commits.append(new_entry(name), timeout=0)
 
 
-def test_an_entry_that_no_commit_has_taken_in_time_is_withdrawn(held: Held) -> None:
-    log, commits, first = held
+def test_an_entry_that_no_commit_has_taken_in_time_is_withdrawn(hanging: Hanging) -> None:
+    log, commits, first = hanging
     give_up(commits, "second")
     log.may.set()
     assert first.result(PATIENCE).revision == 1
@@ -119,8 +150,8 @@ def test_an_entry_that_no_commit_has_taken_in_time_is_withdrawn(held: Held) -> N
     assert log.batches == [[new_entry("first")], [new_entry("third")]]
 
 
-def test_when_all_that_waited_is_withdrawn_nothing_is_committed(held: Held) -> None:
-    log, commits, first = held
+def test_nothing_is_committed_if_every_waiting_append_was_withdrawn(hanging: Hanging) -> None:
+    log, commits, first = hanging
     give_up(commits, "second")
     log.may.set()
     assert first.result(PATIENCE).revision == 1
@@ -128,11 +159,10 @@ def test_when_all_that_waited_is_withdrawn_nothing_is_committed(held: Held) -> N
     assert log.batches == [[new_entry("first")]]
 
 
-def test_those_in_a_commit_and_those_that_wait_for_the_next_are_bounded_together(
-    held: Held, monkeypatch: pytest.MonkeyPatch
+def test_appends_in_a_commit_and_waiting_appends_are_bounded_together(
+    hanging: Hanging,
 ) -> None:
-    monkeypatch.setattr(group_commit, "MAX_WAITING", 3)
-    log, commits, _ = held
+    log, commits, _ = hanging
     with ThreadPoolExecutor(2) as pool:
         patient = [pool.submit(commits.append, new_entry(n), timeout=PATIENCE) for n in range(2)]
         eventually(lambda: "overloaded" in commits.trouble())
@@ -143,24 +173,20 @@ def test_those_in_a_commit_and_those_that_wait_for_the_next_are_bounded_together
     assert commits.trouble() == ""
 
 
-def test_what_was_withdrawn_does_not_count_as_waiting(
-    held: Held, monkeypatch: pytest.MonkeyPatch
+def test_a_withdrawn_append_does_not_count_as_waiting(
+    hanging: Hanging,
 ) -> None:
-    monkeypatch.setattr(group_commit, "MAX_WAITING", 3)
-    _, commits, _ = held
+    _, commits, _ = hanging
     for number in range(10):
         give_up(commits, number)
 
 
-def test_a_commit_that_takes_long_is_trouble_while_it_lasts(
-    held: Held, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_commit, "SLOW", 0.0)
-    log, commits, first = held
-    eventually(lambda: commits.trouble() == "the disk does not answer")
-    log.may.set()
-    first.result(PATIENCE)
-    eventually(lambda: commits.trouble() == "")
+def test_a_commit_that_takes_long_is_trouble_while_it_lasts() -> None:
+    with hanging_commit(Limits(slow=0.0)) as (log, commits, first):
+        eventually(lambda: commits.trouble() == "the disk does not answer")
+        log.may.set()
+        first.result(PATIENCE)
+        eventually(lambda: commits.trouble() == "")
 
 
 def test_a_failed_commit_is_trouble_until_one_succeeds() -> None:
@@ -182,10 +208,7 @@ def test_a_failed_commit_is_trouble_until_one_succeeds() -> None:
     assert commits.trouble() == "the journal is closed"
 
 
-def test_without_appends_a_regular_check_finds_trouble_and_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(group_commit, "CHECK", 0.01)
+def test_without_appends_a_regular_check_finds_trouble_and_its_end() -> None:
     broken = threading.Event()
 
     def check() -> None:
@@ -193,7 +216,9 @@ def test_without_appends_a_regular_check_finds_trouble_and_its_end(
             raise Unavailable("/secret/disk is gone")
 
     log = Log()
-    commits = GroupCommit(log.commit, afterwards=log.tidy, check=check)
+    commits = GroupCommit(
+        log.commit, afterwards=log.checkpoint, check=check, limits=Limits(check_after=0.01)
+    )
     broken.set()
     eventually(lambda: commits.trouble() == "the journal cannot be used: Unavailable")
     broken.clear()
@@ -224,7 +249,7 @@ def test_each_caller_of_a_failed_commit_gets_an_exception_of_its_own_with_the_ca
     assert commits.close(timeout=PATIENCE)
 
 
-def test_a_commit_that_breaks_in_an_unforeseen_way_is_unavailable_and_not_the_end() -> None:
+def test_after_an_unforeseen_error_in_a_commit_later_ones_succeed() -> None:
     broken = [True]
 
     def commit(entries: Sequence[NewEntry]) -> list[Appended]:

@@ -1,10 +1,11 @@
 """Heads: which are taken, which are refused, and that none takes long."""
 
-from time import perf_counter
+from time import thread_time
 
 import pytest
 
-from gateway.head import MAX_HEAD, MAX_LINES, InvalidHttp, parse_head
+from gateway.head import MAX_LINES, InvalidHttp, parse_head
+from gateway.limits import MAX_HEAD
 
 
 def head(*fields: bytes, line: bytes = b"POST / HTTP/1.1", host: bytes = b"Host: h") -> bytes:
@@ -139,9 +140,9 @@ HOSTILE = {
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
 def test_no_head_takes_long(data):
     def seconds() -> float:
-        begun = perf_counter()
+        begun = thread_time()
         with pytest.raises(InvalidHttp):
             parse_head(data)
-        return perf_counter() - begun
+        return thread_time() - begun
 
     assert min(seconds() for _ in range(5)) < 0.05

@@ -1,7 +1,6 @@
-"""What a log line looks like, whoever writes it. In a process of its own: logging is global."""
+"""Log lines of all writers, from processes of their own: logging is global."""
 
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from command.logs import MAX_KINDS, Throttle
 from tests.support.processes import environment
 
 PREPARE = """
@@ -179,16 +177,23 @@ def test_what_grpc_says_of_clients_that_vanish_does_not_fill_the_log(logged):
     assert events == ["failed in GetSession", "failed in GetStatus", *["full", "taken"] * 3]
 
 
-def test_a_message_comes_once_a_period_with_the_number_left_out():
-    now = 0.0
-    throttle = Throttle("grpc", period=5.0, clock=lambda: now)
-
-    def says(message: str, logger: str = "grpc.aio") -> str:
-        record = logging.LogRecord(logger, logging.ERROR, "", 0, message, None, None)
-        return record.getMessage() if throttle.filter(record) else ""
-
-    assert [says("failed") for _ in range(1_001)] == ["failed"] + [""] * 1_000
-    assert says("failed", "grpcio") == "failed"
-    now = 5.0
-    assert says("failed") == "failed (1,000 more before)"
-    assert all(says(str(number)) for number in range(10 * MAX_KINDS))
+def test_an_event_with_a_throttle_comes_once_a_period_for_each_kind(logged):
+    text = logged(
+        """
+        for number in range(1_000):
+            for reason in ("full", "closed"):
+                log.warning("not_kept", reason=reason, number=number, throttle=reason)
+        for number in range(3):
+            log.warning("taken")
+        """
+    )
+    seen = [
+        (record["event"], record.get("reason"), record.get("suppressed"))
+        for record in records(text)
+    ]
+    assert seen == [
+        ("not_kept", "full", 0),
+        ("not_kept", "closed", 0),
+        *[("taken", None, None)] * 3,
+    ]
+    assert "throttle" not in text

@@ -1,4 +1,4 @@
-"""`MsgBody` as desk.v1 shows it: every kind that Desk documents, and none that breaks us."""
+"""`MsgBody` as desk.v1 shows it: every kind that Desk documents, and any other JSON."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from service.message import MAX_ELEMENTS, fill
 
 
 def read(key: str, body: list[Any]) -> pb.Message:
-    """What a client is given; also proves that it can be written."""
+    """Return the message as a client reads it."""
     message = pb.Message()
     fill(message, key, body)
     return pb.Message.FromString(message.SerializeToString())

@@ -18,7 +18,6 @@ from service.history import Limits
 from service.projection import DIGESTS, Projection, row_hash
 from service.view import store
 from service.view.errors import ContentRefused, ViewDamaged
-from service.view.queries import RECORD_COLUMNS
 from service.view.reader import EVERYTHING, Bounds, Reader
 from service.view.selection import EventSelection
 from service.view.writer import (
@@ -77,7 +76,7 @@ def read(folder: Path, sql: str) -> list[tuple[object, ...]]:
 
 def records(folder: Path) -> list[event_pb2.SessionRecord]:
     with closing(Reader(store.locate(folder))) as reader:
-        rows = reader.feed(EVERYTHING, 0, columns=RECORD_COLUMNS, enough=Bounds().size).rows
+        rows = reader.feed(EVERYTHING, 0, enough=Bounds().size).rows
     return [event_pb2.SessionRecord.FromString(row[1]) for row in rows]
 
 
@@ -688,7 +687,7 @@ def test_what_is_too_long_is_found_by_its_session_but_not_read_with_its_history(
     selection = EventSelection(session_ids=(SESSION,))
     with closing(Reader(store.locate(tmp_path))) as reader:
         assert [row[1] for row in reader.facts(APP, SESSION, 5)] == [1, 2, 3]
-        rows = reader.feed(selection, 0, columns=RECORD_COLUMNS, enough=Bounds().size).rows
+        rows = reader.feed(selection, 0, enough=Bounds().size).rows
         found = [event_pb2.SessionRecord.FromString(row[1]) for row in rows]
         as_of = [(reader.session_as_of(APP, SESSION, revision),) for revision in range(1, 6)]
     assert [each.event.revision for each in found] == [1, 2, 1, 3, 4, 5]

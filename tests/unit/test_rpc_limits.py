@@ -1,31 +1,31 @@
-"""One caller cannot take more than half of the places, and gives back what it took."""
+"""One caller has half of a quota, and may take again what it gave back."""
 
 import asyncio
 
 import pytest
 
-from service.rpc.errors import Reason, Refused
-from service.rpc.limits import Places, caller_of
+from service.rpc.errors import CallRefused, ErrorReason
+from service.rpc.limits import Quota, caller_of
 
 
-def places(most: int) -> Places:
-    return Places(Reason.TOO_MANY_CALLS, "calls", most)
+def places(most: int) -> Quota:
+    return Quota(ErrorReason.TOO_MANY_CALLS, "calls", most)
 
 
 def test_one_caller_may_have_half_of_the_places_and_another_the_rest():
     calls = places(4)
     for caller in ("a", "a", "b", "b"):
         calls.take(caller)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CallRefused) as refused:
         calls.take("c")
-    assert (refused.value.reason, len(calls)) == (Reason.TOO_MANY_CALLS, 4)
+    assert (refused.value.reason, len(calls)) == (ErrorReason.TOO_MANY_CALLS, 4)
 
 
 def test_more_than_half_is_refused_to_one_caller_though_places_are_left():
     calls = places(4)
     calls.take("a")
     calls.take("a")
-    with pytest.raises(Refused, match="of this address"):
+    with pytest.raises(CallRefused, match="of this address"):
         calls.take("a")
     calls.take("b")
     assert len(calls) == 3
@@ -35,7 +35,7 @@ def test_what_is_given_back_can_be_taken_again():
     bytes_ = places(10)
     for _ in range(3):
         bytes_.take("a", 5)
-        with pytest.raises(Refused):
+        with pytest.raises(CallRefused):
             bytes_.take("a")
         bytes_.give_back("a", 5)
     assert len(bytes_) == 0

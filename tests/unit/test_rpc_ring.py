@@ -1,7 +1,7 @@
 """The ring of live records is bounded, and knows what it no longer holds."""
 
 from service.positions import last_of, position_of
-from service.rpc.feed import Ring
+from service.rpc.live_feed import Ring
 from service.view.reader import FRAMING
 from service.view.selection import LiveRow
 
@@ -10,8 +10,12 @@ def row(revision: int, size: int = 100) -> LiveRow:
     return LiveRow(position_of(revision), b"x" * size, None, 1, "s", 2, 2, "", "", "")
 
 
+def ring_at(head: int, *, rows: int = 1_000, size: int = 1_000_000) -> Ring:
+    return Ring(head, rows=rows, size=size)
+
+
 def test_the_ring_holds_what_came_after_its_floor():
-    ring = Ring(last_of(3))
+    ring = ring_at(last_of(3))
     ring.extend([row(4), row(5)], last_of(5))
     assert (ring.floor, ring.head) == (last_of(3), last_of(5))
     assert ring.after(last_of(3)) == [row(4), row(5)]
@@ -20,7 +24,7 @@ def test_the_ring_holds_what_came_after_its_floor():
 
 
 def test_the_ring_is_bounded_by_count():
-    ring = Ring(0, rows=10)
+    ring = ring_at(0, rows=10)
     for revision in range(1, 101):
         ring.extend([row(revision)], last_of(revision))
         assert len(ring) <= 10
@@ -31,7 +35,7 @@ def test_the_ring_is_bounded_by_count():
 
 
 def test_the_ring_is_bounded_by_bytes():
-    ring = Ring(0, size=10 * (1_000 + FRAMING))
+    ring = ring_at(0, size=10 * (1_000 + FRAMING))
     for revision in range(1, 101):
         ring.extend([row(revision, 1_000)], last_of(revision))
         assert ring.bytes <= 10 * (1_000 + FRAMING)
@@ -39,6 +43,6 @@ def test_the_ring_is_bounded_by_bytes():
 
 
 def test_a_row_larger_than_the_ring_leaves_it_empty():
-    ring = Ring(0, size=1_000)
+    ring = ring_at(0, size=1_000)
     ring.extend([row(1, 5_000)], last_of(1))
     assert (len(ring), ring.bytes, ring.floor) == (0, 0, position_of(1))

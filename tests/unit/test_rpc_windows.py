@@ -6,7 +6,7 @@ import pytest
 from desk.v1.session_pb2 import Session
 
 from service.positions import complete_revision, last_of, position_of, revision_of
-from service.rpc import snapshot
+from service.rpc import reads
 from service.view.reader import FRAMING, Bounds, Reader, cut
 from service.view.selection import EventSelection, SnapshotSelection
 from tests.support.callbacks import NOON, body, life
@@ -53,7 +53,7 @@ def test_a_session_is_in_the_snapshot_of_the_agent_who_had_it_then():
             for revision, agent in ((4, "agent-a"), (5, "agent-b")):
                 for asked in ("agent-a", "agent-b"):
                     selection = SnapshotSelection(agent_ids=(asked,))
-                    part = snapshot.read(opened, selection, 0, revision, 100)
+                    part = reads.part(opened, selection, 0, revision, 100)
                     found = [Session.FromString(blob).agent_id for blob in part.sessions]
                     assert found == ([agent] if asked == agent else [])
 

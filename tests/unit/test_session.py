@@ -1,11 +1,11 @@
-"""What a session's callbacks make of it: the figures, on whole lives."""
+"""The figures of a session, on whole lives."""
 
 import pytest
 from msgspec.structs import replace
 
+from callback.catalogue import EndReason, State
 from callback.decoder import MAX_EVENT_TIME, decode
 from service.history import TAIL, History, Limits, Placed, Truncated, placed_by
-from service.machine import EndReason, State
 from service.session import Reason, Session, Verdict, explain, without_message
 from tests.support.callbacks import NOON, body, life
 
@@ -250,7 +250,7 @@ def test_the_queue_may_be_ended_by_an_agent() -> None:
 
 
 def arriving(*bodies: bytes) -> History:
-    """A session whose callbacks arrive in this order."""
+    """Make the history of callbacks that arrive in this order."""
     history = History()
     for revision, each in enumerate(bodies, 1):
         history.add(placed(revision, each))
@@ -258,7 +258,7 @@ def arriving(*bodies: bytes) -> History:
 
 
 def revised_by(history: History, given: bytes) -> list[int]:
-    """Revisions of the callbacks whose verdict a late one changes."""
+    """Return the revisions of the callbacks whose verdict a late one changes."""
     return [each.revision for each in history.add(placed(99_999, given))[1:]]
 
 

@@ -1,8 +1,8 @@
-"""A session's message says the same however often it has changed, and does not grow by that."""
+"""A session's message does not grow with the number of its changes."""
 
 from pathlib import Path
 
-from service.machine import State
+from callback.catalogue import State
 from service.records import SessionMessage
 from service.session import Session
 

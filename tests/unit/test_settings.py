@@ -1,4 +1,4 @@
-"""What the environment may say, and what it is told when it says something else."""
+"""Settings from the environment, and the messages for wrong ones."""
 
 import os
 import pickle
@@ -14,8 +14,7 @@ from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import Address
 from command.settings import Settings, SettingsError, TrialSettings
 from gateway.app import create_app
-from gateway.callbacks import Options
-from gateway.paths import check_callback_path
+from gateway.options import Options, check_callback_path
 from journal.memory import MemoryJournal
 
 SECRET = "hush-hush-4711"

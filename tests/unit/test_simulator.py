@@ -1,4 +1,4 @@
-"""The simulator's lives, their order of sending, and what people type."""
+"""The simulator's lives, their order of sending, and its options."""
 
 import json
 from array import array
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from callback.catalogue import EventType, State
 from callback.decoder import MAX_EVENT_TIME, Malformed, decode
 from service.history import History, placed_by
-from service.machine import TABLE, Event, State
 from service.session import Outcome, without_message
 from simulator import texts
 from simulator.callbacks import Made
@@ -20,9 +20,10 @@ from simulator.ledger import Ledger
 from simulator.lives import Life, make_lives
 from simulator.parameters import CallbackUrl, Share, read_token
 from simulator.scripts import IMPOSSIBLE, SCRIPTS
-from simulator.sender import Fate, Options, sign
+from simulator.sender import Fate, SendOptions, sign
 from simulator.summary import percentiles
 from simulator.traffic import WINDOW, Delivery, deliveries
+from simulator.words import count_of
 
 NOW = 1_800_000_000_000
 
@@ -65,9 +66,10 @@ def test_another_seed_gives_other_lives() -> None:
     assert lives(50)[0].expectation != lives(50, seed=2)[0].expectation
 
 
-def test_all_17_event_types_and_all_kinds_of_message_occur() -> None:
+def test_every_event_type_of_the_catalogue_and_every_kind_of_message_is_sent() -> None:
     documents = [json.loads(callback.body) for callback in callbacks(lives(400))]
-    assert {document["Event"] for document in documents} == {event.value for event in Event}
+    missing = {event.value for event in EventType} - {document["Event"] for document in documents}
+    assert not missing, f"name it in a script of simulator/scripts.py: {missing}"
     kinds = {part["MsgType"] for document in documents for part in document.get("MsgBody", ())}
     assert kinds == {
         f"TIM{kind}Elem"
@@ -116,7 +118,13 @@ def test_the_services_own_fold_agrees_with_every_life(seed: int, impossible: flo
 
 
 def test_what_the_simulator_holds_to_be_impossible_is_in_no_row_of_the_table() -> None:
-    possible = {(row.event, source) for row in TABLE for source in row.sources if not row.guard}
+    possible = {
+        (event, source)
+        for event in EventType
+        for row in event.row.transitions
+        for source in row.sources
+        if not row.guard
+    }
     wrong = {(event, state) for state, events in IMPOSSIBLE.items() for event in events} & possible
     assert not wrong
 
@@ -232,7 +240,7 @@ def test_signatures_match_the_vendors_vector() -> None:
 
 
 def test_the_token_shows_in_no_repr() -> None:
-    assert "secret" not in repr(Options(url="http://h", sdk_app_id=1, token="secret"))
+    assert "secret" not in repr(SendOptions(url="http://h", sdk_app_id=1, token="secret"))
 
 
 def test_a_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -276,3 +284,11 @@ def test_percentiles_are_in_milliseconds() -> None:
         "p50": 501, "p90": 901, "p99": 991, "p99.9": 1000, "max": 1000
     }  # fmt: skip
     assert percentiles(array("d")) == {}
+
+
+def test_one_is_singular() -> None:
+    assert [count_of(number, "callback") for number in (0, 1, 2)] == [
+        "0 callbacks",
+        "1 callback",
+        "2 callbacks",
+    ]

@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from service.positions import position_of
-from service.view import index_pages, queries, store
+from service.view import index_pages, store
 from service.view.index_pages import Order
 from service.view.reader import EVERYTHING, Bounds, Reader
 from service.view.selection import (
@@ -164,15 +164,14 @@ QUESTIONS: dict[str, Question] = {
     "a session now": lambda reader: reader.now(APP, f"s{MIDDLE}"),
     "a session as of a revision": lambda reader: reader.session_as_of(APP, f"s{MIDDLE}", SMALL),
     "the feed": lambda reader: reader.feed(
-        EVERYTHING, position_of(MIDDLE), columns=queries.LIVE_COLUMNS, enough=1 << 20
+        EVERYTHING, position_of(MIDDLE), with_session=True, enough=1 << 20
     ),
     "the feed with a filter": lambda reader: reader.feed(
-        SELECTIVE, position_of(MIDDLE), columns=queries.RECORD_COLUMNS, enough=1 << 20
+        SELECTIVE, position_of(MIDDLE), enough=1 << 20
     ),
     "the feed of a session": lambda reader: reader.feed(
         EventSelection(session_ids=(f"s{MIDDLE}",)),
         0,
-        columns=queries.RECORD_COLUMNS,
         enough=1 << 20,
     ),
     "the facts of a session": lambda reader: reader.facts(APP, f"s{MIDDLE}", SMALL),

@@ -1,5 +1,12 @@
-"""The client library: questions, and the feed with its reconnects. Start with `Client`."""
+"""Client of Desk Sessions: questions about sessions, and the feed. Start with `Client`."""
 
+from desk.client.answers import (
+    Answer,
+    Explanation,
+    FoundSession,
+    FoundSessions,
+    SessionCounts,
+)
 from desk.client.connection import Client
 from desk.client.errors import (
     ClientError,
@@ -17,17 +24,25 @@ from desk.client.errors import (
 )
 from desk.client.subscription import Update
 
+__version__ = "0.1.0"
+"""Version of this package and of the service: both are built from one source."""
+
 __all__ = [
+    "Answer",
     "Client",
     "ClientError",
     "Denied",
+    "Explanation",
     "Failed",
+    "FoundSession",
+    "FoundSessions",
     "InvalidRequest",
     "JournalMismatch",
     "NotFound",
     "OutOfRange",
     "PreconditionFailed",
     "Retryable",
+    "SessionCounts",
     "TimedOut",
     "TooMany",
     "Unavailable",

@@ -1,25 +1,27 @@
-"""What a call can end with. What is worth trying again is `Retryable`."""
+"""Errors of the client. What may succeed when tried again is `Retryable`."""
 
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
 from grpc.aio import AioRpcError
-from grpc_status import rpc_status
 
 REASON_DOMAIN = "desk.v1"
-"""`ErrorInfo.domain` of reasons that are the service's own."""
+"""`ErrorInfo.domain` of the service's own reasons."""
 
 
 class ClientError(Exception):
-    """A call failed.
+    """Failure of a call.
 
     Attributes:
         code: the gRPC status code.
-        reason: the service's reason in UPPER_SNAKE, such as `SESSION_NOT_FOUND`; "" where the
-            error did not come from the service. The reasons are listed in session_service.proto.
+        reason: the service's reason in UPPER_SNAKE, such as `SESSION_NOT_FOUND`; "" if the error
+            did not come from the service. The reasons are listed in session_service.proto.
         detail: a sentence for people.
-        fields: of a bad request, what is wrong with which field.
+        fields: for an invalid request, what is wrong by field name.
     """
 
     def __init__(
@@ -58,11 +60,11 @@ class Failed(ClientError):
 
 
 class InvalidRequest(Failed):
-    """The request makes no sense; `fields` says where."""
+    """The service refuses the request; `fields` says why."""
 
 
 class NotFound(Failed):
-    """What was asked for is not there."""
+    """The session does not exist, or has not begun."""
 
 
 class OutOfRange(Failed):
@@ -70,7 +72,7 @@ class OutOfRange(Failed):
 
 
 class PreconditionFailed(Failed):
-    """The service is not in the state that the call takes for granted."""
+    """The service's state or configuration does not allow the call."""
 
 
 class JournalMismatch(PreconditionFailed):
@@ -83,7 +85,7 @@ class Denied(Failed):
 
 _BY_REASON: dict[str, type[ClientError]] = {"JOURNAL_MISMATCH": JournalMismatch}
 
-# ABORTED, CANCELLED and INTERNAL are what proxies and killed servers leave behind (RST_STREAM);
+# Proxies and killed servers end calls with ABORTED, CANCELLED and INTERNAL (RST_STREAM);
 # all calls of this API only read, so repeating them is safe.
 _BY_CODE: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
@@ -102,35 +104,50 @@ _BY_CODE: dict[grpc.StatusCode, type[ClientError]] = {
 
 
 def translate(error: AioRpcError) -> ClientError:
-    """Turn a gRPC error into one of ours."""
-    info, violations = _details(error)
-    kind = _BY_REASON.get(info.reason) or _BY_CODE.get(error.code(), Failed)
-    return kind(
-        error.details() or "no details",
-        code=error.code(),
-        reason=info.reason,
-        fields={violation.field: violation.description for violation in violations},
-    )
-
-
-def _details(
-    error: AioRpcError,
-) -> tuple[error_details_pb2.ErrorInfo, list[error_details_pb2.BadRequest.FieldViolation]]:
-    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    for detail in _packed(error):
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
-        elif detail.Is(bad_request.DESCRIPTOR):
-            detail.Unpack(bad_request)
-    if info.domain != REASON_DOMAIN:
-        info.Clear()
-    return info, list(bad_request.field_violations)
-
-
-def _packed(error: AioRpcError) -> list[Any]:
+    """Return the error of this package for a gRPC error."""
     try:
-        # It asks for no more of a call than what the error has too.
-        status = rpc_status.from_call(cast(grpc.Call, error))
-    except ValueError:  # a proxy's details that contradict the status
-        return []
-    return list(status.details) if status else []
+        reason, fields = _details(error)
+    except (AttributeError, DecodeError, TypeError):  # not the service's: a proxy's own details
+        reason, fields = "", {}
+    kind = _BY_REASON.get(reason) or _BY_CODE.get(error.code(), Failed)
+    return kind(error.details() or "no details", code=error.code(), reason=reason, fields=fields)
+
+
+# google.rpc.Status, ErrorInfo and BadRequest are read by field number: their classes would be a
+# dependency of their own, googleapis-common-protos.
+
+
+def _details(error: AioRpcError) -> tuple[str, dict[str, str]]:
+    """Return the service's reason and the faults of an invalid request by field."""
+    reason, faults = "", {}
+    for type_url, detail in _packed(error):
+        match type_url.rpartition("/")[2]:
+            case "google.rpc.ErrorInfo":
+                info = _texts(detail)
+                reason = info.get(1, "") if info.get(2) == REASON_DOMAIN else ""
+            case "google.rpc.BadRequest":
+                violations = [_texts(part) for _, part in _fields(detail)]
+                faults = {texts.get(1, ""): texts.get(2, "") for texts in violations}
+    return reason, faults
+
+
+def _packed(error: AioRpcError) -> Iterator[tuple[str, bytes]]:
+    """Yield type and content of each detail; none if the details contradict the status."""
+    pairs = list(error.trailing_metadata() or ())  # older grpcio: dict() takes it for a mapping
+    metadata = dict(pairs)
+    status = list(_fields(metadata.get("grpc-status-details-bin", b"")))
+    if (1, error.code().value[0]) in status:
+        for packed in (data for number, data in status if number == 3):
+            fields = dict(_fields(packed))
+            yield fields.get(1, b"").decode(errors="replace"), fields.get(2, b"")
+
+
+def _texts(message: bytes) -> dict[int, str]:
+    return {number: data.decode(errors="replace") for number, data in _fields(message)}
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield each field's number and value: bytes for strings, bytes and messages."""
+    fields = UnknownFieldSet(Empty.FromString(message))
+    for index in range(len(fields)):
+        yield fields[index].field_number, fields[index].data

@@ -1,15 +1,15 @@
-"""The feed as one endless stream: where it stands, and how it goes on after a break.
+"""The feed as one endless stream: its position, and how it goes on after a break.
 
 Knows the contract in event_service.proto, and nothing of channels.
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
 
 import grpc
-import msgspec
-import structlog
 from grpc.aio import AioRpcError, UnaryStreamCall
 
 from desk.client.errors import (
@@ -25,34 +25,35 @@ from desk.v1.event_pb2 import SessionRecord
 from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from desk.v1.session_pb2 import Session
 
-log = structlog.get_logger()
+log = logging.getLogger(__name__)
 
 SILENCE = 30.0
-"""Seconds without any message after which a stream counts as dead: six times what the service
-promises."""
+"""Seconds without any message after which a stream counts as dead. The service promises a message
+every 5 s, or every 20 s while it has thousands of streams."""
 
-FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0
+RECONNECT_DELAY, LONGEST_DELAY = 0.2, 10.0
 """Seconds between two attempts to connect, at most; the first doubles up to the last."""
 
 Open = Callable[[SubscribeRequest], UnaryStreamCall[SubscribeRequest, SubscribeResponse]]
 
 
-class Update(msgspec.Struct, frozen=True, kw_only=True):
-    """What one message of the feed brings. Without records or sessions it marks progress only.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Update:
+    """One message of the feed. Without records or sessions it marks progress only.
 
     Attributes:
         journal_id: the journal that `revision` counts in.
-        revision: where to go on. Store it with `journal_id` *after* dealing with this update, best
-            in the same transaction as its effects, and pass both to `Client.subscribe` after a
-            restart. With `sessions_first`, store nothing before `sessions_complete`.
+        revision: the position to resume from. Store it with `journal_id` *after* you have handled
+            this update, best in the same transaction, and pass both to `Client.subscribe` after
+            a restart. With `sessions_first`, store nothing before `sessions_complete`.
         records: ascending by (revision, ordinal); none was shown before.
         sessions: part of the current sessions, with `sessions_first`.
-        sessions_complete: the last part of them.
-        caught_up: the present is reached; what follows is live.
+        sessions_complete: true in the last part of them.
+        caught_up: the stream has reached the present; what follows is live.
         fell_behind: this client reads more slowly than events come; `caught_up` will follow.
         resumed: the first update after the connection was lost. If `sessions_first` was not
-            complete, the sessions come again from the start: drop what came before.
-        dropped: records that the service repeated and that were not shown again.
+            complete, the sessions come again from the start: drop those received before.
+        dropped: how many records the service repeated; they are not in `records`.
     """
 
     journal_id: str
@@ -67,16 +68,16 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Position:
-    """Where a subscription stands: what to ask for next, and what was shown."""
+    """The place of a subscription in the feed: the next request, and the last record shown."""
 
     def __init__(self, request: SubscribeRequest) -> None:
         self._request = SubscribeRequest()
         self._request.CopyFrom(request)
-        self._shown = (0, 0)
+        self._last_shown = (0, 0)
         self._moved = False
 
     def request(self) -> SubscribeRequest:
-        """The request that goes on from here."""
+        """Return the request that goes on from here."""
         return self._request
 
     def take(self, response: SubscribeResponse, *, resumed: bool) -> Update:
@@ -96,24 +97,24 @@ class Position:
         )
 
     def is_ahead(self, error: OutOfRange) -> bool:
-        """Whether this service lags behind the one that the position comes from."""
+        """Return True if this service lags behind the one that the position comes from."""
         return error.reason == "REVISION_IN_FUTURE" and self._moved
 
     def _fresh(self, records: Sequence[SessionRecord]) -> Sequence[SessionRecord]:
-        if records and _place(records[0]) <= self._shown:
-            records = [record for record in records if _place(record) > self._shown]
-        if records:  # ascending: what comes after a fresh one is fresh
-            self._shown = _place(records[-1])
+        if records and _place(records[0]) <= self._last_shown:
+            records = [record for record in records if _place(record) > self._last_shown]
+        if records:  # ascending: all records after a fresh one are fresh
+            self._last_shown = _place(records[-1])
         return records
 
     def _move(self, response: SubscribeResponse) -> None:
-        known, told = self._request.journal_id, response.header.journal_id
-        if known and told != known:
-            raise JournalMismatch(f"the stream went over from journal {known} to {told}")
+        expected, received = self._request.journal_id, response.header.journal_id
+        if expected and received != expected:
+            raise JournalMismatch(f"the stream changed from journal {expected} to {received}")
         self._moved = True
-        self._request.journal_id = response.header.journal_id
+        self._request.journal_id = received
         if self._request.sessions_first and not response.sessions.complete:
-            return  # only the whole picture is something to go on from
+            return  # there is nothing to resume from before all sessions are here
         self._request.sessions_first = False
         self._request.after_revision = response.header.revision
 
@@ -123,19 +124,24 @@ def _place(record: SessionRecord) -> tuple[int, int]:
 
 
 async def follow(
-    request: SubscribeRequest, open_stream: Open, *, silence: float, give_up_after: float | None
+    request: SubscribeRequest,
+    open_stream: Open,
+    *,
+    silence: float,
+    reconnect_delay: float,
+    give_up_after: float | None,
 ) -> AsyncGenerator[Update, None]:
     """Yield the feed's updates, connecting again whenever the stream breaks.
 
-    A service that lags behind the one heard before (REVISION_IN_FUTURE) is asked again.
+    A service that lags behind the one before it (REVISION_IN_FUTURE) is asked again.
 
     Raises:
-        Failed: the service refuses the request for good, or the journal is another one.
+        Failed: the service refuses the request for good, or has another journal.
         Retryable: nothing came for `give_up_after` seconds.
     """
     position = Position(request)
     clock = asyncio.get_running_loop().time
-    attempt, heard, resumed = 0, clock(), False
+    attempt, last_message_at, resumed = 0, clock(), False
     while True:
         call = open_stream(position.request())
         try:
@@ -144,14 +150,14 @@ async def follow(
                 update = position.take(response, resumed=resumed)
                 attempt, resumed = 0, False
                 yield update
-                heard = clock()
+                last_message_at = clock()
         except (Retryable, OutOfRange) as error:
             if isinstance(error, OutOfRange) and not position.is_ahead(error):
                 raise
-            delay = _delay(attempt)
-            if give_up_after is not None and clock() + delay - heard > give_up_after:
+            delay = _delay(reconnect_delay, attempt)
+            if give_up_after is not None and clock() + delay - last_message_at > give_up_after:
                 raise
-            _report(error, position, delay)
+            _report(error, delay)
         finally:
             # An abandoned call would keep its stream, and its place among the service's streams.
             call.cancel()
@@ -176,16 +182,14 @@ async def _read(
     raise Unavailable("the stream ended", code=grpc.StatusCode.UNAVAILABLE)
 
 
-def _delay(attempt: int) -> float:
-    longest = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempt, 16))
+def _delay(first: float, attempt: int) -> float:
+    longest = min(LONGEST_DELAY, first * 2.0 ** min(attempt, 16))
     return longest * random.uniform(0.5, 1)  # noqa: S311 (spreads load, hides nothing)
 
 
-def _report(error: ClientError, position: Position, delay: float) -> None:
+def _report(error: ClientError, delay: float) -> None:
     log.warning(
-        "subscription_interrupted",
-        code=error.code.name,
-        reason=error.reason,
-        after_revision=position.request().after_revision,
-        retry_in_ms=round(delay * 1000),
+        "connection lost (%s), trying again in %d ms",
+        ", ".join(filter(None, (error.code.name, error.reason))),
+        round(delay * 1000),
     )

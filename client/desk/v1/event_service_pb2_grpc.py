@@ -5,7 +5,7 @@ import warnings
 
 from desk.v1 import event_service_pb2 as desk_dot_v1_dot_event__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,15 +18,15 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in desk/v1/event_service_pb2_grpc.py depends on'
+        + f' but the generated code in desk/v1/event_service_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class EventServiceStub:
-    """EventService tells what happened.
+class EventServiceStub(object):
+    """EventService streams the records of all sessions and lists the rejections.
     """
 
     def __init__(self, channel):
@@ -47,42 +47,42 @@ class EventServiceStub:
                 _registered_method=True)
 
 
-class EventServiceServicer:
-    """EventService tells what happened.
+class EventServiceServicer(object):
+    """EventService streams the records of all sessions and lists the rejections.
     """
 
     def Subscribe(self, request, context):
-        """Subscribe streams the feed: from a revision up to now, then live. The
-        stream is ordered by (`revision`, `ordinal`), without gaps and without
+        """Subscribe streams the feed: the records after a revision, then live. The
+        stream is ordered by (`revision`, `ordinal`), has no gaps and no
         duplicates, and is the same on every replica.
 
         To resume after a disconnect, pass the `header.revision` of the last
         message received as `after_revision`, and its `header.journal_id`. A
-        message holds all records of its revisions, except where one revision
-        alone exceeds 512 KiB (16 KiB while many clients read slowly): then the
-        parts before the last carry the revision before it in their header, and a
-        resumed stream repeats them; records with a (`revision`, `ordinal`)
-        already seen can be dropped. While `sessions_first` has not been answered
-        in full (`SessionBatch.complete`), there is nothing to resume from: ask
-        for it again.
+        message holds all records of its revisions, unless the records of a single
+        revision exceed 512 KiB (16 KiB while many clients read slowly). Then they
+        come in several messages, and all but the last of these have the revision
+        before in their header. A stream resumed from such a header repeats
+        records: drop those whose (`revision`, `ordinal`) you have handled. A
+        stream with `sessions_first` can be resumed only after
+        SessionBatch.complete; before that, ask for `sessions_first` again.
 
-        A client that reads slowly costs the server one message and falls back to
-        reading from the view; nothing is skipped. Messages are smaller while many
-        clients read slowly, and larger records wait while clients of the same
-        address have 32 MiB to read. A client that does not read at all keeps its
-        place among the streams of its address until its connection is an hour
-        old.
+        A client that reads slowly gets FellBehind and is served from stored
+        records until it has caught up; nothing is skipped. Messages are smaller
+        while many clients read slowly, and large records wait while clients of the
+        same address have 32 MiB unread. The stream of a client that does not read
+        at all is closed when its connection is an hour old.
 
-        Every stream is closed after about 30 minutes, so that load spreads over
-        replicas again, and when the server shuts down. It sends a last Checkpoint
-        and ends the call with UNAVAILABLE (SHUTTING_DOWN): resume, on this or any
-        other replica.
+        The server closes every stream after about 30 minutes, so that load spreads
+        over replicas again, and when it shuts down. It sends a last Checkpoint and
+        ends the call with UNAVAILABLE (SHUTTING_DOWN): resume on this or any other
+        replica.
 
-        OUT_OF_RANGE if `after_revision` is no longer kept (REVISION_NOT_KEPT) or
-        has not been reached within 10 s (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED
-        (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
-        the caller's address. FAILED_PRECONDITION (JOURNAL_MISMATCH) if
-        `journal_id` is another one's: start over with `sessions_first`.
+        OUT_OF_RANGE if the records after `after_revision` are no longer kept
+        (REVISION_NOT_KEPT) or that revision is not reached within 10 s
+        (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED (TOO_MANY_STREAMS) if 10,000
+        streams are open on this worker, or 5,000 of the caller's address.
+        FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
+        than `journal_id`: start over with `sessions_first`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,8 +90,8 @@ class EventServiceServicer:
 
     def ListRejections(self, request, context):
         """ListRejections returns the records that stand rejected now, newest first,
-        page by page. A rejection that a late event has turned into an acceptance
-        is not listed any more; ExplainSession tells its story.
+        page by page. If a late event has turned a rejection into an acceptance, it
+        is not listed any more; ExplainSession shows it with its new verdict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,8 +118,8 @@ def add_EventServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class EventService:
-    """EventService tells what happened.
+class EventService(object):
+    """EventService streams the records of all sessions and lists the rejections.
     """
 
     @staticmethod

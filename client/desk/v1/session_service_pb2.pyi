@@ -16,19 +16,20 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
                        TOO_MANY_SESSIONS
   UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY
 
-INTERNAL is an error of ours; it has no reason. A request that cannot be
-decoded, has more than 16 KiB, or does not come within 10 s, is an
-INVALID_REQUEST. Only BatchGetSessions takes up to 1 MiB; what is larger is
-refused by gRPC itself with RESOURCE_EXHAUSTED.
+INTERNAL is a fault of the service; it has no reason. A request that cannot
+be decoded, is larger than 16 KiB, or does not arrive within 10 s, is refused
+as INVALID_REQUEST. BatchGetSessions alone takes up to 1 MiB; gRPC itself
+refuses larger requests with RESOURCE_EXHAUSTED, without a reason.
 
-On one worker, at most 10,000 streams may be open (TOO_MANY_STREAMS), 10,000
-calls may wait for a revision or a state (TOO_MANY_WAITERS), and 1,000 other
-calls may be at work (TOO_MANY_CALLS; likewise 1,000 health checks and 100
-reflection streams), and 128 MiB of answers may wait for their clients to
-read (TOO_MANY_CALLS). One address may have half of each.
+One worker (a process that answers gRPC) has room for 10,000 open streams
+(TOO_MANY_STREAMS); 10,000 calls that wait for a revision or a state
+(TOO_MANY_WAITERS); and 1,000 other calls, 1,000 health checks, 100
+reflection streams and 128 MiB of answers that their clients have not read
+(all TOO_MANY_CALLS). One client address may use half of each.
 
-A session id has at most 1,024 bytes, any other value of a filter 256, a
-field 100 values; otherwise INVALID_REQUEST names the field and the limit.
+A session id has at most 1,024 bytes in UTF-8, any other value of a filter
+256 bytes, a repeated field of a filter 100 values. Beyond that the call is
+an INVALID_REQUEST that names the field and the limit.
 """
 
 from collections import abc as _abc
@@ -58,7 +59,7 @@ class _CountGroup:
 class _CountGroupEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CountGroup.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     COUNT_GROUP_UNSPECIFIED: _CountGroup.ValueType  # 0
-    """All in one group, whose key is empty."""
+    """None: all sessions are one group, with an empty key."""
     COUNT_GROUP_STATE: _CountGroup.ValueType  # 1
     """By `Session.state`; keys are enum names such as `SESSION_STATE_QUEUED`."""
     COUNT_GROUP_AGENT: _CountGroup.ValueType  # 2
@@ -71,10 +72,10 @@ class _CountGroupEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CountGroup
     """By `Session.sdk_app_id`; keys are decimal numbers."""
 
 class CountGroup(_CountGroup, metaclass=_CountGroupEnumTypeWrapper):
-    """CountGroup is what to count by."""
+    """CountGroup names the property that sessions are grouped by."""
 
 COUNT_GROUP_UNSPECIFIED: CountGroup.ValueType  # 0
-"""All in one group, whose key is empty."""
+"""None: all sessions are one group, with an empty key."""
 COUNT_GROUP_STATE: CountGroup.ValueType  # 1
 """By `Session.state`; keys are enum names such as `SESSION_STATE_QUEUED`."""
 COUNT_GROUP_AGENT: CountGroup.ValueType  # 2
@@ -89,7 +90,7 @@ Global___CountGroup: _TypeAlias = CountGroup  # noqa: Y015
 
 @_typing.final
 class GetSessionRequest(_message.Message):
-    """GetSessionRequest names a session and how fresh the answer must be."""
+    """GetSessionRequest names a session and the revision to answer for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -102,13 +103,15 @@ class GetSessionRequest(_message.Message):
     session_id: _builtins.str
     """Desk's id of the session. Required."""
     min_revision: _builtins.int
-    """Wait until the view contains this revision (read your writes). 0 = answer
-    at once. DEADLINE_EXCEEDED (REVISION_NOT_REACHED) when the call's
-    deadline, or 10 s without one, passes first.
+    """Wait until the service has applied this revision, e.g. that of a callback
+    just sent (read your writes). 0 = answer at once. DEADLINE_EXCEEDED
+    (REVISION_NOT_REACHED) when the call's deadline, or 10 s without one,
+    passes first.
     """
     as_of_revision: _builtins.int
-    """Answer as it was at this revision, inclusive. 0 = now. OUT_OF_RANGE if it
-    is no longer kept or not there yet.
+    """Return the session as of this revision, inclusive. 0 = now. OUT_OF_RANGE if
+    the revision is no longer kept (REVISION_NOT_KEPT) or not applied yet
+    (REVISION_IN_FUTURE).
     """
     def __init__(
         self,
@@ -136,7 +139,7 @@ class GetSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _status_pb2.ResponseHeader:
-        """With `as_of_revision`, that revision; else the applied one."""
+        """Its revision is `as_of_revision`, or without that the applied one."""
 
     @_builtins.property
     def session(self) -> _session_pb2.Session:
@@ -165,7 +168,7 @@ class BatchGetSessionsRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.SessionKey]:
-        """The sessions, 1 to 1,000. Repeated keys are answered once."""
+        """The sessions, 1 to 1,000. A repeated key is answered once."""
 
     def __init__(
         self,
@@ -182,7 +185,7 @@ Global___BatchGetSessionsRequest: _TypeAlias = BatchGetSessionsRequest  # noqa: 
 
 @_typing.final
 class BatchGetSessionsResponse(_message.Message):
-    """BatchGetSessionsResponse has each session once, in the order asked for."""
+    """BatchGetSessionsResponse has each requested session once."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -192,7 +195,7 @@ class BatchGetSessionsResponse(_message.Message):
     REMAINING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _status_pb2.ResponseHeader:
-        """The one revision that all sessions are of."""
+        """All sessions are as of its revision."""
 
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
@@ -200,15 +203,13 @@ class BatchGetSessionsResponse(_message.Message):
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.SessionKey]:
-        """Those not found, in the order of the request's keys, `sdk_app_id` filled
-        in.
-        """
+        """Those not found, in the order of the request's keys, with `sdk_app_id` set."""
 
     @_builtins.property
     def remaining(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.SessionKey]:
-        """Those not looked for, in the order of the request's keys, because the
-        message holds about 2 MiB of sessions: ask for them again. At least one
-        session is returned before that. Usually empty.
+        """Those not looked up, in the order of the request's keys, because the answer
+        already holds about 2 MiB of sessions. Send another request with them.
+        Usually empty, and never all of the request's keys.
         """
 
     def __init__(
@@ -241,19 +242,20 @@ class ListSessionsRequest(_message.Message):
     order_by: _builtins.str
     """`begun_at`, `last_event_at` or `ended_at`, each optionally followed by
     ` asc` or ` desc` (AIP-132: ascending unless said otherwise). Empty =
-    `begun_at desc`. Ties are settled, in the same direction, by the revision
-    at which the session was first seen to have begun: the same on every
-    replica. `ended_at` lists only sessions that have ended.
+    `begun_at desc`. Sessions with equal times are ordered, in the same
+    direction, by the revision at which they were first seen to have begun;
+    this order is the same on every replica. With `ended_at`, only sessions
+    that have ended are listed.
     """
     page_size: _builtins.int
     """At most this many sessions. 0 = 100; more than 1,000 counts as 1,000;
     negative is an error. A page may be shorter, or empty, although more
-    follow: it looks at 10,000 sessions and holds about 1 MiB, at most.
+    follow: it examines at most 10,000 sessions and holds at most about 1 MiB.
     """
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same filter and order."""
     min_revision: _builtins.int
-    """Wait until the view contains this revision, as in GetSession."""
+    """As in GetSessionRequest."""
     @_builtins.property
     def filter(self) -> _session_pb2.SessionFilter:
         """Which sessions."""
@@ -288,7 +290,7 @@ class ListSessionsResponse(_message.Message):
     """Pass it to get the next page. Empty = this was the last."""
     @_builtins.property
     def header(self) -> _status_pb2.ResponseHeader:
-        """The revision that this page is of. Pages read later may be of later ones."""
+        """The page is as of its revision. Later pages may be of later revisions."""
 
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
@@ -311,14 +313,14 @@ Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
 
 @_typing.final
 class CountSessionsRequest(_message.Message):
-    """CountSessionsRequest selects and groups."""
+    """CountSessionsRequest selects sessions and says how to group them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FILTER_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
     group_by: Global___CountGroup.ValueType
-    """What to group by."""
+    """The property to group by."""
     @_builtins.property
     def filter(self) -> _session_pb2.SessionFilter:
         """Which sessions."""
@@ -347,10 +349,10 @@ class CountSessionsResponse(_message.Message):
     GROUPS_FIELD_NUMBER: _builtins.int
     OTHER_SESSIONS_FIELD_NUMBER: _builtins.int
     other_sessions: _builtins.int
-    """Sessions in groups beyond the first 1,000. 0 = all groups are listed."""
+    """Number of sessions in all further groups. 0 = all groups are listed."""
     @_builtins.property
     def header(self) -> _status_pb2.ResponseHeader:
-        """The revision that the figures are of."""
+        """The figures are as of its revision."""
 
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionGroup]:
@@ -373,7 +375,7 @@ Global___CountSessionsResponse: _TypeAlias = CountSessionsResponse  # noqa: Y015
 
 @_typing.final
 class SessionGroup(_message.Message):
-    """SessionGroup is what is known of the sessions of one group."""
+    """SessionGroup has the figures of one group of sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -385,24 +387,24 @@ class SessionGroup(_message.Message):
     RATINGS_FIELD_NUMBER: _builtins.int
     MEAN_SATISFACTION_FIELD_NUMBER: _builtins.int
     key: _builtins.str
-    """What they have in common; see CountGroup."""
+    """The property that the sessions have in common; see CountGroup."""
     sessions: _builtins.int
-    """How many."""
+    """Number of sessions."""
     ratings: _builtins.int
-    """How many were rated."""
+    """Number of sessions that were rated."""
     mean_satisfaction: _builtins.float
     """Mean of the ratings, 1 to 5; 0 without ratings."""
     @_builtins.property
     def queue_wait(self) -> Global___DurationSummary:
-        """`Session.queue_wait` of those that have one."""
+        """Summary of `Session.queue_wait`."""
 
     @_builtins.property
     def first_response(self) -> Global___DurationSummary:
-        """`Session.first_response` of those that have one."""
+        """Summary of `Session.first_response`."""
 
     @_builtins.property
     def handle_time(self) -> Global___DurationSummary:
-        """`Session.handle_time` of those that have one."""
+        """Summary of `Session.handle_time`."""
 
     def __init__(
         self,
@@ -425,7 +427,7 @@ Global___SessionGroup: _TypeAlias = SessionGroup  # noqa: Y015
 
 @_typing.final
 class DurationSummary(_message.Message):
-    """DurationSummary sums up durations."""
+    """DurationSummary sums up one duration over the sessions in which it is set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -433,7 +435,7 @@ class DurationSummary(_message.Message):
     MEAN_FIELD_NUMBER: _builtins.int
     MAX_FIELD_NUMBER: _builtins.int
     sessions: _builtins.int
-    """How many sessions have one."""
+    """Number of sessions in which it is set."""
     @_builtins.property
     def mean(self) -> _duration_pb2.Duration:
         """The arithmetic mean, rounded down to milliseconds. Unset without sessions."""
@@ -474,11 +476,11 @@ class ExplainSessionRequest(_message.Message):
     page_size: _builtins.int
     """At most this many records. 0 = 1,000; more than 1,000 counts as 1,000;
     negative is an error. A page may be shorter although more follow: it holds
-    about 1 MiB, at most.
+    at most about 1 MiB.
     """
     page_token: _builtins.str
-    """`next_page_token` of the page before. All pages are of the revision of
-    the first.
+    """`next_page_token` of the page before. All pages are as of the revision of
+    the first one.
     """
     def __init__(
         self,
@@ -498,7 +500,7 @@ Global___ExplainSessionRequest: _TypeAlias = ExplainSessionRequest  # noqa: Y015
 
 @_typing.final
 class ExplainSessionResponse(_message.Message):
-    """ExplainSessionResponse is the session's whole story."""
+    """ExplainSessionResponse is one page of a session's callbacks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -510,7 +512,7 @@ class ExplainSessionResponse(_message.Message):
     """Pass it to get the next page. Empty = this was the last."""
     @_builtins.property
     def header(self) -> _status_pb2.ResponseHeader:
-        """The revision that the story is of."""
+        """All pages have the same revision."""
 
     @_builtins.property
     def session(self) -> _session_pb2.Session:
@@ -518,8 +520,9 @@ class ExplainSessionResponse(_message.Message):
 
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.SessionRecord]:
-        """Every callback in time order, with its verdict as of `header.revision`.
-        `SessionRecord.revision` is when that verdict was published.
+        """The callbacks in time order, with their verdicts as of `header.revision`.
+        `SessionRecord.revision` is the revision at which that verdict was
+        published.
         """
 
     def __init__(
@@ -540,7 +543,7 @@ Global___ExplainSessionResponse: _TypeAlias = ExplainSessionResponse  # noqa: Y0
 
 @_typing.final
 class WaitForStateRequest(_message.Message):
-    """WaitForStateRequest names a session and states."""
+    """WaitForStateRequest names a session and the states to wait for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -580,7 +583,7 @@ class WaitForStateResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _status_pb2.ResponseHeader:
-        """The revision at which it was seen there."""
+        """The session is as of its revision."""
 
     @_builtins.property
     def session(self) -> _session_pb2.Session:

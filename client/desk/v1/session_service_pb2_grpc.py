@@ -5,7 +5,7 @@ import warnings
 
 from desk.v1 import session_service_pb2 as desk_dot_v1_dot_session__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in desk/v1/session_service_pb2_grpc.py depends on'
+        + f' but the generated code in desk/v1/session_service_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class SessionServiceStub:
+class SessionServiceStub(object):
     """SessionService answers questions about sessions.
     """
 
@@ -67,22 +67,22 @@ class SessionServiceStub:
                 _registered_method=True)
 
 
-class SessionServiceServicer:
+class SessionServiceServicer(object):
     """SessionService answers questions about sessions.
     """
 
     def GetSession(self, request, context):
-        """GetSession returns one session, now or as it was at an earlier revision.
-        NOT_FOUND if it has not begun by then; the message says what is known of
-        it.
+        """GetSession returns one session, now or at an earlier revision. NOT_FOUND
+        (SESSION_NOT_FOUND) if the session had not begun by then; the error's
+        message says what is known of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetSessions(self, request, context):
-        """BatchGetSessions returns many sessions as of one revision. Those that do
-        not exist are listed, not an error.
+        """BatchGetSessions returns many sessions as of one revision. Sessions that do
+        not exist are listed in `missing`; they are no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,36 +90,39 @@ class SessionServiceServicer:
 
     def ListSessions(self, request, context):
         """ListSessions returns the sessions that a filter selects, page by page
-        (AIP-158). Pages are cut by key, never by offset: a page costs the same at
-        any depth. A session that changes while pages are read may be seen again
-        or missed only if the field ordered by is the one that changed.
+        (AIP-158). A page starts after the last key of the page before, not at an
+        offset: every page costs the same. A session that changes while pages are
+        read is repeated or missed only if its field named in `order_by` changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CountSessions(self, request, context):
-        """CountSessions counts the sessions that a filter selects, by group, with
-        the figures that contact centres watch. RESOURCE_EXHAUSTED
-        (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow the filter.
+        """CountSessions counts the sessions that a filter selects, by group, and sums
+        up their waiting, response and handling times and their ratings.
+        RESOURCE_EXHAUSTED (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow
+        the filter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainSession(self, request, context):
-        """ExplainSession returns every callback of a session in time order, each
-        with what was made of it and why. Answers also for a session that has not
-        begun, if any callback names it; NOT_FOUND otherwise.
+        """ExplainSession returns every callback of a session in time order, page by
+        page, each with its verdict and the reason. It also answers for a session
+        that has not begun, if any callback names it; otherwise NOT_FOUND
+        (SESSION_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WaitForState(self, request, context):
-        """WaitForState returns as soon as the session is in one of the states, also
-        if it is now or has not begun yet. DEADLINE_EXCEEDED (STATE_NOT_REACHED)
-        when the call's deadline, or 60 s without one, passes first.
+        """WaitForState returns as soon as the session is in one of the states: at
+        once if it already is. The session need not have begun. DEADLINE_EXCEEDED
+        (STATE_NOT_REACHED) when the call's deadline, or 60 s without one, passes
+        first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,7 +169,7 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class SessionService:
+class SessionService(object):
     """SessionService answers questions about sessions.
     """
 

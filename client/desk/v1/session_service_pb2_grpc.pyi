@@ -16,19 +16,20 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
                        TOO_MANY_SESSIONS
   UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY
 
-INTERNAL is an error of ours; it has no reason. A request that cannot be
-decoded, has more than 16 KiB, or does not come within 10 s, is an
-INVALID_REQUEST. Only BatchGetSessions takes up to 1 MiB; what is larger is
-refused by gRPC itself with RESOURCE_EXHAUSTED.
+INTERNAL is a fault of the service; it has no reason. A request that cannot
+be decoded, is larger than 16 KiB, or does not arrive within 10 s, is refused
+as INVALID_REQUEST. BatchGetSessions alone takes up to 1 MiB; gRPC itself
+refuses larger requests with RESOURCE_EXHAUSTED, without a reason.
 
-On one worker, at most 10,000 streams may be open (TOO_MANY_STREAMS), 10,000
-calls may wait for a revision or a state (TOO_MANY_WAITERS), and 1,000 other
-calls may be at work (TOO_MANY_CALLS; likewise 1,000 health checks and 100
-reflection streams), and 128 MiB of answers may wait for their clients to
-read (TOO_MANY_CALLS). One address may have half of each.
+One worker (a process that answers gRPC) has room for 10,000 open streams
+(TOO_MANY_STREAMS); 10,000 calls that wait for a revision or a state
+(TOO_MANY_WAITERS); and 1,000 other calls, 1,000 health checks, 100
+reflection streams and 128 MiB of answers that their clients have not read
+(all TOO_MANY_CALLS). One client address may use half of each.
 
-A session id has at most 1,024 bytes, any other value of a filter 256, a
-field 100 values; otherwise INVALID_REQUEST names the field and the limit.
+A session id has at most 1,024 bytes in UTF-8, any other value of a filter
+256 bytes, a repeated field of a filter 100 values. Beyond that the call is
+an INVALID_REQUEST that names the field and the limit.
 """
 
 from collections import abc as _abc
@@ -62,34 +63,37 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
-    """GetSession returns one session, now or as it was at an earlier revision.
-    NOT_FOUND if it has not begun by then; the message says what is known of
-    it.
+    """GetSession returns one session, now or at an earlier revision. NOT_FOUND
+    (SESSION_NOT_FOUND) if the session had not begun by then; the error's
+    message says what is known of it.
     """
     BatchGetSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.BatchGetSessionsRequest, _session_service_pb2.BatchGetSessionsResponse]
-    """BatchGetSessions returns many sessions as of one revision. Those that do
-    not exist are listed, not an error.
+    """BatchGetSessions returns many sessions as of one revision. Sessions that do
+    not exist are listed in `missing`; they are no error.
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
     """ListSessions returns the sessions that a filter selects, page by page
-    (AIP-158). Pages are cut by key, never by offset: a page costs the same at
-    any depth. A session that changes while pages are read may be seen again
-    or missed only if the field ordered by is the one that changed.
+    (AIP-158). A page starts after the last key of the page before, not at an
+    offset: every page costs the same. A session that changes while pages are
+    read is repeated or missed only if its field named in `order_by` changes.
     """
     CountSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CountSessionsRequest, _session_service_pb2.CountSessionsResponse]
-    """CountSessions counts the sessions that a filter selects, by group, with
-    the figures that contact centres watch. RESOURCE_EXHAUSTED
-    (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow the filter.
+    """CountSessions counts the sessions that a filter selects, by group, and sums
+    up their waiting, response and handling times and their ratings.
+    RESOURCE_EXHAUSTED (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow
+    the filter.
     """
     ExplainSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ExplainSessionRequest, _session_service_pb2.ExplainSessionResponse]
-    """ExplainSession returns every callback of a session in time order, each
-    with what was made of it and why. Answers also for a session that has not
-    begun, if any callback names it; NOT_FOUND otherwise.
+    """ExplainSession returns every callback of a session in time order, page by
+    page, each with its verdict and the reason. It also answers for a session
+    that has not begun, if any callback names it; otherwise NOT_FOUND
+    (SESSION_NOT_FOUND).
     """
     WaitForState: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.WaitForStateRequest, _session_service_pb2.WaitForStateResponse]
-    """WaitForState returns as soon as the session is in one of the states, also
-    if it is now or has not begun yet. DEADLINE_EXCEEDED (STATE_NOT_REACHED)
-    when the call's deadline, or 60 s without one, passes first.
+    """WaitForState returns as soon as the session is in one of the states: at
+    once if it already is. The session need not have begun. DEADLINE_EXCEEDED
+    (STATE_NOT_REACHED) when the call's deadline, or 60 s without one, passes
+    first.
     """
 
 @_typing.type_check_only
@@ -98,34 +102,37 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
-    """GetSession returns one session, now or as it was at an earlier revision.
-    NOT_FOUND if it has not begun by then; the message says what is known of
-    it.
+    """GetSession returns one session, now or at an earlier revision. NOT_FOUND
+    (SESSION_NOT_FOUND) if the session had not begun by then; the error's
+    message says what is known of it.
     """
     BatchGetSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.BatchGetSessionsRequest, _session_service_pb2.BatchGetSessionsResponse]  # type: ignore[assignment]
-    """BatchGetSessions returns many sessions as of one revision. Those that do
-    not exist are listed, not an error.
+    """BatchGetSessions returns many sessions as of one revision. Sessions that do
+    not exist are listed in `missing`; they are no error.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """ListSessions returns the sessions that a filter selects, page by page
-    (AIP-158). Pages are cut by key, never by offset: a page costs the same at
-    any depth. A session that changes while pages are read may be seen again
-    or missed only if the field ordered by is the one that changed.
+    (AIP-158). A page starts after the last key of the page before, not at an
+    offset: every page costs the same. A session that changes while pages are
+    read is repeated or missed only if its field named in `order_by` changes.
     """
     CountSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CountSessionsRequest, _session_service_pb2.CountSessionsResponse]  # type: ignore[assignment]
-    """CountSessions counts the sessions that a filter selects, by group, with
-    the figures that contact centres watch. RESOURCE_EXHAUSTED
-    (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow the filter.
+    """CountSessions counts the sessions that a filter selects, by group, and sums
+    up their waiting, response and handling times and their ratings.
+    RESOURCE_EXHAUSTED (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow
+    the filter.
     """
     ExplainSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ExplainSessionRequest, _session_service_pb2.ExplainSessionResponse]  # type: ignore[assignment]
-    """ExplainSession returns every callback of a session in time order, each
-    with what was made of it and why. Answers also for a session that has not
-    begun, if any callback names it; NOT_FOUND otherwise.
+    """ExplainSession returns every callback of a session in time order, page by
+    page, each with its verdict and the reason. It also answers for a session
+    that has not begun, if any callback names it; otherwise NOT_FOUND
+    (SESSION_NOT_FOUND).
     """
     WaitForState: _aio.UnaryUnaryMultiCallable[_session_service_pb2.WaitForStateRequest, _session_service_pb2.WaitForStateResponse]  # type: ignore[assignment]
-    """WaitForState returns as soon as the session is in one of the states, also
-    if it is now or has not begun yet. DEADLINE_EXCEEDED (STATE_NOT_REACHED)
-    when the call's deadline, or 60 s without one, passes first.
+    """WaitForState returns as soon as the session is in one of the states: at
+    once if it already is. The session need not have begun. DEADLINE_EXCEEDED
+    (STATE_NOT_REACHED) when the call's deadline, or 60 s without one, passes
+    first.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -137,9 +144,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.GetSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetSessionResponse, _abc.Awaitable[_session_service_pb2.GetSessionResponse]]:
-        """GetSession returns one session, now or as it was at an earlier revision.
-        NOT_FOUND if it has not begun by then; the message says what is known of
-        it.
+        """GetSession returns one session, now or at an earlier revision. NOT_FOUND
+        (SESSION_NOT_FOUND) if the session had not begun by then; the error's
+        message says what is known of it.
         """
 
     @_abc_1.abstractmethod
@@ -148,8 +155,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.BatchGetSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.BatchGetSessionsResponse, _abc.Awaitable[_session_service_pb2.BatchGetSessionsResponse]]:
-        """BatchGetSessions returns many sessions as of one revision. Those that do
-        not exist are listed, not an error.
+        """BatchGetSessions returns many sessions as of one revision. Sessions that do
+        not exist are listed in `missing`; they are no error.
         """
 
     @_abc_1.abstractmethod
@@ -159,9 +166,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
         """ListSessions returns the sessions that a filter selects, page by page
-        (AIP-158). Pages are cut by key, never by offset: a page costs the same at
-        any depth. A session that changes while pages are read may be seen again
-        or missed only if the field ordered by is the one that changed.
+        (AIP-158). A page starts after the last key of the page before, not at an
+        offset: every page costs the same. A session that changes while pages are
+        read is repeated or missed only if its field named in `order_by` changes.
         """
 
     @_abc_1.abstractmethod
@@ -170,9 +177,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.CountSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.CountSessionsResponse, _abc.Awaitable[_session_service_pb2.CountSessionsResponse]]:
-        """CountSessions counts the sessions that a filter selects, by group, with
-        the figures that contact centres watch. RESOURCE_EXHAUSTED
-        (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow the filter.
+        """CountSessions counts the sessions that a filter selects, by group, and sums
+        up their waiting, response and handling times and their ratings.
+        RESOURCE_EXHAUSTED (TOO_MANY_SESSIONS) if that takes more than 10 s: narrow
+        the filter.
         """
 
     @_abc_1.abstractmethod
@@ -181,9 +189,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ExplainSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ExplainSessionResponse, _abc.Awaitable[_session_service_pb2.ExplainSessionResponse]]:
-        """ExplainSession returns every callback of a session in time order, each
-        with what was made of it and why. Answers also for a session that has not
-        begun, if any callback names it; NOT_FOUND otherwise.
+        """ExplainSession returns every callback of a session in time order, page by
+        page, each with its verdict and the reason. It also answers for a session
+        that has not begun, if any callback names it; otherwise NOT_FOUND
+        (SESSION_NOT_FOUND).
         """
 
     @_abc_1.abstractmethod
@@ -192,9 +201,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.WaitForStateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.WaitForStateResponse, _abc.Awaitable[_session_service_pb2.WaitForStateResponse]]:
-        """WaitForState returns as soon as the session is in one of the states, also
-        if it is now or has not begun yet. DEADLINE_EXCEEDED (STATE_NOT_REACHED)
-        when the call's deadline, or 60 s without one, passes first.
+        """WaitForState returns as soon as the session is in one of the states: at
+        once if it already is. The session need not have begun. DEADLINE_EXCEEDED
+        (STATE_NOT_REACHED) when the call's deadline, or 60 s without one, passes
+        first.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

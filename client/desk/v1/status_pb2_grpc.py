@@ -5,7 +5,7 @@ import warnings
 
 from desk.v1 import status_pb2 as desk_dot_v1_dot_status__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,15 +18,15 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in desk/v1/status_pb2_grpc.py depends on'
+        + f' but the generated code in desk/v1/status_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class StatusServiceStub:
-    """StatusService tells operators and clients where the service stands.
+class StatusServiceStub(object):
+    """StatusService reports the progress and the state of the service.
     """
 
     def __init__(self, channel):
@@ -42,13 +42,14 @@ class StatusServiceStub:
                 _registered_method=True)
 
 
-class StatusServiceServicer:
-    """StatusService tells operators and clients where the service stands.
+class StatusServiceServicer(object):
+    """StatusService reports the progress and the state of the service.
     """
 
     def GetStatus(self, request, context):
-        """GetStatus answers at once, from what this worker can see: the view, the
-        journal's head, and what the follower has left behind.
+        """GetStatus answers at once, from what this worker can read: the view (the
+        stored sessions and records), the journal, and the reports of the follower
+        (the process that applies the journal to the view).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,8 +71,8 @@ def add_StatusServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class StatusService:
-    """StatusService tells operators and clients where the service stands.
+class StatusService(object):
+    """StatusService reports the progress and the state of the service.
     """
 
     @staticmethod

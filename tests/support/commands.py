@@ -1,0 +1,36 @@
+"""Commands of `desk` inside the test's own process: a fraction of the time of a process each.
+
+For commands that ask or explain themselves. Signals, terminals and pipes need `processes.run`.
+"""
+
+import os
+from contextlib import chdir, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+from click.testing import CliRunner
+
+from command.cli import main
+
+
+class Answer(NamedTuple):
+    """The exit code and the output of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def invoke(
+    *arguments: str, target: str | None = None, cwd: Path | None = None, **settings: str
+) -> Answer:
+    """Run a command to its end; the environment is that of `processes.run`."""
+    if target is not None:
+        settings["DESK_TARGET"] = target
+    inherited = [name for name in os.environ if name.startswith(("DESK_", "COLUMNS", "LINES"))]
+    env: dict[str, str | None] = {**dict.fromkeys(inherited), **settings}
+    with chdir(cwd) if cwd else nullcontext():
+        result = CliRunner().invoke(main, arguments, prog_name="desk", env=env)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Answer(result.exit_code, result.stdout, result.stderr)
