@@ -18,12 +18,10 @@ from desk.client import Client
 from desk.v1.session_service_pb2 import CountSessionsRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 
-from gateway import connections, waitress_server
-from gateway.acknowledgements import ACKNOWLEDGEMENTS, BODIES, Outcome
-from gateway.app import BUDGET
-from gateway.callbacks import MAX_BODY
-from gateway.head import MAX_HEAD
-from service.rpc import server, session_service, stream
+from gateway import limits
+from gateway.answers import Answer
+from gateway.limits import BUDGET, MAX_BODY, MAX_HEAD
+from service.rpc import server
 from service.rpc.limits import Limits
 from tests.support import nginx
 from tests.support.nginx import RunningNginx
@@ -155,32 +153,32 @@ def test_a_body_as_large_as_the_gateway_takes_comes_through(proxy: RunningNginx)
 
 
 REFUSED_BY_NGINX = [
-    pytest.param("POST", query(), b" " * (MAX_BODY + 1), {}, Outcome.TOO_LARGE, id="body"),
-    pytest.param("POST", "/?" + "x" * 8192, b"", {}, Outcome.HEADERS_TOO_LARGE, id="target"),
+    pytest.param("POST", query(), b" " * (MAX_BODY + 1), {}, Answer.TOO_LARGE, id="body"),
+    pytest.param("POST", "/?" + "x" * 8192, b"", {}, Answer.HEAD_TOO_LARGE, id="target"),
     pytest.param(
         *("POST", "/", b"", {f"x-{number}": "x" * 1000 for number in range(17)}),
-        Outcome.HEADERS_TOO_LARGE,
+        Answer.HEAD_TOO_LARGE,
         id="headers",
     ),
-    pytest.param("POST", "/", b"", {"Host": "a b"}, Outcome.BAD_REQUEST, id="host"),
-    pytest.param("GET", "/readyz", b"", {}, Outcome.NOT_FOUND, id="probe"),
-    pytest.param("GET", "/.desk/503", b"", {}, Outcome.NOT_FOUND, id="internal"),
+    pytest.param("POST", "/", b"", {"Host": "a b"}, Answer.BAD_REQUEST, id="host"),
+    pytest.param("GET", "/readyz", b"", {}, Answer.NOT_FOUND, id="probe"),
+    pytest.param("GET", "/.desk/503", b"", {}, Answer.NOT_FOUND, id="internal"),
 ]
 
 
-@pytest.mark.parametrize(("method", "target", "body", "headers", "outcome"), REFUSED_BY_NGINX)
+@pytest.mark.parametrize(("method", "target", "body", "headers", "expected"), REFUSED_BY_NGINX)
 def test_what_nginx_refuses_is_answered_as_the_gateway_would(
     proxy: RunningNginx,
     method: str,
     target: str,
     body: bytes,
     headers: dict[str, str],
-    outcome: Outcome,
+    expected: Answer,
 ) -> None:
     status, _, answer = send(proxy, method, target, body, **headers)
 
-    assert status == ACKNOWLEDGEMENTS[outcome].status
-    assert answer == json.loads(BODIES[outcome])
+    assert status == expected.status
+    assert answer == json.loads(expected.body)
 
 
 def test_plain_http_is_refused(proxy: RunningNginx) -> None:
@@ -222,7 +220,7 @@ def test_without_a_gateway_desk_is_told_to_come_again(tmp_path: Path) -> None:
         with channel(proxy, "client") as client, pytest.raises(grpc.RpcError) as failed:
             SessionServiceStub(client).CountSessions(CountSessionsRequest(), timeout=DEADLINE)
 
-    assert (status, answer) == (503, json.loads(BODIES[Outcome.NOT_READY]))
+    assert (status, answer) == (503, json.loads(Answer.NOT_READY.body))
     assert headers["Retry-After"] == "1"
     assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
     assert "not-to-be-logged" not in (tmp_path / "error.log").read_text()
@@ -288,7 +286,7 @@ def test_nginx_refuses_what_the_gateway_would_refuse() -> None:
     assert kilobytes(directive("callbacks.conf", "client_max_body_size")[0]) == MAX_BODY
     assert first + int(number) * kilobytes(size) == MAX_HEAD - added_by_nginx
     share = int(directive("callbacks.conf", "limit_conn")[1])
-    assert share == waitress_server.MAX_CONNECTIONS // 2
+    assert share == limits.Limits().of_one_address
 
 
 def test_nginx_gives_up_after_the_gateway_and_not_before() -> None:
@@ -303,14 +301,15 @@ def test_nginx_closes_idle_connections_before_gateway_and_service_do() -> None:
 
     idle = dict(server.OPTIONS)["grpc.max_connection_idle_ms"] / 1000
     assert len(kept) == 2
-    assert kept[0] < connections.IDLE
+    assert kept[0] < limits.Limits().idle
     assert kept[1] < idle
 
 
 def test_nginx_waits_longer_than_a_stream_or_a_waiting_call_is_silent() -> None:
     waits = seconds(directive("grpc.conf", "grpc_read_timeout")[0])
-    silence = max(stream.CHECKPOINT) * Limits().streams / stream.CHECKPOINTED
+    calls = Limits()
+    silence = max(calls.checkpoint_seconds) * calls.streams / calls.checkpoint_streams
 
-    assert waits > max(silence, session_service.STATE_WAIT)
+    assert waits > max(silence, calls.state_seconds)
     assert directive("grpc.conf", "client_max_body_size") == ["1m"]
     assert dict(server.OPTIONS)["grpc.max_receive_message_length"] == 2**20
