@@ -19,12 +19,13 @@ RUN    := $(BIN)/python -m
 
 RUNTIME := $(VENV)/.installed-runtime
 DEV     := $(VENV)/.installed-dev
+TOOLS   := $(VENV)/.installed-tools
 BENCH   := $(VENV)/.installed-bench
 USABLE   = $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
            && { [ ! -e $(RUNTIME) ] || [ "$$(cat $(RUNTIME))" = "$(CURDIR)" ]; }
 
 ifneq ($(shell [ -e $(RUNTIME) ] && { $(USABLE) || echo broken; }),)
-.PHONY: $(RUNTIME) $(DEV) $(BENCH)
+.PHONY: $(RUNTIME) $(DEV) $(TOOLS) $(BENCH)
 endif
 
 # The first of these that runs (a pyenv shim may be there and fail), is new enough, and can make
@@ -53,6 +54,12 @@ $(DEV): pyproject.toml client/pyproject.toml
 	@echo "Installing what the service and its tests need into $(VENV)"
 	@$(PIP_INSTALL) --editable client --editable '.[dev]'
 	@echo "$(CURDIR)" | tee $(RUNTIME) > $@
+
+$(TOOLS): pyproject.toml client/pyproject.toml
+	$(make-venv)
+	@echo "Installing what the service, its tests and those of its deployment need into $(VENV)"
+	@$(PIP_INSTALL) --editable client --editable '.[dev,deploy]'
+	@echo "$(CURDIR)" | tee $(RUNTIME) $(DEV) > $@
 
 # Apart: what generates the stubs wants an older protobuf than the service has.
 STUBS := $(VENV)/stubs/.installed
@@ -92,7 +99,7 @@ test: $(DEV)  ## run the tests; make test ARGS='-k name -x' passes options to py
 	$(RUN) pytest -n 4 -m 'not tools' $(ARGS)
 
 .PHONY: test-tools
-test-tools: $(DEV) nginx  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
+test-tools: $(TOOLS) nginx  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
 	$(RUN) pytest -n 4 -m tools $(ARGS)
 
 # Debian's, unpacked and not installed: installing it would start a server on port 80.
