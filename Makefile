@@ -70,6 +70,15 @@ $(STUBS): tools/stubs-requirements.txt | $(DEV)
 	@$(VENV)/stubs/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
 	@touch $@
 
+# Apart as well: constraints and bill of materials.
+RELEASE := $(VENV)/release/.installed
+
+$(RELEASE): tools/release-requirements.txt | $(DEV)
+	@echo "Installing what makes constraints.txt and the bill of materials into $(VENV)/release"
+	@$(RUN) venv --clear $(VENV)/release
+	@$(VENV)/release/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@
+
 $(BENCH): pyproject.toml client/pyproject.toml
 	$(make-venv)
 	@echo "Installing what the service, its tests and its benchmarks need into $(VENV)"
@@ -91,7 +100,7 @@ serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
 # ---- Check ----
 
 .PHONY: check
-check: lint types imports proto stubs-check diagram-check compose-check test test-tools  ## everything that CI checks
+check: lint types imports proto stubs-check diagram-check constraints-check compose-check test test-tools  ## everything that CI checks
 
 # Four at a time also on two cores: they wait more than they compute.
 .PHONY: test
@@ -145,6 +154,10 @@ stubs-check: $(STUBS)
 diagram-check: $(DEV)
 	$(RUN) tools.states --check
 
+.PHONY: constraints-check
+constraints-check: $(DEV)
+	$(RUN) tools.constraints --check
+
 .PHONY: compose-check
 compose-check: $(DEV)
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
@@ -180,6 +193,10 @@ stubs: $(STUBS)  ## generate client/desk/v1 from proto/
 diagram: $(DEV)  ## generate docs/states.md from the transition table
 	$(RUN) tools.states
 
+.PHONY: constraints
+constraints: $(RELEASE)  ## generate constraints.txt: the newest packages that fit, with hashes
+	$(RUN) tools.constraints $(VENV)/release/bin/uv
+
 .PHONY: clean
 clean:  ## remove what was installed, built and cached; ./data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -191,3 +208,14 @@ clean:  ## remove what was installed, built and cached; ./data stays
 wheels: $(DEV)  ## build both distributions, client and service, into dist/
 	rm -rf dist
 	$(RUN) pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist ./client .
+
+# Of an environment as an image has it, so that it lists what is really there.
+.PHONY: sbom
+sbom: wheels $(RELEASE)  ## write the bill of materials of the service, CycloneDX, to dist/sbom.json
+	$(RUN) venv --clear build/sbom
+	build/sbom/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement constraints.txt
+	build/sbom/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-index --find-links dist \
+		desk-sessions-client desk-sessions
+	build/sbom/bin/python -m pip uninstall -qq --yes pip setuptools
+	$(VENV)/release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json build/sbom/bin/python

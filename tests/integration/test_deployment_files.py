@@ -365,6 +365,15 @@ def test_what_the_image_copies_is_what_docker_is_given() -> None:
     assert all((ROOT / name).exists() for name in given)
 
 
+def test_the_image_has_the_packages_of_constraints_and_no_others() -> None:
+    installed = re.findall(r"pip install (.*?)(?: &&|$)", " ".join(dockerfile("RUN")))
+    options = [set(each.split()) for each in installed]
+
+    assert len(options) == 2
+    assert {"--require-hashes", "constraints.txt"} <= options[0]
+    assert {"--no-deps", "/wheels/*.whl"} <= options[1]
+
+
 def test_the_image_is_based_on_one_exact_version_of_python() -> None:
     version = dockerfile("ARG")[0].partition("=")[2]
 
