@@ -116,7 +116,7 @@ test-tools: $(TOOLS) nginx  ## run the tests of the Makefile, the benchmarks, th
 nginx: $(DEV)
 	@PATH="$$PATH:/usr/sbin:$(CURDIR)/$(VENV)/nginx/usr/sbin"; command -v nginx > /dev/null || { \
 		echo "Fetching nginx" && mkdir -p $(VENV)/nginx && cd $(VENV)/nginx && \
-		{ apt-get download -qq nginx || { apt-get update -qq && apt-get download -qq nginx; }; } && \
+		{ apt-get download -qq nginx || { TMPDIR=/var/tmp apt-get update -qq && apt-get download -qq nginx; }; } && \
 		dpkg -x nginx_*.deb .; \
 	} || echo "make: nginx cannot be had from here; the tests that need it will be skipped" >&2
 

@@ -321,6 +321,19 @@ def test_no_token_is_in_the_environment_of_a_container() -> None:
         assert "DESK_CALLBACK_TOKENS" not in container.get("environment", {})
 
 
+def test_what_the_installation_page_names_exists() -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    example = (ROOT / ".env.example").read_text()
+    files = set(re.findall(r"\bdeploy/[\w./*-]+\w", page))
+    variables = set(re.findall(r"\b(?:DESK|TLS|PUBLISH|NGINX|PYTHON)_[A-Z_]*[A-Z]\b", page))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+    assert files
+    assert [name for name in files if not list(ROOT.glob(name))] == []
+    assert [name for name in variables if f"{name}=" not in example] == []
+    assert set(re.findall(r"\bmake ([a-z-]+)", page)) <= targets
+
+
 def dockerfile(instruction: str) -> list[str]:
     lines = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text()).splitlines()
     return [line.partition(" ")[2] for line in lines if line.startswith(instruction + " ")]
