@@ -190,7 +190,7 @@ stubs: $(STUBS)  ## generate client/desk/v1 from proto/
 	$(VENV)/stubs/bin/python -m tools.stubs
 
 .PHONY: diagram
-diagram: $(DEV)  ## generate docs/states.md from the transition table
+diagram: $(DEV)  ## generate docs/states.md from the catalogue of event types
 	$(RUN) tools.states
 
 .PHONY: constraints
