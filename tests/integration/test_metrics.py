@@ -1,5 +1,6 @@
 """The page of metrics: complete, true, bounded, and no burden to anybody."""
 
+import json
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from desk.v1.status_pb2 import GetStatusRequest, GetStatusResponse
 from desk.v1.status_pb2_grpc import StatusServiceStub
 from falcon.testing import create_environ
 from prometheus_client import CollectorRegistry, generate_latest
+from ruamel.yaml import YAML
 
 from gateway.app import create_app
 from gateway.measurement import ARRIVED
@@ -391,3 +393,30 @@ def test_status_shows_the_traffic_of_each_app_and_the_space_on_disk(
     assert re.search(rf"^app {SIGNED} +signatures checked; last callback .+; kept 1, ", text, re.M)
     assert re.search(r"^journal on disk +[\d.]+ .?B, WAL [\d.]+ .?B$", text, re.M)
     assert re.search(r"^other requests +encoded 1, ", text, re.M)
+
+
+def samples_of(query: str) -> set[str]:
+    """Return the names of the samples in a query of Prometheus's language."""
+    without_labels = re.sub(r"\{[^}]*\}|\bby \([^)]*\)", "", query)
+    return set(re.findall(r"\b(?:desk|grpc|http|process|python)_[a-z_]+\b", without_labels))
+
+
+def test_every_metric_of_the_dashboard_is_on_the_page(page: Page) -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/desk.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    wanted = set().union(*map(samples_of, queries))
+    assert len(wanted) > 20
+    assert wanted <= page.names_of_samples()
+
+
+LATER = {"desk_certificate_not_after_timestamp_seconds"}
+"""Metrics that are there with TLS only."""
+
+
+def test_every_metric_of_the_alerts_is_on_the_page(page: Page) -> None:
+    rules = YAML(typ="safe").load(ROOT / "deploy/prometheus/desk.rules.yml")["groups"][0]["rules"]
+    wanted = set().union(*(samples_of(rule["expr"]) for rule in rules))
+    assert len(wanted) > 5
+    assert wanted - LATER <= page.names_of_samples()
+    runbook = (ROOT / "docs/metrics.md").read_text()
+    assert [rule["alert"] for rule in rules] == re.findall(r"^\| `(Desk\w+)` \|", runbook, re.M)

@@ -31,6 +31,9 @@ class Page:
         """Return the sum of these samples."""
         return sum(self.samples(name, **labels).values())
 
+    def names_of_samples(self) -> set[str]:
+        return {sample.name for metric in self.metrics.values() for sample in metric.samples}
+
     def values_of_labels(self) -> dict[str, set[str]]:
         """Return the values of each label, over all metrics."""
         found: defaultdict[str, set[str]] = defaultdict(set)
