@@ -123,6 +123,8 @@ def test_a_container_listens_where_its_probes_and_services_look() -> None:
     listening = {
         "http": environment("gateway")["DESK_HTTP_LISTEN"],
         "grpc": environment("service")["DESK_GRPC_LISTEN"],
+        "metrics-gateway": environment("gateway")["DESK_METRICS_LISTEN"],
+        "metrics-service": environment("service")["DESK_METRICS_LISTEN"],
     }
     ports = {
         port["name"]: port["containerPort"]
