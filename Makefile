@@ -88,7 +88,7 @@ check: lint types imports proto stubs-check diagram-check compose-check test tes
 
 # Four at a time also on two cores: they wait more than they compute.
 .PHONY: test
-test: $(DEV)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
+test: $(DEV) $(STUBS)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
 	$(RUN) pytest -n 4 -m 'not tools' $(ARGS)
 
 .PHONY: test-tools
