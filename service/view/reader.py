@@ -112,7 +112,7 @@ class Reader:
 
     @contextmanager
     def snapshot(self) -> Iterator[Progress]:
-        """Give everything read inside one revision."""
+        """Hold one snapshot: everything that is read inside is of one revision."""
         with sqlite_errors():
             self._db.execute("BEGIN")
             try:
