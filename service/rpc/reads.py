@@ -20,7 +20,7 @@ from service.rpc.responses import header_of
 from service.rpc.revisions import check_kept, in_future
 from service.view.errors import TimeLimitPassed
 from service.view.progress import Progress
-from service.view.reader import FRAMING, Now, Reader, Row
+from service.view.reader import FRAMING, Reader, Row, SessionAt
 from service.view.selection import SessionSelection, SnapshotSelection
 
 P = ParamSpec("P")
@@ -40,11 +40,11 @@ def in_snapshot(
         return progress, read(reader, *args, **kwargs)
 
 
-def as_of(reader: Reader, key: Key, revision: int) -> Now:
+def as_of(reader: Reader, key: Key, revision: int) -> SessionAt:
     """Read a session as it was after a revision; raises REVISION_NOT_KEPT, REVISION_IN_FUTURE."""
     with reader.snapshot() as progress:
         session = session_as_of(reader, key, revision, progress)
-    return Now(progress.journal_id, revision, session)
+    return SessionAt(progress.journal_id, revision, session)
 
 
 def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -> bytes | None:
