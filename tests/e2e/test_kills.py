@@ -50,7 +50,7 @@ def started(desk: RunningDesk, part: str) -> list[int]:
 
 
 def readied(desk: RunningDesk, part: str) -> int:
-    """How often a part has said that it is ready."""
+    """Count the times that a part has reported to be ready."""
     return sum(
         record["event"] == "process_ready" and record["name"] == part for record in desk.records
     )
