@@ -9,7 +9,7 @@ import grpc
 from grpc.aio import AioRpcError, UnaryUnaryCall, insecure_channel, secure_channel
 
 from desk.client.answers import Explanation, FoundSession, FoundSessions, SessionCounts
-from desk.client.errors import JournalMismatch, translate
+from desk.client.errors import Failed, JournalMismatch, translate
 from desk.client.subscription import RECONNECT_DELAY, SILENCE, Update, follow
 from desk.v1.event_pb2 import EventFilter, RejectionReason, SessionRecord
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
@@ -174,9 +174,12 @@ class Client:
             timeout: seconds; None = the client's `timeout`.
         """
         try:
-            return await method(request, timeout=timeout or self._timeout)
+            response = await method(request, timeout=timeout or self._timeout)
         except AioRpcError as error:
             raise translate(error) from None
+        if response is None:  # gRPC logs the reason
+            raise Failed("the answer cannot be decoded")
+        return response
 
     async def status(self) -> GetStatusResponse:
         """Return the position and the health of the service."""
@@ -233,7 +236,10 @@ class Client:
         while waiting or not answers:
             request = BatchGetSessionsRequest(keys=waiting[:BATCH])
             answers.append(await self.call(self.session_service.BatchGetSessions, request))
-            waiting[:BATCH] = answers[-1].remaining
+            remaining = answers[-1].remaining
+            if 0 < len(request.keys) <= len(remaining):
+                raise Failed("the service answered for none of the keys")
+            waiting[:BATCH] = remaining
         (journal_id, *others) = {answer.header.journal_id for answer in answers}
         if others:
             raise JournalMismatch("the journal changed between two calls")
