@@ -76,7 +76,7 @@ class Handle:
 
 
 @contextmanager
-def map_errors(path: Path) -> Iterator[None]:
+def map_errors(path: Path | str) -> Iterator[None]:
     """Raise the journal's errors for those of the storage below it."""
     try:
         yield
@@ -117,7 +117,7 @@ def connect_to_write(path: Path, journal_id: str) -> apsw.Connection:
 
 def connect_to_read(path: Path, journal_id: str) -> apsw.Connection:
     """Open an existing journal as one of its readers."""
-    connection = _connect(path, apsw.SQLITE_OPEN_READONLY)
+    connection = open_read_only(path)
     version = _check(connection, path, journal_id)
     if version != sqlite_format.VERSION:
         raise Unavailable(
@@ -127,6 +127,11 @@ def connect_to_read(path: Path, journal_id: str) -> apsw.Connection:
     with suppress(FileNotFoundError), Path(f"{path}-wal").open("rb") as wal:
         os.fsync(wal)
     return connection
+
+
+def open_read_only(path: Path) -> apsw.Connection:
+    """Open a file of any content for reading; what it is has to be checked."""
+    return _connect(path, apsw.SQLITE_OPEN_READONLY)
 
 
 def _connect(path: Path, flags: int) -> apsw.Connection:
