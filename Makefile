@@ -161,7 +161,7 @@ stubs: $(STUBS)  ## generate client/desk/v1 from proto/
 	$(VENV)/stubs/bin/python -m tools.stubs
 
 .PHONY: diagram
-diagram: $(DEV)  ## generate docs/states.md from the transition table
+diagram: $(DEV)  ## generate docs/states.md from the catalogue of event types
 	$(RUN) tools.states
 
 .PHONY: clean
