@@ -9,15 +9,13 @@ from typing import NamedTuple
 import apsw
 
 from callback.decoder import identify
-from journal.entry import MAX_INTEGER, Entry, Kind
+from journal.entry import DAMAGED, MAX_INTEGER, Entry, Kind
 
 COLUMNS = Entry.__struct_fields__
 READ = f"""
 SELECT {", ".join(COLUMNS)} FROM entries WHERE revision > ? ORDER BY revision LIMIT ?
 """  # noqa: S608
 HEAD = "SELECT ifnull(max(revision), 0) FROM entries"
-
-CHANGED = "the entry is damaged: its id is not the digest of its app and body"
 
 PAGE = 500
 """Entries read at once: a cursor that stays open would keep the WAL from being used again."""
@@ -79,7 +77,7 @@ def damages(connection: apsw.Connection, report: Report) -> Iterator[Damage]:
             yield found
         else:
             if changed(found):
-                yield Damage(found.revision, found.revision, CHANGED)
+                yield Damage(found.revision, found.revision, DAMAGED)
             if found.revision % PAGE == 0 or found.revision == head:
                 report("checking entries", found.revision, head)
 

@@ -16,7 +16,7 @@ from desk.v1 import event_pb2
 from msgspec.structs import replace
 
 from callback.catalogue import State
-from journal.entry import Entry, Kind
+from journal.entry import DAMAGED, Entry, Kind
 from service import records
 from service.arrival import Arrival, arrival_of
 from service.history import LIMITS, History, HistoryEntry, Limits, Usage
@@ -89,6 +89,7 @@ class Projection:
         self._cache = SessionCache(bounds.sessions, bounds.memory)
         self._digest = int.from_bytes(self.progress.digest)
         self._repetitions = self.progress.repetitions
+        self._damaged = self.progress.damaged
         self._any_refused = writer.refuses_any()
         self._decoded: dict[int, Arrival] = {}  # left over from a batch that ended early
         self._failed = False
@@ -162,7 +163,11 @@ class Projection:
         elif callback and self._contains(arrival.key, callback):
             self._repetitions += 1
         else:
-            self._refuse(entry.id)
+            if arrival.problem is DAMAGED:  # a copy with the same id may be whole
+                self._damaged += 1
+                log.error("entry_damaged", revision=entry.revision, throttle="")
+            else:
+                self._refuse(entry.id)
             self._append(_malformed_row(arrival))
 
     def _take_callback(self, arrival: Arrival, callback: HistoryEntry) -> None:
@@ -298,6 +303,7 @@ class Projection:
             digest=(self._digest % DIGESTS).to_bytes(DIGEST_BYTES),
             complete=self.progress.complete or behind_since is None,
             repetitions=self._repetitions,
+            damaged=self._damaged,
         )
 
     def skip(self, entry: Entry) -> None:

@@ -61,6 +61,7 @@ class StatusService:
             feed_digest=progress.digest.hex(),
             subscribers=self._feed.subscribers,
             follower_seen_at=self._follower_seen_at(),
+            damaged_entries=progress.damaged,
         )
         status.MergeFrom(self._of_worker)
         return status
