@@ -5,16 +5,18 @@ A backup is a journal's file in one piece, without a WAL. Knows nothing of views
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
 import apsw
+from msgspec.structs import astuple
 
 from journal import sqlite_format
-from journal.damage import Damage, Report, damages, faults
+from journal.damage import COLUMNS, Damage, Report, damages, faults
+from journal.entry import MAX_INTEGER, Entry, validate
 from journal.errors import JournalError, Unreadable
 from journal.sqlite_file import connect_to_read, map_errors, open_read_only
 
@@ -25,6 +27,8 @@ CHUNK = 4 * 1024 * 1024
 """Bytes of a stream read at once."""
 
 SUMMARY = "SELECT count(*), ifnull(max(revision), 0), ifnull(max(received_at), 0) FROM entries"
+INSERT = f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+SET_OLDEST = "UPDATE header SET oldest_revision = ?"
 SET_ID = "UPDATE header SET journal_id = ?"
 LOST = """
 SELECT count(*), min(revision), max(revision), min(received_at)
@@ -129,6 +133,31 @@ def receive(stream: BinaryIO, size: int, copy: Path, report: Report) -> None:
             report("copying", done, size)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_new(copy: Path, entries: Iterable[Entry], *, oldest: int = 1) -> None:
+    """Make an empty file a new journal of entries, which keep their revisions.
+
+    Raises:
+        ValueError: an entry is none that could be appended, or not in order.
+    """
+    with map_errors(copy), closing(apsw.Connection(str(copy))) as connection:
+        connection.pragma("synchronous", "off")  # it is synced as a whole, in the end
+        sqlite_format.create(connection)
+        with connection:
+            connection.execute(SET_OLDEST, (oldest,))
+            connection.executemany(INSERT, map(astuple, _valid(entries)))
+    sync(copy)
+
+
+def _valid(entries: Iterable[Entry]) -> Iterator[Entry]:
+    before = 0
+    for entry in entries:
+        validate(entry)
+        if not before < entry.revision <= MAX_INTEGER:
+            raise ValueError(f"revision {entry.revision} must be greater than the one before it")
+        before = entry.revision
+        yield entry
 
 
 def make_another(copy: Path, *, name: str) -> None:

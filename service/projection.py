@@ -249,7 +249,7 @@ class Projection:
         """Write the collected rows of the feed, so that they can be read back."""
         self._writer.add_feed(self._rows)
         for row in self._rows:
-            self._digest += row_hash(row)
+            self._digest += row_hash(row.position, row.record, row.session)
             if row.reason:
                 self._writer.add_rejection(row.position, row.event_revision)
             elif row.revised:
@@ -329,11 +329,11 @@ DIGESTS = 1 << 8 * DIGEST_BYTES
 _LENGTHS = Struct(">QI")
 
 
-def row_hash(row: FeedRow) -> int:
+def row_hash(position: int, record: bytes, session: bytes | None) -> int:
     """Hash a row of the feed. The feed's digest is the sum of these, mod `DIGESTS`."""
-    digest = blake2b(_LENGTHS.pack(row.position, len(row.record)), digest_size=DIGEST_BYTES)
-    digest.update(row.record)
-    digest.update(row.session or b"")
+    digest = blake2b(_LENGTHS.pack(position, len(record)), digest_size=DIGEST_BYTES)
+    digest.update(record)
+    digest.update(session or b"")
     return int.from_bytes(digest.digest())
 
 

@@ -18,6 +18,7 @@ from command.endpoints import data_directory
 from command.processes import JOURNAL_FILE
 from journal.damage import Damage, Report
 from journal.errors import JournalError
+from service.view.errors import ViewError
 from storage.lock import FileLock
 
 MAX_LISTED = 20
@@ -34,7 +35,7 @@ def journal_file() -> Iterator[Path]:
     """Give the path of the journal. Errors of the journal and of files are one line."""
     try:
         yield data_directory() / JOURNAL_FILE
-    except (JournalError, OSError, ValueError) as error:
+    except (JournalError, ViewError, OSError, ValueError) as error:
         fail(error_text(error))
 
 

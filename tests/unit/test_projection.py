@@ -12,7 +12,7 @@ from service.projection import DIGESTS, Projection, row_hash
 from service.view import store
 from service.view.reader import Bounds, Reader
 from service.view.selection import EventSelection
-from service.view.writer import FeedRow, ViewWriter
+from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, entries, entry, life
 from tests.support.views import JOURNAL, digest, fixed_journal, project, read, records
 
@@ -31,8 +31,8 @@ def test_the_digest_is_the_sum_of_the_hashes_of_the_rows(tmp_path: Path) -> None
     writer = project(tmp_path, fixed_journal())
     progress = writer.progress()
     writer.close()
-    rows = read(tmp_path, f"SELECT {', '.join(FeedRow._fields)} FROM feed ORDER BY random()")
-    hashes = [row_hash(FeedRow(*row)) for row in rows]
+    rows = read(tmp_path, "SELECT position, record, session FROM feed ORDER BY random()")
+    hashes = [row_hash(*row) for row in rows]
     assert progress
     assert int.from_bytes(progress.digest) == sum(hashes) % DIGESTS
 
