@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 
 from journal import sqlite_format
-from journal.errors import InUse, Unavailable, Unreadable
+from journal.errors import Damaged, InUse, Unavailable, Unreadable
 
 BUSY_MS = 200
 """Milliseconds to wait for another connection's lock; locks are held for a few at most."""
@@ -87,7 +87,7 @@ def map_errors(path: Path | str) -> Iterator[None]:
     except apsw.NotADBError as error:
         raise Unreadable(f"{path} is not a journal") from error
     except apsw.CorruptError as error:
-        raise Unreadable(f"{path} is damaged: {error}") from error
+        raise Damaged(f"{path} is damaged: {error}") from error
     except (apsw.Error, OSError) as error:
         raise Unavailable(f"{path}: {type(error).__name__}: {error}") from error
 

@@ -304,6 +304,7 @@ class Projection:
             complete=self.progress.complete or behind_since is None,
             repetitions=self._repetitions,
             damaged=self._damaged,
+            problem="",
         )
 
     def skip(self, entry: Entry) -> None:
@@ -316,7 +317,11 @@ class Projection:
         before = oldest - 1
         self._move(applied_revision=before, head_revision=before, oldest_revision=oldest)
 
-    def _move(self, **changes: int | bytes) -> None:
+    def stop_at(self, problem: str) -> None:
+        """Store why the journal cannot be read further, until the next batch."""
+        self._move(problem=problem)
+
+    def _move(self, **changes: int | bytes | str) -> None:
         progress = replace(self.progress, **changes)
         with self._writer.transaction():
             self._writer.save_progress(progress)

@@ -149,10 +149,10 @@ async def _serve(
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
             server = _server(quotas, (sessions, events, status, health))
             port = server.add_insecure_port(address)
-            work = (feed.run(), feed.announce(), _guard(readers, feed), stop.wait())
+            work = (feed.run(), feed.announce(), _guard(readers, feed, health), stop.wait())
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
-                await health.serve()
+                await health.report(serving=not readers.inline.progress().problem)
                 await server.start()
                 _log.info("rpc_serving", port=port)
                 on_ready(port)
@@ -198,8 +198,8 @@ def _server(quotas: Quotas, servicers: Sequence[object]) -> grpc.aio.Server:
     return server
 
 
-async def _guard(readers: Readers, feed: LiveFeed) -> None:
-    """Check again and again that the view is the one that was opened.
+async def _guard(readers: Readers, feed: LiveFeed, health: Health) -> None:
+    """Check again and again that the view is the one that was opened, and that it is kept up.
 
     Raises:
         ViewReplaced: it is not.
@@ -210,8 +210,10 @@ async def _guard(readers: Readers, feed: LiveFeed) -> None:
         if _inode(readers.path) != opened:
             raise ViewReplaced
         with suppress(ViewError):
-            if readers.inline.progress().journal_id != feed.journal_id:
+            progress = readers.inline.progress()
+            if progress.journal_id != feed.journal_id:
                 raise ViewReplaced
+            await health.report(serving=not progress.problem)
 
 
 def _inode(path: Path) -> int:

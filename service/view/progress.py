@@ -19,6 +19,7 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     complete: bool = False
     repetitions: int = 0
     damaged: int = 0
+    problem: str = ""
 
     @classmethod
     def of_row(cls, row: object) -> Self:
