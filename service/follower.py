@@ -149,6 +149,7 @@ class Follower:
 
     def _step(self, projection: Projection) -> None:
         """Apply the next batch; if there is none, record that the view is complete."""
+        self._writer.check_files()
         progress = projection.progress
         self._check(progress)
         entries, following = self._read_batch(progress.applied_revision)

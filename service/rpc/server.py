@@ -29,6 +29,7 @@ from service.rpc.status_service import JournalBacklog, StatusService
 from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.readers import Readers
+from storage.files import DatabaseFiles
 
 VIEW_POLL = 0.1
 """Seconds between two checks for a view that is not complete yet."""
@@ -204,23 +205,16 @@ async def _guard(readers: Readers, feed: LiveFeed, health: Health) -> None:
     Raises:
         ViewReplaced: it is not.
     """
-    opened = _inode(readers.path)
+    opened = DatabaseFiles.at(readers.path)
     while True:
         await asyncio.sleep(feed.limits.guard_seconds)
-        if _inode(readers.path) != opened:
+        if opened.replaced_by(DatabaseFiles.at(readers.path)):
             raise ViewReplaced
         with suppress(ViewError):
             progress = readers.inline.progress()
             if progress.journal_id != feed.journal_id:
                 raise ViewReplaced
             await health.report(serving=not progress.problem)
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return 0
 
 
 def affordable_connections() -> int:
