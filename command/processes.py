@@ -103,11 +103,14 @@ def run_rpc_worker(notifier: Notifier, settings: Settings, address: Address, nam
 
 async def _serve(notifier: Notifier, settings: Settings, address: Address) -> None:
     from service.rpc.server import serve
+    from service.rpc.tls import Tls
     from service.view.store import locate
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     on_stop_request(lambda: _set(loop, stop))
+    files = settings.certificate_files()
+    tls = Tls(files) if files else None
     await serve(
         locate(settings.data_dir),
         str(address),
@@ -115,6 +118,7 @@ async def _serve(notifier: Notifier, settings: Settings, address: Address) -> No
         journal_backlog=_backlog(settings),
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
+        tls=tls,
     )
 
 
@@ -182,11 +186,12 @@ def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | Non
 def _process(notifier: Notifier, settings: Settings, role: str) -> Iterator[None]:
     """Configure the log. Report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
+    from service.certificates import CertificateProblem
 
     logs.configure(settings, role)
     try:
         yield
-    except Unavailable as error:
+    except (Unavailable, CertificateProblem) as error:
         notifier.trouble(str(error))
         sys.exit(1)
     except JournalError as error:

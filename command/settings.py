@@ -22,6 +22,7 @@ from pydantic_settings import (
 from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import DEFAULT_GRPC, DEFAULT_HTTP, Address
 from gateway.options import check_callback_path
+from service.certificates import CertificateFiles, CertificateProblem
 
 MAX_SDK_APP_ID = 2**63 - 1
 
@@ -94,6 +95,13 @@ def _read_token_file(path: Path) -> Tokens:
         raise ValueError(f"{named} {error}") from None
 
 
+def _check_certificate(files: CertificateFiles) -> None:
+    try:
+        files.read()
+    except CertificateProblem as problem:
+        raise ValueError(f"cannot be used: {problem}") from None
+
+
 def _parsed(read: Any) -> BeforeValidator:
     """Make a validator that applies `read` to text and leaves a parsed value as it is."""
     return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
@@ -121,7 +129,10 @@ class Settings(BaseSettings):
         http_connections_per_address: connections that the gateway takes from one address. 0: no
             limit; None: half of all connections.
         callback_path: path of the callback URL.
-        grpc_insecure: the network is trusted: gRPC without TLS may leave the machine.
+        grpc_tls_cert: the certificate chain of gRPC, in PEM; None: no TLS.
+        grpc_tls_key: its key.
+        grpc_client_ca: the authorities whose certificates clients must have; None: they need none.
+        grpc_insecure: the network is trusted: gRPC may leave the machine unprotected.
         grpc_listen: address of the rpc workers.
         data_dir: directory of journal and view; absolute.
         journal: engine of the journal; `sqlite` is a file in `data_dir`.
@@ -149,6 +160,9 @@ class Settings(BaseSettings):
         Annotated[int, _parsed(lambda text: _whole_number(text, 0, MAX_CONNECTIONS))] | None
     ) = None
     callback_path: str = "/"
+    grpc_tls_cert: Path | None = None
+    grpc_tls_key: Path | None = None
+    grpc_client_ca: Path | None = None
     grpc_insecure: bool = False
     grpc_listen: Listen = DEFAULT_GRPC
     data_dir: Path = Field(default=Path("data"), validate_default=True)
@@ -183,14 +197,43 @@ class Settings(BaseSettings):
         check_callback_path(path)
         return path
 
+    @check("grpc_tls_key")
+    @classmethod
+    def _with_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        chain = info.data.get("grpc_tls_cert")
+        if (chain is None) != (key is None):
+            given, missing = ("CERT", "KEY") if chain else ("KEY", "CERT")
+            raise ValueError(f"DESK_GRPC_TLS_{given} needs DESK_GRPC_TLS_{missing} as well")
+        if chain and key:
+            _check_certificate(CertificateFiles(chain, key))
+        return key
+
+    @check("grpc_client_ca")
+    @classmethod
+    def _with_tls(cls, client_ca: Path | None, info: ValidationInfo) -> Path | None:
+        if client_ca is None:
+            return None
+        chain, key = info.data.get("grpc_tls_cert"), info.data.get("grpc_tls_key")
+        if chain and key:
+            _check_certificate(CertificateFiles(chain, key, client_ca))
+        elif "grpc_tls_key" in info.data:
+            raise ValueError("needs DESK_GRPC_TLS_CERT and DESK_GRPC_TLS_KEY")
+        return client_ca
+
     @check("grpc_listen")
     @classmethod
-    def _loopback_or_trusted(cls, listen: Address, info: ValidationInfo) -> Address:
-        if not listen.is_loopback and not info.data.get("grpc_insecure", True):
-            raise ValueError(
-                f"{listen} leaves this machine and gRPC has no TLS here: listen on loopback, or "
-                "set DESK_GRPC_INSECURE=true if the network is trusted"
-            )
+    def _loopback_or_protected(cls, listen: Address, info: ValidationInfo) -> Address:
+        if listen.is_loopback or info.data.get("grpc_insecure", True):
+            return listen
+        for field, missing in (
+            ("grpc_tls_cert", "gRPC has no TLS here: set DESK_GRPC_TLS_CERT and _KEY"),
+            ("grpc_client_ca", "anybody may call: set DESK_GRPC_CLIENT_CA"),
+        ):
+            if not info.data.get(field, True):
+                raise ValueError(
+                    f"{listen} leaves this machine and {missing}, listen on loopback, or set "
+                    "DESK_GRPC_INSECURE=true if the network is trusted"
+                )
         return listen
 
     @check("data_dir")
@@ -236,6 +279,12 @@ class Settings(BaseSettings):
             app: tuple(token.get_secret_value() for token in tokens)
             for app, tokens in self.callback_tokens.items()
         }
+
+    def certificate_files(self) -> CertificateFiles | None:
+        """Return the files of gRPC's TLS; None without TLS."""
+        if self.grpc_tls_cert is None or self.grpc_tls_key is None:
+            return None
+        return CertificateFiles(self.grpc_tls_cert, self.grpc_tls_key, self.grpc_client_ca)
 
     def warnings(self) -> list[str]:
         """Return one line for each setting that is allowed, but probably a mistake."""

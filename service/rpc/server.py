@@ -26,6 +26,7 @@ from service.rpc.live_feed import LiveFeed, ViewReplaced
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, StatusService
+from service.rpc.tls import Tls
 from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.readers import Readers
@@ -83,6 +84,7 @@ async def serve(
     journal_backlog: JournalBacklog,
     stop: asyncio.Event,
     on_ready: OnReady,
+    tls: Tls | None = None,
     limits: Limits = Limits(),  # noqa: B008 -- frozen
 ) -> None:
     """Serve a view until `stop` is set, then drain and return.
@@ -94,6 +96,7 @@ async def serve(
         journal_backlog: called in a thread, and given up after `backlog_seconds`.
         stop: ends serving, and the wait for the view.
         on_ready: called with the port once calls are answered; again if the view was replaced.
+        tls: of the port; None = plain text.
         limits: of the worker.
 
     Raises:
@@ -104,7 +107,7 @@ async def serve(
         gc.callbacks.append(_freeze_survivors)
         try:
             apps, quotas = Apps(sdk_app_ids), Quotas(limits)
-            await _serve(readers, address, apps, journal_backlog, quotas, stop, on_ready)
+            await _serve(readers, address, tls, apps, journal_backlog, quotas, stop, on_ready)
         except ViewReplaced:
             # The follower has started anew: with another journal, or because the file was damaged.
             _log.warning("rpc_view_replaced")
@@ -137,6 +140,7 @@ async def _view_is_complete(path: Path, stop: asyncio.Event) -> bool:
 async def _serve(
     readers: Readers,
     address: str,
+    tls: Tls | None,
     apps: Apps,
     journal_backlog: JournalBacklog,
     quotas: Quotas,
@@ -148,7 +152,7 @@ async def _serve(
         with closing(StatusService(readers, feed, apps, journal_backlog)) as status:
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
             server = _server(quotas, (sessions, events, status, health))
-            port = server.add_insecure_port(address)
+            port = _bind(server, address, tls)
             work = (feed.run(), feed.announce(), _guard(readers, feed), stop.wait())
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
@@ -165,6 +169,12 @@ async def _serve(
                 for task in tasks:
                     task.cancel()
                 await server.stop(None)
+
+
+def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
+    if tls is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, tls.credentials())
 
 
 async def _drain(server: grpc.aio.Server, feed: LiveFeed, health: Health) -> None:

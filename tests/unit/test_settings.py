@@ -16,6 +16,7 @@ from command.settings import Settings, SettingsError, TrialSettings
 from gateway.app import create_app
 from gateway.options import Options, check_callback_path
 from journal.memory import MemoryJournal
+from tests.support.certificates import Authority
 
 SECRET = "hush-hush-4711"
 
@@ -285,6 +286,48 @@ def test_grpc_may_leave_the_machine_when_the_network_is_trusted(environment):
     assert Settings.load().grpc_listen == Address("::", 50051)
 
 
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+def test_grpc_may_leave_the_machine_with_tls_and_certificates_of_clients(environment, authority):
+    server = authority.issue("server")
+    environment(
+        DESK_SDK_APP_IDS="1",
+        DESK_GRPC_LISTEN="[::]:50051",
+        DESK_GRPC_TLS_CERT=str(server.chain),
+        DESK_GRPC_TLS_KEY=str(server.key),
+    )
+    assert problems()[0].startswith("DESK_GRPC_LISTEN [::]:50051 leaves this machine and anybody")
+    environment(DESK_GRPC_CLIENT_CA=str(authority.file))
+    files = Settings.load().certificate_files()
+    assert files == (server.chain, server.key, authority.file)
+
+
+def test_certificates_that_cannot_be_used_are_one_line_each(environment, authority, tmp_path):
+    environment(DESK_SDK_APP_IDS="1")
+    server, other = authority.issue("one"), authority.issue("two")
+    text = tmp_path / "text"
+    text.write_text("none")
+    for chain, key, client_ca, line in (
+        (server.chain, "", "", "DESK_GRPC_TLS_CERT needs DESK_GRPC_TLS_KEY as well"),
+        ("", server.key, "", "DESK_GRPC_TLS_KEY needs DESK_GRPC_TLS_CERT as well"),
+        ("", "", text, "DESK_GRPC_CLIENT_CA needs DESK_GRPC_TLS_CERT and DESK_GRPC_TLS_KEY"),
+        (server.chain, other.key, "", f"the key {other.key} does not match {server.chain}"),
+        (text, server.key, "", f"{text} and {server.key} are no certificate and key in PEM"),
+        (server.chain, "/no/such", "", "/no/such: No such file or directory"),
+        (server.chain, server.key, text, f"{text} has no certificates in PEM"),
+    ):
+        environment(
+            DESK_GRPC_TLS_CERT=str(chain),
+            DESK_GRPC_TLS_KEY=str(key),
+            DESK_GRPC_CLIENT_CA=str(client_ca),
+        )
+        (found,) = problems()
+        assert line in found
+
+
 def test_the_example_documents_every_variable_with_its_default(environment, tmp_path):
     example = (Path(__file__).parents[2] / ".env.example").read_text()
     given = dict(re.findall(r"^(?:# )?(DESK_[A-Z_]+)=(.*)$", example, re.MULTILINE))
@@ -295,7 +338,10 @@ def test_the_example_documents_every_variable_with_its_default(environment, tmp_
     }
     environment(DESK_SDK_APP_IDS="1600012345")
     defaults = Settings.load()
-    for name in ("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE", "TARGET", "SIMULATE_TOKEN"):
+    for name in (
+        *("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE", "TARGET", "SIMULATE_TOKEN"),
+        *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_CLIENT_CA"),
+    ):
         del given[f"DESK_{name}"]
     environment(**given)
     assert Settings.load() == defaults
