@@ -31,15 +31,22 @@ def service_address() -> Address:
 
 
 def _listening(variable: str, default: Address) -> Address:
-    value = os.environ.get(variable) or _from_file(variable) or str(default)
+    value = setting(variable) or str(default)
     try:
         return Address.parse(value).from_here()
     except ValueError as error:
         raise ValueError(f"{variable} {error}") from None
 
 
-def _from_file(variable: str) -> str | None:
-    """Return the value in `.env` of the working directory, which the servers read as well."""
+def setting(variable: str) -> str | None:
+    """Return the value in the environment, or in `.env`, which the servers read as well.
+
+    Raises:
+        ValueError: `.env` is not UTF-8.
+        OSError: it exists and cannot be read.
+    """
+    if value := os.environ.get(variable):
+        return value
     try:
         given = dotenv_values(".env")
     except UnicodeDecodeError:

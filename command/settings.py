@@ -23,6 +23,7 @@ from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import DEFAULT_GRPC, DEFAULT_HTTP, Address
 from gateway.options import check_callback_path
 from service.certificates import CertificateFiles, CertificateProblem
+from service.clients import ClientsProblem, read_clients
 
 MAX_SDK_APP_ID = 2**63 - 1
 
@@ -132,6 +133,7 @@ class Settings(BaseSettings):
         grpc_tls_cert: the certificate chain of gRPC, in PEM; None: no TLS.
         grpc_tls_key: its key.
         grpc_client_ca: the authorities whose certificates clients must have; None: they need none.
+        clients_file: the clients of gRPC; None: whoever can connect may do everything.
         grpc_insecure: the network is trusted: gRPC may leave the machine unprotected.
         grpc_listen: address of the rpc workers.
         data_dir: directory of journal and view; absolute.
@@ -163,6 +165,7 @@ class Settings(BaseSettings):
     grpc_tls_cert: Path | None = None
     grpc_tls_key: Path | None = None
     grpc_client_ca: Path | None = None
+    clients_file: Path | None = None
     grpc_insecure: bool = False
     grpc_listen: Listen = DEFAULT_GRPC
     data_dir: Path = Field(default=Path("data"), validate_default=True)
@@ -220,21 +223,31 @@ class Settings(BaseSettings):
             raise ValueError("needs DESK_GRPC_TLS_CERT and DESK_GRPC_TLS_KEY")
         return client_ca
 
+    @check("clients_file")
+    @classmethod
+    def _usable_clients(cls, path: Path | None) -> Path | None:
+        if path:
+            try:
+                read_clients(path)
+            except ClientsProblem as problem:
+                raise ValueError(f"cannot be used: {problem}") from None
+        return path
+
     @check("grpc_listen")
     @classmethod
     def _loopback_or_protected(cls, listen: Address, info: ValidationInfo) -> Address:
         if listen.is_loopback or info.data.get("grpc_insecure", True):
             return listen
-        for field, missing in (
-            ("grpc_tls_cert", "gRPC has no TLS here: set DESK_GRPC_TLS_CERT and _KEY"),
-            ("grpc_client_ca", "anybody may call: set DESK_GRPC_CLIENT_CA"),
-        ):
-            if not info.data.get(field, True):
-                raise ValueError(
-                    f"{listen} leaves this machine and {missing}, listen on loopback, or set "
-                    "DESK_GRPC_INSECURE=true if the network is trusted"
-                )
-        return listen
+        if not info.data.get("grpc_tls_cert", True):
+            missing = "gRPC has no TLS here: set DESK_GRPC_TLS_CERT and _KEY"
+        elif not (info.data.get("grpc_client_ca", True) or info.data.get("clients_file", True)):
+            missing = "anybody may call: set DESK_CLIENTS_FILE or DESK_GRPC_CLIENT_CA"
+        else:
+            return listen
+        raise ValueError(
+            f"{listen} leaves this machine and {missing}, listen on loopback, or set "
+            "DESK_GRPC_INSECURE=true if the network is trusted"
+        )
 
     @check("data_dir")
     @classmethod

@@ -22,6 +22,7 @@ COMMANDS = {
     ),
     "watch": ("command.cli.watch:watch", "Follow events, live or from a revision."),
     "status": ("command.cli.status:status", "Show revisions, lag and versions of the service."),
+    "keys": ("command.cli.keys:keys", "Edit and check the clients file: who may call the API."),
     "health": ("command.cli.health:health", "Exit with 0 if a process is ready."),
 }
 """The function of each command, and its line in the list of commands."""

@@ -340,7 +340,7 @@ def test_the_example_documents_every_variable_with_its_default(environment, tmp_
     defaults = Settings.load()
     for name in (
         *("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE", "TARGET", "SIMULATE_TOKEN"),
-        *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_CLIENT_CA"),
+        *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_CLIENT_CA", "CLIENTS_FILE"),
     ):
         del given[f"DESK_{name}"]
     environment(**given)
