@@ -102,6 +102,7 @@ def run_rpc_worker(notifier: Notifier, settings: Settings, address: Address, nam
 
 
 async def _serve(notifier: Notifier, settings: Settings, address: Address) -> None:
+    from service.clients import ClientsFile
     from service.rpc.server import serve
     from service.rpc.tls import Tls
     from service.view.store import locate
@@ -111,6 +112,7 @@ async def _serve(notifier: Notifier, settings: Settings, address: Address) -> No
     on_stop_request(lambda: _set(loop, stop))
     files = settings.certificate_files()
     tls = Tls(files) if files else None
+    clients = ClientsFile(settings.clients_file, period=0.0) if settings.clients_file else None
     await serve(
         locate(settings.data_dir),
         str(address),
@@ -119,6 +121,7 @@ async def _serve(notifier: Notifier, settings: Settings, address: Address) -> No
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,
+        clients=clients,
     )
 
 
@@ -187,11 +190,12 @@ def _process(notifier: Notifier, settings: Settings, role: str) -> Iterator[None
     """Configure the log. Report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
     from service.certificates import CertificateProblem
+    from service.clients import ClientsProblem
 
     logs.configure(settings, role)
     try:
         yield
-    except (Unavailable, CertificateProblem) as error:
+    except (Unavailable, CertificateProblem, ClientsProblem) as error:
         notifier.trouble(str(error))
         sys.exit(1)
     except JournalError as error:

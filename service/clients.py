@@ -153,7 +153,7 @@ def parse(text: str) -> tuple[Client, ...]:
     """
     try:
         clients = msgspec.convert(tomllib.loads(text), type=_File).client
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
         raise ClientsProblem(" ".join(str(error).split())[:300]) from None
     _check_unique("name", (client.name for client in clients))
     _check_unique("san", (name for client in clients for name in client.san))
