@@ -10,7 +10,6 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
@@ -89,14 +88,15 @@ Path = tuple[str, ...]
 
 
 class Grant:
-    """The rights that one proof gives, and the open calls that rely on them.
+    """The rights that one proof gives.
 
     Attributes:
         client: the name for logs.
         apps: the SDKAppIDs that may be read; None = all.
         scopes: the client's.
         only_app: returns the app that 0 stands for; raises SDK_APP_ID_REQUIRED.
-        revoked_as: the reason for which its calls have ended.
+        calls: the open calls that rely on it.
+        revoked_as: the reason for which these have been ended; None = they have not.
     """
 
     def __init__(self, client: Client, key: Key | None, configured: Sequence[int]) -> None:
@@ -108,8 +108,8 @@ class Grant:
         self.end = key.end() if key else None
         visible = [app for app in configured if self.apps and app in self.apps]
         self.only_app = Apps(visible or sorted(self.apps or ())).only
-        self.revoked_as = ErrorReason.UNAUTHENTICATED
-        self._calls: set[asyncio.Timeout] = set()
+        self.calls: set[asyncio.Task[Any]] = set()
+        self.revoked_as: ErrorReason | None = None
 
     def rights(self) -> tuple[object, ...]:
         """Return everything that calls rely on."""
@@ -118,22 +118,12 @@ class Grant:
     def ended(self, now: float) -> bool:
         return self.end is not None and now >= self.end
 
-    @contextmanager
-    def relied_on(self, call: asyncio.Timeout) -> Iterator[None]:
-        """End the call if the grant is revoked in the block."""
-        self._calls.add(call)
-        try:
-            yield
-        finally:
-            self._calls.discard(call)
-
     def revoke(self, reason: ErrorReason) -> None:
         """End all calls that rely on the grant."""
         self.revoked_as = reason
-        now = asyncio.get_running_loop().time()
-        calls, self._calls = self._calls, set()
+        calls, self.calls = self.calls, set()
         for call in calls:
-            call.reschedule(now)
+            call.cancel()
 
 
 EVERYTHING = Grant(Client(name="", apps="*", scopes=("messages.read",)), None, ())
@@ -269,14 +259,17 @@ class Gate:
 
         async def guarded(requests: Any, context: Any) -> Any:
             grant = self._admit(context)
+            call: Any = asyncio.current_task()
+            grant.calls.add(call)
             try:
-                async with asyncio.timeout(None) as revocation:
-                    with grant.relied_on(revocation):
-                        return await behaviour(requests, context, grant)
-            except TimeoutError:
-                if not revocation.expired():
+                return await behaviour(requests, context, grant)
+            except asyncio.CancelledError:
+                if grant.revoked_as is None:
                     raise
-            raise self._denied(grant.revoked_as, "revoked", context, grant)
+                call.uncancel()
+                raise self._denied(grant.revoked_as, "revoked", context, grant) from None
+            finally:
+                grant.calls.discard(call)
 
         return guarded
 
@@ -394,6 +387,7 @@ def _at(message: Any, path: Path, *, unset: bool = True) -> Iterator[Any]:
             yield from _at(each, tuple(rest), unset=unset)
 
 
+@lru_cache(MAX_ADDRESSES)
 def _is_loopback(peer: str) -> bool:
     family, _, rest = unquote(peer).partition(":")
     try:
