@@ -37,7 +37,10 @@ MAX_TOKEN_FILE = 64 * 1024
 """Bytes of a file with tokens."""
 
 _PREFIX = "DESK_"
-_CLIENT_SETTINGS = ("target", "simulate_token")
+_CLIENT_SETTINGS = (
+    *("target", "simulate_token"),
+    *("client_tls_ca", "client_tls_cert", "client_tls_key", "client_tls_name", "client_key_file"),
+)
 
 Tokens = dict[int, tuple[SecretStr, ...]]
 

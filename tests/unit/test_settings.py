@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import Address
-from command.settings import Settings, SettingsError, TrialSettings
+from command.settings import _CLIENT_SETTINGS, Settings, SettingsError, TrialSettings
 from gateway.app import create_app
 from gateway.options import Options, check_callback_path
 from journal.memory import MemoryJournal
@@ -333,13 +333,13 @@ def test_the_example_documents_every_variable_with_its_default(environment, tmp_
     given = dict(re.findall(r"^(?:# )?(DESK_[A-Z_]+)=(.*)$", example, re.MULTILINE))
     assert {name.removeprefix("DESK_").lower() for name in given} == {
         *Settings.model_fields,
-        "target",
-        "simulate_token",
+        *_CLIENT_SETTINGS,
     }
     environment(DESK_SDK_APP_IDS="1600012345")
     defaults = Settings.load()
     for name in (
-        *("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE", "TARGET", "SIMULATE_TOKEN"),
+        *map(str.upper, _CLIENT_SETTINGS),
+        *("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE"),
         *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_CLIENT_CA", "CLIENTS_FILE"),
     ):
         del given[f"DESK_{name}"]
