@@ -1,6 +1,6 @@
-"""Explains a session: its callbacks in time order, each with what was made of it in the end.
+"""Explains a session: its callbacks in time order, each with its outcome as things stand.
 
-Refolds the facts that the feed holds. Pure: no I/O, no clock.
+The facts that the feed stores are folded again. Pure: no I/O, no clock.
 """
 
 from collections.abc import Iterable
@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 from desk.v1.event_pb2 import SessionRecord
 
-from service.history import History, Key, Placed
+from service.history import History, HistoryEntry
 from service.records import STATES, duration
 from service.session import Outcome, explain
 
 
 class Explained(NamedTuple):
-    """A callback at its place in time order, as things stand after a revision.
+    """A callback at its place in time order, as it stands after a revision.
 
     Attributes:
-        position: of the record that was published for it last.
-        late_by: how much older it is than the newest event that had arrived before it, in ms; None
-            if it came in order.
+        position: of the record published for it last.
+        late_by: milliseconds by which it is older than the newest event that had arrived before it;
+            None if it came in order.
     """
 
     position: int
@@ -28,7 +28,7 @@ class Explained(NamedTuple):
     late_by: int | None
 
     def correct(self, record: SessionRecord) -> SessionRecord:
-        """Make the record that was published say how things stand."""
+        """Change the published record to the callback's outcome as it stands; return it."""
         record.state_before = STATES[self.outcome.before]
         record.state_after = STATES[self.outcome.after]
         record.rejection_detail = explain(self.outcome, self.event)
@@ -37,31 +37,29 @@ class Explained(NamedTuple):
         return record
 
 
-def explained(callbacks: list[Placed], positions: dict[int, int]) -> list[Explained]:
+def explained(callbacks: list[HistoryEntry], positions: dict[int, int]) -> list[Explained]:
     """Put the callbacks of one session in time order.
 
     Args:
         callbacks: all of them, in order of revision; they are folded.
-        positions: by a callback's revision, that of its last record.
+        positions: the position of each callback's last record, by the callback's revision.
     """
     late = _lateness(callbacks)
     return [
         Explained(positions[each.revision], each.facts.event, each.outcome, late.get(each.revision))
         for each in History.replay(callbacks).tail
-        if each.outcome
     ]
 
 
-def _lateness(callbacks: Iterable[Placed]) -> dict[int, int]:
-    """Compare each callback with those that had arrived before it."""
+def _lateness(callbacks: Iterable[HistoryEntry]) -> dict[int, int]:
+    """Return by how many milliseconds each late callback is late, by its revision."""
     late: dict[int, int] = {}
-    newest_key: Key | None = None
-    newest_time = 0
+    newest_key, newest_time = (0, 0, b""), 0
     for each in callbacks:
         time = each.facts.event_time
-        if newest_key is not None and each.key < newest_key:
+        if each.key < newest_key:
             # A SessionBegin may come late without being older: it sorts before its time.
             late[each.revision] = max(0, newest_time - time)
-        newest_key = max(newest_key or each.key, each.key)
+        newest_key = max(newest_key, each.key)
         newest_time = max(newest_time, time)
     return late

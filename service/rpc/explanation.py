@@ -8,7 +8,7 @@ from desk.v1.session_pb2 import Session
 from desk.v1.session_service_pb2 import ExplainSessionResponse
 
 from service.explanation import Explained, explained
-from service.history import restored
+from service.history import HistoryEntry
 from service.rpc.reads import not_found, session_as_of
 from service.rpc.requests import Key
 from service.rpc.responses import header
@@ -86,4 +86,4 @@ def _explain(reader: Reader, key: Key, revision: int) -> list[Explained]:
     rows = reader.facts(*key, revision)
     positions = {event: position for position, event, _ in rows}
     positions |= {event: position for position, event, _ in reader.revisions(*key, revision)}
-    return explained([restored(event, facts) for _, event, facts in rows], positions)
+    return explained([HistoryEntry.restore(event, facts) for _, event, facts in rows], positions)

@@ -41,5 +41,10 @@ def sqlite_errors() -> Iterator[None]:
     try:
         yield
     except apsw.Error as error:
-        raised = next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
-        raise raised(f"{type(error).__name__}: {error}") from error
+        raise view_error(error) from error
+
+
+def view_error(error: apsw.Error) -> ViewError:
+    """Return our error for one of SQLite's."""
+    kind = next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
+    return kind(f"{type(error).__name__}: {error}")

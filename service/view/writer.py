@@ -7,13 +7,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import apsw
 import msgspec
 import structlog
 
 from journal.errors import InUse
-from service.history import Placed, identity_of, restored
+from service.history import HistoryEntry
 from service.view import progress, store
-from service.view.errors import ViewDamaged, ViewError, sqlite_errors
+from service.view.errors import ViewDamaged, ViewError, view_error
 from service.view.progress import Progress
 from storage.lock import FileLock
 
@@ -61,9 +62,9 @@ class SessionRow(NamedTuple):
     client_user_id: str
     channel_type: str
     agent_id: str
-    begun_at: int
+    begun_at: int | None
     ended_at: int | None
-    last_event_at: int
+    last_event_at: int | None
     satisfaction: int
     queue_wait: int | None
     first_response: int | None
@@ -273,20 +274,20 @@ class ViewWriter:
         rows = self._rows(LOAD_SESSION, key)
         return SavedSession._make(rows[0]) if rows else None
 
-    def load_history(self, first_revision: int) -> list[Placed]:
+    def load_history(self, first_revision: int) -> list[HistoryEntry]:
         """Read a session's history in order of revision, with what was published of it."""
-        placed: dict[int, Placed] = {}
+        entries: dict[int, HistoryEntry] = {}
         for revision, verdicts, agent_id, facts in self._rows(LOAD_HISTORY, (first_revision,)):
-            each = placed[revision] = restored(revision, facts)
+            each = entries[revision] = HistoryEntry.restore(revision, facts)
             each.verdicts, each.agent_id = verdicts, agent_id
         for revision, verdicts in self._rows(LOAD_REVISIONS, (first_revision,)):
-            placed[revision].verdicts = verdicts
-        return list(placed.values())
+            entries[revision].verdicts = verdicts
+        return list(entries.values())
 
     def refuse_history(self, first_revision: int) -> None:
         """Note the identities of all of a session's history, which is full."""
-        history = self._rows(LOAD_HISTORY, (first_revision,))
-        self._write(ADD_REFUSED_ID, sorted((identity_of(row[-1]),) for row in history))
+        history = self.load_history(first_revision)
+        self._write(ADD_REFUSED_ID, sorted((each.facts.identity,) for each in history))
 
     def refuse(self, identity: bytes) -> None:
         """Note the identity of an entry that is to be recognised without a history."""
@@ -300,13 +301,18 @@ class ViewWriter:
         """Return True if `refuse` has noted any identity."""
         return bool(self._rows(ANY_REFUSED_ID))
 
-    @sqlite_errors()
+    # Not by `sqlite_errors`: the fold asks for each session.
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        return list(self._db.execute(sql, values))
+        try:
+            return list(self._db.execute(sql, values))
+        except apsw.Error as error:
+            raise view_error(error) from error
 
-    @sqlite_errors()
     def _write(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        self._db.executemany(sql, rows)
+        try:
+            self._db.executemany(sql, rows)
+        except apsw.Error as error:
+            raise view_error(error) from error
 
 
 def lock(path: Path) -> FileLock:

@@ -1,5 +1,6 @@
 """The documents agree with the code."""
 
+import ast
 import math
 import re
 from pathlib import Path
@@ -136,3 +137,23 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
     assert {first or second for first, second in named} <= targets
+
+
+def test_every_function_that_the_architecture_names_is_where_it_links_to() -> None:
+    page = ROOT / "docs" / "architecture.md"
+    named = re.findall(r"\[`([\w.]+)`\]\(([^)]+\.py)\)", page.read_text())
+
+    assert len(named) > 20
+    assert [name for name, path in named if name not in defined(page.parent / path)] == []
+
+
+def defined(path: Path) -> set[str]:
+    """Return the functions and classes of a module, methods with their class."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            methods = (each for each in node.body if hasattr(each, "name"))
+            names.update(f"{node.name}.{each.name}" for each in methods)
+    return names

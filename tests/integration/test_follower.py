@@ -18,8 +18,7 @@ from journal.entry import Entry, Kind, NewEntry
 from journal.memory import MemoryJournal
 from journal.port import Journal
 from journal.sqlite import SqliteReader, SqliteWriter
-from service import follower as follower_module
-from service.follower import Follower
+from service.follower import MOST_SKIPPED, Follower
 from service.projection import Projection
 from service.view import store
 from service.view.errors import ViewUnavailable
@@ -27,6 +26,9 @@ from service.view.writer import ViewWriter, lock
 from tests.support.callbacks import NOON, body, entry, life
 from tests.support.sparse_journal import SparseJournal
 from tests.support.waiting import eventually
+
+SOON = 0.02
+"""Seconds after which an idle follower notices that it is to stop."""
 
 LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "TransferToHumanSuccess")
 
@@ -43,7 +45,7 @@ def append(journal: Journal, bodies: list[bytes], *, kind: Kind = Kind.CALLBACK)
 
 
 def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
-    """What a reader of the view sees now; nothing if there is no view yet."""
+    """Read the rows that a reader of the view sees now; none if there is no view yet."""
     try:
         db = store.open_reader(store.locate(folder))
     except ViewUnavailable:
@@ -71,7 +73,7 @@ def lines(logs: Sequence[Mapping[str, Any]], *events: str) -> list[Mapping[str, 
 
 
 def inode_of(path: Path) -> int:
-    """Which file is there; 0 = none."""
+    """Return the inode of the file; 0 if there is none."""
     try:
         return path.stat().st_ino
     except FileNotFoundError:
@@ -88,9 +90,9 @@ def content(folder: Path) -> list[list[tuple[Any, ...]]]:
 
 
 @contextmanager
-def following(journal: Journal, folder: Path) -> Iterator[None]:
+def following(journal: Journal, folder: Path, **bounds: int) -> Iterator[None]:
     stop = threading.Event()
-    follower = Follower(journal, folder)
+    follower = Follower(journal, folder, idle=SOON, **bounds)
     thread = threading.Thread(target=follower.run, args=(stop,))
     thread.start()
     try:
@@ -156,12 +158,24 @@ def test_a_journal_shorter_than_its_view_has_it_built_anew(tmp_path: Path) -> No
         eventually(lambda: applied(tmp_path) == 4)
 
 
+class CopiedJournal(MemoryJournal):
+    """A journal with the id of another one, as a copy of its file has it."""
+
+    def __init__(self, original: Journal) -> None:
+        super().__init__()
+        self._original = original
+
+    @property
+    def id(self) -> str:
+        return self._original.id
+
+
 @pytest.mark.parametrize("grown_to", [2, 4, 9])
 def test_a_journal_put_back_to_an_earlier_state_has_its_view_built_anew(
     tmp_path: Path, grown_to: int
 ) -> None:
-    original, restored = MemoryJournal(), MemoryJournal()
-    restored._id = original.id  # as a copy of the file has it
+    original = MemoryJournal()
+    restored = CopiedJournal(original)
     shared = [body("SessionBegin", NOON, session_id=f"s{n}") for n in range(2)]
     append(original, [*shared, *life(*LIFE, session_id="lost")[:2]])
     append(restored, shared)
@@ -221,24 +235,17 @@ def test_an_idle_follower_gives_signs_of_life(tmp_path: Path) -> None:
             eventually(lambda: sign.stat().st_mtime > 0)
 
 
-def test_a_new_version_builds_its_view_beside_the_old_one_then_takes_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_version_builds_its_view_beside_the_old_one_then_takes_over(tmp_path: Path) -> None:
     journal = MemoryJournal()
     append(journal, life(*LIFE))
-    with monkeypatch.context() as old_version:
-        old_version.setattr(store, "FOLD_VERSION", 0)
-        store.fingerprint.cache_clear()
-        old = store.locate(tmp_path)
-        with following(journal, tmp_path):
-            eventually(lambda: applied(tmp_path) == 4)
-    store.fingerprint.cache_clear()
-    assert old.exists()
-    assert old != store.locate(tmp_path)
+    with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 4)
+    new, old = store.locate(tmp_path), tmp_path / "view-0123456789ab.db"
+    new.rename(old)
     with following(journal, tmp_path):
         eventually(lambda: not old.exists())
         assert applied(tmp_path) == 4
-    assert [path.name for path in tmp_path.glob("view-*.db")] == [store.locate(tmp_path).name]
+    assert list(tmp_path.glob("view-*.db")) == [new]
 
 
 @pytest.mark.parametrize("page", [0, 1, 3])
@@ -343,22 +350,27 @@ def test_an_entry_that_is_no_callback_is_skipped_with_an_error(tmp_path: Path) -
     assert len(rows(tmp_path, "SELECT 1 FROM feed")) == 5
 
 
+def prepare(folder: Path, sql: str) -> None:
+    """Make an empty view in which the follower's work has side effects."""
+    ViewWriter(folder).close()
+    with closing(apsw.Connection(str(store.locate(folder)))) as db:
+        db.execute(sql)
+
+
 def poison(folder: Path) -> None:
     """Have the view refuse rows of sessions whose ids begin with "poison"."""
-    writer = ViewWriter(folder)
-    writer.close()
-    with closing(apsw.Connection(str(store.locate(folder)))) as db:
-        db.execute(
-            "CREATE TRIGGER poison BEFORE INSERT ON feed WHEN NEW.session_id GLOB 'poison*' "
-            "BEGIN SELECT RAISE(ABORT, 'it does not fit'); END"
-        )
+    prepare(
+        folder,
+        "CREATE TRIGGER poison BEFORE INSERT ON feed WHEN NEW.session_id GLOB 'poison*' "
+        "BEGIN SELECT RAISE(ABORT, 'it does not fit'); END",
+    )
 
 
 def test_an_entry_that_cannot_be_applied_holds_nobody_up_and_is_named(tmp_path: Path) -> None:
     journal = MemoryJournal()
     ids = [f"poison-{n}" if n % 3 else f"sound-{n}" for n in range(21)]
     poisoned = [revision for revision, each in enumerate(ids, 1) if each.startswith("poison")]
-    assert len(poisoned) > follower_module.MOST_SKIPPED
+    assert len(poisoned) > MOST_SKIPPED
     append(journal, [body("SessionBegin", NOON, session_id=each) for each in ids])
     poison(tmp_path)
     with capture_logs() as logs, following(journal, tmp_path):
@@ -379,7 +391,7 @@ def test_a_fault_that_is_not_in_one_entry_ends_the_follower(tmp_path: Path) -> N
         running = pool.submit(Follower(journal, tmp_path).run, threading.Event())
         with pytest.raises(Exception, match="revisions 11 to 11"):
             running.result(20)
-    assert len(lines(logs, "entry_skipped")) == follower_module.MOST_SKIPPED
+    assert len(lines(logs, "entry_skipped")) == MOST_SKIPPED
 
 
 class Hesitant(MemoryJournal):
@@ -389,46 +401,47 @@ class Hesitant(MemoryJournal):
         return super().read(after, limit=min(limit, 2))
 
 
-def batches(journal: Journal, folder: Path) -> list[tuple[int, int | None]]:
-    """What a new follower takes: how many entries at a time, and the revision after them."""
-    stop = threading.Event()
-    follower = Follower(journal, folder)
-    taken: list[tuple[int, int | None]] = []
-    after = 0
-    while not taken or taken[-1][1]:
-        entries, following = follower._batch(after)
-        after += len(entries)
-        taken.append((len(entries), following and following.revision))
-    stop.set()
-    follower.run(stop)
-    return taken
+def note_batches(folder: Path) -> None:
+    """Have the view note each batch: its last revision, and if entries are left behind it."""
+    prepare(
+        folder,
+        "CREATE TABLE batches (revision, is_behind); "
+        "CREATE TRIGGER note AFTER INSERT ON progress BEGIN "
+        "INSERT INTO batches VALUES (NEW.applied_revision, NEW.behind_since IS NOT NULL); END",
+    )
 
 
+SIZE = len(body("SessionBegin", NOON, session_id="s00"))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "batches"),
+    [
+        ({}, [(12, 0)]),
+        ({"batch": 5}, [(5, 1), (10, 1), (12, 0)]),
+        ({"batch": 5, "batch_bytes": 3 * SIZE}, [(3, 1), (6, 1), (9, 1), (11, 1), (12, 0)]),
+    ],
+)
 def test_reads_are_joined_into_batches_bounded_by_entries_and_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bounds: dict[str, int], batches: list[tuple[int, int]]
 ) -> None:
     journal = Hesitant()
-    append(journal, [body("SessionBegin", NOON + n, session_id=f"s{n:02}") for n in range(12)])
-    assert batches(journal, tmp_path) == [(12, None)]
-    monkeypatch.setattr(follower_module, "BATCH", 5)
-    assert batches(journal, tmp_path) == [(5, 6), (5, 11), (2, None)]
-    size = len(journal.read(0, limit=1)[0].body)
-    monkeypatch.setattr(follower_module, "BATCH_BYTES", 3 * size)
-    assert batches(journal, tmp_path) == [(3, 4), (3, 7), (3, 10), (2, 12), (1, None)]
+    append(journal, [body("SessionBegin", NOON, session_id=f"s{n:02}") for n in range(12)])
+    note_batches(tmp_path)
+    with following(journal, tmp_path, **bounds):
+        eventually(lambda: applied(tmp_path) == 12)
+    assert rows(tmp_path, "SELECT * FROM batches") == batches
 
 
-def test_batches_of_any_size_make_the_same_view(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_of_any_size_make_the_same_view(tmp_path: Path) -> None:
     journal = Hesitant()
     bodies = [each for n in range(9) for each in life(*LIFE, session_id=f"s{n}", start=NOON + n)]
     append(journal, [*bodies[1::2], *bodies[::2]])  # half of them late
     views = []
     for batch in (8_000, 5, 1):
-        monkeypatch.setattr(follower_module, "BATCH", batch)
         folder = tmp_path / str(batch)
         folder.mkdir()
-        with following(journal, folder):
+        with following(journal, folder, batch=batch):
             eventually(lambda folder=folder: applied(folder) == len(bodies))
         views.append(content(folder))
     assert views[0] == views[1] == views[2]
@@ -452,14 +465,14 @@ def test_a_follower_killed_again_and_again_builds_the_same_view(tmp_path: Path) 
     ]
     bodies = [*bodies[1::2], *bodies[::2]]  # half of them late
     killed_at = []
-    for round_, start in enumerate(range(0, len(bodies), 200), 1):
+    for round_, start in enumerate(range(0, len(bodies), 400), 1):
         process = start_follower(tmp_path)
-        append(journal, bodies[start : start + 200])
-        eventually(lambda least=200 * round_ - 150: applied(tmp_path) >= least)
+        append(journal, bodies[start : start + 400])
+        eventually(lambda least=400 * round_ - 350: applied(tmp_path) >= least)
         process.kill()
         process.wait(10)
         killed_at.append(applied(tmp_path))
-    assert len(killed_at) == 6
+    assert len(killed_at) == 3
     process = start_follower(tmp_path)
     append(journal, [body("SessionBegin", NOON, session_id="last")])
     eventually(lambda: applied(tmp_path) == len(bodies) + 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from journal.entry import Entry
-from service.history import Limits
+from service.history import LIMITS, Limits
 from tests.support.callbacks import APP
 from tests.support.histories import batches, first_copies, journals, repetitive
 from tests.support.views import View, view
@@ -21,9 +21,9 @@ Outcome = tuple[int, int]
 """Verdict and reason, as desk.v1 numbers them."""
 
 
-@given(st.data(), repetitive(), st.none() | few)
+@given(st.data(), repetitive(), st.just(LIMITS) | few)
 def test_repeated_entries_leave_no_trace(
-    data: st.DataObject, journal: list[Entry], limits: Limits | None
+    data: st.DataObject, journal: list[Entry], limits: Limits
 ) -> None:
     cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
     with (
@@ -33,9 +33,9 @@ def test_repeated_entries_leave_no_trace(
         assert repeated.everything() == once.everything()
 
 
-@given(st.data(), journals(), st.none() | few)
+@given(st.data(), journals(), st.just(LIMITS) | few)
 def test_batches_and_restarts_change_not_a_byte(
-    data: st.DataObject, journal: list[Entry], limits: Limits | None
+    data: st.DataObject, journal: list[Entry], limits: Limits
 ) -> None:
     cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
     with (

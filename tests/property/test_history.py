@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from random import Random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from callback.decoder import Malformed, decode
 from journal.entry import Entry
-from service import history
-from service.history import History, Limits, Placed, Truncated, placed_by
+from service.history import History, HistoryEntry, Limits
 from service.session import Facts, Reason, without_message
 from tests.support.histories import journals
 
@@ -33,19 +31,19 @@ def facts_of(journal: list[Entry]) -> Iterator[Facts]:
 class Partial:
     """A history that lets go of its past whenever it may, and has it read back when it must."""
 
-    def __init__(self, random: Random, limits: Limits) -> None:
+    def __init__(self, random: Random, limits: Limits, keep: int) -> None:
         self.history = History()
         self.kept: list[tuple[Facts, int]] = []
         self._random = random
         self._limits = limits
+        self._keep = keep
 
-    def add(self, facts: Facts, revision: int) -> list[Placed]:
-        placed = placed_by(facts, revision, 0)
-        try:
-            changed = take(self.history, placed, self._limits)
-        except Truncated:
+    def add(self, facts: Facts, revision: int) -> list[HistoryEntry]:
+        entry = HistoryEntry.of(facts, revision)
+        is_full = self.history.usage.is_used_up(self._limits)
+        if not is_full and not self.history.reaches(entry.key):
             self.history = self.read_back()
-            changed = take(self.history, placed, self._limits)
+        changed = take(self.history, entry, self._limits)
         if reason_of(changed[0]) is not Reason.SESSION_TOO_LONG:
             self.kept.append((facts, revision))
         if self.history.usage.is_used_up(self._limits):
@@ -53,25 +51,25 @@ class Partial:
         return changed
 
     def read_back(self) -> History:
-        return History.replay([placed_by(*each, 0) for each in self.kept], self.history.usage)
+        return History.replay([HistoryEntry.of(*each) for each in self.kept], self.history.usage)
 
     def let_go(self) -> None:
         if self._random.random() < 0.3:
-            self.history.trim()
+            self.history.trim(self._keep)
         if self._random.random() < 0.2 and self.history.session.begun_at:
             self.history = History.restore(self.history.save())
 
 
-def take(history: History, placed: Placed, limits: Limits) -> list[Placed]:
+def take(history: History, entry: HistoryEntry, limits: Limits) -> list[HistoryEntry]:
     is_full = history.usage.is_used_up(limits)
-    return [history.reject(placed)] if is_full else history.add(placed)
+    return [history.reject(entry)] if is_full else history.add(entry)
 
 
-def reason_of(placed: Placed) -> Reason | None:
-    return placed.outcome and placed.outcome.reason
+def reason_of(entry: HistoryEntry) -> Reason:
+    return entry.outcome.reason
 
 
-def outcomes(callbacks: list[Placed]) -> list[object]:
+def outcomes(callbacks: list[HistoryEntry]) -> list[object]:
     return [(each.revision, each.outcome) for each in callbacks]
 
 
@@ -79,16 +77,14 @@ def outcomes(callbacks: list[Placed]) -> list[object]:
 def test_a_history_gives_the_same_however_little_of_it_is_at_hand(
     journal: list[Entry], seed: int, tail: int, limits: Limits
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(history, "TAIL", tail)
-        whole, partial = History(), Partial(Random(seed), limits)
-        for revision, facts in enumerate(facts_of(journal), 1):
-            changed = take(whole, placed_by(facts, revision, 0), limits)
-            assert outcomes(partial.add(facts, revision)) == outcomes(changed)
-            assert partial.history.session == whole.session
-            assert partial.history.usage == whole.usage
-            anew = partial.read_back()
-            if reason_of(changed[0]) is not Reason.SESSION_TOO_LONG:
-                assert anew.session == whole.session
-            assert outcomes(anew.tail) == outcomes(whole.tail)
-            partial.let_go()
+    whole, partial = History(), Partial(Random(seed), limits, tail)
+    for revision, facts in enumerate(facts_of(journal), 1):
+        changed = take(whole, HistoryEntry.of(facts, revision), limits)
+        assert outcomes(partial.add(facts, revision)) == outcomes(changed)
+        assert partial.history.session == whole.session
+        assert partial.history.usage == whole.usage
+        anew = partial.read_back()
+        if reason_of(changed[0]) is not Reason.SESSION_TOO_LONG:
+            assert anew.session == whole.session
+        assert outcomes(anew.tail) == outcomes(whole.tail)
+        partial.let_go()

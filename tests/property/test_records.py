@@ -11,7 +11,7 @@ from callback.catalogue import EventType, State
 from callback.decoder import MAX_EVENT_TIME, MIN_EVENT_TIME, Callback, decode
 from journal.entry import Entry
 from service import records
-from service.history import History, placed_by
+from service.history import History, HistoryEntry
 from service.message import fill
 from service.records import duration, timestamp
 from service.session import Outcome, Reason, Session, Verdict, explain, without_message
@@ -149,7 +149,7 @@ def test_a_session_brought_up_to_date_is_as_one_made_anew(given_bodies: list[byt
             callback = decode(each.body, each.received_at)
         except ValueError:
             continue
-        history.add(placed_by(without_message(callback, each.id), each.revision, 0))
+        history.add(HistoryEntry.of(without_message(callback, each.id), each.revision))
         written = shown.update(history.session, each.revision)
         assert session_pb2.Session.FromString(written) == expected_session(history, each.revision)
         anew = records.SessionMessage(9, "s").update(history.session, each.revision)

@@ -2,23 +2,104 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import apsw
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 
 from journal.entry import Entry
-from service.history import Limits
+from service.history import LIMITS, HistoryEntry, Limits
 from service.positions import ORDINAL_BITS
 from service.projection import Projection
 from service.view import store
-from service.view.writer import ViewWriter
+from service.view.reader import EVERYTHING, Bounds, Reader
+from service.view.writer import SavedSession, SessionKey, ViewWriter
+from tests.support.callbacks import NOON, body, entries, life
 
 JOURNAL = "0" * 32
 
+MEMORY = Path("/dev/shm")
+"""A file system that never waits for a disk, where there is one."""
+
 Rows = list[tuple[Any, ...]]
+
+
+def fixed_journal() -> list[Entry]:
+    """Nine entries of one session: in order and late, malformed and of unknown type."""
+    bodies = [
+        *life("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", MsgKey="k"),
+        body("Human.AgentSendMsg", NOON + 50_000, AgentId="ann", MsgBody=every_element()),
+        body("TransferToHumanSuccess", NOON + 40_000, AgentId="ann"),
+        body("Brand.New", NOON + 60_000),
+        b"not json",
+        body("SatisfactionSelected", NOON + 70_000, SatisfactionSelected=3),
+        body("SessionEnd", NOON + 65_000),
+    ]
+    return entries(bodies)
+
+
+def every_element() -> list[dict[str, object]]:
+    return [
+        {"MsgType": "TIMTextElem", "MsgContent": {"Text": "Halo, ada yang bisa dibantu?"}},
+        {"MsgType": "TIMFaceElem", "MsgContent": {"Index": 2**70, "Data": "x"}},
+        {"MsgType": "TIMLocationElem", "MsgContent": {"Latitude": 10**300, "Longitude": 2}},
+        {"MsgType": "TIMRelayElem", "MsgContent": {"Title": "bundle"}},
+    ]
+
+
+def read(folder: Path, sql: str) -> Rows:
+    """Read this version's view as another process would."""
+    with closing(store.open_reader(store.locate(folder))) as db:
+        return list(db.execute(sql))
+
+
+def digest(folder: Path) -> str:
+    [(made,)] = read(folder, "SELECT lower(hex(digest)) FROM progress")
+    return str(made)
+
+
+def records(folder: Path) -> list[SessionRecord]:
+    with closing(Reader(store.locate(folder))) as reader:
+        rows = reader.feed(EVERYTHING, 0, enough=Bounds().size).rows
+    return [SessionRecord.FromString(row[1]) for row in rows]
+
+
+def project(folder: Path, journal: list[Entry]) -> ViewWriter:
+    """Apply a journal to a new view in one batch."""
+    writer = ViewWriter(folder)
+    Projection(writer, JOURNAL).apply(journal, head=len(journal), behind_since=None)
+    return writer
+
+
+class CountingWriter(ViewWriter):
+    """Counts what is read back from the view."""
+
+    sessions_read = 0
+    histories_read = 0
+
+    def load_session(self, key: SessionKey) -> SavedSession | None:
+        self.sessions_read += 1
+        return super().load_session(key)
+
+    def load_history(self, first_revision: int) -> list[HistoryEntry]:
+        self.histories_read += 1
+        return super().load_history(first_revision)
+
+
+@contextmanager
+def connected(folder: Path) -> Iterator[tuple[ViewWriter, apsw.Connection]]:
+    """Open a view for writing, with its connection, which can be made to fail."""
+    opened: list[apsw.Connection] = []
+    apsw.connection_hooks.append(opened.append)
+    try:
+        writer = ViewWriter(folder)
+    finally:
+        apsw.connection_hooks.remove(opened.append)
+    with closing(writer):
+        yield writer, opened[0]
 
 
 class View(NamedTuple):
@@ -28,11 +109,7 @@ class View(NamedTuple):
     digest: bytes
 
     def rows(self, sql: str) -> Rows:
-        db = store.open_reader(self.path)
-        try:
-            return list(db.execute(sql))
-        finally:
-            db.close()
+        return read(self.path.parent, sql)
 
     def records(self) -> list[SessionRecord]:
         """The feed, each record with its event, without sessions."""
@@ -68,33 +145,28 @@ class View(NamedTuple):
 
 @contextmanager
 def view(
-    batches: list[list[Entry]], *, reopen: bool = False, limits: Limits | None = None
+    batches: list[list[Entry]], *, reopen: bool = False, limits: Limits = LIMITS
 ) -> Iterator[View]:
     """Apply these batches to a new view, in the hands of a new process each if asked."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         for part in [[batch] for batch in batches] if reopen else [batches]:
             writer = ViewWriter(Path(folder))
             try:
-                projection = projected(writer, limits)
+                projection = Projection(writer, JOURNAL, limits=limits)
                 for batch in part:
-                    apply(projection, batch)
+                    apply_all(projection, batch)
             finally:
                 writer.close()
         yield View(writer.path, projection.progress.digest)
 
 
-def projected(writer: ViewWriter, limits: Limits | None) -> Projection:
-    if limits is None:
-        return Projection(writer, JOURNAL)
-    return Projection(writer, JOURNAL, limits=limits)
-
-
-def apply(projection: Projection, batch: list[Entry]) -> None:
-    """Apply a whole batch, of which a projection may take a part at a time."""
-    head = batch[-1].revision
-    for _ in batch:
-        rest = [each for each in batch if each.revision > projection.progress.applied_revision]
+def apply_all(projection: Projection, journal: list[Entry]) -> int:
+    """Apply entries, of which a batch may take a part only; return the number of batches."""
+    head = journal[-1].revision
+    for batches in range(len(journal)):
+        rest = [each for each in journal if each.revision > projection.progress.applied_revision]
         if not rest:
-            break
+            return batches
         projection.apply(rest, head=head, behind_since=None)
     assert projection.progress.applied_revision == head
+    return len(journal)

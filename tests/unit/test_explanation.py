@@ -1,8 +1,8 @@
-"""How late a callback was, as an explanation tells it."""
+"""The lateness of callbacks in an explanation."""
 
 from callback.decoder import MAX_EVENT_TIME, decode
 from service.explanation import explained
-from service.history import placed_by
+from service.history import HistoryEntry
 from service.session import without_message
 from tests.support.callbacks import NOON, body
 
@@ -10,7 +10,7 @@ from tests.support.callbacks import NOON, body
 def late_by(*bodies: bytes) -> list[tuple[int, int | None]]:
     """Explain callbacks that arrived in this order: (revision, ms), in order of time."""
     callbacks = [
-        placed_by(without_message(decode(each, MAX_EVENT_TIME), b"%d" % revision), revision, 0)
+        HistoryEntry.of(without_message(decode(each, MAX_EVENT_TIME), b"%d" % revision), revision)
         for revision, each in enumerate(bodies, 1)
     ]
     return [(each.position, each.late_by) for each in explained(callbacks, {1: 1, 2: 2, 3: 3})]

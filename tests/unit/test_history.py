@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from service.history import History, Placed, placed_by
+from service.history import History, HistoryEntry
 from service.session import Facts
 from tests.support.callbacks import NOON
 
 
-class Counted(list[Placed]):
+class Counted(list[HistoryEntry]):
     """A time line that counts the callbacks that are looked at."""
 
     looked_at = 0
@@ -18,10 +18,10 @@ class Counted(list[Placed]):
         self.looked_at += len(found) if isinstance(place, slice) else 1
         return found
 
-    def __iter__(self) -> Iterator[Placed]:
+    def __iter__(self) -> Iterator[HistoryEntry]:
         return (self[place] for place in range(len(self)))
 
-    def __reversed__(self) -> Iterator[Placed]:
+    def __reversed__(self) -> Iterator[HistoryEntry]:
         return (self[place] for place in reversed(range(len(self))))
 
 
@@ -40,7 +40,7 @@ class Life:
     def add(self, event: str, time: int, **names: str) -> History:
         self._revision += 1
         facts = Facts(NOON + time, event, self._revision.to_bytes(16), **names)
-        self._history.add(placed_by(facts, self._revision, 0))
+        self._history.add(HistoryEntry.of(facts, self._revision))
         return self._history
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from callback.catalogue import EventType, State
 from callback.decoder import MAX_EVENT_TIME, Malformed, decode
-from service.history import History, placed_by
+from service.history import History, HistoryEntry
 from service.session import Outcome, without_message
 from simulator import texts
 from simulator.callbacks import Made
@@ -100,7 +100,7 @@ def test_the_services_own_fold_agrees_with_every_life(seed: int, impossible: flo
         session = history.session
         for number, callback in enumerate(life.callbacks):
             facts = without_message(decode(callback.body, MAX_EVENT_TIME), number.to_bytes(16))
-            (own,) = history.add(placed_by(facts, number, 0))
+            (own,) = history.add(HistoryEntry.of(facts, number))
             assert own.outcome == Outcome(
                 "REJECTED" if callback.reason else "ACCEPTED",
                 callback.reason or "UNSPECIFIED",
