@@ -26,12 +26,14 @@ from command.runtime import read_silent
 from command.settings import Settings
 from command.signals import on_stop_request
 from command.supervisor import BEAT, Notifier, ProcessSpec
+from command.tokens import CallbackTokens
 from metrics import definitions as metrics
 from metrics.endpoint import open_endpoint
 from metrics.instruments import Group
 from storage.sizes import size_of_database
 
 if TYPE_CHECKING:
+    from gateway.authentication import Authenticator
     from journal.backlog import Backlog
     from journal.port import JournalReader, JournalWriter
 
@@ -42,6 +44,9 @@ OPEN_RETRY = 0.2
 
 WARN_AFTER = 5.0
 """Seconds of such attempts after which a warning is logged."""
+
+TOKENS_EVERY = 1.0
+"""Seconds between two looks at the callback tokens."""
 
 log = structlog.get_logger()
 
@@ -72,6 +77,7 @@ def run_gateway(
     """Run the gateway: receive callbacks on `listener`, append them to the journal."""
     with _process(notifier, settings, runtime, "gateway", metrics.GATEWAY, metrics.JOURNAL):
         from gateway.app import create_app
+        from gateway.authentication import Authenticator
         from gateway.limits import Limits
         from gateway.options import Options
         from gateway.reporter import start_reporter
@@ -83,17 +89,32 @@ def run_gateway(
             path=settings.callback_path,
         )
         stop = threading.Event()
-        on_stop_request(stop.set)
+        tokens = CallbackTokens(settings)
+        on_stop_request(stop.set, reload=tokens.reload)
         journal = _open_with_retries(lambda: _open_writer(settings), stop)
         if journal is not None:
             with closing(journal):
-                app = create_app(journal, options, event=GreenletEvent)
+                authenticator = Authenticator(options.sdk_app_ids, options.tokens)
+                app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
+                _follow_tokens(tokens, authenticator, stop)
                 start_reporter(options, settings.data_dir)
                 limits = Limits(per_address=settings.http_connections_per_address)
                 server = Server(app, listener, limits)
                 _when_set(stop, server.stop)
                 _report_ready(notifier)
                 server.run(notifier.alive)
+
+
+def _follow_tokens(
+    tokens: CallbackTokens, authenticator: "Authenticator", stop: threading.Event
+) -> None:
+    def follow() -> None:
+        while True:
+            authenticator.replace(tokens.refresh(time.time()))
+            if stop.wait(TOKENS_EVERY):
+                return
+
+    threading.Thread(target=follow, name="tokens", daemon=True).start()
 
 
 def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
@@ -103,7 +124,7 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
 
         stop = threading.Event()
         on_stop_request(stop.set)
-        journal = _open_with_retries(lambda: _open_reader(settings), stop)
+        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop)
         if journal is not None:
             with closing(journal):
                 work = Follower(journal, settings.data_dir)
@@ -120,12 +141,23 @@ def run_rpc_worker(
 
 
 async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address: Address) -> None:
+    from service.clients import ClientsFile
     from service.rpc.server import serve
+    from service.rpc.tls import Tls
     from service.view.store import locate
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    on_stop_request(lambda: _set(loop, stop))
+    files = settings.certificate_files()
+    tls = Tls(files) if files else None
+    clients = ClientsFile(settings.clients_file, period=0.0) if settings.clients_file else None
+
+    def reload() -> None:
+        for each in (tls, clients):
+            if each:
+                each.reload()
+
+    on_stop_request(lambda: _set(loop, stop), reload=reload)
     beat = asyncio.create_task(_give_signs(notifier))
     await serve(
         locate(settings.data_dir),
@@ -136,6 +168,8 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         silent_processes=lambda: [name for name in read_silent(runtime) if name != "gateway"],
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
+        tls=tls,
+        clients=clients,
     )
     beat.cancel()
 
@@ -185,6 +219,16 @@ def _open_reader(settings: Settings) -> "JournalReader":
     return SqliteReader(settings.data_dir / JOURNAL_FILE)
 
 
+def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
+    """Open the journal for the follower, which waits for a damaged one to be mended."""
+    from journal.errors import Damaged, Unavailable
+
+    try:
+        return _open_reader(settings)
+    except Damaged as error:
+        raise Unavailable(str(error)) from error
+
+
 def _backlog(settings: Settings) -> "Backlog":
     from journal.backlog import Backlog
 
@@ -225,13 +269,15 @@ def _process(
 ) -> Iterator[None]:
     """Configure log and metrics. Report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
+    from service.certificates import CertificateProblem
+    from service.clients import ClientsProblem
 
     logs.configure(settings, role)
     metrics.BUILD_INFO.read = lambda: _build_info(role)
     open_endpoint(runtime, role, *groups)
     try:
         yield
-    except Unavailable as error:
+    except (Unavailable, CertificateProblem, ClientsProblem) as error:
         notifier.trouble(str(error))
         sys.exit(1)
     except JournalError as error:

@@ -39,6 +39,10 @@ async def status(client: Client, *, as_json: bool) -> None:
     if answer.silent_processes:
         names = ", ".join(answer.silent_processes)
         click.echo(f"desk: no sign of life from {names}", err=True)
+    if answer.follower_problem:
+        click.echo(f"desk: the follower cannot go on: {answer.follower_problem}", err=True)
+    if answer.damaged_entries:
+        click.echo("desk: entries of the journal are damaged: see desk journal check", err=True)
 
 
 def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
@@ -50,6 +54,7 @@ def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("oldest revision", str(status.oldest_revision)),
         ("lag", _lag(status)),
         ("follower seen", "-" if silence is None else f"{_ago(silence)} ago"),
+        ("damaged entries", str(status.damaged_entries or "")),
         ("fingerprint", status.fingerprint),
         ("feed digest", status.feed_digest),
         ("apps", ", ".join(map(str, status.sdk_app_ids))),

@@ -1,21 +1,13 @@
 """grpc.health.v1: the library's servicer, with a queue for each watcher."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import structlog
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-
-CHECK = 1.0
-"""Seconds between two looks for silent processes."""
-
-SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
-
-_log = structlog.get_logger()
 
 messages: Any = health_pb2  # its published types lack the newest messages
 
@@ -31,21 +23,11 @@ class Health(aio.HealthServicer):
         super().__init__()
         self._names = names
 
-    async def serve(self, *, serving: bool = True) -> None:
-        """Report all services as serving, or as not, until `enter_graceful_shutdown`."""
+    async def report(self, *, serving: bool) -> None:
+        """Report all services as serving or not, until `enter_graceful_shutdown`."""
+        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         for name in self._names:
-            await self.set(name, SERVING if serving else NOT_SERVING)
-
-    async def follow(self, silent_processes: Callable[[], Sequence[str]]) -> None:
-        """Report services as not serving while a process is silent, until cancelled."""
-        before: Sequence[str] = ()
-        while True:
-            silent = tuple(silent_processes())
-            if silent != before:
-                before = silent
-                _log.warning("health_changed", serving=not silent, silent_processes=silent)
-                await self.serve(serving=not silent)
-            await asyncio.sleep(CHECK)
+            await self.set(name, status)
 
     async def List(self, _request: Any, call: Any) -> Any:
         """Return the status of every service."""

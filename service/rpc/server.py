@@ -18,6 +18,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
 from metrics.definitions import STREAMS_OPEN
+from service.clients import ClientsFile
+from service.rpc.access import Access
 from service.rpc.calls import Handler
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.event_service import EventService
@@ -27,9 +29,11 @@ from service.rpc.live_feed import LiveFeed, ViewReplaced
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, Outside, StatusService
+from service.rpc.tls import Tls
 from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.readers import Readers
+from storage.files import DatabaseFiles
 
 VIEW_POLL = 0.1
 """Seconds between two checks for a view that is not complete yet."""
@@ -86,6 +90,8 @@ async def serve(
     silent_processes: Callable[[], Sequence[str]] = lambda: (),
     stop: asyncio.Event,
     on_ready: OnReady,
+    tls: Tls | None = None,
+    clients: ClientsFile | None = None,
     limits: Limits = Limits(),  # noqa: B008 -- frozen
 ) -> None:
     """Serve a view until `stop` is set, then drain and return.
@@ -99,6 +105,8 @@ async def serve(
         silent_processes: returns the processes of the service that give no sign of life.
         stop: ends serving, and the wait for the view.
         on_ready: called with the port once calls are answered; again if the view was replaced.
+        tls: of the port; None = plain text.
+        clients: who may call; None lets everybody read everything.
         limits: of the worker.
 
     Raises:
@@ -110,7 +118,8 @@ async def serve(
         try:
             apps, quotas = Apps(sdk_app_ids), Quotas(limits)
             outside = Outside(journal_backlog, journal_size, silent_processes)
-            await _serve(readers, address, apps, outside, quotas, stop, on_ready)
+            access = Access(clients, sdk_app_ids, encrypted=tls is not None)
+            await _serve(readers, address, tls, access, apps, outside, quotas, stop, on_ready)
         except ViewReplaced:
             # The follower has started anew: with another journal, or because the file was damaged.
             _log.warning("rpc_view_replaced")
@@ -143,6 +152,8 @@ async def _view_is_complete(path: Path, stop: asyncio.Event) -> bool:
 async def _serve(
     readers: Readers,
     address: str,
+    tls: Tls | None,
+    access: Access,
     apps: Apps,
     outside: Outside,
     quotas: Quotas,
@@ -154,18 +165,15 @@ async def _serve(
         STREAMS_OPEN.read_number(lambda: feed.subscribers)
         with closing(StatusService(readers, feed, apps, outside)) as status:
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
-            server = _server(quotas, (sessions, events, status, health))
-            port = server.add_insecure_port(address)
-            work = (
-                feed.run(),
-                feed.announce(),
-                _guard(readers, feed),
-                health.follow(outside.silent_processes),
-                stop.wait(),
-            )
+            server = _server(quotas, access, (sessions, events, status, health))
+            port = _bind(server, address, tls)
+            guard = _guard(readers, feed, health, outside.silent_processes)
+            work = [feed.run(), feed.announce(), guard, stop.wait()]
+            if access.clients:
+                work.append(access.follow())
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
-                await health.serve()
+                await health.report(serving=not readers.inline.progress().problem)
                 await server.start()
                 _log.info("rpc_serving", port=port)
                 on_ready(port)
@@ -180,6 +188,12 @@ async def _serve(
                 await server.stop(None)
 
 
+def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
+    if tls is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, tls.credentials())
+
+
 async def _drain(server: grpc.aio.Server, feed: LiveFeed, health: Health) -> None:
     """End the streams, then the server: its `stop` would leave them asleep for the grace."""
     _log.info("rpc_draining", subscribers=feed.subscribers)
@@ -188,7 +202,7 @@ async def _drain(server: grpc.aio.Server, feed: LiveFeed, health: Health) -> Non
     await server.stop(feed.limits.grace_seconds)
 
 
-def _server(quotas: Quotas, servicers: Sequence[object]) -> grpc.aio.Server:
+def _server(quotas: Quotas, access: Access, servicers: Sequence[object]) -> grpc.aio.Server:
     """Make a server of servicers, in the order of `_DESCRIPTORS`, and of reflection."""
     limits = quotas.limits
     options = {
@@ -204,34 +218,36 @@ def _server(quotas: Quotas, servicers: Sequence[object]) -> grpc.aio.Server:
     for service, servicer in zip(_DESCRIPTORS, servicers, strict=True):
         # As generated code does, but with our handlers.
         handlers = {
-            method.name: Handler(method, getattr(servicer, method.name), quotas).registered()
+            method.name: Handler(
+                method, getattr(servicer, method.name), quotas, access
+            ).registered()
             for method in service.methods
         }
         server.add_registered_method_handlers(service.full_name, handlers)
     return server
 
 
-async def _guard(readers: Readers, feed: LiveFeed) -> None:
-    """Check again and again that the view is the one that was opened.
+async def _guard(
+    readers: Readers,
+    feed: LiveFeed,
+    health: Health,
+    silent_processes: Callable[[], Sequence[str]],
+) -> None:
+    """Check again and again that the view is the one that was opened, and that it is kept up.
 
     Raises:
         ViewReplaced: it is not.
     """
-    opened = _inode(readers.path)
+    opened = DatabaseFiles.at(readers.path)
     while True:
         await asyncio.sleep(feed.limits.guard_seconds)
-        if _inode(readers.path) != opened:
+        if opened.replaced_by(DatabaseFiles.at(readers.path)):
             raise ViewReplaced
         with suppress(ViewError):
-            if readers.inline.progress().journal_id != feed.journal_id:
+            progress = readers.inline.progress()
+            if progress.journal_id != feed.journal_id:
                 raise ViewReplaced
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return 0
+            await health.report(serving=not (progress.problem or silent_processes()))
 
 
 def affordable_connections() -> int:

@@ -78,6 +78,8 @@ class StatusService:
             feed_digest=progress.digest.hex(),
             subscribers=self._feed.subscribers,
             follower_seen_at=self._follower_seen_at(),
+            damaged_entries=progress.damaged,
+            follower_problem=progress.problem,
             silent_processes=self._outside.silent_processes(),
             gateway=_gateway(load(self._readers.path.parent)),
             disk_usage=self._disk_usage(),
@@ -86,7 +88,7 @@ class StatusService:
         return status
 
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:
-        """Return the journal's head and the time of the first entry not applied, if need be old."""
+        """Return the journal's head and the first time not applied; or those saved last."""
         try:
             async with asyncio.timeout(self._feed.limits.backlog_seconds):
                 return await self._ask_journal(progress.applied_revision)

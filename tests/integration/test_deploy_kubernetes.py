@@ -145,7 +145,10 @@ def test_a_container_listens_where_its_probes_and_services_look() -> None:
     exposed = [
         port for each in resources() if each["kind"] == "Service" for port in each["spec"]["ports"]
     ]
-    assert {port["targetPort"]: port["port"] for port in exposed} == ports
+    # Prometheus scrapes the pod itself.
+    assert {port["targetPort"]: port["port"] for port in exposed} == {
+        name: port for name, port in ports.items() if not name.startswith("metrics-")
+    }
 
 
 def test_the_ingress_leads_to_the_gateway_at_the_callback_path() -> None:

@@ -103,6 +103,7 @@ class RunningDesk:
             "DESK_METRICS_LISTEN": "",
             "DESK_LOG_FORMAT": "json",
             "DESK_SDK_APP_IDS": str(SDK_APP_ID),
+            "DESK_ALLOW_UNSIGNED": "true",
         }
         self.process = subprocess.Popen(
             arguments,
