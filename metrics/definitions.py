@@ -142,6 +142,15 @@ STREAM_DELAY = Histogram(
     "Seconds from the receipt of a callback to its record's sending on a live stream.",
     bounds=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
 )
+AUTH_DENIED = Counter(
+    "desk_auth_denied",
+    "Calls that were denied, by the reason in the error; see the API.",
+    "reason",
+)
+CERTIFICATE_NOT_AFTER = Gauge(
+    "desk_certificate_not_after_timestamp_seconds",
+    "Unix time at which the certificate of the gRPC port ends; absent without TLS.",
+)
 RPC: Group = (
     GRPC_STARTED,
     GRPC_HANDLED,
@@ -150,4 +159,6 @@ RPC: Group = (
     STREAMS_OPEN,
     FELL_BEHIND,
     STREAM_DELAY,
+    AUTH_DENIED,
+    CERTIFICATE_NOT_AFTER,
 )

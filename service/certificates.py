@@ -1,6 +1,7 @@
 """The files of TLS: read together, and checked before they are used. Knows nothing of gRPC."""
 
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,3 +80,36 @@ def _check_authorities(path: Path, content: bytes) -> None:
         context.load_verify_locations(cadata=content.decode("ascii"))
     except (ssl.SSLError, ValueError):
         raise CertificateProblem(f"{path} has no certificates in PEM") from None
+
+
+def not_after(chain: bytes) -> float:
+    """Return the Unix time at which the first certificate of a chain in PEM ends (RFC 5280, 4.1).
+
+    Python's ssl tells the end of a peer's certificate only.
+    """
+    _, begin, rest = chain.decode("latin-1").partition("-----BEGIN CERTIFICATE-----")
+    body, end, _ = rest.partition("-----END CERTIFICATE-----")
+    ((_, certificate),) = _elements(ssl.PEM_cert_to_DER_cert(begin + body + end))
+    fields = _elements(_elements(certificate)[0][1])
+    # Before the validity: serial number, signature, issuer; in front of them perhaps the version.
+    validity = fields[4 if fields[0][0] == _VERSION else 3][1]
+    tag, text = _elements(validity)[1]
+    form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
+    return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC).timestamp()
+
+
+_VERSION, _UTC_TIME = 0xA0, 0x17
+"""Tags of DER."""
+
+
+def _elements(data: bytes) -> list[tuple[int, bytes]]:
+    """Split DER into its elements: tag and content of each."""
+    elements = []
+    while data:
+        size, start = data[1], 2
+        if size & 0x80:  # the number of bytes that hold the size
+            start += size & 0x7F
+            size = int.from_bytes(data[2:start])
+        elements.append((data[0], data[start : start + size]))
+        data = data[start + size :]
+    return elements

@@ -21,6 +21,7 @@ from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from metrics.definitions import AUTH_DENIED
 from service.clients import Client, ClientsFile, Key, Scope
 from service.rpc.errors import Behaviour, CallRefused, ErrorReason
 from service.rpc.limits import caller_of
@@ -334,6 +335,7 @@ class Gate:
     ) -> CallRefused:
         """Make the error of a denied call, and log it: this is the audit log."""
         caller, client = caller_of(context.peer()), grant.client if grant else ""
+        AUTH_DENIED.values[(reason.text.lower(),)] += 1
         _log.warning(
             "access_denied",
             reason=reason.text,

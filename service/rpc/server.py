@@ -17,7 +17,7 @@ from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
-from metrics.definitions import STREAMS_OPEN
+from metrics.definitions import CERTIFICATE_NOT_AFTER, STREAMS_OPEN
 from service.clients import ClientsFile
 from service.rpc.access import Access
 from service.rpc.calls import Handler
@@ -167,6 +167,7 @@ async def _serve(
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
             server = _server(quotas, access, (sessions, events, status, health))
             port = _bind(server, address, tls)
+            CERTIFICATE_NOT_AFTER.read_number(lambda: tls.not_after() if tls else None)
             guard = _guard(readers, feed, health, outside.silent_processes)
             work = [feed.run(), feed.announce(), guard, stop.wait()]
             if access.clients:

@@ -5,7 +5,7 @@ import threading
 import grpc
 import structlog
 
-from service.certificates import Certificate, CertificateFiles, CertificateProblem
+from service.certificates import Certificate, CertificateFiles, CertificateProblem, not_after
 from storage.changes import PERIOD, Changes
 
 _log = structlog.get_logger()
@@ -35,6 +35,10 @@ class Tls:
             self._fetch,  # type: ignore[arg-type]  # None: unchanged
             require_client_authentication=self._files.client_ca is not None,
         )
+
+    def not_after(self) -> float:
+        """Return the Unix time at which the certificate in use ends."""
+        return not_after(self._certificate.chain)
 
     def reload(self) -> None:
         """Read the files again before the next connection. May be called by any thread."""

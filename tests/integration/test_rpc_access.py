@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
+from metrics.definitions import AUTH_DENIED
 from service.certificates import CertificateFiles
 from service.clients import new_key
 from service.rpc.access import SCOPES, WRONG_KEYS, Access, Gate, WrongKeys
@@ -635,7 +636,7 @@ async def test_a_client_is_known_by_the_names_of_its_certificate(made, clients, 
 
 async def test_denials_are_logged_with_what_is_needed_and_without_secrets(made, clients):
     own, narrow = clients.add("ours", apps=[OURS]), clients.add("narrow", scopes=("admin",))
-    wrong = new_key("wrong")
+    wrong, before = new_key("wrong"), AUTH_DENIED.values[("scope_missing",)]
     async with guarded(made, clients) as serving:
         with capture_logs() as lines:
             for app, metadata in (
@@ -645,6 +646,7 @@ async def test_denials_are_logged_with_what_is_needed_and_without_secrets(made, 
                 (OURS, bearer(narrow)),
             ):
                 await refusal(CALLS["GetSession"](serving, app, metadata))
+    assert AUTH_DENIED.values[("scope_missing",)] == before + 1
     denials = [line for line in lines if line["event"] == "access_denied"]
     assert [(line["reason"], line["client"]) for line in denials] == [
         ("UNAUTHENTICATED", ""),

@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +15,8 @@ from desk.v1.status_pb2 import GetStatusRequest
 from desk.v1.status_pb2_grpc import StatusServiceStub
 from structlog.testing import capture_logs
 
-from service.certificates import CertificateFiles
+from metrics.definitions import CERTIFICATE_NOT_AFTER
+from service.certificates import CertificateFiles, not_after
 from service.rpc.tls import Tls
 from tests.support.certificates import Authority, Pair
 from tests.support.rpc import Worker, service, until
@@ -134,3 +137,22 @@ async def test_no_call_fails_while_certificates_change_under_load(
 
 async def enough(codes: list[grpc.StatusCode], wanted: int) -> bool:
     return len(codes) >= wanted
+
+
+@pytest.mark.parametrize("days", [1, 90, 40_000])
+def test_the_end_of_a_certificate_is_known(tmp_path: Path, days: int) -> None:
+    chain = tmp_path / "chain.pem"
+    command = ("openssl", "req", "-x509", "-days", str(days), "-nodes", "-subj", "/CN=x")
+    files = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", tmp_path / "key")
+    began = time.time()
+    subprocess.run([*command, *files, "-out", chain], check=True, capture_output=True)
+    assert 0 <= not_after(chain.read_bytes()) - int(began) - days * 86_400 < 60
+
+
+async def test_the_metrics_tell_when_the_certificate_in_use_ends(
+    authority: Authority, server: Pair
+) -> None:
+    tls = Tls(CertificateFiles(server.chain, server.key), period=0.0)
+    async with service(tls=tls, credentials=authority.credentials()):
+        (value,) = CERTIFICATE_NOT_AFTER.read().values()
+    assert value == tls.not_after() == not_after(server.chain.read_bytes())
