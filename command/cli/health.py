@@ -3,6 +3,7 @@
 import http.client
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ import click
 
 from command.address import Address
 from command.cli import error_text
+from command.cli.health_call import is_serving
 from command.endpoints import gateway_address, service_address
 from simulator.connection import security_options
 
@@ -49,10 +51,26 @@ def gateway_health(url: str, timeout: float) -> None:
 @security_options
 def service_health(target: str, timeout: float, security: dict[str, Any]) -> None:
     """Ask the service at TARGET, host:port, by default DESK_GRPC_LISTEN."""
+    target = target or _listening(service_address)
+    try:
+        serving = _is_serving(target, timeout, security)
+    except OSError as error:
+        _not_ready(f"{target}: {error}")
+    if not serving:
+        _not_ready(f"{target}: not serving")
+
+
+def _is_serving(target: str, timeout: float, security: dict[str, Any]) -> bool:
+    if not security["credentials"]:
+        with suppress(ValueError):  # another form of a target, which gRPC knows
+            return is_serving(Address.parse(target), timeout)
+    return _ask_by_grpc(target, timeout, security)
+
+
+def _ask_by_grpc(target: str, timeout: float, security: dict[str, Any]) -> bool:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    target = target or _listening(service_address)
     # Not through http_proxy: the service is on this machine.
     options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
     if security["server_name"]:
@@ -67,9 +85,8 @@ def service_health(target: str, timeout: float, security: dict[str, Any]) -> Non
             check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
             answer = check(health_pb2.HealthCheckRequest(), timeout=timeout)
         except grpc.RpcError as error:
-            _not_ready(f"{target}: {error.code().name}")
-    if answer.status != health_pb2.HealthCheckResponse.SERVING:
-        _not_ready(f"{target}: not serving")
+            raise OSError(error.code().name) from None
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _listening(address: Callable[[], Address]) -> str:
