@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
+from setproctitle import setproctitle
 
 from command import logs
 from command.address import Address
@@ -272,6 +273,7 @@ def _process(
     from service.certificates import CertificateProblem
     from service.clients import ClientsProblem
 
+    setproctitle(f"desk: {role}")
     logs.configure(settings, role)
     metrics.BUILD_INFO.read = lambda: _build_info(role)
     open_endpoint(runtime, role, *groups)

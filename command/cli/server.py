@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 
 import click
 import structlog
+from setproctitle import setproctitle
 
 from command import logs
 from command.address import Address
@@ -113,6 +114,7 @@ def _load(kind: type[AnySettings]) -> AnySettings:
         TemporaryFile(dir=settings.data_dir).close()
     except OSError as error:
         _refuse(f"DESK_DATA_DIR {settings.data_dir} cannot be written to: {error.strerror}")
+    setproctitle("desk: supervisor")
     logs.configure(settings, "supervisor")
     return settings
 

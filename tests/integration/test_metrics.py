@@ -422,3 +422,11 @@ def test_every_metric_of_the_alerts_is_on_the_page(page: Page) -> None:
     assert wanted - SECURED <= page.names_of_samples()
     runbook = (ROOT / "docs/metrics.md").read_text()
     assert [rule["alert"] for rule in rules] == re.findall(r"^\| `(Desk\w+)` \|", runbook, re.M)
+
+
+def test_the_title_of_a_process_says_which_one_it_is(desk: RunningDesk) -> None:
+    started = [each for each in desk.records if each["event"] == "process_started"]
+    pids = {each["name"]: each["pid"] for each in started} | {"supervisor": desk.pid}
+    for name, pid in pids.items():
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+        assert title == f"desk: {name}"
