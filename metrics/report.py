@@ -41,6 +41,7 @@ def save(report: GatewayReport, data_dir: Path) -> None:
     """Replace the report; on a full disk, leave it as it is."""
     new = data_dir / f"{NAME}.new"
     with suppress(OSError):
+        new.touch(mode=0o600)
         new.write_bytes(msgspec.json.encode(report))
         os.replace(new, data_dir / NAME)
 

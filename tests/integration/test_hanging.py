@@ -52,9 +52,10 @@ def test_health_tells_of_a_process_that_hangs_and_it_is_started_again(
         (pid,) = pids(desk, name)
         os.kill(pid, signal.SIGSTOP)
         began = time.monotonic()
-        eventually(lambda: not any(is_serving(target) for _ in range(3)), within=WITHIN)
-        assert time.monotonic() - began < WITHIN
-        assert invoke("health", "service", target).returncode == 1
+        # Of two workers, the one that hangs may be asked first, and the other not know it yet.
+        eventually(lambda: not any(is_serving(target) for _ in range(4)), within=WITHIN)
+        eventually(lambda: invoke("health", "service", target).returncode == 1, within=WITHIN)
+        assert time.monotonic() - began < WITHIN + 2  # the last question may take 2 s
         if name == "follower":
             with grpc.insecure_channel(target) as channel:
                 status = StatusServiceStub(channel).GetStatus(GetStatusRequest())
