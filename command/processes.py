@@ -25,6 +25,7 @@ from command.supervisor import Notifier, ProcessSpec
 if TYPE_CHECKING:
     from journal.backlog import Backlog
     from journal.port import JournalReader, JournalWriter
+    from service.follower import Follower
 
 JOURNAL_FILE = "journal.db"
 
@@ -61,6 +62,7 @@ def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket)
         from gateway.limits import Limits
         from gateway.options import Options
         from gateway.waitress_server import GreenletEvent, Server
+        from journal.late import LateWriter
 
         options = Options(
             sdk_app_ids=frozenset(settings.sdk_app_ids),
@@ -69,30 +71,34 @@ def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket)
         )
         stop = threading.Event()
         on_stop_request(stop.set)
-        journal = _open_with_retries(lambda: _open_writer(settings), stop)
-        if journal is not None:
-            with closing(journal):
-                app = create_app(journal, options, event=GreenletEvent)
-                limits = Limits(per_address=settings.http_connections_per_address)
-                server = Server(app, listener, limits)
-                _when_set(stop, server.stop)
-                _report_ready(notifier)
-                server.run()
+        journal = LateWriter(
+            lambda: _open_writer(settings),
+            on_open=lambda: _report_ready(notifier),
+            on_failure=stop.set,
+            on_wait=_WaitingLog(),
+        )
+        with closing(journal):
+            app = create_app(journal, options, event=GreenletEvent)
+            limits = Limits(per_address=settings.http_connections_per_address)
+            server = Server(app, listener, limits)
+            _when_set(stop, server.stop)
+            server.run()
+        if journal.failure:
+            raise journal.failure
 
 
 def run_follower(notifier: Notifier, settings: Settings) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(notifier, settings, "follower"):
-        from service.follower import Follower
-
         stop = threading.Event()
         on_stop_request(stop.set)
         journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop)
         if journal is not None:
             with closing(journal):
-                work = Follower(journal, settings.data_dir)
-                _report_ready(notifier)
-                work.run(stop)
+                work = _open_with_retries(lambda: _make_follower(journal, settings), stop)
+                if work is not None:
+                    _report_ready(notifier)
+                    work.run(stop)
 
 
 def run_rpc_worker(notifier: Notifier, settings: Settings, address: Address, name: str) -> None:
@@ -167,6 +173,20 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
         raise Unavailable(str(error)) from error
 
 
+def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
+    """Open the view for writing. A disk that is full or fails may do better later."""
+    from journal.errors import Unavailable
+    from service.follower import Follower
+    from service.view.errors import ViewError, ViewUnavailable
+
+    try:
+        return Follower(journal, settings.data_dir)
+    except ViewUnavailable:
+        raise
+    except (ViewError, OSError) as error:
+        raise Unavailable(f"the view cannot be opened: {error}") from error
+
+
 def _backlog(settings: Settings) -> "Backlog":
     from journal.backlog import Backlog
 
@@ -177,15 +197,26 @@ def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | Non
     """Open the journal as soon as that is possible. Return None after a request to stop."""
     from journal.errors import Unavailable
 
-    since, messages = time.monotonic(), [(0.0, log.info), (WARN_AFTER, log.warning)]
+    note = _WaitingLog()
     while not stop.is_set():
         try:
             return open_()
         except Unavailable as reason:
-            if messages and time.monotonic() - since >= messages[0][0]:
-                messages.pop(0)[1]("waiting_for_journal", reason=str(reason))
+            note(str(reason))
             stop.wait(OPEN_RETRY)
     return None
+
+
+class _WaitingLog:
+    """Logs why the journal cannot be opened: once at the beginning, once after `WARN_AFTER`."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._lines = [(0.0, log.info), (WARN_AFTER, log.warning)]
+
+    def __call__(self, reason: str) -> None:
+        if self._lines and time.monotonic() - self._since >= self._lines[0][0]:
+            self._lines.pop(0)[1]("waiting_for_journal", reason=reason)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import os
 import sys
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import click
 
@@ -50,6 +50,12 @@ def error_text(error: Exception) -> str:
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def fail(problem: str) -> NoReturn:
+    """Print a problem as one line, and exit with 1."""
+    click.echo(f"desk: {problem}", err=True)
+    sys.exit(1)
 
 
 class LazyGroup(click.Group):

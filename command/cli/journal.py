@@ -15,11 +15,11 @@ import click
 import msgspec
 from msgspec.structs import asdict
 
+from command.cli import fail
 from command.cli.offline import (
     MAX_LISTED,
     become_owner,
     delete_views,
-    fail,
     journal_file,
     list_damages,
     progress_bar,
