@@ -4,6 +4,9 @@ ARG PYTHON=3.13.5-slim-bookworm
 
 FROM python:${PYTHON} AS build
 WORKDIR /src
+COPY constraints.txt ./
+RUN python -m venv /opt/desk \
+ && /opt/desk/bin/pip install --no-cache-dir --require-hashes --requirement constraints.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY callback ./callback
 COPY client ./client
@@ -14,8 +17,8 @@ COPY service ./service
 COPY simulator ./simulator
 COPY storage ./storage
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels ./client . \
- && python -m venv /opt/desk \
- && /opt/desk/bin/pip install --no-cache-dir /wheels/*.whl
+ && /opt/desk/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
+ && /opt/desk/bin/pip check
 
 FROM python:${PYTHON}
 LABEL org.opencontainers.image.title="Desk Sessions" \

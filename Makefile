@@ -19,12 +19,13 @@ RUN    := $(BIN)/python -m
 
 RUNTIME := $(VENV)/.installed-runtime
 DEV     := $(VENV)/.installed-dev
+TOOLS   := $(VENV)/.installed-tools
 BENCH   := $(VENV)/.installed-bench
 USABLE   = $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
            && { [ ! -e $(RUNTIME) ] || [ "$$(cat $(RUNTIME))" = "$(CURDIR)" ]; }
 
 ifneq ($(shell [ -e $(RUNTIME) ] && { $(USABLE) || echo broken; }),)
-.PHONY: $(RUNTIME) $(DEV) $(BENCH)
+.PHONY: $(RUNTIME) $(DEV) $(TOOLS) $(BENCH)
 endif
 
 # The first of these that runs (a pyenv shim may be there and fail), is new enough, and can make
@@ -54,6 +55,12 @@ $(DEV): pyproject.toml client/pyproject.toml
 	@$(PIP_INSTALL) --editable client --editable '.[dev]'
 	@echo "$(CURDIR)" | tee $(RUNTIME) > $@
 
+$(TOOLS): pyproject.toml client/pyproject.toml
+	$(make-venv)
+	@echo "Installing what the service, its tests and those of its deployment need into $(VENV)"
+	@$(PIP_INSTALL) --editable client --editable '.[dev,deploy]'
+	@echo "$(CURDIR)" | tee $(RUNTIME) $(DEV) > $@
+
 # Apart: what generates the stubs wants an older protobuf than the service has.
 STUBS := $(VENV)/stubs/.installed
 
@@ -61,6 +68,15 @@ $(STUBS): tools/stubs-requirements.txt | $(DEV)
 	@echo "Installing what generates the stubs into $(VENV)/stubs"
 	@$(RUN) venv --clear $(VENV)/stubs
 	@$(VENV)/stubs/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
+	@touch $@
+
+# Apart as well: constraints and bill of materials.
+RELEASE := $(VENV)/release/.installed
+
+$(RELEASE): tools/release-requirements.txt | $(DEV)
+	@echo "Installing what makes constraints.txt and the bill of materials into $(VENV)/release"
+	@$(RUN) venv --clear $(VENV)/release
+	@$(VENV)/release/bin/python -m pip install -qq --disable-pip-version-check --requirement $<
 	@touch $@
 
 $(BENCH): pyproject.toml client/pyproject.toml
@@ -84,16 +100,25 @@ serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
 # ---- Check ----
 
 .PHONY: check
-check: lint types imports proto stubs-check diagram-check compose-check test test-tools  ## everything that CI checks
+check: lint types imports proto stubs-check diagram-check constraints-check compose-check test test-tools  ## everything that CI checks
 
 # Four at a time also on two cores: they wait more than they compute.
 .PHONY: test
-test: $(DEV)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
+test: $(DEV) $(STUBS)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
 	$(RUN) pytest -n 4 -m 'not tools' $(ARGS)
 
 .PHONY: test-tools
-test-tools: $(DEV)  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
+test-tools: $(TOOLS) nginx  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
 	$(RUN) pytest -n 4 -m tools $(ARGS)
+
+# Debian's, unpacked and not installed: installing it would start a server on port 80.
+.PHONY: nginx
+nginx: $(DEV)
+	@PATH="$$PATH:/usr/sbin:$(CURDIR)/$(VENV)/nginx/usr/sbin"; command -v nginx > /dev/null || { \
+		echo "Fetching nginx" && mkdir -p $(VENV)/nginx && cd $(VENV)/nginx && \
+		{ apt-get download -qq nginx || { TMPDIR=/var/tmp apt-get update -qq && apt-get download -qq nginx; }; } && \
+		dpkg -x nginx_*.deb .; \
+	} || echo "make: nginx cannot be had from here; the tests that need it will be skipped" >&2
 
 .PHONY: test-long
 test-long: $(DEV)  ## run the properties with ten times as many examples, and 200,000 mutated requests
@@ -101,24 +126,24 @@ test-long: $(DEV)  ## run the properties with ten times as many examples, and 20
 	$(RUN) tests.support.mutated_requests 200000
 
 .PHONY: lint
-lint: $(DEV)  ## style and layout of the code
+lint: $(DEV)  ## check style and layout of the code
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
 .PHONY: types
-types: $(DEV)  ## types, strictly
+types: $(DEV)  ## check types, strictly
 	$(BIN)/mypy
 
 .PHONY: imports
-imports: $(DEV)  ## who may import whom
+imports: $(DEV)  ## check the import contracts
 	$(BIN)/lint-imports --no-cache
 
 .PHONY: proto
-proto: $(DEV)  ## style of the wire contract
+proto: $(DEV)  ## check the style of the wire contract
 	$(BIN)/buf lint
 
 .PHONY: proto-breaking
-proto-breaking: $(DEV)  ## has the wire contract been broken since AGAINST (default: main)?
+proto-breaking: $(DEV)  ## compare the wire contract with that of AGAINST (default: main)
 	$(BIN)/buf breaking --against '.git#ref=$(or $(AGAINST),main)'
 
 .PHONY: stubs-check
@@ -128,6 +153,10 @@ stubs-check: $(STUBS)
 .PHONY: diagram-check
 diagram-check: $(DEV)
 	$(RUN) tools.states --check
+
+.PHONY: constraints-check
+constraints-check: $(DEV)
+	$(RUN) tools.constraints --check
 
 .PHONY: compose-check
 compose-check: $(DEV)
@@ -164,6 +193,10 @@ stubs: $(STUBS)  ## generate client/desk/v1 from proto/
 diagram: $(DEV)  ## generate docs/states.md from the catalogue of event types
 	$(RUN) tools.states
 
+.PHONY: constraints
+constraints: $(RELEASE)  ## generate constraints.txt: the newest packages that fit, with hashes
+	$(RUN) tools.constraints $(VENV)/release/bin/uv
+
 .PHONY: clean
 clean:  ## remove what was installed, built and cached; ./data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -175,3 +208,14 @@ clean:  ## remove what was installed, built and cached; ./data stays
 wheels: $(DEV)  ## build both distributions, client and service, into dist/
 	rm -rf dist
 	$(RUN) pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist ./client .
+
+# Of an environment as an image has it, so that it lists what is really there.
+.PHONY: sbom
+sbom: wheels $(RELEASE)  ## write the bill of materials of the service, CycloneDX, to dist/sbom.json
+	$(RUN) venv --clear build/sbom
+	build/sbom/bin/python -m pip install -qq --disable-pip-version-check --require-hashes --requirement constraints.txt
+	build/sbom/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-index --find-links dist \
+		desk-sessions-client desk-sessions
+	build/sbom/bin/python -m pip uninstall -qq --yes pip setuptools
+	$(VENV)/release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json build/sbom/bin/python

@@ -38,23 +38,26 @@ def data_directory() -> Path:
         ValueError: `.env` is not UTF-8.
         OSError: `.env` exists and cannot be read.
     """
-    return Path(_value("DESK_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
+    return Path(setting("DESK_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
 
 
 def _listening(variable: str, default: Address) -> Address:
-    value = _value(variable) or str(default)
+    value = setting(variable) or str(default)
     try:
         return Address.parse(value).from_here()
     except ValueError as error:
         raise ValueError(f"{variable} {error}") from None
 
 
-def _value(variable: str) -> str | None:
-    return os.environ.get(variable) or _from_file(variable)
+def setting(variable: str) -> str | None:
+    """Return the value in the environment, or in `.env`, which the servers read as well.
 
-
-def _from_file(variable: str) -> str | None:
-    """Return the value in `.env` of the working directory, which the servers read as well."""
+    Raises:
+        ValueError: `.env` is not UTF-8.
+        OSError: it exists and cannot be read.
+    """
+    if value := os.environ.get(variable):
+        return value
     try:
         given = dotenv_values(".env")
     except UnicodeDecodeError:

@@ -211,9 +211,12 @@ class History:
         usage.callbacks += 1
         usage.redone += stop - place - 1
         usage.revised += len(revised)
-        if is_late or may_offer(self.session, entry.outcome, entry.facts):
+        if is_late:
             self._correct_firsts(place, stop)
-        self._correct_last_event(place, stop)
+            self._correct_last_sign(place, stop)
+        else:
+            self._take_offers(entry)
+        self._show_last_event()
         self._show_core()
         return [entry, *revised]
 
@@ -287,6 +290,15 @@ class History:
         for name, amount in sums:
             setattr(session, name, getattr(session, name) + sign * amount)
 
+    def _take_offers(self, entry: HistoryEntry) -> None:
+        """Take the first values and the sign of life of the callback that is now the last."""
+        if may_offer(self.session, entry.outcome, entry.facts):
+            for name, value in offers(entry.outcome, entry.facts):
+                if name not in self._holders:
+                    self._hold(name, value, entry.key)
+        if is_sign_of_life(entry.outcome):
+            self._last_sign = entry.key
+
     def _correct_firsts(self, place: int, stop: int) -> None:
         """Correct the first values, after the callbacks from `place` to `stop` were folded."""
         folded = self.tail[place:stop]
@@ -324,8 +336,8 @@ class History:
         setattr(self.session, name, value)
         self._holders[name] = key
 
-    def _correct_last_event(self, place: int, stop: int) -> None:
-        """Correct the last event, after the callbacks from `place` to `stop` were folded.
+    def _correct_last_sign(self, place: int, stop: int) -> None:
+        """Correct the last sign of life, after the callbacks from `place` to `stop` were folded.
 
         A last sign of life that was silenced was silenced by an accepted callback, which is one
         itself and among those: the search need not go back beyond `place`.
@@ -336,7 +348,9 @@ class History:
                 if is_sign_of_life(entry.outcome):
                     self._last_sign = entry.key
                     break
-        if self._last_sign != _EARLIEST:
+
+    def _show_last_event(self) -> None:
+        if self._last_sign is not _EARLIEST:
             # A SessionBegin stands in the order before its own time.
             self.session.last_event_at = max(self._last_sign[0], self.session.begun_at or 0)
 

@@ -5,7 +5,8 @@ no message here may have a map: protobuf writes its entries in any order. A reco
 its session are written one by one; their bytes are joined, as protobuf allows.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from itertools import compress
 from operator import is_not
 from typing import Any
@@ -130,21 +131,42 @@ def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int) -> byte
 
 
 _FIELDS = session_pb2.Session.DESCRIPTOR.fields_by_name
-_TIMES = {name for name, field in _FIELDS.items() if field.message_type is not None}
 _NUMBERS: dict[str, dict[Any, Any]] = {"state": STATES, "end_reason": END_REASONS}
 
+Show = Callable[[session_pb2.Session, Session], None]
+"""Sets one field of a session as it is shown to its value in the fold's session."""
 
-def _show(shown: session_pb2.Session, session: Session, name: str) -> None:
-    """Set the field with this name to its value in the fold's session."""
+
+def _show(name: str) -> Show:
+    """Return the function for the field with this name."""
+    field = _FIELDS[name]
+    if field.message_type is not None:
+        return partial(_show_time, name)
+    if field.is_repeated:
+        return partial(_show_list, name)
+    return partial(_show_number, name, _NUMBERS[name]) if name in _NUMBERS else partial(_copy, name)
+
+
+def _show_time(name: str, shown: session_pb2.Session, session: Session) -> None:
     value = getattr(session, name)
     if value is None:
         shown.ClearField(name)  # type: ignore[arg-type]
-    elif name in _TIMES:
-        set_time(getattr(shown, name), value)
-    elif type(value) is tuple:
-        getattr(shown, name)[:] = value
     else:
-        setattr(shown, name, _NUMBERS[name][value] if name in _NUMBERS else value)
+        set_time(getattr(shown, name), value)
+
+
+def _show_list(name: str, shown: session_pb2.Session, session: Session) -> None:
+    getattr(shown, name)[:] = getattr(session, name)
+
+
+def _show_number(
+    name: str, numbers: dict[Any, Any], shown: session_pb2.Session, session: Session
+) -> None:
+    setattr(shown, name, numbers[getattr(session, name)])
+
+
+def _copy(name: str, shown: session_pb2.Session, session: Session) -> None:
+    setattr(shown, name, getattr(session, name))
 
 
 DERIVED = {
@@ -158,10 +180,10 @@ DERIVED = {
 _NEW = astuple(Session())
 _HAVE_TEXT = [type(value) in (str, tuple) for value in _NEW]
 _SHOWN_BY = [
-    [each for each in _FIELDS if each == name or name in DERIVED.get(each, ())]
+    [_show(each) for each in _FIELDS if each == name or name in DERIVED.get(each, ())]
     for name in Session.__struct_fields__
 ]
-"""By field of the fold's session, in order: the fields that show it."""
+"""By field of the fold's session, in order: the functions for the fields that show it."""
 _INDEXES = range(len(_SHOWN_BY))
 
 REPLACED = 8
@@ -187,8 +209,8 @@ class SessionMessage:
         shown, now = self._message, astuple(session)
         for index in compress(_INDEXES, map(is_not, now, self._shown)):
             self._replaced += _HAVE_TEXT[index]
-            for name in _SHOWN_BY[index]:
-                _show(shown, session, name)
+            for show in _SHOWN_BY[index]:
+                show(shown, session)
         self._shown = now
         shown.revision = revision
         self.bytes = shown.SerializeToString()

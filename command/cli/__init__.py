@@ -25,6 +25,7 @@ COMMANDS = {
     "restore": ("command.cli.backup:restore", "Make a backup the journal."),
     "journal": ("command.cli.journal:journal", "Check, export, import or rebuild the journal."),
     "status": ("command.cli.status:status", "Show revisions, lag and versions of the service."),
+    "keys": ("command.cli.keys:keys", "Edit and check the clients file: who may call the API."),
     "health": ("command.cli.health:health", "Exit with 0 if a process is ready."),
 }
 """The function of each command, and its line in the list of commands."""

@@ -32,7 +32,47 @@ TOKEN = "xxxxyyyy"
 REQUIRED = {
     "DESK_SDK_APP_IDS": str(SDK_APP_ID),
     "DESK_CALLBACK_TOKENS_FILE": "/somewhere/tokens",
+    "TLS_CERTIFICATE_FILE": "/somewhere/server.crt",
+    "TLS_KEY_FILE": "/somewhere/server.key",
 }
+OURS = {"gateway": "10001:10001", "service": "10001:10001", "backup": "10001:10001"}
+USERS = {**OURS, "nginx": "101:101", "nginx-grpc": "101:101"}
+GATEWAY = {
+    "DESK_SDK_APP_IDS",
+    "DESK_CALLBACK_TOKENS",
+    "DESK_CALLBACK_TOKENS_FILE",
+    "DESK_HTTP_LISTEN",
+    "DESK_HTTP_CONNECTIONS_PER_ADDRESS",
+    "DESK_CALLBACK_PATH",
+    "DESK_DATA_DIR",
+    "DESK_JOURNAL",
+    "DESK_LOG_LEVEL",
+    "DESK_LOG_FORMAT",
+}
+SERVICE = {
+    "DESK_SDK_APP_IDS",
+    "DESK_GRPC_LISTEN",
+    "DESK_GRPC_INSECURE",
+    "DESK_DATA_DIR",
+    "DESK_JOURNAL",
+    "DESK_RPC_WORKERS",
+    "DESK_LOG_LEVEL",
+    "DESK_LOG_FORMAT",
+}
+"""The settings that each container reads."""
+
+DECIDED = {
+    "DESK_CALLBACK_TOKENS",
+    "DESK_HTTP_LISTEN",
+    "DESK_HTTP_CONNECTIONS_PER_ADDRESS",
+    "DESK_GRPC_LISTEN",
+    "DESK_GRPC_INSECURE",
+    "DESK_DATA_DIR",
+    "DESK_JOURNAL",
+    "DESK_LOG_FORMAT",
+}
+"""The settings that docker-compose.yml decides, whatever `.env` says."""
+
 BEGIN = {
     "CallbackCommand": "Desk.SessionEventNotify",
     "SessionId": "a-session",
@@ -143,15 +183,27 @@ def test_compose_accepts_the_file() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-@pytest.mark.parametrize("name", ["gateway", "service"])
+@pytest.mark.parametrize("name", USERS)
 def test_a_container_is_confined(name: str) -> None:
     container = read_compose(**REQUIRED)["services"][name]
 
     assert container["read_only"] is True
     assert container["cap_drop"] == ["ALL"]
     assert container["security_opt"] == ["no-new-privileges:true"]
-    assert container["user"] == "10001:10001"
-    assert all(port.startswith("127.0.0.1:") for port in container["ports"])
+    assert container["user"] == USERS[name]
+    assert container["mem_limit"]
+    assert 0 < container["pids_limit"] <= 1024
+
+
+def test_only_nginx_is_published_to_the_network() -> None:
+    services = read_compose(**REQUIRED)["services"]
+
+    assert "ports" not in services["gateway"]
+    assert services["gateway"]["networks"] == ["callbacks"]
+    assert "ports" not in services["backup"]
+    assert services["nginx"]["ports"] == ["443:443"]
+    assert all(port.startswith("127.0.0.1:") for port in services["service"]["ports"])
+    assert services["nginx-grpc"]["profiles"] == ["grpc"]
 
 
 @pytest.mark.parametrize("name", ["gateway", "service"])
@@ -169,9 +221,117 @@ def test_every_variable_that_compose_sets_is_a_setting(name: str) -> None:
     assert set(environment) <= known
 
 
+def test_every_setting_reaches_the_container_that_reads_it() -> None:
+    given = {name: f"/{name}" for name in {*GATEWAY, *SERVICE} - DECIDED}
+    services = read_compose(**REQUIRED | given)["services"]
+
+    assert {f"DESK_{field.upper()}" for field in Settings.model_fields} == GATEWAY | SERVICE
+    for container, reads in (("gateway", GATEWAY), ("service", SERVICE)):
+        environment = services[container]["environment"]
+        passed_on = reads - DECIDED - {"DESK_CALLBACK_TOKENS_FILE"}
+        assert {name: environment[name] for name in passed_on} == {
+            name: given[name] for name in passed_on
+        }
+    tokens = read_compose(**REQUIRED | given)["secrets"]["callback_tokens"]["file"]
+    assert tokens == given["DESK_CALLBACK_TOKENS_FILE"]
+
+
+def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    example = (ROOT / ".env.example").read_text()
+    documented = set(re.findall(r"^#? ?([A-Z_]+)=", example, flags=re.MULTILINE))
+
+    assert set(re.findall(r"\$\{(\w+)", text)) <= documented
+
+
+@pytest.mark.parametrize("name", ["nginx", "nginx-grpc"])
+def test_nginx_finds_in_its_container_what_its_files_name(name: str) -> None:
+    container = read_compose(**REQUIRED)["services"][name]
+    mounted = {
+        inside: (ROOT / outside).read_text()
+        for outside, inside, mode in (volume.split(":") for volume in container["volumes"])
+        if mode == "ro"
+    }
+    secrets = {secret["target"] for secret in container["secrets"]}
+
+    files = re.findall(r"^\s*ssl_\w+\s+(/\S+);", "".join(mounted.values()), flags=re.MULTILINE)
+    assert set(files) == secrets
+    includes = re.findall(r"include (\w+)\.con\[f\];", mounted["/etc/nginx/nginx.conf"])
+    assert {f"/etc/nginx/{file}.conf" for file in includes} >= set(mounted) - {
+        "/etc/nginx/nginx.conf"
+    }
+    (port,) = container["ports"]
+    assert f"listen {port.rpartition(':')[2]} ssl" in "".join(mounted.values())
+
+
+def test_images_have_exact_versions_and_can_be_pinned_by_a_digest() -> None:
+    services = read_compose(**REQUIRED)["services"]
+    digest = "@sha256:" + "0" * 64
+    pinned = read_compose(
+        **REQUIRED, NGINX_IMAGE=f"nginx{digest}", PYTHON_TAG=f"3.13.5-slim-bookworm{digest}"
+    )["services"]
+
+    assert re.fullmatch(r"nginx:\d+\.\d+\.\d+-alpine", services["nginx"]["image"])
+    for name in OURS:
+        tag = services[name]["build"]["args"]["PYTHON"]
+        assert dockerfile("ARG") == [f"PYTHON={tag}"]
+        assert pinned[name]["build"]["args"]["PYTHON"].endswith(digest)
+    assert pinned["nginx"]["image"] == f"nginx{digest}"
+
+
+def test_the_backup_job_copies_a_journal_that_is_in_use(tmp_path: Path) -> None:
+    backups, restored = tmp_path / "backups", tmp_path / "restored"
+    backups.mkdir()
+    restored.mkdir()
+    inside = {"/backup.py": str(ROOT / "deploy" / "backup.py"), "/backup": str(backups)}
+    inside |= {"python": sys.executable, "/data/journal.db": str(tmp_path / "data" / "journal.db")}
+    job = read_compose(**REQUIRED)["services"]["backup"]["entrypoint"]
+    with start("serve", data_dir=tmp_path / "data") as desk:
+        assert desk.post(BEGIN)[0] == 200
+        subprocess.run([inside[word] for word in job], check=True, timeout=DEADLINE)
+        assert desk.post(BEGIN | {"SessionId": "another"})[0] == 200
+    (copy,) = backups.iterdir()
+    assert copy.stat().st_mode & 0o777 == 0o600
+    copy.rename(restored / "journal.db")
+
+    with start("serve", data_dir=restored) as desk:
+        arguments = ("sessions", "list", "--min-revision", "1", "--json")
+        listed = run(*arguments, target=desk.target).stdout
+
+    assert "a-session" in listed
+    assert "another" not in listed
+
+
+def test_a_backup_that_fails_says_why_and_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_bytes(b"no database" * 1000)
+
+    failed = subprocess.run(
+        [sys.executable, ROOT / "deploy" / "backup.py", tmp_path / "journal.db", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (failed.returncode, failed.stderr) == (1, "backup: file is not a database\n")
+    assert list(tmp_path.iterdir()) == [tmp_path / "journal.db"]
+
+
 def test_no_token_is_in_the_environment_of_a_container() -> None:
     for container in read_compose(**REQUIRED)["services"].values():
-        assert "DESK_CALLBACK_TOKENS" not in container["environment"]
+        assert "DESK_CALLBACK_TOKENS" not in container.get("environment", {})
+
+
+def test_what_the_installation_page_names_exists() -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    example = (ROOT / ".env.example").read_text()
+    files = set(re.findall(r"\bdeploy/[\w./*-]+\w", page))
+    variables = set(re.findall(r"\b(?:DESK|TLS|PUBLISH|NGINX|PYTHON)_[A-Z_]*[A-Z]\b", page))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+    assert files
+    assert [name for name in files if not list(ROOT.glob(name))] == []
+    assert [name for name in variables if f"{name}=" not in example] == []
+    assert set(re.findall(r"\bmake ([a-z-]+)", page)) <= targets
 
 
 def dockerfile(instruction: str) -> list[str]:
@@ -183,17 +343,25 @@ def test_the_image_runs_the_desk_command_without_a_shell_between_it_and_signals(
     assert dockerfile("ENTRYPOINT") == ['["desk"]']
     assert dockerfile("STOPSIGNAL") == ["SIGTERM"]
     services = read_compose(**REQUIRED)["services"]
-    assert all(container["command"][0] in COMMANDS for container in services.values())
+    assert all(services[name]["command"] == [name] for name in ("gateway", "service"))
+    assert {"gateway", "service"} <= set(COMMANDS)
 
 
 def test_image_and_compose_agree_on_user_volume_and_ports() -> None:
-    document = read_compose(**REQUIRED)
-    services = document["services"]
-    assert {container["user"] for container in services.values()} == set(dockerfile("USER"))
+    services = read_compose(**REQUIRED)["services"]
+    assert {services[name]["user"] for name in OURS} == set(dockerfile("USER"))
     assert dockerfile("VOLUME") == ["/data"]
-    assert all(container["volumes"] == ["data:/data"] for container in services.values())
-    inside = {port.rpartition(":")[2] for each in services.values() for port in each["ports"]}
+    assert all("data:/data" in services[name]["volumes"] for name in OURS)
+    listening = {
+        services["gateway"]["environment"]["DESK_HTTP_LISTEN"],
+        services["service"]["environment"]["DESK_GRPC_LISTEN"],
+    }
+    inside = {address.rpartition(":")[2] for address in listening}
     assert inside == set(dockerfile("EXPOSE")[0].split())
+    assert services["service"]["ports"][0].rpartition(":")[2] in inside
+    names = (ROOT / "deploy" / "nginx" / "compose.conf").read_text()
+    assert all(f"{name}:" in names for name in ("gateway", "service"))
+    assert all(f":{port};" in names for port in inside)
 
 
 def test_what_the_image_copies_is_what_docker_is_given() -> None:
@@ -208,6 +376,15 @@ def test_what_the_image_copies_is_what_docker_is_given() -> None:
     }
     assert copied == given
     assert all((ROOT / name).exists() for name in given)
+
+
+def test_the_image_has_the_packages_of_constraints_and_no_others() -> None:
+    installed = re.findall(r"pip install (.*?)(?: &&|$)", " ".join(dockerfile("RUN")))
+    options = [set(each.split()) for each in installed]
+
+    assert len(options) == 2
+    assert {"--require-hashes", "constraints.txt"} <= options[0]
+    assert {"--no-deps", "/wheels/*.whl"} <= options[1]
 
 
 def test_the_image_is_based_on_one_exact_version_of_python() -> None:

@@ -1,0 +1,175 @@
+"""deploy/kubernetes: the manifests are valid, and agree with each other and with the image."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from command.cli import COMMANDS
+from command.settings import Settings
+from command.supervisor import STOP_WITHIN
+from gateway.options import LIVE, READY
+
+pytestmark = pytest.mark.tools
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = ROOT / "deploy" / "kubernetes"
+SETTINGS = {f"DESK_{field.upper()}" for field in Settings.model_fields}
+
+
+def documents(name: str) -> list[Any]:
+    return list(YAML(typ="safe", pure=True).load_all(MANIFESTS / name))
+
+
+def resources() -> Iterator[Any]:
+    """Return what `kubectl apply -k` makes, and the example of a Secret."""
+    (kustomization,) = documents("kustomization.yaml")
+    for name in [*kustomization["resources"], "secret.example.yaml"]:
+        yield from documents(name)
+
+
+def resource(kind: str, name: str = "desk-sessions") -> Any:
+    (found,) = (
+        each for each in resources() if (each["kind"], each["metadata"]["name"]) == (kind, name)
+    )
+    return found
+
+
+def pod() -> Any:
+    return resource("StatefulSet")["spec"]["template"]["spec"]
+
+
+def containers() -> dict[str, Any]:
+    return {container["name"]: container for container in pod()["containers"]}
+
+
+def environment(container: str) -> dict[str, str]:
+    own = {each["name"]: each["value"] for each in containers()[container]["env"]}
+    return {**resource("ConfigMap")["data"], **own}
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [pytest.param(each, id=f"{each['kind']}-{each['metadata']['name']}") for each in resources()],
+)
+def test_the_schema_of_kubernetes_accepts_the_manifest(manifest: Any) -> None:
+    schema = pytest.importorskip("kubernetes_validate", reason="`make test-tools` installs it")
+
+    schema.validate(manifest, schema.latest_version(), strict=True)
+
+
+def test_every_manifest_is_applied_but_the_example() -> None:
+    (kustomization,) = documents("kustomization.yaml")
+    files = {path.name for path in MANIFESTS.glob("*.yaml")}
+
+    assert set(kustomization["resources"]) == files - {"kustomization.yaml", "secret.example.yaml"}
+
+
+@pytest.mark.parametrize("name", ["gateway", "service"])
+def test_a_container_runs_the_command_that_it_is_named_after(name: str) -> None:
+    assert containers()[name]["args"] == [name]
+    assert name in COMMANDS
+
+
+@pytest.mark.parametrize("name", ["gateway", "service"])
+def test_every_variable_of_a_container_is_a_setting(name: str) -> None:
+    assert set(environment(name)) <= SETTINGS
+
+
+def test_no_variable_is_made_of_the_names_of_kubernetes_services() -> None:
+    assert pod()["enableServiceLinks"] is False
+
+
+def test_the_journal_has_one_writer_on_one_volume() -> None:
+    spec = resource("StatefulSet")["spec"]
+
+    assert spec["replicas"] == 1
+    (claim,) = spec["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    for container in containers().values():
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts[claim["metadata"]["name"]] == image("VOLUME")
+
+
+def image(instruction: str) -> str:
+    (value,) = re.findall(rf"^{instruction} (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    return str(value)
+
+
+def test_pod_and_image_agree_on_the_user() -> None:
+    context = pod()["securityContext"]
+
+    assert f"{context['runAsUser']}:{context['runAsGroup']}" == image("USER")
+    assert context["fsGroup"] == context["runAsGroup"]
+
+
+@pytest.mark.parametrize("name", ["gateway", "service"])
+def test_a_container_is_confined(name: str) -> None:
+    container = containers()[name]
+
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod()["securityContext"]["runAsNonRoot"] is True
+    assert container["resources"]["limits"]["memory"]
+
+
+def test_a_container_listens_where_its_probes_and_services_look() -> None:
+    listening = {
+        "http": environment("gateway")["DESK_HTTP_LISTEN"],
+        "grpc": environment("service")["DESK_GRPC_LISTEN"],
+    }
+    ports = {
+        port["name"]: port["containerPort"]
+        for each in containers().values()
+        for port in each["ports"]
+    }
+    assert {name: f"0.0.0.0:{port}" for name, port in ports.items()} == listening
+
+    gateway, service = containers()["gateway"], containers()["service"]
+    paths = {kind: gateway[f"{kind}Probe"]["httpGet"] for kind in ("liveness", "readiness")}
+    assert paths == {
+        "liveness": {"path": LIVE, "port": "http"},
+        "readiness": {"path": READY, "port": "http"},
+    }
+    assert service["livenessProbe"]["grpc"] == service["readinessProbe"]["grpc"]
+    assert service["readinessProbe"]["grpc"] == {"port": ports["grpc"]}
+
+    exposed = [
+        port for each in resources() if each["kind"] == "Service" for port in each["spec"]["ports"]
+    ]
+    assert {port["targetPort"]: port["port"] for port in exposed} == ports
+
+
+def test_the_ingress_leads_to_the_gateway_at_the_callback_path() -> None:
+    (rule,) = resource("Ingress")["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    target = path["backend"]["service"]
+
+    assert path["path"] == Settings.model_fields["callback_path"].default
+    (port,) = resource("Service", target["name"])["spec"]["ports"]
+    assert (port["name"], port["targetPort"]) == (target["port"]["name"], "http")
+
+
+def test_the_gateway_and_nobody_else_is_given_the_tokens() -> None:
+    (volume,) = (each for each in pod()["volumes"] if "secret" in each)
+    mounted = {
+        name: mount["mountPath"]
+        for name, container in containers().items()
+        for mount in container["volumeMounts"]
+        if mount["name"] == volume["name"]
+    }
+    (file,) = resource("Secret", volume["secret"]["secretName"])["stringData"]
+
+    assert {name: f"{path}/{file}" for name, path in mounted.items()} == {
+        "gateway": environment("gateway")["DESK_CALLBACK_TOKENS_FILE"]
+    }
+
+
+def test_the_pod_has_the_time_it_needs_to_stop_in_order() -> None:
+    assert pod()["terminationGracePeriodSeconds"] > STOP_WITHIN + 1

@@ -1,0 +1,318 @@
+"""deploy/nginx with a real nginx: callbacks through HTTPS, gRPC through TLS."""
+
+import asyncio
+import http.client
+import json
+import re
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import grpc
+import pytest
+from desk.client import Client
+from desk.v1.session_service_pb2 import CountSessionsRequest
+from desk.v1.session_service_pb2_grpc import SessionServiceStub
+
+from gateway import limits
+from gateway.answers import Answer
+from gateway.limits import BUDGET, MAX_BODY, MAX_HEAD
+from service.rpc import server
+from service.rpc.limits import Limits
+from tests.support import nginx
+from tests.support.nginx import RunningNginx
+from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
+
+pytestmark = [
+    pytest.mark.tools,
+    pytest.mark.skipif(not nginx.NGINX, reason="there is no nginx"),
+]
+
+TOKEN = "xxxxyyyy"
+BEGIN = {"SessionId": "a-session", "Event": "SessionBegin", "EventTime": 1_725_540_020_000}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDesk]:
+    directory = tmp_path_factory.mktemp("desk")
+    tokens = directory / "tokens"
+    tokens.write_text(f"{SDK_APP_ID}={TOKEN}\n")
+    with start(
+        "serve",
+        data_dir=directory / "data",
+        DESK_CALLBACK_TOKENS_FILE=str(tokens),
+        DESK_HTTP_CONNECTIONS_PER_ADDRESS="0",
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def proxy(desk: RunningDesk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNginx]:
+    gateway = "{}:{}".format(*desk.http)
+    directory = tmp_path_factory.mktemp("nginx")
+    with nginx.running(directory, gateway=gateway, service=desk.target) as running:
+        yield running
+
+
+def send(
+    proxy: RunningNginx, method: str, target: str, body: bytes = b"", **headers: str
+) -> tuple[int, http.client.HTTPMessage, dict[str, Any]]:
+    """Send one request through nginx; return status, headers and the JSON that came."""
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", proxy.https, timeout=DEADLINE, context=proxy.client_context()
+    )
+    try:
+        connection.request(method, target, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+def query(**more: str) -> str:
+    given = {"SdkAppid": str(SDK_APP_ID), "CallbackCommand": "Desk.SessionEventNotify", **more}
+    return f"/?{urlencode(given)}"
+
+
+def channel(proxy: RunningNginx, name: str | None) -> grpc.Channel:
+    return grpc.secure_channel(f"127.0.0.1:{proxy.grpc}", credentials(proxy, name))
+
+
+def credentials(proxy: RunningNginx, name: str | None) -> grpc.ChannelCredentials:
+    made = proxy.certificates
+    own = (made.key(name).read_bytes(), made.certificate(name).read_bytes()) if name else ()
+    return grpc.ssl_channel_credentials(made.authority.read_bytes(), *own)
+
+
+def test_a_simulated_contact_centre_is_kept_through_https(
+    desk: RunningDesk, proxy: RunningNginx
+) -> None:
+    simulated = run(
+        "simulate",
+        f"https://127.0.0.1:{proxy.https}",
+        *("--sessions", "100", "--duplicates", "10%", "--shuffle", "20%", "--malformed", "2%"),
+        *("--verify", desk.target),
+        SSL_CERT_FILE=str(proxy.certificates.authority),
+        DESK_SIMULATE_TOKEN=TOKEN,
+        timeout=60,
+    )
+
+    assert simulated.returncode == 0, simulated.stdout + simulated.stderr
+    assert "no difference" in simulated.stdout
+
+
+async def test_a_callback_sent_through_https_comes_out_of_a_live_stream_through_tls(
+    desk: RunningDesk, proxy: RunningNginx
+) -> None:
+    target = f"127.0.0.1:{proxy.grpc}"
+    async with (
+        asyncio.timeout(DEADLINE),
+        Client(target, credentials=credentials(proxy, "client")) as client,
+        aclosing(client.subscribe(after_revision=0)) as updates,
+    ):
+        async for update in updates:
+            if update.caught_up:
+                break
+        sent = run(
+            *("simulate", f"https://127.0.0.1:{proxy.https}", "--sessions", "1"),
+            SSL_CERT_FILE=str(proxy.certificates.authority),
+            DESK_SIMULATE_TOKEN=TOKEN,
+        )
+        assert sent.returncode == 0
+        async for update in updates:
+            if update.records:
+                break
+
+    assert update.records[0].revision > 0
+
+
+@pytest.mark.parametrize("name", [None, "stranger"])
+def test_grpc_without_a_certificate_of_the_authority_is_refused(
+    proxy: RunningNginx, name: str | None
+) -> None:
+    with channel(proxy, name) as stranger, pytest.raises(grpc.RpcError) as refused:
+        SessionServiceStub(stranger).CountSessions(CountSessionsRequest(), timeout=DEADLINE)
+
+    assert refused.value.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE)
+
+
+def test_the_gateways_own_answers_come_through(proxy: RunningNginx) -> None:
+    status, _, answer = send(proxy, "POST", query(), json.dumps(BEGIN).encode())
+
+    assert (status, answer["ErrorCode"]) == (403, 40300)
+
+
+def test_a_body_as_large_as_the_gateway_takes_comes_through(proxy: RunningNginx) -> None:
+    status, _, answer = send(proxy, "POST", query(), b" " * MAX_BODY)
+
+    assert (status, answer["ErrorCode"]) == (403, 40300)  # the gateway has read it
+
+
+REFUSED_BY_NGINX = [
+    pytest.param("POST", query(), b" " * (MAX_BODY + 1), {}, Answer.TOO_LARGE, id="body"),
+    pytest.param("POST", "/?" + "x" * 8192, b"", {}, Answer.HEAD_TOO_LARGE, id="target"),
+    pytest.param(
+        *("POST", "/", b"", {f"x-{number}": "x" * 1000 for number in range(17)}),
+        Answer.HEAD_TOO_LARGE,
+        id="headers",
+    ),
+    pytest.param("POST", "/", b"", {"Host": "a b"}, Answer.BAD_REQUEST, id="host"),
+    pytest.param("GET", "/readyz", b"", {}, Answer.NOT_FOUND, id="probe"),
+    pytest.param("GET", "/.desk/503", b"", {}, Answer.NOT_FOUND, id="internal"),
+]
+
+
+@pytest.mark.parametrize(("method", "target", "body", "headers", "expected"), REFUSED_BY_NGINX)
+def test_what_nginx_refuses_is_answered_as_the_gateway_would(
+    proxy: RunningNginx,
+    method: str,
+    target: str,
+    body: bytes,
+    headers: dict[str, str],
+    expected: Answer,
+) -> None:
+    status, _, answer = send(proxy, method, target, body, **headers)
+
+    assert status == expected.status
+    assert answer == json.loads(expected.body)
+
+
+def test_plain_http_is_refused(proxy: RunningNginx) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.https, timeout=DEADLINE)
+    connection.request("POST", query(), b"{}")
+
+    assert connection.getresponse().status == 400
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+def test_tls_before_1_2_is_refused(proxy: RunningNginx) -> None:
+    context = proxy.client_context()
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+
+    with (
+        socket.create_connection(("127.0.0.1", proxy.https), timeout=DEADLINE) as plain,
+        pytest.raises(ssl.SSLError),
+    ):
+        context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def test_no_signature_is_in_the_logs(proxy: RunningNginx) -> None:
+    send(proxy, "POST", query(Sign="not-to-be-logged", RequestTime="1"), b"{}")
+
+    assert '"POST /" 403' in proxy.access_log
+    written = [path.read_text() for path in proxy.directory.glob("*.log")]
+    assert not any("not-to-be-logged" in text for text in written)
+
+
+def test_without_a_gateway_desk_is_told_to_come_again(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as closed,
+        nginx.running(tmp_path, gateway=address(closed), service=address(closed)) as proxy,
+    ):
+        closed.close()
+        status, headers, answer = send(proxy, "POST", query(Sign="not-to-be-logged"), b"{}")
+        with channel(proxy, "client") as client, pytest.raises(grpc.RpcError) as failed:
+            SessionServiceStub(client).CountSessions(CountSessionsRequest(), timeout=DEADLINE)
+
+    assert (status, answer) == (503, json.loads(Answer.NOT_READY.body))
+    assert headers["Retry-After"] == "1"
+    assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert '"POST /" 503' in proxy.access_log
+    written = [path.read_text() for path in tmp_path.glob("*.log")]
+    assert not any("not-to-be-logged" in text for text in written)
+
+
+def address(listener: socket.socket) -> str:
+    return "{}:{}".format(*listener.getsockname())
+
+
+def test_a_callback_is_sent_again_when_the_kept_connection_was_just_closed(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        nginx.running(tmp_path, gateway=address(listener), service=address(listener)) as proxy,
+    ):
+        statuses = asyncio.run(_two_callbacks(listener, proxy))
+
+    assert statuses == [200, 200]
+
+
+async def _two_callbacks(listener: socket.socket, proxy: RunningNginx) -> list[int]:
+    """Send two callbacks to a server that closes a connection when a second request arrives."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        await reader.read(1)
+        writer.close()
+
+    async with await asyncio.start_server(serve, sock=listener):
+        return [(await asyncio.to_thread(send, proxy, "POST", query(), b"{}"))[0] for _ in range(2)]
+
+
+@pytest.mark.parametrize("place", ["machine.conf", "compose.conf"])
+def test_nginx_accepts_the_shipped_files(place: str, tmp_path: Path) -> None:
+    checked = nginx.check(tmp_path, place=place)
+
+    assert checked.returncode == 0, checked.stderr
+    assert "warn" not in checked.stderr
+
+
+def directive(file: str, name: str) -> list[str]:
+    """Return the arguments of the one directive of that name in a shipped file."""
+    text = (nginx.SHIPPED / file).read_text()
+    (found,) = re.findall(rf"^\s*{name}\s+([^;]+);", text, flags=re.MULTILINE)
+    return str(found).split()
+
+
+def seconds(text: str) -> float:
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", text).groups()  # type: ignore[union-attr]
+    return int(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
+
+
+def kilobytes(text: str) -> int:
+    return int(text.removesuffix("k")) * 1024
+
+
+def test_nginx_refuses_what_the_gateway_would_refuse() -> None:
+    first = kilobytes(directive("callbacks.conf", "client_header_buffer_size")[0])
+    number, size = directive("callbacks.conf", "large_client_header_buffers")
+    added_by_nginx = 1024
+
+    assert kilobytes(directive("callbacks.conf", "client_max_body_size")[0]) == MAX_BODY
+    assert first + int(number) * kilobytes(size) == MAX_HEAD - added_by_nginx
+    share = int(directive("callbacks.conf", "limit_conn")[1])
+    assert share == limits.Limits().of_one_address
+
+
+def test_nginx_gives_up_after_the_gateway_and_not_before() -> None:
+    waits = seconds(directive("callbacks.conf", "proxy_read_timeout")[0])
+
+    assert BUDGET < waits <= 2.0  # how long Desk waits
+    assert seconds(directive("compose.conf", "resolver_timeout")[0]) <= 2.0
+
+
+def test_nginx_closes_idle_connections_before_gateway_and_service_do() -> None:
+    text = (nginx.SHIPPED / "machine.conf").read_text()
+    kept = [seconds(value) for value in re.findall(r"keepalive_timeout (\w+);", text)]
+
+    idle = dict(server.OPTIONS)["grpc.max_connection_idle_ms"] / 1000
+    assert len(kept) == 2
+    assert kept[0] < limits.Limits().idle
+    assert kept[1] < idle
+
+
+def test_nginx_waits_longer_than_a_stream_or_a_waiting_call_is_silent() -> None:
+    waits = seconds(directive("grpc.conf", "grpc_read_timeout")[0])
+    calls = Limits()
+    silence = max(calls.checkpoint_seconds) * calls.streams / calls.checkpoint_streams
+
+    assert waits > max(silence, calls.state_seconds)
+    assert directive("grpc.conf", "client_max_body_size") == ["1m"]
+    assert dict(server.OPTIONS)["grpc.max_receive_message_length"] == 2**20

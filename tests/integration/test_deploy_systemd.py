@@ -1,0 +1,121 @@
+"""deploy/systemd: the units are valid, and what they name exists."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from command.cli import COMMANDS
+from command.settings import Settings
+from command.supervisor import STOP_WITHIN
+
+pytestmark = pytest.mark.tools
+
+SYSTEMD = Path(__file__).parents[2] / "deploy" / "systemd"
+UNITS = ("desk-gateway.service", "desk-service.service")
+COMMON = SYSTEMD / "desk-.service.d" / "common.conf"
+
+SETTINGS = {f"DESK_{field.upper()}" for field in Settings.model_fields}
+
+
+def directives(unit: str) -> dict[str, list[str]]:
+    """Return the values by directive: those of the drop-in, then those of the unit itself."""
+    found: dict[str, list[str]] = {}
+    for line in (COMMON.read_text() + (SYSTEMD / unit).read_text()).splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def desk() -> Path:
+    """Return the `desk` command of the environment that the tests run in."""
+    return Path(sys.executable).with_name("desk")
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    shutil.copytree(SYSTEMD, tmp_path, dirs_exist_ok=True)
+    for unit in UNITS:  # it wants the command to exist
+        file = tmp_path / unit
+        file.write_text(file.read_text().replace("/opt/desk/bin/desk", str(desk())))
+
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", *UNITS],
+        cwd=tmp_path,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_runs_the_command_that_it_is_named_after(unit: str) -> None:
+    (started,) = directives(unit)["ExecStart"]
+
+    program, command = started.split()
+    assert program == "/opt/desk/bin/desk"
+    assert unit == f"desk-{command}.service"
+    assert command in COMMANDS
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_variable_of_a_unit_is_a_setting(unit: str) -> None:
+    variables = {value.partition("=")[0] for value in directives(unit)["Environment"]}
+
+    assert variables <= SETTINGS
+
+
+def test_every_variable_of_the_example_file_is_a_setting() -> None:
+    named = re.findall(r"^#? ?(DESK_\w+)=", (SYSTEMD / "desk.env").read_text(), flags=re.MULTILINE)
+
+    assert named
+    assert set(named) <= SETTINGS
+
+
+def test_only_the_gateway_is_given_the_tokens() -> None:
+    assert directives("desk-gateway.service")["LoadCredential"] == [
+        "callback_tokens:/etc/desk/callback_tokens"
+    ]
+    assert "LoadCredential" not in directives("desk-service.service")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_has_the_time_it_needs_to_stop_in_order(unit: str) -> None:
+    found = directives(unit)
+
+    assert float(found["TimeoutStopSec"][0]) > STOP_WITHIN + 1
+    assert found["KillMode"] == ["mixed"]  # the command tells its processes to stop, in order
+    assert found["KillSignal"] == ["SIGTERM"]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_is_started_again_unless_its_settings_are_wrong(unit: str) -> None:
+    found = directives(unit)
+
+    assert found["Restart"] == ["always"]
+    assert found["RestartPreventExitStatus"] == ["2"]
+    assert found["StartLimitIntervalSec"] == ["0"]
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_finds_a_unit_well_confined(unit: str, tmp_path: Path) -> None:
+    shutil.copytree(SYSTEMD, tmp_path, dirs_exist_ok=True)
+
+    rated = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", "--threshold=20", f"./{unit}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert rated.returncode == 0, rated.stdout[-500:]

@@ -1,0 +1,147 @@
+"""nginx with the files of deploy/nginx, on ephemeral loopback ports, in a directory of its own."""
+
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from command.address import Address
+from command.sockets import bound_address, reserve
+from tests.support.processes import DEADLINE, ROOT, wait_until
+
+SHIPPED = ROOT / "deploy" / "nginx"
+
+NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:{ROOT}/.venv/nginx/usr/sbin")
+"""The program, installed or fetched by `make nginx`; None if there is none."""
+
+ANYWHERE = Address("127.0.0.1", 0)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Files that `openssl` made: an authority, and a certificate of it for each side."""
+
+    directory: Path
+
+    @property
+    def authority(self) -> Path:
+        return self.directory / "authority.crt"
+
+    def certificate(self, name: str) -> Path:
+        return self.directory / f"{name}.crt"
+
+    def key(self, name: str) -> Path:
+        return self.directory / f"{name}.key"
+
+    def make(self) -> "Certificates":
+        """Make the files of `server` and `client`; those of `stranger` are signed by itself."""
+        self._request("authority", "-subj", "/CN=authority")
+        signed = ("-CA", str(self.authority), "-CAkey", str(self.key("authority")))
+        address = ("-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE")
+        self._request("server", "-subj", "/CN=server", *signed, *address)
+        self._request("client", "-subj", "/CN=client", *signed, *address)
+        self._request("stranger", "-subj", "/CN=stranger")
+        return self
+
+    def _request(self, name: str, *options: str) -> None:
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
+        files = ("-keyout", str(self.key(name)), "-out", str(self.certificate(name)))
+        subprocess.run(
+            ["openssl", "req", "-x509", "-days", "2", *curve, *files, *options],
+            check=True,
+            capture_output=True,
+        )
+
+
+@dataclass(frozen=True)
+class RunningNginx:
+    """nginx that runs.
+
+    Attributes:
+        https: port where callbacks are taken.
+        grpc: port where gRPC is answered.
+        directory: where its files are.
+        certificates: what it and its clients trust.
+    """
+
+    https: int
+    grpc: int
+    directory: Path
+    certificates: Certificates
+
+    @property
+    def access_log(self) -> str:
+        return (self.directory / "access.log").read_text()
+
+    def client_context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.certificates.authority)
+
+
+@contextmanager
+def running(directory: Path, *, gateway: str, service: str) -> Iterator[RunningNginx]:
+    """Run nginx in front of two addresses until the block is left."""
+    certificates = Certificates(directory).make()
+    with closing(reserve(ANYWHERE)) as https, closing(reserve(ANYWHERE)) as grpc:
+        ports = {"443": bound_address(https).port, "50443": bound_address(grpc).port}
+        _write(directory, {"127.0.0.1:8080": gateway, "127.0.0.1:50051": service}, ports)
+        process = subprocess.Popen(_command(directory), stderr=subprocess.PIPE, text=True)
+        try:
+            wait_until(lambda: process.poll() is not None or all(map(_listens, ports.values())))
+            assert process.poll() is None, process.communicate()[1]
+            yield RunningNginx(ports["443"], ports["50443"], directory, certificates)
+        finally:
+            process.terminate()
+            process.communicate(timeout=DEADLINE)
+
+
+def check(directory: Path, *, place: str) -> subprocess.CompletedProcess[str]:
+    """Have nginx check the shipped files; `place` is `machine.conf` or `compose.conf`."""
+    Certificates(directory).make()
+    _write(directory, {}, {"443": 443, "50443": 50443}, place)
+    return subprocess.run(
+        [*_command(directory), "-t"], capture_output=True, text=True, check=False, timeout=DEADLINE
+    )
+
+
+def _command(directory: Path) -> list[str]:
+    main = f"daemon off; pid {directory}/nginx.pid;"
+    return [str(NGINX), "-p", str(directory), "-c", "nginx.conf", "-e", "error.log", "-g", main]
+
+
+def _write(
+    directory: Path,
+    backends: dict[str, str],
+    ports: dict[str, int],
+    place: str = "machine.conf",
+) -> None:
+    """Copy the shipped files with what differs on this machine replaced: paths and addresses."""
+    for name in ("nginx.conf", "callbacks.conf", "grpc.conf"):
+        text = (SHIPPED / name).read_text()
+        for port, here in ports.items():
+            text = text.replace(f"listen {port} ssl", f"listen 127.0.0.1:{here} reuseport ssl")
+        text = text.replace("/var/log/nginx", str(directory))
+        text = text.replace("/etc/nginx/tls/server", f"{directory}/server")
+        text = text.replace("/etc/nginx/tls/clients.crt", f"{directory}/authority.crt")
+        text = text.replace("http {\n", "http {\n" + _temporary(directory))
+        (directory / name).write_text(re.sub(r"^user .*\n", "", text, flags=re.MULTILINE))
+    text = (SHIPPED / place).read_text()
+    for address, backend in backends.items():
+        text = text.replace(address, backend)
+    (directory / place).write_text(text)
+
+
+def _temporary(directory: Path) -> str:
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return "".join(f"    {kind}_temp_path {directory}/{kind};\n" for kind in kinds)
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
