@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -191,10 +192,11 @@ def _open_writer(settings: Settings) -> "JournalWriter":
     return SqliteWriter(settings.data_dir / JOURNAL_FILE)
 
 
-def _open_reader(settings: Settings) -> "JournalReader":
+def open_reader(data_dir: Path) -> "JournalReader":
+    """Open the journal in a directory for reading."""
     from journal.sqlite import SqliteReader
 
-    return SqliteReader(settings.data_dir / JOURNAL_FILE)
+    return SqliteReader(data_dir / JOURNAL_FILE)
 
 
 def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
@@ -202,7 +204,7 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
     from journal.errors import Damaged, Unavailable
 
     try:
-        return _open_reader(settings)
+        return open_reader(settings.data_dir)
     except Damaged as error:
         raise Unavailable(str(error)) from error
 
@@ -224,7 +226,7 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
 def _backlog(settings: Settings) -> "Backlog":
     from journal.backlog import Backlog
 
-    return Backlog(lambda: _open_reader(settings))
+    return Backlog(lambda: open_reader(settings.data_dir))
 
 
 def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | None:
