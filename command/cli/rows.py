@@ -82,8 +82,8 @@ class Printer(Generic[Row]):
         for row in rows:
             print_json(row)
 
-    def close(self) -> None:
-        """Print what follows the last row."""
+    def flush(self) -> None:
+        """Print, once, what the rows so far leave to be said."""
 
 
 class Csv(Printer[Row]):
@@ -100,8 +100,9 @@ class Csv(Printer[Row]):
         self._header = []
         click.echo(text.getvalue(), nl=False)
 
-    def close(self) -> None:
-        self.add([])
+    def flush(self) -> None:
+        if self._header:
+            self.add([])
 
 
 def _csv_value(value: Value) -> object:
@@ -153,13 +154,17 @@ class Table(Printer[Row]):
         widths = self._widths()
         if first:
             self._print_header(widths)
-        for row, line in zip(rows, lines, strict=True):
-            style = self._style(row)
-            text = self._line(line, widths)
-            click.echo(click.style(text, **style) if style else text)
+        texts = [self._line(line, widths) for line in lines]
+        styles = map(self._style, rows)
+        click.echo(
+            "\n".join(
+                click.style(text, **style) if style else text
+                for text, style in zip(texts, styles, strict=True)
+            )
+        )
 
-    def close(self) -> None:
-        """Say once which columns were left out."""
+    def flush(self) -> None:
+        """Say which columns were left out."""
         if self._left_out:
             names = ", ".join(self._left_out)
             note = f"desk: {self._room} characters have no room for {names}; see --columns"
@@ -365,7 +370,7 @@ async def print_found(
             printer.add(part)
             part = []
     printer.add(part)
-    printer.close()
+    printer.flush()
     if more:
         click.echo(f"desk: there are more than {limit}; see --limit and --all", err=True)
     elif not number:

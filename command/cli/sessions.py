@@ -155,7 +155,7 @@ async def count_sessions(
     counts = await client.count_sessions(session_filter(**options), group_by=group)
     printer = output._replace(layout=groups(by or "")).printer()
     printer.add(counts.groups)
-    printer.close()
+    printer.flush()
     if counts.other_sessions:
         others = count_of(counts.other_sessions, "session")
         click.echo(f"desk: and {others} in smaller groups", err=True)

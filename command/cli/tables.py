@@ -258,7 +258,7 @@ def print_explanation(
     click.echo(f"{callbacks} at revision {explanation.revision}: {state}{on}")
     printer = output.printer(cell=clock_text if on else exact_text)
     printer.add(records)
-    printer.close()
+    printer.flush()
 
 
 def _summary(field: str, title: str) -> list[Column[SessionGroup]]:

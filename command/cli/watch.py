@@ -108,7 +108,6 @@ async def watch(
     except asyncio.CancelledError:  # Ctrl-C or SIGTERM: the regular end
         pass
     finally:
-        printer.close()
         saved.write()
 
 
@@ -155,8 +154,8 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _print(update: Update, printer: Printer[SessionRecord], *, live: bool) -> None:
-    if update.records:
-        printer.add(update.records)
+    printer.add(update.records)
+    printer.flush()
     if update.caught_up and live and sys.stdout.isatty():
         click.secho(f"-- caught up at revision {update.revision}", dim=True)
     if update.fell_behind:

@@ -34,7 +34,7 @@ def printed(printer: Printer[Session], *parts: list[Session]) -> tuple[str, str]
         patch.setattr("sys.stderr", err)
         for part in parts:
             printer.add(part)
-        printer.close()
+        printer.flush()
     return out.getvalue(), err.getvalue()
 
 
