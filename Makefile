@@ -104,7 +104,7 @@ check: lint types imports proto stubs-check diagram-check constraints-check comp
 
 # Four at a time also on two cores: they wait more than they compute.
 .PHONY: test
-test: $(DEV)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
+test: $(DEV) $(STUBS)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
 	$(RUN) pytest -n 4 -m 'not tools' $(ARGS)
 
 .PHONY: test-tools
@@ -126,24 +126,24 @@ test-long: $(DEV)  ## run the properties with ten times as many examples, and 20
 	$(RUN) tests.support.mutated_requests 200000
 
 .PHONY: lint
-lint: $(DEV)  ## style and layout of the code
+lint: $(DEV)  ## check style and layout of the code
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
 .PHONY: types
-types: $(DEV)  ## types, strictly
+types: $(DEV)  ## check types, strictly
 	$(BIN)/mypy
 
 .PHONY: imports
-imports: $(DEV)  ## who may import whom
+imports: $(DEV)  ## check the import contracts
 	$(BIN)/lint-imports --no-cache
 
 .PHONY: proto
-proto: $(DEV)  ## style of the wire contract
+proto: $(DEV)  ## check the style of the wire contract
 	$(BIN)/buf lint
 
 .PHONY: proto-breaking
-proto-breaking: $(DEV)  ## has the wire contract been broken since AGAINST (default: main)?
+proto-breaking: $(DEV)  ## compare the wire contract with that of AGAINST (default: main)
 	$(BIN)/buf breaking --against '.git#ref=$(or $(AGAINST),main)'
 
 .PHONY: stubs-check

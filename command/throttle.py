@@ -46,7 +46,7 @@ class Throttle:
         self._kinds: dict[Hashable, tuple[float, int]] = {}
 
     def admit(self, kind: Hashable) -> int | None:
-        """Return the number of lines of a kind left out before this one; None: leave it out too."""
+        """Return the number of lines left out before this one; None: leave it out."""
         now = self._clock()
         with self._lock:
             logged_at, suppressed = self._kinds.get(kind, (now - self._period, 0))

@@ -70,7 +70,7 @@ def overdue(connections: Iterable[C], limits: Limits, now: float) -> list[C]:
 
 
 def reserve_used(number: int, limits: Limits) -> int:
-    """Return how many of a number of connections are in the reserve; negative: still outside."""
+    """Return the used places of the reserve; negative: the free places before it."""
     return number - limits.connections + max(1, int(limits.connections * RESERVE))
 
 

@@ -64,7 +64,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     after: str = ""
 
 
-class Writer:
+class CallbackWriter:
     """Writes one session's callbacks as Desk writes them, meaningless defaults included."""
 
     def __init__(self, random: Random, session_id: str) -> None:

@@ -86,43 +86,43 @@ def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expec
         life: its events in time order; those with a reason must be rejected.
         customer: `client_user_id`, `customer_service_id` and `channel_type`.
     """
-    story = [event for event in life if not event.reason]
-    count = Counter(event.event for event in story if not event.again)
-    agents = _agents(story)
-    asked, joined = _entered(story, TRANSFERRING), _entered(story, WITH_AGENT)
-    replies = (e.at for e in story if e.event == "Human.AgentSendMsg" and e.after != CLOSING)
+    accepted = [event for event in life if not event.reason]
+    count = Counter(event.event for event in accepted if not event.again)
+    agents = _agents(accepted)
+    asked, joined = _entered(accepted, TRANSFERRING), _entered(accepted, WITH_AGENT)
+    replies = (e.at for e in accepted if e.event == "Human.AgentSendMsg" and e.after != CLOSING)
     replied = next(replies, None)
     since = joined if asked is None else asked
     return Expectation(
-        state=story[-1].after,
-        end_reason=_last((END_REASONS[e.event] for e in story if e.event in END_REASONS), ""),
+        state=accepted[-1].after,
+        end_reason=_last((END_REASONS[e.event] for e in accepted if e.event in END_REASONS), ""),
         client_user_id=customer[0],
         customer_service_id=customer[1],
         channel_type=customer[2],
-        agent_id="" if _last_live(story) in (CHATBOT, TRANSFERRING, QUEUED) else agents[-1],
+        agent_id="" if _last_live(accepted) in (CHATBOT, TRANSFERRING, QUEUED) else agents[-1],
         agent_ids=_last_agents(agents),
-        satisfaction=_last((e.stars for e in story if e.event == "SatisfactionSelected"), 0),
+        satisfaction=_last((e.stars for e in accepted if e.event == "SatisfactionSelected"), 0),
         user_messages=count["ChatBot.UserSendMsg"] + count["Human.UserSendMsg"],
         robot_messages=count["ChatBot.RobotSendMsg"],
         agent_messages=count["Human.AgentSendMsg"],
         forwards=count["AgentForward"],
-        rejected_events=len(life) - len(story),
-        begun_at=story[0].at,
+        rejected_events=len(life) - len(accepted),
+        begun_at=accepted[0].at,
         transfer_requested_at=asked,
-        queued_at=_entered(story, QUEUED),
+        queued_at=_entered(accepted, QUEUED),
         agent_joined_at=joined,
         first_agent_reply_at=replied,
-        closing_at=_entered(story, CLOSING),
-        ended_at=_entered(story, ENDED),
-        last_event_at=max(e.at for e in story),
-        queue_wait=_time_in(story, QUEUED),
+        closing_at=_entered(accepted, CLOSING),
+        ended_at=_entered(accepted, ENDED),
+        last_event_at=max(e.at for e in accepted),
+        queue_wait=_time_in(accepted, QUEUED),
         first_response=None if replied is None or since is None else replied - since,
-        handle_time=_time_in(story, WITH_AGENT, FORWARDED),
+        handle_time=_time_in(accepted, WITH_AGENT, FORWARDED),
     )
 
 
-def _entered(story: Sequence[Happened], state: str) -> int | None:
-    return next((each.at for each in story if each.after == state), None)
+def _entered(accepted: Sequence[Happened], state: str) -> int | None:
+    return next((each.at for each in accepted if each.after == state), None)
 
 
 def _last(values: Iterable[Value], default: Value) -> Value:
@@ -130,10 +130,10 @@ def _last(values: Iterable[Value], default: Value) -> Value:
     return last
 
 
-def _agents(story: Sequence[Happened]) -> list[str]:
+def _agents(accepted: Sequence[Happened]) -> list[str]:
     """List the agents who had the session, in order; a message while CLOSING does not count."""
     takes = ("TransferToHumanSuccess", "AgentForward", "Human.AgentSendMsg")
-    taken = [each for each in story if each.event in takes and each.after != CLOSING]
+    taken = [each for each in accepted if each.event in takes and each.after != CLOSING]
     return [agent for each in taken for agent in (each.previous_agent, each.agent) if agent]
 
 
@@ -142,14 +142,14 @@ def _last_agents(agents: Sequence[str]) -> tuple[str, ...]:
     return tuple(reversed(list(dict.fromkeys(reversed(agents)))[:MOST_AGENTS]))
 
 
-def _last_live(story: Sequence[Happened]) -> str:
-    return [each.after for each in story if each.after not in (CLOSING, ENDED)][-1]
+def _last_live(accepted: Sequence[Happened]) -> str:
+    return [each.after for each in accepted if each.after not in (CLOSING, ENDED)][-1]
 
 
-def _time_in(story: Sequence[Happened], *states: str) -> int | None:
+def _time_in(accepted: Sequence[Happened], *states: str) -> int | None:
     """Sum up the finished stays in `states`, ms; None if there is none."""
     stays, since = [], None
-    for each in story:
+    for each in accepted:
         if each.after in states:
             since = each.at if since is None else since
         elif since is not None:

@@ -30,7 +30,7 @@ class SentCallback(msgspec.Struct, gc=False):
 
 
 class Ledger:
-    """The callbacks of a run and the sessions that must come of them.
+    """The callbacks of a run, and the sessions that are expected of them.
 
     Attributes:
         sdk_app_id: the app of all callbacks.

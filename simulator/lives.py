@@ -14,7 +14,7 @@ import msgspec
 
 from callback.catalogue import EventType
 from simulator import texts
-from simulator.callbacks import BEGIN_AHEAD, Happening, Made, Writer
+from simulator.callbacks import BEGIN_AHEAD, CallbackWriter, Happening, Made
 from simulator.expectation import Expectation, expect
 from simulator.scripts import (
     AFTER_END,
@@ -84,7 +84,7 @@ def _life(random: Random, session_id: str, start: int, impossible: float, malfor
     legal = _happen(random, script, start)
     happenings = [*legal, *_intruders(random, legal, impossible)]
     happenings.sort(key=lambda happening: happening.place)
-    writer = Writer(random, session_id)
+    writer = CallbackWriter(random, session_id)
     callbacks = [writer.write(happening) for happening in happenings]
     callbacks += [writer.spoil(callback) for callback in callbacks if random.random() < malformed]
     expectation = expect(happenings, customer=writer.customer)
@@ -93,7 +93,7 @@ def _life(random: Random, session_id: str, start: int, impossible: float, malfor
 
 def _stray(random: Random, session_id: str, start: int) -> Life:
     """Make a session whose `SessionBegin` never comes."""
-    writer = Writer(random, session_id)
+    writer = CallbackWriter(random, session_id)
     happenings = [
         Happening(event, start + place * 4_000, NEW, NEW, NOT_BEGUN, texts.STRANGER)
         for place, event in enumerate(_STRAY)

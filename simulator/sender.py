@@ -34,7 +34,7 @@ class Fate(Enum):
     UNKNOWN = "unknown"
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """The answer to one attempt.
 
     Attributes:
@@ -173,14 +173,14 @@ class Sender:
             return Fate.KEPT
         return Fate.REFUSED
 
-    def _revision(self, answer: Answer) -> int:
+    def _revision(self, answer: Response) -> int:
         """Return the revision in an answer; 0 if there is none, or if it is not a revision."""
         if _REVISION.fullmatch(answer.revision):
             return int(answer.revision)
         self._figures.misnumbered += answer.revision != ""
         return 0
 
-    async def _try(self, http: aiohttp.ClientSession, delivery: Delivery) -> Answer:
+    async def _try(self, http: aiohttp.ClientSession, delivery: Delivery) -> Response:
         """Attempt until there is a final answer or no time left. Return the last answer."""
         began, pause = self._clock(), FIRST_PAUSE
         while True:
@@ -200,7 +200,7 @@ class Sender:
             raise Unreachable
         return answer
 
-    async def _attempt(self, http: aiohttp.ClientSession, delivery: Delivery) -> Answer:
+    async def _attempt(self, http: aiohttp.ClientSession, delivery: Delivery) -> Response:
         try:
             async with http.post(
                 self._options.url,
@@ -210,9 +210,9 @@ class Sender:
             ) as answer:
                 await answer.read()
                 wait = _retry_after(answer.headers.get("Retry-After", ""))
-                return Answer(answer.status, wait, answer.headers.get("Desk-Revision", ""))
+                return Response(answer.status, wait, answer.headers.get("Desk-Revision", ""))
         except (aiohttp.ClientError, TimeoutError):
-            return Answer(None)
+            return Response(None)
 
     def _query(self, delivery: Delivery) -> dict[str, str]:
         query = {

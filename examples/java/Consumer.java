@@ -18,7 +18,7 @@ import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
 
 /**
- * Prints every record of the feed and stores its position in a file.
+ * Prints the records of the feed and stores its position in a file.
  *
  * <pre>java Consumer 127.0.0.1:50051 position.txt</pre>
  *

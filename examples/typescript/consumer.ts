@@ -1,4 +1,4 @@
-// Prints every record of the feed and stores its position in a file.
+// Prints the records of the feed and stores its position in a file.
 //
 //     npx tsx consumer.ts 127.0.0.1:50051 position.json
 //

@@ -1,1 +1,1 @@
-"""The gRPC API over the view. Never reads the journal."""
+"""The gRPC API over the view. Opens no journal."""

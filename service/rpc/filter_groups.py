@@ -64,13 +64,13 @@ class FilterGroup:
         self._without_match = (last_match, last_match)
 
     def match(self, position: int, announced: int) -> None:
-        """Wake all streams for a row that passes, the last one, after the `announced` position."""
+        """Note the last row that passes after the `announced` position, and wake all streams."""
         self._without_match = (self.last_match, max(self.last_match, announced))
         self.last_match = max(self.last_match, position)
         self.wake()
 
     def skip(self, position: int) -> int:
-        """Move a position over the rows before the last match, so that streams move in step."""
+        """Return the end of the rows without a match that a position is in, or the position."""
         start, end = self._without_match
         return end if start <= position < end else position
 

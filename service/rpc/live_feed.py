@@ -148,7 +148,7 @@ class LiveFeed:
 
     @contextmanager
     def filter_group(self, selection: EventSelection) -> Iterator[FilterGroup]:
-        """Follow the view with one stream; raises SHUTTING_DOWN."""
+        """Give a stream its filter's group, as `following`."""
         with self.following():
             # A round of announcements may be past earlier rows; it is not past the ring's head.
             group = self._filters.join(selection, self.ring.head)
@@ -159,7 +159,7 @@ class LiveFeed:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Follow the view; at the beginning, the ring's head is at most the applied revision.
+        """Keep the feed read while the block runs, from the applied revision or an earlier one.
 
         Raises:
             CallRefused: SHUTTING_DOWN.

@@ -20,7 +20,7 @@ from service.rpc.responses import header_of
 from service.rpc.revisions import check_kept, in_future
 from service.view.errors import TimeLimitPassed
 from service.view.progress import Progress
-from service.view.reader import FRAMING, Now, Reader, Row
+from service.view.reader import FRAMING, Reader, Row, SessionAt
 from service.view.selection import SessionSelection, SnapshotSelection
 
 P = ParamSpec("P")
@@ -40,11 +40,11 @@ def in_snapshot(
         return progress, read(reader, *args, **kwargs)
 
 
-def as_of(reader: Reader, key: Key, revision: int) -> Now:
+def as_of(reader: Reader, key: Key, revision: int) -> SessionAt:
     """Read a session as it was after a revision; raises REVISION_NOT_KEPT, REVISION_IN_FUTURE."""
     with reader.snapshot() as progress:
         session = session_as_of(reader, key, revision, progress)
-    return Now(progress.journal_id, revision, session)
+    return SessionAt(progress.journal_id, revision, session)
 
 
 def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -> bytes | None:
@@ -77,7 +77,7 @@ def not_found(reader: Reader, key: Key, revision: int = 0) -> CallRefused:
 
 
 class Batch(NamedTuple):
-    """The sessions of the first keys, and those of these keys that have none."""
+    """The sessions of the first keys; `missing` have none, `remaining` were not read."""
 
     progress: Progress
     sessions: list[bytes]
@@ -86,7 +86,7 @@ class Batch(NamedTuple):
 
 
 def batch(reader: Reader, keys: list[Key], enough: int) -> Batch:
-    """Read the sessions of keys, of `enough` bytes at most, or one."""
+    """Read the sessions of keys, in order: up to `enough` bytes, but at least one."""
     sessions: list[bytes] = []
     missing: list[Key] = []
     size = 0
@@ -152,7 +152,7 @@ GROUPINGS: dict[int, tuple[str, Callable[[Any], str]]] = {
 def count(
     reader: Reader, selection: SessionSelection, group_by: int, end: float, most: float
 ) -> CountSessionsResponse:
-    """Count sessions by group, until an end (of `time.monotonic`), for `most` seconds at most.
+    """Count sessions by group, up to the time `end` (`time.monotonic`) and `most` seconds.
 
     Raises:
         CallRefused: TOO_MANY_SESSIONS.

@@ -128,7 +128,7 @@ class SessionService:
         return reads.not_found(self._readers.inline, key, revision)
 
     def _now(self, key: Key, waiter: StateWaiter) -> Seen | None:
-        """Return the session if it is in a wanted state; else have the waiter see what follows."""
+        """Return the session if it is in a wanted state; else set where the waiter begins."""
         now = self._readers.inline.now(*key)
         waiter.after = now.revision
         session = Session.FromString(now.session) if now.session else None

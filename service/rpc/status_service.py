@@ -66,7 +66,7 @@ class StatusService:
         return status
 
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:
-        """Return the journal's head and the time of the first entry not applied, if need be old."""
+        """Return the journal's head and the first time not applied; or those saved last."""
         try:
             async with asyncio.timeout(self._feed.limits.backlog_seconds):
                 return await self._ask_journal(progress.applied_revision)

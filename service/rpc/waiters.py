@@ -16,7 +16,7 @@ from service.view.selection import LiveRow
 
 
 class Seen(NamedTuple):
-    """A session in a state that was waited for, and the revision at which it was."""
+    """A session in one of the states waited for, and its revision then."""
 
     revision: int
     session: Session

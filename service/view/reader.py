@@ -51,8 +51,8 @@ class Bounds(NamedTuple):
     rows: int = 10_000
 
 
-class Now(NamedTuple):
-    """A session as it is now, serialised, None if it has not begun; and the present revision."""
+class SessionAt(NamedTuple):
+    """A session as of a revision, serialised; None if it had not begun."""
 
     journal_id: str
     revision: int
@@ -112,7 +112,7 @@ class Reader:
 
     @contextmanager
     def snapshot(self) -> Iterator[Progress]:
-        """Give everything read inside one revision."""
+        """Hold one snapshot: everything that is read inside is of one revision."""
         with sqlite_errors():
             self._db.execute("BEGIN")
             try:
@@ -142,9 +142,9 @@ class Reader:
     def progress(self) -> Progress:
         return Progress.of_row(self._one(progress.LOAD))
 
-    def now(self, sdk_app_id: int, session_id: str) -> Now:
+    def now(self, sdk_app_id: int, session_id: str) -> SessionAt:
         """Read a session and the present revision, of one snapshot."""
-        return Now._make(self._one(queries.SESSION_NOW, (sdk_app_id, session_id)))
+        return SessionAt._make(self._one(queries.SESSION_NOW, (sdk_app_id, session_id)))
 
     def session(self, sdk_app_id: int, session_id: str) -> bytes | None:
         """Read a session as it is now, of the snapshot that is open."""

@@ -169,7 +169,7 @@ class SnapshotSelection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def one_of(columns: dict[str, Values]) -> Where:
-    """Return the condition that each column has one of its values, if it has any."""
+    """Return the condition that each column has one of its values; no values = any."""
     listed = {column: values for column, values in columns.items() if values}
     sql = "".join(
         f" AND {column} IN ({','.join('?' * len(values))})" for column, values in listed.items()

@@ -14,7 +14,7 @@ from desk.v1 import event_pb2, session_pb2
 
 from callback.catalogue import BEGIN_HEAD_START, EventType
 from callback.decoder import MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MIN_EVENT_TIME
-from service.history import LIMITS
+from service.history import LIMITS, Limits
 from service.session import MAX_AGENTS, Core, Facts, Session
 from service.view.errors import sqlite_errors
 
@@ -38,8 +38,12 @@ WAL_KEPT = 64 * 1024 * 1024
 SCHEMA = files("service.view").joinpath("schema.sql").read_text()
 
 
+BOUNDS = (BEGIN_HEAD_START, MIN_EVENT_TIME, MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MAX_AGENTS)
+"""Bounds of single callbacks and sessions that decide what a view contains."""
+
+
 @cache
-def fingerprint() -> str:
+def fingerprint(limits: Limits = LIMITS, bounds: tuple[int, ...] = BOUNDS) -> str:
     """Return a hash of catalogue, limits, formats, messages and fold version: 12 hex digits.
 
     Equal fingerprints make equal views of equal journals.
@@ -48,8 +52,8 @@ def fingerprint() -> str:
     for part in (
         str(FOLD_VERSION),
         str([(event.name, event.row) for event in EventType]),
-        str((BEGIN_HEAD_START, MIN_EVENT_TIME, MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MAX_AGENTS)),
-        str(LIMITS),
+        str(bounds),
+        str(limits),
         str([kind.__struct_fields__ for kind in (Facts, Core, Session)]),
         SCHEMA,
     ):

@@ -45,7 +45,7 @@ def append(journal: Journal, bodies: list[bytes], *, kind: Kind = Kind.CALLBACK)
 
 
 def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
-    """What a reader of the view sees now; nothing if there is no view yet."""
+    """Read the rows that a reader of the view sees now; none if there is no view yet."""
     try:
         db = store.open_reader(store.locate(folder))
     except ViewUnavailable:
@@ -73,7 +73,7 @@ def lines(logs: Sequence[Mapping[str, Any]], *events: str) -> list[Mapping[str, 
 
 
 def inode_of(path: Path) -> int:
-    """Which file is there; 0 = none."""
+    """Return the inode of the file; 0 if there is none."""
     try:
         return path.stat().st_ino
     except FileNotFoundError:

@@ -73,7 +73,7 @@ class Checkout:
 
     @property
     def log(self) -> list[str]:
-        """What was done: `python3.x` for an environment made with it, `pip` for an installation."""
+        """Steps taken: `python3.x` for an environment made with it, `pip` for an installation."""
         log = self.directory / "log"
         return log.read_text().split() if log.exists() else []
 

@@ -12,6 +12,9 @@ import pytest
 from service.view.store import fingerprint
 from tests.support.processes import ROOT, SDK_APP_ID, environment, run, start
 
+STUBS_PYTHON = str(ROOT / ".venv" / "stubs" / "bin" / "python")
+"""The interpreter of `make stubs`; `make test` installs it."""
+
 NOON = 1_725_540_000_000
 
 ROWS = """
@@ -83,8 +86,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert enum
     last = max(map(int, re.findall(r"= (\d+);", enum[0])))
     proto.write_text(text.replace(enum[0], enum[0] + NUMBERS.format(last + 1, last + 2)))
-    for tool in ("stubs", "states"):  # `make stubs diagram`
-        in_tree(copy, "-m", f"tools.{tool}")
+    for tool, interpreter in (("stubs", STUBS_PYTHON), ("states", sys.executable)):
+        in_tree(copy, "-m", f"tools.{tool}", interpreter=interpreter)
     return copy
 
 
@@ -92,9 +95,11 @@ def settings(tree: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{tree}:{tree / 'client'}"}
 
 
-def python(tree: Path, *arguments: str, **others: str) -> subprocess.CompletedProcess[str]:
+def python(
+    tree: Path, *arguments: str, interpreter: str = sys.executable, **others: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments],
+        [interpreter, *arguments],
         env=environment({**settings(tree), **others}),
         cwd=tree,
         capture_output=True,
@@ -104,9 +109,9 @@ def python(tree: Path, *arguments: str, **others: str) -> subprocess.CompletedPr
     )
 
 
-def in_tree(tree: Path, *arguments: str) -> list[str]:
+def in_tree(tree: Path, *arguments: str, interpreter: str = sys.executable) -> list[str]:
     """Run Python in the copy; return the lines that it prints."""
-    done = python(tree, *arguments)
+    done = python(tree, *arguments, interpreter=interpreter)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

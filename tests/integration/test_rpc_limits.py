@@ -61,9 +61,9 @@ async def test_one_address_may_have_half_of_the_waiters_and_another_the_rest():
         await until(lambda: waits_in_vain(worker))
         async with worker.from_address(ELSEWHERE) as channel:
             elsewhere: Any = SessionServiceStub(channel)
-            error = await refusal(elsewhere.GetSession(later, timeout=0.5))
+            error = await refusal(elsewhere.GetSession(later, timeout=1))
             assert reason(error) == "REVISION_NOT_REACHED"
-            error = await refusal(elsewhere.WaitForState(ended, timeout=0.5))
+            error = await refusal(elsewhere.WaitForState(ended, timeout=1))
             assert reason(error) == "STATE_NOT_REACHED"
         assert not waiting.done()
         waiting.cancel()
@@ -72,7 +72,7 @@ async def test_one_address_may_have_half_of_the_waiters_and_another_the_rest():
 async def waits_in_vain(worker: Worker) -> bool:
     """Return True if a call that would have to wait is refused."""
     request = GetSessionRequest(session_id=SESSION, min_revision=9)
-    error = await refusal(worker.sessions.GetSession(request, timeout=0.3))
+    error = await refusal(worker.sessions.GetSession(request, timeout=1))
     return reason(error) == "TOO_MANY_WAITERS"
 
 
@@ -312,7 +312,7 @@ async def test_quotas_are_given_back_whatever_a_call_ends_with():
         unknown = GetSessionRequest(session_id="nobody")
 
         async def waits() -> str:
-            return await ends_with(sessions.GetSession(later, timeout=0.2))
+            return await ends_with(sessions.GetSession(later, timeout=1))
 
         for _ in range(3):
             waiting = sessions.GetSession(later)

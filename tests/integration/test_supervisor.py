@@ -42,7 +42,8 @@ def test_a_part_that_dies_is_started_again(supervise, signum):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_parts_are_stopped_stage_by_stage(supervise, signum):
-    with supervise("two-stages") as running:
+    # Under nohup the tests ignore SIGHUP, and a child would inherit that.
+    with supervise("two-stages", prepare=lambda: signal.signal(signum, signal.SIG_DFL)) as running:
         running.ready()
         children = running.children()
         assert running.terminate(signum) == 0

@@ -112,7 +112,7 @@ FIELDS = {
     "IsContactUser": st.booleans() | st.sampled_from([0, 1]),
     "MsgBody": st.lists(DOCUMENTS, max_size=2),
 }
-"""What the fields of a callback may be, right or wrong; those not named here are texts."""
+"""Values of the fields of a callback, right or wrong; those not named here are texts."""
 NAMES = [each.encode_name for each in msgspec.structs.fields(Callback)]
 
 

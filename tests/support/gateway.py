@@ -78,7 +78,7 @@ def query(**parameters: Any) -> str:
 
 @dataclass
 class Gateway:
-    """Where it listens, and what it keeps."""
+    """The address that it listens on, and the entries that it keeps."""
 
     port: int
     journal: Journal

@@ -259,37 +259,37 @@ def state_of(steps: Steps) -> str:
 
 def figures(steps: Steps, too_long: int) -> dict[str, Any]:
     """Return the fields of desk.v1.Session by name, without key and revision."""
-    story = [step for step in steps if step.outcome == ACCEPTED]
+    accepted = [step for step in steps if step.outcome == ACCEPTED]
     times = [s.document["EventTime"] for s in steps if s.outcome in (ACCEPTED, UNRECOGNISED)]
-    reply = first(story, lambda step: step.event == "Human.AgentSendMsg" and in_session(step))
-    asked = entered(story, "TRANSFERRING")
-    joined = entered(story, "WITH_AGENT")
+    reply = first(accepted, lambda step: step.event == "Human.AgentSendMsg" and in_session(step))
+    asked = entered(accepted, "TRANSFERRING")
+    joined = entered(accepted, "WITH_AGENT")
     since = asked if asked is not None and reply is not None and asked <= reply else joined
-    reasons = (END_REASONS[step.event] for step in story if step.event in END_REASONS)
+    reasons = (END_REASONS[step.event] for step in accepted if step.event in END_REASONS)
     return {
         "state": state_of(steps),
         "end_reason": next(reasons, "UNSPECIFIED"),
-        "client_user_id": first_named(story, "ClientUserId"),
-        "customer_service_id": first_named(story, "CustomerServiceId"),
-        "channel_type": first_named(story, "ChannelType"),
-        "begun_at": first(story, lambda step: step.event == "SessionBegin"),
+        "client_user_id": first_named(accepted, "ClientUserId"),
+        "customer_service_id": first_named(accepted, "CustomerServiceId"),
+        "channel_type": first_named(accepted, "ChannelType"),
+        "begun_at": first(accepted, lambda step: step.event == "SessionBegin"),
         "transfer_requested_at": asked,
-        "queued_at": entered(story, "QUEUED"),
+        "queued_at": entered(accepted, "QUEUED"),
         "agent_joined_at": joined,
         "first_agent_reply_at": reply,
-        "closing_at": entered(story, "CLOSING"),
-        "ended_at": entered(story, "ENDED"),
+        "closing_at": entered(accepted, "CLOSING"),
+        "ended_at": entered(accepted, "ENDED"),
         "last_event_at": max(times, default=None),
-        "queue_wait": stays(story, {"QUEUED"}),
-        "handle_time": stays(story, {"WITH_AGENT", "FORWARDED"}),
+        "queue_wait": stays(accepted, {"QUEUED"}),
+        "handle_time": stays(accepted, {"WITH_AGENT", "FORWARDED"}),
         "first_response": None if reply is None or since is None else reply - since,
-        "user_messages": messages(story, "ChatBot.UserSendMsg", "Human.UserSendMsg"),
-        "robot_messages": messages(story, "ChatBot.RobotSendMsg"),
-        "agent_messages": messages(story, "Human.AgentSendMsg"),
-        "forwards": sum(step.event == "AgentForward" for step in story),
+        "user_messages": messages(accepted, "ChatBot.UserSendMsg", "Human.UserSendMsg"),
+        "robot_messages": messages(accepted, "ChatBot.RobotSendMsg"),
+        "agent_messages": messages(accepted, "Human.AgentSendMsg"),
+        "forwards": sum(step.event == "AgentForward" for step in accepted),
         "rejected_events": sum(s.outcome[0] == "REJECTED" for s in steps) + too_long,
-        "satisfaction": rating(story),
-        **agents(story),
+        "satisfaction": rating(accepted),
+        **agents(accepted),
     }
 
 
@@ -298,21 +298,21 @@ def in_session(step: Step) -> bool:
     return step.before != "CLOSING"
 
 
-def first(story: Steps, wanted: Callable[[Step], bool]) -> int | None:
-    return next((step.document["EventTime"] for step in story if wanted(step)), None)
+def first(accepted: Steps, wanted: Callable[[Step], bool]) -> int | None:
+    return next((step.document["EventTime"] for step in accepted if wanted(step)), None)
 
 
-def entered(story: Steps, state: str) -> int | None:
-    return first(story, lambda step: step.after == state != step.before)
+def entered(accepted: Steps, state: str) -> int | None:
+    return first(accepted, lambda step: step.after == state != step.before)
 
 
-def first_named(story: Steps, field: str) -> str:
-    return next(filter(None, (name(step.document, field) for step in story)), "")
+def first_named(accepted: Steps, field: str) -> str:
+    return next(filter(None, (name(step.document, field) for step in accepted)), "")
 
 
-def stays(story: Steps, states: set[str]) -> int | None:
+def stays(accepted: Steps, states: set[str]) -> int | None:
     total, since = None, 0
-    for document, _, before, after in story:
+    for document, _, before, after in accepted:
         if after in states and before not in states:
             since = document["EventTime"]
         if before in states and after not in states:
@@ -320,21 +320,23 @@ def stays(story: Steps, states: set[str]) -> int | None:
     return total
 
 
-def messages(story: Steps, *events: str) -> int:
+def messages(accepted: Steps, *events: str) -> int:
     """Count the messages of one side. A message reported again with its key counts once."""
-    keys = [name(step.document, "MsgKey") for step in story if step.event in events]
+    keys = [name(step.document, "MsgKey") for step in accepted if step.event in events]
     return sum(not key or key != before for before, key in zip(["", *keys], keys, strict=False))
 
 
-def rating(story: Steps) -> int:
-    given = [s.document["SatisfactionSelected"] for s in story if s.event == "SatisfactionSelected"]
+def rating(accepted: Steps) -> int:
+    given = [
+        s.document["SatisfactionSelected"] for s in accepted if s.event == "SatisfactionSelected"
+    ]
     return next((stars for stars in reversed(given) if stars in (1, 2, 3, 4, 5)), 0)
 
 
-def agents(story: Steps) -> dict[str, Any]:
+def agents(accepted: Steps) -> dict[str, Any]:
     """Return the present agent, the last agents, and the number of agents."""
     current, remembered, count = "", [], 0
-    for step in story:
+    for step in accepted:
         if step.event in ("TransferringToHuman", "TransferringToHumanWait", "NoAgentOnline"):
             current = ""
         for agent in named(step):

@@ -81,7 +81,7 @@ def _mutate(random: Random, wire: bytes) -> bytes:
 
 
 def read_by_us(wire: bytes, pieces: int | None = None) -> Reading | None:
-    """What our parser reads; None: refused, or not all there."""
+    """Return the request that our parser reads; None if it is refused or incomplete."""
     parser = Parser(None)
     size = 0
     while size < len(wire) and not parser.completed:
@@ -94,7 +94,7 @@ def read_by_us(wire: bytes, pieces: int | None = None) -> Reading | None:
 
 
 def read_by_h11(wire: bytes) -> Reading | str:
-    """What h11 reads, or why it does not."""
+    """Return the request that h11 reads, or the reason why it reads none."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(wire)
     try:

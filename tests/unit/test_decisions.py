@@ -1,4 +1,4 @@
-"""What was decided where Desk's documentation is silent: one example each (docs/callbacks.md).
+"""Decisions where Desk's documentation is silent: one example each (docs/callbacks.md).
 
 Entries go in, and the feed and the sessions that come out are looked at.
 """
@@ -28,7 +28,7 @@ LATER = NOON + 100 * SECOND
 
 
 class Seen(NamedTuple):
-    """What a view holds."""
+    """The content of a view."""
 
     records: list[SessionRecord]
     sessions: dict[str, Session]

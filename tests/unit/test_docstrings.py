@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("benchmarks", "callback", "client", "command", "gateway", "journal", "service")
-ROOMS += ("simulator", "storage", "tools")
+ROOMS += ("examples", "simulator", "storage", "tests", "tools")
 QUESTION_WORDS = {"How", "If", "That", "What", "When", "Where", "Whether", "Which", "Who", "Why"}
 
 

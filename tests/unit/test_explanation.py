@@ -1,4 +1,4 @@
-"""How late a callback was, as an explanation tells it."""
+"""The lateness of callbacks in an explanation."""
 
 from callback.decoder import MAX_EVENT_TIME, decode
 from service.explanation import explained

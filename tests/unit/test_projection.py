@@ -1,4 +1,4 @@
-"""What the view holds after given callbacks: rejections, revisions, numbers, a known digest."""
+"""The content of a view after given callbacks: rejections, revisions, numbers, a known digest."""
 
 from contextlib import closing
 from pathlib import Path
