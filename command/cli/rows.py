@@ -137,24 +137,20 @@ class Table(Printer[Row]):
         self._columns, self._choose = list(columns), choose
         self._cell, self._style = cell or cell_text, style
         self._room = terminal_width()
-        self._naturals: list[int] = []
+        self._naturals = [max(column.usual, *map(cell_len, _title(column))) for column in columns]
+        self._widths: list[int] = []
         self._left_out: list[str] = []
 
     def add(self, rows: Sequence[Row]) -> None:
         if not rows:
             return
-        first = not self._naturals
-        if first:
-            self._naturals = [
-                max(column.usual, *map(cell_len, _title(column))) for column in self._columns
-            ]
         lines = self._measured(rows)
-        if first and self._choose:
+        if first := not self._widths:
             lines = self._fitting(lines)
-        widths = self._widths()
+        self._widen()
         if first:
-            self._print_header(widths)
-        texts = [self._line(line, widths) for line in lines]
+            self._print_header()
+        texts = [self._line(line) for line in lines]
         styles = map(self._style, rows)
         click.echo(
             "\n".join(
@@ -179,44 +175,37 @@ class Table(Printer[Row]):
         return lines
 
     def _fitting(self, lines: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Keep the columns for which there is room."""
+        """Keep the columns for which there is room, each at its least width."""
         places: list[int] = []
-        used = 0
-        for place, column in enumerate(self._columns):
-            least = self._least(place)
-            if not places or used + len(GAP) + least <= self._room:
-                used += least + len(GAP) * bool(places)
+        for place, (column, natural) in enumerate(zip(self._columns, self._naturals, strict=True)):
+            least = min(natural, column.narrowest or natural)
+            if not places or not self._choose or self._free() >= len(GAP) + least:
                 places.append(place)
+                self._widths.append(least)
             else:
                 self._left_out.append(column.name)
         self._columns = [self._columns[place] for place in places]
         self._naturals = [self._naturals[place] for place in places]
         return [[line[place] for place in places] for line in lines]
 
-    def _least(self, place: int) -> int:
-        natural = self._naturals[place]
-        return min(natural, self._columns[place].narrowest or natural)
+    def _free(self) -> int:
+        return self._room - sum(self._widths) - len(GAP) * (len(self._widths) - 1)
 
-    def _widths(self) -> list[int]:
-        """Return the widths: what is left over goes to the columns that were made narrower."""
-        widths = [self._least(place) for place in range(len(self._columns))]
-        free = max(0, self._room - sum(widths) - len(GAP) * (len(widths) - 1))
+    def _widen(self) -> None:
+        """Give the room that is left to the columns that need it. None ever becomes narrower."""
         for place, natural in enumerate(self._naturals):
-            more = min(free, natural - widths[place])
-            widths[place] += more
-            free -= more
-        return widths
+            self._widths[place] += max(0, min(self._free(), natural - self._widths[place]))
 
-    def _print_header(self, widths: Sequence[int]) -> None:
+    def _print_header(self) -> None:
         titles = [reversed(_title(column)) for column in self._columns]
         for words in reversed(list(zip_longest(*titles, fillvalue=""))):
-            click.echo(self._line(words, widths))
-        click.echo("─" * min(self._room, sum(widths) + len(GAP) * (len(widths) - 1)))
+            click.echo(self._line(words))
+        click.echo("─" * min(self._room, self._room - self._free()))
 
-    def _line(self, cells: Sequence[str], widths: Sequence[int]) -> str:
+    def _line(self, cells: Sequence[str]) -> str:
         padded = [
             _padded(text, width, right=column.right)
-            for column, text, width in zip(self._columns, cells, widths, strict=True)
+            for column, text, width in zip(self._columns, cells, self._widths, strict=True)
         ]
         return GAP.join(padded).rstrip()
 

@@ -44,9 +44,9 @@ def table(width: int, columns=SESSIONS.columns) -> Table[Session]:
         return Table(columns)
 
 
-@given(ROWS, st.integers(45, 400))
-def test_a_table_fits_and_names_the_columns_that_do_not(rows, width):
-    out, err = printed(table(width), rows)
+@given(ROWS, ROWS, st.integers(45, 400))
+def test_a_table_fits_and_names_the_columns_that_do_not(rows, later, width):
+    out, err = printed(table(width), rows, later)
     assert max(map(cell_len, out.splitlines())) <= width
     title, _ = out.split("─", 1)
     named = err.removeprefix(f"desk: {width} characters have no room for ").split(";")[0]
