@@ -56,8 +56,8 @@ _SESSION_LOOKS: dict[str, dict[str, Any]] = {
     "session_id": {"title": "SESSION"},
     "sdk_app_id": {"title": "APP"},
     "begun_at": {"title": "BEGUN"},
-    "agent_id": {"title": "AGENT", "narrowest": 10},
-    "client_user_id": {"title": "USER", "narrowest": 10},
+    "agent_id": {"title": "AGENT", "narrowest": 16},
+    "client_user_id": {"title": "USER", "narrowest": 16},
     "end_reason": {"title": "END"},
     "last_event_at": {"title": "LAST EVENT"},
     "queue_wait": {"title": "WAIT", "right": True},
@@ -189,8 +189,8 @@ _RECORD_COLUMNS: list[Column[SessionRecord]] = [
     Column("late_by", _late_by, "LATE", right=True),
     _field("revised"),
     Column("note", _note, narrowest=12, composed=True),
-    _field("agent_id", _event, title="AGENT", narrowest=10),
-    _field("client_user_id", _event, title="USER", narrowest=10),
+    _field("agent_id", _event, title="AGENT", narrowest=16),
+    _field("client_user_id", _event, title="USER", narrowest=16),
     _field("channel_type", _event, title="CHANNEL", narrowest=10),
     Column("satisfaction", lambda record: _stars(record.event), "RATING", right=True),
 ]
@@ -212,9 +212,9 @@ REJECTIONS: Layout[SessionRecord] = Layout(
 )
 
 _FEED_LOOKS: dict[str, dict[str, Any]] = {
-    "revision": {"usual": 6},
+    "revision": {"title": "REV", "usual": 6},
     "session": {"usual": SHORT_ID},
-    "event": {"usual": 23, "narrowest": 16},
+    "event": {"usual": 23, "narrowest": 18},
     "session_state": {"usual": 12},
     "effect": {"usual": 25},
     "note": {"usual": 12},

@@ -123,7 +123,7 @@ def test_watch_marks_what_is_late_or_revised_and_shows_the_state_at_present(desk
     with watching(desk.target, "--from-start", "--session", "revised", *both) as watch:
         watch.wait_for(lambda watch: len(watch.lines) >= 8, "line 8")
         title, _, begin, impossible, closing, ended, late, revised = map(cells, watch.lines)
-        assert title[:6] == ["REVISION", "TIME", "SESSION", "EVENT", "STATE", "NOTE"]
+        assert title[:6] == ["REV", "TIME", "SESSION", "EVENT", "STATE", "NOTE"]
         assert begin[1:7] == [
             "2024-09-05 20:40:20.000+08:00",
             "revised",
