@@ -1,13 +1,14 @@
-"""The addresses of the processes of this machine, for the commands that ask them.
+"""The addresses of the processes of this machine, and their directory, for other commands.
 
 Reads single variables, not `command.settings`: a client needs no complete configuration.
 """
 
 import os
+from pathlib import Path
 
 from dotenv import dotenv_values
 
-from command.address import DEFAULT_GRPC, DEFAULT_HTTP, Address
+from command.address import DEFAULT_DATA_DIR, DEFAULT_GRPC, DEFAULT_HTTP, Address
 
 
 def gateway_address() -> Address:
@@ -30,16 +31,33 @@ def service_address() -> Address:
     return _listening("DESK_GRPC_LISTEN", DEFAULT_GRPC)
 
 
+def data_directory() -> Path:
+    """Return the directory of journal and view.
+
+    Raises:
+        ValueError: `.env` is not UTF-8.
+        OSError: `.env` exists and cannot be read.
+    """
+    return Path(setting("DESK_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
+
+
 def _listening(variable: str, default: Address) -> Address:
-    value = os.environ.get(variable) or _from_file(variable) or str(default)
+    value = setting(variable) or str(default)
     try:
         return Address.parse(value).from_here()
     except ValueError as error:
         raise ValueError(f"{variable} {error}") from None
 
 
-def _from_file(variable: str) -> str | None:
-    """Return the value in `.env` of the working directory, which the servers read as well."""
+def setting(variable: str) -> str | None:
+    """Return the value in the environment, or in `.env`, which the servers read as well.
+
+    Raises:
+        ValueError: `.env` is not UTF-8.
+        OSError: it exists and cannot be read.
+    """
+    if value := os.environ.get(variable):
+        return value
     try:
         given = dotenv_values(".env")
     except UnicodeDecodeError:

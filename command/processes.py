@@ -21,8 +21,10 @@ from command.address import Address
 from command.settings import Settings
 from command.signals import on_stop_request
 from command.supervisor import Notifier, ProcessSpec
+from command.tokens import CallbackTokens
 
 if TYPE_CHECKING:
+    from gateway.authentication import Authenticator
     from journal.backlog import Backlog
     from journal.port import JournalReader, JournalWriter
 
@@ -33,6 +35,9 @@ OPEN_RETRY = 0.2
 
 WARN_AFTER = 5.0
 """Seconds of such attempts after which a warning is logged."""
+
+TOKENS_EVERY = 1.0
+"""Seconds between two looks at the callback tokens."""
 
 log = structlog.get_logger()
 
@@ -58,6 +63,7 @@ def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket)
     """Run the gateway: receive callbacks on `listener`, append them to the journal."""
     with _process(notifier, settings, "gateway"):
         from gateway.app import create_app
+        from gateway.authentication import Authenticator
         from gateway.limits import Limits
         from gateway.options import Options
         from gateway.waitress_server import GreenletEvent, Server
@@ -68,16 +74,31 @@ def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket)
             path=settings.callback_path,
         )
         stop = threading.Event()
-        on_stop_request(stop.set)
+        tokens = CallbackTokens(settings)
+        on_stop_request(stop.set, reload=tokens.reload)
         journal = _open_with_retries(lambda: _open_writer(settings), stop)
         if journal is not None:
             with closing(journal):
-                app = create_app(journal, options, event=GreenletEvent)
+                authenticator = Authenticator(options.sdk_app_ids, options.tokens)
+                app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
+                _follow_tokens(tokens, authenticator, stop)
                 limits = Limits(per_address=settings.http_connections_per_address)
                 server = Server(app, listener, limits)
                 _when_set(stop, server.stop)
                 _report_ready(notifier)
                 server.run()
+
+
+def _follow_tokens(
+    tokens: CallbackTokens, authenticator: "Authenticator", stop: threading.Event
+) -> None:
+    def follow() -> None:
+        while True:
+            authenticator.replace(tokens.refresh(time.time()))
+            if stop.wait(TOKENS_EVERY):
+                return
+
+    threading.Thread(target=follow, name="tokens", daemon=True).start()
 
 
 def run_follower(notifier: Notifier, settings: Settings) -> None:
@@ -87,7 +108,7 @@ def run_follower(notifier: Notifier, settings: Settings) -> None:
 
         stop = threading.Event()
         on_stop_request(stop.set)
-        journal = _open_with_retries(lambda: _open_reader(settings), stop)
+        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop)
         if journal is not None:
             with closing(journal):
                 work = Follower(journal, settings.data_dir)
@@ -102,12 +123,23 @@ def run_rpc_worker(notifier: Notifier, settings: Settings, address: Address, nam
 
 
 async def _serve(notifier: Notifier, settings: Settings, address: Address) -> None:
+    from service.clients import ClientsFile
     from service.rpc.server import serve
+    from service.rpc.tls import Tls
     from service.view.store import locate
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    on_stop_request(lambda: _set(loop, stop))
+    files = settings.certificate_files()
+    tls = Tls(files) if files else None
+    clients = ClientsFile(settings.clients_file, period=0.0) if settings.clients_file else None
+
+    def reload() -> None:
+        for each in (tls, clients):
+            if each:
+                each.reload()
+
+    on_stop_request(lambda: _set(loop, stop), reload=reload)
     await serve(
         locate(settings.data_dir),
         str(address),
@@ -115,6 +147,8 @@ async def _serve(notifier: Notifier, settings: Settings, address: Address) -> No
         journal_backlog=_backlog(settings),
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
+        tls=tls,
+        clients=clients,
     )
 
 
@@ -157,6 +191,16 @@ def _open_reader(settings: Settings) -> "JournalReader":
     return SqliteReader(settings.data_dir / JOURNAL_FILE)
 
 
+def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
+    """Open the journal for the follower, which waits for a damaged one to be mended."""
+    from journal.errors import Damaged, Unavailable
+
+    try:
+        return _open_reader(settings)
+    except Damaged as error:
+        raise Unavailable(str(error)) from error
+
+
 def _backlog(settings: Settings) -> "Backlog":
     from journal.backlog import Backlog
 
@@ -182,11 +226,13 @@ def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | Non
 def _process(notifier: Notifier, settings: Settings, role: str) -> Iterator[None]:
     """Configure the log. Report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
+    from service.certificates import CertificateProblem
+    from service.clients import ClientsProblem
 
     logs.configure(settings, role)
     try:
         yield
-    except Unavailable as error:
+    except (Unavailable, CertificateProblem, ClientsProblem) as error:
         notifier.trouble(str(error))
         sys.exit(1)
     except JournalError as error:

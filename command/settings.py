@@ -6,8 +6,11 @@ secret.
 
 import difflib
 import re
+import time
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
 from pydantic import field_validator as check
@@ -20,8 +23,10 @@ from pydantic_settings import (
 )
 
 from callback.decoder import SAMPLE_SDK_APP_ID
-from command.address import DEFAULT_GRPC, DEFAULT_HTTP, Address
+from command.address import DEFAULT_DATA_DIR, DEFAULT_GRPC, DEFAULT_HTTP, Address
 from gateway.options import check_callback_path
+from service.certificates import CertificateFiles, CertificateProblem
+from service.clients import ClientsProblem, end_of, read_clients
 
 MAX_SDK_APP_ID = 2**63 - 1
 
@@ -35,9 +40,22 @@ MAX_TOKEN_FILE = 64 * 1024
 """Bytes of a file with tokens."""
 
 _PREFIX = "DESK_"
-_CLIENT_SETTINGS = ("target", "simulate_token")
+_CLIENT_SETTINGS = (
+    *("target", "simulate_token"),
+    *("client_tls_ca", "client_tls_cert", "client_tls_key", "client_tls_name", "client_key_file"),
+)
 
-Tokens = dict[int, tuple[SecretStr, ...]]
+_UNTIL = ";until="
+
+
+class Token(NamedTuple):
+    """A callback token, and the last day on which it is valid, in UTC; None = no end."""
+
+    secret: SecretStr
+    until: date | None
+
+
+Tokens = dict[int, tuple[Token, ...]]
 
 
 class SettingsError(Exception):
@@ -73,8 +91,26 @@ def _read_tokens(text: str) -> Tokens:
         app, _, token = (part.strip() for part in pair.partition("="))
         if not token or not re.fullmatch(r"[0-9]{1,19}", app):
             raise ValueError(f"entry {place} is not of the form appid=token")
-        tokens[int(app)] = (*tokens.get(int(app), ()), SecretStr(token))
+        tokens[int(app)] = (*tokens.get(int(app), ()), _read_token(token, place))
     return tokens
+
+
+def _read_token(text: str, place: int) -> Token:
+    secret, until, day = text.partition(_UNTIL)
+    if not until:
+        return Token(SecretStr(text), None)
+    try:
+        last_day = date.fromisoformat(day.strip())
+    except ValueError:
+        raise ValueError(f"entry {place} has no day such as 2026-12-31 after {_UNTIL}") from None
+    if not secret.strip():
+        raise ValueError(f"entry {place} has no token before {_UNTIL}")
+    return Token(SecretStr(secret.strip()), last_day)
+
+
+def _check_apps(tokens: Tokens, apps: Any, variable: str) -> None:
+    if strangers := sorted(set(tokens) - set(apps)):
+        raise ValueError(f"{variable} has a token for app {strangers[0]}, which is not configured")
 
 
 def _read_token_file(path: Path) -> Tokens:
@@ -92,6 +128,13 @@ def _read_token_file(path: Path) -> Tokens:
         raise ValueError(f"{named} is not UTF-8") from None
     except ValueError as error:
         raise ValueError(f"{named} {error}") from None
+
+
+def _check_certificate(files: CertificateFiles) -> None:
+    try:
+        files.read()
+    except CertificateProblem as problem:
+        raise ValueError(f"cannot be used: {problem}") from None
 
 
 def _parsed(read: Any) -> BeforeValidator:
@@ -117,11 +160,16 @@ class Settings(BaseSettings):
         callback_tokens_file: the file to read `callback_tokens` from.
         callback_tokens: by app, the tokens that a signature may be made with. Callbacks of an app
             without tokens need no signature.
+        allow_unsigned: apps without tokens are meant; there is no warning.
         http_listen: address of the gateway.
         http_connections_per_address: connections that the gateway takes from one address. 0: no
             limit; None: half of all connections.
         callback_path: path of the callback URL.
-        grpc_insecure: the network is trusted: gRPC without TLS may leave the machine.
+        grpc_tls_cert: the certificate chain of gRPC, in PEM; None: no TLS.
+        grpc_tls_key: its key.
+        grpc_client_ca: the authorities whose certificates clients must have; None: they need none.
+        clients_file: the clients of gRPC; None: whoever can connect may do everything.
+        grpc_insecure: the network is trusted: gRPC may leave the machine unprotected.
         grpc_listen: address of the rpc workers.
         data_dir: directory of journal and view; absolute.
         journal: engine of the journal; `sqlite` is a file in `data_dir`.
@@ -144,14 +192,19 @@ class Settings(BaseSettings):
     callback_tokens: Annotated[Tokens, NoDecode] = Field(
         default={}, validate_default=True, repr=False
     )
+    allow_unsigned: bool = False
     http_listen: Listen = DEFAULT_HTTP
     http_connections_per_address: (
         Annotated[int, _parsed(lambda text: _whole_number(text, 0, MAX_CONNECTIONS))] | None
     ) = None
     callback_path: str = "/"
+    grpc_tls_cert: Path | None = None
+    grpc_tls_key: Path | None = None
+    grpc_client_ca: Path | None = None
+    clients_file: Path | None = None
     grpc_insecure: bool = False
     grpc_listen: Listen = DEFAULT_GRPC
-    data_dir: Path = Field(default=Path("data"), validate_default=True)
+    data_dir: Path = Field(default=Path(DEFAULT_DATA_DIR), validate_default=True)
     journal: str = "sqlite"
     rpc_workers: Annotated[int, _parsed(lambda text: _whole_number(text, 1, MAX_RPC_WORKERS))] = 1
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -170,11 +223,8 @@ class Settings(BaseSettings):
     @check("callback_tokens")
     @classmethod
     def _of_configured_apps(cls, tokens: Tokens, info: ValidationInfo) -> Tokens:
-        strangers = sorted(set(tokens) - set(info.data.get("sdk_app_ids", tokens)))
-        if strangers:
-            file = "_FILE" if info.data.get("callback_tokens_file") else ""
-            named = f"DESK_CALLBACK_TOKENS{file}"
-            raise ValueError(f"{named} has a token for app {strangers[0]}, which is not configured")
+        file = "_FILE" if info.data.get("callback_tokens_file") else ""
+        _check_apps(tokens, info.data.get("sdk_app_ids", tokens), f"DESK_CALLBACK_TOKENS{file}")
         return tokens
 
     @check("callback_path")
@@ -183,15 +233,54 @@ class Settings(BaseSettings):
         check_callback_path(path)
         return path
 
+    @check("grpc_tls_key")
+    @classmethod
+    def _with_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        chain = info.data.get("grpc_tls_cert")
+        if (chain is None) != (key is None):
+            given, missing = ("CERT", "KEY") if chain else ("KEY", "CERT")
+            raise ValueError(f"DESK_GRPC_TLS_{given} needs DESK_GRPC_TLS_{missing} as well")
+        if chain and key:
+            _check_certificate(CertificateFiles(chain, key))
+        return key
+
+    @check("grpc_client_ca")
+    @classmethod
+    def _with_tls(cls, client_ca: Path | None, info: ValidationInfo) -> Path | None:
+        if client_ca is None:
+            return None
+        chain, key = info.data.get("grpc_tls_cert"), info.data.get("grpc_tls_key")
+        if chain and key:
+            _check_certificate(CertificateFiles(chain, key, client_ca))
+        elif "grpc_tls_key" in info.data:
+            raise ValueError("needs DESK_GRPC_TLS_CERT and DESK_GRPC_TLS_KEY")
+        return client_ca
+
+    @check("clients_file")
+    @classmethod
+    def _usable_clients(cls, path: Path | None) -> Path | None:
+        if path:
+            try:
+                read_clients(path)
+            except ClientsProblem as problem:
+                raise ValueError(f"cannot be used: {problem}") from None
+        return path
+
     @check("grpc_listen")
     @classmethod
-    def _loopback_or_trusted(cls, listen: Address, info: ValidationInfo) -> Address:
-        if not listen.is_loopback and not info.data.get("grpc_insecure", True):
-            raise ValueError(
-                f"{listen} leaves this machine and gRPC has no TLS here: listen on loopback, or "
-                "set DESK_GRPC_INSECURE=true if the network is trusted"
-            )
-        return listen
+    def _loopback_or_protected(cls, listen: Address, info: ValidationInfo) -> Address:
+        if listen.is_loopback or info.data.get("grpc_insecure", True):
+            return listen
+        if not info.data.get("grpc_tls_cert", True):
+            missing = "gRPC has no TLS here: set DESK_GRPC_TLS_CERT and _KEY"
+        elif not (info.data.get("grpc_client_ca", True) or info.data.get("clients_file", True)):
+            missing = "anybody may call: set DESK_CLIENTS_FILE or DESK_GRPC_CLIENT_CA"
+        else:
+            return listen
+        raise ValueError(
+            f"{listen} leaves this machine and {missing}, listen on loopback, or set "
+            "DESK_GRPC_INSECURE=true if the network is trusted"
+        )
 
     @check("data_dir")
     @classmethod
@@ -231,23 +320,54 @@ class Settings(BaseSettings):
             raise SettingsError([f".env cannot be read: {error.strerror}"]) from None
 
     def tokens(self) -> dict[int, tuple[str, ...]]:
-        """Return the tokens in clear text, to check signatures with."""
+        """Return the tokens that are valid now, in clear text, to check signatures with."""
+        return self.valid_tokens(self.callback_tokens, time.time())
+
+    @staticmethod
+    def valid_tokens(
+        tokens: Mapping[int, tuple[Token, ...]], now: float
+    ) -> dict[int, tuple[str, ...]]:
+        """Return the tokens that are valid at a Unix time; none for an app whose tokens ended."""
         return {
-            app: tuple(token.get_secret_value() for token in tokens)
-            for app, tokens in self.callback_tokens.items()
+            app: tuple(
+                token.secret.get_secret_value()
+                for token in given
+                if token.until is None or now < end_of(token.until)
+            )
+            for app, given in tokens.items()
         }
 
-    def warnings(self) -> list[str]:
-        """Return one line for each setting that is allowed, but probably a mistake."""
-        return [*self._unsigned_apps(), *map(_did_you_mean, self._unknown_variables())]
+    def read_tokens_again(self) -> Tokens:
+        """Read `callback_tokens_file` once more; raises ValueError if it is wrong."""
+        if self.callback_tokens_file is None:
+            return self.callback_tokens
+        tokens = _read_token_file(self.callback_tokens_file)
+        _check_apps(tokens, self.sdk_app_ids, "DESK_CALLBACK_TOKENS_FILE")
+        return tokens
+
+    def certificate_files(self) -> CertificateFiles | None:
+        """Return the files of gRPC's TLS; None without TLS."""
+        if self.grpc_tls_cert is None or self.grpc_tls_key is None:
+            return None
+        return CertificateFiles(self.grpc_tls_cert, self.grpc_tls_key, self.grpc_client_ca)
+
+    def warnings(self, *, gateway: bool = True) -> list[str]:
+        """Return one line for each setting that is allowed, but probably a mistake.
+
+        Args:
+            gateway: one of the processes takes callbacks.
+        """
+        unsigned = self._unsigned_apps() if gateway else []
+        return [*unsigned, *map(_did_you_mean, self._unknown_variables())]
 
     def _unsigned_apps(self) -> list[str]:
         unsigned = [str(app) for app in self.sdk_app_ids if app not in self.callback_tokens]
-        if not unsigned or (self.http_listen.is_loopback and not self.callback_tokens):
+        if not unsigned or self.allow_unsigned:
             return []
         apps = ", ".join(unsigned[:10]) + (", …" if unsigned[10:] else "")
         return [
-            f"DESK_CALLBACK_TOKENS has no token for app {apps}: its callbacks need no signature"
+            f"DESK_CALLBACK_TOKENS has no token for app {apps}: whoever reaches the gateway can "
+            "add callbacks; DESK_ALLOW_UNSIGNED=true if that is meant"
         ]
 
     @classmethod
@@ -268,6 +388,9 @@ class TrialSettings(Settings):
     def is_trial(self) -> bool:
         """True if no app is configured."""
         return "sdk_app_ids" not in self.model_fields_set
+
+    def _unsigned_apps(self) -> list[str]:
+        return [] if self.is_trial else super()._unsigned_apps()
 
 
 def _line(*, loc: tuple[int | str, ...], type: str, msg: str, **_: object) -> str:

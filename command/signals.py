@@ -1,6 +1,6 @@
-"""Requests to stop: from outside to the supervisor, from the supervisor to its children.
+"""Requests to stop or to reload: from outside to the supervisor, from it to its children.
 
-What stopping means is up to the caller.
+What they mean is up to the caller.
 """
 
 import multiprocessing
@@ -23,19 +23,23 @@ ORPHAN_WITHIN = 8.0
 class Signals:
     """SIGTERM, SIGINT and SIGHUP to wait for, inside a `with` block.
 
-    A signal that was ignored before stays ignored: `nohup` relies on it.
+    A signal that was ignored before stays ignored: `nohup` relies on it. SIGHUP asks to reload; if
+    the terminal is gone, it asks to stop.
 
     Attributes:
-        count: number of signals so far.
+        count: number of requests to stop so far.
+        reloads: number of requests to reload so far.
         insisted: True after a second Ctrl-C: stop at once.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.reloads = 0
         self.insisted = False
         self._first_at = 0.0
 
     def __enter__(self) -> Self:
+        self._has_terminal = _has_terminal()
         self._reader, self._writer = _wakeup_pipe()
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -58,6 +62,9 @@ class Signals:
             os.read(self._reader, 512)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
+        if signum == signal.SIGHUP and _has_terminal() == self._has_terminal:
+            self.reloads += 1
+            return
         now = time.monotonic()
         self._first_at = self._first_at or now
         self.count += 1
@@ -65,28 +72,45 @@ class Signals:
             self.insisted = True
 
 
-def on_stop_request(stop: Callable[[], None]) -> None:
+def on_stop_request(stop: Callable[[], None], reload: Callable[[], None] = lambda: None) -> None:
     """Call `stop` from a thread at SIGTERM or when the supervisor is gone. For child processes.
 
-    A child ignores Ctrl-C and the end of the terminal: the supervisor decides the order of ends.
+    A child ignores Ctrl-C: the supervisor decides the order of ends. `reload` is called from a
+    thread at each SIGHUP.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    requested, _ = _wakeup_pipe()
+    requests, _ = _wakeup_pipe()
     # A handler runs between any two instructions of the main thread, which may hold the lock that
-    # `stop` needs. So the handler does nothing and a thread does the rest.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    threading.Thread(target=_await_stop, args=(requested, stop), name="stop", daemon=True).start()
+    # `stop` needs. So the handlers do nothing and a thread does the rest.
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # the supervisor has blocked it
+    arguments = (requests, stop, reload)
+    threading.Thread(target=_await_requests, args=arguments, name="stop", daemon=True).start()
 
 
-def _await_stop(requested: int, stop: Callable[[], None]) -> None:
+def _await_requests(requests: int, stop: Callable[[], None], reload: Callable[[], None]) -> None:
     supervisor = multiprocessing.parent_process()
     gone = [supervisor.sentinel] if supervisor is not None else []
-    wait([requested, *gone])
+    while requests in wait([requests, *gone]):
+        signals = os.read(requests, 512)
+        if signal.SIGTERM in signals:
+            break
+        if signal.SIGHUP in signals:
+            reload()
     threading.Thread(target=stop, daemon=True).start()  # because it may block
     wait(gone)
     time.sleep(ORPHAN_WITHIN)
     os._exit(1)
+
+
+def _has_terminal() -> bool:
+    """Return True if the process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _wakeup_pipe() -> tuple[int, int]:

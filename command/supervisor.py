@@ -5,6 +5,7 @@ locks and gRPC's state. SIGTERM asks a child to stop; a child reports its state 
 """
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -111,7 +112,9 @@ class Supervisor:
         self._stop_within = stop_within
 
     def run(self) -> int:
-        """Run until SIGTERM, SIGINT or SIGHUP, or until a process cannot be kept running.
+        """Run until SIGTERM or SIGINT, or until a process cannot be kept running.
+
+        SIGHUP is passed on to all processes.
 
         Returns:
             The exit code: 0 = stopped by a signal, 1 = failed, or a process had to be killed.
@@ -126,8 +129,13 @@ class Supervisor:
         return 0 if ended and not self.failure else 1
 
     def _keep_running(self, signals: Signals) -> None:
-        announced = False
+        announced, reloads = False, 0
         while not signals.count:
+            if reloads != signals.reloads:
+                reloads = signals.reloads
+                log.info("reloading")
+                for child in self._children:
+                    child.reload()
             for child in self._children:
                 child.poll()
             if not announced and all(child.ready for child in self._children):
@@ -213,6 +221,10 @@ class _Child:
         if self.is_alive:
             self._process.terminate()
 
+    def reload(self) -> None:
+        if self.is_alive:
+            os.kill(self._process.pid, signal.SIGHUP)
+
     def kill(self) -> None:
         log.error("process_killed", name=self.spec.name, pid=self._process.pid)
         self._process.kill()
@@ -230,7 +242,7 @@ class _Child:
 
     def _spawn(self) -> Any:
         self._pipe, childs_end = _SPAWN.Pipe(duplex=False)
-        with childs_end, _interrupts_blocked():
+        with childs_end, _signals_blocked():
             process = _SPAWN.Process(  # daemon: killed also if the supervisor itself fails
                 target=self.spec.run,
                 args=(Notifier(childs_end), *self.spec.arguments),
@@ -291,12 +303,13 @@ def _killed_by(exit_code: int) -> str:
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Block SIGINT in a child until the child ignores it: Ctrl-C goes to the whole group."""
+def _signals_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGHUP in a child until it handles them: the whole group may get them."""
+    signals = {signal.SIGINT, signal.SIGHUP}
     # Start it now: otherwise the first child's start does, which unblocks SIGINT.
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)

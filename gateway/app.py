@@ -39,6 +39,7 @@ def create_app(
     journal: JournalWriter,
     options: Options,
     *,
+    authenticator: Authenticator | None = None,
     event: Callable[[], Waiter] = threading.Event,
     clock: Callable[[], float] = time.time,
     budget: float = BUDGET,
@@ -48,12 +49,14 @@ def create_app(
     Args:
         journal: keeps the callbacks.
         options: the operator's.
+        authenticator: whose tokens the caller may replace; None = one with those of the options.
         event: makes the event on which a request waits until its callback is durable.
         clock: Unix time in seconds.
         budget: seconds from the arrival of a request to its answer.
     """
     app = App(media_type=CONTENT_TYPE)
-    app.add_route(options.path, _CallbackUrl(journal, options, event, clock, budget))
+    authenticator = authenticator or Authenticator(options.sdk_app_ids, options.tokens)
+    app.add_route(options.path, _CallbackUrl(journal, authenticator, event, clock, budget))
     app.add_route(LIVE, _Probe(lambda req: ""))
     app.add_route(READY, _Probe(lambda req: req.env.get(CONDITION) or journal.trouble()))
     app.add_error_handler(Exception, _answer_unexpected)
@@ -66,13 +69,13 @@ class _CallbackUrl:
     def __init__(
         self,
         journal: JournalWriter,
-        options: Options,
+        authenticator: Authenticator,
         event: Callable[[], Waiter],
         clock: Callable[[], float],
         budget: float,
     ) -> None:
         self._journal = journal
-        self._authenticator = Authenticator(options.sdk_app_ids, options.tokens)
+        self._authenticator = authenticator
         self._event = event
         self._clock = clock
         self._budget = budget

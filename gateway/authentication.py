@@ -53,11 +53,15 @@ class Authenticator:
     Args:
         sdk_app_ids: the operator's apps.
         tokens: valid tokens by app, several during a rotation. An app without an entry needs no
-            signature.
+            signature; one whose entry is empty is refused.
     """
 
     def __init__(self, sdk_app_ids: frozenset[int], tokens: Mapping[int, tuple[str, ...]]) -> None:
         self._sdk_app_ids = sdk_app_ids
+        self.replace(tokens)
+
+    def replace(self, tokens: Mapping[int, tuple[str, ...]]) -> None:
+        """Put other tokens in force. May be called by any thread."""
         self._tokens = {
             app: tuple(token.encode() for token in valid) for app, valid in tokens.items()
         }
@@ -78,7 +82,7 @@ class Authenticator:
         sdk_app_id = int(claim)
         if sdk_app_id not in self._sdk_app_ids:
             raise NotAuthenticated(AuthenticationFault.NOT_OUR_APP, sdk_app_id=sdk_app_id)
-        if tokens := self._tokens.get(sdk_app_id):
+        if (tokens := self._tokens.get(sdk_app_id)) is not None:
             _check_signature(parameters, sdk_app_id, tokens, now)
         return sdk_app_id
 

@@ -3,10 +3,12 @@
 import secrets
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from callback.decoder import SAMPLE_SDK_APP_ID
+from simulator.connection import security_options
 from simulator.parameters import CallbackUrl, Share, read_token
 from simulator.run import Plan, Run
 from simulator.sender import SendOptions
@@ -80,6 +82,7 @@ MAX_VERIFIED = 100_000
     help="After the run, compare with the service at this address, and report differences.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@security_options
 def simulate(
     *,
     url: str,
@@ -97,6 +100,7 @@ def simulate(
     retry_for: float,
     target: str | None,
     as_json: bool,
+    security: dict[str, Any],
 ) -> None:
     """Send simulated callbacks to URL as Desk would: sessions of every kind, from begin to end.
 
@@ -132,7 +136,7 @@ def simulate(
         impossible=impossible,
         malformed=malformed,
     )
-    run = Run(options, plan, target)
+    run = Run(options, plan, target, security)
     code = run.execute()
     click.echo(run.as_json() if as_json else run.as_text())
     sys.exit(code)

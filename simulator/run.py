@@ -4,11 +4,13 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 from time import time
+from typing import Any
 
 import msgspec
-from desk.client import Client, ClientError, Retryable
+from desk.client import ClientError, Retryable
 
 from simulator import summary
+from simulator.connection import connect
 from simulator.ledger import Ledger
 from simulator.lives import make_lives
 from simulator.progress import ProgressBars
@@ -37,10 +39,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Run:
     """One run and its results."""
 
-    def __init__(self, options: SendOptions, plan: Plan, target: str | None) -> None:
+    def __init__(
+        self, options: SendOptions, plan: Plan, target: str | None, security: dict[str, Any]
+    ) -> None:
         self._options = options
         self._plan = plan
         self._target = target
+        self._security = security
         self._figures = Figures()
         self._report: Report | None = None
         self._error = ""
@@ -71,7 +76,7 @@ class Run:
             if self._target is None:
                 await self._send(None, progress)
                 return
-            client = await stack.enter_async_context(Client(self._target))
+            client = await stack.enter_async_context(connect(self._target, self._security))
             start = await note_start(client)
             await self._send(ledger, progress)
             self._report = await verify(client, ledger, start, on_progress=progress.caught_up)

@@ -21,7 +21,11 @@ COMMANDS = {
         "List the rejected callbacks with their reasons.",
     ),
     "watch": ("command.cli.watch:watch", "Follow events, live or from a revision."),
+    "backup": ("command.cli.backup:backup", "Copy the journal to a file, and verify the copy."),
+    "restore": ("command.cli.backup:restore", "Make a backup the journal."),
+    "journal": ("command.cli.journal:journal", "Check, export, import or rebuild the journal."),
     "status": ("command.cli.status:status", "Show revisions, lag and versions of the service."),
+    "keys": ("command.cli.keys:keys", "Edit and check the clients file: who may call the API."),
     "health": ("command.cli.health:health", "Exit with 0 if a process is ready."),
 }
 """The function of each command, and its line in the list of commands."""

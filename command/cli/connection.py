@@ -7,7 +7,6 @@ from typing import IO, Any
 
 import click
 from desk.client import (
-    Client,
     ClientError,
     InvalidRequest,
     JournalMismatch,
@@ -19,6 +18,7 @@ from desk.client import (
 from command.address import DEFAULT_GRPC
 from command.cli import error_text
 from command.endpoints import service_address
+from simulator.connection import connect, security_options
 
 FAILED, USAGE, UNREACHABLE, TOO_LATE = 1, 2, 3, 4
 """Exit codes; `desk --help` explains them."""
@@ -48,23 +48,24 @@ class CallFailed(click.ClickException):
 
 
 def client_command(coroutine: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Turn a coroutine that takes a `Client` into a command with --target and --timeout."""
+    """Turn a coroutine that takes a client into a command with the options of a connection."""
 
     @functools.wraps(coroutine)
-    def command(target: str, timeout: float, **options: Any) -> None:
-        asyncio.run(_run(coroutine, target, timeout, options))
+    def command(target: str, timeout: float, security: dict[str, Any], **options: Any) -> None:
+        asyncio.run(_run(coroutine, target, timeout, security, options))
 
-    return _target(_timeout(command))
+    return _target(_timeout(security_options(command)))
 
 
 async def _run(
     coroutine: Callable[..., Coroutine[Any, Any, None]],
     target: str,
     timeout: float,  # noqa: ASYNC109 (becomes the calls' deadline)
+    security: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
     try:
-        async with Client(target, timeout=timeout) as client:
+        async with connect(target, security, timeout=timeout) as client:
             await coroutine(client, **options)
     except ClientError as error:
         raise _call_failed(error, target) from None

@@ -3,7 +3,7 @@
 import http.client
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import click
@@ -11,6 +11,7 @@ import click
 from command.address import Address
 from command.cli import error_text
 from command.endpoints import gateway_address, service_address
+from simulator.connection import security_options
 
 TIMEOUT = "Seconds to wait for the answer."
 
@@ -45,16 +46,23 @@ def gateway_health(url: str, timeout: float) -> None:
 @click.option(
     "--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True, help=TIMEOUT
 )
-def service_health(target: str, timeout: float) -> None:
+@security_options
+def service_health(target: str, timeout: float, security: dict[str, Any]) -> None:
     """Ask the service at TARGET, host:port, by default DESK_GRPC_LISTEN."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     target = target or _listening(service_address)
-    direct = [
-        ("grpc.enable_http_proxy", 0)
-    ]  # not through http_proxy: the service is on this machine
-    with grpc.insecure_channel(target, options=direct) as channel:
+    # Not through http_proxy: the service is on this machine.
+    options: list[tuple[str, Any]] = [("grpc.enable_http_proxy", 0)]
+    if security["server_name"]:
+        options.append(("grpc.ssl_target_name_override", security["server_name"]))
+    credentials = security["credentials"]
+    with (
+        grpc.secure_channel(target, credentials, options=options)
+        if credentials
+        else grpc.insecure_channel(target, options=options)
+    ) as channel:
         try:
             check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
             answer = check(health_pb2.HealthCheckRequest(), timeout=timeout)

@@ -24,7 +24,8 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 STOPPING = """\
 \b
-SIGTERM or Ctrl-C stops it in order, within 10 s; a second Ctrl-C stops it at once.
+SIGTERM or Ctrl-C stops it in order, within 10 s; a second Ctrl-C stops it at once. SIGHUP reads
+tokens, clients and certificates again.
 Exit codes: 0 = stopped by a signal, 1 = failed or had to be killed, 2 = wrong settings.
 """
 
@@ -75,7 +76,7 @@ def service() -> None:
             service_processes(settings, address),
             on_ready=lambda: log.info("ready", grpc=str(address)),
         )
-        _run(settings, supervisor)
+        _run(settings, supervisor, gateway=False)
 
 
 def _load(kind: type[AnySettings]) -> AnySettings:
@@ -96,8 +97,8 @@ def _load(kind: type[AnySettings]) -> AnySettings:
     return settings
 
 
-def _run(settings: Settings, supervisor: Supervisor) -> NoReturn:
-    for warning in settings.warnings():
+def _run(settings: Settings, supervisor: Supervisor, *, gateway: bool = True) -> NoReturn:
+    for warning in settings.warnings(gateway=gateway):
         log.warning("setting_doubtful", problem=warning)
     if (limit := raise_limit()) < FEW_FILES:
         log.warning("few_open_files", limit=limit, connections_each_about=limit - RESERVED_FILES)

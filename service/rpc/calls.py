@@ -1,4 +1,4 @@
-"""The handler of every method: counts the call, reads its request, sends the answer, maps errors.
+"""The handler of every method: admits and counts the call, reads, answers, maps errors.
 
 Every method is registered as one with a stream of requests. So a call is counted as soon as it is
 open, also if its client never sends a request.
@@ -14,6 +14,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from service.rpc.access import Access, Gate, Grant, Write
 from service.rpc.errors import CallRefused, ErrorReason, log_error, map_errors
 from service.rpc.limits import Quota, Quotas, caller_of
 
@@ -34,9 +35,9 @@ class Call:
         time_remaining: seconds until the deadline; None without one.
     """
 
-    def __init__(self, context: Any, quota: Quota, waiters: Quota) -> None:
+    def __init__(self, context: Any, write: Write, quota: Quota, waiters: Quota) -> None:
         self.caller = caller_of(context.peer())
-        self.write: Callable[[Message | bytes], Awaitable[None]] = context.write
+        self.write = write
         self.abort: Callable[..., Awaitable[None]] = context.abort
         self.time_remaining: Callable[[], float | None] = context.time_remaining
         self._quota = quota
@@ -68,46 +69,53 @@ class Handler:
         answer: the servicer's method. `await answer(request, call)` returns the answer, or writes
             a stream of them; where requests are a stream, `answer(requests, call)` iterates.
         quotas: of the worker.
+        access: says who may call it.
     """
 
-    def __init__(self, method: MethodDescriptor, answer: Any, quotas: Quotas) -> None:
+    def __init__(
+        self, method: MethodDescriptor, answer: Any, quotas: Quotas, access: Access
+    ) -> None:
         self._method = method
         self._request: Any = GetMessageClass(method.input_type)
         self._answer = answer
         self._quotas = quotas
+        self._gate = Gate(access, method)
 
     def registered(self) -> Any:
         """Make the handler that a grpc server registers."""
         method = self._method
         if method.server_streaming:
             behaviour = self._iterate if method.client_streaming else self._stream
-            mapped = map_errors(method.name, behaviour)
+            mapped = map_errors(method.name, self._gate.guard(behaviour))
             return grpc.stream_stream_rpc_method_handler(mapped, None, _serialised)
-        return grpc.stream_unary_rpc_method_handler(map_errors(method.name, self._unary))
+        mapped = map_errors(method.name, self._gate.guard(self._unary))
+        return grpc.stream_unary_rpc_method_handler(mapped)
 
-    async def _unary(self, _requests: Any, context: Any) -> bytes:
-        call = self._opened(context)
-        answer = _serialised(await self._answer(await self._read(context), call))
+    async def _unary(self, _requests: Any, context: Any, grant: Grant) -> bytes:
+        call = self._opened(context, grant)
+        request = await self._read(context, grant)
+        answer = _serialised(self._gate.reduce(await self._answer(request, call), grant))
         _take(self._quotas.unread_bytes, call.caller, context, len(answer))
         return answer
 
-    async def _stream(self, _requests: Any, context: Any) -> None:
-        call = self._opened(context)
-        await self._answer(await self._read(context), call)
+    async def _stream(self, _requests: Any, context: Any, grant: Grant) -> None:
+        call = self._opened(context, grant)
+        await self._answer(await self._read(context, grant), call)
 
-    async def _iterate(self, requests: AsyncIterator[bytes], context: Any) -> None:
-        call = self._opened(context)
-        decoded = (self._decoded(raw) async for raw in requests)
+    async def _iterate(self, requests: AsyncIterator[bytes], context: Any, grant: Grant) -> None:
+        call = self._opened(context, grant)
+        decoded = (self._decoded(raw, context, grant) async for raw in requests)
         async for answer in self._answer(decoded, call):
             await call.write(answer)
 
-    def _opened(self, context: Any) -> Call:
+    def _opened(self, context: Any, grant: Grant) -> Call:
         quota = self._quotas.of(self._method)
-        call = Call(context, quota, self._quotas.waiters)
+        write = self._gate.writer(context, grant)
+        call = Call(context, write, quota, self._quotas.waiters)
         _take(quota, call.caller, context)
         return call
 
-    async def _read(self, context: Any) -> Message:
+    async def _read(self, context: Any, grant: Grant) -> Message:
         seconds = self._quotas.limits.request_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -116,9 +124,9 @@ class Handler:
             raise _invalid(f"no request came within {seconds:g} s") from None
         if raw is grpc.aio.EOF:
             raise _invalid("the call ended without a request")
-        return self._decoded(raw)
+        return self._decoded(raw, context, grant)
 
-    def _decoded(self, raw: bytes) -> Message:
+    def _decoded(self, raw: bytes, context: Any, grant: Grant) -> Message:
         if len(raw) > MAX_REQUEST_BYTES and self._method.name not in LARGE:
             raise _invalid(f"the request has {len(raw):,} bytes: {MAX_REQUEST_BYTES:,} at most")
         try:
@@ -126,6 +134,7 @@ class Handler:
         except DecodeError as error:
             log_error("warning", "request_not_decoded", self._method.name, error)
             raise _invalid("the request cannot be decoded") from None
+        self._gate.narrow(request, grant, context)
         return request
 
 

@@ -178,7 +178,7 @@ class Apps:
             if not session_id:
                 check.wrong(f"{prefix}session_id", "is required")
             check.short(f"{prefix}session_id", session_id, MAX_ID_BYTES)
-        return sdk_app_id or self._only(), session_id
+        return sdk_app_id or self.only(), session_id
 
     def keys(self, keys: Sequence[SessionKey]) -> list[Key]:
         """Check the keys of many sessions; returns each once, in the order given."""
@@ -190,7 +190,8 @@ class Apps:
         )
         return list(dict.fromkeys(named))
 
-    def _only(self) -> int:
+    def only(self) -> int:
+        """Return the app that 0 stands for; raises SDK_APP_ID_REQUIRED."""
         if len(self.ids) != 1:
             raise CallRefused(
                 ErrorReason.SDK_APP_ID_REQUIRED,

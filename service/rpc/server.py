@@ -17,6 +17,8 @@ from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
+from service.clients import ClientsFile
+from service.rpc.access import Access
 from service.rpc.calls import Handler
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.event_service import EventService
@@ -26,9 +28,11 @@ from service.rpc.live_feed import LiveFeed, ViewReplaced
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, StatusService
+from service.rpc.tls import Tls
 from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.readers import Readers
+from storage.files import DatabaseFiles
 
 VIEW_POLL = 0.1
 """Seconds between two checks for a view that is not complete yet."""
@@ -83,6 +87,8 @@ async def serve(
     journal_backlog: JournalBacklog,
     stop: asyncio.Event,
     on_ready: OnReady,
+    tls: Tls | None = None,
+    clients: ClientsFile | None = None,
     limits: Limits = Limits(),  # noqa: B008 -- frozen
 ) -> None:
     """Serve a view until `stop` is set, then drain and return.
@@ -94,6 +100,8 @@ async def serve(
         journal_backlog: called in a thread, and given up after `backlog_seconds`.
         stop: ends serving, and the wait for the view.
         on_ready: called with the port once calls are answered; again if the view was replaced.
+        tls: of the port; None = plain text.
+        clients: who may call; None lets everybody read everything.
         limits: of the worker.
 
     Raises:
@@ -104,7 +112,10 @@ async def serve(
         gc.callbacks.append(_freeze_survivors)
         try:
             apps, quotas = Apps(sdk_app_ids), Quotas(limits)
-            await _serve(readers, address, apps, journal_backlog, quotas, stop, on_ready)
+            access = Access(clients, sdk_app_ids, encrypted=tls is not None)
+            await _serve(
+                readers, address, tls, access, apps, journal_backlog, quotas, stop, on_ready
+            )
         except ViewReplaced:
             # The follower has started anew: with another journal, or because the file was damaged.
             _log.warning("rpc_view_replaced")
@@ -137,6 +148,8 @@ async def _view_is_complete(path: Path, stop: asyncio.Event) -> bool:
 async def _serve(
     readers: Readers,
     address: str,
+    tls: Tls | None,
+    access: Access,
     apps: Apps,
     journal_backlog: JournalBacklog,
     quotas: Quotas,
@@ -147,12 +160,14 @@ async def _serve(
         feed, health = LiveFeed(readers.inline, watch, quotas), Health(("", *SERVICES))
         with closing(StatusService(readers, feed, apps, journal_backlog)) as status:
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
-            server = _server(quotas, (sessions, events, status, health))
-            port = server.add_insecure_port(address)
-            work = (feed.run(), feed.announce(), _guard(readers, feed), stop.wait())
+            server = _server(quotas, access, (sessions, events, status, health))
+            port = _bind(server, address, tls)
+            work = [feed.run(), feed.announce(), _guard(readers, feed, health), stop.wait()]
+            if access.clients:
+                work.append(access.follow())
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
-                await health.serve()
+                await health.report(serving=not readers.inline.progress().problem)
                 await server.start()
                 _log.info("rpc_serving", port=port)
                 on_ready(port)
@@ -167,6 +182,12 @@ async def _serve(
                 await server.stop(None)
 
 
+def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
+    if tls is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, tls.credentials())
+
+
 async def _drain(server: grpc.aio.Server, feed: LiveFeed, health: Health) -> None:
     """End the streams, then the server: its `stop` would leave them asleep for the grace."""
     _log.info("rpc_draining", subscribers=feed.subscribers)
@@ -175,7 +196,7 @@ async def _drain(server: grpc.aio.Server, feed: LiveFeed, health: Health) -> Non
     await server.stop(feed.limits.grace_seconds)
 
 
-def _server(quotas: Quotas, servicers: Sequence[object]) -> grpc.aio.Server:
+def _server(quotas: Quotas, access: Access, servicers: Sequence[object]) -> grpc.aio.Server:
     """Make a server of servicers, in the order of `_DESCRIPTORS`, and of reflection."""
     limits = quotas.limits
     options = {
@@ -191,34 +212,31 @@ def _server(quotas: Quotas, servicers: Sequence[object]) -> grpc.aio.Server:
     for service, servicer in zip(_DESCRIPTORS, servicers, strict=True):
         # As generated code does, but with our handlers.
         handlers = {
-            method.name: Handler(method, getattr(servicer, method.name), quotas).registered()
+            method.name: Handler(
+                method, getattr(servicer, method.name), quotas, access
+            ).registered()
             for method in service.methods
         }
         server.add_registered_method_handlers(service.full_name, handlers)
     return server
 
 
-async def _guard(readers: Readers, feed: LiveFeed) -> None:
-    """Check again and again that the view is the one that was opened.
+async def _guard(readers: Readers, feed: LiveFeed, health: Health) -> None:
+    """Check again and again that the view is the one that was opened, and that it is kept up.
 
     Raises:
         ViewReplaced: it is not.
     """
-    opened = _inode(readers.path)
+    opened = DatabaseFiles.at(readers.path)
     while True:
         await asyncio.sleep(feed.limits.guard_seconds)
-        if _inode(readers.path) != opened:
+        if opened.replaced_by(DatabaseFiles.at(readers.path)):
             raise ViewReplaced
         with suppress(ViewError):
-            if readers.inline.progress().journal_id != feed.journal_id:
+            progress = readers.inline.progress()
+            if progress.journal_id != feed.journal_id:
                 raise ViewReplaced
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return 0
+            await health.report(serving=not progress.problem)
 
 
 def affordable_connections() -> int:

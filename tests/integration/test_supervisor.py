@@ -1,8 +1,10 @@
 """The supervisor with small parts that really are processes."""
 
+import fcntl
 import os
 import resource
 import signal
+import termios
 import time
 
 import pytest
@@ -40,7 +42,7 @@ def test_a_part_that_dies_is_started_again(supervise, signum):
         assert running.terminate() == 0
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_parts_are_stopped_stage_by_stage(supervise, signum):
     # Under nohup the tests ignore SIGHUP, and a child would inherit that.
     with supervise("two-stages", prepare=lambda: signal.signal(signum, signal.SIG_DFL)) as running:
@@ -50,6 +52,39 @@ def test_parts_are_stopped_stage_by_stage(supervise, signum):
         ended = [record["process"] for record in running.records if record["event"] == "ended"]
         assert ended == ["first", "last"]
         wait_until(lambda: not any(map(is_running, children)))
+
+
+def test_a_hang_up_is_passed_on_to_every_part_and_stops_none(supervise):
+    with supervise("two-stages") as running:
+        running.ready()
+        for times in (1, 2):
+            running.process.send_signal(signal.SIGHUP)
+            for name in ("first", "last"):
+                wait_until(lambda name=name, times=times: reloads(running, name) == times)
+        os.kill(pid_of(running, "first"), signal.SIGKILL)
+        running.process.send_signal(signal.SIGHUP)  # while one part starts
+        wait_until(lambda: sum(map(named("process_ready", "first"), running.records)) == 2)
+        assert running.terminate() == 0
+        died = [record for record in running.records if record["event"] == "process_died"]
+        assert len(died) == 1
+
+
+def reloads(running, name):
+    found = [r for r in running.records if r["event"] == "reloaded" and r["process"] == name]
+    return len(found)
+
+
+def test_the_end_of_its_terminal_stops_it(supervise):
+    master, slave = os.openpty()
+    with supervise(
+        "two-stages", prepare=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    ) as running:
+        os.close(slave)
+        running.ready()
+        running.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: reloads(running, "last") == 1)
+        os.close(master)
+        assert running.wait() == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])

@@ -19,7 +19,7 @@ def obedient(notifier: Notifier, settings: Settings, name: str) -> None:
     """Work until asked to stop."""
     logs.configure(settings, name)
     stop = threading.Event()
-    on_stop_request(stop.set)
+    on_stop_request(stop.set, reload=lambda: log.info("reloaded"))
     notifier.ready()
     stop.wait()
     log.info("ended")

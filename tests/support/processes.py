@@ -102,6 +102,7 @@ class RunningDesk:
             "DESK_GRPC_LISTEN": "127.0.0.1:0",
             "DESK_LOG_FORMAT": "json",
             "DESK_SDK_APP_IDS": str(SDK_APP_ID),
+            "DESK_ALLOW_UNSIGNED": "true",
         }
         self.process = subprocess.Popen(
             arguments,

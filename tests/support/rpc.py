@@ -125,8 +125,15 @@ def world(bodies: Iterable[bytes] = (), *, follow: bool = True) -> Any:
 class Worker:
     """A serving worker and stubs to call it."""
 
-    def __init__(self, port: int, stop: asyncio.Event, task: asyncio.Task[None]) -> None:
+    def __init__(
+        self,
+        port: int,
+        stop: asyncio.Event,
+        task: asyncio.Task[None],
+        credentials: grpc.ChannelCredentials | None,
+    ) -> None:
         self.port = port
+        self._credentials = credentials
         self.stop = stop
         self.task = task
         self.channel = self.connect()
@@ -146,10 +153,13 @@ class Worker:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 yield channel
 
-    def connect(self) -> grpc.aio.Channel:
+    def connect(self, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
         """A connection of its own."""
         options = [("grpc.use_local_subchannel_pool", 1)]
-        return grpc.aio.insecure_channel(f"127.0.0.1:{self.port}", options=options)
+        target, credentials = f"127.0.0.1:{self.port}", credentials or self._credentials
+        if credentials:
+            return grpc.aio.secure_channel(target, credentials, options=options)
+        return grpc.aio.insecure_channel(target, options=options)
 
     @property
     def sessions(self) -> Any:
@@ -189,9 +199,15 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def worker(
-    made: World, *, apps: tuple[int, ...] = (APP,), port: int = 0, limits: Limits = LIMITS
+    made: World,
+    *,
+    apps: tuple[int, ...] = (APP,),
+    port: int = 0,
+    limits: Limits = LIMITS,
+    credentials: grpc.ChannelCredentials | None = None,
+    **options: Any,
 ) -> AsyncIterator[Worker]:
-    """Serve a world's view from this loop."""
+    """Serve a world's view from this loop; `options` are of `serve`."""
     stop = asyncio.Event()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     serving = serve(
@@ -202,6 +218,7 @@ async def worker(
         stop=stop,
         on_ready=ready.set_result,
         limits=limits,
+        **options,
     )
     task = asyncio.create_task(serving)
     async with AsyncExitStack() as stack:
@@ -209,7 +226,7 @@ async def worker(
         await asyncio.wait({ready, task}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
-        made_worker = Worker(ready.result(), stop, task)
+        made_worker = Worker(ready.result(), stop, task, credentials)
         stack.push_async_callback(made_worker.channel.close)
         yield made_worker
 

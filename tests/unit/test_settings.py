@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import Address
-from command.settings import Settings, SettingsError, TrialSettings
+from command.settings import _CLIENT_SETTINGS, Settings, SettingsError, TrialSettings
 from gateway.app import create_app
 from gateway.options import Options, check_callback_path
 from journal.memory import MemoryJournal
+from tests.support.certificates import Authority
 
 SECRET = "hush-hush-4711"
 
@@ -52,7 +53,7 @@ def test_nothing_but_the_app_needs_to_be_set(environment, tmp_path):
     assert settings.journal == "sqlite"
     assert settings.rpc_workers == 1
     assert settings.http_connections_per_address is None
-    assert settings.warnings() == []
+    assert settings.warnings(gateway=False) == []
 
 
 def test_without_an_app_there_is_one_clear_line(environment):
@@ -117,6 +118,12 @@ def test_app_ids_may_have_spaces_and_come_sorted_and_once(environment):
         ("DESK_LOG_FORMAT", "xml", "DESK_LOG_FORMAT must be 'auto', 'json' or 'console'"),
         ("DESK_CALLBACK_TOKENS", SECRET, "DESK_CALLBACK_TOKENS entry 1 is not of the form"),
         ("DESK_CALLBACK_TOKENS", f"1=a,x={SECRET}", "DESK_CALLBACK_TOKENS entry 2 is not of"),
+        ("DESK_CALLBACK_TOKENS", f"1={SECRET};until=x", "DESK_CALLBACK_TOKENS entry 1 has no day"),
+        (
+            "DESK_CALLBACK_TOKENS",
+            "1=;until=2026-12-31",
+            "DESK_CALLBACK_TOKENS entry 1 has no token",
+        ),
         ("DESK_CALLBACK_TOKENS", f"1={SECRET},1=", "DESK_CALLBACK_TOKENS entry 2 is not of"),
         (
             "DESK_CALLBACK_TOKENS",
@@ -248,16 +255,31 @@ def test_settings_reach_another_process_as_they_are(environment, monkeypatch):
     assert pickle.loads(pickled).rpc_workers == 3
 
 
-def test_an_app_without_a_token_among_others_is_warned_of(environment):
-    environment(DESK_SDK_APP_IDS="1,2", DESK_CALLBACK_TOKENS="1=a")
-    assert Settings.load().warnings() == [
-        "DESK_CALLBACK_TOKENS has no token for app 2: its callbacks need no signature"
-    ]
+@pytest.mark.parametrize("listen", ["127.0.0.1:8080", "0.0.0.0:8080"])
+def test_an_app_without_a_token_is_warned_of_wherever_the_gateway_listens(environment, listen):
+    environment(DESK_SDK_APP_IDS="1,2", DESK_CALLBACK_TOKENS="1=a", DESK_HTTP_LISTEN=listen)
+    (warning,) = Settings.load().warnings()
+    assert warning.startswith("DESK_CALLBACK_TOKENS has no token for app 2: whoever reaches")
+    assert Settings.load().warnings(gateway=False) == []
+    environment(DESK_ALLOW_UNSIGNED="true")
+    assert Settings.load().warnings() == []
 
 
-def test_unsigned_callbacks_from_elsewhere_are_warned_of(environment):
-    environment(DESK_SDK_APP_IDS="1", DESK_HTTP_LISTEN="0.0.0.0:8080")
-    assert len(Settings.load().warnings()) == 1
+def test_a_trial_needs_no_token(environment):
+    environment()
+    assert TrialSettings.load().warnings() == []
+
+
+def test_a_token_may_have_a_last_day(environment):
+    environment(
+        DESK_SDK_APP_IDS="1,2",
+        DESK_CALLBACK_TOKENS="1=old;until=2026-12-31,1=n;ew,2=x;until=2020-01-01",
+    )
+    settings = Settings.load()
+    end = 1798761600  # 2027-01-01T00:00:00Z
+    tokens = settings.callback_tokens
+    assert settings.valid_tokens(tokens, end - 1) == {1: ("old", "n;ew"), 2: ()}
+    assert settings.valid_tokens(tokens, end) == {1: ("n;ew",), 2: ()}
 
 
 @pytest.mark.parametrize(
@@ -269,7 +291,7 @@ def test_unsigned_callbacks_from_elsewhere_are_warned_of(environment):
 )
 def test_an_unknown_variable_is_warned_of_with_the_closest_one(environment, variable, line):
     environment(DESK_SDK_APP_IDS="1", DESK_TARGET="localhost:1", **{variable: "3"})
-    assert Settings.load().warnings() == [line]
+    assert Settings.load().warnings(gateway=False) == [line]
 
 
 def test_the_environment_wins_over_the_env_file(environment, tmp_path):
@@ -277,7 +299,7 @@ def test_the_environment_wins_over_the_env_file(environment, tmp_path):
     environment(DESK_RPC_WORKERS="3")
     settings = Settings.load()
     assert (settings.sdk_app_ids, settings.rpc_workers) == ((1,), 3)
-    assert len(settings.warnings()) == 1
+    assert len(settings.warnings(gateway=False)) == 1
 
 
 def test_grpc_may_leave_the_machine_when_the_network_is_trusted(environment):
@@ -285,17 +307,62 @@ def test_grpc_may_leave_the_machine_when_the_network_is_trusted(environment):
     assert Settings.load().grpc_listen == Address("::", 50051)
 
 
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+def test_grpc_may_leave_the_machine_with_tls_and_certificates_of_clients(environment, authority):
+    server = authority.issue("server")
+    environment(
+        DESK_SDK_APP_IDS="1",
+        DESK_GRPC_LISTEN="[::]:50051",
+        DESK_GRPC_TLS_CERT=str(server.chain),
+        DESK_GRPC_TLS_KEY=str(server.key),
+    )
+    assert problems()[0].startswith("DESK_GRPC_LISTEN [::]:50051 leaves this machine and anybody")
+    environment(DESK_GRPC_CLIENT_CA=str(authority.file))
+    files = Settings.load().certificate_files()
+    assert files == (server.chain, server.key, authority.file)
+
+
+def test_certificates_that_cannot_be_used_are_one_line_each(environment, authority, tmp_path):
+    environment(DESK_SDK_APP_IDS="1")
+    server, other = authority.issue("one"), authority.issue("two")
+    text = tmp_path / "text"
+    text.write_text("none")
+    for chain, key, client_ca, line in (
+        (server.chain, "", "", "DESK_GRPC_TLS_CERT needs DESK_GRPC_TLS_KEY as well"),
+        ("", server.key, "", "DESK_GRPC_TLS_KEY needs DESK_GRPC_TLS_CERT as well"),
+        ("", "", text, "DESK_GRPC_CLIENT_CA needs DESK_GRPC_TLS_CERT and DESK_GRPC_TLS_KEY"),
+        (server.chain, other.key, "", f"the key {other.key} does not match {server.chain}"),
+        (text, server.key, "", f"{text} and {server.key} are no certificate and key in PEM"),
+        (server.chain, "/no/such", "", "/no/such: No such file or directory"),
+        (server.chain, server.key, text, f"{text} has no certificates in PEM"),
+    ):
+        environment(
+            DESK_GRPC_TLS_CERT=str(chain),
+            DESK_GRPC_TLS_KEY=str(key),
+            DESK_GRPC_CLIENT_CA=str(client_ca),
+        )
+        (found,) = problems()
+        assert line in found
+
+
 def test_the_example_documents_every_variable_with_its_default(environment, tmp_path):
     example = (Path(__file__).parents[2] / ".env.example").read_text()
     given = dict(re.findall(r"^(?:# )?(DESK_[A-Z_]+)=(.*)$", example, re.MULTILINE))
     assert {name.removeprefix("DESK_").lower() for name in given} == {
         *Settings.model_fields,
-        "target",
-        "simulate_token",
+        *_CLIENT_SETTINGS,
     }
     environment(DESK_SDK_APP_IDS="1600012345")
     defaults = Settings.load()
-    for name in ("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE", "TARGET", "SIMULATE_TOKEN"):
+    for name in (
+        *map(str.upper, _CLIENT_SETTINGS),
+        *("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE"),
+        *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_CLIENT_CA", "CLIENTS_FILE"),
+    ):
         del given[f"DESK_{name}"]
     environment(**given)
     assert Settings.load() == defaults

@@ -22,6 +22,7 @@ from desk.client.errors import (
     TooMany,
     Unavailable,
 )
+from desk.client.security import read_key, tls_credentials
 from desk.client.subscription import Update
 
 __version__ = "0.1.0"
@@ -47,4 +48,6 @@ __all__ = [
     "TooMany",
     "Unavailable",
     "Update",
+    "read_key",
+    "tls_credentials",
 ]

@@ -9,7 +9,8 @@ import grpc
 from grpc.aio import AioRpcError, UnaryUnaryCall, insecure_channel, secure_channel
 
 from desk.client.answers import Explanation, FoundSession, FoundSessions, SessionCounts
-from desk.client.errors import JournalMismatch, translate
+from desk.client.errors import Failed, JournalMismatch, translate
+from desk.client.security import check_key, with_key
 from desk.client.subscription import RECONNECT_DELAY, SILENCE, Update, follow
 from desk.v1.event_pb2 import EventFilter, RejectionReason, SessionRecord
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
@@ -123,6 +124,8 @@ class Client:
         timeout: float = TIMEOUT,
         reconnect_delay: float = RECONNECT_DELAY,
         credentials: grpc.ChannelCredentials | None = None,
+        server_name: str = "",
+        key: str = "",
     ) -> None:
         """Prepare a connection; nothing is sent yet. Needs a running event loop.
 
@@ -131,14 +134,24 @@ class Client:
             timeout: seconds that a unary call may take.
             reconnect_delay: seconds, at most, before a broken subscription connects again;
                 doubles with each attempt up to 10 s.
-            credentials: for TLS, e.g. `grpc.ssl_channel_credentials()`; None = plain text.
+            credentials: for TLS, such as those of `tls_credentials`; None = plain text.
+            server_name: the name in the service's certificate; "" = the one in the target.
+            key: the API key; "" = none. `call` and the other methods send it; a stub does not.
+
+        Raises:
+            ValueError: the key is none, or would be sent in plain text to another machine.
         """
+        check_key(key, target, encrypted=credentials is not None)
+        self._key = key
+        options = list(_CHANNEL_OPTIONS)
+        if server_name:
+            options.append(("grpc.ssl_target_name_override", server_name))
         self._timeout = timeout
         self._reconnect_delay = reconnect_delay
         self._channel = (
-            secure_channel(target, credentials, options=_CHANNEL_OPTIONS)
+            secure_channel(target, credentials, options=options)
             if credentials
-            else insecure_channel(target, options=_CHANNEL_OPTIONS)
+            else insecure_channel(target, options=options)
         )
         self.session_service = SessionServiceStub(self._channel)
         self.event_service = EventServiceStub(self._channel)
@@ -174,9 +187,13 @@ class Client:
             timeout: seconds; None = the client's `timeout`.
         """
         try:
-            return await method(request, timeout=timeout or self._timeout)
+            called = with_key(method, self._key)(request, timeout=timeout or self._timeout)
+            answer: Response | None = await called
         except AioRpcError as error:
             raise translate(error) from None
+        if answer is None:  # gRPC logs the reason
+            raise Failed("the answer cannot be decoded")
+        return answer
 
     async def status(self) -> GetStatusResponse:
         """Return the position and the health of the service."""
@@ -233,7 +250,10 @@ class Client:
         while waiting or not answers:
             request = BatchGetSessionsRequest(keys=waiting[:BATCH])
             answers.append(await self.call(self.session_service.BatchGetSessions, request))
-            waiting[:BATCH] = answers[-1].remaining
+            remaining = answers[-1].remaining
+            if 0 < len(request.keys) <= len(remaining):
+                raise Failed("the service answered for none of the keys")
+            waiting[:BATCH] = remaining
         (journal_id, *others) = {answer.header.journal_id for answer in answers}
         if others:
             raise JournalMismatch("the journal changed between two calls")
@@ -428,7 +448,7 @@ class Client:
         )
         return follow(
             request,
-            self.event_service.Subscribe,
+            with_key(self.event_service.Subscribe, self._key),
             silence=silence,
             reconnect_delay=self._reconnect_delay,
             give_up_after=give_up_after,

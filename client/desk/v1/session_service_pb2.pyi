@@ -8,18 +8,28 @@ Errors, in every method of every service: `google.rpc.Status` with
 bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
 
   INVALID_ARGUMENT     INVALID_REQUEST, INVALID_PAGE_TOKEN
+  UNAUTHENTICATED      UNAUTHENTICATED
+  PERMISSION_DENIED    SCOPE_MISSING, APP_NOT_ALLOWED
   NOT_FOUND            SESSION_NOT_FOUND
   FAILED_PRECONDITION  JOURNAL_MISMATCH, SDK_APP_ID_REQUIRED
   OUT_OF_RANGE         REVISION_NOT_KEPT, REVISION_IN_FUTURE
   DEADLINE_EXCEEDED    REVISION_NOT_REACHED, STATE_NOT_REACHED
   RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS, TOO_MANY_CALLS,
-                       TOO_MANY_SESSIONS
-  UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY
+                       TOO_MANY_SESSIONS, TOO_MANY_WRONG_KEYS
+  UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY, ACCESS_CHANGED
 
 INTERNAL is a fault of the service; it has no reason. A request that cannot
 be decoded, is larger than 16 KiB, or does not arrive within 10 s, is refused
 as INVALID_REQUEST. BatchGetSessions alone takes up to 1 MiB; gRPC itself
 refuses larger requests with RESOURCE_EXHAUSTED, without a reason.
+
+Where the service knows its clients, a call has a key (metadata
+`authorization: Bearer desk_…`) or a certificate. A client reads its own apps:
+a filter without apps means all of these, and 0 as an app means the only one.
+Calls of a client whose key or certificate is no longer valid end as
+UNAUTHENTICATED, those of one whose rights have changed as ACCESS_CHANGED.
+Without the scope `messages.read`, `message`, `raw_body`, `client_ip`,
+`platform` and `cloud_custom_data` of an Event are not set.
 
 One worker (a process that answers gRPC) has room for 10,000 open streams
 (TOO_MANY_STREAMS); 10,000 calls that wait for a revision or a state

@@ -1,0 +1,81 @@
+"""The files of TLS: read together, and checked before they are used. Knows nothing of gRPC."""
+
+import ssl
+from pathlib import Path
+from typing import NamedTuple
+
+from storage.changes import version_of
+
+MAX_BYTES = 1024 * 1024
+"""Bytes of one file."""
+
+
+class CertificateProblem(Exception):
+    """The files cannot be used; the message says which and why, in one line."""
+
+
+class Certificate(NamedTuple):
+    """Content of the files, in PEM."""
+
+    key: bytes
+    chain: bytes
+    client_ca: bytes | None
+
+
+class CertificateFiles(NamedTuple):
+    """Paths of a certificate chain, its key, and the authorities of clients' certificates."""
+
+    chain: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def paths(self) -> list[Path]:
+        return [path for path in self if path]
+
+    def read(self) -> Certificate:
+        """Read all files as of one moment, and check that the key belongs to the certificate.
+
+        Raises:
+            CertificateProblem: a file is missing or invalid, the pair does not match, or a file
+                was written meanwhile.
+        """
+        version = version_of(self.paths())
+        chain, key, *others = map(_read, self.paths())
+        _check_pair(self.chain, self.key)
+        if self.client_ca:
+            _check_authorities(self.client_ca, others[0])
+        if version_of(self.paths()) != version:
+            raise CertificateProblem("the files changed while they were read")
+        return Certificate(key, chain, others[0] if others else None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise CertificateProblem(f"{path}: {error.strerror}") from None
+    if len(content) > MAX_BYTES:
+        raise CertificateProblem(f"{path} is larger than {MAX_BYTES} bytes")
+    return content
+
+
+def _check_pair(chain: Path, key: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # The password: OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(chain, key, password="-")  # noqa: S106
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise CertificateProblem(f"the key {key} does not match {chain}") from None
+        raise CertificateProblem(f"{chain} and {key} are no certificate and key in PEM") from None
+    except OSError as error:  # removed since it was read
+        raise CertificateProblem(f"{chain} or {key}: {error.strerror}") from None
+
+
+def _check_authorities(path: Path, content: bytes) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_verify_locations(cadata=content.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise CertificateProblem(f"{path} has no certificates in PEM") from None

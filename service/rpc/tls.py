@@ -1,0 +1,62 @@
+"""TLS of the gRPC port. New files are used by the next connections, without a restart."""
+
+import threading
+
+import grpc
+import structlog
+
+from service.certificates import Certificate, CertificateFiles, CertificateProblem
+from storage.changes import PERIOD, Changes
+
+_log = structlog.get_logger()
+
+
+class Tls:
+    """The certificate in use, which follows its files.
+
+    Args:
+        files: of the certificate, its key, and the authorities of clients.
+        period: seconds between two looks at the files.
+
+    Raises:
+        CertificateProblem: the files cannot be used.
+    """
+
+    def __init__(self, files: CertificateFiles, *, period: float = PERIOD) -> None:
+        self._files = files
+        self._lock = threading.Lock()
+        self._changes = Changes(*files.paths(), period=period)
+        self._certificate = files.read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Make the credentials of a port. Clients need a certificate if they have authorities."""
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(self._certificate),
+            self._fetch,  # type: ignore[arg-type]  # None: unchanged
+            require_client_authentication=self._files.client_ca is not None,
+        )
+
+    def reload(self) -> None:
+        """Read the files again before the next connection. May be called by any thread."""
+        self._changes.request()
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return a new configuration, None if it is unchanged. gRPC calls it in its threads."""
+        with self._lock:
+            if not self._changes.found():
+                return None
+            try:
+                found = self._files.read()
+            except CertificateProblem as problem:
+                _log.error("certificate_not_reloaded", problem=str(problem), still="the old one")
+                return None
+            if found == self._certificate:
+                return None
+            self._certificate = found
+            _log.info("certificate_reloaded", file=str(self._files.chain))
+            return _configuration(found)
+
+
+def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfiguration:
+    pairs = [(certificate.key, certificate.chain)]
+    return grpc.ssl_server_certificate_configuration(pairs, certificate.client_ca)

@@ -1,0 +1,98 @@
+"""The options of commands that connect to the service: TLS, and the API key.
+
+It imports the client when it is needed: `desk health` has to be quick.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from desk.client import Client
+
+SYSTEM = "system"
+"""Value of --tls-ca for gRPC's own list of authorities."""
+
+
+def _path(option: str, variable: str, text: str) -> Callable[[Any], Any]:
+    return click.option(
+        option, type=click.Path(path_type=Path), envvar=variable, show_envvar=True, help=text
+    )
+
+
+_OPTIONS = [
+    _path(
+        "--tls-ca",
+        "DESK_CLIENT_TLS_CA",
+        f"Use TLS. File of the authorities to trust, or `{SYSTEM}` for the public ones.",
+    ),
+    _path("--tls-cert", "DESK_CLIENT_TLS_CERT", "File of the client's certificate. Uses TLS."),
+    _path("--tls-key", "DESK_CLIENT_TLS_KEY", "File of that certificate's key."),
+    click.option(
+        "--tls-name",
+        envvar="DESK_CLIENT_TLS_NAME",
+        show_envvar=True,
+        help="Name in the service's certificate, if the target is another.",
+    ),
+    _path("--key-file", "DESK_CLIENT_KEY_FILE", "File of the API key."),
+]
+
+
+def security_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options. The command gets `security`, the arguments of `Client` that they make."""
+
+    @functools.wraps(command)
+    def with_security(
+        *args: Any,
+        tls_ca: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
+        tls_name: str | None,
+        key_file: Path | None,
+        **kwargs: Any,
+    ) -> Any:
+        try:
+            security = _security(tls_ca, tls_cert, tls_key, tls_name, key_file)
+        except OSError as error:
+            raise click.UsageError(f"{error.filename}: {error.strerror}") from None
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        return command(*args, security=security, **kwargs)
+
+    decorated: Callable[..., Any] = with_security
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+def _security(
+    ca: Path | None, cert: Path | None, key: Path | None, name: str | None, key_file: Path | None
+) -> dict[str, Any]:
+    if not (ca or cert or key or name or key_file):
+        return {"credentials": None, "server_name": "", "key": ""}
+    from desk.client import read_key, tls_credentials
+
+    credentials = None
+    if ca or cert or key:
+        own = None if ca is None or str(ca) == SYSTEM else ca
+        credentials = tls_credentials(ca=own, cert=cert, key=key)
+    elif name:
+        raise ValueError("--tls-name needs --tls-ca")
+    return {
+        "credentials": credentials,
+        "server_name": name or "",
+        "key": read_key(key_file) if key_file else "",
+    }
+
+
+def connect(target: str, security: dict[str, Any], **options: Any) -> "Client":
+    """Make a client; `security` comes from the options."""
+    from desk.client import Client
+
+    try:
+        return Client(target, **security, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None

@@ -1,0 +1,161 @@
+"""The commands against a service with TLS and clients: every one, with options and variables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.certificates import Authority
+from tests.support.clients import Clients
+from tests.support.processes import SDK_APP_ID, RunningDesk, run, start
+
+NOTHING = "desk: no callback is rejected\n"
+
+BEGIN = {
+    "CallbackCommand": "Desk.SessionEventNotify",
+    "SessionId": "a-session",
+    "Event": "SessionBegin",
+    "EventTime": 1725540020000,
+}
+
+
+class Protected:
+    """A running `desk serve` with TLS and a clients file, and what its clients need."""
+
+    def __init__(self, folder: Path, desk: RunningDesk, authority: Authority) -> None:
+        self.folder = folder
+        self.desk = desk
+        self.authority = authority
+
+    def tls(self) -> dict[str, str]:
+        return {"DESK_CLIENT_TLS_CA": str(self.authority.file)}
+
+    def client(self) -> dict[str, str]:
+        return {**self.tls(), "DESK_CLIENT_KEY_FILE": str(self.folder / "key")}
+
+    def run(self, *arguments: str, **settings: str) -> Any:
+        return run(*arguments, target=self.desk.target, **settings)
+
+
+@contextmanager
+def protected(folder: Path, **more: str) -> Iterator[Protected]:
+    authority, clients = Authority(folder), Clients(folder)
+    (folder / "key").write_text(clients.add("all"))
+    (folder / "narrow").write_text(clients.add("narrow", apps=[1], scopes=("sessions.read",)))
+    server = authority.issue("server")
+    with start(
+        "serve",
+        data_dir=folder / "data",
+        DESK_GRPC_TLS_CERT=str(server.chain),
+        DESK_GRPC_TLS_KEY=str(server.key),
+        DESK_CLIENTS_FILE=str(clients.path),
+        **more,
+    ) as desk:
+        desk.post(BEGIN)
+        yield Protected(folder, desk, authority)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Protected]:
+    with protected(tmp_path_factory.mktemp("shared")) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status",),
+        ("sessions", "list"),
+        ("sessions", "get", "a-session"),
+        ("sessions", "count"),
+        ("sessions", "explain", "a-session"),
+        ("sessions", "wait", "a-session", "--state", "CHATBOT"),
+        ("rejections",),
+    ],
+)
+def test_every_command_takes_the_files_from_variables(shared, arguments):
+    done = shared.run(*arguments, **shared.client())
+    assert (done.returncode, done.stderr) in ((0, ""), (0, NOTHING)), done
+
+
+def test_options_do_the_same_as_the_variables(shared):
+    options = ("--tls-ca", str(shared.authority.file), "--key-file", str(shared.folder / "key"))
+    assert shared.run("status", *options).returncode == 0
+    wrong = {"DESK_CLIENT_TLS_CA": "/no/such", "DESK_CLIENT_KEY_FILE": "/no/such"}
+    assert shared.run("status", *options, **wrong).returncode == 0
+
+
+def test_watch_takes_them_too(shared):
+    done = shared.run("watch", "--from-start", "--target", shared.desk.target, **shared.tls())
+    assert done.returncode == 1
+    assert "(UNAUTHENTICATED, UNAUTHENTICATED)" in done.stderr
+
+
+def test_health_needs_tls_and_no_key(shared):
+    for settings, code in ((shared.tls(), 0), (shared.client(), 0), ({}, 1)):
+        done = run("health", "service", shared.desk.target, **settings)
+        assert done.returncode == code, done
+    named = {**shared.tls(), "DESK_CLIENT_TLS_NAME": "other.example"}
+    assert run("health", "service", shared.desk.target, **named).returncode == 1
+    named["DESK_CLIENT_TLS_NAME"] = "localhost"
+    assert run("health", "service", shared.desk.target, **named).returncode == 0
+
+
+def test_a_simulation_is_verified_with_a_key(shared):
+    url = "http://{}:{}".format(*shared.desk.http)
+    arguments = ("simulate", url, "--app", str(SDK_APP_ID), "--sessions", "3")
+    verify = ("--verify", shared.desk.target)
+    done = run(*arguments, *verify, **shared.client())
+    assert done.returncode == 0, done
+    done = run(*arguments, *verify, **shared.tls())
+    assert done.returncode == 1
+    assert "UNAUTHENTICATED" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "arguments", "reason"),
+    [
+        (None, ("status",), "(UNAUTHENTICATED, UNAUTHENTICATED)"),
+        ("narrow", ("status",), "(PERMISSION_DENIED, SCOPE_MISSING)"),
+        ("narrow", ("sessions", "list", "--app", "2"), "(PERMISSION_DENIED, APP_NOT_ALLOWED)"),
+    ],
+)
+def test_a_denial_is_one_line_with_its_reason(shared, key, arguments, reason):
+    settings = {"DESK_CLIENT_KEY_FILE": str(shared.folder / key)} if key else {}
+    done = shared.run(*arguments, **shared.tls(), **settings)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"DESK_CLIENT_TLS_CA": "/no/such"}, "/no/such: No such file or directory"),
+        ({"DESK_CLIENT_TLS_CERT": "{key}"}, "a client certificate and its key belong together"),
+        ({"DESK_CLIENT_TLS_NAME": "x"}, "--tls-name needs --tls-ca"),
+        ({"DESK_CLIENT_KEY_FILE": "/dev/null"}, "/dev/null has no key"),
+        (
+            {"DESK_CLIENT_KEY_FILE": "{key}", "DESK_TARGET": "desk.example:1"},
+            "a key is sent over TLS only, or to this machine, not to desk.example:1",
+        ),
+    ],
+)
+def test_wrong_options_are_wrong_usage(shared, settings, message):
+    given = {name: value.format(key=shared.folder / "key") for name, value in settings.items()}
+    done = run("status", **given)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_with_an_authority_of_clients_each_command_shows_its_certificate(tmp_path):
+    with protected(tmp_path, DESK_GRPC_CLIENT_CA=str(tmp_path / "authority.pem")) as running:
+        done = running.run("status", **running.client())
+        assert done.returncode == 3, done
+        own = running.authority.issue("client")
+        shown = {"DESK_CLIENT_TLS_CERT": str(own.chain), "DESK_CLIENT_TLS_KEY": str(own.key)}
+        assert running.run("status", **running.client(), **shown).returncode == 0
+        health = run("health", "service", running.desk.target, **running.tls(), **shown)
+        assert health.returncode == 0

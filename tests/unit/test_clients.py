@@ -1,0 +1,132 @@
+"""Keys and the clients file."""
+
+import os
+import re
+from datetime import date
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from service.clients import (
+    Client,
+    ClientsFile,
+    ClientsProblem,
+    Key,
+    id_of,
+    new_key,
+    new_key_id,
+    parse,
+)
+
+HASH = "0" * 64
+BOARD = f'''
+[[client]]
+name = "board"
+apps = [1, 2]
+scopes = ["sessions.read", "feed.read"]
+san = ["board.example"]
+keys = [{{id = "one", sha256 = "{HASH}", not_after = 2027-03-31}}]
+'''
+
+
+def test_a_key_has_a_prefix_an_id_256_bits_and_a_checksum():
+    key = new_key("abc")
+    assert re.fullmatch(r"desk_abc_[0-9A-Za-z]{49}", key)
+    assert id_of(key) == "abc"
+    assert new_key("abc") != key
+    assert id_of(new_key(new_key_id()))
+
+
+@given(place=st.integers(0, 56), other=st.characters(codec="ascii"))
+def test_a_key_with_one_other_character_is_none(place, other):
+    key = new_key("abc")
+    changed = key[:place] + other + key[place + 1 :]
+    assert (id_of(changed) is None) == (changed != key)
+
+
+@given(st.text())
+def test_any_other_text_is_no_key(text):
+    assert id_of(text) is None
+
+
+def test_a_file_says_who_may_do_what():
+    assert parse(BOARD) == (
+        Client(
+            name="board",
+            apps=(1, 2),
+            scopes=("sessions.read", "feed.read"),
+            san=("board.example",),
+            keys=(Key(id="one", sha256=HASH, not_after=date(2027, 3, 31)),),
+        ),
+    )
+    assert parse("") == ()
+
+
+def test_a_key_is_valid_to_the_end_of_its_last_day():
+    (client,) = parse(BOARD)
+    assert client.keys[0].end() == 1806537600  # 2027-04-01T00:00:00Z
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ("[1, 2]", '"all"', "apps"),
+        ("[1, 2]", "[]", "apps"),
+        ("[1, 2]", "[0]", "apps"),
+        ("[1, 2]", str(list(range(1, 102))), "apps"),
+        ("feed.read", "feed.write", "scopes"),
+        ('["sessions.read", "feed.read"]', "[]", "scopes"),
+        ("scopes", "scope", "scope"),
+        (HASH, "0" * 63, "sha256"),
+        ("2027-03-31", '"soon"', "not_after"),
+        ('name = "board"', 'name = ""', "name"),
+        ("]}]", "", "Unclosed array"),
+        ("keys = [", "keys = [" + "".join(f'{{id="{n}",sha256="{HASH}"}},' for n in "abc"), "keys"),
+        ("", BOARD, "name 'board'"),
+        ("", BOARD.replace("board", "other").replace('"one"', '"two"') * 2, "'other'"),
+        ("", BOARD.replace('"board"', '"other"').replace("board.e", "other.e"), "key id 'one'"),
+        ("", BOARD.replace('"board"', '"other"').replace('"one"', '"two"'), "san 'board.example'"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_says_where(before, after, problem):
+    changed = BOARD.replace(before, after) if before else BOARD + after
+    if before == "]}]":
+        changed = BOARD.rstrip()[:-1]
+    with pytest.raises(ClientsProblem) as raised:
+        parse(changed)
+    assert problem in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_leaves_the_old_clients(tmp_path):
+    path = tmp_path / "clients.toml"
+    path.write_text(BOARD)
+    file = ClientsFile(path, period=0.0)
+    (board,) = file.clients
+    assert not file.refresh()
+    with capture_logs() as lines:
+        path.write_text("broken")
+        assert not file.refresh()
+        path.unlink()
+        assert not file.refresh()
+    assert [line["log_level"] for line in lines] == ["error", "error"]
+    assert all(str(path) in line["problem"] for line in lines)
+    assert file.clients == (board,)
+    path.write_text(BOARD.replace("board", "other"))
+    assert file.refresh()
+    assert file.clients[0].name == "other"
+
+
+def test_a_request_reads_a_file_whose_metadata_did_not_change(tmp_path):
+    path = tmp_path / "clients.toml"
+    path.write_text(BOARD)
+    file = ClientsFile(path)
+    found = path.stat()
+    path.write_text(BOARD.replace('"board"', '"bored"'))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert not file.refresh()
+    file.reload()
+    assert file.refresh()
+    assert file.clients[0].name == "bored"
