@@ -1,4 +1,4 @@
-"""Access by client: keys, scopes, apps, texts, revocation; every method, live and stored.
+"""Access by client: keys, scopes, apps, texts, revocation; every method, live and stored."""
 
 import asyncio
 import time
