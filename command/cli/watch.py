@@ -5,14 +5,14 @@ import logging
 import os
 import signal
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-from desk.client import Client, JournalMismatch, Update
+from desk.client import Client, Denied, JournalMismatch, Update
 from desk.v1.event_pb2 import SessionRecord, Verdict
 
 from command.cli.connection import FAILED, CallFailed, client_command
@@ -83,7 +83,8 @@ async def watch(
     _log_to_stderr()
     saved = _CheckpointFile(checkpoint_file)
     start = saved.read()
-    await client.status()  # a wrong --target is an error; a connection lost later is not
+    with suppress(Denied):  # a wrong --target is an error; a connection lost later is not
+        await client.status()
     updates = client.subscribe(
         after_revision=start.revision if start else 0 if from_start else after,
         journal_id=start.journal_id if start else "",

@@ -1,5 +1,6 @@
 """`desk watch` against a real `desk serve`: live, resumed, interrupted."""
 
+import asyncio
 import json
 import os
 import re
@@ -10,10 +11,12 @@ import threading
 import time
 from contextlib import contextmanager
 
+import grpc
 import pytest
 
 from tests.support.commands import invoke
-from tests.support.processes import DEADLINE, environment, start
+from tests.support.feed_server import FeedServer, fail, records, serving
+from tests.support.processes import DEADLINE, environment, run, start
 
 BEGIN_AT = 1_725_540_020_000
 
@@ -163,6 +166,21 @@ def test_watch_selects_and_shows_the_session_after_each_record(desk):
         (record,) = watch.records(1)
         assert record["session"]["session_id"] == "selected"
         assert record["session"]["state"] == "SESSION_STATE_CHATBOT"
+
+
+class FeedOnly(FeedServer):
+    """A service that lets its client read the feed, and nothing else."""
+
+    async def GetStatus(self, request, context):  # noqa: N802
+        await fail(context, grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+
+
+async def test_watch_needs_no_more_than_the_feed():
+    async with serving(FeedOnly(records(1, 1))) as port:
+        watch = ("watch", "--from-start", "--until-caught-up", "--json")
+        answer = await asyncio.to_thread(run, *watch, target=f"127.0.0.1:{port}")
+    assert answer.returncode == 0
+    assert revisions(map(json.loads, answer.stdout.splitlines())) == [1, 2]
 
 
 def test_watch_goes_on_from_its_checkpoint_file(desk, head, since, tmp_path):
