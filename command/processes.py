@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.authentication import Authenticator
     from journal.backlog import Backlog
     from journal.port import JournalReader, JournalWriter
+    from service.follower import Follower
 
 JOURNAL_FILE = "journal.db"
 
@@ -83,6 +84,7 @@ def run_gateway(
         from gateway.options import Options
         from gateway.reporter import start_reporter
         from gateway.waitress_server import GreenletEvent, Server
+        from journal.late import LateWriter
 
         options = Options(
             sdk_app_ids=frozenset(settings.sdk_app_ids),
@@ -92,18 +94,23 @@ def run_gateway(
         stop = threading.Event()
         tokens = CallbackTokens(settings)
         on_stop_request(stop.set, reload=tokens.reload)
-        journal = _open_with_retries(lambda: _open_writer(settings), stop)
-        if journal is not None:
-            with closing(journal):
-                authenticator = Authenticator(options.sdk_app_ids, options.tokens)
-                app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
-                _follow_tokens(tokens, authenticator, stop)
-                start_reporter(options, settings.data_dir)
-                limits = Limits(per_address=settings.http_connections_per_address)
-                server = Server(app, listener, limits)
-                _when_set(stop, server.stop)
-                _report_ready(notifier)
-                server.run(notifier.alive)
+        journal = LateWriter(
+            lambda: _open_writer(settings),
+            on_open=lambda: _report_ready(notifier),
+            on_failure=stop.set,
+            on_wait=_WaitingLog(),
+        )
+        with closing(journal):
+            authenticator = Authenticator(options.sdk_app_ids, options.tokens)
+            app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
+            _follow_tokens(tokens, authenticator, stop)
+            start_reporter(options, settings.data_dir)
+            limits = Limits(per_address=settings.http_connections_per_address)
+            server = Server(app, listener, limits)
+            _when_set(stop, server.stop)
+            server.run(notifier.alive)
+        if journal.failure:
+            raise journal.failure
 
 
 def _follow_tokens(
@@ -121,16 +128,15 @@ def _follow_tokens(
 def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
-        from service.follower import Follower
-
         stop = threading.Event()
         on_stop_request(stop.set)
         journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop)
         if journal is not None:
             with closing(journal):
-                work = Follower(journal, settings.data_dir)
-                _report_ready(notifier)
-                work.run(stop, notifier.alive)
+                work = _open_with_retries(lambda: _make_follower(journal, settings), stop)
+                if work is not None:
+                    _report_ready(notifier)
+                    work.run(stop, notifier.alive)
 
 
 def run_rpc_worker(
@@ -214,10 +220,11 @@ def _open_writer(settings: Settings) -> "JournalWriter":
     return SqliteWriter(settings.data_dir / JOURNAL_FILE)
 
 
-def _open_reader(settings: Settings) -> "JournalReader":
+def open_reader(data_dir: Path) -> "JournalReader":
+    """Open the journal in a directory for reading."""
     from journal.sqlite import SqliteReader
 
-    return SqliteReader(settings.data_dir / JOURNAL_FILE)
+    return SqliteReader(data_dir / JOURNAL_FILE)
 
 
 def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
@@ -225,28 +232,41 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
     from journal.errors import Damaged, Unavailable
 
     try:
-        return _open_reader(settings)
+        return open_reader(settings.data_dir)
     except Damaged as error:
         raise Unavailable(str(error)) from error
+
+
+def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
+    """Open the view for writing. A disk that is full or fails may do better later."""
+    from journal.errors import Unavailable
+    from service.follower import Follower
+    from service.view.errors import ViewError, ViewUnavailable
+
+    try:
+        return Follower(journal, settings.data_dir)
+    except ViewUnavailable:
+        raise
+    except (ViewError, OSError) as error:
+        raise Unavailable(f"the view cannot be opened: {error}") from error
 
 
 def _backlog(settings: Settings) -> "Backlog":
     from journal.backlog import Backlog
 
-    return Backlog(lambda: _open_reader(settings))
+    return Backlog(lambda: open_reader(settings.data_dir))
 
 
 def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | None:
     """Open the journal as soon as that is possible. Return None after a request to stop."""
     from journal.errors import Unavailable
 
-    since, messages = time.monotonic(), [(0.0, log.info), (WARN_AFTER, log.warning)]
+    note = _WaitingLog()
     while not stop.is_set():
         try:
             return open_()
         except Unavailable as reason:
-            if messages and time.monotonic() - since >= messages[0][0]:
-                messages.pop(0)[1]("waiting_for_journal", reason=str(reason))
+            note(str(reason))
             stop.wait(OPEN_RETRY)
     return None
 
@@ -262,6 +282,18 @@ def _build_info(role: str) -> dict[tuple[str, ...], float]:
         fingerprint = store.fingerprint()
     versions = version("desk-sessions"), platform.python_version(), version("grpcio")
     return {(*versions, apsw.sqlite_lib_version(), fingerprint): 1}
+
+
+class _WaitingLog:
+    """Logs why the journal cannot be opened: once at the beginning, once after `WARN_AFTER`."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._lines = [(0.0, log.info), (WARN_AFTER, log.warning)]
+
+    def __call__(self, reason: str) -> None:
+        if self._lines and time.monotonic() - self._since >= self._lines[0][0]:
+            self._lines.pop(0)[1]("waiting_for_journal", reason=reason)
 
 
 @contextmanager

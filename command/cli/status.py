@@ -16,6 +16,7 @@ from command.cli.output import (
     print_json,
     time_text,
 )
+from command.cli.parameters import time_zone_option
 from simulator.words import count_of
 
 SILENCE = 10.0
@@ -23,6 +24,7 @@ SILENCE = 10.0
 
 
 @click.command()
+@time_zone_option
 @json_option
 @client_command
 async def status(client: Client, *, as_json: bool) -> None:
