@@ -172,7 +172,8 @@ class Access:
         """Follow the clients file and the ends of keys, until cancelled."""
         while True:
             await asyncio.sleep(REFRESH)
-            if self.clients and self.clients.refresh():
+            # In a thread: a large file takes a while to read.
+            if self.clients and await asyncio.to_thread(self.clients.refresh):
                 self._grant()
             now = time.time()
             for grant in self._by_key.values():

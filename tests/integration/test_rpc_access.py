@@ -1,4 +1,4 @@
-"""Who may call what: keys, scopes, apps, texts, revocation. Every method, live and stored."""
+"""Access of clients: keys, scopes, apps, texts, revocation. Every method, live and stored."""
 
 import asyncio
 import time

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import Address
-from command.settings import _CLIENT_SETTINGS, Settings, SettingsError, TrialSettings
+from command.settings import CLIENT_SETTINGS, Settings, SettingsError, TrialSettings
 from gateway.app import create_app
 from gateway.options import Options, check_callback_path
 from journal.memory import MemoryJournal
@@ -265,6 +265,22 @@ def test_an_app_without_a_token_is_warned_of_wherever_the_gateway_listens(enviro
     assert Settings.load().warnings() == []
 
 
+def test_clients_without_tls_beyond_loopback_are_warned_of(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
+    Path("clients.toml").write_text("")
+    assert Settings.load().warnings(gateway=False) == []
+    environment(DESK_GRPC_LISTEN="0.0.0.0:1", DESK_GRPC_INSECURE="true")
+    (warning,) = Settings.load().warnings(gateway=False)
+    assert warning.endswith("only keys from loopback are taken")
+
+
+def test_a_clients_file_that_cannot_be_used_is_one_line(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
+    assert problems() == [
+        "DESK_CLIENTS_FILE cannot be used: clients.toml: No such file or directory"
+    ]
+
+
 def test_a_trial_needs_no_token(environment):
     environment()
     assert TrialSettings.load().warnings() == []
@@ -354,12 +370,12 @@ def test_the_example_documents_every_variable_with_its_default(environment, tmp_
     given = dict(re.findall(r"^(?:# )?(DESK_[A-Z_]+)=(.*)$", example, re.MULTILINE))
     assert {name.removeprefix("DESK_").lower() for name in given} == {
         *Settings.model_fields,
-        *_CLIENT_SETTINGS,
+        *CLIENT_SETTINGS,
     }
     environment(DESK_SDK_APP_IDS="1600012345")
     defaults = Settings.load()
     for name in (
-        *map(str.upper, _CLIENT_SETTINGS),
+        *map(str.upper, CLIENT_SETTINGS),
         *("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE"),
         *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_CLIENT_CA", "CLIENTS_FILE"),
     ):
