@@ -5,10 +5,11 @@ secret.
 """
 
 import difflib
+import math
 import re
 import time
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -38,6 +39,9 @@ MAX_CONNECTIONS = 1_000_000
 
 MAX_TOKEN_FILE = 64 * 1024
 """Bytes of a file with tokens."""
+
+CERTIFICATE_DAYS = 14
+"""Days before the end of a certificate in which it is warned of."""
 
 _PREFIX = "DESK_"
 CLIENT_SETTINGS = (
@@ -358,7 +362,8 @@ class Settings(BaseSettings):
             gateway: one of the processes takes callbacks.
         """
         unsigned = self._unsigned_apps() if gateway else []
-        return [*unsigned, *self._refused_keys(), *map(_did_you_mean, self._unknown_variables())]
+        doubts = [*unsigned, *self._refused_keys(), *self._ending_certificate()]
+        return [*doubts, *map(_did_you_mean, self._unknown_variables())]
 
     def _unsigned_apps(self) -> list[str]:
         unsigned = [str(app) for app in self.sdk_app_ids if app not in self.callback_tokens]
@@ -368,6 +373,15 @@ class Settings(BaseSettings):
         return [
             f"DESK_CALLBACK_TOKENS has no token for app {apps}: whoever reaches the gateway can "
             "add callbacks; DESK_ALLOW_UNSIGNED=true if that is meant"
+        ]
+
+    def _ending_certificate(self) -> list[str]:
+        files = self.certificate_files()
+        ends_at = files.read().ends_at if files else math.inf
+        if ends_at - time.time() > CERTIFICATE_DAYS * 86_400:
+            return []
+        return [
+            f"DESK_GRPC_TLS_CERT ends at {datetime.fromtimestamp(ends_at, UTC):%Y-%m-%d %H:%M}Z"
         ]
 
     def _refused_keys(self) -> list[str]:

@@ -168,12 +168,11 @@ class Access:
         self._by_name: dict[str, Grant] = {}
         self._grant()
 
-    async def follow(self) -> None:
+    async def follow(self, clients: ClientsFile) -> None:
         """Follow the clients file and the ends of keys, until cancelled."""
         while True:
             await asyncio.sleep(REFRESH)
-            # In a thread: a large file takes a while to read.
-            if self.clients and await asyncio.to_thread(self.clients.refresh):
+            if await asyncio.to_thread(clients.refresh):  # a large file takes a while
                 self._grant()
             now = time.time()
             for grant in self._by_key.values():

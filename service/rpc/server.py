@@ -163,7 +163,7 @@ async def _serve(
             port = _bind(server, address, tls)
             work = [feed.run(), feed.announce(), _guard(readers, feed), stop.wait()]
             if access.clients:
-                work.append(access.follow())
+                work.append(access.follow(access.clients))
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
                 await health.serve()

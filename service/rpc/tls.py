@@ -1,6 +1,7 @@
 """TLS of the gRPC port. New files are used by the next connections, without a restart."""
 
 import threading
+from datetime import UTC, datetime
 
 import grpc
 import structlog
@@ -28,6 +29,11 @@ class Tls:
         self._changes = Changes(*files.paths(), period=period)
         self._certificate = files.read()
 
+    @property
+    def ends_at(self) -> float:
+        """The Unix time at which the certificate ends."""
+        return self._certificate.ends_at
+
     def credentials(self) -> grpc.ServerCredentials:
         """Make the credentials of a port. Clients need a certificate if they have authorities."""
         return grpc.dynamic_ssl_server_credentials(
@@ -53,7 +59,8 @@ class Tls:
             if found == self._certificate:
                 return None
             self._certificate = found
-            _log.info("certificate_reloaded", file=str(self._files.chain))
+            ends = datetime.fromtimestamp(found.ends_at, UTC).isoformat()
+            _log.info("certificate_reloaded", file=str(self._files.chain), ends=ends)
             return _configuration(found)
 
 

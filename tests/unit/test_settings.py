@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import time
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,7 @@ from command.settings import CLIENT_SETTINGS, Settings, SettingsError, TrialSett
 from gateway.app import create_app
 from gateway.options import Options, check_callback_path
 from journal.memory import MemoryJournal
+from service.certificates import CertificateFiles
 from tests.support.certificates import Authority
 
 SECRET = "hush-hush-4711"
@@ -340,6 +342,22 @@ def test_grpc_may_leave_the_machine_with_tls_and_certificates_of_clients(environ
     environment(DESK_GRPC_CLIENT_CA=str(authority.file))
     files = Settings.load().certificate_files()
     assert files == (server.chain, server.key, authority.file)
+
+
+@pytest.mark.parametrize(
+    ("days", "warned"), [(1, True), (13, True), (15, False), (40 * 365, False)]
+)
+def test_a_certificate_that_ends_soon_is_warned_of(environment, authority, days, warned):
+    server = authority.issue(f"days-{days}", days=days)
+    ends_at = CertificateFiles(server.chain, server.key).read().ends_at
+    assert abs(ends_at - time.time() - days * 86_400) < 3_600
+    environment(
+        DESK_SDK_APP_IDS="1",
+        DESK_GRPC_TLS_CERT=str(server.chain),
+        DESK_GRPC_TLS_KEY=str(server.key),
+    )
+    warnings = Settings.load().warnings(gateway=False)
+    assert [line.startswith("DESK_GRPC_TLS_CERT ends at ") for line in warnings] == [True] * warned
 
 
 def test_certificates_that_cannot_be_used_are_one_line_each(environment, authority, tmp_path):
