@@ -4,6 +4,7 @@ The vendor's page and what it leaves open: docs/callbacks.md. Pure: no I/O, no c
 """
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import accumulate
 from math import inf, isfinite
@@ -52,18 +53,6 @@ class Malformed(ValueError):
     """The body is not a callback; the message says why, in one bounded sentence."""
 
 
-class TooEarly(Malformed):
-    """The callback was received more than `MAX_AHEAD` before its `EventTime`.
-
-    Attributes:
-        callback: its content. A copy that was received later may have been taken.
-    """
-
-    def __init__(self, callback: "Callback") -> None:
-        super().__init__("EventTime is more than 24 hours after the callback was received")
-        self.callback = callback
-
-
 class _NotJson(Malformed):
     """The parser refuses the body."""
 
@@ -77,7 +66,7 @@ class Callback(
     kw_only=True,
     gc=False,
     rename="pascal",
-    forbid_unknown_fields=True,  # the parser does not check the content of a field that it skips
+    forbid_unknown_fields=True,  # what the vendor has changed is read field by field
 ):
     """The fields of a body, as far as they have the types that the vendor gives them.
 
@@ -113,16 +102,46 @@ class Callback(
         return self.stars or None
 
 
-def examine(sdk_app_id: int, body: bytes, received_at: int) -> tuple[bytes, str]:
-    """Return a body's identity, and the message of the error that `decode` raises, or "".
+class Reading(msgspec.Struct, frozen=True, gc=False):
+    """A body as read.
 
-    Not the error: its traceback would keep the body, and the caller's whole stack, in memory.
+    Attributes:
+        identity: 16 bytes; see `identify`.
+        callback: its content; None if it has none that can be read.
+        problem: why it is malformed; "" if it is not. A callback that was received too early has
+            both: a copy that was received later may have been taken.
     """
+
+    identity: bytes
+    callback: Callback | None
+    problem: str
+
+
+def read(sdk_app_id: int, body: bytes, received_at: int) -> Reading:
+    """Read a body that was received at a time (ms). It is parsed once, for content and identity."""
+    callback, content, problem = None, body, ""
     try:
-        decode(body, received_at)
+        _check_nesting(body)
+        try:
+            document = _parse(body)
+        except _NotJson:
+            callback = _leniently(_parse_mended(body))
+        else:
+            content = _CANONICAL.encode(document)
+            callback = _strictly(document) or _leniently(document)
     except Malformed as fault:
-        return identify(sdk_app_id, body), str(fault)
-    return identify(sdk_app_id, body), ""
+        problem = str(fault)
+    if callback and callback.event_time > received_at + MAX_AHEAD:
+        problem = "EventTime is more than 24 hours after the callback was received"
+    digest = _hash_of(sdk_app_id).copy()
+    digest.update(content)
+    return Reading(digest.digest(), callback, problem)
+
+
+@lru_cache(64)
+def _hash_of(sdk_app_id: int) -> blake2b:
+    """Begin an identity. A copy of it is made faster than a new one."""
+    return blake2b(b"%d\n" % sdk_app_id, digest_size=16)
 
 
 def identify(sdk_app_id: int, body: bytes) -> bytes:
@@ -131,26 +150,7 @@ def identify(sdk_app_id: int, body: bytes) -> bytes:
     All deliveries of one callback have one identity, whatever the order of keys or the white space.
     A body that is no JSON, or has a lone surrogate, is identified by its bytes.
     """
-    try:
-        _check_nesting(body)
-        content = msgspec.json.encode(_parse(body), order="sorted")
-    except Malformed:
-        content = body
-    return blake2b(b"%d\n%b" % (sdk_app_id, content), digest_size=16).digest()
-
-
-def decode(body: bytes, received_at: int) -> Callback:
-    """Read a body that was received at a time (ms) as a callback.
-
-    Raises:
-        TooEarly: it is one, of an event that is too far ahead of that time.
-        Malformed: it is none.
-    """
-    _check_nesting(body)
-    callback = _decode_strictly(body) or _decode_leniently(body)
-    if callback.event_time > received_at + MAX_AHEAD:
-        raise TooEarly(callback)
-    return callback
+    return read(sdk_app_id, body, 0).identity
 
 
 # ---- JSON within limits ----
@@ -168,7 +168,7 @@ def _float(literal: str) -> float:
 
 # msgspec's own reading of a float near the limits takes 20 times as long.
 _JSON = msgspec.json.Decoder(float_hook=_float)
-_CALLBACK = msgspec.json.Decoder(Callback, float_hook=_float)
+_CANONICAL = msgspec.json.Encoder(order="sorted")
 
 
 def _check_nesting(body: bytes) -> None:
@@ -198,10 +198,10 @@ def _parse(body: bytes) -> Any:
 # ---- Strictly: every field is known and of the vendor's type. Nearly all bodies are so. ----
 
 
-def _decode_strictly(body: bytes) -> Callback | None:
+def _strictly(document: Any) -> Callback | None:
     try:
-        callback: Callback = _CALLBACK.decode(body)
-    except ValueError:
+        callback = msgspec.convert(document, Callback)
+    except msgspec.ValidationError:
         return None
     # A printable name has no control characters.
     printable = callback.session_id.isprintable() and callback.event.isprintable()
@@ -215,16 +215,6 @@ _MARK = b"\xff"  # stands in no UTF-8, so in no JSON
 _HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 _LONE_SURROGATE = re.compile(rb"%b(?!%b)|%b(?<!%b%b)" % (_HIGH, _LOW, _LOW, _HIGH, _LOW))
 """The escape of half a surrogate pair that stands alone, in a JSON text without `\\\\`."""
-
-
-def _decode_leniently(body: bytes) -> Callback:
-    try:
-        document = _parse(body)
-    except _NotJson:
-        document = _parse_mended(body)
-    if type(document) is not dict:
-        raise Malformed("the body is not a JSON object")
-    return _read(document)
 
 
 def _parse_mended(body: bytes) -> Any:
@@ -243,7 +233,9 @@ def _parse_mended(body: bytes) -> Any:
     return document
 
 
-def _read(document: dict[str, Any]) -> Callback:
+def _leniently(document: Any) -> Callback:
+    if type(document) is not dict:
+        raise Malformed("the body is not a JSON object")
     if document.get("CallbackCommand", COMMAND) != COMMAND:
         raise Malformed("CallbackCommand in the body is not the one in the URL")
     stars = document.get("SatisfactionSelected")

@@ -46,6 +46,9 @@ class Address(NamedTuple):
         return self._replace(host=_WILDCARDS.get(self.host, self.host))
 
 
+DEFAULT_DATA_DIR = "data"
+"""Default of DESK_DATA_DIR."""
+
 DEFAULT_HTTP = Address("127.0.0.1", 8080)
 """Default of DESK_HTTP_LISTEN."""
 

@@ -1,13 +1,14 @@
-"""The addresses of the processes of this machine, for the commands that ask them.
+"""The addresses of the processes of this machine, and their directory, for other commands.
 
 Reads single variables, not `command.settings`: a client needs no complete configuration.
 """
 
 import os
+from pathlib import Path
 
 from dotenv import dotenv_values
 
-from command.address import DEFAULT_GRPC, DEFAULT_HTTP, Address
+from command.address import DEFAULT_DATA_DIR, DEFAULT_GRPC, DEFAULT_HTTP, Address
 
 
 def gateway_address() -> Address:
@@ -28,6 +29,16 @@ def service_address() -> Address:
         OSError: `.env` exists and cannot be read.
     """
     return _listening("DESK_GRPC_LISTEN", DEFAULT_GRPC)
+
+
+def data_directory() -> Path:
+    """Return the directory of journal and view.
+
+    Raises:
+        ValueError: `.env` is not UTF-8.
+        OSError: `.env` exists and cannot be read.
+    """
+    return Path(setting("DESK_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
 
 
 def _listening(variable: str, default: Address) -> Address:

@@ -108,7 +108,7 @@ def run_follower(notifier: Notifier, settings: Settings) -> None:
 
         stop = threading.Event()
         on_stop_request(stop.set)
-        journal = _open_with_retries(lambda: _open_reader(settings), stop)
+        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop)
         if journal is not None:
             with closing(journal):
                 work = Follower(journal, settings.data_dir)
@@ -189,6 +189,16 @@ def _open_reader(settings: Settings) -> "JournalReader":
     from journal.sqlite import SqliteReader
 
     return SqliteReader(settings.data_dir / JOURNAL_FILE)
+
+
+def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
+    """Open the journal for the follower, which waits for a damaged one to be mended."""
+    from journal.errors import Damaged, Unavailable
+
+    try:
+        return _open_reader(settings)
+    except Damaged as error:
+        raise Unavailable(str(error)) from error
 
 
 def _backlog(settings: Settings) -> "Backlog":

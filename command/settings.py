@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 
 from callback.decoder import SAMPLE_SDK_APP_ID
-from command.address import DEFAULT_GRPC, DEFAULT_HTTP, Address
+from command.address import DEFAULT_DATA_DIR, DEFAULT_GRPC, DEFAULT_HTTP, Address
 from gateway.options import check_callback_path
 from service.certificates import CertificateFiles, CertificateProblem
 from service.clients import ClientsProblem, end_of, read_clients
@@ -208,7 +208,7 @@ class Settings(BaseSettings):
     clients_file: Path | None = None
     grpc_insecure: bool = False
     grpc_listen: Listen = DEFAULT_GRPC
-    data_dir: Path = Field(default=Path("data"), validate_default=True)
+    data_dir: Path = Field(default=Path(DEFAULT_DATA_DIR), validate_default=True)
     journal: str = "sqlite"
     rpc_workers: Annotated[int, _parsed(lambda text: _whole_number(text, 1, MAX_RPC_WORKERS))] = 1
     log_level: Literal["debug", "info", "warning", "error"] = "info"

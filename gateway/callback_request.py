@@ -5,7 +5,7 @@ The request: docs/callbacks.md. Knows neither HTTP nor what a callback means.
 
 import re
 
-from callback.decoder import COMMAND, examine
+from callback.decoder import COMMAND, read
 from gateway.answers import Answer, RequestRejected
 from gateway.authentication import Authenticator, Parameters
 from journal.entry import NewEntry
@@ -34,9 +34,9 @@ def read_callback(
     sdk_app_id = authenticator.authenticate(parameters, now)
     _check_command(parameters, sdk_app_id)
     received_at = int(now * 1000)
-    identity, fault = examine(sdk_app_id, body, received_at)
+    reading = read(sdk_app_id, body, received_at)
     entry = NewEntry(
-        id=identity,
+        id=reading.identity,
         sdk_app_id=sdk_app_id,
         received_at=received_at,
         request_id=_text(parameters, "RequestID"),
@@ -44,7 +44,7 @@ def read_callback(
         platform=_text(parameters, "OptPlatform"),
         body=body,
     )
-    return entry, fault
+    return entry, reading.problem
 
 
 def _check_command(parameters: Parameters, sdk_app_id: int) -> None:

@@ -16,6 +16,10 @@ MAX_INTEGER = 2**63 - 1
 """The largest that SQLite and protobuf can hold."""
 
 
+DAMAGED = "the entry is damaged: its id is not the digest of its app and body"
+"""The problem of an entry that is not the one that was appended."""
+
+
 class Kind(IntEnum):
     """Purpose of an entry. The numbers are stored: add to them, never change one."""
 

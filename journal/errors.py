@@ -29,6 +29,10 @@ class Unreadable(JournalError):
     """The stored data are damaged, or no journal of this version."""
 
 
+class Damaged(Unreadable):
+    """A part of the stored data cannot be read. Other parts may be whole."""
+
+
 class NotKept(JournalError):
     """The entries asked for have been removed.
 

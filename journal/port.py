@@ -101,7 +101,7 @@ class JournalReader(Protocol):
             NotKept: entries after `after` may have been removed. The error says from where on
                 reading is possible: from 1, unless the beginning was removed.
             Unavailable: the storage failed.
-            Unreadable: the storage is damaged; the message names the revision.
+            Damaged: the next entry cannot be read; the message names the revision.
         """
         ...
 

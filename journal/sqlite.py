@@ -83,6 +83,11 @@ class SqliteReader:
             while self._idle_watches:
                 self._idle_watches.pop().close()
 
+    def _let_go(self) -> None:
+        """Close the connection; the next read opens another."""
+        with self._lock:
+            self._handle.drop()
+
     @contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
         with self._lock:
@@ -127,7 +132,9 @@ class SqliteWriter(SqliteReader):
         with map_errors(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._close_timeout = close_timeout
-        self._writer = writer = Writer(path, checkpoint_pages=checkpoint_pages)
+        self._writer = writer = Writer(
+            path, checkpoint_pages=checkpoint_pages, on_replaced=self._let_go
+        )
         try:
             super().__init__(path)
         except BaseException:

@@ -10,9 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
+import structlog
 
 from journal import sqlite_format
-from journal.errors import InUse, Unavailable, Unreadable
+from journal.errors import Damaged, InUse, Unavailable, Unreadable
+from storage.files import DatabaseFiles
 
 BUSY_MS = 200
 """Milliseconds to wait for another connection's lock; locks are held for a few at most."""
@@ -26,9 +28,11 @@ FULL = 2
 Connect = Callable[[Path, str], apsw.Connection]
 """Opens the journal at a path. Raises `Unreadable` if its id is another than the one given."""
 
+log = structlog.get_logger()
+
 
 class Handle:
-    """A connection that is opened anew after a failure, or after its file was moved away.
+    """A connection that is opened anew after a failure, or after one of its files was moved away.
 
     Not safe for use by several threads at once.
 
@@ -36,11 +40,21 @@ class Handle:
         journal_id: of the journal first opened. Another one in its place is refused.
     """
 
-    def __init__(self, path: Path, connect: Connect) -> None:
+    def __init__(
+        self, path: Path, connect: Connect, *, on_replaced: Callable[[], None] = lambda: None
+    ) -> None:
+        """Open the journal.
+
+        Args:
+            path: of the database.
+            connect: opens it.
+            on_replaced: closes this process's other connections, which share the -shm file.
+        """
         self._path = path
+        self._on_replaced = on_replaced
         self._connect = connect
         self._connection: apsw.Connection | None = None
-        self._file: tuple[int, int] | None = None
+        self._files = DatabaseFiles.at(path)
         self.journal_id = ""
         with self.connection() as connection:
             self.journal_id = sqlite_format.journal_id(connection)
@@ -53,30 +67,65 @@ class Handle:
             Unavailable: there is no journal, or the storage failed.
             Unreadable: there is another journal, a file of another kind, or damage.
         """
-        try:
-            with map_errors(self._path):
-                yield self._get()
-        except Exception:  # whatever it was, a transaction may be open
-            self.drop()
-            raise
+        with map_errors(self._path):
+            connection = self._get()
+            try:
+                yield connection
+            except Exception:  # whatever it was, a transaction may be open
+                self.drop()
+                raise
+
+    def save_wal(self) -> None:
+        """Move the writer's commits to the database if the WAL that has them was deleted.
+
+        Raises:
+            apsw.Error: that is not possible now; they are only in the open, deleted file.
+        """
+        connection, now = self._connection, DatabaseFiles.at(self._path)
+        if connection is None or now == self._files or now.database != self._files.database:
+            return
+        if not connection.readonly("main"):
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def drop(self) -> None:
-        """Close the connection, even if the disk fails; an open transaction is rolled back."""
-        if self._connection is not None:
-            with suppress(apsw.Error):
-                self._connection.close(True)
-            self._connection = None
+        """Close the connection, even if the disk fails; an open transaction is rolled back.
+
+        A connection that has the only copy of commits stays open, until they can be saved.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        with suppress(apsw.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        try:
+            self.save_wal()
+        except apsw.Error:
+            return
+        with suppress(apsw.Error):
+            connection.close(True)
+        self._connection = None
 
     def _get(self) -> apsw.Connection:
-        if self._connection is None or self._file != _identity(self._path):
+        if self._connection is not None and self._is_outdated(self._connection):
+            self.save_wal()
+            log.warning("journal_file_replaced", journal=str(self._path))
             self.drop()
+            self._on_replaced()
+        if self._connection is None:
             self._connection = self._connect(self._path, self.journal_id)
-            self._file = _identity(self._path)
+            self._files = DatabaseFiles.at(self._path)
         return self._connection
+
+    def _is_outdated(self, connection: apsw.Connection) -> bool:
+        now = DatabaseFiles.at(self._path)
+        if connection.readonly("main"):
+            return self._files.replaced_by(now)
+        return now != self._files
 
 
 @contextmanager
-def map_errors(path: Path) -> Iterator[None]:
+def map_errors(path: Path | str) -> Iterator[None]:
     """Raise the journal's errors for those of the storage below it."""
     try:
         yield
@@ -87,7 +136,7 @@ def map_errors(path: Path) -> Iterator[None]:
     except apsw.NotADBError as error:
         raise Unreadable(f"{path} is not a journal") from error
     except apsw.CorruptError as error:
-        raise Unreadable(f"{path} is damaged: {error}") from error
+        raise Damaged(f"{path} is damaged: {error}") from error
     except (apsw.Error, OSError) as error:
         raise Unavailable(f"{path}: {type(error).__name__}: {error}") from error
 
@@ -117,7 +166,7 @@ def connect_to_write(path: Path, journal_id: str) -> apsw.Connection:
 
 def connect_to_read(path: Path, journal_id: str) -> apsw.Connection:
     """Open an existing journal as one of its readers."""
-    connection = _connect(path, apsw.SQLITE_OPEN_READONLY)
+    connection = open_read_only(path)
     version = _check(connection, path, journal_id)
     if version != sqlite_format.VERSION:
         raise Unavailable(
@@ -127,6 +176,11 @@ def connect_to_read(path: Path, journal_id: str) -> apsw.Connection:
     with suppress(FileNotFoundError), Path(f"{path}-wal").open("rb") as wal:
         os.fsync(wal)
     return connection
+
+
+def open_read_only(path: Path) -> apsw.Connection:
+    """Open a file of any content for reading; what it is has to be checked."""
+    return _connect(path, apsw.SQLITE_OPEN_READONLY)
 
 
 def _connect(path: Path, flags: int) -> apsw.Connection:
@@ -154,12 +208,3 @@ def _prepare_to_write(connection: apsw.Connection) -> None:
     if mode != "wal" or connection.pragma("synchronous") != FULL:
         raise Unavailable("SQLite would not be durable here: is this a local file system?")
     connection.wal_autocheckpoint(0)  # the writer does it, after a commit was acknowledged
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return the file's number: SQLite goes on writing a file that was deleted, without error."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -4,7 +4,7 @@ Used by one thread. After a failed commit the connection is not trusted again: i
 next commit opens a new one and reads the journal's state from it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,13 @@ log = structlog.get_logger()
 class Writer:
     """The holder of the writer's lock, which commits batches."""
 
-    def __init__(self, path: Path, *, checkpoint_pages: int = CHECKPOINT_PAGES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        checkpoint_pages: int = CHECKPOINT_PAGES,
+        on_replaced: Callable[[], None] = lambda: None,
+    ) -> None:
         """Take the lock; create the file if there is none, migrate it if it is of an older version.
 
         Raises:
@@ -46,7 +52,7 @@ class Writer:
         with map_errors(path):
             self._lock = FileLock(Path(f"{path}.lock"))
         try:
-            self._handle = Handle(path, connect_to_write)
+            self._handle = Handle(path, connect_to_write, on_replaced=on_replaced)
         except BaseException:
             self._lock.release()
             raise
@@ -59,6 +65,7 @@ class Writer:
         """
         with self._writing() as connection:
             outcomes = _insert(connection, entries)
+            self._handle.save_wal()  # a commit to a deleted file would end with the process
             # A hook would count exactly, but has to acquire the GIL for each commit.
             self._pages += connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
         return outcomes

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from callback.decoder import Malformed, TooEarly, decode
-from journal.entry import Entry
+from callback.decoder import read
+from journal.entry import DAMAGED, Entry, Kind
 from service import records
 from service.history import HistoryEntry
 from service.session import without_message
@@ -30,21 +30,23 @@ class Arrival(msgspec.Struct, gc=False):
 
 
 def arrival_of(entry: Entry) -> Arrival:
-    """Decode an entry. One that came too early is malformed, although its content can be read."""
-    problem = ""
-    try:
-        decoded = decode(entry.body, entry.received_at)
-    except TooEarly as fault:
-        problem, decoded = str(fault), fault.callback
-    except Malformed as fault:
-        key = (entry.sdk_app_id, "")
-        return Arrival(entry, records.event(entry, None), key, str(fault))
-    facts = without_message(decoded, entry.id)
+    """Decode an entry, and check its id, which is a digest of app and body.
+
+    One that came too early is malformed, although its content can be read. Of one that is damaged
+    nothing is believed.
+    """
+    reading = read(entry.sdk_app_id, entry.body, entry.received_at)
+    callback, problem = reading.callback, reading.problem
+    if reading.identity != entry.id and entry.kind == Kind.CALLBACK:
+        callback, problem = None, DAMAGED
+    if callback is None:
+        return Arrival(entry, records.event(entry, None), (entry.sdk_app_id, ""), problem)
+    facts = without_message(callback, entry.id)
     stored = msgspec.msgpack.encode(facts)
     return Arrival(
         entry,
-        records.event(entry, None if problem else decoded),
-        (entry.sdk_app_id, decoded.session_id),
+        records.event(entry, None if problem else callback),
+        (entry.sdk_app_id, callback.session_id),
         problem,
         HistoryEntry.of(facts, entry.revision, len(stored)),
         stored,

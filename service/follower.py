@@ -12,7 +12,7 @@ from threading import Event
 import structlog
 
 from journal.entry import Entry
-from journal.errors import JournalError, NotKept, Unavailable
+from journal.errors import Damaged, JournalError, NotKept, Unavailable
 from journal.port import JournalReader
 from service.projection import Projection
 from service.view import store
@@ -35,6 +35,9 @@ IDLE = 0.5
 
 RETRY = 1.0
 """Seconds before a failed batch is tried again."""
+
+DAMAGED_RETRY = 10.0
+"""Seconds before a part of the journal that cannot be read is tried again."""
 
 MOST_SKIPPED = 10
 """Entries that are skipped in a row at most. If more fail, the fault is not in the entries."""
@@ -113,6 +116,17 @@ class Follower:
             self._projection().begin_at(problem.oldest)
         except _NotApplicable as problem:
             self._isolate(problem)
+        except Damaged as problem:
+            self._stand_still(str(problem), stop)
+
+    def _stand_still(self, problem: str, stop: Event) -> None:
+        """Report that the journal cannot be read further, and wait before the next attempt."""
+        log.error("journal_not_readable", detail=problem, retry_in_s=DAMAGED_RETRY)
+        self._projection().stop_at(problem)
+        until = time.monotonic() + DAMAGED_RETRY
+        while not stop.is_set() and time.monotonic() < until:
+            self._writer.sign_of_life()
+            stop.wait(self._idle)
 
     def _projection(self) -> Projection:
         return Projection(self._writer, self._journal.id)
@@ -135,6 +149,7 @@ class Follower:
 
     def _step(self, projection: Projection) -> None:
         """Apply the next batch; if there is none, record that the view is complete."""
+        self._writer.check_files()
         progress = projection.progress
         self._check(progress)
         entries, following = self._read_batch(progress.applied_revision)
@@ -166,7 +181,12 @@ class Follower:
         entries: list[Entry] = []
         room = self._batch_bytes
         while len(entries) < 2 or (room > 0 and len(entries) <= most):
-            more = self._journal.read(after, limit=most + 1 - len(entries))
+            try:
+                more = self._journal.read(after, limit=most + 1 - len(entries))
+            except Damaged:
+                if not entries:
+                    raise
+                return entries, entries[-1]  # the next one cannot be read, but it is there
             if not more:
                 return entries, None
             entries += more

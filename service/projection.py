@@ -16,7 +16,7 @@ from desk.v1 import event_pb2
 from msgspec.structs import replace
 
 from callback.catalogue import State
-from journal.entry import Entry, Kind
+from journal.entry import DAMAGED, Entry, Kind
 from service import records
 from service.arrival import Arrival, arrival_of
 from service.history import LIMITS, History, HistoryEntry, Limits, Usage
@@ -89,6 +89,7 @@ class Projection:
         self._cache = SessionCache(bounds.sessions, bounds.memory)
         self._digest = int.from_bytes(self.progress.digest)
         self._repetitions = self.progress.repetitions
+        self._damaged = self.progress.damaged
         self._any_refused = writer.refuses_any()
         self._decoded: dict[int, Arrival] = {}  # left over from a batch that ended early
         self._failed = False
@@ -162,7 +163,11 @@ class Projection:
         elif callback and self._contains(arrival.key, callback):
             self._repetitions += 1
         else:
-            self._refuse(entry.id)
+            if arrival.problem is DAMAGED:  # a copy with the same id may be whole
+                self._damaged += 1
+                log.error("entry_damaged", revision=entry.revision, throttle="")
+            else:
+                self._refuse(entry.id)
             self._append(_malformed_row(arrival))
 
     def _take_callback(self, arrival: Arrival, callback: HistoryEntry) -> None:
@@ -244,7 +249,7 @@ class Projection:
         """Write the collected rows of the feed, so that they can be read back."""
         self._writer.add_feed(self._rows)
         for row in self._rows:
-            self._digest += row_hash(row)
+            self._digest += row_hash(row.position, row.record, row.session)
             if row.reason:
                 self._writer.add_rejection(row.position, row.event_revision)
             elif row.revised:
@@ -298,6 +303,8 @@ class Projection:
             digest=(self._digest % DIGESTS).to_bytes(DIGEST_BYTES),
             complete=self.progress.complete or behind_since is None,
             repetitions=self._repetitions,
+            damaged=self._damaged,
+            problem="",
         )
 
     def skip(self, entry: Entry) -> None:
@@ -310,7 +317,11 @@ class Projection:
         before = oldest - 1
         self._move(applied_revision=before, head_revision=before, oldest_revision=oldest)
 
-    def _move(self, **changes: int | bytes) -> None:
+    def stop_at(self, problem: str) -> None:
+        """Store why the journal cannot be read further, until the next batch."""
+        self._move(problem=problem)
+
+    def _move(self, **changes: int | bytes | str) -> None:
         progress = replace(self.progress, **changes)
         with self._writer.transaction():
             self._writer.save_progress(progress)
@@ -323,11 +334,11 @@ DIGESTS = 1 << 8 * DIGEST_BYTES
 _LENGTHS = Struct(">QI")
 
 
-def row_hash(row: FeedRow) -> int:
+def row_hash(position: int, record: bytes, session: bytes | None) -> int:
     """Hash a row of the feed. The feed's digest is the sum of these, mod `DIGESTS`."""
-    digest = blake2b(_LENGTHS.pack(row.position, len(row.record)), digest_size=DIGEST_BYTES)
-    digest.update(row.record)
-    digest.update(row.session or b"")
+    digest = blake2b(_LENGTHS.pack(position, len(record)), digest_size=DIGEST_BYTES)
+    digest.update(record)
+    digest.update(session or b"")
     return int.from_bytes(digest.digest())
 
 

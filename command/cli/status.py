@@ -29,6 +29,10 @@ async def status(client: Client, *, as_json: bool) -> None:
     if silence is None or silence > SILENCE:
         seen = "never seen" if silence is None else f"last seen {_ago(silence)} ago"
         click.echo(f"desk: the follower was {seen}: new callbacks do not show up", err=True)
+    if answer.follower_problem:
+        click.echo(f"desk: the follower cannot go on: {answer.follower_problem}", err=True)
+    if answer.damaged_entries:
+        click.echo("desk: entries of the journal are damaged: see desk journal check", err=True)
 
 
 def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
@@ -40,6 +44,7 @@ def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("oldest revision", str(status.oldest_revision)),
         ("lag", _lag(status)),
         ("follower seen", "-" if silence is None else f"{_ago(silence)} ago"),
+        ("damaged entries", str(status.damaged_entries or "")),
         ("fingerprint", status.fingerprint),
         ("feed digest", status.feed_digest),
         ("apps", ", ".join(map(str, status.sdk_app_ids))),

@@ -23,10 +23,11 @@ class Health(aio.HealthServicer):
         super().__init__()
         self._names = names
 
-    async def serve(self) -> None:
-        """Report all services as serving, until `enter_graceful_shutdown`."""
+    async def report(self, *, serving: bool) -> None:
+        """Report all services as serving or not, until `enter_graceful_shutdown`."""
+        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
         for name in self._names:
-            await self.set(name, HealthCheckResponse.SERVING)
+            await self.set(name, status)
 
     async def List(self, _request: Any, call: Any) -> Any:
         """Return the status of every service."""

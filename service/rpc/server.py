@@ -32,6 +32,7 @@ from service.rpc.tls import Tls
 from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.readers import Readers
+from storage.files import DatabaseFiles
 
 VIEW_POLL = 0.1
 """Seconds between two checks for a view that is not complete yet."""
@@ -161,12 +162,12 @@ async def _serve(
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
             server = _server(quotas, access, (sessions, events, status, health))
             port = _bind(server, address, tls)
-            work = [feed.run(), feed.announce(), _guard(readers, feed), stop.wait()]
+            work = [feed.run(), feed.announce(), _guard(readers, feed, health), stop.wait()]
             if access.clients:
                 work.append(access.follow(access.clients))
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
-                await health.serve()
+                await health.report(serving=not readers.inline.progress().problem)
                 await server.start()
                 _log.info("rpc_serving", port=port)
                 on_ready(port)
@@ -220,27 +221,22 @@ def _server(quotas: Quotas, access: Access, servicers: Sequence[object]) -> grpc
     return server
 
 
-async def _guard(readers: Readers, feed: LiveFeed) -> None:
-    """Check again and again that the view is the one that was opened.
+async def _guard(readers: Readers, feed: LiveFeed, health: Health) -> None:
+    """Check again and again that the view is the one that was opened, and that it is kept up.
 
     Raises:
         ViewReplaced: it is not.
     """
-    opened = _inode(readers.path)
+    opened = DatabaseFiles.at(readers.path)
     while True:
         await asyncio.sleep(feed.limits.guard_seconds)
-        if _inode(readers.path) != opened:
+        if opened.replaced_by(DatabaseFiles.at(readers.path)):
             raise ViewReplaced
         with suppress(ViewError):
-            if readers.inline.progress().journal_id != feed.journal_id:
+            progress = readers.inline.progress()
+            if progress.journal_id != feed.journal_id:
                 raise ViewReplaced
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return 0
+            await health.report(serving=not progress.problem)
 
 
 def affordable_connections() -> int:

@@ -61,6 +61,8 @@ class StatusService:
             feed_digest=progress.digest.hex(),
             subscribers=self._feed.subscribers,
             follower_seen_at=self._follower_seen_at(),
+            damaged_entries=progress.damaged,
+            follower_problem=progress.problem,
         )
         status.MergeFrom(self._of_worker)
         return status

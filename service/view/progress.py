@@ -18,6 +18,8 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes = bytes(32)
     complete: bool = False
     repetitions: int = 0
+    damaged: int = 0
+    problem: str = ""
 
     @classmethod
     def of_row(cls, row: object) -> Self:

@@ -13,7 +13,9 @@ CREATE TABLE progress (
     behind_since     INTEGER,           -- received_at of the first entry not applied; NULL when caught up
     digest           BLOB    NOT NULL,  -- sum of the hashes of the feed's rows: see service.projection
     complete         INTEGER NOT NULL,  -- 1 once the view has caught up for the first time
-    repetitions      INTEGER NOT NULL   -- entries that repeat an earlier one, and so have no record
+    repetitions      INTEGER NOT NULL,  -- entries that repeat an earlier one, and so have no record
+    damaged          INTEGER NOT NULL,  -- entries that are not as they were appended: malformed in the feed
+    problem          TEXT    NOT NULL   -- why the journal cannot be read further; '' if it can
 ) STRICT;
 
 -- Every session that a callback has named, by its key. Desk's ids are random, so a session that is

@@ -14,8 +14,9 @@ import structlog
 from journal.errors import InUse
 from service.history import HistoryEntry
 from service.view import progress, store
-from service.view.errors import ViewDamaged, ViewError, view_error
+from service.view.errors import ViewDamaged, ViewError, sqlite_errors, view_error
 from service.view.progress import Progress
+from storage.files import DatabaseFiles
 from storage.lock import FileLock
 
 log = structlog.get_logger()
@@ -160,7 +161,7 @@ class ViewWriter:
         self._background = ThreadPoolExecutor(1, "view-commit")
         self._committing: Future[None] | None = None
         try:
-            self._db = store.open_writer(self.path)
+            self._open()
         except ViewDamaged:
             log.exception("view_damaged", view=self.path.name)
             self.renew()
@@ -182,7 +183,29 @@ class ViewWriter:
         if hasattr(self, "_db"):
             self._db.close(True)
         _delete(self.path)
+        self._open()
+
+    def check_files(self) -> None:
+        """Open the files anew if the WAL was deleted or replaced.
+
+        Raises:
+            ViewDamaged: the view itself was.
+        """
+        now = DatabaseFiles.at(self.path)
+        if now == self._files:
+            return
+        log.warning("view_file_replaced", view=self.path.name)
+        if now.database != self._files.database:
+            raise ViewDamaged("the file of the view was deleted or replaced")
+        self._end_transaction()
+        with sqlite_errors():  # what was committed is only in the files that are open
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self._db.close(True)
+        self._open()
+
+    def _open(self) -> None:
         self._db = store.open_writer(self.path)
+        self._files = DatabaseFiles.at(self.path)
 
     def sign_of_life(self) -> None:
         """Set the time of the lock's file, which shows that the follower works."""

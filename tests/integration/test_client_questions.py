@@ -1,12 +1,13 @@
 """The client's questions, asked of a real service."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
-from desk.client import Client, InvalidRequest, JournalMismatch, NotFound, OutOfRange
+from desk.client import Client, Failed, InvalidRequest, JournalMismatch, NotFound, OutOfRange
 from desk.v1.event_pb2 import EventFilter, RejectionReason
 from desk.v1.session_pb2 import Session, SessionKey, SessionState
 from desk.v1.session_service_pb2 import BatchGetSessionsResponse, CountGroup, GetSessionResponse
@@ -17,7 +18,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.feed_server import FeedServer, connected
-from tests.support.rpc import World, service
+from tests.support.rpc import PATIENCE, World, service
 
 
 @asynccontextmanager
@@ -144,6 +145,36 @@ async def test_sessions_of_two_journals_are_not_put_together():
     async with connected(OneByOne("a", "b")) as client:
         with pytest.raises(JournalMismatch):
             await client.batch_get_sessions(SessionKey(session_id=name) for name in "xy")
+
+
+class AnswersNone(FeedServer):
+    """Answers for none of the keys of a batch, and puts all of them off."""
+
+    async def BatchGetSessions(self, request: Any, context: Any) -> BatchGetSessionsResponse:  # noqa: N802
+        return BatchGetSessionsResponse(remaining=request.keys)
+
+
+async def test_a_service_that_never_answers_for_a_key_is_not_asked_for_ever():
+    async with connected(AnswersNone()) as client, asyncio.timeout(PATIENCE):
+        with pytest.raises(Failed, match="none of the keys"):
+            await client.batch_get_sessions([SessionKey(session_id="x")])
+
+
+async def test_an_answer_that_cannot_be_decoded_is_an_error_of_the_client():
+    async def garbage(request: bytes, context: object) -> bytes:
+        return b"\xff"
+
+    method = grpc.unary_unary_rpc_method_handler(garbage)
+    server = grpc.aio.server()
+    server.add_registered_method_handlers("desk.v1.StatusService", {"GetStatus": method})
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with Client(f"127.0.0.1:{port}") as client:
+            with pytest.raises(Failed, match="cannot be decoded"):
+                await client.status()
+    finally:
+        await server.stop(None)
 
 
 class WithDetails(FeedServer):

@@ -14,10 +14,10 @@ from callback.decoder import (
     MAX_EVENT_TIME,
     Callback,
     Malformed,
-    decode,
-    examine,
     identify,
+    read,
 )
+from tests.support.callbacks import decode
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 SCALAR = (
@@ -149,15 +149,18 @@ def verdict(body: bytes) -> dict[str, Any] | str:
 
 @settings(max_examples=100)
 @given((callbacks() | DOCUMENTS).map(json.dumps).map(str.encode) | st.binary(), APPS)
-def test_examining_is_identifying_and_decoding(body: bytes, app: int) -> None:
-    assert examine(app, body, LATE) == (identify(app, body), fault_of(body))
+def test_what_is_read_early_has_the_same_identity_and_content(body: bytes, app: int) -> None:
+    early, late = read(app, body, 0), read(app, body, LATE)
+    assert (early.identity, early.callback) == (late.identity, late.callback)
+    assert late.identity == identify(app, body)
+    assert (late.callback is None) == bool(late.problem)
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 5_000])
 def test_a_message_that_is_nested_too_deep_is_so_for_gateway_and_fold_alike(depth: int) -> None:
     message = b"[" * (depth - 1) + b"]" * (depth - 1)
     body = b'{"SessionId":"s","Event":"e","EventTime":1700000000000,"MsgBody":%b}' % message
-    assert examine(1, body, LATE)[1] == fault_of(body)
+    assert read(1, body, LATE).problem == fault_of(body)
     assert ("nested deeper" in fault_of(body)) == (depth > MAX_DEPTH)
 
 

@@ -6,10 +6,11 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callback.decoder import Malformed, decode
+from callback.decoder import Malformed
 from journal.entry import Entry
 from service.history import History, HistoryEntry, Limits
 from service.session import Facts, Reason, without_message
+from tests.support.callbacks import decode
 from tests.support.histories import journals
 
 limits = st.just(Limits()) | st.builds(

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callback.catalogue import EventType, State
-from callback.decoder import MAX_EVENT_TIME, MIN_EVENT_TIME, Callback, decode
+from callback.decoder import MAX_EVENT_TIME, MIN_EVENT_TIME, Callback
 from journal.entry import Entry
 from service import records
 from service.history import History, HistoryEntry
 from service.message import fill
 from service.records import duration, timestamp
 from service.session import Outcome, Reason, Session, Verdict, explain, without_message
-from tests.support.callbacks import bodies, body, entries, entry
+from tests.support.callbacks import bodies, body, decode, entries, entry
 
 texts = st.text("a\x00é你😀", max_size=5) | st.integers(0, 60).map("é".__mul__)
 TIMES = {"google.protobuf.Timestamp": timestamp, "google.protobuf.Duration": duration}

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from callback.catalogue import EventType
-from callback.decoder import identify
+from callback.decoder import Callback, Malformed, identify, read
 from journal.entry import Entry
 
 APP = 1600012345
@@ -34,6 +34,14 @@ def body(event: str, event_time: int, *, session_id: str = SESSION, **fields: An
         "SatisfactionSelected": 5,
     }
     return json.dumps(document | fields, ensure_ascii=False).encode()
+
+
+def decode(body: bytes, received_at: int) -> Callback:
+    """Read a body as a callback; raise `Malformed` if it is none."""
+    reading = read(APP, body, received_at)
+    if reading.callback is None or reading.problem:
+        raise Malformed(reading.problem)
+    return reading.callback
 
 
 def entry(revision: int, body: bytes, *, sdk_app_id: int = APP, received_at: int = 0) -> Entry:

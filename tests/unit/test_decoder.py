@@ -18,10 +18,10 @@ from callback.decoder import (
     MIN_EVENT_TIME,
     Callback,
     Malformed,
-    decode,
-    examine,
     identify,
 )
+from callback.decoder import read as read_body
+from tests.support.callbacks import decode
 
 MINIMAL = {"SessionId": "s", "Event": "SessionBegin", "EventTime": 1_700_000_000_000}
 LIMIT = 256 * 1024
@@ -205,7 +205,7 @@ def test_a_lone_surrogate_in_a_text_becomes_the_replacement_character(name: str)
     written = b'{"SessionId": "s", "Event": "e", "EventTime": 1700000000000, "AgentId": "%b"}'
     broken = written % LONE[name]
     assert read(broken).agent_id == MENDED[name]
-    assert examine(1, broken, MAX_EVENT_TIME) == (identify(1, broken), "")
+    assert read_body(1, broken, MAX_EVENT_TIME).problem == ""
     assert identify(1, broken) == blake2b(b"1\n" + broken, digest_size=16).digest()
 
 
@@ -234,11 +234,10 @@ def test_an_event_is_at_most_24_hours_later_than_its_callback() -> None:
     early = time - MAX_AHEAD - 1  # type: ignore[operator]
     with pytest.raises(Malformed, match="more than 24 hours after"):
         decode(body(), early)
-    identity, fault = examine(1, body(), early)
-    assert (identity, fault) == (
-        identify(1, body()),
-        "EventTime is more than 24 hours after the callback was received",
-    )
+    reading = read_body(1, body(), early)
+    assert reading.identity == identify(1, body())
+    assert reading.callback == decode(body(), time)  # type: ignore[arg-type]
+    assert reading.problem == "EventTime is more than 24 hours after the callback was received"
 
 
 def test_a_time_in_seconds_is_named_as_what_it_seems_to_be() -> None:
@@ -279,7 +278,7 @@ def test_lists_and_objects_are_bounded_and_brackets_in_strings_do_not_count() ->
     read(body(x=most, y='[\\"{' * MAX_BRACKETS))
     with pytest.raises(Malformed, match="more than 20000 lists and objects"):
         read(body(x=[*most, {}]))
-    assert "20000" in examine(1, body(x=[*most, {}]), MAX_EVENT_TIME)[1]
+    assert "20000" in read_body(1, body(x=[*most, {}]), MAX_EVENT_TIME).problem
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64 - 1, 2**64, -(2**63) - 1, 10**40, 1e300])
@@ -316,7 +315,7 @@ def processor_time(hostile: bytes) -> float:
     seconds = []
     for _ in range(5):
         begin = thread_time()
-        examine(1, hostile, MAX_EVENT_TIME)
+        read_body(1, hostile, MAX_EVENT_TIME)
         with suppress(Malformed):
             read(hostile)
         seconds.append(thread_time() - begin)
@@ -346,7 +345,7 @@ def test_floats_near_the_limits_take_no_longer_than_others(number: bytes) -> Non
         return body().replace(b"}", b', "MsgBody": [%b]}' % numbers)
 
     hostile = with_numbers(number)
-    assert examine(1, hostile, MAX_EVENT_TIME)[1] == ""
+    assert read_body(1, hostile, MAX_EVENT_TIME).problem == ""
     assert processor_time(hostile) < 4 * processor_time(with_numbers(b"0.1"))
 
 
@@ -355,4 +354,4 @@ def test_a_number_that_is_too_large_makes_a_body_no_json(number: str) -> None:
     hostile = body().replace(b"}", b', "MsgBody": [%b]}' % number.encode())
     with pytest.raises(Malformed, match="not JSON"):
         read(hostile)
-    assert examine(1, hostile, MAX_EVENT_TIME)[1] == "the body is not JSON"
+    assert read_body(1, hostile, MAX_EVENT_TIME).problem == "the body is not JSON"

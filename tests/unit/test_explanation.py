@@ -1,10 +1,10 @@
 """The lateness of callbacks in an explanation."""
 
-from callback.decoder import MAX_EVENT_TIME, decode
+from callback.decoder import MAX_EVENT_TIME
 from service.explanation import explained
 from service.history import HistoryEntry
 from service.session import without_message
-from tests.support.callbacks import NOON, body
+from tests.support.callbacks import NOON, body, decode
 
 
 def late_by(*bodies: bytes) -> list[tuple[int, int | None]]:

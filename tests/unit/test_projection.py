@@ -4,13 +4,15 @@ from contextlib import closing
 from pathlib import Path
 
 from desk.v1 import event_pb2, session_pb2
+from msgspec.structs import replace
 
+from journal.entry import DAMAGED
 from service.history import Limits
 from service.projection import DIGESTS, Projection, row_hash
 from service.view import store
 from service.view.reader import Bounds, Reader
 from service.view.selection import EventSelection
-from service.view.writer import FeedRow, ViewWriter
+from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, entries, entry, life
 from tests.support.views import JOURNAL, digest, fixed_journal, project, read, records
 
@@ -29,8 +31,8 @@ def test_the_digest_is_the_sum_of_the_hashes_of_the_rows(tmp_path: Path) -> None
     writer = project(tmp_path, fixed_journal())
     progress = writer.progress()
     writer.close()
-    rows = read(tmp_path, f"SELECT {', '.join(FeedRow._fields)} FROM feed ORDER BY random()")
-    hashes = [row_hash(FeedRow(*row)) for row in rows]
+    rows = read(tmp_path, "SELECT position, record, session FROM feed ORDER BY random()")
+    hashes = [row_hash(*row) for row in rows]
     assert progress
     assert int.from_bytes(progress.digest) == sum(hashes) % DIGESTS
 
@@ -233,3 +235,21 @@ def test_revised_rows_borrow_the_event_that_they_are_about(tmp_path: Path) -> No
     ]
     made = records(tmp_path)
     assert made[5].event == made[3].event
+
+
+def test_an_entry_that_is_not_what_was_appended_is_malformed_and_counted(tmp_path: Path) -> None:
+    whole = entries(life("SessionBegin", "ChatBot.UserSendMsg", "SessionEnd"))
+    changed = replace(whole[1], body=whole[1].body.replace(b"user-1", b"user-3"))
+    project(tmp_path, [whole[0], changed, whole[2]]).close()
+    found = records(tmp_path)
+    assert [each.rejection_detail for each in found] == ["", DAMAGED, ""]
+    assert found[1].event.raw_body == changed.body
+    assert found[1].event.session_id == ""
+    assert read(tmp_path, "SELECT damaged FROM progress") == [(1,)]
+
+
+def test_a_whole_copy_of_a_damaged_entry_is_taken(tmp_path: Path) -> None:
+    whole = entries(life("SessionBegin", "ChatBot.UserSendMsg"))
+    damaged = replace(whole[0], body=b"{}")
+    project(tmp_path, [damaged, whole[1], replace(whole[0], revision=3)]).close()
+    assert records(tmp_path)[-1].session_state == session_pb2.SESSION_STATE_CHATBOT

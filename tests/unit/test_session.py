@@ -4,10 +4,10 @@ import pytest
 from msgspec.structs import replace
 
 from callback.catalogue import EndReason, State
-from callback.decoder import MAX_EVENT_TIME, decode
+from callback.decoder import MAX_EVENT_TIME
 from service.history import TAIL, History, HistoryEntry, Limits
 from service.session import Reason, Session, Verdict, explain, without_message
-from tests.support.callbacks import NOON, body, life
+from tests.support.callbacks import NOON, body, decode, life
 
 SECOND = 1_000
 

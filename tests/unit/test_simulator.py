@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callback.catalogue import EventType, State
-from callback.decoder import MAX_EVENT_TIME, Malformed, decode
+from callback.decoder import MAX_EVENT_TIME, Malformed
 from service.history import History, HistoryEntry
 from service.session import Outcome, without_message
 from simulator import texts
@@ -24,6 +24,7 @@ from simulator.sender import Fate, SendOptions, sign
 from simulator.summary import percentiles
 from simulator.traffic import WINDOW, Delivery, deliveries
 from simulator.words import count_of
+from tests.support.callbacks import decode
 
 NOW = 1_800_000_000_000
 

@@ -69,7 +69,7 @@ def fill(path: Path, sessions: int) -> None:
     """Make a view of sessions that differ in everything that a filter may ask about."""
     numbers = range(1, sessions + 1)
     with closing(store.open_writer(path)) as db, db:
-        progress = ("j", "f", sessions, b"", sessions, 1, None, bytes(32), True, 0)
+        progress = ("j", "f", sessions, b"", sessions, 1, None, bytes(32), True, 0, 0, "")
         db.execute(SAVE_PROGRESS, progress)
         db.executemany(SAVE_SESSION, map(session, numbers))
         db.executemany(SAVE_KEY, (SavedKey(f"s{n}", n % 2 + 1, n, n, False) for n in numbers))

@@ -9,7 +9,7 @@ import grpc
 from grpc.aio import AioRpcError, UnaryUnaryCall, insecure_channel, secure_channel
 
 from desk.client.answers import Explanation, FoundSession, FoundSessions, SessionCounts
-from desk.client.errors import JournalMismatch, translate
+from desk.client.errors import Failed, JournalMismatch, translate
 from desk.client.security import check_key, with_key
 from desk.client.subscription import RECONNECT_DELAY, SILENCE, Update, follow
 from desk.v1.event_pb2 import EventFilter, RejectionReason, SessionRecord
@@ -188,9 +188,11 @@ class Client:
         """
         try:
             called = with_key(method, self._key)(request, timeout=timeout or self._timeout)
-            answer: Response = await called
+            answer: Response | None = await called
         except AioRpcError as error:
             raise translate(error) from None
+        if answer is None:  # gRPC logs the reason
+            raise Failed("the answer cannot be decoded")
         return answer
 
     async def status(self) -> GetStatusResponse:
@@ -248,7 +250,10 @@ class Client:
         while waiting or not answers:
             request = BatchGetSessionsRequest(keys=waiting[:BATCH])
             answers.append(await self.call(self.session_service.BatchGetSessions, request))
-            waiting[:BATCH] = answers[-1].remaining
+            remaining = answers[-1].remaining
+            if 0 < len(request.keys) <= len(remaining):
+                raise Failed("the service answered for none of the keys")
+            waiting[:BATCH] = remaining
         (journal_id, *others) = {answer.header.journal_id for answer in answers}
         if others:
             raise JournalMismatch("the journal changed between two calls")

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64\x65sk/v1/status.proto\x12\x07\x64\x65sk.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n\x0eResponseHeader\x12\x12\n\njournal_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x12\n\x10GetStatusRequest\"\xb0\x03\n\x11GetStatusResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\x15\n\rhead_revision\x18\x02 \x01(\x03\x12\x17\n\x0foldest_revision\x18\x03 \x01(\x03\x12\x0b\n\x03lag\x18\x04 \x01(\x03\x12+\n\x08lag_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64_digest\x18\x07 \x01(\t\x12\x17\n\x0fservice_version\x18\x08 \x01(\t\x12\x35\n\x12\x63omponent_versions\x18\t \x03(\x0b\x32\x19.desk.v1.ComponentVersion\x12.\n\nstarted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bsdk_app_ids\x18\x0b \x03(\x03\x12\x13\n\x0bsubscribers\x18\x0c \x01(\x05\x12\x34\n\x10\x66ollower_seen_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x10\x43omponentVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t2S\n\rStatusService\x12\x42\n\tGetStatus\x12\x19.desk.v1.GetStatusRequest\x1a\x1a.desk.v1.GetStatusResponseB%\n\x07\x64\x65sk.v1P\x01Z\x0e\x64\x65sk/v1;deskv1\xaa\x02\x07\x44\x65sk.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64\x65sk/v1/status.proto\x12\x07\x64\x65sk.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n\x0eResponseHeader\x12\x12\n\njournal_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x12\n\x10GetStatusRequest\"\xe3\x03\n\x11GetStatusResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\x15\n\rhead_revision\x18\x02 \x01(\x03\x12\x17\n\x0foldest_revision\x18\x03 \x01(\x03\x12\x0b\n\x03lag\x18\x04 \x01(\x03\x12+\n\x08lag_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64_digest\x18\x07 \x01(\t\x12\x17\n\x0fservice_version\x18\x08 \x01(\t\x12\x35\n\x12\x63omponent_versions\x18\t \x03(\x0b\x32\x19.desk.v1.ComponentVersion\x12.\n\nstarted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bsdk_app_ids\x18\x0b \x03(\x03\x12\x13\n\x0bsubscribers\x18\x0c \x01(\x05\x12\x34\n\x10\x66ollower_seen_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x64\x61maged_entries\x18\x14 \x01(\x03\x12\x18\n\x10\x66ollower_problem\x18\x15 \x01(\t\"1\n\x10\x43omponentVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t2S\n\rStatusService\x12\x42\n\tGetStatus\x12\x19.desk.v1.GetStatusRequest\x1a\x1a.desk.v1.GetStatusResponseB%\n\x07\x64\x65sk.v1P\x01Z\x0e\x64\x65sk/v1;deskv1\xaa\x02\x07\x44\x65sk.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,9 +39,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=154
   _globals['_GETSTATUSREQUEST']._serialized_end=172
   _globals['_GETSTATUSRESPONSE']._serialized_start=175
-  _globals['_GETSTATUSRESPONSE']._serialized_end=607
-  _globals['_COMPONENTVERSION']._serialized_start=609
-  _globals['_COMPONENTVERSION']._serialized_end=658
-  _globals['_STATUSSERVICE']._serialized_start=660
-  _globals['_STATUSSERVICE']._serialized_end=743
+  _globals['_GETSTATUSRESPONSE']._serialized_end=658
+  _globals['_COMPONENTVERSION']._serialized_start=660
+  _globals['_COMPONENTVERSION']._serialized_end=709
+  _globals['_STATUSSERVICE']._serialized_start=711
+  _globals['_STATUSSERVICE']._serialized_end=794
 # @@protoc_insertion_point(module_scope)

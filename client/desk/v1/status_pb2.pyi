@@ -88,6 +88,8 @@ class GetStatusResponse(_message.Message):
     SDK_APP_IDS_FIELD_NUMBER: _builtins.int
     SUBSCRIBERS_FIELD_NUMBER: _builtins.int
     FOLLOWER_SEEN_AT_FIELD_NUMBER: _builtins.int
+    DAMAGED_ENTRIES_FIELD_NUMBER: _builtins.int
+    FOLLOWER_PROBLEM_FIELD_NUMBER: _builtins.int
     head_revision: _builtins.int
     """The newest revision of the journal. 0 when the journal is empty. Never less
     than `header.revision`. If the journal does not answer within 1 s, the
@@ -115,6 +117,16 @@ class GetStatusResponse(_message.Message):
     """Version of the service, as `desk --version` prints it."""
     subscribers: _builtins.int
     """Open Subscribe streams on this worker."""
+    damaged_entries: _builtins.int
+    """Entries of the journal up to `header.revision` whose content is not what was
+    received: the disk has changed it. The feed has each of them as malformed.
+    Callbacks keep being taken. `desk journal check` lists them.
+    """
+    follower_problem: _builtins.str
+    """Why the follower cannot go on: the next entry of the journal cannot be read.
+    Empty if it can. While it is set, health is NOT_SERVING, what is in the view
+    is answered, and new callbacks are kept but do not show up.
+    """
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
         """`header.revision` is the applied revision: the last one that the view
@@ -166,10 +178,12 @@ class GetStatusResponse(_message.Message):
         sdk_app_ids: _abc.Iterable[_builtins.int] | None = ...,
         subscribers: _builtins.int = ...,
         follower_seen_at: _timestamp_pb2.Timestamp | None = ...,
+        damaged_entries: _builtins.int = ...,
+        follower_problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["follower_seen_at", b"follower_seen_at", "header", b"header", "lag_time", b"lag_time", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_seen_at", b"follower_seen_at", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "oldest_revision", b"oldest_revision", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "damaged_entries", b"damaged_entries", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_problem", b"follower_problem", "follower_seen_at", b"follower_seen_at", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "oldest_revision", b"oldest_revision", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,127 @@
+"""`desk backup` and `desk restore`: the journal as one file, and back."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from command.cli import error_text
+from command.cli.offline import (
+    become_owner,
+    delete_views,
+    fail,
+    journal_file,
+    list_damages,
+    progress_bar,
+    stopped,
+    time_of,
+)
+from journal import backup as journal_backup
+from journal.backup import Content
+from journal.damage import Report
+from journal.errors import JournalError
+from simulator.words import count_of
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--to-stdout", is_flag=True, help="Write the backup to stdout, for a pipe.")
+def backup(file: Path | None, to_stdout: bool) -> None:
+    """Copy the journal in DESK_DATA_DIR to FILE, also while it is in use, and verify the copy.
+
+    FILE must not exist. Only its owner may read it. It can be opened with sqlite3. Views are not
+    copied: the service builds them again. Exit code 1 if the journal is damaged.
+    """
+    if (file is None) is not to_stdout:
+        raise click.UsageError("give either FILE or --to-stdout")
+    with journal_file() as journal, progress_bar() as report:
+        if file is not None:
+            try:
+                content = journal_backup.back_up(journal, file, report)
+            except FileExistsError:
+                fail(f"{file} exists already: nothing was written")
+        else:
+            content = _to_stdout(journal, report)
+    click.echo(f"backed up {_content(content)}", err=True)
+    _exit_if_damaged(content)
+
+
+def _to_stdout(journal: Path, report: Report) -> Content:
+    with journal_backup.temporary(journal.parent) as copy:
+        content = journal_backup.copy_verified(journal, copy, report)
+        with copy.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    return content
+
+
+@click.command()
+@click.argument("file", type=click.File("rb"))
+@click.option("--yes", is_flag=True, help="Do it although callbacks are lost by it.")
+def restore(file: BinaryIO, yes: bool) -> None:
+    """Make the backup in FILE (- is stdin) the journal in DESK_DATA_DIR.
+
+    Gateway and service must be stopped. Views are deleted; the service builds them again. The
+    journal gets a new id: clients that resume are told to start over, because revisions after the
+    backup are given out again.
+    """
+    with journal_file() as journal:
+        become_owner(journal.parent)
+        with (
+            stopped(journal.parent),
+            journal_backup.temporary(journal.parent) as copy,
+        ):
+            with progress_bar() as report:
+                journal_backup.receive(file, _size(file), copy, report)
+                content = journal_backup.verify(copy, report, name=file.name)
+            journal_backup.make_another(copy, name=file.name)
+            _say_what_is_lost(journal, copy, yes=yes)
+            journal_backup.sync(copy)
+            journal_backup.put_in_place(copy, journal)
+            delete_views(journal.parent)
+    click.echo(f"restored {_content(content)}", err=True)
+    _exit_if_damaged(content)
+
+
+def _say_what_is_lost(journal: Path, copy: Path, *, yes: bool) -> None:
+    """Compare the present journal with what replaces it; end here unless that may be lost."""
+    if not journal.exists():
+        return
+    try:
+        lost = journal_backup.loss(journal, copy)
+    except JournalError as error:
+        text = f"what only the present journal has cannot be told ({error_text(error)})"
+    else:
+        if not lost.entries:
+            return
+        text = (
+            f"{count_of(lost.entries, 'callback')} of the present journal, received from "
+            f"{time_of(lost.since)} on, revisions {lost.first} to {lost.last}: not in the backup"
+        )
+    click.echo(f"lost: {text}", err=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        fail("nothing was changed; --yes restores all the same")
+    click.confirm("Restore all the same?", abort=True, err=True)
+
+
+def _size(file: BinaryIO) -> int:
+    try:
+        return os.fstat(file.fileno()).st_size
+    except OSError:
+        return 0
+
+
+def _content(content: Content) -> str:
+    newest = f", the last one received {time_of(content.newest)}" if content.entries else ""
+    return f"{count_of(content.entries, 'callback')} up to revision {content.head}{newest}"
+
+
+def _exit_if_damaged(content: Content) -> None:
+    list_damages(content.damages)
+    if content.damages:
+        sys.exit(1)

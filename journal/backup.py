@@ -1,0 +1,222 @@
+"""Backup and restore of a journal's file, each verified by reading back what was written.
+
+A backup is a journal's file in one piece, without a WAL. Knows nothing of views and settings.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from uuid import uuid4
+
+import apsw
+from msgspec.structs import astuple
+
+from journal import sqlite_format
+from journal.damage import COLUMNS, Damage, Report, damages, faults
+from journal.entry import MAX_INTEGER, Entry, validate
+from journal.errors import JournalError, Unreadable
+from journal.sqlite_file import connect_to_read, map_errors, open_read_only
+
+STEP = 1_000
+"""Pages (4 KiB) copied between two reports."""
+
+CHUNK = 4 * 1024 * 1024
+"""Bytes of a stream read at once."""
+
+SUMMARY = "SELECT count(*), ifnull(max(revision), 0), ifnull(max(received_at), 0) FROM entries"
+INSERT = f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+SET_OLDEST = "UPDATE header SET oldest_revision = ?"
+SET_ID = "UPDATE header SET journal_id = ?"
+LOST = """
+SELECT count(*), min(revision), max(revision), min(received_at)
+FROM entries WHERE id NOT IN (SELECT id FROM kept.entries)
+"""
+
+
+class NoRoom(JournalError):
+    """The disk has too little room for a copy."""
+
+
+class Content(NamedTuple):
+    """The content of a journal's file.
+
+    Attributes:
+        entries: their number.
+        head: the highest revision; 0 if there is none.
+        newest: `received_at` (ms) of the entry received last; 0 if there is none.
+        damages: entries that are there, but not as they were appended.
+    """
+
+    entries: int
+    head: int
+    newest: int
+    damages: list[Damage]
+
+
+class Loss(NamedTuple):
+    """Entries of the present journal that a backup lacks; `since` is a time (ms)."""
+
+    entries: int
+    first: int
+    last: int
+    since: int
+
+
+def back_up(journal: Path, target: Path, report: Report) -> Content:
+    """Copy a journal, which may be in use, to a file that does not exist yet, and verify the copy.
+
+    The copy is taken within one read transaction: commits meanwhile do not make it start again.
+
+    Raises:
+        FileExistsError: the target exists.
+        NoRoom: the copy would not fit.
+        JournalError: the journal cannot be read, or the copy is damaged.
+    """
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        with temporary(target.parent) as copy:
+            content = copy_verified(journal, copy, report)
+            os.replace(copy, target)
+            sync(target.parent)
+    except BaseException:
+        target.unlink()
+        raise
+    return content
+
+
+def copy_verified(journal: Path, copy: Path, report: Report) -> Content:
+    """Copy a journal to an empty file, verify it, and return what it contains."""
+    with map_errors(journal), closing(connect_to_read(journal, "")) as source:
+        _require_room(copy.parent, source.pragma("page_count") * source.pragma("page_size"))
+        _copy(source, copy, report)
+    sync(copy)
+    return verify(copy, report, name=str(journal))
+
+
+def verify(path: Path, report: Report, *, name: str) -> Content:
+    """Read all of a journal's file that nobody writes. It is called `name` in errors.
+
+    Raises:
+        Unreadable: it is no journal, or its structure is damaged.
+    """
+    with map_errors(name), closing(open_read_only(path)) as connection:
+        sqlite_format.version(connection, name)
+        report("checking the file", 0, 0)
+        if found := faults(connection):
+            raise Unreadable(f"{name} is damaged: {found[0]}")
+        count, head, newest = connection.execute(SUMMARY).get
+        return Content(count, head, newest, list(damages(connection, report)))
+
+
+@contextmanager
+def temporary(directory: Path) -> Iterator[Path]:
+    """Give an empty file for its owner only, which is deleted in the end if it is still there."""
+    descriptor, name = tempfile.mkstemp(prefix="journal-", suffix=".partial", dir=directory)
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def receive(stream: BinaryIO, size: int, copy: Path, report: Report) -> None:
+    """Write a stream to a file; `size` is its length in bytes, 0 if that is not known."""
+    _require_room(copy.parent, size)
+    done = 0
+    with copy.open("wb") as file:
+        while chunk := stream.read(CHUNK):
+            file.write(chunk)
+            done += len(chunk)
+            report("copying", done, size)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_new(copy: Path, entries: Iterable[Entry], *, oldest: int = 1) -> None:
+    """Make an empty file a new journal of entries, which keep their revisions.
+
+    Raises:
+        ValueError: an entry is none that could be appended, or not in order.
+    """
+    with map_errors(copy), closing(apsw.Connection(str(copy))) as connection:
+        connection.pragma("synchronous", "off")  # it is synced as a whole, in the end
+        sqlite_format.create(connection)
+        with connection:
+            connection.execute(SET_OLDEST, (oldest,))
+            connection.executemany(INSERT, map(astuple, _valid(entries)))
+    sync(copy)
+
+
+def _valid(entries: Iterable[Entry]) -> Iterator[Entry]:
+    before = 0
+    for entry in entries:
+        validate(entry)
+        if not before < entry.revision <= MAX_INTEGER:
+            raise ValueError(f"revision {entry.revision} must be greater than the one before it")
+        before = entry.revision
+        yield entry
+
+
+def make_another(copy: Path, *, name: str) -> None:
+    """Bring a copy to this version, and make it another journal: it has a new id from here on."""
+    with map_errors(name), closing(apsw.Connection(str(copy))) as connection:
+        sqlite_format.migrate(connection, sqlite_format.version(connection, name), name)
+        connection.execute(SET_ID, (uuid4().hex,))
+
+
+def loss(journal: Path, copy: Path) -> Loss:
+    """Return the entries of a journal that nobody writes which a copy lacks.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    with map_errors(journal), closing(connect_to_read(journal, "")) as connection:
+        connection.execute("ATTACH ? AS kept", (str(copy),))
+        count, first, last, since = connection.execute(LOST).get
+    return Loss(count, first or 0, last or 0, since or 0)
+
+
+def put_in_place(copy: Path, journal: Path) -> None:
+    """Replace a journal that nobody uses by a copy. After a crash the one or the other is there."""
+    wal, shm = Path(f"{journal}-wal"), Path(f"{journal}-shm")
+    if journal.exists() and wal.exists():
+        # Its last commits are in the WAL, and the next line but one deletes that.
+        with suppress(apsw.Error), closing(apsw.Connection(str(journal))) as old:
+            old.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    for file in (wal, shm):
+        file.unlink(missing_ok=True)
+    os.replace(copy, journal)
+    sync(journal.parent)
+
+
+def sync(path: Path) -> None:
+    """Write a file or a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copy(source: apsw.Connection, path: Path, report: Report) -> None:
+    with closing(apsw.Connection(str(path))) as copy:
+        copy.pragma("journal_mode", "off")
+        copy.pragma("synchronous", "off")  # it is synced as a whole, in the end
+        source.execute("BEGIN")
+        source.execute("SELECT 1 FROM header")
+        with copy.backup("main", source, "main") as backup:
+            while not backup.done:
+                backup.step(STEP)
+                report("copying", backup.page_count - backup.remaining, backup.page_count)
+        source.execute("COMMIT")
+        copy.pragma("journal_mode", "delete")
+
+
+def _require_room(directory: Path, size: int) -> None:
+    room = os.statvfs(directory)
+    free = room.f_bavail * room.f_frsize
+    if size > free:
+        raise NoRoom(f"{directory} has {free:,} bytes free, and {size:,} are needed")

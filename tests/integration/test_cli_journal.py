@@ -1,0 +1,230 @@
+"""`desk journal`: damage is found, listed and mended; the journal is taken apart and made again."""
+
+import json
+import os
+import sqlite3
+import stat
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from journal.entry import DAMAGED, Entry, NewEntry
+from journal.sqlite import SqliteReader, SqliteWriter
+from service.follower import Follower
+from service.view.store import locate
+from tests.support.callbacks import NOON, body, entry
+from tests.support.commands import Answer, invoke
+from tests.support.journals import read_all
+from tests.support.processes import start
+from tests.support.views import read
+from tests.support.waiting import eventually
+
+ENTRIES = 200
+PAGE = 4096
+
+
+def real_entry(number: int) -> NewEntry:
+    made = entry(1, body("SessionBegin", NOON + number, session_id=f"s{number}"))
+    return NewEntry(id=made.id, sdk_app_id=made.sdk_app_id, received_at=NOON, body=made.body)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A directory with a journal and its view."""
+    data = tmp_path / "data"
+    with closing(SqliteWriter(data / "journal.db")) as journal:
+        for number in range(1, ENTRIES + 1):
+            journal.append(real_entry(number), timeout=20)
+        stop = threading.Event()
+        thread = threading.Thread(target=Follower(journal, data, idle=0.02).run, args=(stop,))
+        thread.start()
+        eventually(lambda: applied(data) == ENTRIES)
+        stop.set()
+        thread.join(20)
+    return data
+
+
+def applied(data: Path) -> int:
+    try:
+        return int(read(data, "SELECT applied_revision FROM progress")[0][0])
+    except Exception:
+        return -1
+
+
+def desk(*arguments: object, data: Path) -> Answer:
+    return invoke("journal", *map(str, arguments), DESK_DATA_DIR=str(data))
+
+
+def entries(data: Path) -> list[Entry]:
+    with closing(SqliteReader(data / "journal.db")) as journal:
+        return read_all(journal)
+
+
+def change(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+
+
+def damage_a_page(data: Path, session_id: str) -> None:
+    """Overwrite the page that has the body of a session's callback."""
+    path = data / "journal.db"
+    page = path.read_bytes().index(session_id.encode()) // PAGE
+    with path.open("r+b") as file:
+        file.seek(page * PAGE)
+        file.write(b"\xa5" * PAGE)
+
+
+def test_a_journal_and_a_view_without_damage(data: Path) -> None:
+    answer = desk("check", data=data)
+    assert answer.returncode == 0
+    assert answer.stdout.splitlines() == [
+        "journal.db: nothing is damaged",
+        f"{locate(data).name} (revision {ENTRIES}): nothing is damaged",
+    ]
+
+
+def test_a_check_may_run_while_everything_runs(tmp_path: Path) -> None:
+    with start("serve", data_dir=tmp_path / "data") as running:
+        begin = {"SessionId": "s", "Event": "SessionBegin", "EventTime": 1_725_540_020_000}
+        assert running.post(begin)[0] == 200
+        assert desk("check", data=tmp_path / "data").returncode == 0
+        assert running.post(begin | {"SessionId": "t"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE entries SET body = CAST(replace(body, 's77', 's78') AS BLOB) WHERE revision = 77",
+        "UPDATE entries SET sdk_app_id = sdk_app_id + 1 WHERE revision = 77",
+        "UPDATE entries SET id = CAST(randomblob(16) AS BLOB) WHERE revision = 77",
+    ],
+)
+def test_a_changed_entry_is_found(statement: str, data: Path) -> None:
+    change(data / "journal.db", statement)
+    answer = desk("check", data=data)
+    assert answer.returncode == 1
+    assert f"journal.db: revision 77: {DAMAGED}\n" in answer.stdout
+
+
+def test_a_changed_view_is_found(data: Path) -> None:
+    change(
+        locate(data),
+        "UPDATE feed SET record = CAST(record || 'x' AS BLOB) WHERE rowid = 1048576 * 9",
+    )
+    answer = desk("check", data=data)
+    assert answer.returncode == 1
+    assert "revisions 1 to 200: the digest of the view is another" in answer.stdout
+
+
+def test_an_entry_that_only_the_view_has_is_found(data: Path) -> None:
+    change(data / "journal.db", "DELETE FROM entries WHERE revision = 33")
+    answer = desk("check", data=data)
+    assert answer.returncode == 1
+    assert (
+        "revision 33: the view has an entry that the journal lacks, or cannot read\n"
+        in answer.stdout
+    )
+
+
+def test_a_damaged_page_is_found_and_what_is_behind_it_still_read(data: Path) -> None:
+    damage_a_page(data, "s100")
+    answer = desk("check", data=data)
+    assert answer.returncode == 1
+    assert "it cannot be read: " in answer.stdout
+    exported = desk("export", data=data)
+    assert exported.returncode == 1
+    numbers = [json.loads(line)["revision"] for line in exported.stdout.splitlines()]
+    assert (numbers[0], numbers[-1]) == (1, ENTRIES)
+    assert ENTRIES * 0.8 < len(numbers) < ENTRIES
+    assert 100 not in numbers
+
+
+def test_what_is_exported_and_imported_is_the_same_journal_with_another_id(
+    data: Path, tmp_path: Path
+) -> None:
+    with closing(SqliteWriter(data / "journal.db")) as journal:
+        odd = entry(1, b"\xff\x00 no JSON")
+        new = NewEntry(id=odd.id, sdk_app_id=odd.sdk_app_id, received_at=NOON, body=odd.body)
+        journal.append(new, timeout=20)
+        before = journal.id
+    umask = os.umask(0)
+    try:
+        assert desk("export", tmp_path / "lines", data=data).returncode == 0
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "lines").stat().st_mode) == 0o600
+    answer = desk("import", tmp_path / "lines", data=tmp_path / "other")
+    assert (answer.returncode, answer.stderr) == (0, "imported 201 entries\n")
+    assert entries(tmp_path / "other") == entries(data)
+    with closing(SqliteWriter(tmp_path / "other" / "journal.db")) as journal:
+        assert journal.id != before
+        assert journal.append(real_entry(9999), timeout=20).revision == ENTRIES + 2
+
+
+def test_an_export_and_an_import_overwrite_nothing(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "lines").touch()
+    assert desk("export", tmp_path / "lines", data=data).returncode == 1
+    answer = desk("import", tmp_path / "lines", data=data)
+    assert answer.returncode == 1
+    assert answer.stderr == f"desk: {data}/journal.db exists already: nothing was changed\n"
+    assert len(entries(data)) == ENTRIES
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "{}", "null", '{"revision": 1, "body": 5}'])
+def test_a_line_that_is_no_entry_is_named_and_makes_no_journal(line: str, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text(f"{line}\n")
+    answer = desk("import", tmp_path / "lines", data=tmp_path / "other")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("desk: line 1 is no entry: ")
+    assert answer.stderr.count("\n") == 1
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["journal.db.lock"]
+
+
+def test_a_lost_journal_is_rebuilt_from_its_view(data: Path) -> None:
+    before = entries(data)
+    for file in data.glob("journal.db*"):
+        file.unlink()
+    answer = desk("restore", "--from-view", data=data)
+    assert answer.returncode == 0, answer.stderr
+    assert entries(data) == before
+    assert not list(data.glob("view-*.db"))
+
+
+def test_a_damaged_journal_is_mended_from_its_view_and_keeps_what_the_view_lacks(
+    data: Path,
+) -> None:
+    with closing(SqliteWriter(data / "journal.db")) as journal:
+        journal.append(real_entry(ENTRIES + 1), timeout=20)
+        old_id = journal.id
+    before = entries(data)
+    damage_a_page(data, "s100")
+    change_one = "UPDATE entries SET sdk_app_id = 7 WHERE revision = 7"
+    change(data / "journal.db", change_one)
+    answer = desk("restore", "--from-view", data=data)
+    assert answer.returncode == 0, answer.stderr
+    assert entries(data) == before
+    assert len(list(data.glob("journal.db.damaged-*"))) == 1
+    with closing(SqliteReader(data / "journal.db")) as journal:
+        assert journal.id != old_id
+    assert desk("check", data=data).returncode == 0
+
+
+def test_what_neither_journal_nor_view_has_is_said_to_be_lost(data: Path) -> None:
+    with closing(SqliteWriter(data / "journal.db")) as journal:
+        journal.append(real_entry(ENTRIES + 1), timeout=20)
+        journal.append(real_entry(ENTRIES + 2), timeout=20)
+    change(data / "journal.db", f"UPDATE entries SET body = x'00' WHERE revision = {ENTRIES + 1}")
+    answer = desk("restore", "--from-view", data=data)
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines()[-1] == f"desk: revision {ENTRIES + 1}: {DAMAGED}"
+    assert [each.revision for each in entries(data)] == [*range(1, ENTRIES + 1), ENTRIES + 2]
+
+
+def test_a_journal_is_not_rebuilt_while_anything_runs(data: Path) -> None:
+    with start("gateway", data_dir=data) as gateway:
+        gateway.ready()
+        answer = desk("restore", "--from-view", data=data)
+        assert answer.returncode == 1
+        assert answer.stderr.endswith(" is in use: stop gateway and service first\n")
