@@ -47,13 +47,13 @@ MAX_VERIFIED = 100_000
     help="Callbacks in flight at once, at most.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same sessions.")
-@click.option("--duplicates", type=Share(), default="0", help="Share sent twice: 10% or 0.1.")
+@click.option("--duplicates", type=Share(), default="0", help="Share sent twice.")
 @click.option("--shuffle", type=Share(), default="0", help="Share sent late, out of order.")
 @click.option(
     "--impossible",
     type=Share(below_one=True),
     default="0",
-    help="Share of events that are impossible in the session's state.",
+    help="Share of events that are impossible in the session's state; below 100%.",
 )
 @click.option("--malformed", type=Share(), default="0", help="Share of broken bodies.")
 @click.option(
@@ -103,6 +103,8 @@ def simulate(
     security: dict[str, Any],
 ) -> None:
     """Send simulated callbacks to URL as Desk would: sessions of every kind, from begin to end.
+
+    A SHARE is 10% or 0.1.
 
     Exit code 0: all sent, and no difference; 1: a failure or a difference; 3: URL or service
     cannot be reached; 130: interrupted.

@@ -26,15 +26,19 @@ def _repeatable(option: str, field: str, kind: Any, text: str) -> Callable[[Comm
 
 def _range(name: str, verb: str) -> list[Callable[[Command], Command]]:
     return [
-        click.option(
-            f"--{name}-since",
-            type=Moment(),
-            help=f"{verb} at or after a time such as 2025-04-07T11:32:06Z (UTC without an offset), "
-            "or an age: 30s, 15m, 2h, 3d.",
-        ),
-        click.option(f"--{name}-until", type=Moment(), help=f"{verb} before a time or an age."),
+        click.option(f"--{name}-since", type=Moment(), help=f"{verb} at or after TIME."),
+        click.option(f"--{name}-until", type=Moment(), help=f"{verb} before TIME."),
     ]
 
+
+TIMES = """\
+\b
+A TIME is one of
+  2025-04-07T11:32:06Z, 2025-04-07T19:32:06+08:00   a time with its offset
+  2025-04-07T19:32:06, 2025-04-07                   a time in --time-zone
+  30s, 15m, 2h, 3d                                  an age
+"""
+"""The part of a command's help that explains the times of `session_options`."""
 
 _PARTIES = [
     _repeatable("--app", "sdk_app_ids", click.IntRange(1), "SDKAppID, a number."),

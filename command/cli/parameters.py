@@ -1,14 +1,17 @@
-"""Parameter types of the command line: enum values and moments."""
+"""Parameter types of the command line: enum values, moments and time zones."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import click
+from click.core import ParameterSource
 from google.protobuf.descriptor import EnumDescriptor
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGO = re.compile(r"(\d{1,6})([smhd])")
+_ZONE = "command.cli.zone"
 
 
 class EnumName(click.ParamType[int]):
@@ -42,20 +45,74 @@ def _normalized(name: str) -> str:
 
 
 class Moment(click.ParamType[datetime]):
-    """A point in time: ISO 8601 (UTC without an offset), or an age such as `15m`."""
+    """A point in time: ISO 8601 (in --time-zone without an offset), or an age such as `15m`."""
 
     name = "time"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
-        """Return the moment with its time zone."""
+        """Return the moment in UTC."""
         if isinstance(value, datetime):
             return value
-        if ago := _AGO.fullmatch(value):
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither like 2025-04-07T11:32:06Z nor like 15m", param, ctx)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return _moment(value).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is neither like 2025-04-07T11:32:06Z or 2025-04-07 nor like 15m",
+                param,
+                ctx,
+            )
+
+
+def _moment(text: str) -> datetime:
+    if ago := _AGO.fullmatch(text):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=current_zone())
+
+
+def _zone(name: str) -> tzinfo:
+    """Find a time zone of the IANA database.
+
+    Raises:
+        ValueError: there is no such zone.
+    """
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name.removeprefix(":"))  # TZ may have the colon
+    except (OSError, LookupError):
+        raise ValueError("no such zone") from None
+
+
+def _keep_zone(ctx: click.Context, param: click.Parameter, name: str) -> None:
+    """Keep the zone for `current_zone`. An unusable TZ, unlike the option, is only a warning."""
+    try:
+        ctx.meta[_ZONE] = _zone(name)
+    except ValueError:
+        problem = f"{name!r} is not a time zone such as Asia/Shanghai"
+        if param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
+            click.echo(f"desk: TZ: {problem}: times are in UTC", err=True)
+        else:
+            raise click.BadParameter(problem) from None
+
+
+def current_zone() -> tzinfo:
+    """Return the zone of --time-zone in the command that runs; otherwise UTC."""
+    context = click.get_current_context(silent=True)
+    zone: tzinfo = context.meta.get(_ZONE, UTC) if context else UTC
+    return zone
+
+
+time_zone_option = click.option(
+    "--time-zone",
+    metavar="NAME",
+    envvar="TZ",
+    default="UTC",
+    show_default=True,
+    show_envvar=True,
+    is_eager=True,  # the zone is known before times are read
+    expose_value=False,
+    callback=_keep_zone,
+    help="Time zone of the times shown, and of times given without an offset, such as "
+    "Asia/Shanghai.",
+)

@@ -3,14 +3,18 @@
 from typing import Any
 
 import click
-from desk.client import Client
-from desk.v1.session_pb2 import Session
-from desk.v1.session_service_pb2 import CountGroup
+from desk.client import Client, TimedOut
+from desk.v1.event_pb2 import SessionRecord
+from desk.v1.session_pb2 import Session, SessionState
+from desk.v1.session_service_pb2 import CountGroup, SessionGroup
 
 from command.cli.connection import client_command
-from command.cli.filters import STATE, session_filter, session_options
-from command.cli.output import json_option, print_json, print_up_to
-from command.cli.tables import print_explanation, print_groups, print_session, print_sessions
+from command.cli.filters import STATE, TIMES, session_filter, session_options
+from command.cli.output import json_option, print_json
+from command.cli.parameters import time_zone_option
+from command.cli.rows import Output, limit_options, page_size, print_found, row_options
+from command.cli.tables import EXPLANATION, SESSIONS, groups, print_explanation, print_session
+from simulator.words import count_of
 
 ORDERS = [
     f"{field}{way}"
@@ -23,8 +27,6 @@ GROUPS = [
     for value in CountGroup.DESCRIPTOR.values
     if value.number
 ]
-
-MAX_PAGE_SIZE = 1_000
 
 WAIT_STATE = "State to wait for, such as ENDED; any one if repeated."
 
@@ -46,7 +48,7 @@ def sessions() -> None:
     """List, get, count, explain or wait for sessions."""
 
 
-@sessions.command("list")
+@sessions.command("list", epilog=TIMES)
 @session_options
 @click.option(
     "--order-by",
@@ -54,19 +56,18 @@ def sessions() -> None:
     metavar="FIELD",
     help="begun_at, last_event_at or ended_at, with asc or desc. Default: 'begun_at desc'.",
 )
-@click.option(
-    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Sessions at most."
-)
+@limit_options
 @_min_revision
-@json_option
+@time_zone_option
+@row_options(SESSIONS)
 @client_command
 async def list_sessions(
     client: Client,
     *,
     order_by: str | None,
-    limit: int,
+    limit: int | None,
     min_revision: int | None,
-    as_json: bool,
+    output: Output[Session],
     **options: Any,
 ) -> None:
     """List the sessions that all options select, newest first.
@@ -76,10 +77,10 @@ async def list_sessions(
     found = client.list_sessions(
         session_filter(**options),
         order_by=order_by or "",
-        page_size=min(limit + 1, MAX_PAGE_SIZE),
+        page_size=page_size(limit),
         min_revision=min_revision or 0,
     )
-    await print_up_to(limit, found, print_sessions, as_json=as_json)
+    await print_found(found, output.printer(), limit, nothing="no session matches")
 
 
 @sessions.command("get")
@@ -92,6 +93,7 @@ async def list_sessions(
     help="Revision: the session as it was then.",
 )
 @_min_revision
+@time_zone_option
 @json_option
 @client_command
 async def get_session(
@@ -117,50 +119,71 @@ async def get_session(
 @click.argument("session_id")
 @click.option("--state", "states", type=STATE, multiple=True, required=True, help=WAIT_STATE)
 @_app
+@time_zone_option
 @json_option
 @client_command
 async def wait_for_state(
     client: Client, *, session_id: str, states: Any, sdk_app_id: int | None, as_json: bool
 ) -> None:
     """Wait, at most --timeout, until a session is in one of the states; then show it."""
-    session = await client.wait_for_state(session_id, states, sdk_app_id=sdk_app_id or 0)
+    try:
+        session = await client.wait_for_state(session_id, states, sdk_app_id=sdk_app_id or 0)
+    except TimedOut as error:
+        if error.reason != "STATE_NOT_REACHED":
+            raise
+        names = " or ".join(map(_state_name, states))
+        detail = f"session {session_id!r} was not {names} in time"
+        raise TimedOut(detail, code=error.code, reason=error.reason) from None
     _print_session(session, as_json=as_json)
 
 
-@sessions.command("count")
+@sessions.command("count", epilog=TIMES)
 @session_options
 @click.option("--by", type=click.Choice(GROUPS), help="A group for each value; default: one group.")
-@json_option
+@time_zone_option
+@row_options(groups(""))
 @client_command
-async def count_sessions(client: Client, *, by: str | None, as_json: bool, **options: Any) -> None:
-    """Count the sessions that all options select, with their waiting and handling times."""
+async def count_sessions(
+    client: Client, *, by: str | None, output: Output[SessionGroup], **options: Any
+) -> None:
+    """Count the sessions that all options select, with their waiting and handling times.
+
+    WAIT is the time in the queue, REPLY the time from the request for an agent to the first message
+    of an agent, HANDLED the time with agents. A mean or maximum is over the sessions that have it.
+    """
     group = CountGroup.Value(f"COUNT_GROUP_{(by or 'unspecified').upper()}")
     counts = await client.count_sessions(session_filter(**options), group_by=group)
-    if as_json:
-        for row in counts.groups:
-            print_json(row)
-    else:
-        print_groups(counts, by or "")
+    printer = output._replace(layout=groups(by or "")).printer()
+    printer.add(counts.groups)
+    printer.flush()
+    if counts.other_sessions:
+        others = count_of(counts.other_sessions, "session")
+        click.echo(f"desk: and {others} in smaller groups", err=True)
 
 
 @sessions.command("explain")
 @click.argument("session_id")
 @_app
-@json_option
+@time_zone_option
+@row_options(EXPLANATION)
 @client_command
 async def explain_session(
-    client: Client, *, session_id: str, sdk_app_id: int | None, as_json: bool
+    client: Client, *, session_id: str, sdk_app_id: int | None, output: Output[SessionRecord]
 ) -> None:
     """Show every callback of a session in time order: verdict, reason, states, delay.
 
-    With --json: one record per line.
+    LATE is the time by which a callback is older than the newest one that came before it. A
+    SessionBegin stands before a callback that is up to 5 s older.
     """
     explanation = await client.explain_session(session_id, sdk_app_id=sdk_app_id or 0)
-    if as_json:
-        async for record in explanation.records:
-            print_json(record)
+    if output.is_table:
+        print_explanation(explanation, [record async for record in explanation.records], output)
     else:
-        print_explanation(explanation, [record async for record in explanation.records])
+        await print_found(explanation.records, output.printer(), None, nothing="no callback")
+
+
+def _state_name(state: SessionState.ValueType) -> str:
+    return SessionState.Name(state).removeprefix("SESSION_STATE_")
 
 
 def _print_session(session: Session, *, as_json: bool) -> None:

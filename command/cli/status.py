@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from command.cli.connection import client_command
 from command.cli.output import format_duration, json_option, print_fields, print_json, time_text
+from command.cli.parameters import time_zone_option
 from simulator.words import count_of
 
 SILENCE = 10.0
@@ -16,6 +17,7 @@ SILENCE = 10.0
 
 
 @click.command()
+@time_zone_option
 @json_option
 @client_command
 async def status(client: Client, *, as_json: bool) -> None:

@@ -1,56 +1,85 @@
-"""Tables of sessions, records and counts, as wide as the terminal."""
+"""The columns of sessions, records and counts, and the texts of one session."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from operator import attrgetter
+from typing import Any
 
 import click
-from desk.client import Explanation, SessionCounts
-from desk.v1.event_pb2 import SessionRecord
+from desk.client import Explanation
+from desk.v1.event_pb2 import SessionRecord, Verdict
 from desk.v1.session_pb2 import Session
 from desk.v1.session_service_pb2 import SessionGroup
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from command.cli.output import (
-    Column,
     duration_text,
     enum_name,
+    format_time,
+    local_time,
     print_fields,
-    print_table,
     time_text,
-    width,
 )
+from command.cli.rows import Column, Layout, Output, Value, cell_text
 from simulator.words import count_of
 
-CLOCK = "%H:%M:%S.%LZ"
-DAY_AND_CLOCK = "%Y-%m-%d %H:%M:%S.%LZ"
-DAY = "%Y-%m-%d"
-
-WIDE = 140
-"""Terminal width, in characters, from which on states and reason get columns of their own."""
-
-_SESSIONS: list[Column[Session]] = [
-    Column("SESSION", lambda session: session.session_id),
-    Column("STATE", lambda session: enum_name(session, "state")),
-    Column("BEGUN", lambda session: time_text(session, "begun_at")),
-    Column("AGENT", lambda session: session.agent_id or "-", from_width=90, elastic=True),
-    Column("USER", lambda session: session.client_user_id, from_width=110, elastic=True),
-    Column("END", lambda session: enum_name(session, "end_reason"), from_width=125),
-    Column("LAST EVENT", lambda session: time_text(session, "last_event_at"), from_width=145),
-    Column("WAIT", lambda session: duration_text(session, "queue_wait"), 160, right=True),
-    Column("REPLY", lambda session: duration_text(session, "first_response"), 160, right=True),
-    Column("HANDLED", lambda session: duration_text(session, "handle_time"), 160, right=True),
-    Column("CHANNEL", lambda session: session.channel_type, from_width=180, elastic=True),
-    Column("RATED", lambda session: str(session.satisfaction or "-"), 180, right=True),
-    Column("REJECTED", lambda session: str(session.rejected_events or "-"), 180, right=True),
-]
-_APP: Column[Session] = Column("APP", lambda session: str(session.sdk_app_id))
+SHORT_ID = 8
+"""Characters of a session's id where there is no room for more."""
 
 
-def print_sessions(sessions: Sequence[Session]) -> None:
-    """Print a row for each session, with the app if there are several."""
-    several = len({session.sdk_app_id for session in sessions}) > 1
-    if sessions:
-        print_table([_APP, *_SESSIONS] if several else _SESSIONS, sessions)
-    else:
-        click.echo("desk: no session matches", err=True)
+def field_value(message: Message, name: str) -> Value:
+    """Return a field as the value of a cell; None if it is not set."""
+    field = message.DESCRIPTOR.fields_by_name[name]
+    value = getattr(message, name)
+    if field.is_repeated:
+        return " ".join(map(str, value))
+    if field.has_presence and not message.HasField(name):
+        return None
+    if field.enum_type is not None:
+        return enum_name(message, name).replace("-", "") or None
+    if isinstance(value, Timestamp):
+        return local_time(value)
+    return value  # type: ignore[no-any-return]
+
+
+def _field(name: str, of: Callable[[Any], Message] = lambda row: row, **more: Any) -> Column[Any]:
+    return Column(name, lambda row: field_value(of(row), name), **more)
+
+
+def _stars(message: Any) -> int | None:
+    return message.satisfaction or None
+
+
+_SESSION_LOOKS: dict[str, dict[str, Any]] = {
+    "session_id": {"title": "SESSION"},
+    "sdk_app_id": {"title": "APP"},
+    "begun_at": {"title": "BEGUN"},
+    "agent_id": {"title": "AGENT", "narrowest": 16},
+    "client_user_id": {"title": "USER", "narrowest": 16},
+    "end_reason": {"title": "END"},
+    "last_event_at": {"title": "LAST EVENT"},
+    "queue_wait": {"title": "WAIT", "right": True},
+    "first_response": {"title": "REPLY", "right": True},
+    "handle_time": {"title": "HANDLED", "right": True},
+    "channel_type": {"title": "CHANNEL", "narrowest": 10},
+    "satisfaction": {"title": "RATING", "right": True, "value": _stars},
+    "rejected_events": {"title": "REJECTED", "right": True},
+}
+"""Columns that differ from those of the other fields."""
+
+SESSIONS: Layout[Session] = Layout(
+    [
+        _field(field.name)._replace(**_SESSION_LOOKS.get(field.name, {}))
+        for field in Session.DESCRIPTOR.fields
+    ],
+    shown=[
+        "session_id", "state", "begun_at", "agent_id", "sdk_app_id", "client_user_id",
+        "end_reason", "last_event_at", "queue_wait", "first_response", "handle_time",
+        "channel_type", "satisfaction", "rejected_events",
+    ],
+)  # fmt: skip
 
 
 def print_session(session: Session) -> None:
@@ -58,7 +87,7 @@ def print_session(session: Session) -> None:
     times = [
         (
             field.name.removesuffix("_at").replace("_", " "),
-            time_text(session, field.name, form=DAY_AND_CLOCK),
+            time_text(session, field.name, precision="milliseconds"),
         )
         for field in session.DESCRIPTOR.fields
         if field.name.endswith("_at")
@@ -91,55 +120,46 @@ def print_session(session: Session) -> None:
     )
 
 
-def verdict(record: SessionRecord) -> str:
-    """Return the verdict in lower case."""
+def _event(record: SessionRecord) -> Message:
+    return record.event
+
+
+def _verdict(record: SessionRecord) -> str:
     return enum_name(record, "verdict").lower()
 
 
-def reason(record: SessionRecord) -> str:
-    """Return the reason of the rejection; empty if the event was not rejected."""
-    return enum_name(record, "rejection_reason") if record.rejection_reason else ""
-
-
-def states(record: SessionRecord) -> str:
-    """Return the state before and, if it changed, the state after."""
+def _effect(record: SessionRecord) -> str:
+    """Return the reason of the rejection; otherwise the state before and, if it changed, after."""
+    if record.rejection_reason:
+        return enum_name(record, "rejection_reason")
     before, after = enum_name(record, "state_before"), enum_name(record, "state_after")
     return before if before == after else f"{before} → {after}"
 
 
-def effect(record: SessionRecord) -> str:
-    """Return the reason of the rejection or, for any other event, the states."""
-    return reason(record) or states(record)
+def _late_by(record: SessionRecord) -> Duration | None:
+    """Return the time by which the event was older than the newest of its session; None if new."""
+    if record.HasField("late_by"):
+        return record.late_by
+    if record.revised or not record.HasField("session"):
+        return None
+    newest = record.session.last_event_at.ToMilliseconds()
+    late = newest - record.event.event_time.ToMilliseconds()
+    if late <= 0:
+        return None
+    duration = Duration()
+    duration.FromMilliseconds(late)
+    return duration
 
 
-def event_name(record: SessionRecord) -> str:
-    """Return the event type as Desk spells it."""
-    return record.event.type_name or "(malformed)"
-
-
-def print_explanation(explanation: Explanation, records: Sequence[SessionRecord]) -> None:
-    """Print every callback of a session in time order."""
-    session = explanation.session
-    state = enum_name(session, "state") if session else "not begun"
-    days = {time_text(record.event, "event_time", form=DAY) for record in records}
-    on = f", {min(days)}" if len(days) == 1 else ""
-    callbacks = count_of(len(records), "callback")
-    click.echo(f"{callbacks} at revision {explanation.revision}: {state}{on}")
-    print_table(_explanation_columns(CLOCK if on else DAY_AND_CLOCK), records)
-
-
-def _explanation_columns(time_form: str) -> list[Column[SessionRecord]]:
-    wide = width() >= WIDE
-    return [
-        Column("TIME", lambda record: time_text(record.event, "event_time", form=time_form)),
-        Column("EVENT", event_name, elastic=True),
-        Column("VERDICT", verdict),
-        Column("STATE", states if wide else effect),
-        Column("LATE", lambda record: duration_text(record, "late_by"), right=True),
-        Column("REVISION", _revisions, from_width=100, right=True),
-        Column("REASON", reason, from_width=WIDE),
-        Column("WHY", lambda record: record.rejection_detail, from_width=170, elastic=True),
+def _note(record: SessionRecord) -> str:
+    """Return the marks of a record that is not simply the newest event of its session."""
+    late = _late_by(record)
+    marks = [
+        "" if record.verdict == Verdict.VERDICT_ACCEPTED else _verdict(record),
+        "revised" if record.revised else "",
+        f"late {cell_text(late)}" if late else "",
     ]
+    return ", ".join(filter(None, marks))
 
 
 def _revisions(record: SessionRecord) -> str:
@@ -148,45 +168,124 @@ def _revisions(record: SessionRecord) -> str:
     return str(own) if record.revision == own else f"{own}, revised at {record.revision}"
 
 
-_REJECTIONS: list[Column[SessionRecord]] = [
-    Column("REVISION", lambda record: str(record.revision), right=True),
-    Column("RECEIVED", lambda record: time_text(record.event, "received_at")),
-    Column("REASON", lambda record: enum_name(record, "rejection_reason")),
-    Column("EVENT", event_name, elastic=True),
-    Column("SESSION", lambda record: record.event.session_id or "-", from_width=110),
-    Column("WHY", lambda record: record.rejection_detail, from_width=150, elastic=True),
+_RECORD_COLUMNS: list[Column[SessionRecord]] = [
+    _field("revision", right=True),
+    _field("ordinal", right=True),
+    Column("event_revision", lambda record: record.event.revision, right=True),
+    Column("revisions", _revisions, "REVISION", right=True, composed=True),
+    _field("sdk_app_id", _event, title="APP"),
+    _field("session_id", _event, title="SESSION"),
+    Column("session", lambda record: record.event.session_id[:SHORT_ID], composed=True),
+    _field("event_time", _event, title="TIME"),
+    _field("received_at", _event, title="RECEIVED"),
+    Column("event", lambda record: record.event.type_name or "(malformed)", narrowest=10),
+    Column("verdict", _verdict),
+    _field("rejection_reason", title="REASON"),
+    _field("rejection_detail", title="WHY", narrowest=20),
+    _field("state_before"),
+    _field("state_after"),
+    _field("session_state", title="STATE"),
+    Column("effect", _effect, composed=True),
+    Column("late_by", _late_by, "LATE", right=True),
+    _field("revised"),
+    Column("note", _note, narrowest=12, composed=True),
+    _field("agent_id", _event, title="AGENT", narrowest=16),
+    _field("client_user_id", _event, title="USER", narrowest=16),
+    _field("channel_type", _event, title="CHANNEL", narrowest=10),
+    Column("satisfaction", lambda record: _stars(record.event), "RATING", right=True),
 ]
 
+EXPLANATION: Layout[SessionRecord] = Layout(
+    _RECORD_COLUMNS,
+    shown=["event_time", "event", "verdict", "effect", "late_by", "revisions", "rejection_detail"],
+)
+REJECTIONS: Layout[SessionRecord] = Layout(
+    _RECORD_COLUMNS,
+    shown=[
+        "revision",
+        "session_id",
+        "rejection_reason",
+        "event",
+        "received_at",
+        "rejection_detail",
+    ],
+)
 
-def print_rejections(records: Sequence[SessionRecord]) -> None:
-    """Print a row for each record."""
-    if records:
-        print_table(_REJECTIONS, records)
-    else:
-        click.echo("desk: no callback is rejected", err=True)
+_FEED_LOOKS: dict[str, dict[str, Any]] = {
+    "revision": {"title": "REV", "usual": 6},
+    "session": {"usual": SHORT_ID},
+    "event": {"usual": 23, "narrowest": 18},
+    "session_state": {"usual": 12},
+    "effect": {"usual": 25},
+    "note": {"usual": 12},
+}
+"""Widths that hold most of what is still to come."""
+
+FEED: Layout[SessionRecord] = Layout(
+    [
+        column._replace(**_FEED_LOOKS.get(column.name, {})) for column in _RECORD_COLUMNS
+    ],
+    shown=[
+        "revision", "event_time", "session", "event", "session_state", "note", "effect",
+        "agent_id", "client_user_id",
+    ],
+)  # fmt: skip
 
 
-def print_groups(counts: SessionCounts, by: str) -> None:
-    """Print a row for each group."""
+def clock_text(value: Value, *, precision: str = "milliseconds") -> str:
+    """Return the text of a cell; of a time without its day."""
+    if isinstance(value, datetime):
+        return format_time(value, precision=precision)[len("2025-04-07 ") :]
+    return cell_text(value)
+
+
+def exact_text(value: Value) -> str:
+    """Return the text of a cell; of a time with its milliseconds."""
+    if isinstance(value, datetime):
+        return format_time(value, precision="milliseconds")
+    return cell_text(value)
+
+
+def print_explanation(
+    explanation: Explanation, records: Sequence[SessionRecord], output: Output[SessionRecord]
+) -> None:
+    """Print every callback of a session in time order."""
+    session = explanation.session
+    state = enum_name(session, "state") if session else "not begun"
+    days = {time_text(record.event, "event_time")[: len("2025-04-07")] for record in records}
+    on = f", {min(days)}" if len(days) == 1 else ""
+    callbacks = count_of(len(records), "callback")
+    click.echo(f"{callbacks} at revision {explanation.revision}: {state}{on}")
+    printer = output.printer(cell=clock_text if on else exact_text)
+    printer.add(records)
+    printer.flush()
+
+
+def _summary(field: str, title: str) -> list[Column[SessionGroup]]:
+    return [
+        _field(figure, attrgetter(field), title=f"{figure.upper()} {title}", right=True)._replace(
+            name=f"{figure}_{field}"
+        )
+        for figure in ("mean", "max")
+    ]
+
+
+def groups(by: str) -> Layout[SessionGroup]:
+    """Return the columns of groups by a property of their sessions."""
     columns: list[Column[SessionGroup]] = [
-        Column(by.upper() or "GROUP", lambda group: _key(group.key) or "-", elastic=True),
-        Column("SESSIONS", lambda group: str(group.sessions), right=True),
-        Column("WAIT", lambda group: duration_text(group.queue_wait, "mean"), right=True),
-        Column("MAX", lambda group: duration_text(group.queue_wait, "max"), right=True),
-        Column("REPLY", lambda group: duration_text(group.first_response, "mean"), right=True),
-        Column("MAX", lambda group: duration_text(group.first_response, "max"), right=True),
-        Column("HANDLED", lambda group: duration_text(group.handle_time, "mean"), right=True),
-        Column("MAX", lambda group: duration_text(group.handle_time, "max"), right=True),
+        Column("key", lambda group: _key(group.key), by.upper() or "GROUP", narrowest=14),
+        _field("sessions", right=True),
+        *_summary("queue_wait", "WAIT"),
+        *_summary("first_response", "REPLY"),
+        *_summary("handle_time", "HANDLED"),
+        _field("ratings", right=True),
         Column(
-            "RATED",
-            lambda group: f"{group.mean_satisfaction:.1f}" if group.ratings else "-",
+            "mean_rating",
+            lambda group: round(group.mean_satisfaction, 2) if group.ratings else None,
             right=True,
         ),
     ]
-    if counts.groups:
-        print_table(columns, counts.groups)
-    if counts.other_sessions:
-        click.echo(f"and {count_of(counts.other_sessions, 'session')} in smaller groups")
+    return Layout(columns, shown=[column.name for column in columns])
 
 
 def _key(key: str) -> str:

@@ -5,29 +5,26 @@ import logging
 import os
 import signal
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-from desk.client import Client, JournalMismatch, Update
+from desk.client import Client, Denied, JournalMismatch, Update
 from desk.v1.event_pb2 import SessionRecord, Verdict
 
 from command.cli.connection import FAILED, CallFailed, client_command
 from command.cli.filters import VERDICT, event_filter, event_options
-from command.cli.output import (
-    duration_text,
-    enum_name,
-    json_option,
-    print_json,
-    printable,
-    time_text,
-    width,
-)
-from command.cli.tables import CLOCK, DAY_AND_CLOCK, WIDE, effect, event_name, verdict
+from command.cli.parameters import time_zone_option
+from command.cli.rows import Output, Printer, row_options, terminal_width
+from command.cli.tables import FEED, clock_text, exact_text
 
 VERDICTS = "Verdict, such as REJECTED. Default: every verdict but REJECTED."
+
+WIDE = 140
+"""Width of the terminal, in characters, from which on times have their day and milliseconds."""
 
 SAVE_EVERY = 1.0
 """Seconds between two writes of the checkpoint file, which is also written at the end."""
@@ -50,48 +47,60 @@ class Checkpoint(msgspec.Struct, frozen=True):
 @click.option("--verdict", "verdicts", type=VERDICT, multiple=True, help=VERDICTS)
 @click.option("--after", type=click.IntRange(0), help="Start after this revision, a number.")
 @click.option("--from-start", is_flag=True, help="Start at the oldest revision.")
-@click.option("--include-session", is_flag=True, help="Add the session's state after each record.")
+@click.option("--until-caught-up", is_flag=True, help="End at the newest revision.")
+@click.option(
+    "--include-session", is_flag=True, help="With --json: add the session after each record."
+)
 @click.option(
     "--checkpoint-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Resume from the revision in this file, and keep it up to date. At the first start, the "
     "other options say where to begin. Records printed just before a crash are printed again.",
 )
-@json_option
+@time_zone_option
+@row_options(FEED)
 @client_command
 async def watch(
     client: Client,
     *,
     after: int | None,
     from_start: bool,
+    until_caught_up: bool,
     include_session: bool,
     checkpoint_file: Path | None,
-    as_json: bool,
+    output: Output[SessionRecord],
     **options: Any,
 ) -> None:
     """Follow the events of sessions, by default from now on, until Ctrl-C.
 
-    Reconnects when the connection is lost, and resumes. An event whose verdict a late callback
-    changed is printed again, marked `revised`.
+    Reconnects when the connection is lost, and resumes. STATE is the state of the session after all
+    its callbacks so far, EFFECT what the event changed at its place in time order. NOTE says `late`
+    and by how much an event is older than the newest of its session; an event whose verdict a late
+    callback changed is printed again, marked `revised`.
     """
     if from_start and after is not None:
         raise click.UsageError("--after and --from-start exclude each other")
     _log_to_stderr()
     saved = _CheckpointFile(checkpoint_file)
     start = saved.read()
-    await client.status()  # a wrong --target is an error; a connection lost later is not
+    with suppress(Denied):  # a wrong --target is an error; a connection lost later is not
+        await client.status()
     updates = client.subscribe(
         after_revision=start.revision if start else 0 if from_start else after,
         journal_id=start.journal_id if start else "",
         event_filter=event_filter(**options),
-        include_session=include_session,
+        include_session=include_session or output.form != "json",  # it tells which events are late
     )
+    narrow = partial(clock_text, precision="seconds")
+    printer = output.printer(cell=narrow if terminal_width() < WIDE else exact_text, style=_style)
     _end_at_sigterm()
     try:
         async with aclosing(updates):
             async for update in updates:
-                _print(update, as_json=as_json)
+                _print(update, printer, live=output.is_table and not until_caught_up)
                 saved.note(Checkpoint(update.journal_id, update.revision))
+                if until_caught_up and update.caught_up:
+                    break
     except JournalMismatch as error:
         if checkpoint_file is None:
             raise
@@ -145,40 +154,22 @@ def _replace(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-def _print(update: Update, *, as_json: bool) -> None:
-    if as_json:
-        for record in update.records:
-            print_json(record)
-        return
-    for record in update.records:
-        click.echo(_line(record))
-    if update.caught_up and sys.stdout.isatty():
+def _print(update: Update, printer: Printer[SessionRecord], *, live: bool) -> None:
+    printer.add(update.records)
+    printer.flush()
+    if update.caught_up and live and sys.stdout.isatty():
         click.secho(f"-- caught up at revision {update.revision}", dim=True)
     if update.fell_behind:
         click.echo("desk: events come faster than they can be printed; catching up", err=True)
 
 
-def _line(record: SessionRecord) -> str:
-    event, wide = record.event, width() >= WIDE
-    fields = [
-        f"{record.revision:>7}",
-        time_text(event, "event_time", form=DAY_AND_CLOCK if wide else CLOCK),
-        f"{event.session_id:<36}" if wide else f"{event.session_id[:8]:<8}",
-        f"{event_name(record):<23}",
-        f"{verdict(record):<8}",
-        effect(record),
-    ]
+_COLOURS = {Verdict.VERDICT_REJECTED: "red", Verdict.VERDICT_UNRECOGNISED: "yellow"}
+
+
+def _style(record: SessionRecord) -> dict[str, str]:
     if record.revised:
-        fields.append("(revised)")
-    elif record.HasField("late_by"):
-        fields.append(f"(late by {duration_text(record, 'late_by')})")
-    if record.HasField("session"):
-        fields.append(
-            f"now {enum_name(record.session, 'state')} {record.session.agent_id}".rstrip()
-        )
-    colour = {Verdict.VERDICT_REJECTED: "red", Verdict.VERDICT_UNRECOGNISED: "yellow"}
-    tint = "magenta" if record.revised else colour.get(record.verdict)
-    return click.style(printable("  ".join(fields)), fg=tint)
+        return {"fg": "magenta"}
+    return {"fg": _COLOURS[record.verdict]} if record.verdict in _COLOURS else {}
 
 
 def _end_at_sigterm() -> None:

@@ -1,6 +1,8 @@
 """The commands that ask, against a real `desk serve` with a handful of sessions."""
 
 import asyncio
+import csv
+import io
 import json
 import os
 import pty
@@ -9,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from desk.v1.session_pb2 import Session
 
 from tests.support.commands import invoke
 from tests.support.feed_server import FeedServer, serving
@@ -53,6 +56,7 @@ QUEUED = story(
 )
 NASTY = [callback("nasty", "SessionBegin", 200, ClientUserId="\x1b[31mred\x1b]0;owned\x07")]
 SEED = [*ENDED, *LATE, *QUEUED, *NASTY, callback("never", "SessionEnd", 1)]
+HEADER = 3  # lines of a table of sessions
 MALFORMED = b"this is no callback"
 
 
@@ -119,6 +123,7 @@ def test_list_shows_the_newest_first(ask_json):
         (["--ended-since", "2024-09-05"], {"ended"}),
         (["--active-since", "2024-09-05T03:20"], {"nasty"}),
         (["--active-since", "1h"], set()),
+        (["--begun-since", "2024-09-05T11:20", "--time-zone", "Asia/Shanghai"], {"nasty"}),
     ],
 )
 def test_list_selects_by_every_field_of_the_filter(ask_json, options, expected):
@@ -128,7 +133,7 @@ def test_list_selects_by_every_field_of_the_filter(ask_json, options, expected):
 def test_list_orders_and_stops_at_the_limit_and_says_so(ask):
     answer = ask("sessions", "list", "--order-by", "begun_at asc", "--limit", "2", "--json")
     assert len(answer.stdout.splitlines()) == 2
-    assert answer.stderr == "desk: there are more than 2; see --limit\n"
+    assert answer.stderr == "desk: there are more than 2; see --limit and --all\n"
 
 
 def test_get_shows_a_session_as_it_is_and_as_it_was(ask_json):
@@ -215,7 +220,14 @@ def test_the_service_of_this_machine_is_asked_unless_another_is_named(desk, tmp_
     [
         ["sessions", "list", "--state", "ASLEEP"],
         ["sessions", "list", "--begun-since", "yesterday-ish"],
+        ["sessions", "list", "--begun-since", "0001-01-01", "--time-zone", "Asia/Shanghai"],
+        ["sessions", "list", "--begun-since", "999999d"],
+        ["sessions", "list", "--time-zone", "Asia/Nowhere"],
         ["sessions", "list", "--limit", "0"],
+        ["sessions", "list", "--limit", "1", "--all"],
+        ["sessions", "list", "--columns", "state,coffee"],
+        ["sessions", "list", "--json", "--csv"],
+        ["rejections", "--json", "--columns", "event"],
         ["sessions", "list", "--order-by", "agent"],
         ["sessions", "wait", "a"],
         ["rejections", "--type", "Coffee"],
@@ -228,6 +240,22 @@ def test_wrong_usage_is_code_2(ask, arguments):
     assert answer.returncode == 2
     assert "Error: " in answer.stderr
     assert answer.stdout == ""
+
+
+def test_a_wrong_value_is_answered_with_the_good_ones(ask):
+    assert "is not one of CHATBOT, " in ask("sessions", "list", "--state", "ASLEEP").stderr
+    columns = ask("sessions", "count", "--columns", "coffee").stderr
+    assert "'coffee' is not one of key, sessions, mean_queue_wait, " in columns
+
+
+def test_waiting_in_vain_names_the_session_and_the_states(ask):
+    states = ("--state", "ENDED", "--state", "CLOSING")
+    app = ("--app", "1600012345", "--timeout", "0.5")
+    answer = ask("sessions", "wait", "queued", *states, *app)
+    assert answer.stderr == (
+        "desk: session 'queued' was not ENDED or CLOSING in time "
+        "(DEADLINE_EXCEEDED, STATE_NOT_REACHED)\n"
+    )
 
 
 def test_explain_tells_the_story_in_time_order(ask_json):
@@ -268,7 +296,9 @@ def test_count_groups(ask, ask_json):
         "SESSION_STATE_QUEUED": 1,
         "SESSION_STATE_TRANSFERRING": 1,
     }
-    assert "CHATBOT" in ask("sessions", "count", "--by", "state").stdout
+    shown = ask("sessions", "count", "--by", "state").stdout
+    assert "CHATBOT" in shown
+    assert shown.splitlines()[0].split()[:4] == ["MEAN", "MAX", "MEAN", "MAX"]
     (all_in_one,) = ask_json("sessions", "count", "--user", "ann")
     assert all_in_one["sessions"] == 1
 
@@ -339,6 +369,90 @@ def test_what_is_printed_cannot_write_on_the_terminal(ask):
         assert "\x07" not in answer.stdout
 
 
+@pytest.fixture
+def ask_csv(ask):
+    def question(*arguments, **options):
+        answer = ask(*arguments, "--csv", **options)
+        assert answer.returncode == 0, answer.stderr
+        return list(csv.DictReader(io.StringIO(answer.stdout, newline="")))
+
+    return question
+
+
+def test_csv_has_every_field_of_a_session_with_seconds_and_iso_times(ask_csv):
+    rows = {row["session_id"]: row for row in ask_csv("sessions", "list")}
+    assert set(rows) == {"ended", "late", "queued", "nasty", "elsewhere"}
+    ended = rows["ended"]
+    assert list(ended) == [field.name for field in Session.DESCRIPTOR.fields]
+    assert ended["state"] == "ENDED"
+    assert ended["channel_type"] == "Web (H5)"
+    assert ended["queue_wait"] == "60.0"
+    assert ended["begun_at"] == "2024-09-05T00:00:00.000Z"
+    assert rows["queued"]["ended_at"] == rows["queued"]["queue_wait"] == ""
+
+
+def test_csv_has_its_header_also_without_rows(ask):
+    nobody = ask("sessions", "list", "--user", "nobody", "--csv", "--columns", "session_id")
+    assert nobody.stdout == "session_id\n"
+    assert nobody.stderr == "desk: no session matches\n"
+
+
+def test_csv_of_records_and_counts(ask_csv):
+    (never,) = ask_csv("sessions", "explain", "never", "--app", "1600012345")
+    assert (never["event"], never["rejection_reason"]) == ("SessionEnd", "NOT_BEGUN")
+    late = ask_csv("sessions", "explain", "late", "--app", "1600012345")
+    assert [row["late_by"] for row in late] == ["", "120.0", ""]
+    counts = {row["key"]: row for row in ask_csv("sessions", "count", "--by", "state")}
+    assert counts["ENDED"]["mean_queue_wait"] == "60.0"
+    assert counts["ENDED"]["mean_rating"] == "4.0"
+    assert counts["CHATBOT"]["mean_rating"] == ""
+
+
+def test_columns_are_those_asked_for_in_that_order(ask):
+    answer = ask("sessions", "list", "--columns", "state,agent-id,session_id", COLUMNS="80")
+    assert answer.stdout.splitlines()[0].split() == ["STATE", "AGENT", "SESSION"]
+    assert answer.stderr == ""
+
+
+def test_a_table_names_the_columns_that_it_left_out(ask):
+    answer = ask("sessions", "list", COLUMNS="40")
+    assert re.fullmatch(
+        r"desk: 40 characters have no room for .*, satisfaction, .*; see --columns\n", answer.stderr
+    )
+    assert ask("sessions", "list", COLUMNS="300").stderr == ""
+    assert ask("sessions", "list").stderr == ""
+
+
+async def test_all_is_more_than_the_limit():
+    names = [f"many-{number}" for number in range(1_200)]
+    server = FeedServer(sessions=[Session(session_id=name) for name in names])
+    async with serving(server) as port:
+        target = f"127.0.0.1:{port}"
+        some = await asyncio.to_thread(run, "sessions", "list", target=target)
+        everything = await asyncio.to_thread(run, "sessions", "list", "--all", target=target)
+    assert len(some.stdout.splitlines()) == 100 + HEADER
+    assert some.stderr == "desk: there are more than 100; see --limit and --all\n"
+    assert [line.split()[0] for line in everything.stdout.splitlines()[HEADER:]] == names
+    assert everything.stderr == ""
+
+
+def test_times_are_shown_in_the_time_zone_asked_for(ask, ask_csv):
+    ended = ("sessions", "get", "ended", "--app", "1600012345")
+    in_shanghai = "ended               2024-09-05 08:06:00.000+08:00\n"
+    assert in_shanghai in ask(*ended, "--time-zone", "Asia/Shanghai").stdout
+    assert in_shanghai in ask(*ended, TZ=":Asia/Shanghai").stdout
+    assert "00:06:00.000Z" in ask(*ended, "--time-zone", "UTC", TZ="Asia/Shanghai").stdout
+    only = ("sessions", "list", "--user", "ann", "--columns", "ended_at")
+    (row,) = ask_csv(*only, TZ="Asia/Shanghai")
+    assert row["ended_at"] == "2024-09-05T08:06:00.000+08:00"
+
+
+def test_a_tz_that_is_no_zone_is_a_warning(ask):
+    answer = ask("sessions", "list", TZ="CET-1CEST")
+    assert answer.returncode == 0
+    assert answer.stderr.startswith("desk: TZ: 'CET-1CEST' is not a time zone")
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize(
     "arguments",
@@ -347,6 +461,7 @@ def test_what_is_printed_cannot_write_on_the_terminal(ask):
         ["sessions", "explain", "late", "--app", "1600012345"],
         ["sessions", "count", "--by", "state"],
         ["rejections"],
+        ["watch", "--from-start", "--until-caught-up"],
     ],
 )
 def test_tables_fit_the_terminal(ask, columns, arguments):

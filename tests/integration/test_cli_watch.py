@@ -1,7 +1,9 @@
 """`desk watch` against a real `desk serve`: live, resumed, interrupted."""
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,10 +11,12 @@ import threading
 import time
 from contextlib import contextmanager
 
+import grpc
 import pytest
 
 from tests.support.commands import invoke
-from tests.support.processes import DEADLINE, environment, start
+from tests.support.feed_server import FeedServer, fail, records, serving
+from tests.support.processes import DEADLINE, environment, run, start
 
 BEGIN_AT = 1_725_540_020_000
 
@@ -112,17 +116,45 @@ def test_watch_goes_on_after_a_revision(desk, head):
         assert revisions(watch.records(1)) == [head + 3]
 
 
-def test_watch_is_readable_and_marks_what_was_revised(desk):
+def test_watch_marks_what_is_late_or_revised_and_shows_the_state_at_present(desk):
     desk.post(callback("revised"))
     desk.post(callback("revised", "Human.UserSendMsg", 20))
+    desk.post(callback("revised", "SessionUserEnd", 30))
+    desk.post(callback("revised", "SessionEnd", 31))
     desk.post(callback("revised", "TransferringToHuman", 10))
-    both = ("--verdict", "accepted", "--verdict", "rejected")
+    both = ("--verdict", "accepted", "--verdict", "rejected", "--time-zone", "Asia/Shanghai")
     with watching(desk.target, "--from-start", "--session", "revised", *both) as watch:
-        watch.wait_for(lambda watch: len(watch.lines) >= 4, "line 4")
-        assert "IMPOSSIBLE_IN_STATE" in watch.lines[1]
-        assert "CHATBOT → TRANSFERRING" in watch.lines[2]
-        assert watch.lines[3].endswith("(revised)")
+        watch.wait_for(lambda watch: len(watch.lines) >= 8, "line 8")
+        title, _, begin, impossible, closing, ended, late, revised = map(cells, watch.lines)
+        assert title[:6] == ["REV", "TIME", "SESSION", "EVENT", "STATE", "NOTE"]
+        assert begin[1:7] == [
+            "2024-09-05 20:40:20.000+08:00",
+            "revised",
+            "SessionBegin",
+            "CHATBOT",
+            "-",
+            "- → CHATBOT",
+        ]
+        assert impossible[4:7] == ["CHATBOT", "rejected", "IMPOSSIBLE_IN_STATE"]
+        assert closing[4:7] == ["CLOSING", "-", "CHATBOT → CLOSING"]
+        assert ended[4:7] == ["ENDED", "-", "CLOSING → ENDED"]
+        assert late[4:7] == ["ENDED", "late 21s", "CHATBOT → TRANSFERRING"]
+        assert revised[4:6] == ["ENDED", "revised"]
         assert "\x1b" not in "".join(watch.lines)
+
+
+def cells(line):
+    return re.split(" {2,}", line.strip())
+
+
+def test_watch_ends_when_it_has_caught_up(desk, head):
+    desk.post(callback("caught-up"))
+    options = ("--from-start", "--until-caught-up")
+    answer = invoke("watch", *options, "--json", target=desk.target)
+    assert answer.returncode == 0
+    assert [json.loads(line)["revision"] for line in answer.stdout.splitlines()][-1] >= head
+    table = invoke("watch", *options, "--csv", "--columns", "session_id,note", target=desk.target)
+    assert table.stdout.splitlines()[0] == "session_id,note"
 
 
 def test_watch_selects_and_shows_the_session_after_each_record(desk):
@@ -134,6 +166,21 @@ def test_watch_selects_and_shows_the_session_after_each_record(desk):
         (record,) = watch.records(1)
         assert record["session"]["session_id"] == "selected"
         assert record["session"]["state"] == "SESSION_STATE_CHATBOT"
+
+
+class FeedOnly(FeedServer):
+    """A service that lets its client read the feed, and nothing else."""
+
+    async def GetStatus(self, request, context):  # noqa: N802
+        await fail(context, grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING")
+
+
+async def test_watch_needs_no_more_than_the_feed():
+    async with serving(FeedOnly(records(1, 1))) as port:
+        watch = ("watch", "--from-start", "--until-caught-up", "--json")
+        answer = await asyncio.to_thread(run, *watch, target=f"127.0.0.1:{port}")
+    assert answer.returncode == 0
+    assert revisions(map(json.loads, answer.stdout.splitlines())) == [1, 2]
 
 
 def test_watch_goes_on_from_its_checkpoint_file(desk, head, since, tmp_path):

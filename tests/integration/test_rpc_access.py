@@ -1,4 +1,4 @@
-"""Access of clients: keys, scopes, apps, texts, revocation. Every method, live and stored."""
+"""Access by client: keys, scopes, apps, texts, revocation; every method, live and stored."""
 
 import asyncio
 import time

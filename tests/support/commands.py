@@ -27,7 +27,8 @@ def invoke(
     """Run a command to its end; the environment is that of `processes.run`."""
     if target is not None:
         settings["DESK_TARGET"] = target
-    inherited = [name for name in os.environ if name.startswith(("DESK_", "COLUMNS", "LINES"))]
+    ours = ("DESK_", "COLUMNS", "LINES", "TZ")
+    inherited = [name for name in os.environ if name.startswith(ours)]
     env: dict[str, str | None] = {**dict.fromkeys(inherited), **settings}
     with chdir(cwd) if cwd else nullcontext():
         result = CliRunner().invoke(main, arguments, prog_name="desk", env=env)
