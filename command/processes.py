@@ -68,9 +68,10 @@ def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket)
         from gateway.options import Options
         from gateway.waitress_server import GreenletEvent, Server
 
+        valid = settings.tokens()
         options = Options(
             sdk_app_ids=frozenset(settings.sdk_app_ids),
-            tokens=settings.tokens(),
+            tokens={app: tokens for app, tokens in valid.items() if tokens},
             path=settings.callback_path,
         )
         stop = threading.Event()
@@ -79,7 +80,7 @@ def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket)
         journal = _open_with_retries(lambda: _open_writer(settings), stop)
         if journal is not None:
             with closing(journal):
-                authenticator = Authenticator(options.sdk_app_ids, options.tokens)
+                authenticator = Authenticator(options.sdk_app_ids, valid)
                 app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
                 _follow_tokens(tokens, authenticator, stop)
                 limits = Limits(per_address=settings.http_connections_per_address)
