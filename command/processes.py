@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.authentication import Authenticator
     from journal.backlog import Backlog
     from journal.port import JournalReader, JournalWriter
+    from service.follower import Follower
 
 JOURNAL_FILE = "journal.db"
 
@@ -67,6 +69,7 @@ def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket)
         from gateway.limits import Limits
         from gateway.options import Options
         from gateway.waitress_server import GreenletEvent, Server
+        from journal.late import LateWriter
 
         valid = settings.tokens()
         options = Options(
@@ -77,17 +80,22 @@ def run_gateway(notifier: Notifier, settings: Settings, listener: socket.socket)
         stop = threading.Event()
         tokens = CallbackTokens(settings)
         on_stop_request(stop.set, reload=tokens.reload)
-        journal = _open_with_retries(lambda: _open_writer(settings), stop)
-        if journal is not None:
-            with closing(journal):
-                authenticator = Authenticator(options.sdk_app_ids, valid)
-                app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
-                _follow_tokens(tokens, authenticator, stop)
-                limits = Limits(per_address=settings.http_connections_per_address)
-                server = Server(app, listener, limits)
-                _when_set(stop, server.stop)
-                _report_ready(notifier)
-                server.run()
+        journal = LateWriter(
+            lambda: _open_writer(settings),
+            on_open=lambda: _report_ready(notifier),
+            on_failure=stop.set,
+            on_wait=_WaitingLog(),
+        )
+        with closing(journal):
+            authenticator = Authenticator(options.sdk_app_ids, valid)
+            app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
+            _follow_tokens(tokens, authenticator, stop)
+            limits = Limits(per_address=settings.http_connections_per_address)
+            server = Server(app, listener, limits)
+            _when_set(stop, server.stop)
+            server.run()
+        if journal.failure:
+            raise journal.failure
 
 
 def _follow_tokens(
@@ -105,16 +113,15 @@ def _follow_tokens(
 def run_follower(notifier: Notifier, settings: Settings) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(notifier, settings, "follower"):
-        from service.follower import Follower
-
         stop = threading.Event()
         on_stop_request(stop.set)
         journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop)
         if journal is not None:
             with closing(journal):
-                work = Follower(journal, settings.data_dir)
-                _report_ready(notifier)
-                work.run(stop)
+                work = _open_with_retries(lambda: _make_follower(journal, settings), stop)
+                if work is not None:
+                    _report_ready(notifier)
+                    work.run(stop)
 
 
 def run_rpc_worker(notifier: Notifier, settings: Settings, address: Address, name: str) -> None:
@@ -186,10 +193,11 @@ def _open_writer(settings: Settings) -> "JournalWriter":
     return SqliteWriter(settings.data_dir / JOURNAL_FILE)
 
 
-def _open_reader(settings: Settings) -> "JournalReader":
+def open_reader(data_dir: Path) -> "JournalReader":
+    """Open the journal in a directory for reading."""
     from journal.sqlite import SqliteReader
 
-    return SqliteReader(settings.data_dir / JOURNAL_FILE)
+    return SqliteReader(data_dir / JOURNAL_FILE)
 
 
 def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
@@ -197,30 +205,55 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
     from journal.errors import Damaged, Unavailable
 
     try:
-        return _open_reader(settings)
+        return open_reader(settings.data_dir)
     except Damaged as error:
         raise Unavailable(str(error)) from error
+
+
+def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
+    """Open the view for writing. A disk that is full or fails may do better later."""
+    from journal.errors import Unavailable
+    from service.follower import Follower
+    from service.view.errors import ViewError, ViewUnavailable
+
+    try:
+        return Follower(journal, settings.data_dir)
+    except ViewUnavailable:
+        raise
+    except (ViewError, OSError) as error:
+        raise Unavailable(f"the view cannot be opened: {error}") from error
 
 
 def _backlog(settings: Settings) -> "Backlog":
     from journal.backlog import Backlog
 
-    return Backlog(lambda: _open_reader(settings))
+    return Backlog(lambda: open_reader(settings.data_dir))
 
 
 def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | None:
     """Open the journal as soon as that is possible. Return None after a request to stop."""
     from journal.errors import Unavailable
 
-    since, messages = time.monotonic(), [(0.0, log.info), (WARN_AFTER, log.warning)]
+    note = _WaitingLog()
     while not stop.is_set():
         try:
             return open_()
         except Unavailable as reason:
-            if messages and time.monotonic() - since >= messages[0][0]:
-                messages.pop(0)[1]("waiting_for_journal", reason=str(reason))
+            note(str(reason))
             stop.wait(OPEN_RETRY)
     return None
+
+
+class _WaitingLog:
+    """Logs why the journal cannot be opened: once at the beginning, once after `WARN_AFTER`."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._lines = [(0.0, log.info), (WARN_AFTER, log.warning)]
+
+    def __call__(self, reason: str) -> None:
+        if self._lines and time.monotonic() - self._since >= self._lines[0][0]:
+            self._lines.pop(0)[1]("waiting_for_journal", reason=reason)
 
 
 @contextmanager

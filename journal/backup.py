@@ -90,7 +90,7 @@ def back_up(journal: Path, target: Path, report: Report) -> Content:
 def copy_verified(journal: Path, copy: Path, report: Report) -> Content:
     """Copy a journal to an empty file, verify it, and return what it contains."""
     with map_errors(journal), closing(connect_to_read(journal, "")) as source:
-        _require_room(copy.parent, source.pragma("page_count") * source.pragma("page_size"))
+        require_room(copy.parent, source.pragma("page_count") * source.pragma("page_size"))
         _copy(source, copy, report)
     sync(copy)
     return verify(copy, report, name=str(journal))
@@ -124,7 +124,7 @@ def temporary(directory: Path) -> Iterator[Path]:
 
 def receive(stream: BinaryIO, size: int, copy: Path, report: Report) -> None:
     """Write a stream to a file; `size` is its length in bytes, 0 if that is not known."""
-    _require_room(copy.parent, size)
+    require_room(copy.parent, size)
     done = 0
     with copy.open("wb") as file:
         while chunk := stream.read(CHUNK):
@@ -215,7 +215,7 @@ def _copy(source: apsw.Connection, path: Path, report: Report) -> None:
         copy.pragma("journal_mode", "delete")
 
 
-def _require_room(directory: Path, size: int) -> None:
+def require_room(directory: Path, size: int) -> None:
     room = os.statvfs(directory)
     free = room.f_bavail * room.f_frsize
     if size > free:

@@ -42,6 +42,12 @@ DAMAGED_RETRY = 10.0
 MOST_SKIPPED = 10
 """Entries that are skipped in a row at most. If more fail, the fault is not in the entries."""
 
+KEEP_VIEWS = 24 * 60 * 60.0
+"""Seconds that a view of another version is kept after its last use: a rollback finds it there."""
+
+DISCARD_EVERY = 600.0
+"""Seconds between two looks for views that are no longer kept."""
+
 REPORT = 5.0
 """Seconds between two log lines on the progress of a long catch-up."""
 
@@ -75,12 +81,15 @@ class Follower:
         batch: int = BATCH,
         batch_bytes: int = BATCH_BYTES,
         idle: float = IDLE,
+        keep_views: float = KEEP_VIEWS,
     ) -> None:
         self._journal = journal
         self._data_dir = data_dir
         self._batch = batch
         self._batch_bytes = batch_bytes
         self._idle = idle
+        self._keep_views = keep_views
+        self._discard_at = 0.0
         self._writer = ViewWriter(data_dir)
         self._reported = time.monotonic()
         self._one_by_one_until = 0  # the last revision of a batch that could not be applied
@@ -140,8 +149,10 @@ class Follower:
             self._step(projection)
             progress = projection.progress
             if progress.complete and not taken_over:
-                self._take_over(progress)
+                log.info("follower_caught_up", revision=progress.applied_revision)
                 taken_over = True
+            if taken_over and time.monotonic() >= self._discard_at:
+                self._discard_old_views()
             self._writer.sign_of_life()
             if progress.behind_since is None:
                 stop.wait(min(time.monotonic() - began, REST))
@@ -232,11 +243,12 @@ class Follower:
                 percent=round(100 * progress.applied_revision / progress.head_revision, 1),
             )
 
-    def _take_over(self, progress: Progress) -> None:
-        """Delete the views of other versions: this version's view is complete."""
-        log.info("follower_caught_up", revision=progress.applied_revision)
+    def _discard_old_views(self) -> None:
+        """Delete the views of other versions that have not been used for long."""
+        self._discard_at = time.monotonic() + DISCARD_EVERY
         for path in store.others(self._data_dir):
-            log.info("view_of_other_version", view=path.name, done=discard(path))
+            if time.time() - store.last_used(path) >= self._keep_views:
+                log.info("view_of_other_version", view=path.name, done=discard(path))
 
 
 def _is_of_the_entries(error: Exception) -> bool:

@@ -3,7 +3,7 @@
 import os
 import sys
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import click
 
@@ -24,6 +24,7 @@ COMMANDS = {
     "backup": ("command.cli.backup:backup", "Copy the journal to a file, and verify the copy."),
     "restore": ("command.cli.backup:restore", "Make a backup the journal."),
     "journal": ("command.cli.journal:journal", "Check, export, import or rebuild the journal."),
+    "view": ("command.cli.view:view", "Build the view of this version before an upgrade."),
     "status": ("command.cli.status:status", "Show revisions, lag and versions of the service."),
     "keys": ("command.cli.keys:keys", "Edit and check the clients file: who may call the API."),
     "health": ("command.cli.health:health", "Exit with 0 if a process is ready."),
@@ -51,6 +52,12 @@ def error_text(error: Exception) -> str:
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def fail(problem: str) -> NoReturn:
+    """Print a problem as one line, and exit with 1."""
+    click.echo(f"desk: {problem}", err=True)
+    sys.exit(1)
 
 
 class LazyGroup(click.Group):

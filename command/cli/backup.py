@@ -8,11 +8,10 @@ from typing import BinaryIO
 
 import click
 
-from command.cli import error_text
+from command.cli import error_text, fail
 from command.cli.offline import (
     become_owner,
     delete_views,
-    fail,
     journal_file,
     list_damages,
     progress_bar,

@@ -15,11 +15,11 @@ import click
 import msgspec
 from msgspec.structs import asdict
 
+from command.cli import fail
 from command.cli.offline import (
     MAX_LISTED,
     become_owner,
     delete_views,
-    fail,
     journal_file,
     list_damages,
     progress_bar,
@@ -92,7 +92,7 @@ def import_(file: TextIO) -> None:
         with stopped(path.parent):
             if path.exists():
                 fail(f"{path} exists already: nothing was changed")
-            content = _replace(path, map(_entry, enumerate(file, 1)))
+            content = _replace(path, map(_entry, enumerate(file, 1)), [])
     click.echo(f"imported {_number(content)}", err=True)
     list_damages(content.damages)
     sys.exit(bool(content.damages))
@@ -118,7 +118,8 @@ def restore(from_view: bool, view: Path | None) -> None:
             source = view or _best_view(path.parent)
             missing: list[Damage] = []
             entries = recovery.merged(_intact(path, missing), recovery.entries_of(source))
-            content = _replace(path, entries, oldest=_progress_of(source, "oldest_revision"))
+            oldest = _progress_of(source, "oldest_revision")
+            content = _replace(path, entries, missing, oldest=oldest)
             lost = list(_still_missing(path, missing))
     click.echo(
         f"rebuilt {_number(content)} up to revision {content.head}, with {source.name}",
@@ -166,7 +167,9 @@ def _still_missing(path: Path, missing: list[Damage]) -> Iterator[Damage]:
                 yield damage
 
 
-def _replace(path: Path, entries: Iterable[Entry], *, oldest: int = 1) -> backup.Content:
+def _replace(
+    path: Path, entries: Iterable[Entry], missing: list[Damage], *, oldest: int = 1
+) -> backup.Content:
     """Make entries the journal; keep the file of the one before."""
     with backup.temporary(path.parent) as copy, progress_bar() as report:
         report("writing", 0, 0)
@@ -175,12 +178,24 @@ def _replace(path: Path, entries: Iterable[Entry], *, oldest: int = 1) -> backup
         if not content.entries:
             fail("there is no entry to make a journal of: nothing was changed")
         if path.exists():
+            if _is_whole(path, content.entries, missing):
+                fail("the journal is whole: nothing was changed")
             aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
             os.link(path, aside)
             click.echo(f"the journal until now is kept as {aside}", err=True)
         backup.put_in_place(copy, path)
         delete_views(path.parent)
     return content
+
+
+def _is_whole(path: Path, entries: int, missing: list[Damage]) -> bool:
+    """Return True if a journal has so many entries, and nothing is wrong with it."""
+    try:
+        with _reading(path) as connection:
+            count = connection.execute(COUNT, (1, MAX_INTEGER)).get
+            return not missing and count == entries and not faults(connection)
+    except JournalError:
+        return False
 
 
 def _best_view(directory: Path) -> Path:

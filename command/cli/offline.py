@@ -1,19 +1,17 @@
 """Parts of the commands that work on the files in DESK_DATA_DIR, without the service."""
 
 import os
-import pwd
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from command.cli import error_text
+from command.cli import error_text, fail
+from command.cli.owner import user_name
 from command.endpoints import data_directory
 from command.processes import JOURNAL_FILE
 from journal.damage import Damage, Report
@@ -23,11 +21,6 @@ from storage.lock import FileLock
 
 MAX_LISTED = 20
 """Damages that are listed one by one."""
-
-
-def fail(problem: str) -> NoReturn:
-    click.echo(f"desk: {problem}", err=True)
-    sys.exit(1)
 
 
 @contextmanager
@@ -80,13 +73,6 @@ def become_owner(directory: Path) -> None:
         fail(f"{directory} belongs to {user_name(found.st_uid)}: do this as that user")
     os.setegid(found.st_gid)
     os.seteuid(found.st_uid)
-
-
-def user_name(uid: int) -> str:
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"
 
 
 def delete_views(directory: Path) -> None:

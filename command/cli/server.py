@@ -1,5 +1,6 @@
 """The commands that run the processes: serve, gateway and service."""
 
+import errno
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -14,6 +15,7 @@ from command import logs
 from command.address import Address
 from command.background import text_output
 from command.cli.guide import getting_started
+from command.cli.owner import require_owner
 from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required_limit
 from command.processes import gateway_processes, service_processes
 from command.settings import Settings, SettingsError, TrialSettings
@@ -28,6 +30,9 @@ SIGTERM or Ctrl-C stops it in order, within 10 s; a second Ctrl-C stops it at on
 tokens, clients and certificates again.
 Exit codes: 0 = stopped by a signal, 1 = failed or had to be killed, 2 = wrong settings.
 """
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk that may have room later: the processes wait for that."""
 
 log = structlog.get_logger()
 
@@ -92,7 +97,9 @@ def _load(kind: type[AnySettings]) -> AnySettings:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         TemporaryFile(dir=settings.data_dir).close()
     except OSError as error:
-        _refuse(f"DESK_DATA_DIR {settings.data_dir} cannot be written to: {error.strerror}")
+        if error.errno not in FULL:
+            _refuse(f"DESK_DATA_DIR {settings.data_dir} cannot be written to: {error.strerror}")
+    require_owner(settings.data_dir)
     logs.configure(settings, "supervisor")
     return settings
 

@@ -6,8 +6,9 @@ Opens one view file, read-only, until it is replaced. Knows nothing of journal o
 import asyncio
 import gc
 import resource
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from service.rpc.event_service import EventService
 from service.rpc.health import Health
 from service.rpc.limits import Limits, Quotas
 from service.rpc.live_feed import LiveFeed, ViewReplaced
+from service.rpc.not_ready import NotReady
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, StatusService
@@ -36,6 +38,9 @@ from storage.files import DatabaseFiles
 
 VIEW_POLL = 0.1
 """Seconds between two checks for a view that is not complete yet."""
+
+BUILT_WITHIN = 1.0
+"""Seconds to wait for a view before calls are refused: most often it is there, or small."""
 
 REFUSABLE = 2_000
 """Calls beyond the limits that may be open at once, to be refused with a reason of ours."""
@@ -94,7 +99,8 @@ async def serve(
     """Serve a view until `stop` is set, then drain and return.
 
     Args:
-        view_path: the view's file; waited for until it is there and complete.
+        view_path: the view's file. Until it is there and complete, calls are refused with how far
+            it has come, and health is NOT_SERVING.
         address: `host:port`; port 0 picks a free one. Several workers may share one port.
         sdk_app_ids: the configured apps.
         journal_backlog: called in a thread, and given up after `backlog_seconds`.
@@ -107,7 +113,14 @@ async def serve(
     Raises:
         RuntimeError: the address cannot be bound.
     """
-    while await _view_is_complete(view_path, stop):
+    while True:
+        if not await _is_complete(view_path, stop, within=BUILT_WITHIN):
+            access = Access(clients, sdk_app_ids, encrypted=tls is not None)
+            async with _refusing(view_path, address, tls, access, Quotas(limits)) as port:
+                address = f"{address.rpartition(':')[0]}:{port}"  # the same one, if any would do
+                await _is_complete(view_path, stop)
+        if stop.is_set():
+            return
         readers = Readers(view_path)
         gc.callbacks.append(_freeze_survivors)
         try:
@@ -134,15 +147,38 @@ def _freeze_survivors(phase: str, info: dict[str, int]) -> None:
         gc.freeze()
 
 
-async def _view_is_complete(path: Path, stop: asyncio.Event) -> bool:
-    """Wait for a view that has caught up once; return False if stopped before."""
+async def _is_complete(path: Path, stop: asyncio.Event, *, within: float = inf) -> bool:
+    """Wait for a view that has caught up once; return False if stopped or late."""
+    end = asyncio.get_running_loop().time() + within
     while not stop.is_set():
         with suppress(ViewError), closing(Reader(path)) as reader:
             if reader.progress().complete:
                 return True
+        if asyncio.get_running_loop().time() >= end:
+            return False
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), VIEW_POLL)
     return False
+
+
+@asynccontextmanager
+async def _refusing(
+    view: Path, address: str, tls: Tls | None, access: Access, quotas: Quotas
+) -> AsyncIterator[int]:
+    """Answer every call with how far the view has come; gives the port."""
+    health = Health(("", *SERVICES))
+    await health.report(serving=False)
+    server = _server(quotas, access, (*[NotReady(view)] * len(SERVICES), health))
+    port = _bind(server, address, tls)
+    await server.start()
+    _log.info("rpc_waiting_for_view", port=port)
+    following = asyncio.create_task(access.follow())
+    try:
+        yield port
+    finally:
+        following.cancel()
+        await health.enter_graceful_shutdown()
+        await server.stop(None)
 
 
 async def _serve(

@@ -78,6 +78,11 @@ def others(data_dir: Path) -> list[Path]:
     return sorted(set(data_dir.glob("view-*.db")) - {locate(data_dir)})
 
 
+def last_used(path: Path) -> float:
+    """Return the Unix time in seconds at which a view was last written, or its follower alive."""
+    return max(each.stat().st_mtime for each in (path, lock_path(path)) if each.exists())
+
+
 @sqlite_errors()
 def open_reader(path: Path) -> apsw.Connection:
     """Open a view for reading.

@@ -161,6 +161,13 @@ class ViewWriter:
         self._background = ThreadPoolExecutor(1, "view-commit")
         self._committing: Future[None] | None = None
         try:
+            self._open_or_renew()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open_or_renew(self) -> None:
+        try:
             self._open()
         except ViewDamaged:
             log.exception("view_damaged", view=self.path.name)

@@ -211,6 +211,15 @@ def test_a_damaged_journal_is_mended_from_its_view_and_keeps_what_the_view_lacks
     assert desk("check", data=data).returncode == 0
 
 
+def test_a_journal_that_is_whole_is_left_alone(data: Path) -> None:
+    before = (data / "journal.db").read_bytes()
+    answer = desk("restore", "--from-view", data=data)
+    assert answer.returncode == 1
+    assert answer.stderr == "desk: the journal is whole: nothing was changed\n"
+    assert (data / "journal.db").read_bytes() == before
+    assert locate(data).exists()
+
+
 def test_what_neither_journal_nor_view_has_is_said_to_be_lost(data: Path) -> None:
     with closing(SqliteWriter(data / "journal.db")) as journal:
         journal.append(real_entry(ENTRIES + 1), timeout=20)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -18,7 +19,7 @@ from journal.entry import Entry, Kind, NewEntry
 from journal.memory import MemoryJournal
 from journal.port import Journal
 from journal.sqlite import SqliteReader, SqliteWriter
-from service.follower import MOST_SKIPPED, Follower
+from service.follower import KEEP_VIEWS, MOST_SKIPPED, Follower
 from service.projection import Projection
 from service.view import store
 from service.view.errors import ViewUnavailable
@@ -90,7 +91,7 @@ def content(folder: Path) -> list[list[tuple[Any, ...]]]:
 
 
 @contextmanager
-def following(journal: Journal, folder: Path, **bounds: int) -> Iterator[None]:
+def following(journal: Journal, folder: Path, **bounds: float) -> Iterator[None]:
     stop = threading.Event()
     follower = Follower(journal, folder, idle=SOON, **bounds)
     thread = threading.Thread(target=follower.run, args=(stop,))
@@ -218,11 +219,11 @@ def test_the_view_of_an_old_version_goes_even_if_it_was_in_use_before(tmp_path: 
     old = tmp_path / "view-0123456789ab.db"
     old.write_bytes(b"")
     holder = lock(old)
-    with following(journal, tmp_path):
+    with following(journal, tmp_path, keep_views=0):
         eventually(lambda: rows(tmp_path, "SELECT complete FROM progress") == [(1,)])
     assert old.exists()
     holder.release()
-    with following(journal, tmp_path):
+    with following(journal, tmp_path, keep_views=0):
         eventually(lambda: not old.exists())
 
 
@@ -243,8 +244,12 @@ def test_a_new_version_builds_its_view_beside_the_old_one_then_takes_over(tmp_pa
     new, old = store.locate(tmp_path), tmp_path / "view-0123456789ab.db"
     new.rename(old)
     with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 4)
+    assert old.exists()
+    a_day_ago = time.time() - KEEP_VIEWS - 1
+    os.utime(old, (a_day_ago, a_day_ago))
+    with following(journal, tmp_path):
         eventually(lambda: not old.exists())
-        assert applied(tmp_path) == 4
     assert list(tmp_path.glob("view-*.db")) == [new]
 
 

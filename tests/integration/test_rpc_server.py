@@ -1,12 +1,16 @@
 """The worker as a whole: status, health, reflection, drain, several workers, failures."""
 
 import asyncio
+import socket
 import threading
 import time
+from contextlib import closing
 from typing import Any
 
 import grpc
 import pytest
+from desk.v1.event_service_pb2 import SubscribeRequest
+from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import (
     CountSessionsRequest,
@@ -23,6 +27,8 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 
 from service.rpc.limits import Limits
 from service.rpc.server import SERVICES, serve
+from service.view.progress import Progress
+from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import (
     PATIENCE,
@@ -134,26 +140,53 @@ async def test_the_api_can_be_discovered():
         call.cancel()
 
 
-async def test_the_worker_binds_only_after_the_view_is_complete():
+async def test_calls_are_refused_with_the_progress_until_the_view_is_complete():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     with world(BEGIN, follow=False) as made:
         stop = asyncio.Event()
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(
             serve(
                 made.view,
-                "127.0.0.1:0",
+                address,
                 sdk_app_ids=[APP],
                 journal_backlog=made.backlog,
                 stop=stop,
                 on_ready=ready.set_result,
             )
         )
-        _, pending = await asyncio.wait({ready, serving}, timeout=0.3)
-        assert pending == {ready, serving}
-        made.follow()
-        await asyncio.wait_for(ready, PATIENCE)
+        async with grpc.aio.insecure_channel(address) as channel:
+            health: Any = HealthStub(channel)
+            check = health.Check(HealthCheckRequest(service=""), wait_for_ready=True, timeout=20)
+            assert (await check).status == HealthCheckResponse.NOT_SERVING
+            status: Any = StatusServiceStub(channel)
+            assert "not there yet" in await not_ready(status.GetStatus(GetStatusRequest()))
+            with closing(ViewWriter(made.folder)) as view, view.transaction():
+                view.save_progress(Progress("j" * 32, "f", 45, head_revision=1_000))
+            progress = await not_ready(status.GetStatus(GetStatusRequest()))
+            assert "the view is being built: revision 45 of 1,000, 4 %" in progress
+            stream = EventServiceStub(channel).Subscribe(SubscribeRequest())
+            assert "45 of 1,000" in await not_ready(stream.read())
+            assert not ready.done()
+            made.follow()
+            await asyncio.wait_for(ready, PATIENCE)
+
+            async def serves() -> bool:
+                answer = await health.Check(HealthCheckRequest(service=""), wait_for_ready=True)
+                return bool(answer.status == HealthCheckResponse.SERVING)
+
+            await until(serves)
         stop.set()
         await asyncio.wait_for(serving, PATIENCE)
+
+
+async def not_ready(call: Any) -> str:
+    """Return the message of a call that is refused because the view is not ready."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    return str(caught.value.details())
 
 
 async def test_a_worker_that_waits_for_its_view_can_be_stopped():

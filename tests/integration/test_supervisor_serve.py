@@ -97,7 +97,7 @@ def test_a_gateway_that_comes_back_to_a_full_disk_waits_until_it_is_not(serve):
                              record["process"] == "gateway")  # fmt: skip
     assert waiting["reason"]
     resource.prlimit(pid_of(serve, "gateway"), resource.RLIMIT_FSIZE, limits)
-    assert serve.post(begin("after"))[0] == 200
+    wait_until(lambda: serve.post(begin("after"))[0] == 200)
     assert times(serve, "process_died", "gateway") == 1
     assert state(serve, "before")[0] == state(serve, "after")[0] == 0
 

@@ -12,7 +12,7 @@ from journal.entry import Entry
 from journal.errors import InUse
 from service.projection import Projection
 from service.view import store
-from service.view.errors import ContentRefused, ViewDamaged
+from service.view.errors import ContentRefused, ViewDamaged, ViewError
 from service.view.writer import ViewWriter, discard
 from tests.support.callbacks import NOON
 from tests.support.views import JOURNAL, connected, digest, fixed_journal, project, read
@@ -218,3 +218,12 @@ def test_the_view_of_another_version_is_discarded_unless_it_is_in_use(tmp_path: 
     writer = ViewWriter(tmp_path)
     assert not discard(store.locate(tmp_path))
     writer.close()
+
+
+def test_a_view_that_cannot_be_opened_lets_go_of_the_lock(tmp_path: Path) -> None:
+    store.locate(tmp_path).mkdir()
+    for _ in range(2):
+        with pytest.raises(ViewError):
+            ViewWriter(tmp_path)
+    store.locate(tmp_path).rmdir()
+    ViewWriter(tmp_path).close()

@@ -1,0 +1,24 @@
+"""Files belong to the user that runs the processes: no other can use them."""
+
+import os
+import pwd
+from pathlib import Path
+
+from command.cli import fail
+from command.processes import JOURNAL_FILE
+
+
+def require_owner(directory: Path) -> None:
+    """End here if there are files of another user: files of two users stop both."""
+    for file in sorted((*directory.glob(f"{JOURNAL_FILE}*"), *directory.glob("view-*"))):
+        owner = file.stat().st_uid
+        if owner != os.geteuid():
+            us = user_name(os.geteuid())
+            fail(f"{file} belongs to {user_name(owner)}, and this is {us}: start it as its owner")
+
+
+def user_name(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"

@@ -1,0 +1,109 @@
+"""`desk view`: build the view of this version beside the one that is served, delete old ones."""
+
+import logging
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from threading import Event
+
+import click
+import structlog
+
+from command.cli import fail
+from command.cli.offline import become_owner, journal_file, progress_bar
+from command.processes import open_reader
+from journal.backup import require_room
+from journal.damage import Report
+from service.follower import Follower
+from service.view import store
+from service.view.errors import ViewError
+from service.view.progress import Progress
+from service.view.reader import Reader
+from service.view.writer import discard
+
+POLL = 0.2
+"""Seconds between two looks at the progress."""
+
+GROWTH = 3
+"""Bytes of a view for each of the journal, about, while there is no view to compare with."""
+
+
+@click.group()
+def view() -> None:
+    """Build the view of this version before an upgrade; delete views that are no longer needed."""
+
+
+@view.command()
+def build() -> None:
+    """Build this version's view from the journal in DESK_DATA_DIR, and end when it is complete.
+
+    Another version may serve meanwhile: its view is another file. After that a restart with this
+    version is ready within seconds. An interrupted build goes on where it was.
+    """
+    _log_warnings_only()
+    with journal_file() as path:
+        directory, began = path.parent, time.monotonic()
+        become_owner(directory)
+        _require_room(path)
+        with closing(open_reader(directory)) as journal, progress_bar() as report:
+            progress = _build(Follower(journal, directory), directory, report)
+    if progress.problem:
+        fail(f"the view ends at revision {progress.applied_revision}: {progress.problem}")
+    seconds = time.monotonic() - began
+    name = store.locate(directory).name
+    click.echo(f"built {name} up to revision {progress.applied_revision} in {seconds:.0f} s")
+
+
+@view.command()
+def drop() -> None:
+    """Delete the views of other versions now, but for those in use.
+
+    Without this they are deleted a day after their last use, so that a rollback finds them.
+    """
+    with journal_file() as path:
+        for other in store.others(path.parent):
+            click.echo(f"{other.name}: {'deleted' if discard(other) else 'in use'}")
+
+
+def _log_warnings_only() -> None:
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _build(follower: Follower, directory: Path, report: Report) -> Progress:
+    """Follow the journal until the view is complete, or cannot be built further."""
+    stop = Event()
+    with ThreadPoolExecutor(1) as threads, ExitStack() as ending:
+        ending.callback(stop.set)  # before the executor waits for its thread
+        work = threads.submit(follower.run, stop)
+        while not (progress := _progress(directory, report)).complete and not progress.problem:
+            _raise_error(work)
+            time.sleep(POLL)
+    return progress
+
+
+def _raise_error(work: "Future[None]") -> None:
+    if work.done():
+        work.result()
+        fail("the view was not built: see the log above")
+
+
+def _progress(directory: Path, report: Report) -> Progress:
+    with suppress(ViewError), closing(Reader(store.locate(directory))) as reader:
+        progress = reader.progress()
+        report("building the view", progress.applied_revision, progress.head_revision)
+        return progress
+    return Progress("", "")
+
+
+def _require_room(journal: Path) -> None:
+    """Refuse to begin what would fill the disk."""
+    views = [file.stat().st_size for file in store.others(journal.parent)]
+    there = store.locate(journal.parent)
+    done = there.stat().st_size if there.exists() else 0
+    size = max(views, default=0) or GROWTH * journal.stat().st_size
+    require_room(journal.parent, size - done)

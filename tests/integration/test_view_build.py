@@ -1,0 +1,89 @@
+"""`desk view`: the view of a version is built before that version serves."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.view.store import locate
+from tests.support.processes import DEADLINE, RunningDesk, environment, run, start, wait_until
+from tests.support.views import read
+
+
+def begin(session_id: str) -> dict[str, object]:
+    return {"SessionId": session_id, "Event": "SessionBegin", "EventTime": 1_725_540_020_000}
+
+
+def post_many(running: RunningDesk, first: int, last: int) -> None:
+    for number in range(first, last + 1):
+        assert running.post(begin(f"session-{number:05d}"))[0] == 200
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A directory with a journal of a hundred callbacks, and no view."""
+    with start("gateway", data_dir=tmp_path / "data") as gateway:
+        post_many(gateway, 1, 100)
+        assert gateway.terminate() == 0
+    return tmp_path / "data"
+
+
+def view(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:
+    return run("view", *arguments, DESK_DATA_DIR=str(data))
+
+
+def test_a_view_that_was_built_before_the_start_is_the_one_that_is_served(data: Path) -> None:
+    with start("gateway", data_dir=data) as gateway:
+        post_many(gateway, 101, 110)
+        built = view("build", data=data)
+        assert built.returncode == 0, built.stderr
+        assert built.stdout.startswith(f"built {locate(data).name} up to revision 110 in ")
+        assert built.stderr == ""
+        post_many(gateway, 111, 111)
+        inode = locate(data).stat().st_ino
+        with start("service", data_dir=data) as service:
+            service.ready()
+            started = service.wait_for(lambda record: record["event"] == "follower_started")
+            assert started["revision"] == 110
+            wait_until(lambda: read(data, "SELECT count(*) FROM sessions") == [(111,)])
+        assert locate(data).stat().st_ino == inode
+
+
+def test_a_build_that_was_interrupted_goes_on_where_it_was(data: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "command", "view", "build"],
+        env=environment({"DESK_DATA_DIR": str(data)}),
+    ) as process:
+        wait_until(locate(data).exists)
+        process.send_signal(signal.SIGINT)
+        process.wait(DEADLINE)
+    assert view("build", data=data).returncode == 0
+    assert read(data, "SELECT count(*) FROM sessions") == [(100,)]
+
+
+def test_a_view_is_not_built_twice_at_once(data: Path) -> None:
+    with start("service", data_dir=data) as service:
+        service.ready()
+        built = view("build", data=data)
+        assert built.returncode == 1
+        assert "stop it first" in built.stderr
+
+
+def test_a_build_that_would_fill_the_disk_is_refused(data: Path) -> None:
+    with (data / "view-0123456789ab.db").open("wb") as other:
+        os.truncate(other.fileno(), 2**43)  # takes no room
+    built = view("build", data=data)
+    assert built.returncode == 1
+    assert "bytes free, and 8,796,093,022,208 are needed" in built.stderr
+    assert not locate(data).exists()
+
+
+def test_views_of_other_versions_are_deleted_when_it_is_told(data: Path) -> None:
+    assert view("build", data=data).returncode == 0
+    (data / "view-0123456789ab.db").touch()
+    dropped = view("drop", data=data)
+    assert (dropped.returncode, dropped.stdout) == (0, "view-0123456789ab.db: deleted\n")
+    assert [path.name for path in data.glob("view-*.db")] == [locate(data).name]
