@@ -172,9 +172,10 @@ class Access:
         self._proven: dict[str | bytes, Grant] = {}
         self._grant()
 
-    async def follow(self, clients: ClientsFile) -> None:
-        """Follow the clients file and the ends of keys, until cancelled."""
-        while True:
+    async def follow(self) -> None:
+        """Follow the clients file, if any, and the ends of keys, until cancelled."""
+        clients = self.clients
+        while clients:
             await asyncio.sleep(REFRESH)
             if await asyncio.to_thread(clients.refresh):  # a large file takes a while
                 self._grant()

@@ -200,7 +200,7 @@ async def _serve(
             port = _bind(server, address, tls)
             work = [feed.run(), feed.announce(), _guard(readers, feed, health), stop.wait()]
             if access.clients:
-                work.append(access.follow(access.clients))
+                work.append(access.follow())
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
                 await health.report(serving=not readers.inline.progress().problem)
