@@ -86,9 +86,10 @@ def run_gateway(
         from gateway.waitress_server import GreenletEvent, Server
         from journal.late import LateWriter
 
+        valid = settings.tokens()
         options = Options(
             sdk_app_ids=frozenset(settings.sdk_app_ids),
-            tokens=settings.tokens(),
+            tokens={app: tokens for app, tokens in valid.items() if tokens},
             path=settings.callback_path,
         )
         stop = threading.Event()
@@ -101,7 +102,7 @@ def run_gateway(
             on_wait=_WaitingLog(),
         )
         with closing(journal):
-            authenticator = Authenticator(options.sdk_app_ids, options.tokens)
+            authenticator = Authenticator(options.sdk_app_ids, valid)
             app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
             _follow_tokens(tokens, authenticator, stop)
             start_reporter(options, settings.data_dir)

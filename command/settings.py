@@ -5,10 +5,11 @@ secret.
 """
 
 import difflib
+import math
 import re
 import time
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -48,8 +49,11 @@ MAX_TIMEOUT = 24 * 60 * 60
 MAX_TOKEN_FILE = 64 * 1024
 """Bytes of a file with tokens."""
 
+CERTIFICATE_DAYS = 14
+"""Days before the end of a certificate in which it is warned of."""
+
 _PREFIX = "DESK_"
-_CLIENT_SETTINGS = (
+CLIENT_SETTINGS = (
     *("target", "simulate_token"),
     *("client_tls_ca", "client_tls_cert", "client_tls_key", "client_tls_name", "client_key_file"),
 )
@@ -383,7 +387,8 @@ class Settings(BaseSettings):
             gateway: one of the processes takes callbacks.
         """
         unsigned = self._unsigned_apps() if gateway else []
-        return [*unsigned, *map(_did_you_mean, self._unknown_variables())]
+        doubts = [*unsigned, *self._refused_keys(), *self._ending_certificate()]
+        return [*doubts, *map(_did_you_mean, self._unknown_variables())]
 
     def _unsigned_apps(self) -> list[str]:
         unsigned = [str(app) for app in self.sdk_app_ids if app not in self.callback_tokens]
@@ -395,10 +400,24 @@ class Settings(BaseSettings):
             "add callbacks; DESK_ALLOW_UNSIGNED=true if that is meant"
         ]
 
+    def _ending_certificate(self) -> list[str]:
+        files = self.certificate_files()
+        ends_at = files.read().ends_at if files else math.inf
+        if ends_at - time.time() > CERTIFICATE_DAYS * 86_400:
+            return []
+        return [
+            f"DESK_GRPC_TLS_CERT ends at {datetime.fromtimestamp(ends_at, UTC):%Y-%m-%d %H:%M}Z"
+        ]
+
+    def _refused_keys(self) -> list[str]:
+        if not self.clients_file or self.grpc_tls_cert or self.grpc_listen.is_loopback:
+            return []
+        return ["DESK_CLIENTS_FILE without DESK_GRPC_TLS_CERT: only keys from loopback are taken"]
+
     @classmethod
     def _unknown_variables(cls) -> list[str]:
         given = {**DotEnvSettingsSource(cls).env_vars, **EnvSettingsSource(cls).env_vars}
-        known = {(_PREFIX + field).lower() for field in (*cls.model_fields, *_CLIENT_SETTINGS)}
+        known = {(_PREFIX + field).lower() for field in (*cls.model_fields, *CLIENT_SETTINGS)}
         return sorted(
             name.upper() for name in given if name.startswith(_PREFIX.lower()) and name not in known
         )
@@ -430,7 +449,7 @@ def _line(*, loc: tuple[int | str, ...], type: str, msg: str, **_: object) -> st
 
 
 def _did_you_mean(variable: str) -> str:
-    known = [_PREFIX + field.upper() for field in (*Settings.model_fields, *_CLIENT_SETTINGS)]
+    known = [_PREFIX + field.upper() for field in (*Settings.model_fields, *CLIENT_SETTINGS)]
     close = difflib.get_close_matches(variable, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"{_shown(variable)[1:-1]} is not a setting{hint}"

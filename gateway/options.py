@@ -49,6 +49,6 @@ class Options:
             raise ValueError("an SDKAppID is a number from 1 to 2^63 - 1")
         if not self.tokens.keys() <= self.sdk_app_ids:
             raise ValueError("there is a token for an app that is not among the SDKAppIDs")
-        if not all(map(all, self.tokens.values())):
-            raise ValueError("an app has an empty token")
+        if not all(valid and all(valid) for valid in self.tokens.values()):
+            raise ValueError("an app has an empty token or an empty list of tokens")
         check_callback_path(self.path)

@@ -16,11 +16,12 @@ class CertificateProblem(Exception):
 
 
 class Certificate(NamedTuple):
-    """Content of the files, in PEM."""
+    """Content of the files, in PEM, and the Unix time at which the certificate ends."""
 
     key: bytes
     chain: bytes
     client_ca: bytes | None
+    ends_at: float
 
 
 class CertificateFiles(NamedTuple):
@@ -47,7 +48,7 @@ class CertificateFiles(NamedTuple):
             _check_authorities(self.client_ca, others[0])
         if version_of(self.paths()) != version:
             raise CertificateProblem("the files changed while they were read")
-        return Certificate(key, chain, others[0] if others else None)
+        return Certificate(key, chain, others[0] if others else None, _end_of(chain))
 
 
 def _read(path: Path) -> bytes:
@@ -82,34 +83,33 @@ def _check_authorities(path: Path, content: bytes) -> None:
         raise CertificateProblem(f"{path} has no certificates in PEM") from None
 
 
-def not_after(chain: bytes) -> float:
-    """Return the Unix time at which the first certificate of a chain in PEM ends (RFC 5280, 4.1).
-
-    Python's ssl tells the end of a peer's certificate only.
-    """
-    _, begin, rest = chain.decode("latin-1").partition("-----BEGIN CERTIFICATE-----")
-    body, end, _ = rest.partition("-----END CERTIFICATE-----")
-    ((_, certificate),) = _elements(ssl.PEM_cert_to_DER_cert(begin + body + end))
-    fields = _elements(_elements(certificate)[0][1])
-    # Before the validity: serial number, signature, issuer; in front of them perhaps the version.
-    validity = fields[4 if fields[0][0] == _VERSION else 3][1]
-    tag, text = _elements(validity)[1]
-    form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
-    return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC).timestamp()
-
+# Only the field `notAfter` is wanted of X.509 (RFC 5280, 4.1), which the standard library does not
+# show of one's own certificate. OpenSSL has accepted the certificate before.
 
 _VERSION, _UTC_TIME = 0xA0, 0x17
-"""Tags of DER."""
 
 
-def _elements(data: bytes) -> list[tuple[int, bytes]]:
-    """Split DER into its elements: tag and content of each."""
-    elements = []
-    while data:
-        size, start = data[1], 2
-        if size & 0x80:  # the number of bytes that hold the size
-            start += size & 0x7F
-            size = int.from_bytes(data[2:start])
-        elements.append((data[0], data[start : start + size]))
-        data = data[start + size :]
-    return elements
+def _end_of(chain: bytes) -> float:
+    """Return the Unix time at which the first certificate of a chain ends."""
+    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+    first = begin + chain.partition(begin)[2].partition(end)[0] + end
+    der = ssl.PEM_cert_to_DER_cert(first.decode("ascii"))
+    _, certificate, _ = _element(der, 0)
+    _, position, _ = _element(der, certificate)
+    tag, _, following = _element(der, position)
+    # serialNumber, signature and issuer come before the validity; a version before all of them.
+    for _ in range(4 if tag == _VERSION else 3):
+        position = following
+        _, _, following = _element(der, position)
+    _, not_before, _ = _element(der, position)
+    tag, start, stop = _element(der, _element(der, not_before)[2])
+    form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
+    return datetime.strptime(der[start:stop].decode("ascii"), form).replace(tzinfo=UTC).timestamp()
+
+
+def _element(der: bytes, position: int) -> tuple[int, int, int]:
+    """Return the tag of a DER element, and where its content starts and stops."""
+    tag, length, start = der[position], der[position + 1], position + 2
+    if length >= 0x80:  # the number of bytes of the length
+        start, length = start + length - 0x80, int.from_bytes(der[start : start + length - 0x80])
+    return tag, start, start + length

@@ -67,6 +67,9 @@ WRONG_KEYS, WRONG_KEYS_PER_SECOND = 20, 1.0
 MAX_ADDRESSES = 1_000
 """Addresses whose wrong keys are counted."""
 
+MAX_PROVEN = 1_000
+"""Headers with right keys that are remembered."""
+
 MAX_KEY = 128
 """Characters of a key; longer ones are not hashed."""
 
@@ -167,13 +170,15 @@ class Access:
         self._wrong_keys = WrongKeys()
         self._by_key: dict[str, Grant] = {}
         self._by_name: dict[str, Grant] = {}
+        self._proven: dict[str | bytes, Grant] = {}
         self._grant()
 
     async def follow(self) -> None:
-        """Follow the clients file and the ends of keys, until cancelled."""
-        while True:
+        """Follow the clients file, if any, and the ends of keys, until cancelled."""
+        clients = self.clients
+        while clients:
             await asyncio.sleep(REFRESH)
-            if self.clients and self.clients.refresh():
+            if await asyncio.to_thread(clients.refresh):  # a large file takes a while
                 self._grant()
             now = time.time()
             for grant in self._by_key.values():
@@ -201,6 +206,7 @@ class Access:
         apps = self._sdk_app_ids
         by_key = {key.id: Grant(each, key, apps) for each in clients for key in each.keys}
         by_name = {name: Grant(each, None, apps) for each in clients for name in each.san}
+        self._proven.clear()
         before = (self._by_key, self._by_name)
         self._by_key, self._by_name = by_key, by_name
         for old, new in zip(before, (by_key, by_name), strict=True):
@@ -214,16 +220,25 @@ class Access:
                     new[proof] = grant
 
     def _of_key(self, value: str | bytes) -> tuple[Grant | None, str]:
+        grant = self._proven.get(value) or self._prove(value)
+        if grant is None:
+            return None, "wrong key"
+        return (None, "key has ended") if grant.ended(time.time()) else (grant, "")
+
+    def _prove(self, value: str | bytes) -> Grant | None:
+        """Return the grant of the key in a header, and remember it until the clients change."""
         scheme, _, key = value.partition(" ") if isinstance(value, str) else ("", "", "")
         if scheme.lower() != "bearer" or len(key) > MAX_KEY:
-            return None, "wrong key"
+            return None
         _, _, rest = key.partition("_")
         grant = self._by_key.get(rest.partition("_")[0])
         # Always hashed and compared: the time must not reveal which ids exist.
         found = sha256(key.encode(errors="replace")).hexdigest()
         if not hmac.compare_digest(found, grant.sha256 if grant else _NO_HASH) or grant is None:
-            return None, "wrong key"
-        return (None, "key has ended") if grant.ended(time.time()) else (grant, "")
+            return None
+        if len(self._proven) < MAX_PROVEN:
+            self._proven[value] = grant
+        return grant
 
     def _of_certificate(self, auth: dict[str, Sequence[bytes]]) -> tuple[Grant | None, str]:
         names = [*auth.get("peer_uri", ()), *auth.get("peer_dns", ())]

@@ -203,7 +203,7 @@ async def _serve(
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
             server = _server(quotas, access, (sessions, events, status, health))
             port = _bind(server, address, tls)
-            CERTIFICATE_NOT_AFTER.read_number(lambda: tls.not_after() if tls else None)
+            CERTIFICATE_NOT_AFTER.read_number(lambda: tls.ends_at if tls else None)
             guard = _guard(readers, feed, health, outside.silent_processes)
             work = [feed.run(), feed.announce(), guard, stop.wait()]
             if access.clients:

@@ -1,11 +1,12 @@
 """TLS of the gRPC port. New files are used by the next connections, without a restart."""
 
 import threading
+from datetime import UTC, datetime
 
 import grpc
 import structlog
 
-from service.certificates import Certificate, CertificateFiles, CertificateProblem, not_after
+from service.certificates import Certificate, CertificateFiles, CertificateProblem
 from storage.changes import PERIOD, Changes
 
 _log = structlog.get_logger()
@@ -28,6 +29,11 @@ class Tls:
         self._changes = Changes(*files.paths(), period=period)
         self._certificate = files.read()
 
+    @property
+    def ends_at(self) -> float:
+        """The Unix time at which the certificate ends."""
+        return self._certificate.ends_at
+
     def credentials(self) -> grpc.ServerCredentials:
         """Make the credentials of a port. Clients need a certificate if they have authorities."""
         return grpc.dynamic_ssl_server_credentials(
@@ -35,10 +41,6 @@ class Tls:
             self._fetch,  # type: ignore[arg-type]  # None: unchanged
             require_client_authentication=self._files.client_ca is not None,
         )
-
-    def not_after(self) -> float:
-        """Return the Unix time at which the certificate in use ends."""
-        return not_after(self._certificate.chain)
 
     def reload(self) -> None:
         """Read the files again before the next connection. May be called by any thread."""
@@ -57,7 +59,8 @@ class Tls:
             if found == self._certificate:
                 return None
             self._certificate = found
-            _log.info("certificate_reloaded", file=str(self._files.chain))
+            ends = datetime.fromtimestamp(found.ends_at, UTC).isoformat()
+            _log.info("certificate_reloaded", file=str(self._files.chain), ends=ends)
             return _configuration(found)
 
 

@@ -60,6 +60,8 @@ def test_a_running_gateway_follows_its_tokens_and_never_switches_the_check_off(t
         assert desk.wait_for(lambda record: record["event"] == "callback_tokens_ended")
         assert desk.terminate() == 0
         assert '"old"' not in desk.output
+    with start("gateway", data_dir=data_dir, DESK_CALLBACK_TOKENS_FILE=str(file)) as desk:
+        assert (post(desk, "new"), desk.post(BEGIN)[0]) == (403, 403)
 
 
 def refusals(desk):

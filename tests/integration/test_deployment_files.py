@@ -21,7 +21,7 @@ from desk.v1.session_service_pb2 import GetSessionRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 
 from command.cli import COMMANDS
-from command.settings import Settings
+from command.settings import CLIENT_SETTINGS, Settings
 from command.supervisor import STOP_WITHIN
 from tests.support.compose import ROOT, Refused, read_compose
 from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
@@ -41,6 +41,7 @@ GATEWAY = {
     "DESK_SDK_APP_IDS",
     "DESK_CALLBACK_TOKENS",
     "DESK_CALLBACK_TOKENS_FILE",
+    "DESK_ALLOW_UNSIGNED",
     "DESK_HTTP_LISTEN",
     "DESK_HTTP_CONNECTIONS_PER_ADDRESS",
     "DESK_CALLBACK_PATH",
@@ -55,6 +56,10 @@ SERVICE = {
     "DESK_SDK_APP_IDS",
     "DESK_GRPC_LISTEN",
     "DESK_GRPC_INSECURE",
+    "DESK_GRPC_TLS_CERT",
+    "DESK_GRPC_TLS_KEY",
+    "DESK_GRPC_CLIENT_CA",
+    "DESK_CLIENTS_FILE",
     "DESK_DATA_DIR",
     "DESK_JOURNAL",
     "DESK_RPC_WORKERS",
@@ -223,7 +228,7 @@ def test_a_container_is_given_the_time_it_needs_to_stop(name: str) -> None:
 def test_every_variable_that_compose_sets_is_a_setting(name: str) -> None:
     environment = read_compose(**REQUIRED)["services"][name]["environment"]
 
-    known = {f"DESK_{field.upper()}" for field in Settings.model_fields}
+    known = {f"DESK_{field.upper()}" for field in (*Settings.model_fields, *CLIENT_SETTINGS)}
     assert set(environment) <= known
 
 

@@ -39,12 +39,13 @@ class Authority:
     def file(self) -> Path:
         return self.own.chain
 
-    def issue(self, name: str, san: str = "DNS:localhost,IP:127.0.0.1") -> Pair:
+    def issue(self, name: str, san: str = "DNS:localhost,IP:127.0.0.1", *, days: int = 30) -> Pair:
         """Make a certificate; without `san` it has a common name only."""
         extensions = ["-addext", "basicConstraints=critical,CA:FALSE"]
         if san:
             extensions += ["-addext", f"subjectAltName={san}"]
         own = ["-CA", str(self.own.chain), "-CAkey", str(self.own.key)]
+        own += ["-days", str(days)]
         return self._make(f"{self._name}-{name}", f"/CN={name}", *own, *extensions)
 
     def credentials(self, pair: Pair | None = None) -> grpc.ChannelCredentials:
@@ -59,7 +60,7 @@ class Authority:
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         subprocess.run(
             [
-                *("openssl", "req", "-x509", "-days", "2", "-nodes", "-subj", subject),
+                *("openssl", "req", "-x509", "-nodes", "-subj", subject),
                 *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
                 *("-keyout", pair.key, "-out", pair.chain, *options),
             ],

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import time
 from pathlib import Path
 
 import hypothesis
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 
 from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import Address
-from command.settings import _CLIENT_SETTINGS, Settings, SettingsError, TrialSettings
+from command.settings import CLIENT_SETTINGS, Settings, SettingsError, TrialSettings
 from gateway.app import create_app
 from gateway.options import Options, check_callback_path
 from journal.memory import MemoryJournal
+from service.certificates import CertificateFiles
 from tests.support.certificates import Authority
 
 SECRET = "hush-hush-4711"
@@ -265,6 +267,22 @@ def test_an_app_without_a_token_is_warned_of_wherever_the_gateway_listens(enviro
     assert Settings.load().warnings() == []
 
 
+def test_clients_without_tls_beyond_loopback_are_warned_of(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
+    Path("clients.toml").write_text("")
+    assert Settings.load().warnings(gateway=False) == []
+    environment(DESK_GRPC_LISTEN="0.0.0.0:1", DESK_GRPC_INSECURE="true")
+    (warning,) = Settings.load().warnings(gateway=False)
+    assert warning.endswith("only keys from loopback are taken")
+
+
+def test_a_clients_file_that_cannot_be_used_is_one_line(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
+    assert problems() == [
+        "DESK_CLIENTS_FILE cannot be used: clients.toml: No such file or directory"
+    ]
+
+
 def test_a_trial_needs_no_token(environment):
     environment()
     assert TrialSettings.load().warnings() == []
@@ -337,6 +355,22 @@ def test_grpc_may_leave_the_machine_with_tls_and_certificates_of_clients(environ
     assert files == (server.chain, server.key, authority.file)
 
 
+@pytest.mark.parametrize(
+    ("days", "warned"), [(1, True), (13, True), (15, False), (40 * 365, False)]
+)
+def test_a_certificate_that_ends_soon_is_warned_of(environment, authority, days, warned):
+    server = authority.issue(f"days-{days}", days=days)
+    ends_at = CertificateFiles(server.chain, server.key).read().ends_at
+    assert abs(ends_at - time.time() - days * 86_400) < 3_600
+    environment(
+        DESK_SDK_APP_IDS="1",
+        DESK_GRPC_TLS_CERT=str(server.chain),
+        DESK_GRPC_TLS_KEY=str(server.key),
+    )
+    warnings = Settings.load().warnings(gateway=False)
+    assert [line.startswith("DESK_GRPC_TLS_CERT ends at ") for line in warnings] == [True] * warned
+
+
 def test_certificates_that_cannot_be_used_are_one_line_each(environment, authority, tmp_path):
     environment(DESK_SDK_APP_IDS="1")
     server, other = authority.issue("one"), authority.issue("two")
@@ -365,12 +399,12 @@ def test_the_example_documents_every_variable_with_its_default(environment, tmp_
     given = dict(re.findall(r"^(?:# )?(DESK_[A-Z_]+)=(.*)$", example, re.MULTILINE))
     assert {name.removeprefix("DESK_").lower() for name in given} == {
         *Settings.model_fields,
-        *_CLIENT_SETTINGS,
+        *CLIENT_SETTINGS,
     }
     environment(DESK_SDK_APP_IDS="1600012345")
     defaults = Settings.load()
     for name in (
-        *map(str.upper, _CLIENT_SETTINGS),
+        *map(str.upper, CLIENT_SETTINGS),
         *("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE"),
         *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_CLIENT_CA", "CLIENTS_FILE"),
     ):
