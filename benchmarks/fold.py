@@ -18,7 +18,7 @@ import apsw
 from benchmarks import callbacks
 from benchmarks.measurement import Goal, Measurement
 from benchmarks.work import directory
-from callback.decoder import decode
+from callback.decoder import read
 from journal.entry import Entry, numbered
 from service.follower import BATCH
 from service.projection import Projection
@@ -107,7 +107,7 @@ def _insert(batches: Sequence[Batch], data_dir: Path) -> None:
     with closing(store.open_writer(store.locate(data_dir))) as db:
         for entries, feed, sessions in batches:
             for entry in entries:
-                decode(entry.body, entry.received_at)
+                read(entry.sdk_app_id, entry.body, entry.received_at)
             new = [row for row in sessions if row[0] not in begun]
             known = [row for row in sessions if row[0] in begun]
             keys = [(row[2], row[1], row[3], row[0], 0) for row in new]
