@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -37,12 +37,12 @@ async def test_a_session_comes_with_the_position_from_which_to_follow_it():
         earlier = await client.get_session(SESSION, as_of_revision=1)
         world.append(body("SessionEnd", NOON + 99_000))
         updates = client.subscribe(after_revision=found.revision, journal_id=found.journal_id)
-        update = await anext(updates)
-        await updates.aclose()
+        async with aclosing(updates):
+            records = await anext(each.records async for each in updates if each.records)
     assert (found.revision, found.journal_id) == (2, world.journal.id)
     assert found.session.state == SessionState.SESSION_STATE_TRANSFERRING
     assert (earlier.revision, earlier.session.state) == (1, SessionState.SESSION_STATE_CHATBOT)
-    assert [record.event.type_name for record in update.records] == ["SessionEnd"]
+    assert [record.event.type_name for record in records] == ["SessionEnd"]
 
 
 async def test_a_revision_that_is_not_reached_is_out_of_range():
