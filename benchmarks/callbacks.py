@@ -13,7 +13,8 @@ from uuid import UUID
 import msgspec
 
 from benchmarks.work import SDK_APP_ID
-from journal.entry import ID_BYTES, NewEntry
+from callback.decoder import identify
+from journal.entry import NewEntry
 from simulator.lives import SPAN, make_lives
 from simulator.traffic import deliveries
 
@@ -81,7 +82,7 @@ def short_sessions(count: int) -> Iterator[NewEntry]:
 def entry(body: bytes, at: int, *, request_id: str = "") -> NewEntry:
     """Return the gateway's journal entry for a body that arrives at a time in ms."""
     return NewEntry(
-        id=blake2b(body, digest_size=ID_BYTES).digest(),
+        id=identify(SDK_APP_ID, body),
         sdk_app_id=SDK_APP_ID,
         received_at=at,
         request_id=request_id or f"{at:016x}",
