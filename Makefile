@@ -108,17 +108,17 @@ test: $(DEV) $(STUBS)  ## run the tests; make test ARGS='-k name -x' passes opti
 	$(RUN) pytest -n 4 -m 'not tools' $(ARGS)
 
 .PHONY: test-tools
-test-tools: $(TOOLS) nginx  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
+test-tools: $(TOOLS) nginx promtool  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
 	$(RUN) pytest -n 4 -m tools $(ARGS)
 
-# Debian's, unpacked and not installed: installing it would start a server on port 80.
-.PHONY: nginx
-nginx: $(DEV)
-	@PATH="$$PATH:/usr/sbin:$(CURDIR)/$(VENV)/nginx/usr/sbin"; command -v nginx > /dev/null || { \
-		echo "Fetching nginx" && mkdir -p $(VENV)/nginx && cd $(VENV)/nginx && \
-		{ apt-get download -qq nginx || { TMPDIR=/var/tmp apt-get update -qq && apt-get download -qq nginx; }; } && \
-		dpkg -x nginx_*.deb .; \
-	} || echo "make: nginx cannot be had from here; the tests that need it will be skipped" >&2
+# Debian's, unpacked and not installed: installing them would start servers.
+.PHONY: nginx promtool
+nginx promtool: $(DEV)
+	@PATH="$$PATH:/usr/sbin:$(CURDIR)/$(VENV)/$@/usr/sbin:$(CURDIR)/$(VENV)/$@/usr/bin"; command -v $@ > /dev/null || { \
+		echo "Fetching $@" && mkdir -p $(VENV)/$@ && cd $(VENV)/$@ && package=$(subst promtool,prometheus,$@) && \
+		{ apt-get download -qq $$package || { TMPDIR=/var/tmp apt-get update -qq && apt-get download -qq $$package; }; } && \
+		dpkg -x $${package}_*.deb .; \
+	} || echo "make: $@ cannot be had from here; the tests that need it will be skipped" >&2
 
 .PHONY: test-long
 test-long: $(DEV)  ## run the properties with ten times as many examples, and 200,000 mutated requests

@@ -1,5 +1,6 @@
 """The files for Prometheus, checked with its own tool."""
 
+import os
 import shutil
 import subprocess
 
@@ -10,11 +11,11 @@ from tests.support.processes import ROOT
 
 FOLDER = ROOT / "deploy" / "prometheus"
 
+PROMTOOL = shutil.which("promtool", path=f"{os.environ['PATH']}:{ROOT}/.venv/promtool/usr/bin")
+
 pytestmark = [
     pytest.mark.tools,
-    pytest.mark.skipif(
-        shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)"
-    ),
+    pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)"),
 ]
 
 
@@ -29,7 +30,7 @@ pytestmark = [
 )
 def test_promtool_accepts(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
-        ["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, check=False
+        [str(PROMTOOL), *arguments], cwd=FOLDER, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
