@@ -139,15 +139,16 @@ class Follower:
         except _NotApplicable as problem:
             self._isolate(problem)
         except Damaged as problem:
-            self._stand_still(str(problem), stop)
+            self._stand_still(str(problem), stop, alive)
 
-    def _stand_still(self, problem: str, stop: Event) -> None:
+    def _stand_still(self, problem: str, stop: Event, alive: Callable[[], None]) -> None:
         """Report that the journal cannot be read further, and wait before the next attempt."""
         log.error("journal_not_readable", detail=problem, retry_in_s=DAMAGED_RETRY)
         self._projection().stop_at(problem)
         until = time.monotonic() + DAMAGED_RETRY
         while not stop.is_set() and time.monotonic() < until:
             self._writer.sign_of_life()
+            alive()
             stop.wait(self._idle)
 
     def _projection(self) -> Projection:

@@ -16,6 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from journal.entry import Entry, Kind, NewEntry
+from journal.errors import Damaged
 from journal.memory import MemoryJournal
 from journal.port import Journal
 from journal.sqlite import SqliteReader, SqliteWriter
@@ -491,3 +492,25 @@ def test_a_follower_killed_again_and_again_builds_the_same_view(tmp_path: Path) 
         eventually(lambda: applied(rebuilt) == len(bodies) + 1)
     assert content(rebuilt) == survived
     journal.close()
+
+
+class DamagedJournal(MemoryJournal):
+    """A journal of which nothing can be read."""
+
+    def read(self, after: int, *, limit: int) -> list[Entry]:
+        raise Damaged("a damaged page")
+
+
+def test_a_follower_that_waits_before_damage_gives_signs_of_life(tmp_path: Path) -> None:
+    stop, alive = threading.Event(), threading.Semaphore(0)
+    follower = Follower(DamagedJournal(), tmp_path, idle=SOON)
+    thread = threading.Thread(target=follower.run, args=(stop, alive.release))
+    thread.start()
+    try:
+        # It reads again only after ten seconds; the supervisor must not take it for hung before.
+        with capture_logs() as logs:
+            assert all(alive.acquire(timeout=5) for _ in range(20))
+    finally:
+        stop.set()
+        thread.join(10)
+    assert [line["event"] for line in logs].count("journal_not_readable") <= 1
