@@ -289,7 +289,7 @@ class Connection:
 
     def _lose(self) -> None:
         self._usable.clear()
-        if self._down_since is None:
+        if self._down_since is None and not self._closed:
             self._down_since = monotonic()
             self._reason = "the connection is lost"
             log.warning("nats_disconnected")
