@@ -236,7 +236,7 @@ def _open_reader(settings: Settings) -> "JournalReader":
 
 def _jetstream(settings: Settings) -> "JetStreamOptions":
     from journal.jetstream import JetStreamOptions
-    from journal.jetstream_connection import Access
+    from journal.jetstream_access import Access
     from journal.jetstream_stream import StreamOptions
 
     access = Access(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from time import monotonic
 from uuid import uuid4
 
-import msgspec
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
@@ -30,10 +29,12 @@ from journal.errors import (
     Unreadable,
 )
 from journal.group_commit import LIMITS, GroupCommit, Limits
-from journal.jetstream_connection import Access, Connection, Link
+from journal.jetstream_access import Access
+from journal.jetstream_connection import Connection, Link
 from journal.jetstream_message import entry_of, headers_of, subject_of
+from journal.jetstream_pages import Pages
 from journal.jetstream_stream import StreamOptions, announcements
-from journal.port import READ_BYTES, Waiter
+from journal.port import Waiter
 from metrics.definitions import DUPLICATES, HEAD_REVISION, JOURNAL_SIZE, OLDEST_REVISION
 
 OLDEST_SERVER = (2, 15)
@@ -85,10 +86,21 @@ class JetStreamReader:
         self._options = options.stream
         self._name = options.stream.name
         self.id = ""
+        self._pages = Pages(options.access, self._name)
+        self._reading = threading.Lock()
         self._connection = Connection(options.access, self._check)
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
-        return self._connection.run(lambda: self._read(after, limit), timeout=ANSWER_WITHIN)
+        server = self._connection.server()
+        try:
+            with self._reading:
+                entries = self._pages.read(server, after, limit)
+        except Unavailable:
+            self._connection.check_open()
+            raise
+        if entries and entries[0].revision == after + 1:
+            return entries
+        return self._connection.run(lambda: self._verified(entries, after), timeout=ANSWER_WITHIN)
 
     def wait(self, after: int, *, timeout: float) -> bool:
         self._connection.check_open()
@@ -109,6 +121,7 @@ class JetStreamReader:
 
     def close(self) -> None:
         self._connection.close()
+        self._pages.close()
 
     def _state(self) -> StreamState:
         return self._connection.run(self._info, timeout=ANSWER_WITHIN).state
@@ -143,46 +156,18 @@ class JetStreamReader:
         link = await self._connection.link()
         return await link.js.stream_info(self._name)
 
-    async def _read(self, after: int, limit: int) -> list[Entry]:
+    async def _verified(self, entries: list[Entry], after: int) -> list[Entry]:
+        """Return the entries after a revision, of which a page has shown `entries`.
+
+        Raises:
+            NotKept: the beginning of them was removed.
+        """
         link = await self._connection.link()
-        entries = await self._page(link, after, limit)
-        if entries and entries[0].revision == after + 1:
-            return entries
         state = (await link.js.stream_info(self._name)).state
         if state.first_seq > after + 1:
             raise NotKept(state.first_seq)
         if not entries and state.last_seq > after:  # the replica that answered is behind
             return await self._first_of_leader(link, after)
-        return entries
-
-    async def _page(self, link: Link, after: int, limit: int) -> list[Entry]:
-        """Read by Direct Get, up to the first message that did not arrive."""
-        entries: list[Entry] = []
-        ended = asyncio.get_running_loop().create_future()
-        previous = 0
-
-        async def collect(message: Msg) -> None:
-            nonlocal previous
-            headers = message.headers or {}
-            if "Nats-Sequence" not in headers:
-                if not ended.done():
-                    ended.set_result(None)
-            elif int(headers["Nats-Last-Sequence"]) == previous:
-                previous = int(headers["Nats-Sequence"])
-                entries.append(entry_of(previous, headers["Nats-Subject"], headers, message.data))
-
-        inbox = link.client.new_inbox()
-        subscription = await link.client.subscribe(inbox, cb=collect)
-        try:
-            request = {"seq": after + 1, "batch": limit, "max_bytes": READ_BYTES}
-            await link.client.publish(
-                f"$JS.API.DIRECT.GET.{self._name}",
-                msgspec.json.encode({**request, "next_by_subj": ">"}),
-                reply=inbox,
-            )
-            await ended
-        finally:
-            await subscription.unsubscribe()
         return entries
 
     async def _first_of_leader(self, link: Link, after: int) -> list[Entry]:

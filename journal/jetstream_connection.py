@@ -4,15 +4,13 @@ Knows nothing of journals. Blocking callers hand it coroutines.
 """
 
 import asyncio
-import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError as FutureCancelled
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import ParseResult
 
 import structlog
 from nats.aio.client import Client
@@ -20,6 +18,7 @@ from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
 from journal.errors import Closed, JournalError, Unavailable
+from journal.jetstream_access import Access
 
 RETRY = 0.2
 """Seconds between two attempts to connect to a server, or to use it."""
@@ -65,50 +64,6 @@ class Link(NamedTuple):
     def new(cls) -> Self:
         client = Client()
         return cls(client, client.jetstream())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Access:
-    """Addresses of the servers, and the proofs of who we are. Files are read at each connect.
-
-    Attributes:
-        servers: `nats://host:port` each, without credentials.
-        creds: file of a user's JWT and seed, as `nsc` writes it.
-        nkey: file of a user's seed.
-        user: name, with the password in `password_file`.
-        tls_ca: authorities to trust, PEM; None: the system's.
-        tls_cert: our certificate, PEM, with the key in `tls_key`.
-    """
-
-    servers: tuple[str, ...]
-    creds: Path | None = None
-    nkey: Path | None = None
-    user: str | None = None
-    password_file: Path | None = None
-    tls_ca: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-
-    def options(self) -> dict[str, Any]:
-        """Return them as nats-py takes them."""
-        return {
-            "servers": list(self.servers),
-            "user_credentials": self.creds,
-            "nkeys_seed": str(self.nkey) if self.nkey else None,
-            "user": self.user,
-            "password": self._password if self.password_file else None,
-            "tls": self._tls(),
-        }
-
-    def _password(self) -> str:
-        assert self.password_file  # noqa: S101
-        return self.password_file.read_text().strip()
-
-    def _tls(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.tls_ca)
-        if self.tls_cert:
-            context.load_cert_chain(self.tls_cert, self.tls_key)
-        return context
 
 
 class Connection:
@@ -182,6 +137,17 @@ class Connection:
                 raise Unavailable(self.trouble()) from None
         return self._link
 
+    def server(self) -> ParseResult:
+        """Return the address of the server that is connected.
+
+        Raises:
+            Closed, Unavailable: as `run`.
+        """
+        link = self._link if self._usable.is_set() else self.run(self.link, timeout=PATIENCE)
+        if url := link.client.connected_url:
+            return url
+        raise Unavailable(self.trouble() or "the connection is lost")
+
     def trouble(self) -> str:
         """Return the reason for which the connection cannot be used, or "". Never waits."""
         if self._closed:
@@ -235,17 +201,21 @@ class Connection:
         async def on_closed() -> None:
             gone.set()
 
+        tls = self._access.tls()
+
         async def on_disconnect() -> None:
+            tls.used = False
             self._lose()
 
         async def on_connect() -> None:
+            self._access.check_tls(used=tls.used)
             self._begin_check()
 
         async def on_error(error: Exception) -> None:
             self._note(error)
 
         await self._link.client.connect(
-            **self._access.options(),
+            **self._access.options(tls),
             name="desk",
             closed_cb=on_closed,
             disconnected_cb=on_disconnect,
@@ -253,7 +223,7 @@ class Connection:
             error_cb=on_error,
             **_FOR_EVER,
         )
-        self._begin_check()
+        await on_connect()
 
     def _begin_check(self) -> None:
         if self._checking:

@@ -16,19 +16,18 @@ ID = "Nats-Msg-Id"
 """The header by which JetStream recognises a repetition."""
 
 RECEIVED_AT = "Desk-Received-At"
+REQUEST_ID = "Desk-Request-Id"
+CLIENT_IP = "Desk-Client-Ip"
+PLATFORM = "Desk-Platform"
 KIND = "Desk-Kind"
-TEXTS = {
-    "request_id": "Desk-Request-Id",
-    "client_ip": "Desk-Client-Ip",
-    "platform": "Desk-Platform",
-}
-"""Headers of the fields that are texts. An empty one has no header."""
+"""Headers of the other fields. An empty text has none, nor has the kind of a callback."""
 
 
 class _Named(msgspec.Struct, rename="pascal"):
     session_id: str = ""
 
 
+_CALLBACK = Kind.CALLBACK  # Enum members are slow to look up in Python 3.11
 _NAMED = msgspec.json.Decoder(_Named)
 
 
@@ -48,10 +47,14 @@ def subject_of(stream: str, entry: NewEntry) -> str:
 def headers_of(entry: NewEntry) -> dict[str, str]:
     """Return an entry's fields, without its app and body."""
     headers = {ID: entry.id.hex(), RECEIVED_AT: str(entry.received_at)}
-    for field, header in TEXTS.items():
-        if text := getattr(entry, field):
+    for header, text in (
+        (REQUEST_ID, entry.request_id),
+        (CLIENT_IP, entry.client_ip),
+        (PLATFORM, entry.platform),
+    ):
+        if text:
             headers[header] = _escaped(text)
-    if entry.kind != Kind.CALLBACK:
+    if entry.kind != _CALLBACK:
         headers[KIND] = str(entry.kind)
     return headers
 
@@ -65,9 +68,11 @@ def entry_of(revision: int, subject: str, headers: Mapping[str, Any], body: byte
             id=bytes.fromhex(headers[ID]),
             sdk_app_id=int(subject.split(".")[1]),
             received_at=int(headers[RECEIVED_AT]),
+            request_id=_unescaped(get(REQUEST_ID, "")),
+            client_ip=_unescaped(get(CLIENT_IP, "")),
+            platform=_unescaped(get(PLATFORM, "")),
             body=body,
-            kind=int(get(KIND, Kind.CALLBACK)),
-            **{field: _unescaped(get(header, "")) for field, header in TEXTS.items()},
+            kind=int(get(KIND, _CALLBACK)),
         )
     except (LookupError, ValueError):
         return Entry(revision=revision, id=bytes(16), sdk_app_id=1, received_at=0, body=body)

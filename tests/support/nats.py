@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
-from journal.jetstream_connection import Access
+from journal.jetstream_access import Access
 from journal.jetstream_stream import StreamOptions
 
 SERVER = Path(sys.executable).with_name("nats-server")
