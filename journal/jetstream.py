@@ -13,17 +13,13 @@ from time import monotonic
 from uuid import uuid4
 
 from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
-from nats.js.api import PubAck, StreamInfo, StreamState
-from nats.js.errors import APIError, BadRequestError, NoStreamResponseError, NotFoundError
+from nats.js.api import StreamInfo, StreamState
+from nats.js.errors import BadRequestError, NotFoundError
 
 from journal import jetstream_stream
 from journal.entry import Appended, Entry, NewEntry, validate
 from journal.errors import (
-    AppendTimedOut,
     Closed,
-    JournalError,
     NotKept,
     Unavailable,
     Unreadable,
@@ -31,11 +27,12 @@ from journal.errors import (
 from journal.group_commit import LIMITS, GroupCommit, Limits
 from journal.jetstream_access import Access
 from journal.jetstream_connection import Connection, Link
-from journal.jetstream_message import entry_of, headers_of, subject_of
+from journal.jetstream_message import entry_of
 from journal.jetstream_pages import Pages
+from journal.jetstream_publisher import PUBLISH_WITHIN, Outcome, Publisher
 from journal.jetstream_stream import StreamOptions, announcements
 from journal.port import Waiter
-from metrics.definitions import DUPLICATES, HEAD_REVISION, JOURNAL_SIZE, OLDEST_REVISION
+from metrics.definitions import HEAD_REVISION, JOURNAL_SIZE, OLDEST_REVISION
 
 OLDEST_SERVER = (2, 15)
 """Older servers can lose acknowledged messages (nats-server #8447, #8475)."""
@@ -43,26 +40,14 @@ OLDEST_SERVER = (2, 15)
 ANSWER_WITHIN = 2.0
 """Seconds that NATS has for an answer."""
 
-PUBLISH_WITHIN = 1.5
-"""Seconds in which an entry is published again until it is acknowledged."""
-
-ATTEMPT = 0.4
-"""Seconds without an acknowledgement after which an entry is published again."""
-
-AGAIN = 0.05
-"""Seconds between two attempts to publish."""
-
 POLL = 0.25
 """Seconds between two looks for new entries: an announcement may be lost."""
 
+ROOM = 512 * 1024
+"""Bytes that must be left in the stream: more than one entry takes."""
+
 CLOSE_TIMEOUT = 5.0
 """Seconds that `close` grants to appends under way."""
-
-IN_PROCESS = 10158
-"""JetStream's error while another copy of a message is on its way through the replicas."""
-
-NOT_NOW = 503
-"""JetStream's code while it has no leader."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +139,10 @@ class JetStreamReader:
 
     async def _info(self) -> StreamInfo:
         link = await self._connection.link()
-        return await link.js.stream_info(self._name)
+        info = await link.js.stream_info(self._name)
+        if (info.config.metadata or {}).get(jetstream_stream.JOURNAL_ID) != self.id:
+            raise Unavailable(f"the stream {self._name} holds another journal now")
+        return info
 
     async def _verified(self, entries: list[Entry], after: int) -> list[Entry]:
         """Return the entries after a revision, of which a page has shown `entries`.
@@ -162,15 +150,15 @@ class JetStreamReader:
         Raises:
             NotKept: the beginning of them was removed.
         """
-        link = await self._connection.link()
-        state = (await link.js.stream_info(self._name)).state
+        state = (await self._info()).state
         if state.first_seq > after + 1:
             raise NotKept(state.first_seq)
         if not entries and state.last_seq > after:  # the replica that answered is behind
-            return await self._first_of_leader(link, after)
+            return await self._first_of_leader(after)
         return entries
 
-    async def _first_of_leader(self, link: Link, after: int) -> list[Entry]:
+    async def _first_of_leader(self, after: int) -> list[Entry]:
+        link = await self._connection.link()
         try:
             found = await link.js.get_msg(self._name, seq=after + 1, subject=">", next=True)
         except NotFoundError:
@@ -186,7 +174,7 @@ class JetStreamReader:
         )
         try:
             await subscription.unsubscribe(limit=1)
-            if (await link.js.stream_info(self._name)).state.last_seq > after:
+            if (await self._info()).state.last_seq > after:
                 return True
             await asyncio.wait([announcement], timeout=pause)
             return announcement.done()
@@ -197,10 +185,7 @@ class JetStreamReader:
 
 
 class JetStreamWriter(JetStreamReader):
-    """`journal.port.Journal` on a stream: one of any number of writers.
-
-    An entry that is published again, because its acknowledgement was lost, counts as a duplicate.
-    """
+    """`journal.port.Journal` on a stream: one of any number of writers."""
 
     def __init__(self, options: JetStreamOptions, *, limits: Limits = LIMITS) -> None:
         """Connect; create the stream if there is none.
@@ -209,10 +194,11 @@ class JetStreamWriter(JetStreamReader):
             Unavailable, Unreadable: as `JetStreamReader`.
         """
         super().__init__(options)
+        self._publisher = Publisher(self._connection, self._name)
         self._commits = GroupCommit(
             self._commit,
             afterwards=lambda: None,
-            check=self._check_space,
+            check=self._check_room,
             limits=limits,
             storage="NATS",
         )
@@ -233,11 +219,14 @@ class JetStreamWriter(JetStreamReader):
         self._commits.close(timeout=CLOSE_TIMEOUT)
         super().close()
 
-    def _commit(self, entries: Sequence[NewEntry]) -> list[Appended | JournalError]:
-        return self._connection.run(lambda: self._publish(entries), timeout=PUBLISH_WITHIN + 1)
+    def _commit(self, entries: Sequence[NewEntry]) -> list[Outcome]:
+        return self._connection.run(
+            lambda: self._publisher.publish(entries), timeout=2 * PUBLISH_WITHIN
+        )
 
-    def _check_space(self) -> None:
-        if self._state().bytes >= self._options.max_bytes:
+    def _check_room(self) -> None:
+        info = self._connection.run(self._info, timeout=ANSWER_WITHIN)
+        if info.state.bytes + ROOM > (info.config.max_bytes or 0):
             raise Unavailable(f"the stream {self._name} is full")
 
     # ---- In the connection's thread ----
@@ -248,63 +237,3 @@ class JetStreamWriter(JetStreamReader):
         with suppress(BadRequestError):  # another process was faster
             await link.js.add_stream(jetstream_stream.wanted(self._options, uuid4().hex))
         return await link.js.stream_info(self._name)
-
-    async def _publish(self, entries: Sequence[NewEntry]) -> list[Appended | JournalError]:
-        """Publish entries until each is acknowledged or refused, or it takes too long."""
-        outcomes: dict[int, Appended | JournalError] = {}
-        left = dict(enumerate(entries))
-        problem: JournalError = AppendTimedOut("NATS did not confirm the entry in time")
-        end = monotonic() + PUBLISH_WITHIN
-        while left and (rest := end - monotonic()) > 0:
-            try:
-                outcomes |= await self._attempt(left, min(rest, ATTEMPT))
-            except Unavailable as error:
-                problem = error
-                break
-            left = {place: entry for place, entry in left.items() if place not in outcomes}
-            if left:
-                await asyncio.sleep(AGAIN)
-        return [outcomes.get(place, problem) for place in range(len(entries))]
-
-    async def _attempt(
-        self, entries: dict[int, NewEntry], patience: float
-    ) -> dict[int, Appended | JournalError]:
-        """Publish entries once; return the outcomes of those that have one.
-
-        Raises:
-            Unavailable: there is no connection.
-        """
-        link = await self._connection.link()
-        outcomes: dict[int, Appended | JournalError] = {}
-        sent: dict[asyncio.Future[PubAck], int] = {}
-        with suppress(NatsError):  # the connection is lost
-            for place, entry in entries.items():
-                subject, headers = subject_of(self._name, entry), headers_of(entry)
-                try:
-                    ack = await link.js.publish_async(subject, entry.body, headers=headers)
-                except MaxPayloadError:
-                    outcomes[place] = Unavailable("larger than max_payload of the server")
-                else:
-                    sent[ack] = place
-        if sent:
-            await asyncio.wait(sent, timeout=patience)
-        for ack, place in sent.items():
-            if not ack.done():
-                ack.cancel()
-            elif outcome := _outcome(ack):
-                outcomes[place] = outcome
-        return outcomes
-
-
-def _outcome(ack: asyncio.Future[PubAck]) -> Appended | JournalError | None:
-    """Return the outcome of a publish; None if it is to be published again."""
-    error = ack.exception()
-    if error is None:
-        found = ack.result()
-        DUPLICATES.values[("append",)] += bool(found.duplicate)
-        return Appended(found.seq, bool(found.duplicate))
-    if isinstance(error, APIError) and error.err_code != IN_PROCESS and error.code != NOT_NOW:
-        return Unavailable(f"JetStream refuses it: {error.description}")
-    if isinstance(error, APIError | NoStreamResponseError):
-        return None
-    return Unavailable(type(error).__name__)

@@ -29,6 +29,9 @@ CONNECT_WITHIN = 2.0
 CHECK_WITHIN = 2.0
 """Seconds that the check of a connection may take."""
 
+CLOSE_WITHIN = 1.0
+"""Seconds that the end of a connection may take: a server that is frozen takes no bytes."""
+
 PATIENCE = 1.5
 """Seconds without a usable connection after which callers no longer wait for one."""
 
@@ -91,6 +94,7 @@ class Connection:
         self._refusal: JournalError | None = None
         self._reason = "no server has answered yet"
         self._down_since: float | None = monotonic()
+        self._failures = 0
         self._settled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nats", daemon=True)
         self._thread.start()
@@ -188,12 +192,13 @@ class Connection:
             try:
                 await self._connect(gone)
                 await gone.wait()
-            except (NatsError, OSError, ValueError) as error:
+            except Exception as error:  # whatever it is, the thread must go on
                 self._note(error)
             finally:
                 self._lose()
                 with suppress(Exception):
-                    await self._link.client.close()
+                    async with asyncio.timeout(CLOSE_WITHIN):
+                        await self._link.client.close()
             await asyncio.sleep(RETRY)
             self._link = Link.new()
 
@@ -235,9 +240,8 @@ class Connection:
             try:
                 async with asyncio.timeout(CHECK_WITHIN):
                     await self._check(link)
-            except JournalError as error:
-                self._refuse(error)
-            except (NatsError, OSError, TimeoutError) as error:
+            except Exception as error:  # whatever it is, the check must go on
+                self._refusal = error if isinstance(error, JournalError) else None
                 self._note(error)
             else:
                 self._accept(link.client)
@@ -252,11 +256,6 @@ class Connection:
         self._usable.set()
         self._settled.set()
 
-    def _refuse(self, error: JournalError) -> None:
-        self._refusal = error
-        self._note(error)
-        self._settled.set()
-
     def _lose(self) -> None:
         self._usable.clear()
         if self._down_since is None and not self._closed:
@@ -266,9 +265,12 @@ class Connection:
 
     def _note(self, error: Exception) -> None:
         reason = _line(error)
-        if reason != self._reason:
+        if reason != self._reason and self._settled.is_set() and not self._closed:
             log.warning("nats_trouble", reason=reason)
         self._reason = reason
+        self._failures += 1
+        if self._failures >= len(self._access.servers):
+            self._settled.set()
 
 
 def _line(error: Exception) -> str:

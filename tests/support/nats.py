@@ -1,20 +1,27 @@
 """A real nats-server on loopback, with its store in a directory of the test's own."""
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
-from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
+import nats
+from nats.js import JetStreamContext
+
+from journal.jetstream import JetStreamOptions, JetStreamWriter
 from journal.jetstream_access import Access
 from journal.jetstream_stream import StreamOptions
 
 SERVER = Path(sys.executable).with_name("nats-server")
+
+T = TypeVar("T")
 
 MIB = 1024 * 1024
 
@@ -23,12 +30,16 @@ DEADLINE = 20.0
 
 
 class NatsServer:
-    """One server; it keeps its port when it is started again."""
+    """One server; it keeps its port when it is started again.
+
+    Attributes:
+        port: where it listens.
+    """
 
     def __init__(self, directory: Path, config: str = "") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        self._port = -1
+        self.port = -1
         (directory / "nats.conf").write_text(
             f"max_payload: 8MB\n{config}\n"
             f"jetstream {{ store_dir: {directory}/store, max_file: 4GB }}\n"
@@ -36,7 +47,7 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self._port}"
+        return f"nats://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         ports = self._directory / "ports"
@@ -45,7 +56,7 @@ class NatsServer:
             self.process = subprocess.Popen(
                 [
                     *(str(SERVER), "--config", str(self._directory / "nats.conf")),
-                    *("--addr", "127.0.0.1", "--port", str(self._port)),
+                    *("--addr", "127.0.0.1", "--port", str(self.port)),
                     *("--ports_file_dir", str(ports)),
                 ],
                 stdout=log,
@@ -57,7 +68,7 @@ class NatsServer:
             assert self.process.poll() is None, (self._directory / "log").read_text()[-2000:]
             assert time.monotonic() < end, "nats-server is not ready"
             time.sleep(0.01)
-        self._port = int(json.loads(path.read_text())["nats"][0].rpartition(":")[2])
+        self.port = int(json.loads(path.read_text())["nats"][0].rpartition(":")[2])
 
     def stop(self, signum: int = signal.SIGKILL) -> None:
         self.process.send_signal(signum)
@@ -69,6 +80,18 @@ class NatsServer:
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
+    def manage(self, work: Callable[[JetStreamContext], Awaitable[T]]) -> T:
+        """Do what an operator does with the `nats` command."""
+
+        async def connected() -> T:
+            client = await nats.connect(self.url)
+            try:
+                return await work(client.jetstream())
+            finally:
+                await client.close()
+
+        return asyncio.run(connected())
+
     def options(self, name: str | None = None, **stream: int) -> JetStreamOptions:
         """Return the options of a journal on this server, by default of one that nobody has."""
         name = name or f"desk-{uuid4().hex[:8]}"
@@ -79,9 +102,6 @@ class NatsServer:
 
     def writer(self, name: str | None = None, **stream: int) -> JetStreamWriter:
         return JetStreamWriter(self.options(name, **stream))
-
-    def reader(self, name: str) -> JetStreamReader:
-        return JetStreamReader(self.options(name))
 
 
 @contextmanager
