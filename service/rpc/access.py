@@ -1,8 +1,8 @@
 """Access to the API: the one place in front of every method that says who may do what.
 
 A call proves who it is by a key or by the certificate of its connection. Its rights are those of
-the clients file. Its request is narrowed to its apps, and what it may not read is left out of its
-answers. Denied is whatever is not allowed here.
+the clients file. Its request is narrowed to its apps. Fields that it may not read, or does not
+want, are left out of its answers. Denied is whatever is not allowed here.
 """
 
 import asyncio
@@ -55,8 +55,11 @@ WITHOUT_APPS = frozenset(
 )
 """Methods whose requests name no app. Any other such method cannot be served."""
 
-MESSAGE_FIELDS = ("message", "raw_body", "client_ip", "platform", "cloud_custom_data")
+MESSAGE_FIELDS = frozenset({"message", "raw_body", "client_ip", "platform", "cloud_custom_data"})
 """Fields of an event that need the scope `messages.read`."""
+
+OMIT = "omit_"
+"""Prefix of the fields of a request that leave a field of an event out of the answer."""
 
 REFRESH = 0.25
 """Seconds between two looks at the clients file and at keys that end."""
@@ -74,7 +77,7 @@ MAX_KEY = 128
 """Characters of a key; longer ones are not hashed."""
 
 CACHED = 16
-"""Messages of streams without texts kept for other streams; each at most ~1 MiB."""
+"""Messages of streams with fields left out, kept for other streams; each at most ~1 MiB."""
 
 _NO_HASH = "-" * 64
 
@@ -86,7 +89,7 @@ _DENIED = {
 
 _log = structlog.get_logger()
 
-Write = Callable[[Message | bytes], Awaitable[None]]
+Reduce = Callable[[bytes], bytes]
 GrantedBehaviour = Callable[[Any, Any, "Grant"], Awaitable[Any]]
 Path = tuple[str, ...]
 
@@ -265,8 +268,11 @@ class Gate:
             raise LookupError(f"the requests of {self._method} name no app")
         self._response: Any = GetMessageClass(method.output_type)
         self._records = list(_leading_to(method.output_type, "raw_body"))
+        self._masks = [name for name in method.input_type.fields_by_name if name.startswith(OMIT)]
         self._lists_apps = "sdk_app_ids" in method.output_type.fields_by_name
-        self._reduced = lru_cache(CACHED)(self._reduce)
+        self._reduced = self._reduce
+        if method.server_streaming:  # streams with the same filter are sent the same message
+            self._reduced = lru_cache(CACHED)(self._reduce)
 
     def guard(self, behaviour: GrantedBehaviour) -> Behaviour:
         """Wrap the behaviour of the method: it gets the grant of each call."""
@@ -302,36 +308,26 @@ class Gate:
                 if not _narrow(holder, grant, grant.apps):
                     raise self._denied(ErrorReason.APP_NOT_ALLOWED, "app", context, grant)
 
-    def writer(self, context: Any, grant: Grant) -> Write:
-        """Return what writes the messages of a stream."""
-        write: Write = context.write
-        if not self._hides(grant):
-            return write
-        return lambda message: write(self.reduce(message, grant))
+    def reducer(self, grant: Grant, request: Message | None = None) -> Reduce:
+        """Return the function that leaves out of an answer what is not allowed or not wanted."""
+        omitted = frozenset[str]()
+        if self._records and "messages.read" not in grant.scopes:
+            omitted = MESSAGE_FIELDS
+        if request is not None:
+            masks = (name for name in self._masks if getattr(request, name))
+            omitted = omitted.union(name.removeprefix(OMIT) for name in masks)
+        apps = grant.apps if self._lists_apps else None
+        if not omitted and apps is None:
+            return lambda answer: answer
+        return lambda answer: self._reduced(answer, omitted, apps)
 
-    def reduce(self, answer: Message | bytes, grant: Grant) -> Message | bytes:
-        """Leave out of an answer what its client may not read."""
-        if not self._hides(grant):
-            return answer
-        if isinstance(answer, bytes):
-            # Streams with the same filter are sent the same message.
-            return self._reduced(answer, grant.apps, "messages.read" in grant.scopes)
-        return self._reduce(answer.SerializeToString(), grant.apps, "messages.read" in grant.scopes)
-
-    def _hides(self, grant: Grant) -> bool:
-        return bool(
-            (self._records and "messages.read" not in grant.scopes)
-            or (self._lists_apps and grant.apps is not None)
-        )
-
-    def _reduce(self, answer: bytes, apps: frozenset[int] | None, with_messages: bool) -> bytes:
+    def _reduce(self, answer: bytes, omitted: frozenset[str], apps: frozenset[int] | None) -> bytes:
         message: Any = self._response.FromString(answer)
-        if not with_messages:
-            for path in self._records:
-                for event in _at(message, path, unset=False):
-                    for field in MESSAGE_FIELDS:
-                        event.ClearField(field)
-        if self._lists_apps and apps is not None:
+        for path in self._records if omitted else ():
+            for event in _at(message, path, unset=False):
+                for field in omitted:
+                    event.ClearField(field)
+        if apps is not None:
             message.sdk_app_ids[:] = [app for app in message.sdk_app_ids if app in apps]
         reduced: bytes = message.SerializeToString()
         return reduced

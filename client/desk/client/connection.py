@@ -315,7 +315,13 @@ class Client:
         )
 
     async def explain_session(
-        self, session_id: str, *, sdk_app_id: int = 0, page_size: int = 0
+        self,
+        session_id: str,
+        *,
+        sdk_app_id: int = 0,
+        page_size: int = 0,
+        omit_raw_body: bool = False,
+        omit_message: bool = False,
     ) -> Explanation:
         """Return every callback of a session in time order, each with its verdict and reason.
 
@@ -323,12 +329,18 @@ class Client:
             session_id: Desk's id. The session need not have begun.
             sdk_app_id: the app; 0 = the only configured one.
             page_size: records per call, 1 to 1,000; 0 = 1,000.
+            omit_raw_body: leave `Event.raw_body` out of the records.
+            omit_message: leave `Event.message` out of the records.
 
         Raises:
             NotFound: no callback names the session.
         """
         request = ExplainSessionRequest(
-            sdk_app_id=sdk_app_id, session_id=session_id, page_size=page_size
+            sdk_app_id=sdk_app_id,
+            session_id=session_id,
+            page_size=page_size,
+            omit_raw_body=omit_raw_body,
+            omit_message=omit_message,
         )
         pages = self._pages(self.session_service.ExplainSession, request)
         first = await anext(pages)
@@ -353,6 +365,8 @@ class Client:
         *,
         reasons: Iterable[RejectionReason.ValueType] = (),
         page_size: int = 0,
+        omit_raw_body: bool = False,
+        omit_message: bool = False,
     ) -> AsyncIterator[SessionRecord]:
         """Yield the callbacks that stand rejected now, newest first, page after page.
 
@@ -360,9 +374,15 @@ class Client:
             event_filter: None = all; its `verdicts` must be empty.
             reasons: any of these is enough; none = all.
             page_size: records per call, 1 to 1,000; 0 = 100.
+            omit_raw_body: leave `Event.raw_body` out of the records.
+            omit_message: leave `Event.message` out of the records.
         """
         request = ListRejectionsRequest(
-            filter=event_filter, reasons=list(reasons), page_size=page_size
+            filter=event_filter,
+            reasons=list(reasons),
+            page_size=page_size,
+            omit_raw_body=omit_raw_body,
+            omit_message=omit_message,
         )
         async for page in self._pages(self.event_service.ListRejections, request):
             for record in page.records:
@@ -412,6 +432,8 @@ class Client:
         include_session: bool = False,
         sessions_first: bool = False,
         max_batch: int = 0,
+        omit_raw_body: bool = False,
+        omit_message: bool = False,
         silence: float = SILENCE,
         give_up_after: float | None = None,
     ) -> AsyncGenerator[Update, None]:
@@ -428,6 +450,8 @@ class Client:
             sessions_first: first the sessions as they are now, then their changes. Not together
                 with `after_revision`.
             max_batch: records per update, at most 1,000; 0 = 500.
+            omit_raw_body: leave `Event.raw_body` out of the records.
+            omit_message: leave `Event.message` out of the records.
             silence: seconds without a message after which to connect again.
             give_up_after: seconds without a message after which to raise; None = never.
 
@@ -445,6 +469,8 @@ class Client:
             include_session=include_session,
             sessions_first=sessions_first,
             max_batch=max_batch,
+            omit_raw_body=omit_raw_body,
+            omit_message=omit_message,
         )
         return follow(
             request,
