@@ -338,6 +338,29 @@ def limit_options(command: Command) -> Command:
     return limit(everything(with_limit))
 
 
+def mask_options(command: Command) -> Command:
+    """Add --omit-raw-body and --omit-message; the command takes them as `mask`.
+
+    Only JSON shows the two fields: otherwise neither is asked for.
+    """
+
+    @functools.wraps(command)
+    def with_mask(
+        *, output: Output[Any], omit_raw_body: bool, omit_message: bool, **options: Any
+    ) -> None:
+        unseen = output.form != "json"
+        mask = {"omit_raw_body": omit_raw_body or unseen, "omit_message": omit_message or unseen}
+        command(output=output, mask=mask, **options)
+
+    raw_body = click.option("--omit-raw-body", is_flag=True, help="With --json: no raw_body.")
+    message = click.option(
+        "--omit-message",
+        is_flag=True,
+        help="With --json: no message. raw_body has its text, too: omit both.",
+    )
+    return raw_body(message(with_mask))
+
+
 def page_size(limit: int | None) -> int:
     """Return how many rows a call should ask for: one more tells that there are more."""
     return MAX_PAGE_SIZE if limit is None else min(limit + 1, MAX_PAGE_SIZE)

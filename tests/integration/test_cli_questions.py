@@ -314,6 +314,23 @@ def test_rejections_list_what_and_why(ask, ask_json):
     assert "(malformed)" in ask("rejections").stdout
 
 
+@pytest.mark.parametrize(
+    "question",
+    [
+        ["sessions", "explain", "ended", "--app", "1600012345"],
+        ["rejections"],
+        ["watch", "--from-start", "--until-caught-up"],
+    ],
+)
+def test_records_come_without_what_is_to_be_omitted(ask_json, question):
+    whole, masked = ask_json(*question), ask_json(*question, "--omit-raw-body", "--omit-message")
+    assert any(record["event"]["raw_body"] for record in whole)
+    for record in whole:
+        record["event"].pop("message", None)
+        record["event"]["raw_body"] = ""
+    assert masked == whole
+
+
 def test_status_shows_where_the_service_stands(ask, ask_json):
     (status,) = ask_json("status")
     assert status["header"]["revision"] == status["head_revision"] == len(SEED) + 2
