@@ -34,6 +34,9 @@ MAX_PAGE_SIZE = 1_000
 
 GAP = "  "
 
+NO_VALUE = "-"
+"""The text of a cell without a value."""
+
 
 class Column(NamedTuple, Generic[Row]):
     """A column of a table or of a CSV file.
@@ -46,6 +49,7 @@ class Column(NamedTuple, Generic[Row]):
         narrowest: the width in characters to which a table may cut it; 0 = it is never cut.
         usual: the width in characters of later rows, which a table cannot know yet.
         composed: repeats other columns, for people; not in a CSV file unless it is asked for.
+        common: tells nothing where all rows have the same value.
     """
 
     name: str
@@ -55,6 +59,11 @@ class Column(NamedTuple, Generic[Row]):
     narrowest: int = 0
     usual: int = 0
     composed: bool = False
+    common: bool = False
+
+    def tells_nothing(self, cells: Sequence[str]) -> bool:
+        """Return True if the first rows need no such column, and later ones are not awaited."""
+        return not self.usual and len(set(cells)) == 1 and (self.common or cells[0] == NO_VALUE)
 
 
 class Layout(NamedTuple, Generic[Row]):
@@ -176,17 +185,26 @@ class Table(Printer[Row]):
 
     def _fitting(self, lines: Sequence[Sequence[str]]) -> list[list[str]]:
         """Keep the columns for which there is room, each at its least width."""
-        places: list[int] = []
-        for place, (column, natural) in enumerate(zip(self._columns, self._naturals, strict=True)):
-            least = min(natural, column.narrowest or natural)
-            if not places or not self._choose or self._free() >= len(GAP) + least:
-                places.append(place)
-                self._widths.append(least)
-            else:
-                self._left_out.append(column.name)
+        chosen: dict[int, int] = {}
+        for place in self._by_importance(lines):
+            column, natural = self._columns[place], self._naturals[place]
+            self._widths = [*chosen.values(), min(natural, column.narrowest or natural)]
+            if not chosen or not self._choose or self._free() >= 0:
+                chosen[place] = self._widths[-1]
+        places = sorted(chosen)
+        self._widths = [chosen[place] for place in places]
+        self._left_out = [
+            column.name for place, column in enumerate(self._columns) if place not in chosen
+        ]
         self._columns = [self._columns[place] for place in places]
         self._naturals = [self._naturals[place] for place in places]
         return [[line[place] for place in places] for line in lines]
+
+    def _by_importance(self, lines: Sequence[Sequence[str]]) -> list[int]:
+        """Return the places of the columns; last, those that tell nothing about these rows."""
+        cells = zip(*lines, strict=True)
+        nothing = list(map(Column.tells_nothing, self._columns, cells))
+        return sorted(range(len(nothing)), key=nothing.__getitem__)
 
     def _free(self) -> int:
         return self._room - sum(self._widths) - len(GAP) * (len(self._widths) - 1)
@@ -227,7 +245,7 @@ def cell_text(value: Value) -> str:
         return format_time(value)
     if isinstance(value, Duration):
         return format_duration(value)
-    return "-" if value in (None, "") else printable(str(value))
+    return NO_VALUE if value in (None, "") else printable(str(value))
 
 
 def terminal_width() -> int:
@@ -333,7 +351,7 @@ def limit_options(command: Command) -> Command:
 
     everything = click.option("--all", "everything", is_flag=True, help="Rows without a limit.")
     limit = click.option(
-        "--limit", type=click.IntRange(1), show_default="100", help="Number of rows, at most."
+        "--limit", type=click.IntRange(1), help="Number of rows, at most. Default: 100."
     )
     return limit(everything(with_limit))
 

@@ -8,6 +8,7 @@ from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session, SessionState
 from desk.v1.session_service_pb2 import CountGroup, SessionGroup
 
+from command.cli import Group
 from command.cli.connection import client_command
 from command.cli.filters import STATE, TIMES, session_filter, session_options
 from command.cli.output import json_option, print_json
@@ -50,7 +51,7 @@ _min_revision = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def sessions() -> None:
     """List, get, count, explain or wait for sessions."""
 
@@ -79,7 +80,8 @@ async def list_sessions(
 ) -> None:
     """List the sessions that all options select, newest first.
 
-    A repeated option selects sessions with any of its values.
+    A repeated option selects sessions with any of its values. WAITED is the time in the queue, also
+    of a first stay that is not over. AGE is the time since the session began.
     """
     found = client.list_sessions(
         session_filter(**options),
