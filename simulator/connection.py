@@ -92,6 +92,8 @@ def connect(target: str, security: dict[str, Any], **options: Any) -> "Client":
     """Make a client; `security` comes from the options."""
     from desk.client import Client
 
+    if not target or target.startswith(("http:", "https:")):
+        raise click.UsageError(f"{target!r} is not the host:port of a service")
     try:
         return Client(target, **security, **options)
     except ValueError as error:

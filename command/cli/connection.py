@@ -31,6 +31,17 @@ _EXIT_CODES: dict[type[ClientError], int] = {
     TimedOut: TOO_LATE,
 }
 
+_CAUSES = {
+    "WRONG_VERSION_NUMBER": "it does not use TLS: leave out --tls-ca",
+    "CERTIFICATE_VERIFY_FAILED": "no authority in --tls-ca has signed its certificate",
+    "Hostname Verification": "its certificate has another name: see --tls-name",
+    "Socket closed": "it closed the connection; if it uses TLS, pass --tls-ca",
+}
+"""Causes that gRPC states in words of its own, by a part of these."""
+
+_HINTS = {"SDK_APP_ID_REQUIRED": "pass --app", "UNAUTHENTICATED": "see --key-file"}
+"""Options that help, by the service's reason."""
+
 MAX_MESSAGE = 300
 """Characters of an error message, which is always one line."""
 
@@ -75,14 +86,21 @@ def _call_failed(error: ClientError, target: str) -> CallFailed:
     """Return the message and the exit code for a failed call."""
     detail = error.detail
     if isinstance(error, Unavailable) and not error.reason:
-        detail = f"cannot reach {target}: {detail.rpartition(': ')[2].rstrip(']')}"
+        detail = f"cannot reach {target}: {_cause(detail)}"
     if isinstance(error, TimedOut) and not error.reason:
         detail = f"{target} did not answer in time"
     fields = [f"{name}: {text}" for name, text in error.fields.items() if text not in detail]
-    status = f"{error.code.name}, {error.reason}" if error.reason else error.code.name
+    hints = [_HINTS[error.reason]] if error.reason in _HINTS else []
+    status = ", ".join(dict.fromkeys(filter(None, (error.code.name, error.reason))))
     codes = (code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
-    message = _one_line("; ".join([detail, *fields]))
+    message = _one_line("; ".join([detail, *fields, *hints]))
     return CallFailed(f"{message} ({status})", next(codes, FAILED))
+
+
+def _cause(detail: str) -> str:
+    """Return why a service cannot be reached, from the words of gRPC."""
+    causes = (cause for sign, cause in _CAUSES.items() if sign in detail)
+    return next(causes, detail.rpartition(": ")[2].rstrip("]"))
 
 
 def _one_line(text: str) -> str:

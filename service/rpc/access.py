@@ -25,7 +25,7 @@ from metrics.definitions import AUTH_DENIED
 from service.clients import Client, ClientsFile, Key, Scope
 from service.rpc.errors import Behaviour, CallRefused, ErrorReason
 from service.rpc.limits import caller_of
-from service.rpc.requests import Apps
+from service.rpc.requests import MAX_VALUES, Apps
 
 SCOPES: dict[str, Scope | None] = {
     "desk.v1.SessionService.GetSession": "sessions.read",
@@ -84,6 +84,7 @@ _NO_HASH = "-" * 64
 _DENIED = {
     ErrorReason.UNAUTHENTICATED: "the call has no valid key or certificate",
     ErrorReason.TOO_MANY_WRONG_KEYS: "too many wrong keys from this address; try again later",
+    ErrorReason.APP_NOT_ALLOWED: "this client may read no app",
     ErrorReason.ACCESS_CHANGED: "the rights of this client have changed; call again",
 }
 
@@ -360,8 +361,9 @@ class Gate:
         match reason:
             case ErrorReason.SCOPE_MISSING:
                 return CallRefused(reason, f"{self._method} needs the scope {self._scope}")
-            case ErrorReason.APP_NOT_ALLOWED:
-                return CallRefused(reason, "this client may not read an app that the request names")
+            case ErrorReason.APP_NOT_ALLOWED if grant and grant.apps:
+                own = ", ".join(map(str, sorted(grant.apps)[:MAX_VALUES]))
+                return CallRefused(reason, f"this client may read no other app than {own}")
         return CallRefused(reason, _DENIED[reason])
 
 

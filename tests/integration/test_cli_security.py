@@ -90,7 +90,7 @@ def test_options_do_the_same_as_the_variables(shared):
 def test_watch_takes_them_too(shared):
     done = shared.run("watch", "--from-start", "--target", shared.desk.target, **shared.tls())
     assert done.returncode == 1
-    assert "(UNAUTHENTICATED, UNAUTHENTICATED)" in done.stderr
+    assert "see --key-file (UNAUTHENTICATED)" in done.stderr
 
 
 def test_health_needs_tls_and_no_key(shared):
@@ -117,9 +117,13 @@ def test_a_simulation_is_verified_with_a_key(shared):
 @pytest.mark.parametrize(
     ("key", "arguments", "reason"),
     [
-        (None, ("status",), "(UNAUTHENTICATED, UNAUTHENTICATED)"),
+        (None, ("status",), "see --key-file (UNAUTHENTICATED)"),
         ("narrow", ("status",), "(PERMISSION_DENIED, SCOPE_MISSING)"),
-        ("narrow", ("sessions", "list", "--app", "2"), "(PERMISSION_DENIED, APP_NOT_ALLOWED)"),
+        (
+            "narrow",
+            ("sessions", "list", "--app", "2"),
+            "no other app than 1 (PERMISSION_DENIED, APP_NOT_ALLOWED)",
+        ),
     ],
 )
 def test_a_denial_is_one_line_with_its_reason(shared, key, arguments, reason):
@@ -128,6 +132,37 @@ def test_a_denial_is_one_line_with_its_reason(shared, key, arguments, reason):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.endswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        ({}, "it closed the connection; if it uses TLS, pass --tls-ca"),
+        (
+            {"DESK_CLIENT_TLS_CA": "{folder}/stranger.pem"},
+            "no authority in --tls-ca has signed its certificate",
+        ),
+        (
+            {"DESK_CLIENT_TLS_CA": "{authority}", "DESK_CLIENT_TLS_NAME": "other.example"},
+            "its certificate has another name: see --tls-name",
+        ),
+    ],
+)
+def test_a_connection_that_fails_for_its_tls_is_one_line_that_says_what_to_do(
+    shared, settings, cause
+):
+    Authority(shared.folder, "stranger")
+    paths = {"folder": shared.folder, "authority": shared.authority.file}
+    done = shared.run("status", **{name: text.format(**paths) for name, text in settings.items()})
+    assert done.returncode == 3
+    assert done.stderr == f"desk: cannot reach {shared.desk.target}: {cause} (UNAVAILABLE)\n"
+
+
+def test_tls_to_a_service_without_it_is_one_line_that_says_what_to_do(shared, tmp_path):
+    with start("serve", data_dir=tmp_path / "data") as plain:
+        done = run("status", target=plain.target, **shared.tls())
+    cause = "it does not use TLS: leave out --tls-ca"
+    assert done.stderr == f"desk: cannot reach {plain.target}: {cause} (UNAVAILABLE)\n"
 
 
 @pytest.mark.parametrize(
