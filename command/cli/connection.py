@@ -18,7 +18,7 @@ from desk.client import (
 from command.address import DEFAULT_GRPC
 from command.cli import error_text
 from command.endpoints import service_address
-from simulator.connection import connect, security_options
+from simulator.connection import connect, failure_text, security_options
 
 FAILED, USAGE, UNREACHABLE, TOO_LATE = 1, 2, 3, 4
 """Exit codes; `desk --help` explains them."""
@@ -30,20 +30,6 @@ _EXIT_CODES: dict[type[ClientError], int] = {
     Unavailable: UNREACHABLE,
     TimedOut: TOO_LATE,
 }
-
-_CAUSES = {
-    "WRONG_VERSION_NUMBER": "it does not use TLS: leave out --tls-ca",
-    "CERTIFICATE_VERIFY_FAILED": "no authority in --tls-ca has signed its certificate",
-    "Hostname Verification": "its certificate has another name: see --tls-name",
-    "Socket closed": "it closed the connection; if it uses TLS, pass --tls-ca",
-}
-"""Causes that gRPC states in words of its own, by a part of these."""
-
-_HINTS = {"SDK_APP_ID_REQUIRED": "pass --app", "UNAUTHENTICATED": "see --key-file"}
-"""Options that help, by the service's reason."""
-
-MAX_MESSAGE = 300
-"""Characters of an error message, which is always one line."""
 
 
 class CallFailed(click.ClickException):
@@ -84,28 +70,8 @@ async def _run(
 
 def _call_failed(error: ClientError, target: str) -> CallFailed:
     """Return the message and the exit code for a failed call."""
-    detail = error.detail
-    if isinstance(error, Unavailable) and not error.reason:
-        detail = f"cannot reach {target}: {_cause(detail)}"
-    if isinstance(error, TimedOut) and not error.reason:
-        detail = f"{target} did not answer in time"
-    fields = [f"{name}: {text}" for name, text in error.fields.items() if text not in detail]
-    hints = [_HINTS[error.reason]] if error.reason in _HINTS else []
-    status = ", ".join(dict.fromkeys(filter(None, (error.code.name, error.reason))))
     codes = (code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
-    message = _one_line("; ".join([detail, *fields, *hints]))
-    return CallFailed(f"{message} ({status})", next(codes, FAILED))
-
-
-def _cause(detail: str) -> str:
-    """Return why a service cannot be reached, from the words of gRPC."""
-    causes = (cause for sign, cause in _CAUSES.items() if sign in detail)
-    return next(causes, detail.rpartition(": ")[2].rstrip("]"))
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
+    return CallFailed(failure_text(error, target), next(codes, FAILED))
 
 
 def _service() -> str:
