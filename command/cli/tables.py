@@ -203,7 +203,7 @@ _RECORD_COLUMNS: list[Column[SessionRecord]] = [
     Column("session", lambda record: record.event.session_id[:SHORT_ID], composed=True),
     _field("event_time", _event, title="TIME"),
     _field("received_at", _event, title="RECEIVED"),
-    Column("event", lambda record: record.event.type_name or "(malformed)", narrowest=10),
+    Column("event", lambda record: record.event.type_name or "(malformed)", narrowest=18),
     Column("verdict", _verdict),
     _field("rejection_reason", title="REASON"),
     _field("rejection_detail", title="WHY", narrowest=20),
@@ -225,7 +225,10 @@ EXPLANATION: Layout[SessionRecord] = Layout(
     shown=["event_time", "event", "verdict", "effect", "late_by", "revisions", "rejection_detail"],
 )
 REJECTIONS: Layout[SessionRecord] = Layout(
-    _RECORD_COLUMNS,
+    [
+        column._replace(narrowest=10) if column.name == "event" else column
+        for column in _RECORD_COLUMNS
+    ],
     shown=[
         "revision",
         "session_id",
@@ -239,7 +242,7 @@ REJECTIONS: Layout[SessionRecord] = Layout(
 _FEED_LOOKS: dict[str, dict[str, Any]] = {
     "revision": {"title": "REV", "usual": 6},
     "session": {"usual": SHORT_ID},
-    "event": {"usual": 23, "narrowest": 18},
+    "event": {"usual": 23},
     "session_state": {"usual": 12},
     "effect": {"usual": 25},
     "note": {"usual": 12},
