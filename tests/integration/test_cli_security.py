@@ -1,5 +1,6 @@
 """The commands against a service with TLS and clients: every one, with options and variables."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.clients import Clients
+from tests.support.commands import invoke
+from tests.support.feed_server import FeedServer, serving
 from tests.support.processes import SDK_APP_ID, RunningDesk, run, start
 
 NOTHING = "desk: no callback is rejected\n"
@@ -36,7 +39,7 @@ class Protected:
         return {**self.tls(), "DESK_CLIENT_KEY_FILE": str(self.folder / "key")}
 
     def run(self, *arguments: str, **settings: str) -> Any:
-        return run(*arguments, target=self.desk.target, **settings)
+        return invoke(*arguments, target=self.desk.target, **settings)
 
 
 @contextmanager
@@ -153,16 +156,18 @@ def test_a_connection_that_fails_for_its_tls_is_one_line_that_says_what_to_do(
 ):
     Authority(shared.folder, "stranger")
     paths = {"folder": shared.folder, "authority": shared.authority.file}
-    done = shared.run("status", **{name: text.format(**paths) for name, text in settings.items()})
+    given = {name: text.format(**paths) for name, text in settings.items()}
+    done = run("status", target=shared.desk.target, **given)
     assert done.returncode == 3
     assert done.stderr == f"desk: cannot reach {shared.desk.target}: {cause} (UNAVAILABLE)\n"
 
 
-def test_tls_to_a_service_without_it_is_one_line_that_says_what_to_do(shared, tmp_path):
-    with start("serve", data_dir=tmp_path / "data") as plain:
-        done = run("status", target=plain.target, **shared.tls())
+async def test_tls_to_a_service_without_it_is_one_line_that_says_what_to_do(shared):
+    async with serving(FeedServer()) as port:
+        target = f"127.0.0.1:{port}"
+        done = await asyncio.to_thread(run, "status", target=target, **shared.tls())
     cause = "it does not use TLS: leave out --tls-ca"
-    assert done.stderr == f"desk: cannot reach {plain.target}: {cause} (UNAVAILABLE)\n"
+    assert done.stderr == f"desk: cannot reach {target}: {cause} (UNAVAILABLE)\n"
 
 
 @pytest.mark.parametrize(
