@@ -389,17 +389,15 @@ def _leading_to(message: Descriptor, *fields: str) -> Iterator[Path]:
                 yield (field.name, *path)
 
 
-def _at(message: Any, path: Path, *, unset: bool = True) -> Iterator[Any]:
-    """Yield the messages at a path, also (by default) those in a field that is not set."""
-    if not path:
-        yield message
-        return
-    first, *rest = path
-    repeated = message.DESCRIPTOR.fields_by_name[first].is_repeated
-    if repeated or unset or message.HasField(first):
-        value = getattr(message, first)
-        for each in value if repeated else (value,):
-            yield from _at(each, tuple(rest), unset=unset)
+def _at(message: Any, path: Path, *, unset: bool = True) -> list[Any]:
+    """Return the messages at a path, also (by default) those in a field that is not set."""
+    found = [message]
+    for name in path:
+        if found and found[0].DESCRIPTOR.fields_by_name[name].is_repeated:
+            found = [each for holder in found for each in getattr(holder, name)]
+        else:
+            found = [getattr(holder, name) for holder in found if unset or holder.HasField(name)]
+    return found
 
 
 @lru_cache(MAX_ADDRESSES)
