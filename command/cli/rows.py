@@ -7,6 +7,7 @@ import csv
 import functools
 import io
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
@@ -285,12 +286,14 @@ class Output(NamedTuple, Generic[Row]):
 
 
 class _ColumnNames(click.ParamType[Sequence[str]]):
-    """Names of columns, separated by commas."""
+    """Names or headings of columns, separated by commas."""
 
     name = "names"
 
     def __init__(self, layout: Layout[Any]) -> None:
-        self._known = [column.name for column in layout.columns]
+        columns = layout.columns
+        self._known = {"_".join(_title(column)).lower(): column.name for column in columns}
+        self._known |= {column.name: column.name for column in columns}
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -298,11 +301,12 @@ class _ColumnNames(click.ParamType[Sequence[str]]):
         """Return the names as the columns have them."""
         if not isinstance(value, str):
             return list(value)
-        names = [name.strip().lower().replace("-", "_") for name in value.split(",")]
+        names = [re.sub(r"[- ]", "_", name.strip().lower()) for name in value.split(",")]
         for name in names:
             if name not in self._known:
-                self.fail(f"{name!r} is not one of {', '.join(self._known)}", param, ctx)
-        return list(dict.fromkeys(names))
+                choice = ", ".join(dict.fromkeys(self._known.values()))
+                self.fail(f"{name!r} is not one of {choice}", param, ctx)
+        return list(dict.fromkeys(map(self._known.__getitem__, names)))
 
 
 def row_options(layout: Layout[Any]) -> Callable[[Command], Command]:
@@ -323,8 +327,8 @@ def row_options(layout: Layout[Any]) -> Callable[[Command], Command]:
             "--columns",
             type=_ColumnNames(layout),
             default=(),
-            help=f"Columns of the table or of --csv, separated by commas: {names}. "
-            "Default: as many as the terminal has room for; with --csv all.",
+            help="Columns of the table or of --csv, by name or heading, separated by commas: "
+            f"{names}. Default: as many as the terminal has room for; with --csv all.",
         )
         return json_option(_csv_option(chosen(with_output)))
 

@@ -434,6 +434,11 @@ def test_columns_are_those_asked_for_in_that_order(ask):
     assert answer.stderr == ""
 
 
+def test_columns_are_also_known_by_their_headings(ask):
+    answer = ask("sessions", "list", "--csv", "--columns", "agent,LAST EVENT,app")
+    assert answer.stdout.splitlines()[0] == "agent_id,last_event_at,sdk_app_id"
+
+
 def test_80_columns_have_room_for_what_an_operator_asks_for(ask):
     lines = ask("sessions", "list", "--app", "1600012345", COLUMNS="80").stdout.splitlines()
     assert lines[0].split()[:5] == ["SESSION", "STATE", "AGENT", "WAITED", "AGE"]
