@@ -15,7 +15,7 @@ import click
 import msgspec
 from msgspec.structs import asdict
 
-from command.cli import fail
+from command.cli import Group, fail
 from command.cli.offline import (
     MAX_LISTED,
     become_owner,
@@ -37,7 +37,7 @@ from service.view.store import locate, open_reader
 COUNT = "SELECT count(*) FROM entries WHERE revision BETWEEN ? AND ?"
 
 
-@click.group()
+@click.group(cls=Group)
 def journal() -> None:
     """Check the journal in DESK_DATA_DIR, export and import it, rebuild it from a view."""
 
