@@ -113,13 +113,14 @@ def verify(path: Path, report: Report, *, name: str) -> Content:
 
 @contextmanager
 def temporary(directory: Path) -> Iterator[Path]:
-    """Give an empty file for its owner only, which is deleted in the end if it is still there."""
+    """Give an empty file for its owner only; delete it in the end, with what is beside it."""
     descriptor, name = tempfile.mkstemp(prefix="journal-", suffix=".partial", dir=directory)
     os.close(descriptor)
     try:
         yield Path(name)
     finally:
-        Path(name).unlink(missing_ok=True)
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            Path(f"{name}{suffix}").unlink(missing_ok=True)
 
 
 def receive(stream: BinaryIO, size: int, copy: Path, report: Report) -> None:
@@ -163,7 +164,11 @@ def _valid(entries: Iterable[Entry]) -> Iterator[Entry]:
 def make_another(copy: Path, *, name: str) -> None:
     """Bring a copy to this version, and make it another journal: it has a new id from here on."""
     with map_errors(name), closing(apsw.Connection(str(copy))) as connection:
-        sqlite_format.migrate(connection, sqlite_format.version(connection, name), name)
+        found = sqlite_format.version(connection, name)
+        connection.pragma(
+            "journal_mode", "delete"
+        )  # the file of a journal that was stopped has WAL
+        sqlite_format.migrate(connection, found, name)
         connection.execute(SET_ID, (uuid4().hex,))
 
 

@@ -75,8 +75,8 @@ def restore(file: BinaryIO, yes: bool) -> None:
         ):
             with progress_bar() as report:
                 journal_backup.receive(file, _size(file), copy, report)
+                journal_backup.make_another(copy, name=file.name)
                 content = journal_backup.verify(copy, report, name=file.name)
-            journal_backup.make_another(copy, name=file.name)
             _say_what_is_lost(journal, copy, yes=yes)
             journal_backup.sync(copy)
             journal_backup.put_in_place(copy, journal)

@@ -23,6 +23,8 @@ from tests.support.commands import invoke
 from tests.support.journals import append, read_all
 from tests.support.processes import DEADLINE, environment, run, start
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
 DESK = f"""#!/bin/sh
@@ -305,6 +307,15 @@ def test_what_is_no_backup_is_refused_and_nothing_changes(
     assert str(tmp_path / "b.db") in answer.stderr
     assert bodies(data) == before
     assert not list(data.glob("*.partial"))
+
+
+def test_a_backup_in_an_older_format_is_restored_in_ours(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    answer = desk("restore", FIXTURES / "journal-version-1.db", data=data)
+    assert answer.returncode == 0, answer.stderr
+    assert sorted(file.name for file in data.iterdir()) == ["journal.db", "journal.db.lock"]
+    with closing(SqliteWriter(data / "journal.db")) as journal:
+        assert len(read_all(journal)) == 31
 
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
