@@ -10,6 +10,7 @@ import apsw
 
 from callback.decoder import identify
 from journal.entry import DAMAGED, MAX_INTEGER, Entry, Kind
+from journal.port import READ_BYTES
 
 COLUMNS = Entry.__struct_fields__
 READ = f"""
@@ -114,10 +115,13 @@ def _page(
 ) -> tuple[list[Entry], Exception | None]:
     """Read entries up to the first that cannot be read, and the reason for that."""
     entries: list[Entry] = []
+    room = READ_BYTES
     rows = connection.cursor()
     try:
-        for row in rows.execute(READ, (after, limit)):
-            entries.append(Entry(**dict(zip(COLUMNS, row, strict=True))))  # noqa: PERF401
+        rows.execute(READ, (after, limit))
+        while room > 0 and (row := next(rows, None)):
+            entries.append(Entry(**dict(zip(COLUMNS, row, strict=True))))
+            room -= len(entries[-1].body)
     except (apsw.CorruptError, UnicodeDecodeError) as error:
         return entries, error
     finally:
