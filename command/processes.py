@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from shutil import disk_usage
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -104,6 +105,9 @@ def run_gateway(
         with closing(journal):
             authenticator = Authenticator(options.sdk_app_ids, valid)
             app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
+            metrics.TOKEN_LAST_USED.read = authenticator.tokens_used_at
+            metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
+            metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
             _follow_tokens(tokens, authenticator, stop)
             start_reporter(options, settings.data_dir)
             limits = Limits(per_address=settings.http_connections_per_address)

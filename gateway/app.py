@@ -19,7 +19,7 @@ from gateway.answers import BY_STATUS, CONTENT_TYPE, OUTCOMES, Answer, RequestRe
 from gateway.authentication import Authenticator
 from gateway.callback_request import read_callback
 from gateway.limits import BUDGET, MAX_BODY
-from gateway.measurement import ARRIVED, LAST_CALLBACKS, count, observe
+from gateway.measurement import ARRIVED, LAST_CALLBACKS, count, observe, start_counting
 from gateway.options import LIVE, READY, Options
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, JournalError, Overloaded
@@ -52,6 +52,7 @@ def create_app(
         clock: Unix time in seconds.
         budget: seconds from the arrival of a request to its answer.
     """
+    start_counting(options.sdk_app_ids)
     app = App(media_type=CONTENT_TYPE)
     authenticator = authenticator or Authenticator(options.sdk_app_ids, options.tokens)
     app.add_route(options.path, _CallbackUrl(journal, authenticator, event, clock, budget))

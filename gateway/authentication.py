@@ -71,12 +71,25 @@ class Authenticator:
 
     def __init__(self, sdk_app_ids: frozenset[int], tokens: Mapping[int, tuple[str, ...]]) -> None:
         self._sdk_app_ids = sdk_app_ids
+        self._used_at: dict[tuple[int, bytes], float] = {}
         self.replace(tokens)
 
     def replace(self, tokens: Mapping[int, tuple[str, ...]]) -> None:
         """Put other tokens in force. May be called by any thread."""
         self._tokens = {
             app: tuple(token.encode() for token in valid) for app, valid in tokens.items()
+        }
+
+        for app, token in tuple(self._used_at):
+            if token not in self._tokens.get(app, ()):
+                del self._used_at[app, token]
+
+    def tokens_used_at(self) -> dict[tuple[str, ...], float]:
+        """Return the last use of each valid token by app and place; 0: not used, places from 1."""
+        return {
+            (str(app), str(place)): self._used_at.get((app, token), 0)
+            for app, tokens in self._tokens.items()
+            for place, token in enumerate(tokens, 1)
         }
 
     def authenticate(self, parameters: Parameters, now: float) -> int:
@@ -96,13 +109,15 @@ class Authenticator:
         if sdk_app_id not in self._sdk_app_ids:
             raise NotAuthenticated(AuthenticationFault.NOT_OUR_APP, sdk_app_id=sdk_app_id)
         if (tokens := self._tokens.get(sdk_app_id)) is not None:
-            _check_signature(parameters, sdk_app_id, tokens, now)
+            token = _signing_token(parameters, sdk_app_id, tokens, now)
+            self._used_at[sdk_app_id, token] = now
         return sdk_app_id
 
 
-def _check_signature(
+def _signing_token(
     parameters: Parameters, sdk_app_id: int, tokens: tuple[bytes, ...], now: float
-) -> None:
+) -> bytes:
+    """Return the token that a request is signed with; raises NotAuthenticated."""
     request_time = _matching(parameters, "RequestTime", _REQUEST_TIME)
     if request_time is None:
         raise NotAuthenticated(AuthenticationFault.BAD_REQUEST_TIME, sdk_app_id=sdk_app_id)
@@ -112,16 +127,15 @@ def _check_signature(
     sign = _matching(parameters, "Sign", _SIGN)
     if sign is None:
         raise NotAuthenticated(AuthenticationFault.BAD_SIGN, sdk_app_id=sdk_app_id)
-    if not _is_signed(sign.lower(), request_time.encode(), tokens):
+    # Always all of them: the time must not reveal which one matches.
+    signers = [token for token in tokens if _is_signed(sign.lower(), request_time.encode(), token)]
+    if not signers:
         raise NotAuthenticated(AuthenticationFault.WRONG_SIGN, sdk_app_id=sdk_app_id)
+    return signers[0]
 
 
-def _is_signed(sign: str, request_time: bytes, tokens: tuple[bytes, ...]) -> bool:
-    matches = False
-    for token in tokens:  # always all of them: the time must not reveal which one matches
-        expected = sha256(token + request_time).hexdigest()
-        matches |= hmac.compare_digest(expected, sign)
-    return matches
+def _is_signed(sign: str, request_time: bytes, token: bytes) -> bool:
+    return hmac.compare_digest(sha256(token + request_time).hexdigest(), sign)
 
 
 def _matching(parameters: Parameters, name: str, pattern: re.Pattern[str]) -> str | None:

@@ -90,6 +90,19 @@ def test_during_a_rotation_old_and_new_token_are_both_valid():
     assert refusal(tokens=both, Sign=sign("oldest", TIME)) == AuthenticationFault.WRONG_SIGN
 
 
+def test_the_last_use_of_each_token_is_known_until_the_token_is_withdrawn():
+    authenticator = Authenticator(frozenset({APP, OTHER}), {APP: ("old", "new")})
+    assert authenticator.tokens_used_at() == {(str(APP), "1"): 0, (str(APP), "2"): 0}
+    request = {"SdkAppid": str(APP), "RequestTime": str(TIME), "Sign": sign("new", TIME)}
+    authenticator.authenticate(request, TIME + 3)
+    assert authenticator.tokens_used_at() == {(str(APP), "1"): 0, (str(APP), "2"): TIME + 3}
+    authenticator.replace({APP: ("new",)})
+    assert authenticator.tokens_used_at() == {(str(APP), "1"): TIME + 3}
+    authenticator.replace({APP: ("newest",)})
+    authenticator.replace({APP: ("new",)})
+    assert authenticator.tokens_used_at() == {(str(APP), "1"): 0}
+
+
 def test_a_token_is_of_one_app_only():
     tokens = {APP: ("one",), OTHER: ("two",)}
     authenticator = Authenticator(frozenset(tokens), tokens)
