@@ -61,8 +61,9 @@ def configure(settings: Settings, role: str) -> None:
             ],
         )
     )
-    # gRPC logs a traceback for each client that vanishes.
-    handler.addFilter(ThrottledLogger("grpc", throttle))
+    # gRPC logs a traceback for each client that vanishes, OpenTelemetry one for each failed batch.
+    for name in ("grpc", "opentelemetry"):
+        handler.addFilter(ThrottledLogger(name, throttle))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.raiseExceptions = False  # a record that cannot be written must not cause another
 

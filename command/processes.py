@@ -30,6 +30,7 @@ from command.signals import on_stop_request
 from command.supervisor import BEAT, Notifier, ProcessSpec
 from command.tokens import CallbackTokens
 from metrics import definitions as metrics
+from metrics import tracing
 from metrics.endpoint import open_endpoint
 from metrics.instruments import Group
 from storage.sizes import size_of_database
@@ -82,7 +83,7 @@ def run_gateway(
         from gateway.app import create_app
         from gateway.authentication import Authenticator
         from gateway.limits import Limits
-        from gateway.options import Options
+        from gateway.options import LIVE, READY, Options
         from gateway.reporter import start_reporter
         from gateway.waitress_server import GreenletEvent, Server
         from journal.late import LateWriter
@@ -105,13 +106,14 @@ def run_gateway(
         with closing(journal):
             authenticator = Authenticator(options.sdk_app_ids, valid)
             app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
+            traced = tracing.traced_app(app, options.path, [LIVE, READY])
             metrics.TOKEN_LAST_USED.read = authenticator.tokens_used_at
             metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
             metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
             _follow_tokens(tokens, authenticator, stop)
             start_reporter(options, settings.data_dir)
             limits = Limits(per_address=settings.http_connections_per_address)
-            server = Server(app, listener, limits)
+            server = Server(traced, listener, limits)
             _when_set(stop, server.stop)
             server.run(notifier.alive)
         if journal.failure:
@@ -314,6 +316,7 @@ def _process(
     logs.configure(settings, role)
     metrics.BUILD_INFO.read = lambda: _build_info(role)
     open_endpoint(runtime, role, *groups)
+    tracing.start(role)
     try:
         yield
     except (Unavailable, CertificateProblem, ClientsProblem) as error:
@@ -326,3 +329,5 @@ def _process(
         log.exception("process_failed")
         notifier.trouble(f"{type(error).__name__}: {error}")
         sys.exit(1)
+    finally:
+        tracing.stop()

@@ -24,6 +24,7 @@ from gateway.options import LIVE, READY, Options
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, JournalError, Overloaded
 from journal.port import JournalWriter, Waiter
+from metrics.tracing import span
 
 CONDITION = "gateway.condition"
 """WSGI environ, optional: why the server wants no more traffic; "" if it does."""
@@ -99,7 +100,8 @@ class _CallbackUrl:
         try:
             if timeout <= 0:
                 raise Overloaded("the request waited too long for its turn")
-            return self._journal.append(entry, timeout=timeout, event=self._event)
+            with span("append"):
+                return self._journal.append(entry, timeout=timeout, event=self._event)
         except JournalError as error:
             answer = Answer.OVERLOADED if isinstance(error, Overloaded) else Answer.UNAVAILABLE
             outcome = "timed_out" if isinstance(error, AppendTimedOut) else ""

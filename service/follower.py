@@ -14,6 +14,7 @@ import structlog
 from journal.entry import Entry
 from journal.errors import Damaged, JournalError, NotKept, Unavailable
 from journal.port import JournalReader
+from metrics.tracing import span
 from service.gauges import read_gauges
 from service.projection import Projection
 from service.view import store
@@ -221,7 +222,8 @@ class Follower:
         head = self._journal.head() if following else 0
         behind_since = following.received_at if following else None
         try:
-            projection.apply(entries, head=head, behind_since=behind_since)
+            with span("fold", entries=len(entries)):
+                projection.apply(entries, head=head, behind_since=behind_since)
         except Exception as error:
             if entries and _is_of_the_entries(error):
                 raise _NotApplicable(entries) from error
