@@ -139,10 +139,10 @@ def traced_app(app: WSGI, route: str, untraced: Iterable[str]) -> WSGI:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         if path in untraced:
             return app(environ, start_response)
-        name = method = method if method in _METHODS else "_OTHER"
+        name, method = (method, method) if method in _METHODS else ("HTTP", "_OTHER")
         attributes = {"http.request.method": method, "url.scheme": environ["wsgi.url_scheme"]}
         if path == route:
-            name = f"{method} {route}"
+            name += f" {route}"
             attributes |= {"http.route": route, "url.path": route}
         caller = {key: environ.get(f"HTTP_{key.upper()}", "") for key in _W3C}
         with start_span(name, attributes, caller) as made:

@@ -20,7 +20,7 @@ class Received(NamedTuple):
 
 
 class Receiver:
-    """What has been received so far.
+    """The requests that have been received.
 
     Attributes:
         endpoint: for `OTEL_EXPORTER_OTLP_ENDPOINT`.
