@@ -107,7 +107,7 @@ def run_gateway(
             authenticator = Authenticator(options.sdk_app_ids, valid)
             app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
             traced = tracing.traced_app(app, options.path, [LIVE, READY])
-            metrics.TOKEN_LAST_USED.read = authenticator.tokens_used_at
+            metrics.TOKEN_LAST_USED.read = authenticator.last_used
             metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
             metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
             _follow_tokens(tokens, authenticator, stop)
@@ -316,9 +316,9 @@ def _process(
     logs.configure(settings, role)
     metrics.BUILD_INFO.read = lambda: _build_info(role)
     open_endpoint(runtime, role, *groups)
-    tracing.start(role)
     try:
-        yield
+        with tracing.sending(role):
+            yield
     except (Unavailable, CertificateProblem, ClientsProblem) as error:
         notifier.trouble(str(error))
         sys.exit(1)
@@ -329,5 +329,3 @@ def _process(
         log.exception("process_failed")
         notifier.trouble(f"{type(error).__name__}: {error}")
         sys.exit(1)
-    finally:
-        tracing.stop()

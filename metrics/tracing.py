@@ -36,16 +36,14 @@ _NOTHING = nullcontext()
 
 
 class _Tracing:
-    """The state of the process; None while tracing is off.
+    """The tracing of this process.
 
     Attributes:
         start: starts a span, given its name, its attributes, and the headers of a caller; None for
-            a span inside of another one.
-        stop: sends the last spans.
+            a span inside of another one. It is None itself while tracing is off.
     """
 
     start: Callable[[str, Mapping[str, Any], Mapping[str, Any] | None], Span] | None = None
-    stop: Callable[[], None] | None = None
 
 
 def is_wanted() -> bool:
@@ -65,10 +63,21 @@ def problem() -> str:
     return f"{wrong[0]} must be {PROTOCOL}" if wrong else ""
 
 
-def start(process: str) -> None:
-    """Send the spans of this process from now on, in a thread, if the environment asks for it."""
-    if not is_wanted() or problem():
-        return
+@contextmanager
+def sending(process: str) -> Iterator[None]:
+    """Send the spans of this process, in a thread, if the environment asks for it."""
+    stop = _start(process) if is_wanted() and not problem() else None
+    try:
+        yield
+    finally:
+        if stop:
+            flush = threading.Thread(target=stop, name="traces", daemon=True)
+            flush.start()
+            flush.join(FLUSH_WITHIN)
+
+
+def _start(process: str) -> Callable[[], None]:
+    """Start tracing; return a function that sends the last spans."""
     from opentelemetry.context import Context
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -97,15 +106,8 @@ def start(process: str) -> None:
             set_status_on_exception=False,
         )
 
-    _Tracing.start, _Tracing.stop = start_span, provider.shutdown
-
-
-def stop() -> None:
-    """Send the last spans, within `FLUSH_WITHIN`."""
-    if _Tracing.stop:
-        flush = threading.Thread(target=_Tracing.stop, name="traces", daemon=True)
-        flush.start()
-        flush.join(FLUSH_WITHIN)
+    _Tracing.start = start_span
+    return provider.shutdown
 
 
 def span(name: str, **attributes: int) -> Span:

@@ -147,13 +147,10 @@ def test_a_protocol_that_is_not_spoken_is_named(monkeypatch: pytest.MonkeyPatch)
 OFF = """
 import sys
 from metrics import tracing
-tracing.start("gateway")
 app = behaviour = object()
-assert tracing.traced_app(app, "/", []) is app
-assert tracing.traced_call("a.B/C", behaviour) is behaviour
-with tracing.span("append"):
-    pass
-tracing.stop()
+with tracing.sending("gateway"), tracing.span("append"):
+    assert tracing.traced_app(app, "/", []) is app
+    assert tracing.traced_call("a.B/C", behaviour) is behaviour
 assert not any(name.startswith("opentelemetry") for name in sys.modules)
 """
 
