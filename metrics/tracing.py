@@ -14,6 +14,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
+import structlog
+
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 PROTOCOL = "http/protobuf"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
@@ -33,6 +35,8 @@ Span = AbstractContextManager[Any]
 _W3C = ("traceparent", "tracestate")
 _METHODS = frozenset(map(str, HTTPMethod))
 _NOTHING = nullcontext()
+
+log = structlog.get_logger()
 
 
 class _Tracing:
@@ -66,7 +70,11 @@ def problem() -> str:
 @contextmanager
 def sending(process: str) -> Iterator[None]:
     """Send the spans of this process, in a thread, if the environment asks for it."""
-    stop = _start(process) if is_wanted() and not problem() else None
+    stop = None
+    try:
+        stop = _start(process) if is_wanted() and not problem() else None
+    except Exception as error:  # a variable that OpenTelemetry does not accept is no reason to stop
+        log.warning("not_traced", reason=f"{type(error).__name__}: {error}")
     try:
         yield
     finally:

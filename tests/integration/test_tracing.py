@@ -17,9 +17,10 @@ from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from desk.v1.status_pb2 import GetStatusRequest
 from desk.v1.status_pb2_grpc import StatusServiceStub
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from structlog.testing import capture_logs
 
 from journal.memory import MemoryJournal
-from metrics.tracing import problem
+from metrics.tracing import problem, sending
 from tests.support.callbacks import APP, NOON, SESSION, body
 from tests.support.gateway import Gateway, query
 from tests.support.processes import RunningDesk, environment, start
@@ -130,11 +131,21 @@ def test_a_process_stops_in_time_although_nobody_takes_its_spans(tmp_path: Path)
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "10"}
         with start("gateway", data_dir=tmp_path / "data", **settings) as desk:
-            desk.ready()
             assert desk.post(body("SessionBegin", NOON))[0] == 200
             silent.accept()[0].close()  # the exporter has begun; from here on nobody answers
             assert desk.post(body("SessionEnd", NOON + 1))[0] == 200
             assert desk.terminate() == 0
+
+
+def test_a_variable_that_opentelemetry_refuses_keeps_no_process_from_its_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    with capture_logs() as logged, sending("gateway"):
+        pass
+    assert [each["event"] for each in logged] == ["not_traced"]
+    assert "max_queue_size" in logged[0]["reason"]
 
 
 def test_a_protocol_that_is_not_spoken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
