@@ -31,23 +31,17 @@ SERVER_FAULTS = frozenset(
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Span = AbstractContextManager[Any]
+StartSpan = Callable[[str, Mapping[str, Any], Mapping[str, Any] | None], Span]
+"""Starts a span, given its name, its attributes, and the headers of a caller, or None for a span
+inside of another one."""
 
 _W3C = ("traceparent", "tracestate")
 _METHODS = frozenset(map(str, HTTPMethod))
 _NOTHING = nullcontext()
 
+_start_span: StartSpan | None = None  # None: off
+
 log = structlog.get_logger()
-
-
-class _Tracing:
-    """The tracing of this process.
-
-    Attributes:
-        start: starts a span, given its name, its attributes, and the headers of a caller; None for
-            a span inside of another one. It is None itself while tracing is off.
-    """
-
-    start: Callable[[str, Mapping[str, Any], Mapping[str, Any] | None], Span] | None = None
 
 
 def is_wanted() -> bool:
@@ -86,6 +80,7 @@ def sending(process: str) -> Iterator[None]:
 
 def _start(process: str) -> Callable[[], None]:
     """Start tracing; return a function that sends the last spans."""
+    global _start_span
     from opentelemetry.context import Context
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -114,16 +109,16 @@ def _start(process: str) -> Callable[[], None]:
             set_status_on_exception=False,
         )
 
-    _Tracing.start = start_span
+    _start_span = start_span
     return provider.shutdown
 
 
 def span(name: str, **attributes: int) -> Span:
     """Measure the work inside as a span. Attributes are of ours: `entries` is `desk.entries`."""
-    if not _Tracing.start:
+    if not _start_span:
         return _NOTHING
     ours = {f"desk.{key}": value for key, value in attributes.items()}
-    return _failing_by_exception(_Tracing.start(name, ours, None))
+    return _failing_by_exception(_start_span(name, ours, None))
 
 
 @contextmanager
@@ -141,7 +136,7 @@ def traced_app(app: WSGI, route: str, untraced: Iterable[str]) -> WSGI:
 
     Without tracing it is the app itself. Other paths than `route` are not part of a span.
     """
-    start_span, untraced = _Tracing.start, frozenset(untraced)
+    start_span, untraced = _start_span, frozenset(untraced)
     if not start_span:
         return app
 
@@ -170,7 +165,7 @@ def traced_app(app: WSGI, route: str, untraced: Iterable[str]) -> WSGI:
 
 def traced_call(method: str, behaviour: Behaviour) -> Behaviour:
     """Wrap a unary behaviour of grpc.aio: each call is a span. Without tracing it is the same."""
-    start_span = _Tracing.start
+    start_span = _start_span
     if not start_span:
         return behaviour
 
