@@ -118,5 +118,9 @@ def _servers(journal: str) -> tuple[str, ...]:
     for server in journal.removeprefix(SCHEME).split(","):
         if "@" in server:
             raise ValueError("must not have a password: use DESK_NATS_PASSWORD_FILE and so on")
-        servers.append(f"{SCHEME}{Address.parse(server.strip().removeprefix(SCHEME))}")
+        try:
+            address = Address.parse(server.strip().removeprefix(SCHEME))
+        except ValueError:
+            raise ValueError("must be nats://host:port, with commas between servers") from None
+        servers.append(f"{SCHEME}{address}")
     return tuple(servers)

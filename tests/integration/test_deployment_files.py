@@ -21,6 +21,7 @@ from desk.v1.session_service_pb2 import GetSessionRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 
 from command.cli import COMMANDS
+from command.nats import JournalSettings
 from command.settings import CLIENT_SETTINGS, Settings
 from command.supervisor import STOP_WITHIN
 from tests.support.compose import ROOT, Refused, read_compose
@@ -37,7 +38,8 @@ REQUIRED = {
 }
 OURS = {"gateway": "10001:10001", "service": "10001:10001", "backup": "10001:10001"}
 USERS = {**OURS, "nginx": "101:101", "nginx-grpc": "101:101"}
-GATEWAY = {
+JOURNAL = {f"DESK_{field.upper()}" for field in JournalSettings.model_fields}
+GATEWAY = JOURNAL | {
     "DESK_SDK_APP_IDS",
     "DESK_CALLBACK_TOKENS",
     "DESK_CALLBACK_TOKENS_FILE",
@@ -46,13 +48,12 @@ GATEWAY = {
     "DESK_HTTP_CONNECTIONS_PER_ADDRESS",
     "DESK_CALLBACK_PATH",
     "DESK_DATA_DIR",
-    "DESK_JOURNAL",
     "DESK_METRICS_LISTEN",
     "DESK_HANG_TIMEOUT",
     "DESK_LOG_LEVEL",
     "DESK_LOG_FORMAT",
 }
-SERVICE = {
+SERVICE = JOURNAL | {
     "DESK_SDK_APP_IDS",
     "DESK_GRPC_LISTEN",
     "DESK_GRPC_INSECURE",
@@ -61,7 +62,6 @@ SERVICE = {
     "DESK_GRPC_CLIENT_CA",
     "DESK_CLIENTS_FILE",
     "DESK_DATA_DIR",
-    "DESK_JOURNAL",
     "DESK_RPC_WORKERS",
     "DESK_METRICS_LISTEN",
     "DESK_HANG_TIMEOUT",
@@ -70,14 +70,13 @@ SERVICE = {
 }
 """The settings that each container reads."""
 
-DECIDED = {
+DECIDED = JOURNAL | {
     "DESK_CALLBACK_TOKENS",
     "DESK_HTTP_LISTEN",
     "DESK_HTTP_CONNECTIONS_PER_ADDRESS",
     "DESK_GRPC_LISTEN",
     "DESK_GRPC_INSECURE",
     "DESK_DATA_DIR",
-    "DESK_JOURNAL",
     "DESK_METRICS_LISTEN",
     "DESK_LOG_FORMAT",
 }
@@ -294,12 +293,13 @@ def test_the_backup_job_copies_a_journal_that_is_in_use(tmp_path: Path) -> None:
     backups, restored = tmp_path / "backups", tmp_path / "restored"
     backups.mkdir()
     restored.mkdir()
-    inside = {"/backup.py": str(ROOT / "deploy" / "backup.py"), "/backup": str(backups)}
-    inside |= {"python": sys.executable, "/data/journal.db": str(tmp_path / "data" / "journal.db")}
-    job = read_compose(**REQUIRED)["services"]["backup"]["entrypoint"]
-    with start("serve", data_dir=tmp_path / "data") as desk:
+    job = read_compose(**REQUIRED)["services"]["backup"]
+    assert job["volumes"][1].endswith(":/backup")
+    data = tmp_path / "data"
+    with start("serve", data_dir=data) as desk:
         assert desk.post(BEGIN)[0] == 200
-        subprocess.run([inside[word] for word in job], check=True, timeout=DEADLINE)
+        words = [str(backups) if word == "/backup" else word for word in job["command"]]
+        assert run(*words, DESK_DATA_DIR=str(data)).returncode == 0
         assert desk.post(BEGIN | {"SessionId": "another"})[0] == 200
     (copy,) = backups.iterdir()
     assert copy.stat().st_mode & 0o777 == 0o600
@@ -311,20 +311,6 @@ def test_the_backup_job_copies_a_journal_that_is_in_use(tmp_path: Path) -> None:
 
     assert "a-session" in listed
     assert "another" not in listed
-
-
-def test_a_backup_that_fails_says_why_and_leaves_no_file(tmp_path: Path) -> None:
-    (tmp_path / "journal.db").write_bytes(b"no database" * 1000)
-
-    failed = subprocess.run(
-        [sys.executable, ROOT / "deploy" / "backup.py", tmp_path / "journal.db", tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert (failed.returncode, failed.stderr) == (1, "backup: file is not a database\n")
-    assert list(tmp_path.iterdir()) == [tmp_path / "journal.db"]
 
 
 def test_no_token_is_in_the_environment_of_a_container() -> None:
