@@ -26,7 +26,7 @@ RETRY = 0.2
 CONNECT_WITHIN = 2.0
 """Seconds that the first connection may take, and each attempt."""
 
-CHECK_WITHIN = 2.0
+CHECK_WITHIN = 1.0
 """Seconds that the check of a connection may take."""
 
 CLOSE_WITHIN = 1.0
@@ -274,4 +274,7 @@ class Connection:
 
 
 def _line(error: Exception) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:MAX_REASON]
+    text = str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        text = "JetStream does not answer"
+    return " ".join(text.split())[:MAX_REASON]

@@ -1,13 +1,13 @@
-"""Publishes entries, hundreds at once, until each is acknowledged.
+"""Publishes batches of entries until each entry is acknowledged.
 
-nats-py's own `publish_async` leaves a publish unanswered that JetStream refuses with code 503.
+Many entries are one atomic batch (NATS ADR-50), for which JetStream syncs once and answers once.
 """
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import count
 from time import monotonic
+from uuid import uuid4
 
 import msgspec
 from nats.aio.client import Client
@@ -25,10 +25,16 @@ PUBLISH_WITHIN = 1.5
 """Seconds in which an entry is published again until it is acknowledged."""
 
 ATTEMPT = 0.4
-"""Seconds without an acknowledgement after which an entry is published again."""
+"""Seconds without an answer after which entries are published again."""
 
 AGAIN = 0.05
 """Seconds between two attempts."""
+
+TOGETHER = 16
+"""Entries from which on they are one atomic batch. Fewer are faster one by one."""
+
+BATCH, NUMBER, COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"
+"""Headers of the messages of a batch: its id, the place in it, and the mark of the last one."""
 
 IN_PROCESS = 10158
 """JetStream's error while another copy of a message is on its way through the replicas."""
@@ -38,6 +44,9 @@ FULL = 10077
 
 NOT_NOW = 503
 """JetStream's code of what may do better at once, as while a leader is elected; and of `FULL`."""
+
+Entries = Sequence[tuple[int, NewEntry]]
+"""Entries with their places in the batch of the caller."""
 
 Outcome = Appended | JournalError
 
@@ -58,7 +67,7 @@ _ANSWER = msgspec.json.Decoder(_Answer)
 
 
 class Publisher:
-    """One batch at a time, in the thread of the connection."""
+    """Works in the thread of the connection, on one batch at a time."""
 
     def __init__(self, connection: Connection, stream: str) -> None:
         self._connection = connection
@@ -66,46 +75,78 @@ class Publisher:
         self._client: Client | None = None
         self._inbox = ""
         self._tokens = count()
-        self._sent: dict[str, int] = {}
+        self._answers: dict[str, asyncio.Future[_Answer]] = {}
         self._outcomes: dict[int, Outcome] = {}
-        self._answered = asyncio.Event()
 
     async def publish(self, entries: Sequence[NewEntry]) -> list[Outcome]:
         """Return the outcome of each entry, in order.
 
-        An entry that is published again, because its acknowledgement was lost, is a duplicate.
+        An entry that is published again, because the answer was lost, is a duplicate.
         """
-        left = dict(enumerate(entries))
-        self._outcomes = {}
+        self._outcomes = outcomes = dict[int, Outcome]()
+        places = {entry.id: place for place, entry in reversed(tuple(enumerate(entries)))}
+        left = [(place, entries[place]) for place in sorted(places.values())]
         problem: JournalError = AppendTimedOut("NATS did not confirm the entry in time")
         end = monotonic() + PUBLISH_WITHIN
-        while left and (rest := end - monotonic()) > 0:
+        while left and monotonic() < end:
             try:
-                await self._attempt(left, min(rest, ATTEMPT))
+                await self._attempt(left, min(end, monotonic() + ATTEMPT))
             except Unavailable as error:
                 problem = error
                 break
-            left = {place: entry for place, entry in left.items() if place not in self._outcomes}
+            left = [each for each in left if each[0] not in outcomes]
             if left:
                 await asyncio.sleep(AGAIN)
-        return [self._outcomes.get(place, problem) for place in range(len(entries))]
+        return [
+            _again(outcomes.get(places[entry.id], problem), places[entry.id] != place)
+            for place, entry in enumerate(entries)
+        ]
 
-    async def _attempt(self, entries: dict[int, NewEntry], patience: float) -> None:
-        """Publish entries once, and note the outcomes that come.
+    async def _attempt(self, entries: Entries, end: float) -> None:
+        """Publish entries once, and note their outcomes, if there is an answer.
+
+        A batch with a repetition is refused as a whole: then its halves are published.
 
         Raises:
             Unavailable: there is no connection.
         """
+        if 1 < len(entries) < TOGETHER:
+            await asyncio.gather(*(self._attempt([each], end) for each in entries))
+            return
+        answer = await self._ask(entries, end)
+        if answer is None or _asks_for_another(answer.error):
+            return
+        if answer.error is None:
+            DUPLICATES.values[("append",)] += answer.duplicate
+            first = answer.seq - len(entries) + 1
+            for revision, (place, _) in enumerate(entries, first):
+                self._outcomes[place] = Appended(revision, answer.duplicate)
+        elif len(entries) > 1:
+            half = len(entries) // 2
+            await asyncio.gather(
+                self._attempt(entries[:half], end), self._attempt(entries[half:], end)
+            )
+        else:
+            refusal = Unavailable(f"JetStream refuses it: {answer.error.description}")
+            self._outcomes[entries[0][0]] = refusal
+
+    async def _ask(self, entries: Entries, end: float) -> _Answer | None:
+        """Publish entries, and return the answer to the last one; None if there is none."""
         client = (await self._connection.link()).client
-        self._sent = {}
-        self._answered.clear()
-        with suppress(NatsError):  # the connection is lost
+        token = str(next(self._tokens))
+        answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._answers[token] = answer
+        try:
             await self._listen(client)
-            for place, entry in entries.items():
-                await self._send(client, place, entry)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience if self._sent else 0):
-                await self._answered.wait()
+            await self._send(client, entries, f"{self._inbox}.{token}")
+            async with asyncio.timeout(end - monotonic()):
+                return await answer
+        except MaxPayloadError:
+            return _Answer(error=_Error(description="larger than max_payload of the server"))
+        except (NatsError, TimeoutError):  # the connection is lost, or the answer
+            return None
+        finally:
+            del self._answers[token]
 
     async def _listen(self, client: Client) -> None:
         if client is not self._client:
@@ -113,41 +154,34 @@ class Publisher:
             await client.subscribe(f"{self._inbox}.*", cb=self._note)
             self._client = client
 
-    async def _send(self, client: Client, place: int, entry: NewEntry) -> None:
-        token = str(next(self._tokens))
-        self._sent[token] = place
-        try:
-            await client.publish(
-                subject_of(self._stream, entry),
-                entry.body,
-                reply=f"{self._inbox}.{token}",
-                headers=headers_of(entry),
-            )
-        except MaxPayloadError:
-            self._settle(token, Unavailable("the entry is larger than the server's max_payload"))
+    async def _send(self, client: Client, entries: Entries, reply: str) -> None:
+        batch = uuid4().hex[:16]
+        for number, (_, entry) in enumerate(entries, start=1):
+            headers = headers_of(entry)
+            is_last = number == len(entries)
+            if len(entries) > 1:
+                headers |= {BATCH: batch, NUMBER: str(number)} | ({COMMIT: "1"} if is_last else {})
+            subject = subject_of(self._stream, entry)
+            await client.publish(subject, entry.body, reply if is_last else "", headers)
 
     async def _note(self, message: Msg) -> None:
-        """Note an answer, unless it is one that asks for another attempt."""
+        answer = self._answers.get(message.subject.rpartition(".")[2])
+        if answer is None or answer.done():
+            return
         try:
-            answer = _ANSWER.decode(message.data)
+            answer.set_result(_ANSWER.decode(message.data))
         except msgspec.DecodeError:  # nobody answers for the stream
-            answer = _Answer(error=_Error(NOT_NOW))
-        self._settle(message.subject.rpartition(".")[2], _outcome(answer))
-
-    def _settle(self, token: str, outcome: Outcome | None) -> None:
-        place = self._sent.pop(token, None)
-        if place is not None and outcome:
-            self._outcomes[place] = outcome
-        if not self._sent:
-            self._answered.set()
+            answer.set_result(_Answer(error=_Error(NOT_NOW)))
 
 
-def _outcome(answer: _Answer) -> Outcome | None:
-    """Return the outcome that an answer is; None if the entry is to be published again."""
-    error = answer.error
-    if error is None:
-        DUPLICATES.values[("append",)] += answer.duplicate
-        return Appended(answer.seq, answer.duplicate)
-    if error.err_code != FULL and (error.err_code == IN_PROCESS or error.code == NOT_NOW):
-        return None
-    return Unavailable(f"JetStream refuses it: {error.description}")
+def _asks_for_another(error: _Error | None) -> bool:
+    """Return True if the entries are to be published again."""
+    if error is None or error.err_code == FULL:
+        return False
+    return error.err_code == IN_PROCESS or error.code == NOT_NOW
+
+
+def _again(outcome: Outcome, is_copy: bool) -> Outcome:
+    if is_copy and isinstance(outcome, Appended):
+        return Appended(outcome.revision, duplicate=True)
+    return outcome

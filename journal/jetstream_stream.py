@@ -34,6 +34,7 @@ _EQUAL = (
     "max_msgs_per_subject",
     "max_msg_size",
     "allow_direct",
+    "allow_atomic",
     "republish",
     "no_ack",
     "sealed",
@@ -86,6 +87,7 @@ def wanted(options: StreamOptions, journal_id: str) -> StreamConfig:
         num_replicas=options.replicas,
         duplicate_window=DUPLICATE_WINDOW,
         allow_direct=True,
+        allow_atomic=True,
         republish=RePublish(src=subjects, dest=announcements(options.name), headers_only=True),
         metadata={JOURNAL_ID: journal_id, FORMAT: VERSION},
     )

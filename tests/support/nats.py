@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -76,6 +78,7 @@ class NatsServer:
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
@@ -112,3 +115,27 @@ def nats_server(directory: Path, config: str = "") -> Iterator[NatsServer]:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def nats_cluster(directory: Path, config: str = "") -> Iterator[list[NatsServer]]:
+    """Three servers that know each other."""
+    with ExitStack() as stack:
+        routes = [_free_port() for _ in range(3)]
+        known = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
+        servers = [
+            stack.enter_context(
+                nats_server(
+                    directory / f"n{number}",
+                    f"server_name: n{number}\ncluster {{ name: desk, "
+                    f"listen: 127.0.0.1:{port}, routes: [{known}] }}\n{config}",
+                )
+            )
+            for number, port in enumerate(routes, start=1)
+        ]
+        yield servers
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
