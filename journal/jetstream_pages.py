@@ -1,6 +1,6 @@
 """Pages of a stream by Direct Get, over a socket that the calling thread reads.
 
-nats-py takes several times as long for a message, and the fold would wait for that (ADR 24). The
+nats-py takes several times as long for a message, and the fold would wait for that (ADR 26). The
 protocol: docs.nats.io/reference/reference-protocols/nats-protocol. All else is done by nats-py.
 """
 
