@@ -222,9 +222,17 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
 
 
 def _open_writer(settings: Settings) -> "JournalWriter":
+    from journal.errors import Unavailable
     from journal.sqlite import SqliteWriter
 
-    return SqliteWriter(settings.data_dir / JOURNAL_FILE)
+    path = settings.data_dir / JOURNAL_FILE
+    # A new journal would have its view built anew, and the old view has all that was in the old.
+    if not path.exists() and any(settings.data_dir.glob("view-*.db")):
+        raise Unavailable(
+            f"{path} is gone, and a view of it is there: run `desk journal restore --from-view`, "
+            "or delete the views to begin with an empty journal"
+        )
+    return SqliteWriter(path)
 
 
 def open_reader(data_dir: Path) -> "JournalReader":

@@ -12,7 +12,7 @@ from threading import Event
 import structlog
 
 from journal.entry import Entry
-from journal.errors import Damaged, JournalError, NotKept, Unavailable
+from journal.errors import Damaged, JournalError, NotKept, Unavailable, Unreadable
 from journal.port import JournalReader
 from metrics.tracing import span
 from service.gauges import read_gauges
@@ -133,7 +133,7 @@ class Follower:
             self._projection().begin_at(problem.oldest)
         except _NotApplicable as problem:
             self._isolate(problem)
-        except Damaged as problem:
+        except Unreadable as problem:
             self._stand_still(str(problem), stop, alive)
 
     def _stand_still(self, problem: str, stop: Event, alive: Callable[[], None]) -> None:
