@@ -20,7 +20,7 @@ from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
 from journal.jetstream_access import Access
 from tests.support.certificates import Authority
 from tests.support.journals import PATIENCE, append, append_together, new_entry, read_all
-from tests.support.nats import MIB, NatsServer, nats_server
+from tests.support.nats import MIB, NatsServer, nats_server, operator_config
 from tests.support.proxy import proxy
 from tests.support.waiting import eventually
 
@@ -335,6 +335,13 @@ def test_a_seed_from_a_file_signs_in(tmp_path: Path) -> None:
     config = f"authorization {{ users: [ {{ nkey: {public} }} ] }}"
     with nats_server(tmp_path / "nats", config) as server:
         access = Access(servers=(server.url,), nkey=seed)
+        check_works(replace(server.options(), access=access))
+
+
+def test_credentials_of_an_account_sign_in(tmp_path: Path) -> None:
+    creds = tmp_path / "creds"
+    with nats_server(tmp_path / "nats", operator_config(creds)) as server:
+        access = Access(servers=(server.url,), creds=creds)
         check_works(replace(server.options(), access=access))
 
 

@@ -1,6 +1,7 @@
 """A real nats-server on loopback, with its store in a directory of the test's own."""
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 import nats
+import nkeys
 from nats.js import JetStreamContext
 
 from journal.jetstream import JetStreamOptions, JetStreamWriter
@@ -139,3 +141,58 @@ def nats_cluster(directory: Path, config: str = "") -> Iterator[list[NatsServer]
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def operator_config(creds: Path) -> str:
+    """Return the configuration of a server with accounts, and write the credentials of a user."""
+    operator = _Identity(nkeys.PREFIX_BYTE_OPERATOR)
+    system, account = (_Identity(nkeys.PREFIX_BYTE_ACCOUNT) for _ in range(2))
+    user = _Identity(nkeys.PREFIX_BYTE_USER)
+    unlimited = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn"), -1)
+    storage = dict.fromkeys(("leaf", "mem_storage", "disk_storage", "streams", "consumer"), -1)
+    limits = {**unlimited, **storage, "wildcards": True}
+    creds.write_text(
+        "-----BEGIN NATS USER JWT-----\n"
+        f"{account.issue(user, 'user', subs=-1, data=-1, payload=-1)}\n"
+        "------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n"
+        f"{user.seed}\n------END USER NKEY SEED------\n"
+    )
+    return "\n".join(
+        [
+            f"operator: {operator.issue(operator, 'operator')}",
+            f"system_account: {system.public}",
+            "resolver: MEMORY",
+            "resolver_preload {",
+            f"{system.public}: {operator.issue(system, 'account', limits=unlimited)}",
+            f"{account.public}: {operator.issue(account, 'account', limits=limits)}",
+            "}",
+        ]
+    )
+
+
+class _Identity:
+    def __init__(self, prefix: int) -> None:
+        self.seed = nkeys.encode_seed(os.urandom(32), prefix).decode()
+        self.public = nkeys.from_seed(bytearray(self.seed.encode())).public_key.decode()
+
+    def issue(self, subject: "_Identity", kind: str, **claims: object) -> str:
+        """Sign a JWT for another identity."""
+        body = {
+            "jti": subject.public,
+            "iat": int(time.time()),
+            "iss": self.public,
+            "name": kind,
+            "sub": subject.public,
+            "nats": {**claims, "type": kind, "version": 2},
+        }
+        text = f"{_encoded({'typ': 'JWT', 'alg': 'ed25519-nkey'})}.{_encoded(body)}"
+        signature = nkeys.from_seed(bytearray(self.seed.encode())).sign(text.encode())
+        return f"{text}.{_base64(signature)}"
+
+
+def _encoded(part: dict[str, object]) -> str:
+    return _base64(json.dumps(part).encode())
+
+
+def _base64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
