@@ -11,6 +11,7 @@ from nats.js.api import StreamConfig
 
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import SDK_APP_ID, RunningDesk, run, start, wait_until
+from tests.support.scrape import scrape
 
 BEGIN: dict[str, Any] = {
     "CallbackCommand": "Desk.SessionEventNotify",
@@ -60,8 +61,14 @@ def test_two_gateways_and_a_service_share_a_journal(own_nats: NatsServer, tmp_pa
 def test_the_gateway_tells_whether_it_is_ready_and_goes_on_when_nats_is_back(
     own_nats: NatsServer, tmp_path: Path
 ) -> None:
-    with start("gateway", data_dir=tmp_path / "data", **on(own_nats)) as gateway:
-        assert gateway.post(BEGIN)[0] == 200
+    settings = on(own_nats) | {"DESK_METRICS_LISTEN": "127.0.0.1:0"}
+    with start("gateway", data_dir=tmp_path / "data", **settings) as gateway:
+        assert [gateway.post(BEGIN)[0] for _ in range(2)] == [200, 200]
+        page = scrape(gateway.ready()["metrics"])
+        assert page.value("desk_journal_head_revision") == 1
+        assert page.value("desk_journal_size_bytes") > 100
+        assert page.value("desk_journal_append_duration_seconds_count") == 2
+        assert page.value("desk_journal_duplicates_total", found="append") == 1
         assert readiness(gateway)[0] == 200
         own_nats.stop()
         wait_until(lambda: readiness(gateway)[0] == 503)
