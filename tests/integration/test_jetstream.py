@@ -324,15 +324,28 @@ def test_a_stream_that_is_gone_is_not_made_again_by_a_running_writer(
 
 # ---- Credentials ----
 
+PUBLISHED = (
+    "desk.*.*",
+    "$JS.API.STREAM.CREATE.desk",
+    "$JS.API.STREAM.INFO.desk",
+    "$JS.API.STREAM.MSG.GET.desk",
+    "$JS.API.DIRECT.GET.desk",
+)
+"""The subjects to which a gateway must be allowed to publish, as docs/operations.md has them."""
+
 
 @pytest.mark.parametrize("given", ["right", "wrong"])
 def test_a_password_from_a_file_signs_in(tmp_path: Path, given: str) -> None:
     password = tmp_path / "password"
     password.write_text(f"{given}\n")
-    config = "authorization { user: desk, password: right }"
+    publish = ", ".join(map(repr, PUBLISHED))
+    config = (
+        "authorization { users: [ { user: desk, password: right, permissions { "
+        f'publish: [{publish}], subscribe: ["_INBOX.>", "desk-new"] }} }} ] }}'
+    )
     with nats_server(tmp_path / "nats", config) as server:
         access = Access(servers=(server.url,), user="desk", password_file=password)
-        options = replace(server.options(), access=access)
+        options = replace(server.options("desk"), access=access)
         if given == "right":
             check_works(options)
         else:
