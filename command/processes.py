@@ -31,6 +31,7 @@ from command.tokens import CallbackTokens
 from metrics import definitions as metrics
 from metrics.endpoint import open_endpoint
 from metrics.instruments import Group
+from storage.changes import FileProblem
 from storage.sizes import size_of_database
 
 if TYPE_CHECKING:
@@ -81,20 +82,16 @@ def run_gateway(
         from gateway.app import create_app
         from gateway.authentication import Authenticator
         from gateway.limits import Limits
-        from gateway.options import Options
         from gateway.reporter import start_reporter
         from gateway.waitress_server import GreenletEvent, Server
         from journal.late import LateWriter
 
-        valid = settings.tokens()
-        options = Options(
-            sdk_app_ids=frozenset(settings.sdk_app_ids),
-            tokens={app: tokens for app, tokens in valid.items() if tokens},
-            path=settings.callback_path,
-        )
         stop = threading.Event()
         tokens = CallbackTokens(settings)
         on_stop_request(stop.set, reload=tokens.reload)
+        apps = frozenset(settings.sdk_app_ids)
+        authenticator = Authenticator(apps, tokens.refresh(time.time()))
+        metrics.TOKEN_LAST_USED.read = authenticator.last_used
         journal = LateWriter(
             lambda: _open_writer(settings),
             on_open=lambda: _report_ready(notifier),
@@ -102,10 +99,10 @@ def run_gateway(
             on_wait=_WaitingLog(),
         )
         with closing(journal):
-            authenticator = Authenticator(options.sdk_app_ids, valid)
-            app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
+            path = settings.callback_path
+            app = create_app(journal, authenticator, path=path, event=GreenletEvent)
             _follow_tokens(tokens, authenticator, stop)
-            start_reporter(options, settings.data_dir)
+            start_reporter(authenticator, settings.data_dir)
             limits = Limits(per_address=settings.http_connections_per_address)
             server = Server(app, listener, limits)
             _when_set(stop, server.stop)
@@ -118,10 +115,8 @@ def _follow_tokens(
     tokens: CallbackTokens, authenticator: "Authenticator", stop: threading.Event
 ) -> None:
     def follow() -> None:
-        while True:
+        while not stop.wait(TOKENS_EVERY):
             authenticator.replace(tokens.refresh(time.time()))
-            if stop.wait(TOKENS_EVERY):
-                return
 
     threading.Thread(target=follow, name="tokens", daemon=True).start()
 
@@ -303,8 +298,6 @@ def _process(
 ) -> Iterator[None]:
     """Configure log and metrics. Report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
-    from service.certificates import CertificateProblem
-    from service.clients import ClientsProblem
 
     setproctitle(f"desk: {role}")
     logs.configure(settings, role)
@@ -312,7 +305,7 @@ def _process(
     open_endpoint(runtime, role, *groups)
     try:
         yield
-    except (Unavailable, CertificateProblem, ClientsProblem) as error:
+    except (Unavailable, FileProblem) as error:
         notifier.trouble(str(error))
         sys.exit(1)
     except JournalError as error:

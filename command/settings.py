@@ -8,7 +8,6 @@ import difflib
 import math
 import re
 import time
-from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -32,8 +31,9 @@ from command.address import (
     Address,
 )
 from gateway.options import check_callback_path
-from service.certificates import CertificateFiles, CertificateProblem
-from service.clients import ClientsProblem, end_of, read_clients
+from service.certificates import CertificateFiles
+from service.clients import read_clients
+from storage.changes import FileProblem, read_file
 
 MAX_SDK_APP_ID = 2**63 - 1
 
@@ -123,31 +123,17 @@ def _read_token(text: str, place: int) -> Token:
 
 def _check_apps(tokens: Tokens, apps: Any, variable: str) -> None:
     if strangers := sorted(set(tokens) - set(apps)):
-        raise ValueError(f"{variable} has a token for app {strangers[0]}, which is not configured")
+        raise FileProblem(f"{variable} has a token for app {strangers[0]}, which is not configured")
 
 
 def _read_token_file(path: Path) -> Tokens:
-    named = f"DESK_CALLBACK_TOKENS_FILE {_shown(str(path))}"
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TOKEN_FILE + 1)
-    except OSError as error:
-        raise ValueError(f"{named}: {error.strerror}") from None
-    if len(content) > MAX_TOKEN_FILE:
-        raise ValueError(f"{named} is larger than {MAX_TOKEN_FILE} bytes")
+    content = read_file(path, most=MAX_TOKEN_FILE)
     try:
         return _read_tokens(content.decode())
     except UnicodeDecodeError:
-        raise ValueError(f"{named} is not UTF-8") from None
+        raise FileProblem(f"{path} is not UTF-8") from None
     except ValueError as error:
-        raise ValueError(f"{named} {error}") from None
-
-
-def _check_certificate(files: CertificateFiles) -> None:
-    try:
-        files.read()
-    except CertificateProblem as problem:
-        raise ValueError(f"cannot be used: {problem}") from None
+        raise FileProblem(f"{path} {error}") from None
 
 
 def _parsed(read: Any) -> BeforeValidator:
@@ -234,7 +220,10 @@ class Settings(BaseSettings):
         if file and value:
             raise ValueError("is set and so is DESK_CALLBACK_TOKENS_FILE; set one of them")
         if file:
-            return _read_token_file(file)
+            try:
+                return _read_token_file(file)
+            except FileProblem as problem:
+                raise ValueError(f"DESK_CALLBACK_TOKENS_FILE {problem}") from None
         return _read_tokens(value) if isinstance(value, str) else value
 
     @check("callback_tokens")
@@ -258,7 +247,7 @@ class Settings(BaseSettings):
             given, missing = ("CERT", "KEY") if chain else ("KEY", "CERT")
             raise ValueError(f"DESK_GRPC_TLS_{given} needs DESK_GRPC_TLS_{missing} as well")
         if chain and key:
-            _check_certificate(CertificateFiles(chain, key))
+            CertificateFiles(chain, key).read()
         return key
 
     @check("grpc_client_ca")
@@ -268,7 +257,7 @@ class Settings(BaseSettings):
             return None
         chain, key = info.data.get("grpc_tls_cert"), info.data.get("grpc_tls_key")
         if chain and key:
-            _check_certificate(CertificateFiles(chain, key, client_ca))
+            CertificateFiles(chain, key, client_ca).read()
         elif "grpc_tls_key" in info.data:
             raise ValueError("needs DESK_GRPC_TLS_CERT and DESK_GRPC_TLS_KEY")
         return client_ca
@@ -277,10 +266,7 @@ class Settings(BaseSettings):
     @classmethod
     def _usable_clients(cls, path: Path | None) -> Path | None:
         if path:
-            try:
-                read_clients(path)
-            except ClientsProblem as problem:
-                raise ValueError(f"cannot be used: {problem}") from None
+            read_clients(path)
         return path
 
     @check("grpc_listen")
@@ -348,26 +334,8 @@ class Settings(BaseSettings):
         given = {**DotEnvSettingsSource(cls, env_ignore_empty=False).env_vars, **given}
         return given.get((_PREFIX + field).lower()) == ""
 
-    def tokens(self) -> dict[int, tuple[str, ...]]:
-        """Return the tokens that are valid now, in clear text, to check signatures with."""
-        return self.valid_tokens(self.callback_tokens, time.time())
-
-    @staticmethod
-    def valid_tokens(
-        tokens: Mapping[int, tuple[Token, ...]], now: float
-    ) -> dict[int, tuple[str, ...]]:
-        """Return the tokens that are valid at a Unix time; none for an app whose tokens ended."""
-        return {
-            app: tuple(
-                token.secret.get_secret_value()
-                for token in given
-                if token.until is None or now < end_of(token.until)
-            )
-            for app, given in tokens.items()
-        }
-
     def read_tokens_again(self) -> Tokens:
-        """Read `callback_tokens_file` once more; raises ValueError if it is wrong."""
+        """Read `callback_tokens_file` once more; raises FileProblem if it is wrong."""
         if self.callback_tokens_file is None:
             return self.callback_tokens
         tokens = _read_token_file(self.callback_tokens_file)

@@ -40,7 +40,13 @@ REQUEST_DURATION = Histogram(
     "http_request_method", "http_route", "http_response_status_code",
     bounds=FAST,
 )  # fmt: skip
-GATEWAY: Group = (CALLBACKS, REQUEST_DURATION)
+TOKEN_LAST_USED = Gauge(
+    "desk_callback_token_last_used_timestamp_seconds",
+    "Unix time at which a callback was last signed with a token, 0 if none was since the start. "
+    "`token` is its place among the tokens of its app: 1 is the oldest line of the file.",
+    "app", "token",
+)  # fmt: skip
+GATEWAY: Group = (CALLBACKS, REQUEST_DURATION, TOKEN_LAST_USED)
 
 # ---- The journal's writer, in the gateway ----
 

@@ -5,14 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from storage.changes import version_of
-
-MAX_BYTES = 1024 * 1024
-"""Bytes of one file."""
-
-
-class CertificateProblem(Exception):
-    """The files cannot be used; the message says which and why, in one line."""
+from storage.changes import FileProblem, Unreadable, read_file, version_of
 
 
 class Certificate(NamedTuple):
@@ -38,28 +31,17 @@ class CertificateFiles(NamedTuple):
         """Read all files as of one moment, and check that the key belongs to the certificate.
 
         Raises:
-            CertificateProblem: a file is missing or invalid, the pair does not match, or a file
+            FileProblem: a file is missing or invalid, the pair does not match, or a file
                 was written meanwhile.
         """
         version = version_of(self.paths())
-        chain, key, *others = map(_read, self.paths())
+        chain, key, *others = map(read_file, self.paths())
         _check_pair(self.chain, self.key)
         if self.client_ca:
             _check_authorities(self.client_ca, others[0])
         if version_of(self.paths()) != version:
-            raise CertificateProblem("the files changed while they were read")
+            raise Unreadable("the files changed while they were read")
         return Certificate(key, chain, others[0] if others else None, _end_of(chain))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise CertificateProblem(f"{path}: {error.strerror}") from None
-    if len(content) > MAX_BYTES:
-        raise CertificateProblem(f"{path} is larger than {MAX_BYTES} bytes")
-    return content
 
 
 def _check_pair(chain: Path, key: Path) -> None:
@@ -69,18 +51,18 @@ def _check_pair(chain: Path, key: Path) -> None:
         context.load_cert_chain(chain, key, password="-")  # noqa: S106
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise CertificateProblem(f"the key {key} does not match {chain}") from None
-        raise CertificateProblem(f"{chain} and {key} are no certificate and key in PEM") from None
+            raise FileProblem(f"the key {key} does not match {chain}") from None
+        raise FileProblem(f"{chain} and {key} are no certificate and key in PEM") from None
     except OSError as error:  # removed since it was read
-        raise CertificateProblem(f"{chain} or {key}: {error.strerror}") from None
+        raise Unreadable(f"{chain} or {key}: {error.strerror}") from None
 
 
 def _check_authorities(path: Path, content: bytes) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_verify_locations(cadata=content.decode("ascii"))
+        context.load_verify_locations(cadata=content.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError):
-        raise CertificateProblem(f"{path} has no certificates in PEM") from None
+        raise FileProblem(f"{path} has no certificates in PEM") from None
 
 
 # Only the field `notAfter` is wanted of X.509 (RFC 5280, 4.1), which the standard library does not

@@ -14,7 +14,6 @@ from command.cli.connection import FAILED, CallFailed
 from command.endpoints import setting
 from service.clients import (
     Client,
-    ClientsProblem,
     Scope,
     digest_of,
     id_of,
@@ -25,6 +24,7 @@ from service.clients import (
     read_text,
 )
 from simulator.words import count_of
+from storage.changes import FileProblem
 
 SOON = 30
 """Days before its end in which `desk keys check` mentions a key."""
@@ -96,7 +96,7 @@ def create(
     try:
         text = _with_key(read_text(path) if path.exists() else "", new, entry)
         parse(text)
-    except ClientsProblem as problem:
+    except FileProblem as problem:
         raise CallFailed(f"{path}: {problem}", FAILED) from None
     _write(path, text)
     click.echo(key)
@@ -161,7 +161,7 @@ def _owner(clients: tuple[Client, ...], key_file: Path, today: date) -> str:
 def _read(path: Path) -> tuple[Client, ...]:
     try:
         return read_clients(path)
-    except ClientsProblem as problem:
+    except FileProblem as problem:
         raise CallFailed(str(problem), FAILED) from None
 
 
