@@ -21,9 +21,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
 from metrics.definitions import AUTH_DENIED
+from metrics.report import AppReport, GatewayReport, save
 from service.certificates import CertificateFiles
 from service.clients import new_key
-from service.rpc.access import SCOPES, WRONG_KEYS, Access, Gate, WrongKeys
+from service.rpc.access import SCOPES, Gate
+from service.rpc.grants import WRONG_KEYS, Grants, NotProven, WrongKeys
 from service.rpc.tls import Tls
 from tests.support.callbacks import NOON, body, life
 from tests.support.certificates import Authority
@@ -177,7 +179,7 @@ def test_a_method_that_nobody_gave_a_scope_cannot_be_served():
     pool.Add(file) if hasattr(pool, "Add") else pool.AddSerializedFile(file.SerializeToString())
     (method,) = pool.FindServiceByName("new.New").methods
     with pytest.raises(LookupError):
-        Gate(Access(None, [], encrypted=False), method)
+        Gate(Grants(None, [], encrypted=False), method)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -368,6 +370,20 @@ async def test_the_status_lists_the_own_apps(made, clients):
         assert list((await serving.status.GetStatus(request, metadata=own)).sdk_app_ids) == [OURS]
         status = await serving.status.GetStatus(request, metadata=every)
         assert list(status.sdk_app_ids) == [OURS, THEIRS]
+
+
+async def test_the_status_of_the_gateway_has_the_own_apps_only(clients):
+    own, every = bearer(clients.add("ours", apps=[OURS])), bearer(clients.add("all"))
+    reports = [AppReport(sdk_app_id=app, outcomes={"kept": 1}) for app in (0, OURS, THEIRS)]
+    with world() as made:
+        made.append(*callbacks(OURS), app=OURS)
+        made.wait()
+        save(GatewayReport(started_at=1, reported_at=2, apps=reports), made.folder)
+        async with guarded(made, clients) as serving:
+            for metadata, apps in ((own, [OURS]), (every, [0, OURS, THEIRS])):
+                request = status_pb2.GetStatusRequest()
+                status = await serving.status.GetStatus(request, metadata=metadata)
+                assert [each.sdk_app_id for each in status.gateway.apps] == apps
 
 
 async def test_without_messages_read_no_text_is_sent_stored_or_live(clients):
@@ -596,21 +612,24 @@ class Context:
 def test_a_key_comes_over_tls_or_from_loopback(peer, loopback, clients):
     key = clients.add("ours")
     for encrypted in (True, False):
-        access = Access(clients.file(), [OURS], encrypted=encrypted)
-        grant, _ = access.grant_of(Context(peer, key))
-        assert (grant is not None) == (encrypted or loopback)
+        grants = Grants(clients.file(), [OURS], encrypted=encrypted)
+        if encrypted or loopback:
+            assert grants.of(Context(peer, key)).client == "ours"
+        else:
+            with pytest.raises(NotProven, match="without TLS"):
+                grants.of(Context(peer, key))
 
 
 async def test_a_client_is_known_by_the_names_of_its_certificate(made, clients, tmp_path):
     authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
-    clients.add("uri", apps=[OURS], san=("spiffe://x/ours",))
+    clients.add("uri", apps=[OURS], san=("spiffe://x/ours", "ours.example"))
     clients.add("dns", apps=[THEIRS], san=("theirs.example",))
     clients.add("common", apps=[OURS], san=("common",))
     key = clients.add("key", apps=[THEIRS])
     server = authority.issue("server")
     tls = Tls(CertificateFiles(server.chain, server.key, authority.file))
     shown = {
-        "uri": (authority.issue("uri", "URI:spiffe://x/ours"), OURS),
+        "uri": (authority.issue("uri", "URI:spiffe://x/ours,DNS:ours.example"), OURS),
         "dns": (authority.issue("dns", "DNS:theirs.example,IP:127.0.0.1"), THEIRS),
         "common": (authority.issue("common", ""), OURS),
     }
@@ -628,6 +647,11 @@ async def test_a_client_is_known_by_the_names_of_its_certificate(made, clients, 
             pair = authority.issue(f"{name}-2", san)
             serving.channel = serving.connect(authority.credentials(pair))
             error = await refusal(CALLS["GetSession"](serving, OURS, None))
+            assert reason(error) == "UNAUTHENTICATED"
+        both = authority.issue("both", "URI:spiffe://x/ours,DNS:theirs.example")
+        serving.channel = serving.connect(authority.credentials(both))
+        for app in (OURS, THEIRS):  # which client is meant?
+            error = await refusal(CALLS["GetSession"](serving, app, None))
             assert reason(error) == "UNAUTHENTICATED"
         forged = stranger.issue("uri", "URI:spiffe://x/ours")
         serving.channel = serving.connect(authority.credentials(forged))
