@@ -1,5 +1,6 @@
 """The files of TLS: read together, and checked before they are used. Knows nothing of gRPC."""
 
+import re
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +42,7 @@ class CertificateFiles(NamedTuple):
             _check_authorities(self.client_ca, others[0])
         if version_of(self.paths()) != version:
             raise Unreadable("the files changed while they were read")
-        return Certificate(key, chain, others[0] if others else None, _end_of(chain))
+        return Certificate(key, chain, others[0] if others else None, _end_of(self.chain, chain))
 
 
 def _check_pair(chain: Path, key: Path) -> None:
@@ -65,33 +66,50 @@ def _check_authorities(path: Path, content: bytes) -> None:
         raise FileProblem(f"{path} has no certificates in PEM") from None
 
 
-# Only the field `notAfter` is wanted of X.509 (RFC 5280, 4.1), which the standard library does not
-# show of one's own certificate. OpenSSL has accepted the certificate before.
+# The standard library shows nothing of one's own certificate, so its fields are found by hand (RFC
+# 5280, 4.1). OpenSSL has accepted it before.
 
+_FIRST = re.compile(
+    rb"^-----BEGIN CERTIFICATE-----\s.*?-----END CERTIFICATE-----", re.DOTALL | re.MULTILINE
+)
 _VERSION, _UTC_TIME = 0xA0, 0x17
 
+# Algorithm and parameters of a key. With others the TLS library of gRPC fails, at start or at each
+# handshake.
+_RSA = bytes.fromhex("06092a864886f70d0101010500")
+_P256 = bytes.fromhex("06072a8648ce3d020106082a8648ce3d030107")
+_P384 = bytes.fromhex("06072a8648ce3d020106052b81040022")
 
-def _end_of(chain: bytes) -> float:
-    """Return the Unix time at which the first certificate of a chain ends."""
-    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
-    first = begin + chain.partition(begin)[2].partition(end)[0] + end
-    der = ssl.PEM_cert_to_DER_cert(first.decode("ascii"))
-    _, certificate, _ = _element(der, 0)
-    _, position, _ = _element(der, certificate)
-    tag, _, following = _element(der, position)
-    # serialNumber, signature and issuer come before the validity; a version before all of them.
-    for _ in range(4 if tag == _VERSION else 3):
-        position = following
-        _, _, following = _element(der, position)
-    _, not_before, _ = _element(der, position)
-    tag, start, stop = _element(der, _element(der, not_before)[2])
+Element = tuple[int, bytes]
+"""Tag and content of a DER element."""
+
+
+def _end_of(path: Path, chain: bytes) -> float:
+    """Return the Unix time at which the first certificate of a chain ends; check its key's kind."""
+    first = _FIRST.search(chain)
+    if first is None:
+        raise FileProblem(f"{path} has no line -----BEGIN CERTIFICATE-----")
+    ((_, certificate),) = _elements(ssl.PEM_cert_to_DER_cert(first[0].decode("ascii")))
+    fields = _elements(_elements(certificate)[0][1])
+    # A version, or none; then serialNumber, signature, issuer, validity, subject, public key.
+    *_, (_, validity), _, (_, public_key) = fields[: 7 if fields[0][0] == _VERSION else 6]
+    if _elements(public_key)[0][1] not in (_RSA, _P256, _P384):
+        raise FileProblem(f"{path}: gRPC takes certificates with RSA, P-256 or P-384 keys only")
+    tag, not_after = _elements(validity)[1]
     form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
-    return datetime.strptime(der[start:stop].decode("ascii"), form).replace(tzinfo=UTC).timestamp()
+    return datetime.strptime(not_after.decode("ascii"), form).replace(tzinfo=UTC).timestamp()
 
 
-def _element(der: bytes, position: int) -> tuple[int, int, int]:
-    """Return the tag of a DER element, and where its content starts and stops."""
-    tag, length, start = der[position], der[position + 1], position + 2
-    if length >= 0x80:  # the number of bytes of the length
-        start, length = start + length - 0x80, int.from_bytes(der[start : start + length - 0x80])
-    return tag, start, start + length
+def _elements(der: bytes) -> list[Element]:
+    """Return the DER elements that stand one after the other in some bytes."""
+    found, position = [], 0
+    while position < len(der):
+        tag, length, start = der[position], der[position + 1], position + 2
+        if length >= 0x80:  # the number of bytes of the length
+            start, length = (
+                start + length - 0x80,
+                int.from_bytes(der[start : start + length - 0x80]),
+            )
+        position = start + length
+        found.append((tag, der[start:position]))
+    return found
