@@ -6,6 +6,8 @@ away, the open calls that rely on them end.
 
 import asyncio
 import hmac
+import re
+import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -209,12 +211,23 @@ class Grants:
         names = names or [*auth.get("x509_common_name", ())]
         if not names:
             raise NotProven("no key")
+        if _are_cut(tuple(names), auth["x509_pem_cert"][0]):
+            raise NotProven("certificate with a NUL in a name")
         known = (self._by_proof.get(("san", name.decode(errors="replace"))) for name in names)
         # Several names of one client are usual. Those of two clients do not say which is meant.
         grants = {grant.client: grant for grant in known if grant}
         if len(grants) != 1:
             raise NotProven(f"certificate of {'several clients' if grants else 'no client'}")
         return grants.popitem()[1]
+
+
+@lru_cache(MAX_PROVEN)
+def _are_cut(names: tuple[bytes, ...], certificate: bytes) -> bool:
+    """Return True if a certificate in PEM goes on after a name: gRPC cuts names at a NUL."""
+    der = ssl.PEM_cert_to_DER_cert(certificate.decode())
+    cut = b"|".join(map(re.escape, names))
+    # After the tag of a DNS name, a URI or a text, and a length.
+    return bool(re.search(rb"[\x82\x86\x0c\x13].{1,3}(?:%b)\0" % cut, der, re.DOTALL))
 
 
 @lru_cache(MAX_ADDRESSES)

@@ -648,6 +648,12 @@ async def test_a_client_is_known_by_the_names_of_its_certificate(made, clients, 
             serving.channel = serving.connect(authority.credentials(pair))
             error = await refusal(CALLS["GetSession"](serving, OURS, None))
             assert reason(error) == "UNAUTHENTICATED"
+        nul = b"theirs.example\0.evil"
+        cut = authority.issue("nul", f"DER:30:{len(nul) + 2:x}:82:{len(nul):x}:{nul.hex(':')}")
+        serving.channel = serving.connect(authority.credentials(cut))
+        assert (
+            reason(await refusal(CALLS["GetSession"](serving, THEIRS, None))) == "UNAUTHENTICATED"
+        )
         both = authority.issue("both", "URI:spiffe://x/ours,DNS:theirs.example")
         serving.channel = serving.connect(authority.credentials(both))
         for app in (OURS, THEIRS):  # which client is meant?
