@@ -102,6 +102,7 @@ def test_a_unit_is_started_again_unless_its_settings_are_wrong(unit: str) -> Non
 
     assert found["Restart"] == ["always"]
     assert found["RestartPreventExitStatus"] == ["2"]
+    assert found["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
     assert found["StartLimitIntervalSec"] == ["0"]
 
 
