@@ -7,6 +7,7 @@ secret.
 import difflib
 import math
 import re
+import stat
 import time
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -58,7 +59,7 @@ CLIENT_SETTINGS = (
     *("client_tls_ca", "client_tls_cert", "client_tls_key", "client_tls_name", "client_key_file"),
 )
 
-_UNTIL = ";until="
+_UNTIL = re.compile(r"\s*;\s*until\s*=\s*", re.IGNORECASE)
 
 
 class Token(NamedTuple):
@@ -109,16 +110,16 @@ def _read_tokens(text: str) -> Tokens:
 
 
 def _read_token(text: str, place: int) -> Token:
-    secret, until, day = text.partition(_UNTIL)
-    if not until:
+    secret, *days = _UNTIL.split(text, maxsplit=1)
+    if not days:
         return Token(SecretStr(text), None)
     try:
-        last_day = date.fromisoformat(day.strip())
+        last_day = date.fromisoformat(days[0])
     except ValueError:
-        raise ValueError(f"entry {place} has no day such as 2026-12-31 after {_UNTIL}") from None
-    if not secret.strip():
-        raise ValueError(f"entry {place} has no token before {_UNTIL}")
-    return Token(SecretStr(secret.strip()), last_day)
+        raise ValueError(f"entry {place} has no day such as 2026-12-31 after ;until=") from None
+    if not secret:
+        raise ValueError(f"entry {place} has no token before ;until=")
+    return Token(SecretStr(secret), last_day)
 
 
 def _check_apps(tokens: Tokens, apps: Any, variable: str) -> None:
@@ -356,6 +357,7 @@ class Settings(BaseSettings):
         """
         unsigned = self._unsigned_apps() if gateway else []
         doubts = [*unsigned, *self._refused_keys(), *self._ending_certificate()]
+        doubts += self._writable_by_all()
         return [*doubts, *map(_did_you_mean, self._unknown_variables())]
 
     def _unsigned_apps(self) -> list[str]:
@@ -375,6 +377,15 @@ class Settings(BaseSettings):
             return []
         return [
             f"DESK_GRPC_TLS_CERT ends at {datetime.fromtimestamp(ends_at, UTC):%Y-%m-%d %H:%M}Z"
+        ]
+
+    def _writable_by_all(self) -> list[str]:
+        files = ("callback_tokens_file", "clients_file", "grpc_tls_key", "grpc_client_ca")
+        given = ((field, getattr(self, field)) for field in files)
+        return [
+            f"{_PREFIX}{field.upper()} can be written by every user of this machine"
+            for field, path in given
+            if path and path.stat().st_mode & stat.S_IWOTH
         ]
 
     def _refused_keys(self) -> list[str]:

@@ -159,7 +159,7 @@ class Gate:
         try:
             grant = self._grants.of(context)
         except NotProven as error:
-            raise self._denied(error.reason, error.why, context) from None
+            raise self._denied(error.reason, error.why, context, error.ended) from None
         if self._scope not in grant.scopes:
             raise self._denied(ErrorReason.SCOPE_MISSING, "scope", context, grant)
         return grant

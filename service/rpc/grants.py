@@ -46,12 +46,19 @@ class NotProven(Exception):
     Attributes:
         why: the cause, for the log.
         reason: for the client.
+        ended: the grant of a key that has ended; None for other causes.
     """
 
-    def __init__(self, why: str, reason: ErrorReason = ErrorReason.UNAUTHENTICATED) -> None:
+    def __init__(
+        self,
+        why: str,
+        reason: ErrorReason = ErrorReason.UNAUTHENTICATED,
+        ended: "Grant | None" = None,
+    ) -> None:
         super().__init__(why)
         self.why = why
         self.reason = reason
+        self.ended = ended
 
 
 class Grant:
@@ -188,7 +195,7 @@ class Grants:
                 raise NotProven("wrong key")
             raise NotProven("wrong key", ErrorReason.TOO_MANY_WRONG_KEYS)
         if grant.ended(time.time()):
-            raise NotProven("key has ended")
+            raise NotProven("key has ended", ended=grant)
         return grant
 
     def _prove(self, value: str | bytes) -> Grant | None:

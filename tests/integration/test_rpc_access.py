@@ -666,6 +666,7 @@ async def test_a_client_is_known_by_the_names_of_its_certificate(made, clients, 
 
 async def test_denials_are_logged_with_what_is_needed_and_without_secrets(made, clients):
     own, narrow = clients.add("ours", apps=[OURS]), clients.add("narrow", scopes=("admin",))
+    ended = clients.add("ended", not_after=date(2020, 1, 1))
     wrong, before = new_key("wrong"), AUTH_DENIED.values[("scope_missing",)]
     async with guarded(made, clients) as serving:
         with capture_logs() as lines:
@@ -674,6 +675,7 @@ async def test_denials_are_logged_with_what_is_needed_and_without_secrets(made, 
                 (OURS, bearer(wrong)),
                 (THEIRS, bearer(own)),
                 (OURS, bearer(narrow)),
+                (OURS, bearer(ended)),
             ):
                 await refusal(CALLS["GetSession"](serving, app, metadata))
     assert AUTH_DENIED.values[("scope_missing",)] == before + 1
@@ -683,11 +685,12 @@ async def test_denials_are_logged_with_what_is_needed_and_without_secrets(made, 
         ("UNAUTHENTICATED", ""),
         ("APP_NOT_ALLOWED", "ours"),
         ("SCOPE_MISSING", "narrow"),
+        ("UNAUTHENTICATED", "ended"),
     ]
     for line in denials:
         assert line["method"] == "desk.v1.SessionService.GetSession"
         assert line["peer"] == "ipv4:127.0.0.1"
-    assert not any(key.split("_")[2] in str(lines) for key in (own, narrow, wrong))
+    assert not any(key.split("_")[2] in str(lines) for key in (own, narrow, wrong, ended))
 
 
 async def test_without_a_clients_file_everybody_may_read_everything(made):

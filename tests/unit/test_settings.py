@@ -278,6 +278,16 @@ def test_clients_without_tls_beyond_loopback_are_warned_of(environment):
     assert warning.endswith("only keys from loopback are taken")
 
 
+def test_a_file_that_lets_others_in_and_that_all_can_write_is_warned_of(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
+    Path("clients.toml").touch(mode=0o644)
+    assert Settings.load().warnings(gateway=False) == []
+    Path("clients.toml").chmod(0o666)
+    assert Settings.load().warnings(gateway=False) == [
+        "DESK_CLIENTS_FILE can be written by every user of this machine"
+    ]
+
+
 def test_a_clients_file_that_cannot_be_used_is_one_line(environment):
     environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
     assert problems() == ["DESK_CLIENTS_FILE clients.toml: No such file or directory"]
@@ -291,7 +301,7 @@ def test_a_trial_needs_no_token(environment):
 def test_a_token_may_have_a_last_day(environment):
     environment(
         DESK_SDK_APP_IDS="1,2",
-        DESK_CALLBACK_TOKENS="1=old;until=2026-12-31,1=n;ew,2=x;until=2020-01-01",
+        DESK_CALLBACK_TOKENS="1=old ; UNTIL = 2026-12-31,1=n;ew,2=x;until=2020-01-01",
     )
     settings = Settings.load()
     end = 1798761600  # 2027-01-01T00:00:00Z
