@@ -147,7 +147,8 @@ class Grants:
         clients = self.clients
         while clients:
             await asyncio.sleep(REFRESH)
-            if await asyncio.to_thread(clients.refresh):  # a large file takes a while
+            await asyncio.to_thread(clients.refresh)  # a large file takes a while
+            if clients.clients is not self._made_of:
                 self._make()
             now = time.time()
             for grant in self._by_proof.values():
@@ -168,7 +169,7 @@ class Grants:
 
     def _make(self) -> None:
         """Make the grants anew. Those that did not change stay, with their calls."""
-        clients = self.clients.clients if self.clients else ()
+        self._made_of = clients = self.clients.clients if self.clients else ()
         made = {
             (kind, name): Grant(client, key, self._sdk_app_ids)
             for client in clients

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -618,6 +618,22 @@ def test_a_key_comes_over_tls_or_from_loopback(peer, loopback, clients):
         else:
             with pytest.raises(NotProven, match="without TLS"):
                 grants.of(Context(peer, key))
+
+
+async def test_a_change_that_another_has_read_already_is_followed(clients):
+    context, file = Context("ipv4:127.0.0.1:1", clients.add("ours")), clients.file()
+    grants = Grants(file, [OURS], encrypted=False)
+    clients.remove("ours")
+    assert file.refresh()  # as a thread of the server that refused calls before may do
+    following = asyncio.create_task(grants.follow())
+
+    async def revoked() -> bool:
+        with suppress(NotProven):
+            return not grants.of(context)
+        return True
+
+    await until(revoked)
+    following.cancel()
 
 
 async def test_a_client_is_known_by_the_names_of_its_certificate(made, clients, tmp_path):
