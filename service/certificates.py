@@ -42,7 +42,11 @@ class CertificateFiles(NamedTuple):
             _check_authorities(self.client_ca, others[0])
         if version_of(self.paths()) != version:
             raise Unreadable("the files changed while they were read")
-        return Certificate(key, chain, others[0] if others else None, _end_of(self.chain, chain))
+        try:
+            _check_kind(chain)
+            return Certificate(key, chain, others[0] if others else None, ends_at(chain))
+        except FileProblem as problem:
+            raise FileProblem(f"{self.chain}: {problem}") from None
 
 
 def _check_pair(chain: Path, key: Path) -> None:
@@ -84,20 +88,36 @@ Element = tuple[int, bytes]
 """Tag and content of a DER element."""
 
 
-def _end_of(path: Path, chain: bytes) -> float:
-    """Return the Unix time at which the first certificate of a chain ends; check its key's kind."""
-    first = _FIRST.search(chain)
-    if first is None:
-        raise FileProblem(f"{path} has no line -----BEGIN CERTIFICATE-----")
-    ((_, certificate),) = _elements(ssl.PEM_cert_to_DER_cert(first[0].decode("ascii")))
-    fields = _elements(_elements(certificate)[0][1])
-    # A version, or none; then serialNumber, signature, issuer, validity, subject, public key.
-    *_, (_, validity), _, (_, public_key) = fields[: 7 if fields[0][0] == _VERSION else 6]
-    if _elements(public_key)[0][1] not in (_RSA, _P256, _P384):
-        raise FileProblem(f"{path}: gRPC takes certificates with RSA, P-256 or P-384 keys only")
+def ends_at(chain: bytes) -> float:
+    """Return the Unix time at which the first certificate of a chain in PEM ends.
+
+    Raises:
+        FileProblem: there is no certificate.
+    """
+    validity, _ = _fields(chain)
     tag, not_after = _elements(validity)[1]
     form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
     return datetime.strptime(not_after.decode("ascii"), form).replace(tzinfo=UTC).timestamp()
+
+
+def _check_kind(chain: bytes) -> None:
+    _, public_key = _fields(chain)
+    if _elements(public_key)[0][1] not in (_RSA, _P256, _P384):
+        raise FileProblem("gRPC takes certificates with RSA, P-256 or P-384 keys only")
+
+
+def _fields(chain: bytes) -> tuple[bytes, bytes]:
+    """Return validity and public key of the first certificate of a chain, in DER."""
+    first = _FIRST.search(chain)
+    if first is None:
+        raise FileProblem("there is no line -----BEGIN CERTIFICATE-----")
+    ((_, certificate),) = _elements(ssl.PEM_cert_to_DER_cert(first[0].decode("ascii")))
+    (_, to_be_signed), *_ = _elements(certificate)
+    fields = _elements(to_be_signed)
+    if fields[0][0] == _VERSION:
+        del fields[0]
+    _serial, _signature, _issuer, (_, validity), _subject, (_, public_key), *_ = fields
+    return validity, public_key
 
 
 def _elements(der: bytes) -> list[Element]:

@@ -17,6 +17,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import unquote
 
+from service.certificates import ends_at
 from service.clients import Client, ClientsFile, Key
 from service.rpc.errors import ErrorReason
 from service.rpc.limits import caller_of
@@ -219,14 +220,20 @@ class Grants:
         names = names or [*auth.get("x509_common_name", ())]
         if not names:
             raise NotProven("no key")
-        if _are_cut(tuple(names), auth["x509_pem_cert"][0]):
+        (certificate,) = auth["x509_pem_cert"]
+        if _are_cut(tuple(names), certificate):
             raise NotProven("certificate with a NUL in a name")
+        if time.time() >= _ends_at(certificate):  # since the handshake, or a resumed session
+            raise NotProven("certificate has ended")
         known = (self._by_proof.get(("san", name.decode(errors="replace"))) for name in names)
         # Several names of one client are usual. Those of two clients do not say which is meant.
         grants = {grant.client: grant for grant in known if grant}
         if len(grants) != 1:
             raise NotProven(f"certificate of {'several clients' if grants else 'no client'}")
         return grants.popitem()[1]
+
+
+_ends_at = lru_cache(MAX_PROVEN)(ends_at)
 
 
 @lru_cache(MAX_PROVEN)

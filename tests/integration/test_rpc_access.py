@@ -1,6 +1,7 @@
 """Access by client: keys, scopes, apps, texts, revocation; every method, live and stored."""
 
 import asyncio
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -587,10 +588,11 @@ def test_an_address_may_try_again_after_a_while_and_few_addresses_are_remembered
 class Context:
     """The context of a call, as far as its proof is concerned."""
 
-    def __init__(self, peer: str, key: str) -> None:
+    def __init__(self, peer: str, key: str = "", certificate: bytes = b"") -> None:
+        names = {"peer_dns": [b"board.example"], "x509_pem_cert": [certificate]}
         self.peer = lambda: peer
-        self.invocation_metadata = lambda: bearer(key)
-        self.auth_context = dict
+        self.invocation_metadata = lambda: bearer(key) if key else ()
+        self.auth_context = lambda: names if certificate else {}
 
 
 @pytest.mark.parametrize(
@@ -618,6 +620,21 @@ def test_a_key_comes_over_tls_or_from_loopback(peer, loopback, clients):
         else:
             with pytest.raises(NotProven, match="without TLS"):
                 grants.of(Context(peer, key))
+
+
+def test_a_certificate_that_ends_while_its_connection_is_open_is_refused(clients, tmp_path):
+    clients.add("board", san=("board.example",))
+    pair = Authority(tmp_path).issue("board", "DNS:board.example")
+    sign = ("openssl", "x509", "-in", pair.chain, "-signkey", pair.key, "-days", "-1")
+    ended = subprocess.run(sign, check=True, capture_output=True).stdout
+    grants = Grants(clients.file(), [OURS], encrypted=True)
+    now, later = (
+        Context("ipv4:10.0.0.7:1", certificate=certificate)
+        for certificate in (pair.chain.read_bytes(), ended)
+    )
+    assert grants.of(now).client == "board"
+    with pytest.raises(NotProven, match="has ended"):
+        grants.of(later)
 
 
 async def test_a_change_that_another_has_read_already_is_followed(clients):
