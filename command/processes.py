@@ -144,7 +144,7 @@ def run_rpc_worker(
 
 
 async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address: Address) -> None:
-    from service.clients import ClientsFile
+    from service.clients import follow_clients
     from service.rpc.server import serve
     from service.rpc.tls import Tls
     from service.view.store import locate
@@ -153,7 +153,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
     loop = asyncio.get_running_loop()
     files = settings.certificate_files()
     tls = Tls(files) if files else None
-    clients = ClientsFile(settings.clients_file, period=0.0) if settings.clients_file else None
+    clients = follow_clients(settings.clients_file, period=0.0) if settings.clients_file else None
 
     def reload() -> None:
         for each in (tls, clients):

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from zlib import crc32
 
 import msgspec
-import structlog
 from msgspec import Meta
 
 from storage.changes import PERIOD, FileProblem, Followed, read_file
@@ -32,8 +31,6 @@ Scope = Literal["sessions.read", "feed.read", "messages.read", "status.read", "a
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM, _CHECKSUM = 43, 6
 _KEY = pattern(rf"desk_([a-z0-9]{{1,32}})_[0-9A-Za-z]{{{_RANDOM + _CHECKSUM}}}")
-
-_log = structlog.get_logger()
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,28 +159,10 @@ def _check_unique(what: str, values: Iterable[str]) -> None:
         seen.add(value)
 
 
-class ClientsFile:
-    """The clients in force, which follow their file.
+Clients = Followed[tuple[Client, ...]]
+"""The clients in force, which follow their file."""
 
-    Args:
-        path: of the file.
-        period: seconds between two looks at it.
 
-    Raises:
-        FileProblem: the file cannot be used.
-    """
-
-    def __init__(self, path: Path, *, period: float = PERIOD) -> None:
-        self._file = Followed("clients", partial(read_clients, path), [path], period=period)
-        self.reload = self._file.reload
-
-    @property
-    def clients(self) -> tuple[Client, ...]:
-        return self._file.value
-
-    def refresh(self) -> bool:
-        """Read the file if it has changed; return True if the clients are others now."""
-        changed = self._file.refresh()
-        if changed:
-            _log.info("clients_reloaded", clients=len(self.clients))
-        return changed
+def follow_clients(path: Path, *, period: float = PERIOD) -> Clients:
+    """Read a clients file, and follow it; raises FileProblem if it cannot be used."""
+    return Followed("clients", partial(read_clients, path), [path], period=period)

@@ -17,8 +17,10 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import unquote
 
+import structlog
+
 from service.certificates import ends_at
-from service.clients import Client, ClientsFile, Key
+from service.clients import Client, Clients, Key
 from service.rpc.errors import ErrorReason
 from service.rpc.limits import caller_of
 from service.rpc.requests import Apps
@@ -39,6 +41,8 @@ MAX_KEY = 128
 """Characters of a key; longer ones are not hashed."""
 
 _NO_HASH = "-" * 64
+
+_log = structlog.get_logger()
 
 
 class NotProven(Exception):
@@ -133,7 +137,7 @@ class Grants:
     """
 
     def __init__(
-        self, clients: ClientsFile | None, sdk_app_ids: Sequence[int], *, encrypted: bool
+        self, clients: Clients | None, sdk_app_ids: Sequence[int], *, encrypted: bool
     ) -> None:
         self.clients = clients
         self._sdk_app_ids = sdk_app_ids
@@ -149,8 +153,9 @@ class Grants:
         while clients:
             await asyncio.sleep(REFRESH)
             await asyncio.to_thread(clients.refresh)  # a large file takes a while
-            if clients.clients is not self._made_of:
+            if clients.value is not self._made_of:
                 self._make()
+                _log.info("clients_reloaded", clients=len(clients.value))
             now = time.time()
             for grant in self._by_proof.values():
                 if grant.ended(now):
@@ -170,7 +175,7 @@ class Grants:
 
     def _make(self) -> None:
         """Make the grants anew. Those that did not change stay, with their calls."""
-        self._made_of = clients = self.clients.clients if self.clients else ()
+        self._made_of = clients = self.clients.value if self.clients else ()
         made = {
             (kind, name): Grant(client, key, self._sdk_app_ids)
             for client in clients

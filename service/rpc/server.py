@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
 from metrics.definitions import CERTIFICATE_NOT_AFTER, STREAMS_OPEN
-from service.clients import ClientsFile
+from service.clients import Clients
 from service.rpc.calls import Handler
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.event_service import EventService
@@ -96,7 +96,7 @@ async def serve(
     stop: asyncio.Event,
     on_ready: OnReady,
     tls: Tls | None = None,
-    clients: ClientsFile | None = None,
+    clients: Clients | None = None,
     limits: Limits = Limits(),  # noqa: B008 -- frozen
 ) -> None:
     """Serve a view until `stop` is set, then drain and return.

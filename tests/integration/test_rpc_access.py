@@ -14,7 +14,7 @@ import pytest
 from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from desk.v1 import event_service_pb2 as events
 from desk.v1 import session_service_pb2 as sessions
-from desk.v1.event_pb2 import EventFilter, Verdict
+from desk.v1.event_pb2 import Event, EventFilter, Verdict
 from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -25,7 +25,7 @@ from metrics.definitions import AUTH_DENIED
 from metrics.report import AppReport, GatewayReport, save
 from service.certificates import CertificateFiles
 from service.clients import new_key
-from service.rpc.access import SCOPES, Gate
+from service.rpc.access import MESSAGE_FIELDS, SCOPES, Gate
 from service.rpc.grants import WRONG_KEYS, Grants, NotProven, WrongKeys
 from service.rpc.tls import Tls
 from tests.support.callbacks import NOON, body, life
@@ -432,6 +432,13 @@ async def test_without_messages_read_no_text_is_sent_stored_or_live(clients):
             shown.event.ClearField(field)
         assert hidden == shown
         assert TEXT.encode() not in hidden.SerializeToString()
+
+
+def test_every_field_of_an_event_is_either_left_out_without_messages_read_or_told_to_all():
+    told = {"revision", "sdk_app_id", "session_id", "type", "type_name", "event_time", "id"}
+    told |= {"received_at", "request_id", "channel_type", "client_user_id", "customer_service_id"}
+    told |= {"agent_id", "forward_from_agent_id", "satisfaction", "agent_contacted_user"}
+    assert set(Event.DESCRIPTOR.fields_by_name) == told | set(MESSAGE_FIELDS)
 
 
 async def test_the_streams_and_waits_of_a_removed_client_end_within_a_second(made, clients):

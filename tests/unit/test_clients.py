@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from service.clients import (
     Client,
-    ClientsFile,
     Key,
+    follow_clients,
     id_of,
     new_key,
     new_key_id,
@@ -109,8 +109,8 @@ def test_a_wrong_file_is_one_line_that_says_where(before, after, problem):
 def test_a_changed_file_is_read_again_and_a_broken_one_leaves_the_old_clients(tmp_path):
     path = tmp_path / "clients.toml"
     path.write_text(BOARD)
-    file = ClientsFile(path, period=0.0)
-    (board,) = file.clients
+    file = follow_clients(path, period=0.0)
+    (board,) = file.value
     assert not file.refresh()
     with capture_logs() as lines:
         path.write_text("broken")
@@ -119,38 +119,38 @@ def test_a_changed_file_is_read_again_and_a_broken_one_leaves_the_old_clients(tm
         assert not file.refresh()
     assert [line["log_level"] for line in lines] == ["error", "error"]
     assert all(str(path) in line["problem"] for line in lines)
-    assert file.clients == (board,)
+    assert file.value == (board,)
     path.write_text(BOARD.replace("board", "other"))
     assert file.refresh()
-    assert file.clients[0].name == "other"
+    assert file.value[0].name == "other"
 
 
 def test_a_request_does_not_wait_for_the_next_look(tmp_path):
     path = tmp_path / "clients.toml"
     path.write_text(BOARD)
-    file = ClientsFile(path, period=3_600.0)
+    file = follow_clients(path, period=3_600.0)
     path.write_text("")
     assert not file.refresh()
     file.reload()
     assert file.refresh()
-    assert file.clients == ()
+    assert file.value == ()
 
 
 def test_a_copy_of_the_same_size_with_the_times_of_the_original_is_a_change(tmp_path):
     path = tmp_path / "clients.toml"
     path.write_text(BOARD)
-    file = ClientsFile(path, period=0.0)
+    file = follow_clients(path, period=0.0)
     found = path.stat()
     path.write_text(BOARD.replace('"board"', '"bored"'))
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
     assert file.refresh()
-    assert file.clients[0].name == "bored"
+    assert file.value[0].name == "bored"
 
 
 def test_a_file_that_cannot_be_opened_is_tried_again_and_logged_once(tmp_path):
     path = tmp_path / "clients.toml"
     path.write_text(BOARD)
-    file = ClientsFile(path, period=0.0)
+    file = follow_clients(path, period=0.0)
     path.write_text("")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with capture_logs() as lines:
@@ -160,8 +160,8 @@ def test_a_file_that_cannot_be_opened_is_tried_again_and_logged_once(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert file.refresh()
-    assert file.clients == ()
-    assert [line["event"] for line in lines] == ["clients_not_reloaded", "clients_reloaded"]
+    assert file.value == ()
+    assert [line["event"] for line in lines] == ["clients_not_reloaded"]
 
 
 def test_the_last_day_of_the_calendar_is_no_error():
