@@ -9,6 +9,7 @@ import math
 import re
 import stat
 import time
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -373,10 +374,12 @@ class Settings(BaseSettings):
     def _ending_certificate(self) -> list[str]:
         files = self.certificate_files()
         ends_at = files.read().ends_at if files else math.inf
-        if ends_at - time.time() > CERTIFICATE_DAYS * 86_400:
+        left = ends_at - time.time()
+        if left > CERTIFICATE_DAYS * 86_400:
             return []
+        word = "ends" if left > 0 else "ended"
         return [
-            f"DESK_GRPC_TLS_CERT ends at {datetime.fromtimestamp(ends_at, UTC):%Y-%m-%d %H:%M}Z"
+            f"DESK_GRPC_TLS_CERT {word} at {datetime.fromtimestamp(ends_at, UTC):%Y-%m-%d %H:%M}Z"
         ]
 
     def _writable_by_all(self) -> list[str]:
@@ -416,7 +419,9 @@ class TrialSettings(Settings):
         return [] if self.is_trial else super()._unsigned_apps()
 
 
-def _line(*, loc: tuple[int | str, ...], type: str, msg: str, **_: object) -> str:
+def _line(
+    *, loc: tuple[int | str, ...], type: str, msg: str, ctx: Mapping[str, Any] = {}, **_: object
+) -> str:
     """Return a problem that pydantic found as one line, without the input: it may be a secret."""
     variable = _PREFIX + str(loc[0]).upper()
     if type == "missing":
@@ -424,7 +429,10 @@ def _line(*, loc: tuple[int | str, ...], type: str, msg: str, **_: object) -> st
     if type == "bool_parsing":
         return f"{variable} must be true or false"
     text = msg.removeprefix("Value error, ").replace("Input should be", "must be")
-    return text if text.startswith(_PREFIX) else f"{variable} {text}"
+    if text.startswith(_PREFIX):
+        return text
+    unusable = isinstance(ctx.get("error"), FileProblem)
+    return f"{variable} {'cannot be used: ' if unusable else ''}{text}"
 
 
 def _did_you_mean(variable: str) -> str:

@@ -290,7 +290,9 @@ def test_a_file_that_lets_others_in_and_that_all_can_write_is_warned_of(environm
 
 def test_a_clients_file_that_cannot_be_used_is_one_line(environment):
     environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
-    assert problems() == ["DESK_CLIENTS_FILE clients.toml: No such file or directory"]
+    assert problems() == [
+        "DESK_CLIENTS_FILE cannot be used: clients.toml: No such file or directory"
+    ]
 
 
 def test_a_trial_needs_no_token(environment):
