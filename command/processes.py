@@ -153,7 +153,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
     loop = asyncio.get_running_loop()
     files = settings.certificate_files()
     tls = Tls(files) if files else None
-    clients = follow_clients(settings.clients_file, period=0.0) if settings.clients_file else None
+    clients = follow_clients(settings.clients_file) if settings.clients_file else None
 
     def reload() -> None:
         for each in (tls, clients):

@@ -14,6 +14,10 @@ import structlog
 PERIOD = 1.0
 """Seconds between two looks."""
 
+SETTLED = 0.2
+"""Seconds without a further change after which a file counts as written: a copy from another
+machine empties the file first, and a part of it may be valid."""
+
 MAX_BYTES = 1024 * 1024
 """Bytes of one file."""
 
@@ -68,7 +72,7 @@ class Changes:
 
     Args:
         paths: the files; they need not exist.
-        period: seconds between two looks.
+        period: seconds between two looks; 0: at each call, and without waiting until files settle.
     """
 
     def __init__(self, *paths: Path, period: float = PERIOD) -> None:
@@ -88,9 +92,17 @@ class Changes:
         if not self._requested and now < self._looked_at + self._period:
             return False
         self._looked_at = now
-        before, self._version = self._version, version_of(self._paths)
+        version = version_of(self._paths)
+        if self._period and not self._requested and _is_fresh(version):
+            return False
+        before, self._version = self._version, version
         requested, self._requested = self._requested, False
-        return requested or before != self._version
+        return requested or before != version
+
+
+def _is_fresh(version: Version) -> bool:
+    now = time.time_ns()
+    return any(file and 0 <= now - file[-1] < SETTLED * 1e9 for file in version)
 
 
 class Followed(Generic[T]):

@@ -136,6 +136,20 @@ def test_a_request_does_not_wait_for_the_next_look(tmp_path):
     assert file.value == ()
 
 
+def test_a_file_that_is_just_being_written_is_left_for_the_next_look(tmp_path, monkeypatch):
+    path = tmp_path / "clients.toml"
+    path.write_text(BOARD)
+    file = follow_clients(path, period=1e-9)
+    path.write_text("")  # as a copy does before it writes
+    written_at = path.stat().st_ctime_ns
+    monkeypatch.setattr("time.time_ns", lambda: written_at + 100_000_000)
+    assert not file.refresh()
+    path.write_text(BOARD.replace("board", "other"))
+    monkeypatch.setattr("time.time_ns", lambda: path.stat().st_ctime_ns + 300_000_000)
+    assert file.refresh()
+    assert file.value[0].name == "other"
+
+
 def test_a_copy_of_the_same_size_with_the_times_of_the_original_is_a_change(tmp_path):
     path = tmp_path / "clients.toml"
     path.write_text(BOARD)
