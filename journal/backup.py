@@ -164,7 +164,10 @@ def write_new(copy: Path, entries: Iterable[Entry], *, oldest: int = 1) -> None:
         sqlite_format.create(connection)
         with connection:
             connection.execute(SET_OLDEST, (oldest,))
-            connection.executemany(INSERT, map(astuple, _valid(entries)))
+            try:
+                connection.executemany(INSERT, map(astuple, _valid(entries)))
+            except apsw.ConstraintError as error:
+                raise ValueError("two entries have the same id") from error
     sync(copy)
 
 

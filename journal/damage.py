@@ -113,20 +113,32 @@ def _head(connection: apsw.Connection) -> int:
 def _page(
     connection: apsw.Connection, after: int, limit: int = PAGE
 ) -> tuple[list[Entry], Exception | None]:
-    """Read entries up to the first that cannot be read, and the reason for that."""
+    """Read entries up to the first that cannot be read, and the reason for that.
+
+    One more is read than returned, to see that the last one is in order.
+    """
     entries: list[Entry] = []
-    room = READ_BYTES
+    problem: Exception | None = None
+    before, last, room = after, after, READ_BYTES
     rows = connection.cursor()
     try:
-        rows.execute(READ, (after, limit))
-        while room > 0 and (row := next(rows, None)):
-            entries.append(Entry(**dict(zip(COLUMNS, row, strict=True))))
-            room -= len(entries[-1].body)
+        for row in rows.execute(READ, (after, limit + 1)):
+            entry = Entry(**dict(zip(COLUMNS, row, strict=True)))
+            if entry.revision <= last:
+                if entry.revision > before:  # the one before it is out of order
+                    entries = entries[:-1]
+                problem = apsw.CorruptError(f"revision {entry.revision} stands behind {last}")
+                break
+            if len(entries) == limit or room <= 0:
+                break
+            entries.append(entry)
+            before, last = last, entry.revision
+            room -= len(entry.body)
     except (apsw.CorruptError, UnicodeDecodeError) as error:
-        return entries, error
+        problem = error
     finally:
         rows.close(True)
-    return entries, None
+    return entries, problem
 
 
 def _readable_after(connection: apsw.Connection, after: int) -> int | None:

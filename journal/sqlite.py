@@ -174,23 +174,31 @@ class SqliteWriter(SqliteReader):
 
 
 def _entries(connection: apsw.Connection, after: int, limit: int) -> list[Entry]:
-    """Read entries up to the first that is damaged.
+    """Read entries up to the first that is damaged, and one more, to see that they are in order.
 
     Raises:
         apsw.CorruptError: the first is damaged.
     """
     entries: list[Entry] = []
-    room = READ_BYTES
+    problem: Exception | None = None
+    last, room = after, READ_BYTES
     rows = connection.cursor()
     try:
-        rows.execute(READ, (after, limit))
-        while room > 0 and (row := next(rows, None)):
+        for row in rows.execute(READ, (after, limit + 1)):
             entry = Entry(**dict(zip(COLUMNS, row, strict=True)))
+            if entry.revision <= last:  # one of both has a changed bit
+                entries = entries[:-1]
+                problem = apsw.CorruptError("a revision is out of order")
+                break
+            if len(entries) == limit or room <= 0:
+                break
             entries.append(entry)
+            last = entry.revision
             room -= len(entry.body)
     except (apsw.CorruptError, UnicodeDecodeError) as error:
-        if not entries:
-            raise apsw.CorruptError(f"the entry after revision {after}: {error}") from error
+        problem = error
     finally:
         rows.close(True)  # an open statement would keep the WAL from being used again
+    if problem and not entries:
+        raise apsw.CorruptError(f"the entry after revision {after}: {problem}") from problem
     return entries

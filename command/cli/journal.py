@@ -27,12 +27,15 @@ from command.cli.offline import (
 )
 from journal import backup, sqlite_format
 from journal.damage import Damage, changed, damages, faults, header_faults, scan
-from journal.entry import DAMAGED, MAX_INTEGER, Entry
+from journal.entry import DAMAGED, MAX_INTEGER, Entry, validate
 from journal.errors import JournalError
 from journal.sqlite_file import connect_to_read, map_errors
 from service import recovery
 from service.view.errors import ViewError, sqlite_errors
 from service.view.store import locate, open_reader
+
+MAX_PROBLEM = 200
+"""Characters of the reason for which a line is no entry."""
 
 COUNT = "SELECT count(*) FROM entries WHERE revision BETWEEN ? AND ?"
 
@@ -267,6 +270,9 @@ def _entry(numbered: tuple[int, str]) -> Entry:
             body.encode() if body is not None else base64.b64decode(document.pop("body_base64"))
         )
         document["id"] = bytes.fromhex(document["id"])
-        return msgspec.convert(document, Entry)
+        entry = msgspec.convert(document, Entry)
+        validate(entry)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"line {number} is no entry: {type(error).__name__}") from None
+        problem = f"{type(error).__name__}: {error}"[:MAX_PROBLEM]
+        raise ValueError(f"line {number} is no entry: {problem}") from None
+    return entry

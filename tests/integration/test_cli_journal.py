@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import stat
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from journal.entry import DAMAGED, Entry, NewEntry
+from journal.errors import Damaged
 from journal.sqlite import SqliteReader, SqliteWriter
 from service.follower import Follower
 from service.view.store import locate
@@ -74,6 +76,20 @@ def damage_a_page(data: Path, session_id: str) -> None:
     with path.open("r+b") as file:
         file.seek(page * PAGE)
         file.write(b"\xa5" * PAGE)
+
+
+def change_revision(data: Path, entry: Entry, bit: int) -> None:
+    """Change a bit of the number by which SQLite finds an entry, which is below 128."""
+    path = data / "journal.db"
+    content = bytearray(path.read_bytes())
+    # A row: the number, a header that begins with its own length, and then the id.
+    (at,) = (
+        found.start()
+        for found in re.finditer(re.escape(bytes([entry.revision])), content)
+        if content[(end := found.start() + 1 + content[found.end()]) : end + 16] == entry.id
+    )
+    content[at] ^= bit
+    path.write_bytes(content)
 
 
 def test_a_journal_and_a_view_without_damage(data: Path) -> None:
@@ -245,6 +261,24 @@ def test_an_export_and_an_import_overwrite_nothing(data: Path, tmp_path: Path) -
     assert answer.returncode == 1
     assert answer.stderr == f"desk: {data}/journal.db exists already: nothing was changed\n"
     assert len(entries(data)) == ENTRIES
+
+
+@pytest.mark.parametrize("bit", [1, 4, 64])
+def test_a_changed_revision_is_found_and_mended_and_nothing_is_read_twice(
+    bit: int, data: Path
+) -> None:
+    before = entries(data)
+    change_revision(data, before[99], bit)
+    answer = desk("check", data=data)
+    assert answer.returncode == 1
+    assert " stands behind " in answer.stdout
+    with closing(SqliteReader(data / "journal.db")) as journal:
+        read_before = journal.read(0, limit=1000)
+        assert read_before == before[: len(read_before)]
+        with pytest.raises(Damaged, match="out of order"):
+            journal.read(read_before[-1].revision, limit=1)
+    assert desk("restore", "--from-view", data=data).returncode == 0
+    assert entries(data) == before
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", "{}", "null", '{"revision": 1, "body": 5}'])
