@@ -238,12 +238,24 @@ def _number(content: backup.Content) -> str:
 
 @contextmanager
 def _output(file: str) -> Iterator[TextIO]:
-    if file == "-":
-        yield sys.stdout
-        return
-    descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as output:
-        yield output
+    try:
+        if file == "-":
+            yield sys.stdout
+            return
+        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with _deleted_on_error(Path(file)), open(descriptor, "w", encoding="utf-8") as output:
+            yield output
+    except OSError as error:
+        fail(f"{'stdout' if file == '-' else file}: {error.strerror}")
+
+
+@contextmanager
+def _deleted_on_error(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        file.unlink()
+        raise
 
 
 def _document(entry: Entry) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import resource
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +22,7 @@ from service.view.store import locate
 from tests.support.callbacks import NOON, body, entry
 from tests.support.commands import Answer, invoke
 from tests.support.journals import read_all
-from tests.support.processes import start
+from tests.support.processes import environment, start
 from tests.support.views import read
 from tests.support.waiting import eventually
 
@@ -261,6 +264,20 @@ def test_an_export_and_an_import_overwrite_nothing(data: Path, tmp_path: Path) -
     assert answer.returncode == 1
     assert answer.stderr == f"desk: {data}/journal.db exists already: nothing was changed\n"
     assert len(entries(data)) == ENTRIES
+
+
+def test_an_export_that_fails_leaves_no_file(data: Path, tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "command", "journal", "export", str(tmp_path / "lines")],
+        env=environment({"DESK_DATA_DIR": str(data)}),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == f"desk: {tmp_path}/lines: File too large\n"
+    assert not (tmp_path / "lines").exists()
 
 
 @pytest.mark.parametrize("bit", [1, 4, 64])
