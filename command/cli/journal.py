@@ -15,7 +15,7 @@ import click
 import msgspec
 from msgspec.structs import asdict
 
-from command.cli import fail
+from command.cli import Group, fail
 from command.cli.offline import (
     MAX_LISTED,
     become_owner,
@@ -40,7 +40,7 @@ MAX_PROBLEM = 200
 COUNT = "SELECT count(*) FROM entries WHERE revision BETWEEN ? AND ?"
 
 
-@click.group()
+@click.group(cls=Group)
 def journal() -> None:
     """Check the journal in DESK_DATA_DIR, export and import it, rebuild it from a view."""
 

@@ -71,6 +71,7 @@ class SessionRow(NamedTuple):
     queue_wait: int | None
     first_response: int | None
     handle_time: int | None
+    queued_since: int | None
     session: bytes
     fold: bytes
 
@@ -114,7 +115,7 @@ def _update(table: str, row: Sequence[str], key: str, without: Sequence[str]) ->
 
 
 KEY = ("number", "sdk_app_id", "session_id", "first_revision")
-PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at")
+PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at", "queued_since")
 """Indexed columns of a session, except its key and the time of its last event.
 
 If none of these has changed, all others are updated in place.
