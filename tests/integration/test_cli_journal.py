@@ -270,7 +270,7 @@ def test_an_export_that_fails_leaves_no_file(data: Path, tmp_path: Path) -> None
     answer = subprocess.run(
         [sys.executable, "-m", "command", "journal", "export", str(tmp_path / "lines")],
         env=environment({"DESK_DATA_DIR": str(data)}),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
         capture_output=True,
         text=True,
         check=False,
