@@ -122,7 +122,7 @@ def restore(from_view: bool, view: Path | None) -> None:
 
     Gateway and service must be stopped. The damaged file is kept beside the new one. Entries keep
     their revisions. The journal gets a new id, so that clients that resume start over. Exit code 1
-    if entries are lost, or if none can be rebuilt.
+    if entries are lost or damaged, or if none can be rebuilt.
     """
     with journal_file() as path:
         become_owner(path.parent)
@@ -137,8 +137,8 @@ def restore(from_view: bool, view: Path | None) -> None:
         f"rebuilt {_number(content)} up to revision {content.head}, with {source.name}",
         err=True,
     )
-    list_damages(lost)
-    sys.exit(bool(lost))
+    list_damages([*content.damages, *lost])
+    sys.exit(bool(content.damages or lost))
 
 
 @contextmanager

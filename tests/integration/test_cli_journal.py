@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from journal.entry import DAMAGED, Entry, NewEntry
 from journal.errors import Damaged
@@ -42,13 +43,17 @@ def data(tmp_path: Path) -> Path:
     with closing(SqliteWriter(data / "journal.db")) as journal:
         for number in range(1, ENTRIES + 1):
             journal.append(real_entry(number), timeout=20)
-        stop = threading.Event()
-        thread = threading.Thread(target=Follower(journal, data, idle=0.02).run, args=(stop,))
-        thread.start()
-        eventually(lambda: applied(data) == ENTRIES)
-        stop.set()
-        thread.join(20)
+        follow(journal, data, ENTRIES)
     return data
+
+
+def follow(journal: SqliteWriter, data: Path, revision: int) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=Follower(journal, data, idle=0.02).run, args=(stop,))
+    thread.start()
+    eventually(lambda: applied(data) == revision)
+    stop.set()
+    thread.join(20)
 
 
 def applied(data: Path) -> int:
@@ -355,6 +360,19 @@ def test_what_neither_journal_nor_view_has_is_said_to_be_lost(data: Path) -> Non
     assert answer.returncode == 1
     assert answer.stderr.splitlines()[-1] == f"desk: revision {ENTRIES + 1}: {DAMAGED}"
     assert [each.revision for each in entries(data)] == [*range(1, ENTRIES + 1), ENTRIES + 2]
+
+
+def test_an_entry_that_came_damaged_to_the_view_is_kept_as_it_is(data: Path) -> None:
+    with closing(SqliteWriter(data / "journal.db")) as journal:
+        damaged = structs.replace(real_entry(ENTRIES + 1), body=b"no longer what it was")
+        journal.append(damaged, timeout=20)
+        follow(journal, data, ENTRIES + 1)
+    before = entries(data)
+    (data / "journal.db").unlink()
+    answer = desk("restore", "--from-view", data=data)
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines()[-1] == f"desk: revision {ENTRIES + 1}: {DAMAGED}"
+    assert entries(data) == before
 
 
 def test_a_journal_is_not_rebuilt_while_anything_runs(data: Path) -> None:
