@@ -10,13 +10,8 @@ import apsw
 
 from callback.decoder import identify
 from journal.entry import DAMAGED, MAX_INTEGER, Entry, Kind
-from journal.port import READ_BYTES
+from journal.sqlite import HEAD, read_page
 
-COLUMNS = Entry.__struct_fields__
-READ = f"""
-SELECT {", ".join(COLUMNS)} FROM entries WHERE revision > ? ORDER BY revision LIMIT ?
-"""  # noqa: S608
-HEAD = "SELECT ifnull(max(revision), 0) FROM entries"
 HEADER = "SELECT oldest_revision, (SELECT min(revision) FROM entries) FROM header"
 
 PAGE = 500
@@ -48,7 +43,7 @@ def scan(connection: apsw.Connection) -> Iterator[Entry | Damage]:
     """Read all entries in order, and a `Damage` for each stretch that cannot be read."""
     after = 0
     while True:
-        entries, problem = _page(connection, after)
+        entries, problem = read_page(connection, after, PAGE)
         yield from entries
         after = entries[-1].revision if entries else after
         if problem:
@@ -110,37 +105,6 @@ def _head(connection: apsw.Connection) -> int:
         return 0
 
 
-def _page(
-    connection: apsw.Connection, after: int, limit: int = PAGE
-) -> tuple[list[Entry], Exception | None]:
-    """Read entries up to the first that cannot be read, and the reason for that.
-
-    One more is read than returned, to see that the last one is in order.
-    """
-    entries: list[Entry] = []
-    problem: Exception | None = None
-    before, last, room = after, after, READ_BYTES
-    rows = connection.cursor()
-    try:
-        for row in rows.execute(READ, (after, limit + 1)):
-            entry = Entry(**dict(zip(COLUMNS, row, strict=True)))
-            if entry.revision <= last:
-                if entry.revision > before:  # the one before it is out of order
-                    entries = entries[:-1]
-                problem = apsw.CorruptError(f"revision {entry.revision} stands behind {last}")
-                break
-            if len(entries) == limit or room <= 0:
-                break
-            entries.append(entry)
-            before, last = last, entry.revision
-            room -= len(entry.body)
-    except (apsw.CorruptError, UnicodeDecodeError) as error:
-        problem = error
-    finally:
-        rows.close(True)
-    return entries, problem
-
-
 def _readable_after(connection: apsw.Connection, after: int) -> int | None:
     """Return the revision of the first entry behind a stretch that cannot be read, if any."""
     bad, step = after, 1
@@ -160,5 +124,5 @@ def _readable_after(connection: apsw.Connection, after: int) -> int | None:
 
 def _first_after(connection: apsw.Connection, revision: int) -> int | None:
     """Return the revision of the next entry; None if there is none or it cannot be read."""
-    entries, _ = _page(connection, revision, limit=1)
+    entries, _ = read_page(connection, revision, limit=1)
     return entries[0].revision if entries else None

@@ -56,7 +56,9 @@ class SqliteReader:
     def read(self, after: int, *, limit: int) -> list[Entry]:
         with self._reading() as connection:
             # Entries first: `oldest_revision` is raised before entries are removed.
-            entries = _entries(connection, after, limit)
+            entries, problem = read_page(connection, after, limit)
+            if problem and not entries:
+                raise apsw.CorruptError(f"the entry after revision {after}: {problem}") from problem
             oldest = int(connection.execute(OLDEST).get)
         if after < oldest - 1:
             raise NotKept(oldest)
@@ -173,32 +175,33 @@ class SqliteWriter(SqliteReader):
             log.error("journal_close_timed_out", timeout=self._close_timeout)
 
 
-def _entries(connection: apsw.Connection, after: int, limit: int) -> list[Entry]:
-    """Read entries up to the first that is damaged, and one more, to see that they are in order.
+def read_page(
+    connection: apsw.Connection, after: int, limit: int
+) -> tuple[list[Entry], Exception | None]:
+    """Read entries up to the first that is damaged, and the problem with that.
 
-    Raises:
-        apsw.CorruptError: the first is damaged.
+    One more is read than returned, to see that the last one is in order: SQLite trusts the numbers
+    in the rows, and they may have changed.
     """
     entries: list[Entry] = []
     problem: Exception | None = None
-    last, room = after, READ_BYTES
+    before, last, room = after, after, READ_BYTES
     rows = connection.cursor()
     try:
         for row in rows.execute(READ, (after, limit + 1)):
             entry = Entry(**dict(zip(COLUMNS, row, strict=True)))
-            if entry.revision <= last:  # one of both has a changed bit
-                entries = entries[:-1]
-                problem = apsw.CorruptError("a revision is out of order")
+            if entry.revision <= last:
+                if entry.revision > before:  # the one before it is out of order
+                    entries = entries[:-1]
+                problem = apsw.CorruptError(f"revision {entry.revision} stands behind {last}")
                 break
             if len(entries) == limit or room <= 0:
                 break
             entries.append(entry)
-            last = entry.revision
+            before, last = last, entry.revision
             room -= len(entry.body)
     except (apsw.CorruptError, UnicodeDecodeError) as error:
         problem = error
     finally:
         rows.close(True)  # an open statement would keep the WAL from being used again
-    if problem and not entries:
-        raise apsw.CorruptError(f"the entry after revision {after}: {problem}") from problem
-    return entries
+    return entries, problem
