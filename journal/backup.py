@@ -18,8 +18,8 @@ from journal import sqlite_format
 from journal.damage import Damage, Report, damages, faults
 from journal.entry import MAX_INTEGER, Entry, validate
 from journal.errors import JournalError, Unreadable
-from journal.sqlite import COLUMNS
 from journal.sqlite_file import connect_to_read, map_errors, open_read_only
+from journal.sqlite_page import COLUMNS
 from storage.lock import FileLock
 
 STEP = 1_000

@@ -10,7 +10,7 @@ import apsw
 
 from callback.decoder import identify
 from journal.entry import DAMAGED, MAX_INTEGER, Entry, Kind
-from journal.sqlite import HEAD, read_page
+from journal.sqlite_page import HEAD, read_page
 
 HEADER = "SELECT oldest_revision, (SELECT min(revision) FROM entries) FROM header"
 
