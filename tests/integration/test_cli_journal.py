@@ -299,8 +299,7 @@ def test_a_changed_revision_is_found_and_mended_and_nothing_is_read_twice(
         closing(SqliteReader(data / "journal.db")) as journal,
         pytest.raises(Damaged, match=" stands behind "),
     ):
-        for each in pages(journal, limit=7):
-            found.append(each)  # noqa: PERF402
+        found.extend(pages(journal, limit=7))
     assert found == before[: len(found)]
     assert desk("restore", "--from-view", data=data).returncode == 0
     assert entries(data) == before
