@@ -109,8 +109,11 @@ class HistoryEntry(msgspec.Struct, gc=False):
     @classmethod
     def of(cls, facts: Facts, revision: int, stored_size: int = 0) -> Self:
         """Make an entry of a callback, which takes `stored_size` bytes when it is stored."""
-        weight = WEIGHT + stored_size + stored_size // 2
-        return cls(order_key(facts), revision, facts, weight, _BEFORE_ALL)
+        time = facts.event_time
+        if facts.event == _BEGIN:
+            time -= BEGIN_HEAD_START
+        key = (time, RANKS.get(facts.event, RANK_OF_UNKNOWN), facts.identity)
+        return cls(key, revision, facts, WEIGHT + stored_size + stored_size // 2, _BEFORE_ALL)
 
     @classmethod
     def restore(cls, revision: int, stored: bytes) -> Self:
@@ -119,14 +122,6 @@ class HistoryEntry(msgspec.Struct, gc=False):
 
 
 _FACTS = msgspec.msgpack.Decoder(Facts)
-
-
-def order_key(facts: Facts) -> Key:
-    """Return the place of a callback in its session."""
-    time = facts.event_time
-    if facts.event == _BEGIN:
-        time -= BEGIN_HEAD_START
-    return time, RANKS.get(facts.event, RANK_OF_UNKNOWN), facts.identity
 
 
 class _Saved(msgspec.Struct, array_like=True, gc=False):

@@ -121,7 +121,7 @@ class Projection:
         if self._failed:
             raise AssertionError("a projection must not be used after an error")
         self._failed = True  # until all of it has succeeded
-        arrivals = [self._arrival_of(entry) for entry in entries]
+        arrivals = list(map(self._arrival_of if self._decoded else arrival_of, entries))
         with self._writer.transaction(in_background=behind_since is not None):
             taken = self._take_all(arrivals)
             self._flush()
