@@ -21,6 +21,10 @@ class Closed(Unavailable):
     """The journal is shutting down. The entry was not taken."""
 
 
+class OtherJournal(Unavailable):
+    """Another journal stands in the place of the one that was opened."""
+
+
 class InUse(JournalError):
     """Another process is the journal's writer."""
 
