@@ -236,7 +236,8 @@ class Follower:
         progress = projection.progress
         entries, following = self._read_batch(progress)
         self._looks = 0
-        if entries or not progress.complete or progress.behind_since is not None or progress.problem:
+        is_current = progress.complete and progress.behind_since is None and not progress.problem
+        if entries or not is_current:
             self._apply(projection, entries, following)
             self._report(projection.progress)
 

@@ -88,13 +88,13 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
             found.append("it is the view of another journal")
         total = 0
         damages: list[Damage] = []
-        following = _Following(journal)
+        following = Following(journal)
         for position, record, session, facts, *columns in db.execute(FEED):
             total += row_hash(position, record, session)
             revision = revision_of(position)
             if position != revision << ORDINAL_BITS:
                 continue
-            if problem := _problem(record, facts, columns, following.at(revision)):
+            if problem := difference(record, facts, columns, following.at(revision)):
                 damages.append(Damage(revision, revision, problem))
         for (number,) in db.execute(OTHER_SESSIONS):
             damages.append(Damage(number, number, "the view has another session than its feed"))
@@ -103,7 +103,7 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
     return Checked(progress.applied_revision, damages, found)
 
 
-class _Following:
+class Following:
     """Entries in order, of which some are asked for, in order."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
@@ -116,8 +116,10 @@ class _Following:
         return self._next if self._next and self._next.revision == revision else None
 
 
-def _problem(record: bytes, facts: bytes | None, columns: list[object], entry: Entry | None) -> str:
-    """Compare an entry as the view has it with the journal's."""
+def difference(
+    record: bytes, facts: bytes | None, columns: list[object], entry: Entry | None
+) -> str:
+    """Compare an entry as the view has it with the journal's; "" if they are equal and whole."""
     made = _parsed(record)
     kept = made and _entry(made)
     if made is None or kept is None:
