@@ -4,7 +4,6 @@
 """
 
 import os
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
