@@ -8,7 +8,6 @@ import asyncio
 import gc
 import platform
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from setproctitle import setproctitle
 
 from command import logs
 from command.address import Address
+from command.background import leave
 from command.runtime import read_silent
 from command.settings import Settings
 from command.signals import on_stop_request
@@ -64,13 +64,13 @@ def gateway_processes(
 
 
 def service_processes(settings: Settings, runtime: Path, address: Address) -> list[ProcessSpec]:
-    """Return the follower and the rpc workers. The workers stop first, with their streams."""
+    """Return the follower and the rpc workers, which stop together."""
     both = (settings, runtime)
     workers = [
         ProcessSpec(name=name, run=run_rpc_worker, arguments=(*both, address, name), stage=1)
         for name in (f"rpc-{number}" for number in range(1, settings.rpc_workers + 1))
     ]
-    return [ProcessSpec(name="follower", run=run_follower, arguments=both, stage=2), *workers]
+    return [ProcessSpec(name="follower", run=run_follower, arguments=both, stage=1), *workers]
 
 
 def run_gateway(
@@ -310,15 +310,15 @@ def _process(
     logs.configure(settings, role)
     metrics.BUILD_INFO.read = lambda: _build_info(role)
     open_endpoint(runtime, role, *groups)
+    code = 1
     try:
         yield
+        code = 0
     except (Unavailable, CertificateProblem, ClientsProblem) as error:
         notifier.trouble(str(error))
-        sys.exit(1)
     except JournalError as error:
         notifier.failed(str(error))
-        sys.exit(1)
     except Exception as error:
         log.exception("process_failed")
         notifier.trouble(f"{type(error).__name__}: {error}")
-        sys.exit(1)
+    leave(code)

@@ -16,7 +16,7 @@ from setproctitle import setproctitle
 
 from command import logs
 from command.address import Address
-from command.background import text_output
+from command.background import leave, text_output
 from command.cli.guide import getting_started
 from command.cli.owner import require_owner
 from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required_limit
@@ -134,7 +134,7 @@ def _run(settings: Settings, supervisor: Supervisor, *, gateway: bool = True) ->
     code = supervisor.run()
     if supervisor.failure:
         click.echo(f"desk: {supervisor.failure}", err=True)
-    sys.exit(code)
+    leave(code)
 
 
 def _refuse(*problems: str) -> NoReturn:

@@ -118,8 +118,8 @@ async def serve(
     Raises:
         RuntimeError: the address cannot be bound.
     """
-    while True:
-        if not await _is_complete(view_path, stop, within=BUILT_WITHIN):
+    while not stop.is_set():
+        if not await _is_complete(view_path, stop, within=BUILT_WITHIN) and not stop.is_set():
             access = Access(clients, sdk_app_ids, encrypted=tls is not None)
             async with _refusing(view_path, address, tls, access, Quotas(limits)) as port:
                 address = f"{address.rpartition(':')[0]}:{port}"  # the same one, if any would do
