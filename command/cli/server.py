@@ -23,7 +23,7 @@ from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required
 from command.processes import gateway_processes, service_processes
 from command.runtime import write_silent
 from command.settings import Settings, SettingsError, TrialSettings
-from command.sockets import CannotListen, bound_address, listen, reserve
+from command.sockets import CannotListen, bound_address, listen, listen_or_inherit, reserve
 from command.supervisor import Supervisor
 from metrics.page import serve_page
 
@@ -50,7 +50,7 @@ def serve() -> None:
         app = settings.sdk_app_ids[0]
         click.echo(f"desk: DESK_SDK_APP_IDS is not set: using the sample app {app}", err=True)
     with (
-        closing(_bind("DESK_HTTP_LISTEN", listen, settings.http_listen)) as listener,
+        closing(_bind("DESK_HTTP_LISTEN", listen_or_inherit, settings.http_listen)) as listener,
         closing(_bind("DESK_GRPC_LISTEN", reserve, settings.grpc_listen)) as reserved,
         _metrics(settings) as (runtime, metrics),
     ):
@@ -73,7 +73,7 @@ def gateway() -> None:
     """Run the gateway: receive callbacks on DESK_HTTP_LISTEN, append them to the journal."""
     settings = _load(Settings)
     with (
-        closing(_bind("DESK_HTTP_LISTEN", listen, settings.http_listen)) as listener,
+        closing(_bind("DESK_HTTP_LISTEN", listen_or_inherit, settings.http_listen)) as listener,
         _metrics(settings) as (runtime, metrics),
     ):
         address = bound_address(listener)

@@ -4,6 +4,7 @@
 """
 
 import os
+import socket
 from contextlib import closing
 from pathlib import Path
 
@@ -70,11 +71,9 @@ def followed_from(desk: RunningDesk) -> int:
 def test_an_upgrade_and_a_rollback_lose_and_double_nothing(
     tmp_path: Path, data: Path, newer: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with start("serve", data_dir=data) as old:
-        addresses = {
-            "DESK_HTTP_LISTEN": "{}:{}".format(*old.http),
-            "DESK_GRPC_LISTEN": old.target,
-        }
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)  # kept open as by systemd
+    with listener, start("serve", data_dir=data, listener=listener) as old:
+        grpc = {"DESK_GRPC_LISTEN": old.target}
         ours, old_view = {"DESK_DATA_DIR": str(data)}, store.locate(data)
         wait_until(lambda: is_complete(old_view, CALLBACKS), timeout=TIMEOUT)
         http, target, known = old.http, old.target, first_session(old_view)
@@ -84,12 +83,12 @@ def test_an_upgrade_and_a_rollback_lose_and_double_nothing(
             assert built.returncode == 0, built.stderr
             (new_view,) = store.others(data)
             assert old.terminate() == 0
-            with start("serve", data_dir=data, **addresses, **newer) as new:
+            with start("serve", data_dir=data, listener=listener, **grpc, **newer) as new:
                 assert followed_from(new) >= CALLBACKS
                 goes_on(clients)
                 report(clients, "upgrade", capsys)
                 assert new.terminate() == 0
-            with start("serve", data_dir=data, **addresses) as back:
+            with start("serve", data_dir=data, listener=listener, **grpc) as back:
                 assert followed_from(back) >= CALLBACKS
                 goes_on(clients)
                 report(clients, "upgrade and rollback", capsys)
@@ -99,6 +98,7 @@ def test_an_upgrade_and_a_rollback_lose_and_double_nothing(
                 assert run("view", "drop", **ours).stdout == (f"{new_view.name}: deleted\n")
                 assert back.terminate() == 0
     assert clients.errors == []
+    assert clients.desk.failed == 0
     assert clients.received == sorted(set(clients.received))
     own = [revision for revision, ordinal in clients.received if ordinal == 0]
     assert own == list(range(1, len(own) + 1))

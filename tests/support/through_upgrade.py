@@ -9,7 +9,7 @@ import http.client
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import grpc
 from desk.client import Client, ClientError
@@ -116,14 +116,14 @@ class Clients:
             self.errors.append(error)
 
     def _send(self) -> None:
-        connection = http.client.HTTPConnection(*self._http, timeout=5)
         path = f"/?SdkAppid={SDK_APP_ID}&CallbackCommand=Desk.SessionEventNotify&contenttype=json"
         while self._sending.is_set():
             at = time.time_ns() // 1_000_000
             body = one(f"live-{len(self.acknowledged):06d}", "SessionBegin", at).body
             revision = 0
             while not revision and self._sending.is_set():
-                with self.desk.call(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection(*self._http, timeout=30)
+                with closing(connection), self.desk.call(OSError, http.client.HTTPException):
                     connection.request("POST", path, body)
                     response = connection.getresponse()
                     response.read()
@@ -131,7 +131,6 @@ class Clients:
                         raise OSError(response.status)
                     revision = int(response.getheader("Desk-Revision") or 0)
                 if not revision:
-                    connection.close()
                     time.sleep(REPEAT_AFTER)
             if revision:
                 self.acknowledged.append(revision)
