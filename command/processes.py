@@ -131,10 +131,10 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
         stop = threading.Event()
         on_stop_request(stop.set)
-        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop)
+        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop, notifier)
         if journal is not None:
             with closing(journal):
-                work = _open_with_retries(lambda: _make_follower(journal, settings), stop)
+                work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
                 if work is not None:
                     _report_ready(notifier)
                     work.run(stop, notifier.alive)
@@ -239,11 +239,14 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
 
 
 def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
-    """Open the view for writing. A disk that is full or fails may do better later."""
+    """Open the view for writing. A disk may do better later, and a build will end."""
     from journal.errors import Unavailable
     from service.follower import Follower
     from service.view.errors import ViewError, ViewUnavailable
+    from service.view.writer import is_being_built
 
+    if is_being_built(settings.data_dir):
+        raise Unavailable("desk view build is making the view")
     try:
         return Follower(journal, settings.data_dir)
     except ViewUnavailable:
@@ -258,12 +261,15 @@ def _backlog(settings: Settings) -> "Backlog":
     return Backlog(lambda: open_reader(settings.data_dir))
 
 
-def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | None:
+def _open_with_retries(
+    open_: Callable[[], T], stop: threading.Event, notifier: Notifier
+) -> T | None:
     """Open the journal as soon as that is possible. Return None after a request to stop."""
     from journal.errors import Unavailable
 
     note = _WaitingLog()
     while not stop.is_set():
+        notifier.alive()
         try:
             return open_()
         except Unavailable as reason:
