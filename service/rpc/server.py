@@ -280,11 +280,14 @@ async def _guard(
         await asyncio.sleep(feed.limits.guard_seconds)
         if opened.replaced_by(DatabaseFiles.at(readers.path)):
             raise ViewReplaced
-        with suppress(ViewError):
+        try:
             progress = readers.inline.progress()
-            if progress.journal_id != feed.journal_id:
-                raise ViewReplaced
-            await health.report(serving=not (progress.problem or silent_processes()))
+        except ViewError:
+            await health.report(serving=False)
+            continue
+        if progress.journal_id != feed.journal_id:
+            raise ViewReplaced
+        await health.report(serving=not (progress.problem or silent_processes()))
 
 
 def affordable_connections() -> int:
