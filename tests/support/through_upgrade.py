@@ -36,7 +36,7 @@ EVERYTHING = EventFilter(
 
 
 class Calls:
-    """How one kind of call fared.
+    """The success of calls of one kind.
 
     Attributes:
         made: successful calls.
