@@ -192,9 +192,7 @@ class Supervisor:
 
     def _note_silent(self) -> None:
         silent = frozenset(
-            child.spec.name
-            for child in self._children
-            if child.silence > (self._silent_after if child.ready else self._start_within)
+            child.spec.name for child in self._children if child.silence > self._silent_after
         )
         if silent != self._silent:
             self._silent = silent
@@ -244,7 +242,7 @@ class _Child:
     def __init__(self, spec: ProcessSpec) -> None:
         self.spec = spec
         self.ready = False
-        self.silence = 0.0
+        self.silence = -SILENT_AFTER  # the first start takes longer
         self._looked_at = time.monotonic()
         self._unheard = 0.0  # seconds since the last report of this process, or since its start
         self._reported = False
