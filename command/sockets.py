@@ -34,12 +34,15 @@ def listen_or_inherit(address: Address) -> socket.socket:
     systemd keeps its socket open: connections wait there while this command restarts.
 
     Raises:
-        CannotListen: as in `listen`.
+        CannotListen: as in `listen`, or the socket is not for TCP.
     """
     receiver, number = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     if (receiver, number) != (str(os.getpid()), "1"):
         return listen(address)
-    return socket.socket(fileno=SYSTEMD_SOCKET)
+    sock = socket.socket(fileno=SYSTEMD_SOCKET)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        raise CannotListen("the socket that systemd has passed on must have an IP address")
+    return sock
 
 
 def reserve(address: Address) -> socket.socket:
