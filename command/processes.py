@@ -283,10 +283,10 @@ def _open_with_retries(
 
     note = _WaitingLog()
     while not stop.is_set():
-        notifier.alive()
         try:
             return open_()
         except Unavailable as reason:
+            notifier.alive()
             note(str(reason))
             stop.wait(OPEN_RETRY)
     return None
