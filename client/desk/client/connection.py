@@ -61,8 +61,8 @@ _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     # pings before it has sent anything, so not more often; on a stream its Checkpoints clear them.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # By default gRPC waits up to two minutes between attempts to connect. The service restarts in one
-    # or two seconds.
+    # By default gRPC waits up to two minutes between attempts to connect. The service restarts in
+    # one or two seconds.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 500),
