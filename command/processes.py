@@ -33,6 +33,7 @@ from metrics import definitions as metrics
 from metrics import tracing
 from metrics.endpoint import open_endpoint
 from metrics.instruments import Group
+from storage.changes import FileProblem
 from storage.sizes import size_of_database
 
 if TYPE_CHECKING:
@@ -83,20 +84,17 @@ def run_gateway(
         from gateway.app import create_app
         from gateway.authentication import Authenticator
         from gateway.limits import Limits
-        from gateway.options import LIVE, READY, Options
+        from gateway.options import LIVE, READY
         from gateway.reporter import start_reporter
         from gateway.waitress_server import GreenletEvent, Server
         from journal.late import LateWriter
 
-        valid = settings.tokens()
-        options = Options(
-            sdk_app_ids=frozenset(settings.sdk_app_ids),
-            tokens={app: tokens for app, tokens in valid.items() if tokens},
-            path=settings.callback_path,
-        )
         stop = threading.Event()
         tokens = CallbackTokens(settings)
         on_stop_request(stop.set, reload=tokens.reload)
+        apps = frozenset(settings.sdk_app_ids)
+        authenticator = Authenticator(apps, tokens.refresh(time.time()))
+        metrics.TOKEN_LAST_USED.read = authenticator.last_used
         journal = LateWriter(
             lambda: _open_writer(settings),
             on_open=lambda: _report_ready(notifier),
@@ -104,14 +102,13 @@ def run_gateway(
             on_wait=_WaitingLog(),
         )
         with closing(journal):
-            authenticator = Authenticator(options.sdk_app_ids, valid)
-            app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
-            traced = tracing.traced_app(app, options.path, [LIVE, READY])
-            metrics.TOKEN_LAST_USED.read = authenticator.last_used
+            path = settings.callback_path
+            app = create_app(journal, authenticator, path=path, event=GreenletEvent)
+            traced = tracing.traced_app(app, path, [LIVE, READY])
             metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
             metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
             _follow_tokens(tokens, authenticator, stop)
-            start_reporter(options, settings.data_dir)
+            start_reporter(authenticator, settings.data_dir)
             limits = Limits(per_address=settings.http_connections_per_address)
             server = Server(traced, listener, limits)
             _when_set(stop, server.stop)
@@ -124,10 +121,8 @@ def _follow_tokens(
     tokens: CallbackTokens, authenticator: "Authenticator", stop: threading.Event
 ) -> None:
     def follow() -> None:
-        while True:
+        while not stop.wait(TOKENS_EVERY):
             authenticator.replace(tokens.refresh(time.time()))
-            if stop.wait(TOKENS_EVERY):
-                return
 
     threading.Thread(target=follow, name="tokens", daemon=True).start()
 
@@ -155,7 +150,7 @@ def run_rpc_worker(
 
 
 async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address: Address) -> None:
-    from service.clients import ClientsFile
+    from service.clients import follow_clients
     from service.rpc.server import serve
     from service.rpc.tls import Tls
     from service.view.store import locate
@@ -164,7 +159,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
     loop = asyncio.get_running_loop()
     files = settings.certificate_files()
     tls = Tls(files) if files else None
-    clients = ClientsFile(settings.clients_file, period=0.0) if settings.clients_file else None
+    clients = follow_clients(settings.clients_file) if settings.clients_file else None
 
     def reload() -> None:
         for each in (tls, clients):
@@ -323,8 +318,6 @@ def _process(
 ) -> Iterator[None]:
     """Configure log and metrics. Report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
-    from service.certificates import CertificateProblem
-    from service.clients import ClientsProblem
 
     setproctitle(f"desk: {role}")
     logs.configure(settings, role)
@@ -335,7 +328,7 @@ def _process(
         with tracing.sending(role):
             yield
         code = 0
-    except (Unavailable, CertificateProblem, ClientsProblem) as error:
+    except (Unavailable, FileProblem) as error:
         notifier.trouble(str(error))
     except JournalError as error:
         notifier.failed(str(error))

@@ -29,8 +29,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
 
 from gateway.app import create_app
+from gateway.authentication import Authenticator
 from gateway.measurement import ARRIVED
-from gateway.options import Options
 from journal.errors import Overloaded, Unavailable
 from journal.memory import MemoryJournal
 from metrics import definitions
@@ -366,7 +366,7 @@ def test_a_callback_that_the_disk_does_not_confirm_counts_as_timed_out() -> None
 
 
 def test_labels_stay_few_whatever_is_sent() -> None:
-    app = create_app(MemoryJournal(), Options(sdk_app_ids=frozenset({APP}), tokens={}))
+    app = create_app(MemoryJournal(), Authenticator(frozenset({APP}), {}))
 
     def call(method: str, path: str, sdk_app_id: int) -> None:
         environ = create_environ(
@@ -416,7 +416,10 @@ def test_status_shows_the_traffic_of_each_app_and_the_space_on_disk(
     assert disk.journal_bytes + disk.journal_wal_bytes == page.value("desk_journal_size_bytes")
     assert disk.view_bytes + disk.view_wal_bytes > 0
     text = invoke("status", target=desk.target).stdout
-    assert re.search(rf"^app {SIGNED} +signatures checked; last callback .+; kept 1, ", text, re.M)
+    traffic_of_app = (
+        rf"^app {SIGNED} +signatures checked\n  last callback +.+\n  callbacks +kept 1, "
+    )
+    assert re.search(traffic_of_app, text, re.M)
     assert re.search(r"^journal on disk +[\d.]+ .?B, WAL [\d.]+ .?B$", text, re.M)
     assert re.search(r"^other requests +encoded 1, ", text, re.M)
 
