@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from shutil import disk_usage
@@ -39,6 +39,7 @@ from storage.sizes import size_of_database
 if TYPE_CHECKING:
     from gateway.authentication import Authenticator
     from journal.backlog import Backlog
+    from journal.jetstream import JetStreamOptions
     from journal.port import JournalReader, JournalWriter
     from service.follower import Follower
 
@@ -173,7 +174,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         str(address),
         sdk_app_ids=settings.sdk_app_ids,
         journal_backlog=_backlog(settings),
-        journal_size=partial(size_of_database, settings.data_dir / JOURNAL_FILE),
+        journal_size=lambda: _journal_size(settings),
         silent_processes=lambda: [name for name in read_silent(runtime) if name != "gateway"],
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
@@ -217,6 +218,10 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
 
 
 def _open_writer(settings: Settings) -> "JournalWriter":
+    if settings.is_on_nats:
+        from journal.jetstream import JetStreamWriter
+
+        return JetStreamWriter(_jetstream(settings))
     from journal.errors import Unavailable
     from journal.sqlite import SqliteWriter
 
@@ -228,6 +233,37 @@ def _open_writer(settings: Settings) -> "JournalWriter":
             "or delete the views to begin with an empty journal"
         )
     return SqliteWriter(path)
+
+
+def _open_reader(settings: Settings) -> "JournalReader":
+    if settings.is_on_nats:
+        from journal.jetstream import JetStreamReader
+
+        return JetStreamReader(_jetstream(settings))
+    return open_reader(settings.data_dir)
+
+
+def _jetstream(settings: Settings) -> "JetStreamOptions":
+    from journal.jetstream import JetStreamOptions
+    from journal.jetstream_access import Access
+    from journal.jetstream_stream import StreamOptions
+
+    access = Access(
+        servers=settings.nats_servers,
+        creds=settings.nats_creds,
+        nkey=settings.nats_nkey,
+        user=settings.nats_user,
+        password_file=settings.nats_password_file,
+        tls_ca=settings.nats_tls_ca,
+        tls_cert=settings.nats_tls_cert,
+        tls_key=settings.nats_tls_key,
+    )
+    stream = StreamOptions(
+        name=settings.nats_stream,
+        replicas=settings.nats_replicas,
+        max_bytes=settings.nats_max_bytes,
+    )
+    return JetStreamOptions(access=access, stream=stream)
 
 
 def open_reader(data_dir: Path) -> "JournalReader":
@@ -242,7 +278,7 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
     from journal.errors import Damaged, Unavailable
 
     try:
-        return open_reader(settings.data_dir)
+        return _open_reader(settings)
     except Damaged as error:
         raise Unavailable(str(error)) from error
 
@@ -264,10 +300,16 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
         raise Unavailable(f"the view cannot be opened: {error}") from error
 
 
+def _journal_size(settings: Settings) -> tuple[int, int]:
+    if settings.is_on_nats:  # the servers' disks, not this one
+        return 0, 0
+    return size_of_database(settings.data_dir / JOURNAL_FILE)
+
+
 def _backlog(settings: Settings) -> "Backlog":
     from journal.backlog import Backlog
 
-    return Backlog(lambda: open_reader(settings.data_dir))
+    return Backlog(lambda: _open_reader(settings))
 
 
 def _open_with_retries(

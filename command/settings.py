@@ -14,10 +14,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo
 from pydantic import field_validator as check
 from pydantic_settings import (
-    BaseSettings,
     DotEnvSettingsSource,
     EnvSettingsSource,
     NoDecode,
@@ -32,6 +31,8 @@ from command.address import (
     DEFAULT_METRICS,
     Address,
 )
+from command.nats import JournalSettings
+from command.values import number, parsed, shown, whole_number
 from gateway.options import check_callback_path
 from service.certificates import CertificateFiles
 from service.clients import read_clients
@@ -85,17 +86,11 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-def _whole_number(text: str, lowest: int, highest: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,19}", text) or not lowest <= int(text) <= highest:
-        raise ValueError(f"must be a whole number from {lowest} to {highest}, not {_shown(text)}")
-    return int(text)
-
-
 def _read_app_ids(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if "" in parts:
         raise ValueError("has an empty entry: separate the ids by single commas")
-    return tuple(sorted({_whole_number(part, 1, MAX_SDK_APP_ID) for part in parts}))
+    return tuple(sorted({whole_number(part, 1, MAX_SDK_APP_ID) for part in parts}))
 
 
 def _read_tokens(text: str) -> Tokens:
@@ -138,20 +133,11 @@ def _read_token_file(path: Path) -> Tokens:
         raise FileProblem(f"{path} {error}") from None
 
 
-def _parsed(read: Any) -> BeforeValidator:
-    """Make a validator that applies `read` to text and leaves a parsed value as it is."""
-    return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
+AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
+Listen = Annotated[Address, NoDecode, parsed(Address.parse)]
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:59] + "…")
-
-
-AppIds = Annotated[tuple[int, ...], NoDecode, _parsed(_read_app_ids)]
-Listen = Annotated[Address, NoDecode, _parsed(Address.parse)]
-
-
-class Settings(BaseSettings):
+class Settings(JournalSettings):
     """The settings of one process, made by `load`.
 
     The order of the fields matters: a check can use only the fields above its own.
@@ -173,7 +159,6 @@ class Settings(BaseSettings):
         grpc_insecure: the network is trusted: gRPC may leave the machine unprotected.
         grpc_listen: address of the rpc workers.
         data_dir: directory of journal and view; absolute.
-        journal: engine of the journal; `sqlite` is a file in `data_dir`.
         rpc_workers: number of processes that answer gRPC.
         metrics_listen: address of the metrics page; None: no page.
         hang_timeout: seconds without a sign of life after which a process is restarted; 0: never.
@@ -197,9 +182,7 @@ class Settings(BaseSettings):
     )
     allow_unsigned: bool = False
     http_listen: Listen = DEFAULT_HTTP
-    http_connections_per_address: (
-        Annotated[int, _parsed(lambda text: _whole_number(text, 0, MAX_CONNECTIONS))] | None
-    ) = None
+    http_connections_per_address: Annotated[int, number(0, MAX_CONNECTIONS)] | None = None
     callback_path: str = "/"
     grpc_tls_cert: Path | None = None
     grpc_tls_key: Path | None = None
@@ -208,10 +191,9 @@ class Settings(BaseSettings):
     grpc_insecure: bool = False
     grpc_listen: Listen = DEFAULT_GRPC
     data_dir: Path = Field(default=Path(DEFAULT_DATA_DIR), validate_default=True)
-    journal: str = "sqlite"
-    rpc_workers: Annotated[int, _parsed(lambda text: _whole_number(text, 1, MAX_RPC_WORKERS))] = 1
+    rpc_workers: Annotated[int, number(1, MAX_RPC_WORKERS)] = 1
     metrics_listen: Listen | None = Field(default=DEFAULT_METRICS, validate_default=True)
-    hang_timeout: Annotated[int, _parsed(lambda text: _whole_number(text, 0, MAX_TIMEOUT))] = 30
+    hang_timeout: Annotated[int, number(0, MAX_TIMEOUT)] = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
 
@@ -291,17 +273,8 @@ class Settings(BaseSettings):
     @classmethod
     def _usable_directory(cls, path: Path) -> Path:
         if path.exists() and not path.is_dir():
-            raise ValueError(f"{_shown(str(path))} is not a directory")
+            raise ValueError(f"{shown(str(path))} is not a directory")
         return path.absolute()
-
-    @check("journal")
-    @classmethod
-    def _available_engine(cls, engine: str) -> str:
-        if engine.startswith("nats://"):
-            raise ValueError("nats:// is not available in this version; use sqlite")
-        if engine != "sqlite":
-            raise ValueError(f"must be sqlite, not {_shown(engine)}")
-        return engine
 
     @check("metrics_listen", mode="before")
     @classmethod
@@ -439,4 +412,4 @@ def _did_you_mean(variable: str) -> str:
     known = [_PREFIX + field.upper() for field in (*Settings.model_fields, *CLIENT_SETTINGS)]
     close = difflib.get_close_matches(variable, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{_shown(variable)[1:-1]} is not a setting{hint}"
+    return f"{shown(variable)[1:-1]} is not a setting{hint}"

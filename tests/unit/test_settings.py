@@ -116,8 +116,17 @@ def test_app_ids_may_have_spaces_and_come_sorted_and_once(environment):
         ("DESK_CALLBACK_PATH", "/" + "a" * 2000, "DESK_CALLBACK_PATH must be a URL path"),
         ("DESK_CALLBACK_PATH", "/readyz", "DESK_CALLBACK_PATH /readyz is the path where"),
         ("DESK_DATA_DIR", "/etc/passwd", "DESK_DATA_DIR '/etc/passwd' is not a directory"),
-        ("DESK_JOURNAL", "nats://n:4222", "DESK_JOURNAL nats:// is not available in this version"),
-        ("DESK_JOURNAL", "mysql", "DESK_JOURNAL must be sqlite, not 'mysql'"),
+        ("DESK_JOURNAL", "mysql", "DESK_JOURNAL must be sqlite or nats://host:port, not 'mysql'"),
+        ("DESK_JOURNAL", "nats://", "DESK_JOURNAL must be nats://host:port, with commas"),
+        ("DESK_JOURNAL", "nats://a:1,b", "DESK_JOURNAL must be nats://host:port, with commas"),
+        ("DESK_JOURNAL", f"nats://u:{SECRET}@a:1", "DESK_JOURNAL must not have a password: use"),
+        ("DESK_NATS_STREAM", "a.b", "DESK_NATS_STREAM must be 1 to 32 letters, digits, _ or -"),
+        ("DESK_NATS_REPLICAS", "6", "DESK_NATS_REPLICAS must be a whole number from 1 to 5"),
+        ("DESK_NATS_MAX_BYTES", "10G", "DESK_NATS_MAX_BYTES must be a whole number from 1048576"),
+        ("DESK_NATS_USER", "desk", "DESK_NATS_USER needs DESK_NATS_PASSWORD_FILE as well"),
+        ("DESK_NATS_CREDS", "/no/such", "DESK_NATS_CREDS '/no/such': No such file"),
+        ("DESK_NATS_NKEY", "/", "DESK_NATS_NKEY '/': Is a directory"),
+        ("DESK_NATS_TLS_CERT", __file__, "DESK_NATS_TLS_CERT needs DESK_NATS_TLS_KEY as well"),
         ("DESK_LOG_LEVEL", "loud", "DESK_LOG_LEVEL must be 'debug', 'info', 'warning' or 'error'"),
         ("DESK_LOG_FORMAT", "xml", "DESK_LOG_FORMAT must be 'auto', 'json' or 'console'"),
         ("DESK_CALLBACK_TOKENS", SECRET, "DESK_CALLBACK_TOKENS entry 1 is not of the form"),
@@ -172,6 +181,26 @@ def test_all_problems_come_together(environment):
         "DESK_GRPC_LISTEN",
         "DESK_RPC_WORKERS",
     ]
+
+
+def test_nats_has_several_servers_and_takes_one_identity(environment, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    environment(
+        DESK_SDK_APP_IDS="1",
+        DESK_JOURNAL="nats://a:4222, nats://b:4223,[::1]:4224",
+        DESK_NATS_USER="desk",
+        DESK_NATS_PASSWORD_FILE=str(file),
+    )
+    settings = Settings.load()
+    assert settings.nats_servers == ("nats://a:4222", "nats://b:4223", "nats://[::1]:4224")
+    environment(
+        DESK_SDK_APP_IDS="1",
+        DESK_NATS_USER="desk",
+        DESK_NATS_PASSWORD_FILE=str(file),
+        DESK_NATS_NKEY=str(file),
+    )
+    assert "DESK_NATS_USER is set and so is DESK_NATS_NKEY; set one of them" in problems()
 
 
 def test_a_long_value_is_shown_in_part(environment):
@@ -419,6 +448,8 @@ def test_the_example_documents_every_variable_with_its_default(environment, tmp_
         *map(str.upper, CLIENT_SETTINGS),
         *("CALLBACK_TOKENS", "CALLBACK_TOKENS_FILE"),
         *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_CLIENT_CA", "CLIENTS_FILE"),
+        *("NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD_FILE"),
+        *("NATS_TLS_CA", "NATS_TLS_CERT", "NATS_TLS_KEY"),
     ):
         del given[f"DESK_{name}"]
     environment(**given)
