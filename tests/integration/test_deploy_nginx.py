@@ -24,6 +24,7 @@ from gateway.limits import BUDGET, MAX_BODY, MAX_HEAD
 from service.rpc import server
 from service.rpc.limits import Limits
 from tests.support import nginx
+from tests.support.certificates import Authority
 from tests.support.nginx import RunningNginx
 from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
 
@@ -78,14 +79,13 @@ def query(**more: str) -> str:
     return f"/?{urlencode(given)}"
 
 
-def channel(proxy: RunningNginx, name: str | None) -> grpc.Channel:
-    return grpc.secure_channel(f"127.0.0.1:{proxy.grpc}", credentials(proxy, name))
+def channel(proxy: RunningNginx, authority: Authority | None) -> grpc.Channel:
+    return grpc.secure_channel(f"127.0.0.1:{proxy.grpc}", credentials(proxy, authority))
 
 
-def credentials(proxy: RunningNginx, name: str | None) -> grpc.ChannelCredentials:
-    made = proxy.certificates
-    own = (made.key(name).read_bytes(), made.certificate(name).read_bytes()) if name else ()
-    return grpc.ssl_channel_credentials(made.authority.read_bytes(), *own)
+def credentials(proxy: RunningNginx, authority: Authority | None) -> grpc.ChannelCredentials:
+    """Trust nginx, and show a certificate of an authority, if any."""
+    return proxy.authority.credentials(authority and authority.issue("client", ""))
 
 
 def test_a_simulated_contact_centre_is_kept_through_https(
@@ -96,7 +96,7 @@ def test_a_simulated_contact_centre_is_kept_through_https(
         f"https://127.0.0.1:{proxy.https}",
         *("--sessions", "100", "--duplicates", "10%", "--shuffle", "20%", "--malformed", "2%"),
         *("--verify", desk.target),
-        SSL_CERT_FILE=str(proxy.certificates.authority),
+        SSL_CERT_FILE=str(proxy.authority.file),
         DESK_SIMULATE_TOKEN=TOKEN,
         timeout=60,
     )
@@ -111,7 +111,7 @@ async def test_a_callback_sent_through_https_comes_out_of_a_live_stream_through_
     target = f"127.0.0.1:{proxy.grpc}"
     async with (
         asyncio.timeout(DEADLINE),
-        Client(target, credentials=credentials(proxy, "client")) as client,
+        Client(target, credentials=credentials(proxy, proxy.authority)) as client,
         aclosing(client.subscribe(after_revision=0)) as updates,
     ):
         async for update in updates:
@@ -119,7 +119,7 @@ async def test_a_callback_sent_through_https_comes_out_of_a_live_stream_through_
                 break
         sent = run(
             *("simulate", f"https://127.0.0.1:{proxy.https}", "--sessions", "1"),
-            SSL_CERT_FILE=str(proxy.certificates.authority),
+            SSL_CERT_FILE=str(proxy.authority.file),
             DESK_SIMULATE_TOKEN=TOKEN,
         )
         assert sent.returncode == 0
@@ -132,12 +132,13 @@ async def test_a_callback_sent_through_https_comes_out_of_a_live_stream_through_
 
 @pytest.mark.parametrize("name", [None, "stranger"])
 def test_grpc_without_a_certificate_of_the_authority_is_refused(
-    proxy: RunningNginx, name: str | None
+    proxy: RunningNginx, name: str | None, tmp_path: Path
 ) -> None:
-    with channel(proxy, name) as stranger, pytest.raises(grpc.RpcError) as refused:
-        SessionServiceStub(stranger).CountSessions(CountSessionsRequest(), timeout=DEADLINE)
+    stranger = Authority(tmp_path, name) if name else None
+    with channel(proxy, stranger) as refused, pytest.raises(grpc.RpcError) as failed:
+        SessionServiceStub(refused).CountSessions(CountSessionsRequest(), timeout=DEADLINE)
 
-    assert refused.value.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE)
+    assert failed.value.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE)
 
 
 def test_the_gateways_own_answers_come_through(proxy: RunningNginx) -> None:
@@ -217,7 +218,7 @@ def test_without_a_gateway_desk_is_told_to_come_again(tmp_path: Path) -> None:
     ):
         closed.close()
         status, headers, answer = send(proxy, "POST", query(Sign="not-to-be-logged"), b"{}")
-        with channel(proxy, "client") as client, pytest.raises(grpc.RpcError) as failed:
+        with channel(proxy, proxy.authority) as client, pytest.raises(grpc.RpcError) as failed:
             SessionServiceStub(client).CountSessions(CountSessionsRequest(), timeout=DEADLINE)
 
     assert (status, answer) == (503, json.loads(Answer.NOT_READY.body))

@@ -3,16 +3,17 @@
 import os
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from command.address import Address
 from command.sockets import bound_address, reserve
+from tests.support.certificates import Authority
+from tests.support.loopback import listens
 from tests.support.processes import DEADLINE, ROOT, wait_until
 
 SHIPPED = ROOT / "deploy" / "nginx"
@@ -24,42 +25,6 @@ ANYWHERE = Address("127.0.0.1", 0)
 
 
 @dataclass(frozen=True)
-class Certificates:
-    """Files that `openssl` made: an authority, and a certificate of it for each side."""
-
-    directory: Path
-
-    @property
-    def authority(self) -> Path:
-        return self.directory / "authority.crt"
-
-    def certificate(self, name: str) -> Path:
-        return self.directory / f"{name}.crt"
-
-    def key(self, name: str) -> Path:
-        return self.directory / f"{name}.key"
-
-    def make(self) -> "Certificates":
-        """Make the files of `server` and `client`; those of `stranger` are signed by itself."""
-        self._request("authority", "-subj", "/CN=authority")
-        signed = ("-CA", str(self.authority), "-CAkey", str(self.key("authority")))
-        address = ("-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE")
-        self._request("server", "-subj", "/CN=server", *signed, *address)
-        self._request("client", "-subj", "/CN=client", *signed, *address)
-        self._request("stranger", "-subj", "/CN=stranger")
-        return self
-
-    def _request(self, name: str, *options: str) -> None:
-        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
-        files = ("-keyout", str(self.key(name)), "-out", str(self.certificate(name)))
-        subprocess.run(
-            ["openssl", "req", "-x509", "-days", "2", *curve, *files, *options],
-            check=True,
-            capture_output=True,
-        )
-
-
-@dataclass(frozen=True)
 class RunningNginx:
     """nginx that runs.
 
@@ -67,34 +32,39 @@ class RunningNginx:
         https: port where callbacks are taken.
         grpc: port where gRPC is answered.
         directory: where its files are.
-        certificates: what it and its clients trust.
+        authority: whom it and its clients trust.
     """
 
     https: int
     grpc: int
     directory: Path
-    certificates: Certificates
+    authority: Authority
 
     @property
     def access_log(self) -> str:
         return (self.directory / "access.log").read_text()
 
     def client_context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self.certificates.authority)
+        return ssl.create_default_context(cafile=self.authority.file)
 
 
 @contextmanager
 def running(directory: Path, *, gateway: str, service: str) -> Iterator[RunningNginx]:
     """Run nginx in front of two addresses until the block is left."""
-    certificates = Certificates(directory).make()
+    authority = _certificates(directory)
     with closing(reserve(ANYWHERE)) as https, closing(reserve(ANYWHERE)) as grpc:
         ports = {"443": bound_address(https).port, "50443": bound_address(grpc).port}
         _write(directory, {"127.0.0.1:8080": gateway, "127.0.0.1:50051": service}, ports)
         process = subprocess.Popen(_command(directory), stderr=subprocess.PIPE, text=True)
         try:
-            wait_until(lambda: process.poll() is not None or all(map(_listens, ports.values())))
+            wait_until(
+                lambda: (
+                    process.poll() is not None
+                    or all(listens("127.0.0.1", port) for port in ports.values())
+                )
+            )
             assert process.poll() is None, process.communicate()[1]
-            yield RunningNginx(ports["443"], ports["50443"], directory, certificates)
+            yield RunningNginx(ports["443"], ports["50443"], directory, authority)
         finally:
             process.terminate()
             process.communicate(timeout=DEADLINE)
@@ -102,11 +72,17 @@ def running(directory: Path, *, gateway: str, service: str) -> Iterator[RunningN
 
 def check(directory: Path, *, place: str) -> subprocess.CompletedProcess[str]:
     """Have nginx check the shipped files; `place` is `machine.conf` or `compose.conf`."""
-    Certificates(directory).make()
+    _certificates(directory)
     _write(directory, {}, {"443": 443, "50443": 50443}, place)
     return subprocess.run(
         [*_command(directory), "-t"], capture_output=True, text=True, check=False, timeout=DEADLINE
     )
+
+
+def _certificates(directory: Path) -> Authority:
+    authority = Authority(directory)
+    authority.issue("server", "IP:127.0.0.1")
+    return authority
 
 
 def _command(directory: Path) -> list[str]:
@@ -126,8 +102,9 @@ def _write(
         for port, here in ports.items():
             text = text.replace(f"listen {port} ssl", f"listen 127.0.0.1:{here} reuseport ssl")
         text = text.replace("/var/log/nginx", str(directory))
-        text = text.replace("/etc/nginx/tls/server", f"{directory}/server")
-        text = text.replace("/etc/nginx/tls/clients.crt", f"{directory}/authority.crt")
+        text = text.replace("/etc/nginx/tls/server.crt", f"{directory}/authority-server.pem")
+        text = text.replace("/etc/nginx/tls/server.key", f"{directory}/authority-server.key")
+        text = text.replace("/etc/nginx/tls/clients.crt", f"{directory}/authority.pem")
         text = text.replace("http {\n", "http {\n" + _temporary(directory))
         (directory / name).write_text(re.sub(r"^user .*\n", "", text, flags=re.MULTILINE))
     text = (SHIPPED / place).read_text()
@@ -139,9 +116,3 @@ def _write(
 def _temporary(directory: Path) -> str:
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     return "".join(f"    {kind}_temp_path {directory}/{kind};\n" for kind in kinds)
-
-
-def _listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
