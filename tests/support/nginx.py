@@ -105,14 +105,16 @@ def _write(
         text = text.replace("/etc/nginx/tls/server.crt", f"{directory}/authority-server.pem")
         text = text.replace("/etc/nginx/tls/server.key", f"{directory}/authority-server.key")
         text = text.replace("/etc/nginx/tls/clients.crt", f"{directory}/authority.pem")
-        text = text.replace("http {\n", "http {\n" + _temporary(directory))
-        (directory / name).write_text(re.sub(r"^user .*\n", "", text, flags=re.MULTILINE))
+        (directory / name).write_text(confined(directory, text))
     text = (SHIPPED / place).read_text()
     for address, backend in backends.items():
         text = text.replace(address, backend)
     (directory / place).write_text(text)
 
 
-def _temporary(directory: Path) -> str:
+def confined(directory: Path, text: str) -> str:
+    """Return nginx.conf for a user of this machine: temporary files are below a directory."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    return "".join(f"    {kind}_temp_path {directory}/{kind};\n" for kind in kinds)
+    paths = "".join(f"    {kind}_temp_path {directory}/{kind};\n" for kind in kinds)
+    text = text.replace("http {\n", "http {\n" + paths)
+    return re.sub(r"^user .*\n", "", text, flags=re.MULTILINE)
