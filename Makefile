@@ -109,7 +109,7 @@ test: $(DEV) $(STUBS)  ## run the tests; make test ARGS='-k name -x' passes opti
 
 .PHONY: test-tools
 test-tools: $(TOOLS) nginx promtool  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
-	$(RUN) pytest -n 4 --dist loadgroup -m tools $(ARGS)
+	$(RUN) pytest -n 4 -m tools $(ARGS)
 
 # Debian's, unpacked and not installed: installing them would start servers.
 .PHONY: nginx promtool

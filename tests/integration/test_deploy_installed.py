@@ -6,8 +6,8 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -24,8 +24,7 @@ pytestmark = [
     pytest.mark.tools,
     pytest.mark.skipif(not nginx.NGINX, reason="there is no nginx"),
     pytest.mark.skipif(not prometheus.PROMETHEUS, reason="there is no Prometheus"),
-    pytest.mark.timeout(400),
-    pytest.mark.xdist_group("installed"),
+    pytest.mark.timeout(600),
 ]
 
 TOKEN = "xxxxyyyy"
@@ -120,8 +119,11 @@ class Site:
     def healthy(self) -> None:
         """Wait until gateway and service are ready."""
         readyz = f"http://{self.host}:8080/readyz"
-        eventually(lambda: self.run("health", "gateway", readyz).returncode == 0)
-        eventually(lambda: self.run("health", "service", self.grpc).returncode == 0)
+        for check in (("gateway", readyz), ("service", self.grpc)):
+            eventually(partial(self._is_healthy, *check), within=WITHIN)
+
+    def _is_healthy(self, process: str, address: str) -> bool:
+        return self.run("health", process, address).returncode == 0
 
     def start_nginx(self) -> None:
         folder = self._folder("nginx")
@@ -133,7 +135,7 @@ class Site:
         other = self.authority.issue("other", f"IP:{self.host}", days=days)
         self.certificate.replace(other)
         self.units.hand_over(self.certificate.key)
-        eventually(lambda: self.run("health", "service", self.grpc).returncode == 0)
+        self.healthy()
 
     def expect(self, *alerts: tuple[str, str]) -> None:
         """Wait until these alerts fire, and no others."""
@@ -155,16 +157,23 @@ def usable_python() -> str:
     pytest.skip("there is no Python that another user can run")
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
+def test_an_installation_works_and_each_alert_fires_alone_and_ends() -> None:
     with tempfile.TemporaryDirectory(prefix="desk-") as directory, ExitStack() as stack:
         Path(directory).chmod(0o755)
-        yield Site(Path(directory), stack)
+        site = Site(Path(directory), stack)
+        send_callbacks_through_https_and_read_them_with_a_key(site)
+        for provoke in (
+            stop_the_gateway,
+            hang_the_follower,
+            guess_tokens_while_nobody_reads_the_log,
+            take_a_certificate_that_ends_in_five_days,
+            cut_the_gateway_off_and_hold_the_view,
+        ):
+            provoke(site)
+            site.expect()
 
 
-def test_callbacks_through_https_come_back_through_tls_with_a_key_and_no_alert_fires(
-    site: Site,
-) -> None:
+def send_callbacks_through_https_and_read_them_with_a_key(site: Site) -> None:
     verified = site.simulate(20, "--shuffle", "20%", "--duplicates", "5%", "--verify", site.grpc)
 
     assert verified.startswith("no difference")
@@ -175,24 +184,22 @@ def test_callbacks_through_https_come_back_through_tls_with_a_key_and_no_alert_f
     assert {path.stat().st_mode & 0o77 for path in site.units.data.iterdir()} == {0}
 
 
-def test_a_gateway_that_is_not_running(site: Site) -> None:
+def stop_the_gateway(site: Site) -> None:
     site.units.stop(GATEWAY)
     site.expect((TARGET_DOWN, f"{site.host}:9464"), (PROCESS_MISSING, "gateway"))
 
     site.units.start(GATEWAY)
-    site.expect()
 
 
-def test_a_follower_that_hangs(site: Site) -> None:
+def hang_the_follower(site: Site) -> None:
     (follower,) = pids(site, "desk: follower")
     os.kill(follower, signal.SIGSTOP)
     site.expect((PROCESS_MISSING, "follower"))
 
     os.kill(follower, signal.SIGCONT)
-    site.expect()
 
 
-def test_somebody_who_guesses_tokens_and_a_log_that_nobody_reads(site: Site) -> None:
+def guess_tokens_while_nobody_reads_the_log(site: Site) -> None:
     site.units.stop(GATEWAY)
     reader, writer = os.pipe()
     os.close(reader)
@@ -209,18 +216,16 @@ def test_somebody_who_guesses_tokens_and_a_log_that_nobody_reads(site: Site) -> 
 
     site.units.stop(GATEWAY)
     site.units.start(GATEWAY)
-    site.expect()
 
 
-def test_a_certificate_that_ends_in_five_days(site: Site) -> None:
+def take_a_certificate_that_ends_in_five_days(site: Site) -> None:
     site.replace_certificate(days=5)
     site.expect(("DeskCertificateEnding", "rpc-1"))
 
     site.replace_certificate(days=30)
-    site.expect()
 
 
-def test_no_callbacks_arrive_and_the_last_one_is_not_in_the_view(site: Site) -> None:
+def cut_the_gateway_off_and_hold_the_view(site: Site) -> None:
     site.simulate(1)
     eventually(lambda: site.prometheus.value("sum(desk_callbacks_total)") > 0)
     site.simulate(50)  # more than 360 in the last six hours, here minutes: a busy day
@@ -233,7 +238,6 @@ def test_no_callbacks_arrive_and_the_last_one_is_not_in_the_view(site: Site) -> 
 
     site.start_nginx()
     assert site.simulate(1, "--verify", site.grpc).startswith("no difference")
-    site.expect()
 
 
 def pids(site: Site, title: str) -> list[int]:
