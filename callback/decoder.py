@@ -11,7 +11,7 @@ from math import inf, isfinite
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 COMMAND: Final = "Desk.SessionEventNotify"
 """The only `CallbackCommand` that is ours."""
@@ -45,7 +45,7 @@ MAX_AHEAD = 24 * 60 * 60 * 1000
 """Milliseconds by which an event may be later than its callback was received (decided by us): a
 later one would sort a session's end before its beginning."""
 
-_Text = Annotated[str, Meta(max_length=MAX_NAME // 4)]
+_Text = Annotated[str, Meta(max_length=MAX_NAME // 4)] | UnsetType
 """A text that has at most `MAX_NAME` bytes, whatever its characters."""
 
 
@@ -70,8 +70,9 @@ class Callback(
 ):
     """The fields of a body, as far as they have the types that the vendor gives them.
 
-    A field that is absent, null, of another type or longer than `MAX_NAME` is empty (`""`, `None`,
-    `False`, 0). Which fields mean anything depends on the event.
+    A field that is absent, null, of another type or longer than `MAX_NAME` is false: `UNSET`, `""`,
+    `None`, `False` or 0. Which fields mean anything depends on the event. The canonical JSON of a
+    body that has no other fields is that of its `Callback`, because UNSET is not written.
 
     Attributes:
         event_time: Unix time in milliseconds, Desk's clock.
@@ -82,19 +83,21 @@ class Callback(
     session_id: Annotated[str, Meta(min_length=1, max_length=MAX_SESSION_ID)]
     event: Annotated[str, Meta(min_length=1, max_length=MAX_EVENT_NAME)]
     event_time: Annotated[int, Meta(ge=MIN_EVENT_TIME, le=MAX_EVENT_TIME)]
-    command: Literal["Desk.SessionEventNotify"] = msgspec.field(
-        default=COMMAND, name="CallbackCommand"
+    command: Literal["Desk.SessionEventNotify"] | UnsetType = msgspec.field(
+        default=UNSET, name="CallbackCommand"
     )
-    channel_type: _Text = ""
-    client_user_id: _Text = ""
-    customer_service_id: _Text = ""
-    agent_id: _Text = ""
-    forward_from_agent_id: _Text = ""
-    message_key: _Text = msgspec.field(default="", name="MsgKey")
-    message: list[Any] | None = msgspec.field(default=None, name="MsgBody")
-    cloud_custom_data: str = ""
-    is_contact_user: bool = False
-    stars: Annotated[int, Meta(ge=0, le=5)] = msgspec.field(default=0, name="SatisfactionSelected")
+    channel_type: _Text = UNSET
+    client_user_id: _Text = UNSET
+    customer_service_id: _Text = UNSET
+    agent_id: _Text = UNSET
+    forward_from_agent_id: _Text = UNSET
+    message_key: _Text = msgspec.field(default=UNSET, name="MsgKey")
+    message: list[Any] | None | UnsetType = msgspec.field(default=UNSET, name="MsgBody")
+    cloud_custom_data: str | UnsetType = UNSET
+    is_contact_user: bool | UnsetType = UNSET
+    stars: Annotated[int, Meta(ge=0, le=5)] | UnsetType = msgspec.field(
+        default=UNSET, name="SatisfactionSelected"
+    )
 
     @property
     def satisfaction(self) -> int | None:
@@ -121,14 +124,18 @@ def read(sdk_app_id: int, body: bytes, received_at: int) -> Reading:
     """Read a body that was received at a time (ms). It is parsed once, for content and identity."""
     callback, content, problem = None, body, ""
     try:
-        _check_nesting(body)
-        try:
-            document = _parse(body)
-        except _NotJson:
-            callback = _leniently(_parse_mended(body))
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+            _check_nesting(body)
+        if callback := _strictly(body):
+            content = _CANONICAL.encode(callback)
         else:
-            content = _CANONICAL.encode(document)
-            callback = _strictly(document) or _leniently(document)
+            try:
+                document = _parse(body)
+            except _NotJson:
+                document = _parse_mended(body)
+            else:
+                content = _CANONICAL.encode(document)
+            callback = _leniently(document)
     except Malformed as fault:
         problem = str(fault)
     if callback and callback.event_time > received_at + MAX_AHEAD:
@@ -168,24 +175,19 @@ def _float(literal: str) -> float:
 
 # msgspec's own reading of a float near the limits takes 20 times as long.
 _JSON = msgspec.json.Decoder(float_hook=_float)
+_CALLBACK = msgspec.json.Decoder(Callback, float_hook=_float)
 _CANONICAL = msgspec.json.Encoder(order="sorted")
 
 
 def _check_nesting(body: bytes) -> None:
     """Refuse a body with too many or too deep lists and objects, in linear time."""
-    if _openings(body) <= MAX_DEPTH:
-        return
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside_strings = b"".join(unescaped.split(b'"')[::2])
     brackets = outside_strings.translate(None, _NO_BRACKETS)
-    if _openings(brackets) > MAX_BRACKETS:
+    if brackets.count(b"[") + brackets.count(b"{") > MAX_BRACKETS:
         raise Malformed(f"the body has more than {MAX_BRACKETS} lists and objects")
     if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
         raise Malformed(f"the body is nested deeper than {MAX_DEPTH}")
-
-
-def _openings(body: bytes) -> int:
-    return body.count(b"[") + body.count(b"{")
 
 
 def _parse(body: bytes) -> Any:
@@ -198,10 +200,10 @@ def _parse(body: bytes) -> Any:
 # ---- Strictly: every field is known and of the vendor's type. Nearly all bodies are so. ----
 
 
-def _strictly(document: Any) -> Callback | None:
+def _strictly(body: bytes) -> Callback | None:
     try:
-        callback = msgspec.convert(document, Callback)
-    except msgspec.ValidationError:
+        callback = _CALLBACK.decode(body)
+    except ValueError:
         return None
     # A printable name has no control characters.
     printable = callback.session_id.isprintable() and callback.event.isprintable()

@@ -18,7 +18,7 @@ from command.throttle import Throttle, ThrottledLogger
 from metrics.definitions import LOG_RECORDS_DROPPED
 
 MAX_VALUE = 2_000
-"""Characters of one value."""
+"""Characters of one value; a list that is longer becomes text."""
 
 MAX_TRACEBACK = 8_000
 """Characters of a rendered exception. The end is kept: the error is there."""
@@ -61,8 +61,9 @@ def configure(settings: Settings, role: str) -> None:
             ],
         )
     )
-    # gRPC logs a traceback for each client that vanishes.
-    handler.addFilter(ThrottledLogger("grpc", throttle))
+    # gRPC logs a traceback for each client that vanishes, OpenTelemetry one for each failed batch.
+    for name in ("grpc", "opentelemetry"):
+        handler.addFilter(ThrottledLogger(name, throttle))
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.raiseExceptions = False  # a record that cannot be written must not cause another
 
@@ -101,6 +102,7 @@ def _render_exception(exc_info: ExcInfo) -> str:
 def _bound(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for name, value in event.items():
         longest = MAX_TRACEBACK if name == "exception" else MAX_VALUE
-        if isinstance(value, str) and len(value) > longest:
-            event[name] = value[:longest] + "…"
+        text = value if isinstance(value, str) else repr(value)
+        if len(text) > longest:
+            event[name] = text[:longest] + "…"
     return event

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from shutil import disk_usage
 from typing import TYPE_CHECKING, TypeVar
 
 import structlog
@@ -29,6 +30,7 @@ from command.signals import on_stop_request
 from command.supervisor import BEAT, Notifier, ProcessSpec
 from command.tokens import CallbackTokens
 from metrics import definitions as metrics
+from metrics import tracing
 from metrics.endpoint import open_endpoint
 from metrics.instruments import Group
 from storage.sizes import size_of_database
@@ -81,7 +83,7 @@ def run_gateway(
         from gateway.app import create_app
         from gateway.authentication import Authenticator
         from gateway.limits import Limits
-        from gateway.options import Options
+        from gateway.options import LIVE, READY, Options
         from gateway.reporter import start_reporter
         from gateway.waitress_server import GreenletEvent, Server
         from journal.late import LateWriter
@@ -104,10 +106,14 @@ def run_gateway(
         with closing(journal):
             authenticator = Authenticator(options.sdk_app_ids, valid)
             app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
+            traced = tracing.traced_app(app, options.path, [LIVE, READY])
+            metrics.TOKEN_LAST_USED.read = authenticator.last_used
+            metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
+            metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
             _follow_tokens(tokens, authenticator, stop)
             start_reporter(options, settings.data_dir)
             limits = Limits(per_address=settings.http_connections_per_address)
-            server = Server(app, listener, limits)
+            server = Server(traced, listener, limits)
             _when_set(stop, server.stop)
             server.run(notifier.alive)
         if journal.failure:
@@ -216,9 +222,17 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
 
 
 def _open_writer(settings: Settings) -> "JournalWriter":
+    from journal.errors import Unavailable
     from journal.sqlite import SqliteWriter
 
-    return SqliteWriter(settings.data_dir / JOURNAL_FILE)
+    path = settings.data_dir / JOURNAL_FILE
+    # A new journal would have its view built anew, and the old view has all that was in the old.
+    if not path.exists() and any(settings.data_dir.glob("view-*.db")):
+        raise Unavailable(
+            f"{path} is gone, and a view of it is there: run `desk journal restore --from-view`, "
+            "or delete the views to begin with an empty journal"
+        )
+    return SqliteWriter(path)
 
 
 def open_reader(data_dir: Path) -> "JournalReader":
@@ -311,7 +325,8 @@ def _process(
     metrics.BUILD_INFO.read = lambda: _build_info(role)
     open_endpoint(runtime, role, *groups)
     try:
-        yield
+        with tracing.sending(role):
+            yield
     except (Unavailable, CertificateProblem, ClientsProblem) as error:
         notifier.trouble(str(error))
         sys.exit(1)

@@ -19,11 +19,12 @@ from gateway.answers import BY_STATUS, CONTENT_TYPE, OUTCOMES, Answer, RequestRe
 from gateway.authentication import Authenticator
 from gateway.callback_request import read_callback
 from gateway.limits import BUDGET, MAX_BODY
-from gateway.measurement import ARRIVED, LAST_CALLBACKS, count, observe
+from gateway.measurement import ARRIVED, LAST_CALLBACKS, count, observe, start_counting
 from gateway.options import LIVE, READY, Options
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, JournalError, Overloaded
 from journal.port import JournalWriter, Waiter
+from metrics.tracing import span
 
 CONDITION = "gateway.condition"
 """WSGI environ, optional: why the server wants no more traffic; "" if it does."""
@@ -52,6 +53,7 @@ def create_app(
         clock: Unix time in seconds.
         budget: seconds from the arrival of a request to its answer.
     """
+    start_counting(options.sdk_app_ids)
     app = App(media_type=CONTENT_TYPE)
     authenticator = authenticator or Authenticator(options.sdk_app_ids, options.tokens)
     app.add_route(options.path, _CallbackUrl(journal, authenticator, event, clock, budget))
@@ -98,7 +100,8 @@ class _CallbackUrl:
         try:
             if timeout <= 0:
                 raise Overloaded("the request waited too long for its turn")
-            return self._journal.append(entry, timeout=timeout, event=self._event)
+            with span("append"):
+                return self._journal.append(entry, timeout=timeout, event=self._event)
         except JournalError as error:
             answer = Answer.OVERLOADED if isinstance(error, Overloaded) else Answer.UNAVAILABLE
             outcome = "timed_out" if isinstance(error, AppendTimedOut) else ""

@@ -63,20 +63,50 @@ class NotAuthenticated(RequestRejected):
 class Authenticator:
     """The operator's apps and their tokens.
 
-    Args:
+    Attributes:
         sdk_app_ids: the operator's apps.
-        tokens: valid tokens by app, several during a rotation. An app without an entry needs no
-            signature; one whose entry is empty is refused.
+
+    Args:
+        tokens: see `replace`.
     """
 
     def __init__(self, sdk_app_ids: frozenset[int], tokens: Mapping[int, tuple[str, ...]]) -> None:
-        self._sdk_app_ids = sdk_app_ids
+        self.sdk_app_ids = sdk_app_ids
+        self._last_used: dict[tuple[int, bytes], float] = {}
         self.replace(tokens)
 
     def replace(self, tokens: Mapping[int, tuple[str, ...]]) -> None:
-        """Put other tokens in force. May be called by any thread."""
+        """Put other tokens in force. May be called by any thread.
+
+        Args:
+            tokens: valid tokens by app, several during a rotation. An app without an entry needs no
+                signature; one whose entry is empty is refused.
+
+        Raises:
+            ValueError: a token is empty. Anybody could sign with it.
+        """
+        if not all(all(valid) for valid in tokens.values()):
+            raise ValueError("an app has an empty token")
         self._tokens = {
             app: tuple(token.encode() for token in valid) for app, valid in tokens.items()
+        }
+        in_force = {(app, token) for app, valid in self._tokens.items() for token in valid}
+        for token in self._last_used.keys() - in_force:
+            self._last_used.pop(token, None)
+
+    def checks(self, sdk_app_id: int) -> bool:
+        """Return True if the callbacks of an app need a signature."""
+        return sdk_app_id in self._tokens
+
+    def last_used(self) -> dict[tuple[str, ...], float]:
+        """Return the Unix time of the last use of each token in force; 0 if it was never used.
+
+        A token is shown as its app and its place among the app's tokens, from 1.
+        """
+        return {
+            (str(app), str(place)): self._last_used.get((app, token), 0.0)
+            for app, tokens in self._tokens.items()
+            for place, token in enumerate(tokens, 1)
         }
 
     def authenticate(self, parameters: Parameters, now: float) -> int:
@@ -93,16 +123,18 @@ class Authenticator:
         if claim is None:
             raise NotAuthenticated(AuthenticationFault.BAD_APP)
         sdk_app_id = int(claim)
-        if sdk_app_id not in self._sdk_app_ids:
+        if sdk_app_id not in self.sdk_app_ids:
             raise NotAuthenticated(AuthenticationFault.NOT_OUR_APP, sdk_app_id=sdk_app_id)
         if (tokens := self._tokens.get(sdk_app_id)) is not None:
-            _check_signature(parameters, sdk_app_id, tokens, now)
+            token = _signed_with(parameters, sdk_app_id, tokens, now)
+            self._last_used[sdk_app_id, token] = now
         return sdk_app_id
 
 
-def _check_signature(
+def _signed_with(
     parameters: Parameters, sdk_app_id: int, tokens: tuple[bytes, ...], now: float
-) -> None:
+) -> bytes:
+    """Return the token that a request is signed with; raises NotAuthenticated."""
     request_time = _matching(parameters, "RequestTime", _REQUEST_TIME)
     if request_time is None:
         raise NotAuthenticated(AuthenticationFault.BAD_REQUEST_TIME, sdk_app_id=sdk_app_id)
@@ -112,16 +144,13 @@ def _check_signature(
     sign = _matching(parameters, "Sign", _SIGN)
     if sign is None:
         raise NotAuthenticated(AuthenticationFault.BAD_SIGN, sdk_app_id=sdk_app_id)
-    if not _is_signed(sign.lower(), request_time.encode(), tokens):
-        raise NotAuthenticated(AuthenticationFault.WRONG_SIGN, sdk_app_id=sdk_app_id)
-
-
-def _is_signed(sign: str, request_time: bytes, tokens: tuple[bytes, ...]) -> bool:
-    matches = False
+    found = None
     for token in tokens:  # always all of them: the time must not reveal which one matches
-        expected = sha256(token + request_time).hexdigest()
-        matches |= hmac.compare_digest(expected, sign)
-    return matches
+        expected = sha256(token + request_time.encode()).hexdigest()
+        found = token if hmac.compare_digest(expected, sign.lower()) else found
+    if found is None:
+        raise NotAuthenticated(AuthenticationFault.WRONG_SIGN, sdk_app_id=sdk_app_id)
+    return found
 
 
 def _matching(parameters: Parameters, name: str, pattern: re.Pattern[str]) -> str | None:

@@ -3,10 +3,11 @@
 An app is a label only once it is known to be one of the operator's.
 """
 
+from collections.abc import Iterable
 from http import HTTPMethod
 from time import monotonic
 
-from metrics.definitions import CALLBACKS, OTHER, REQUEST_DURATION
+from metrics.definitions import CALLBACK_OUTCOMES, CALLBACKS, OTHER, REQUEST_DURATION
 
 ARRIVED = "gateway.arrived"
 """WSGI environ, optional: when the request's last byte arrived, `time.monotonic`. Without it, a
@@ -16,6 +17,13 @@ LAST_CALLBACKS: dict[int, int] = {}
 """By app, when the last callback that is in the journal was received, Unix time in ms."""
 
 _METHODS = frozenset(map(str, HTTPMethod))
+
+
+def start_counting(sdk_app_ids: Iterable[int]) -> None:
+    """Begin all counts at 0: Prometheus sees no increase in a counter that begins at 1."""
+    for app in (*map(str, sdk_app_ids), OTHER):
+        for outcome in CALLBACK_OUTCOMES:
+            CALLBACKS.values[app, outcome] += 0
 
 
 def count(outcome: str, sdk_app_id: object = None) -> None:

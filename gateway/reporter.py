@@ -61,7 +61,8 @@ class _Reporter:
     def _apps(self) -> list[AppReport]:
         by_app: dict[str, dict[str, int]] = {}
         for (app, outcome), number in sorted(CALLBACKS.values.items()):
-            by_app.setdefault(app, {})[outcome] = int(number)
+            if number:
+                by_app.setdefault(app, {})[outcome] = int(number)
         ours = [
             AppReport(
                 sdk_app_id=app,

@@ -19,9 +19,13 @@ from journal.damage import COLUMNS, Damage, Report, damages, faults
 from journal.entry import MAX_INTEGER, Entry, validate
 from journal.errors import JournalError, Unreadable
 from journal.sqlite_file import connect_to_read, map_errors, open_read_only
+from storage.lock import FileLock
 
 STEP = 1_000
 """Pages (4 KiB) copied between two reports."""
+
+PARTIAL = ("journal-", ".partial")
+"""Beginning and end of the name of a file that is not complete."""
 
 CHUNK = 4 * 1024 * 1024
 """Bytes of a stream read at once."""
@@ -75,15 +79,13 @@ def back_up(journal: Path, target: Path, report: Report) -> Content:
         NoRoom: the copy would not fit.
         JournalError: the journal cannot be read, or the copy is damaged.
     """
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    try:
-        with temporary(target.parent) as copy:
-            content = copy_verified(journal, copy, report)
-            os.replace(copy, target)
-            sync(target.parent)
-    except BaseException:
-        target.unlink()
-        raise
+    if os.path.lexists(target):
+        raise FileExistsError(target)
+    with temporary(target.parent) as copy:
+        content = copy_verified(journal, copy, report)
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.replace(copy, target)
+        sync(target.parent)
     return content
 
 
@@ -113,13 +115,29 @@ def verify(path: Path, report: Report, *, name: str) -> Content:
 
 @contextmanager
 def temporary(directory: Path) -> Iterator[Path]:
-    """Give an empty file for its owner only, which is deleted in the end if it is still there."""
-    descriptor, name = tempfile.mkstemp(prefix="journal-", suffix=".partial", dir=directory)
+    """Give an empty file for its owner only; delete it in the end, and those of killed processes.
+
+    It is locked as long as it is in use.
+    """
+    for abandoned in directory.glob(f"{PARTIAL[0]}*{PARTIAL[1]}"):
+        with suppress(OSError):
+            lock = FileLock(abandoned)
+            _delete(abandoned)
+            lock.release()
+    descriptor, name = tempfile.mkstemp(prefix=PARTIAL[0], suffix=PARTIAL[1], dir=directory)
     os.close(descriptor)
+    lock = FileLock(Path(name))
     try:
         yield Path(name)
     finally:
-        Path(name).unlink(missing_ok=True)
+        _delete(Path(name))
+        lock.release()
+
+
+def _delete(file: Path) -> None:
+    """Delete a database, if it is there, and what SQLite may have put beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
 def receive(stream: BinaryIO, size: int, copy: Path, report: Report) -> None:
@@ -163,7 +181,11 @@ def _valid(entries: Iterable[Entry]) -> Iterator[Entry]:
 def make_another(copy: Path, *, name: str) -> None:
     """Bring a copy to this version, and make it another journal: it has a new id from here on."""
     with map_errors(name), closing(apsw.Connection(str(copy))) as connection:
-        sqlite_format.migrate(connection, sqlite_format.version(connection, name), name)
+        found = sqlite_format.version(connection, name)
+        connection.pragma(
+            "journal_mode", "delete"
+        )  # the file of a journal that was stopped has WAL
+        sqlite_format.migrate(connection, found, name)
         connection.execute(SET_ID, (uuid4().hex,))
 
 

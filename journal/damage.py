@@ -10,12 +10,14 @@ import apsw
 
 from callback.decoder import identify
 from journal.entry import DAMAGED, MAX_INTEGER, Entry, Kind
+from journal.port import READ_BYTES
 
 COLUMNS = Entry.__struct_fields__
 READ = f"""
 SELECT {", ".join(COLUMNS)} FROM entries WHERE revision > ? ORDER BY revision LIMIT ?
 """  # noqa: S608
 HEAD = "SELECT ifnull(max(revision), 0) FROM entries"
+HEADER = "SELECT oldest_revision, (SELECT min(revision) FROM entries) FROM header"
 
 PAGE = 500
 """Entries read at once: a cursor that stays open would keep the WAL from being used again."""
@@ -61,12 +63,11 @@ def scan(connection: apsw.Connection) -> Iterator[Entry | Damage]:
 
 def changed(entry: Entry) -> bool:
     """Return True if an entry is not the one that was appended."""
-    if entry.kind != Kind.CALLBACK:
-        return False
     try:
-        return identify(entry.sdk_app_id, entry.body) != entry.id
+        is_callback = identify(entry.sdk_app_id, entry.body) == entry.id
     except TypeError:  # a changed bit can change the type of a value
         return True
+    return is_callback is not (entry.kind == Kind.CALLBACK)
 
 
 def damages(connection: apsw.Connection, report: Report) -> Iterator[Damage]:
@@ -83,12 +84,23 @@ def damages(connection: apsw.Connection, report: Report) -> Iterator[Damage]:
 
 
 def faults(connection: apsw.Connection) -> list[str]:
-    """Check the structure of the file, indexes included; return what is wrong with it."""
+    """Check the structure of a SQLite file, indexes included; return what is wrong with it."""
     try:
         found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({MAX_FAULTS})")]
-    except apsw.CorruptError as error:
+    except apsw.Error as error:
         found = [str(error)]
     return [" ".join(line.split()) for line in found if line != "ok"]
+
+
+def header_faults(connection: apsw.Connection) -> list[str]:
+    """Check the header of a journal; return what is wrong with it."""
+    try:
+        oldest, first = connection.execute(HEADER).get
+    except apsw.Error as error:
+        return [f"the header cannot be read: {error}"]
+    if first and first < oldest:
+        return [f"the header has {oldest} as the oldest revision, and there is revision {first}"]
+    return []
 
 
 def _head(connection: apsw.Connection) -> int:
@@ -103,10 +115,13 @@ def _page(
 ) -> tuple[list[Entry], Exception | None]:
     """Read entries up to the first that cannot be read, and the reason for that."""
     entries: list[Entry] = []
+    room = READ_BYTES
     rows = connection.cursor()
     try:
-        for row in rows.execute(READ, (after, limit)):
-            entries.append(Entry(**dict(zip(COLUMNS, row, strict=True))))  # noqa: PERF401
+        rows.execute(READ, (after, limit))
+        while room > 0 and (row := next(rows, None)):
+            entries.append(Entry(**dict(zip(COLUMNS, row, strict=True))))
+            room -= len(entries[-1].body)
     except (apsw.CorruptError, UnicodeDecodeError) as error:
         return entries, error
     finally:

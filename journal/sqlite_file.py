@@ -7,6 +7,7 @@ descriptor of it would drop the locks that SQLite holds in this process.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from operator import ge
 from pathlib import Path
 
 import apsw
@@ -15,6 +16,7 @@ import structlog
 from journal import sqlite_format
 from journal.errors import Damaged, InUse, Unavailable, Unreadable
 from storage.files import DatabaseFiles
+from storage.sizes import size_of_database
 
 BUSY_MS = 200
 """Milliseconds to wait for another connection's lock; locks are held for a few at most."""
@@ -55,6 +57,7 @@ class Handle:
         self._connect = connect
         self._connection: apsw.Connection | None = None
         self._files = DatabaseFiles.at(path)
+        self._sizes = (0, 0)
         self.journal_id = ""
         with self.connection() as connection:
             self.journal_id = sqlite_format.journal_id(connection)
@@ -74,6 +77,8 @@ class Handle:
             except Exception:  # whatever it was, a transaction may be open
                 self.drop()
                 raise
+            if not connection.readonly("main"):
+                self._sizes = size_of_database(self._path)
 
     def save_wal(self) -> None:
         """Move the writer's commits to the database if the WAL that has them was deleted.
@@ -112,10 +117,30 @@ class Handle:
             log.warning("journal_file_replaced", journal=str(self._path))
             self.drop()
             self._on_replaced()
+        self._leave_truncated()
         if self._connection is None:
             self._connection = self._connect(self._path, self.journal_id)
             self._files = DatabaseFiles.at(self._path)
         return self._connection
+
+    def _leave_truncated(self) -> None:
+        """Close the writer's connection if another program has truncated its files.
+
+        SQLite would not notice: it moves the pages of the WAL that its index lists to the database,
+        also those that are gone, as zeros.
+        """
+        connection, now = self._connection, size_of_database(self._path)
+        if connection is None or connection.readonly("main") or all(map(ge, now, self._sizes)):
+            return
+        log.error("journal_file_truncated", journal=str(self._path), sizes=now, before=self._sizes)
+        if now[1] < self._sizes[1]:
+            connection.close(True)
+            self._connection = None
+            Path(f"{self._path}-shm").unlink(missing_ok=True)  # it is made anew of what is left
+        else:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self.drop()
+        self._on_replaced()
 
     def _is_outdated(self, connection: apsw.Connection) -> bool:
         now = DatabaseFiles.at(self._path)

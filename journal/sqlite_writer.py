@@ -15,7 +15,7 @@ from msgspec.structs import astuple
 
 from journal.entry import Appended, NewEntry
 from journal.errors import JournalError, Unavailable
-from journal.sqlite_file import Handle, connect_to_write, map_errors
+from journal.sqlite_file import BUSY_MS, Handle, connect_to_write, map_errors
 from metrics.definitions import DUPLICATES
 from storage.lock import FileLock
 
@@ -50,6 +50,7 @@ class Writer:
         self._checkpoint_pages = checkpoint_pages
         self._pages = 0  # written to the WAL since the last checkpoint, or the last try
         self._failing = False
+        self._delayed = False  # the last checkpoint was
         with map_errors(path):
             self._lock = FileLock(Path(f"{path}.lock"))
         try:
@@ -83,16 +84,23 @@ class Writer:
     def checkpoint(self) -> None:
         """Move the WAL to the database if it has grown, so that the next commit starts it anew.
 
-        Waits for readers, but not long: a busy reader delays it by `checkpoint_pages`.
+        Waits for readers, but not long: a busy reader delays it by `checkpoint_pages`. As long as
+        one does so, as a backup may for minutes, the next attempts do not wait at all.
         """
         if self._pages < self._checkpoint_pages:
             return
         self._pages = 0
         with suppress(Unavailable), self._writing() as connection:
+            connection.set_busy_timeout(0 if self._delayed else BUSY_MS)
             try:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+                self._delayed = False
             except apsw.BusyError:
-                log.warning("journal_checkpoint_delayed")
+                if not self._delayed:
+                    log.warning("journal_checkpoint_delayed")
+                self._delayed = True
+            finally:
+                connection.set_busy_timeout(BUSY_MS)
 
     def close(self) -> None:
         """Leave all entries in the database file itself, and release the lock."""

@@ -16,7 +16,8 @@ FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.
 
 BUILD_INFO = Gauge(
     "desk_build_info",
-    "1; the labels are the versions. `fingerprint` is that of the view, empty in the gateway.",
+    "The versions, as labels of the constant 1. `fingerprint` is that of the view, empty in the "
+    "gateway.",
     "version", "python", "grpcio", "sqlite", "fingerprint",
 )  # fmt: skip
 LOG_RECORDS_DROPPED = Counter(
@@ -33,6 +34,12 @@ CALLBACKS = Counter(
     "`malformed` are in the journal.",
     "app", "outcome",
 )  # fmt: skip
+CALLBACK_OUTCOMES = (
+    "kept", "duplicate", "malformed",
+    "refused_app", "refused_signature", "stale",
+    "wrong_command", "wrong_path", "wrong_method", "too_large", "encoded",
+    "overloaded", "timed_out", "unavailable",
+)  # fmt: skip
 REQUEST_DURATION = Histogram(
     "http_server_request_duration_seconds",
     "Seconds from the last byte of a request to its answer. Other methods than HTTP's own are "
@@ -40,7 +47,18 @@ REQUEST_DURATION = Histogram(
     "http_request_method", "http_route", "http_response_status_code",
     bounds=FAST,
 )  # fmt: skip
-GATEWAY: Group = (CALLBACKS, REQUEST_DURATION)
+TOKEN_LAST_USED = Gauge(
+    "desk_callback_token_last_used_timestamp_seconds",
+    "Unix time of the last request that was signed with a callback token; 0: none since the "
+    "gateway's start. `token` is its place among the valid ones of its app: 1, 2, ...",
+    "app", "token",
+)  # fmt: skip
+DISK_FREE = Gauge(
+    "desk_disk_free_bytes",
+    "Bytes that are free on the file system of the data directory.",
+)
+DISK_SIZE = Gauge("desk_disk_size_bytes", "Bytes of the file system of the data directory.")
+GATEWAY: Group = (CALLBACKS, REQUEST_DURATION, TOKEN_LAST_USED, DISK_FREE, DISK_SIZE)
 
 # ---- The journal's writer, in the gateway ----
 
@@ -83,7 +101,8 @@ APPLIED_REVISION = Gauge("desk_follower_applied_revision", "The last revision in
 LAG_ENTRIES = Gauge("desk_follower_lag_entries", "Revisions from the view to the journal's head.")
 LAG_SECONDS = Gauge(
     "desk_follower_lag_seconds",
-    "Seconds since the oldest callback that is not in the view was received; 0: caught up.",
+    "Seconds since the oldest callback that is not in the view was received; 0: caught up; +Inf: "
+    "the journal cannot be read.",
 )
 BUILD_PROGRESS = Gauge(
     "desk_view_build_progress_ratio",
@@ -104,16 +123,31 @@ LATE = Histogram(
     "Seconds by the clock of Desk from a late callback's event to the session's newest event.",
     bounds=(0.1, 0.5, 1, 5, 10, 30, 60, 300, 3600, 86400),
 )
+DAMAGED_ENTRIES = Gauge(
+    "desk_journal_damaged_entries",
+    "Entries in the view that were no longer as they were appended when the follower read them.",
+)
+SESSIONS = Gauge(
+    "desk_sessions",
+    "Sessions in the view, ended ones included. Absent while a new view is being built.",
+    "app", "state",
+)  # fmt: skip
+LONGEST_WAIT = Gauge(
+    "desk_queue_longest_wait_seconds",
+    "Seconds since the session that waits longest for an agent was queued, by the clock of Desk; "
+    "0: none waits. Absent while a new view is being built.",
+    "app",
+)
 FOLLOWER: Group = (
     APPLIED_REVISION, LAG_ENTRIES, LAG_SECONDS, BUILD_PROGRESS, RECORDS, RECORDS_REVISED, LATE,
-    DUPLICATES,
+    DUPLICATES, DAMAGED_ENTRIES, SESSIONS, LONGEST_WAIT,
 )  # fmt: skip
 
 # ---- The rpc workers ----
 
 GRPC_STARTED = Counter(
     "grpc_server_started",
-    "Calls that were begun.",
+    "Calls that were started.",
     "grpc_type", "grpc_service", "grpc_method",
 )  # fmt: skip
 GRPC_HANDLED = Counter(
@@ -128,7 +162,7 @@ GRPC_SENT = Counter(
 )  # fmt: skip
 GRPC_HANDLING = Histogram(
     "grpc_server_handling_seconds",
-    "Seconds from the begin of a call to its end.",
+    "Seconds from the start of a call to its end.",
     "grpc_type", "grpc_service", "grpc_method",
     bounds=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600),
 )  # fmt: skip
@@ -144,7 +178,7 @@ STREAM_DELAY = Histogram(
 )
 AUTH_DENIED = Counter(
     "desk_auth_denied",
-    "Calls that were denied, by the reason in the error; see the API.",
+    "Calls that were denied, by `ErrorInfo.reason` in small letters.",
     "reason",
 )
 CERTIFICATE_NOT_AFTER = Gauge(
@@ -152,13 +186,6 @@ CERTIFICATE_NOT_AFTER = Gauge(
     "Unix time at which the certificate of the gRPC port ends; absent without TLS.",
 )
 RPC: Group = (
-    GRPC_STARTED,
-    GRPC_HANDLED,
-    GRPC_SENT,
-    GRPC_HANDLING,
-    STREAMS_OPEN,
-    FELL_BEHIND,
-    STREAM_DELAY,
-    AUTH_DENIED,
-    CERTIFICATE_NOT_AFTER,
-)
+    GRPC_STARTED, GRPC_HANDLED, GRPC_SENT, GRPC_HANDLING,
+    STREAMS_OPEN, FELL_BEHIND, STREAM_DELAY, AUTH_DENIED, CERTIFICATE_NOT_AFTER,
+)  # fmt: skip

@@ -40,12 +40,12 @@ def arrival_of(entry: Entry) -> Arrival:
     if reading.identity != entry.id and entry.kind == Kind.CALLBACK:
         callback, problem = None, DAMAGED
     if callback is None:
-        return Arrival(entry, records.event(entry, None), (entry.sdk_app_id, ""), problem)
+        return Arrival(entry, records.event(entry), (entry.sdk_app_id, ""), problem)
     facts = without_message(callback, entry.id)
     stored = msgspec.msgpack.encode(facts)
     return Arrival(
         entry,
-        records.event(entry, None if problem else callback),
+        records.event(entry) if problem else records.event(entry, callback, facts),
         (entry.sdk_app_id, callback.session_id),
         problem,
         HistoryEntry.of(facts, entry.revision, len(stored)),

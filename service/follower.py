@@ -12,15 +12,10 @@ from threading import Event
 import structlog
 
 from journal.entry import Entry
-from journal.errors import Damaged, JournalError, NotKept, Unavailable
+from journal.errors import Damaged, JournalError, NotKept, Unavailable, Unreadable
 from journal.port import JournalReader
-from metrics.definitions import (
-    APPLIED_REVISION,
-    BUILD_PROGRESS,
-    DUPLICATES,
-    LAG_ENTRIES,
-    LAG_SECONDS,
-)
+from metrics.tracing import span
+from service.gauges import read_gauges
 from service.projection import Projection
 from service.view import store
 from service.view.errors import ContentRefused, ViewDamaged, ViewError
@@ -138,7 +133,7 @@ class Follower:
             self._projection().begin_at(problem.oldest)
         except _NotApplicable as problem:
             self._isolate(problem)
-        except Damaged as problem:
+        except Unreadable as problem:
             self._stand_still(str(problem), stop, alive)
 
     def _stand_still(self, problem: str, stop: Event, alive: Callable[[], None]) -> None:
@@ -157,7 +152,7 @@ class Follower:
     def _follow(self, stop: Event, alive: Callable[[], None]) -> None:
         projection = self._projection()
         log.info("follower_started", revision=projection.progress.applied_revision)
-        _measure(projection, self._journal)
+        read_gauges(projection, self._journal, self._writer.path)
         taken_over = False
         while not stop.is_set():
             began = time.monotonic()
@@ -227,7 +222,8 @@ class Follower:
         head = self._journal.head() if following else 0
         behind_since = following.received_at if following else None
         try:
-            projection.apply(entries, head=head, behind_since=behind_since)
+            with span("fold", entries=len(entries)):
+                projection.apply(entries, head=head, behind_since=behind_since)
         except Exception as error:
             if entries and _is_of_the_entries(error):
                 raise _NotApplicable(entries) from error
@@ -265,27 +261,6 @@ class Follower:
         for path in store.others(self._data_dir):
             if time.time() - store.last_used(path) >= self._keep_views:
                 log.info("view_of_other_version", view=path.name, done=discard(path))
-
-
-def _measure(projection: Projection, journal: JournalReader) -> None:
-    """Have the gauges read when a page of metrics is made, by its thread."""
-
-    def lag() -> int:
-        return max(0, journal.head() - projection.progress.applied_revision)
-
-    def lag_seconds() -> float:
-        waiting = journal.read(projection.progress.applied_revision, limit=1)
-        return max(0.0, time.time() - waiting[0].received_at / 1000) if waiting else 0.0
-
-    def built() -> float:
-        progress = projection.progress
-        return 1.0 if progress.complete else progress.applied_revision / max(1, journal.head())
-
-    APPLIED_REVISION.read_number(lambda: projection.progress.applied_revision)
-    LAG_ENTRIES.read_number(lag)
-    LAG_SECONDS.read_number(lag_seconds)
-    BUILD_PROGRESS.read_number(built)
-    DUPLICATES.read = lambda: {("fold",): projection.progress.repetitions}
 
 
 def _is_of_the_entries(error: Exception) -> bool:

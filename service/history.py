@@ -187,6 +187,11 @@ class History:
         history._holders = {name: _EARLIEST for name in FIRSTS if getattr(state.session, name)}
         return history
 
+    @property
+    def queued_since(self) -> int | None:
+        """Return the start of the present stay in the queue; None outside of it."""
+        return self._core.queued_since
+
     def save(self) -> bytes:
         """Write the state from which the history can go on in order."""
         return msgspec.msgpack.encode(_Saved(self._core, self.session, self._last, self.usage))

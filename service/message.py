@@ -7,6 +7,7 @@ import msgspec
 from desk.v1 import event_pb2 as pb
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
+from msgspec import UnsetType
 
 MAX_ELEMENTS = 100
 """Parts of a message that are read; further parts are only in the raw body."""
@@ -15,7 +16,7 @@ _INT32, _INT64 = 2**31, 2**63
 _MAX_SECONDS = 315_576_000_000  # what protobuf's Duration can hold
 
 
-def fill(message: pb.Message, key: str, body: list[Any] | None) -> None:
+def fill(message: pb.Message, key: str, body: list[Any] | UnsetType | None) -> None:
     """Fill in a message. `body` is `MsgBody` as parsed from JSON."""
     message.key = key
     for each in (body or [])[:MAX_ELEMENTS]:

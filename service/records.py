@@ -20,7 +20,7 @@ from callback.catalogue import EndReason, EventType, Field, State, carriers
 from callback.decoder import Callback
 from journal.entry import Entry
 from service.message import fill
-from service.session import Outcome, Reason, Session, Verdict, explain
+from service.session import Facts, Outcome, Reason, Session, Verdict, explain
 
 STATES = {
     state: session_pb2.SESSION_STATE_UNSPECIFIED
@@ -48,8 +48,8 @@ def event_type(name: str) -> event_pb2.EventType.ValueType:
     return TYPES.get(name, event_pb2.EVENT_TYPE_UNRECOGNISED)
 
 
-def event(entry: Entry, callback: Callback | None) -> bytes:
-    """Write a record of an entry's event alone; `callback` is None if its body is malformed."""
+def event(entry: Entry, callback: Callback | None = None, facts: Facts | None = None) -> bytes:
+    """Write a record of an entry's event alone; there is no callback if its body is malformed."""
     whole = event_pb2.SessionRecord()
     made = whole.event
     made.revision = entry.revision
@@ -60,27 +60,27 @@ def event(entry: Entry, callback: Callback | None) -> bytes:
     made.id = entry.id.hex()
     made.raw_body = entry.body
     set_time(made.received_at, entry.received_at)
-    if callback:
-        _fill(made, callback)
+    if callback and facts:
+        _fill(made, callback, facts)
     return whole.SerializeToString()
 
 
-def _fill(made: event_pb2.Event, callback: Callback) -> None:
+def _fill(made: event_pb2.Event, callback: Callback, facts: Facts) -> None:
     """Copy the fields of a callback that mean something in its event."""
-    name = callback.event
+    name = facts.event
     made.session_id = callback.session_id
     made.type = event_type(name)
     made.type_name = name
-    set_time(made.event_time, callback.event_time)
-    made.channel_type = callback.channel_type
-    made.client_user_id = callback.client_user_id
-    made.customer_service_id = callback.customer_service_id
+    set_time(made.event_time, facts.event_time)
+    made.channel_type = facts.channel_type
+    made.client_user_id = facts.client_user_id
+    made.customer_service_id = facts.customer_service_id
     if callback.cloud_custom_data:
         made.cloud_custom_data = callback.cloud_custom_data
     for field, attribute in _CARRIED.get(name, ()):
-        setattr(made, field, getattr(callback, attribute))
+        setattr(made, field, getattr(facts, attribute))
     if name in _WITH_MESSAGE:
-        fill(made.message, callback.message_key, callback.message)
+        fill(made.message, facts.message_key, callback.message)
 
 
 _CONTENT = {
@@ -89,7 +89,7 @@ _CONTENT = {
     Field.STARS: ("satisfaction", "stars"),
     Field.CONTACT: ("agent_contacted_user", "is_contact_user"),
 }
-"""The fields of desk.v1.Event and of `Callback` that a field of Desk's is in."""
+"""The fields of desk.v1.Event and of `Facts` that a field of Desk's is in."""
 _CARRIED: dict[str, list[tuple[str, str]]] = {
     event: [_CONTENT[field] for field in event.row.carries if field in _CONTENT]
     for event in EventType

@@ -9,12 +9,14 @@ from heapq import merge
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from desk.v1.event_pb2 import SessionRecord
 from google.protobuf.message import DecodeError
 
-from journal.damage import Damage, changed
+from journal.damage import Damage, changed, faults
 from journal.entry import DAMAGED, Entry
+from service.arrival import arrival_of
 from service.positions import ORDINAL_BITS, revision_of
 from service.projection import DIGESTS, row_hash
 from service.view.errors import sqlite_errors
@@ -24,7 +26,18 @@ from service.view.store import open_reader
 OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
 ENTRIES = f"SELECT record FROM feed WHERE {OWN} ORDER BY position"  # noqa: S608
-FEED = "SELECT position, record, session FROM feed ORDER BY position"
+FEED = """
+SELECT position, record, session, facts, sdk_app_id, session_id, type, verdict, reason
+FROM feed ORDER BY position
+"""
+OTHER_SESSIONS = """
+SELECT number FROM sessions WHERE session IS NOT (
+    SELECT session FROM feed WHERE position = (
+        SELECT max(position) FROM feed
+        WHERE first_revision = sessions.first_revision AND revised IN (0, 2)
+    )
+)
+"""
 
 revision_of_entry = attrgetter("revision")
 
@@ -37,7 +50,8 @@ def entries_of(view: Path) -> Iterator[Entry]:
     """
     with sqlite_errors(), closing(open_reader(view)) as db:
         for (record,) in db.execute(ENTRIES):
-            entry = _entry(record)
+            made = _parsed(record)
+            entry = made and _entry(made)
             if entry and not changed(entry):
                 yield entry
 
@@ -49,53 +63,92 @@ def merged(first: Iterable[Entry], second: Iterable[Entry]) -> Iterator[Entry]:
         yield next(same)
 
 
-def check(view: Path, journal: Iterable[Entry]) -> tuple[Progress, list[Damage]]:
-    """Compare a view with the journal's entries, in order, that can be read.
+class Checked(NamedTuple):
+    """A view as `check` found it; `faults` are those of its file as a whole."""
 
-    Checks the id of each event, its entry in the journal, and the digest of the feed.
+    revision: int
+    damages: list[Damage]
+    faults: list[str]
+
+
+def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
+    """Compare a view with its journal's entries, in order, that can be read.
+
+    Checks each event, its entry in the journal, the columns beside it, the sessions, the digest of
+    the feed, and the structure of the file.
 
     Raises:
         ViewError: the view cannot be read.
     """
-    damages: list[Damage] = []
-    total = 0
-    entries = iter(journal)
-    entry = next(entries, None)
     with sqlite_errors(), closing(open_reader(view)) as db:
         db.execute("BEGIN")
+        found = faults(db)
         progress = Progress.of_row(db.execute(LOAD).fetchone())
-        for position, record, session in db.execute(FEED):
+        if progress.journal_id != journal_id:
+            found.append("it is the view of another journal")
+        total = 0
+        damages: list[Damage] = []
+        following = _Following(journal)
+        for position, record, session, facts, *columns in db.execute(FEED):
             total += row_hash(position, record, session)
             revision = revision_of(position)
             if position != revision << ORDINAL_BITS:
                 continue
-            while entry and entry.revision < revision:
-                entry = next(entries, None)
-            if problem := _problem(_entry(record), entry):
+            if problem := _problem(record, facts, columns, following.at(revision)):
                 damages.append(Damage(revision, revision, problem))
-        db.execute("COMMIT")
-    if total % DIGESTS != int.from_bytes(progress.digest):
-        everything = Damage(1, progress.applied_revision, "the digest of the view is another")
-        damages.append(everything)
-    return progress, damages
+        for (number,) in db.execute(OTHER_SESSIONS):
+            damages.append(Damage(number, number, "the view has another session than its feed"))
+        if total % DIGESTS != int.from_bytes(progress.digest):
+            found.append("its feed has another digest than the one that it was written with")
+    return Checked(progress.applied_revision, damages, found)
 
 
-def _problem(kept: Entry | None, entry: Entry | None) -> str:
-    """Compare an entry as the view has it with the journal's, or with the next one."""
-    if kept is None:
+class _Following:
+    """Entries in order, of which some are asked for, in order."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = iter(entries)
+        self._next = next(self._entries, None)
+
+    def at(self, revision: int) -> Entry | None:
+        while self._next and self._next.revision < revision:
+            self._next = next(self._entries, None)
+        return self._next if self._next and self._next.revision == revision else None
+
+
+def _problem(record: bytes, facts: bytes | None, columns: list[object], entry: Entry | None) -> str:
+    """Compare an entry as the view has it with the journal's."""
+    made = _parsed(record)
+    kept = made and _entry(made)
+    if made is None or kept is None:
         return "the view has a record that cannot be read"
-    if entry is None or entry.revision != kept.revision:
+    arrival = arrival_of(kept)
+    if columns != _columns(made) or facts not in (None, arrival.facts):
+        return "the view has a record that does not fit its columns"
+    if entry is None:
         return "the view has an entry that the journal lacks, or cannot read"
-    if entry.id != kept.id or entry.body != kept.body:
+    if entry != kept:
         return "the view has another entry than the journal"
-    return DAMAGED if changed(kept) else ""
+    return DAMAGED if arrival.problem is DAMAGED else ""
 
 
-def _entry(record: bytes) -> Entry | None:
+def _columns(made: SessionRecord) -> list[object]:
+    event = made.event
+    return [event.sdk_app_id, event.session_id, event.type, made.verdict, made.rejection_reason]
+
+
+def _parsed(record: bytes) -> SessionRecord | None:
     try:
-        event = SessionRecord.FromString(record).event
+        return SessionRecord.FromString(record)
+    except DecodeError:
+        return None
+
+
+def _entry(made: SessionRecord) -> Entry | None:
+    event = made.event
+    try:
         identity = bytes.fromhex(event.id)
-    except (DecodeError, ValueError):
+    except ValueError:
         return None
     return Entry(
         revision=event.revision,

@@ -53,7 +53,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The part of a callback that the fold needs. It is stored, and histories are made from it.
 
-    Agents are empty where the event does not carry them. All else is as in `Callback`.
+    Agents are empty where the event does not carry them. All else is as in `Callback`, but empty
+    where that is `UNSET`.
     """
 
     event_time: int
@@ -187,14 +188,14 @@ def without_message(callback: Callback, identity: bytes) -> Facts:
         callback.event_time,
         event,
         identity,
-        callback.client_user_id,
-        callback.customer_service_id,
-        callback.channel_type,
-        callback.agent_id if event in _WITH_AGENT_ID else "",
-        callback.forward_from_agent_id if event in _WITH_PREVIOUS_AGENT else "",
-        callback.message_key,
-        callback.is_contact_user,
-        callback.stars,
+        callback.client_user_id or "",
+        callback.customer_service_id or "",
+        callback.channel_type or "",
+        (event in _WITH_AGENT_ID and callback.agent_id) or "",
+        (event in _WITH_PREVIOUS_AGENT and callback.forward_from_agent_id) or "",
+        callback.message_key or "",
+        callback.is_contact_user or False,
+        callback.stars or 0,
     )
 
 

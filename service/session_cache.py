@@ -62,6 +62,7 @@ class CachedSession(msgspec.Struct):
             session.queue_wait,
             session.first_response,
             session.handle_time,
+            self.history.queued_since,
             self.message.bytes,
             self.history.save(),
         )

@@ -10,7 +10,7 @@ import msgspec
 from desk.client import ClientError, Retryable
 
 from simulator import summary
-from simulator.connection import connect
+from simulator.connection import connect, failure_text
 from simulator.ledger import Ledger
 from simulator.lives import make_lives
 from simulator.progress import ProgressBars
@@ -59,9 +59,10 @@ class Run:
             return INTERRUPTED
         except Unreachable:
             return self._fail(f"nothing answers at {self._options.url}", UNREACHABLE)
-        except Retryable as error:
-            return self._fail(f"{self._target}: {error}", UNREACHABLE)
-        except (ClientError, Stuck) as error:
+        except ClientError as error:
+            code = UNREACHABLE if isinstance(error, Retryable) else FAILED
+            return self._fail(failure_text(error, str(self._target)), code)
+        except Stuck as error:
             return self._fail(f"{self._target}: {error}", FAILED)
         return FAILED if self._figures.failed or (self._report and self._report.differences) else 0
 

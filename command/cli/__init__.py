@@ -25,7 +25,10 @@ COMMANDS = {
     "restore": ("command.cli.backup:restore", "Make a backup the journal."),
     "journal": ("command.cli.journal:journal", "Check, export, import or rebuild the journal."),
     "view": ("command.cli.view:view", "Build the view of this version before an upgrade."),
-    "status": ("command.cli.status:status", "Show revisions, lag and versions of the service."),
+    "status": (
+        "command.cli.status:status",
+        "Show lag, callbacks, disk space and versions of the service.",
+    ),
     "keys": ("command.cli.keys:keys", "Edit and check the clients file: who may call the API."),
     "health": ("command.cli.health:health", "Exit with 0 if a process is ready."),
 }
@@ -34,8 +37,8 @@ COMMANDS = {
 EXIT_CODES = """\
 \b
 Exit codes:
-  0    done, or stopped by a signal
-  1    failed, or not found
+  0    done; of a server or watch also: stopped by a signal
+  1    failed, not found, or interrupted
   2    wrong usage, or wrong settings
   3    the service cannot be reached, or is not ready
   4    timed out (--timeout)
@@ -60,11 +63,23 @@ def fail(problem: str) -> NoReturn:
     sys.exit(1)
 
 
+class Group(click.Group):
+    """A group that lists the first sentence of each command whole."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, each.get_short_help_str(limit=200)) for name, each in self.commands.items()]
+            )
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is called, not when it is listed."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command. An output that cannot be written is one line and exit code 1."""
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors are ours to print
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
@@ -89,7 +104,11 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"max_content_width": 100})
+# https://no-color.org
+SETTINGS = {"max_content_width": 100, "color": False if os.environ.get("NO_COLOR") else None}
+
+
+@click.group(cls=LazyGroup, epilog=EXIT_CODES, context_settings=SETTINGS)
 @click.version_option(package_name="desk-sessions", prog_name="desk")
 def main() -> None:
     """Receive Tencent Cloud Desk's session callbacks, keep them, and serve sessions over gRPC.

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,28 +25,46 @@ from journal.damage import Report
 from journal.errors import JournalError
 from simulator.words import count_of
 
+NAME = "journal-%Y%m%dT%H%M%SZ.db"
+NAMES = "journal-[0-9]*T[0-9]*Z.db"
+"""The name of a backup in a directory, and the pattern of all; their order is that of time."""
+
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--to-stdout", is_flag=True, help="Write the backup to stdout, for a pipe.")
-def backup(file: Path | None, to_stdout: bool) -> None:
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="In a directory: delete its backups but for the N newest, if this one is whole.",
+)
+def backup(file: Path | None, to_stdout: bool, keep: int | None) -> None:
     """Copy the journal in DESK_DATA_DIR to FILE, also while it is in use, and verify the copy.
 
-    FILE must not exist. Only its owner may read it. It can be opened with sqlite3. Views are not
-    copied: the service builds them again. Exit code 1 if the journal is damaged.
+    FILE must not exist, or be a directory: then the backup in it is named after the time (UTC).
+    Only its owner may read it. It can be opened with sqlite3. Views are not copied: the service
+    builds them again. Exit code 1 if the journal is damaged.
     """
     if (file is None) is not to_stdout:
         raise click.UsageError("give either FILE or --to-stdout")
+    directory = file if file and file.is_dir() else None
+    if keep and not directory:
+        raise click.UsageError("--keep is for a directory")
     with journal_file() as journal, progress_bar() as report:
         if file is not None:
+            target = directory / f"{datetime.now(UTC):{NAME}}" if directory else file
             try:
-                content = journal_backup.back_up(journal, file, report)
+                content = journal_backup.back_up(journal, target, report)
             except FileExistsError:
-                fail(f"{file} exists already: nothing was written")
+                fail(f"{target} exists already: nothing was written")
         else:
             content = _to_stdout(journal, report)
     click.echo(f"backed up {_content(content)}", err=True)
     _exit_if_damaged(content)
+    if directory and keep:
+        for old in sorted(directory.glob(NAMES))[:-keep]:
+            old.unlink()
 
 
 def _to_stdout(journal: Path, report: Report) -> Content:
@@ -75,8 +94,8 @@ def restore(file: BinaryIO, yes: bool) -> None:
         ):
             with progress_bar() as report:
                 journal_backup.receive(file, _size(file), copy, report)
+                journal_backup.make_another(copy, name=file.name)
                 content = journal_backup.verify(copy, report, name=file.name)
-            journal_backup.make_another(copy, name=file.name)
             _say_what_is_lost(journal, copy, yes=yes)
             journal_backup.sync(copy)
             journal_backup.put_in_place(copy, journal)

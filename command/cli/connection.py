@@ -18,7 +18,7 @@ from desk.client import (
 from command.address import DEFAULT_GRPC
 from command.cli import error_text
 from command.endpoints import service_address
-from simulator.connection import connect, security_options
+from simulator.connection import connect, failure_text, security_options
 
 FAILED, USAGE, UNREACHABLE, TOO_LATE = 1, 2, 3, 4
 """Exit codes; `desk --help` explains them."""
@@ -30,9 +30,6 @@ _EXIT_CODES: dict[type[ClientError], int] = {
     Unavailable: UNREACHABLE,
     TimedOut: TOO_LATE,
 }
-
-MAX_MESSAGE = 300
-"""Characters of an error message, which is always one line."""
 
 
 class CallFailed(click.ClickException):
@@ -73,21 +70,8 @@ async def _run(
 
 def _call_failed(error: ClientError, target: str) -> CallFailed:
     """Return the message and the exit code for a failed call."""
-    detail = error.detail
-    if isinstance(error, Unavailable) and not error.reason:
-        detail = f"cannot reach {target}: {detail.rpartition(': ')[2].rstrip(']')}"
-    if isinstance(error, TimedOut) and not error.reason:
-        detail = f"{target} did not answer in time"
-    fields = [f"{name}: {text}" for name, text in error.fields.items() if text not in detail]
-    status = f"{error.code.name}, {error.reason}" if error.reason else error.code.name
     codes = (code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
-    message = _one_line("; ".join([detail, *fields]))
-    return CallFailed(f"{message} ({status})", next(codes, FAILED))
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
+    return CallFailed(failure_text(error, target), next(codes, FAILED))
 
 
 def _service() -> str:

@@ -80,7 +80,7 @@ def _add(options: Sequence[Callable[[Command], Command]], command: Command) -> C
 def session_filter(**options: Any) -> SessionFilter:
     """Build the filter from the values of `session_options`."""
     ranges: dict[str, Any] = {
-        name: _time_range(options.pop(f"{name}_since"), options.pop(f"{name}_until"))
+        name: _time_range(name, options.pop(f"{name}_since"), options.pop(f"{name}_until"))
         for name in ("begun", "ended", "active")
     }
     return SessionFilter(**options, **ranges)
@@ -91,9 +91,11 @@ def event_filter(**options: Any) -> EventFilter:
     return EventFilter(**options)
 
 
-def _time_range(since: datetime | None, until: datetime | None) -> TimeRange | None:
+def _time_range(name: str, since: datetime | None, until: datetime | None) -> TimeRange | None:
     if since is None and until is None:
         return None
+    if since and until and since >= until:
+        raise click.UsageError(f"--{name}-until must be later than --{name}-since")
     return TimeRange(start_time=_timestamp(since), end_time=_timestamp(until))
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from command.address import Address
-from command.cli import error_text
+from command.cli import Group, error_text
 from command.cli.health_call import is_serving
 from command.endpoints import gateway_address, service_address
 from simulator.connection import security_options
@@ -18,7 +18,9 @@ from simulator.connection import security_options
 TIMEOUT = "Seconds to wait for the answer."
 
 
-@click.group(epilog="Exit codes: 0 = ready, 1 = not ready or not reachable, 2 = wrong usage.")
+@click.group(
+    cls=Group, epilog="Exit codes: 0 = ready, 1 = not ready or not reachable, 2 = wrong usage."
+)
 def health() -> None:
     """Exit with 0 if a process is ready, with 1 if not."""
 
@@ -38,7 +40,7 @@ def gateway_health(url: str, timeout: float) -> None:
         connection.request("GET", parts.path or "/readyz")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        _not_ready(f"{parts.netloc}: {error}")
+        _not_ready(f"{parts.netloc}: {error_text(error)}")
     if status != http.client.OK:
         _not_ready(f"{parts.netloc}: HTTP status {status}")
 
@@ -55,7 +57,7 @@ def service_health(target: str, timeout: float, security: dict[str, Any]) -> Non
     try:
         serving = _is_serving(target, timeout, security)
     except OSError as error:
-        _not_ready(f"{target}: {error}")
+        _not_ready(f"{target}: {error_text(error)}")
     if not serving:
         _not_ready(f"{target}: not serving")
 

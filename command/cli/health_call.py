@@ -46,7 +46,7 @@ def is_serving(address: Address, timeout: float) -> bool:
                 return content[len(_NO_MESSAGE) :] == SERVING
             elif stream == _STREAM and flags & _END_STREAM:
                 break
-    raise OSError("the answer has no status")
+    raise OSError("the answer has no status; if it uses TLS, pass --tls-ca")
 
 
 def _headers(authority: str) -> bytes:

@@ -15,7 +15,7 @@ import click
 import msgspec
 from msgspec.structs import asdict
 
-from command.cli import fail
+from command.cli import Group, fail
 from command.cli.offline import (
     MAX_LISTED,
     become_owner,
@@ -26,18 +26,18 @@ from command.cli.offline import (
     stopped,
 )
 from journal import backup, sqlite_format
-from journal.damage import Damage, changed, damages, faults, scan
+from journal.damage import Damage, changed, damages, faults, header_faults, scan
 from journal.entry import DAMAGED, MAX_INTEGER, Entry
 from journal.errors import JournalError
-from journal.sqlite_file import map_errors, open_read_only
+from journal.sqlite_file import connect_to_read, map_errors
 from service import recovery
-from service.view.errors import sqlite_errors
+from service.view.errors import ViewError, sqlite_errors
 from service.view.store import locate, open_reader
 
 COUNT = "SELECT count(*) FROM entries WHERE revision BETWEEN ? AND ?"
 
 
-@click.group()
+@click.group(cls=Group)
 def journal() -> None:
     """Check the journal in DESK_DATA_DIR, export and import it, rebuild it from a view."""
 
@@ -52,14 +52,23 @@ def check() -> None:
     with journal_file() as path, _reading(path) as connection:
         with progress_bar() as report:
             found = list(damages(connection, report))
-            broken = faults(connection)
+            broken = header_faults(connection) + faults(connection)
         _print_result(path.name, found, broken)
         view = locate(path.parent)
         if view.exists():
-            progress, wrong = recovery.check(view, _readable(connection, []))
-            _print_result(f"{view.name} (revision {progress.applied_revision})", wrong, [])
-            found += wrong
+            checked = _check_view(view, connection)
+            name = f"{view.name} (revision {checked.revision})"
+            _print_result(name, checked.damages, checked.faults)
+            found += checked.damages
+            broken += checked.faults
     sys.exit(bool(found or broken))
+
+
+def _check_view(view: Path, journal: apsw.Connection) -> recovery.Checked:
+    try:
+        return recovery.check(view, sqlite_format.journal_id(journal), _readable(journal, []))
+    except ViewError as error:
+        return recovery.Checked(0, [], [str(error)])
 
 
 @journal.command("export")
@@ -131,8 +140,7 @@ def restore(from_view: bool, view: Path | None) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[apsw.Connection]:
-    with map_errors(path), closing(open_read_only(path)) as connection:
-        sqlite_format.version(connection, str(path))
+    with map_errors(path), closing(connect_to_read(path, "")) as connection:
         yield connection
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from command.cli import error_text
+from command.cli import Group, error_text
 from command.cli.connection import FAILED, CallFailed
 from command.endpoints import setting
 from service.clients import (
@@ -52,7 +52,7 @@ _file = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def keys() -> None:
     """Edit and check the clients file: who may call the API. A running service follows it."""
 

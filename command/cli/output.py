@@ -99,7 +99,7 @@ def duration_text(message: Message, field: str) -> str:
 
 
 def format_duration(duration: Duration) -> str:
-    """Return a duration in one or two units: `0.4s`, `17s`, `2m05s` or `1h02m`."""
+    """Return a duration in one or two units: `0.4s`, `17s`, `2m05s`, `1h02m` or `3d04h`."""
     seconds = duration.ToMilliseconds() / 1000
     if seconds < 10:
         return f"{seconds:.1f}s"
@@ -107,7 +107,10 @@ def format_duration(duration: Duration) -> str:
     if minutes < 1:
         return f"{rest}s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+    if hours < 1:
+        return f"{minutes}m{rest:02d}s"
+    days, hours = divmod(hours, 24)
+    return f"{days}d{hours:02d}h" if days else f"{hours}h{minutes:02d}m"
 
 
 def format_size(size: int) -> str:

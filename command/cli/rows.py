@@ -7,6 +7,7 @@ import csv
 import functools
 import io
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
@@ -34,6 +35,9 @@ MAX_PAGE_SIZE = 1_000
 
 GAP = "  "
 
+NO_VALUE = "-"
+"""The text of a cell without a value."""
+
 
 class Column(NamedTuple, Generic[Row]):
     """A column of a table or of a CSV file.
@@ -46,6 +50,7 @@ class Column(NamedTuple, Generic[Row]):
         narrowest: the width in characters to which a table may cut it; 0 = it is never cut.
         usual: the width in characters of later rows, which a table cannot know yet.
         composed: repeats other columns, for people; not in a CSV file unless it is asked for.
+        common: tells nothing where all rows have the same value.
     """
 
     name: str
@@ -55,6 +60,11 @@ class Column(NamedTuple, Generic[Row]):
     narrowest: int = 0
     usual: int = 0
     composed: bool = False
+    common: bool = False
+
+    def tells_nothing(self, cells: Sequence[str]) -> bool:
+        """Return True if the first rows need no such column, and later ones are not awaited."""
+        return not self.usual and len(set(cells)) == 1 and (self.common or cells[0] == NO_VALUE)
 
 
 class Layout(NamedTuple, Generic[Row]):
@@ -176,17 +186,26 @@ class Table(Printer[Row]):
 
     def _fitting(self, lines: Sequence[Sequence[str]]) -> list[list[str]]:
         """Keep the columns for which there is room, each at its least width."""
-        places: list[int] = []
-        for place, (column, natural) in enumerate(zip(self._columns, self._naturals, strict=True)):
-            least = min(natural, column.narrowest or natural)
-            if not places or not self._choose or self._free() >= len(GAP) + least:
-                places.append(place)
-                self._widths.append(least)
-            else:
-                self._left_out.append(column.name)
+        chosen: dict[int, int] = {}
+        for place in self._by_importance(lines):
+            column, natural = self._columns[place], self._naturals[place]
+            self._widths = [*chosen.values(), min(natural, column.narrowest or natural)]
+            if not chosen or not self._choose or self._free() >= 0:
+                chosen[place] = self._widths[-1]
+        places = sorted(chosen)
+        self._widths = [chosen[place] for place in places]
+        self._left_out = [
+            column.name for place, column in enumerate(self._columns) if place not in chosen
+        ]
         self._columns = [self._columns[place] for place in places]
         self._naturals = [self._naturals[place] for place in places]
         return [[line[place] for place in places] for line in lines]
+
+    def _by_importance(self, lines: Sequence[Sequence[str]]) -> list[int]:
+        """Return the places of the columns; last, those that tell nothing about these rows."""
+        cells = zip(*lines, strict=True)
+        nothing = list(map(Column.tells_nothing, self._columns, cells))
+        return sorted(range(len(nothing)), key=nothing.__getitem__)
 
     def _free(self) -> int:
         return self._room - sum(self._widths) - len(GAP) * (len(self._widths) - 1)
@@ -227,7 +246,7 @@ def cell_text(value: Value) -> str:
         return format_time(value)
     if isinstance(value, Duration):
         return format_duration(value)
-    return "-" if value in (None, "") else printable(str(value))
+    return NO_VALUE if value in (None, "") else printable(str(value))
 
 
 def terminal_width() -> int:
@@ -267,12 +286,14 @@ class Output(NamedTuple, Generic[Row]):
 
 
 class _ColumnNames(click.ParamType[Sequence[str]]):
-    """Names of columns, separated by commas."""
+    """Names or headings of columns, separated by commas."""
 
     name = "names"
 
     def __init__(self, layout: Layout[Any]) -> None:
-        self._known = [column.name for column in layout.columns]
+        columns = layout.columns
+        self._known = {"_".join(_title(column)).lower(): column.name for column in columns}
+        self._known |= {column.name: column.name for column in columns}
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -280,11 +301,12 @@ class _ColumnNames(click.ParamType[Sequence[str]]):
         """Return the names as the columns have them."""
         if not isinstance(value, str):
             return list(value)
-        names = [name.strip().lower().replace("-", "_") for name in value.split(",")]
+        names = [re.sub(r"[- ]", "_", name.strip().lower()) for name in value.split(",")]
         for name in names:
             if name not in self._known:
-                self.fail(f"{name!r} is not one of {', '.join(self._known)}", param, ctx)
-        return list(dict.fromkeys(names))
+                choice = ", ".join(dict.fromkeys(self._known.values()))
+                self.fail(f"{name!r} is not one of {choice}", param, ctx)
+        return list(dict.fromkeys(map(self._known.__getitem__, names)))
 
 
 def row_options(layout: Layout[Any]) -> Callable[[Command], Command]:
@@ -305,8 +327,8 @@ def row_options(layout: Layout[Any]) -> Callable[[Command], Command]:
             "--columns",
             type=_ColumnNames(layout),
             default=(),
-            help=f"Columns of the table or of --csv, separated by commas: {names}. "
-            "Default: as many as the terminal has room for; with --csv all.",
+            help="Columns of the table or of --csv, by name or heading, separated by commas: "
+            f"{names}. Default: as many as the terminal has room for; with --csv all.",
         )
         return json_option(_csv_option(chosen(with_output)))
 
@@ -333,9 +355,32 @@ def limit_options(command: Command) -> Command:
 
     everything = click.option("--all", "everything", is_flag=True, help="Rows without a limit.")
     limit = click.option(
-        "--limit", type=click.IntRange(1), show_default="100", help="Number of rows, at most."
+        "--limit", type=click.IntRange(1), help="Number of rows, at most. Default: 100."
     )
     return limit(everything(with_limit))
+
+
+def mask_options(command: Command) -> Command:
+    """Add --omit-raw-body and --omit-message; the command takes them as `mask`.
+
+    Only JSON shows the two fields: otherwise neither is asked for.
+    """
+
+    @functools.wraps(command)
+    def with_mask(
+        *, output: Output[Any], omit_raw_body: bool, omit_message: bool, **options: Any
+    ) -> None:
+        unseen = output.form != "json"
+        mask = {"omit_raw_body": omit_raw_body or unseen, "omit_message": omit_message or unseen}
+        command(output=output, mask=mask, **options)
+
+    raw_body = click.option("--omit-raw-body", is_flag=True, help="With --json: no raw_body.")
+    message = click.option(
+        "--omit-message",
+        is_flag=True,
+        help="With --json: no message. raw_body has its text, too: omit both.",
+    )
+    return raw_body(message(with_mask))
 
 
 def page_size(limit: int | None) -> int:

@@ -25,6 +25,7 @@ from command.runtime import write_silent
 from command.settings import Settings, SettingsError, TrialSettings
 from command.sockets import CannotListen, bound_address, listen, reserve
 from command.supervisor import Supervisor
+from metrics import tracing
 from metrics.page import serve_page
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
@@ -129,6 +130,8 @@ def _load(kind: type[AnySettings]) -> AnySettings:
 def _run(settings: Settings, supervisor: Supervisor, *, gateway: bool = True) -> NoReturn:
     for warning in settings.warnings(gateway=gateway):
         log.warning("setting_doubtful", problem=warning)
+    if reason := tracing.problem():
+        log.warning("not_traced", reason=reason)
     if (limit := raise_limit()) < FEW_FILES:
         log.warning("few_open_files", limit=limit, connections_each_about=limit - RESERVED_FILES)
     code = supervisor.run()

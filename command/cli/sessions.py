@@ -8,11 +8,19 @@ from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session, SessionState
 from desk.v1.session_service_pb2 import CountGroup, SessionGroup
 
+from command.cli import Group
 from command.cli.connection import client_command
 from command.cli.filters import STATE, TIMES, session_filter, session_options
 from command.cli.output import json_option, print_json
 from command.cli.parameters import time_zone_option
-from command.cli.rows import Output, limit_options, page_size, print_found, row_options
+from command.cli.rows import (
+    Output,
+    limit_options,
+    mask_options,
+    page_size,
+    print_found,
+    row_options,
+)
 from command.cli.tables import EXPLANATION, SESSIONS, groups, print_explanation, print_session
 from simulator.words import count_of
 
@@ -43,7 +51,7 @@ _min_revision = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def sessions() -> None:
     """List, get, count, explain or wait for sessions."""
 
@@ -72,7 +80,8 @@ async def list_sessions(
 ) -> None:
     """List the sessions that all options select, newest first.
 
-    A repeated option selects sessions with any of its values.
+    A repeated option selects sessions with any of its values. WAITED is the time in the queue, also
+    of a first stay that is not over. AGE is the time since the session began.
     """
     found = client.list_sessions(
         session_filter(**options),
@@ -166,16 +175,22 @@ async def count_sessions(
 @_app
 @time_zone_option
 @row_options(EXPLANATION)
+@mask_options
 @client_command
 async def explain_session(
-    client: Client, *, session_id: str, sdk_app_id: int | None, output: Output[SessionRecord]
+    client: Client,
+    *,
+    session_id: str,
+    sdk_app_id: int | None,
+    output: Output[SessionRecord],
+    mask: dict[str, bool],
 ) -> None:
     """Show every callback of a session in time order: verdict, reason, states, delay.
 
     LATE is the time by which a callback is older than the newest one that came before it. A
     SessionBegin stands before a callback that is up to 5 s older.
     """
-    explanation = await client.explain_session(session_id, sdk_app_id=sdk_app_id or 0)
+    explanation = await client.explain_session(session_id, sdk_app_id=sdk_app_id or 0, **mask)
     if output.is_table:
         print_explanation(explanation, [record async for record in explanation.records], output)
     else:

@@ -1,6 +1,7 @@
 """`desk status`: revisions, lag and versions of the service."""
 
 import time
+from itertools import chain
 
 import click
 from desk.client import Client
@@ -28,7 +29,7 @@ SILENCE = 10.0
 @json_option
 @client_command
 async def status(client: Client, *, as_json: bool) -> None:
-    """Show the revisions of journal and view, the lag, and the versions."""
+    """Show the lag, the callbacks of each app by outcome, disk space, and versions."""
     answer = await client.status()
     if as_json:
         print_json(answer)
@@ -65,7 +66,7 @@ def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("journal on disk", _on_disk(disk.journal_bytes, disk.journal_wal_bytes)),
         ("view on disk", _on_disk(disk.view_bytes, disk.view_wal_bytes)),
         ("gateway since", time_text(status.gateway, "started_at")),
-        *map(_traffic, status.gateway.apps),
+        *chain.from_iterable(map(_traffic, status.gateway.apps)),
         ("version", status.service_version),
         *((part.name, part.version) for part in status.component_versions),
     ]
@@ -75,14 +76,17 @@ def _on_disk(database: int, wal: int) -> str:
     return f"{format_size(database)}, WAL {format_size(wal)}" if database or wal else "-"
 
 
-def _traffic(app: AppCallbacks) -> tuple[str, str]:
-    """Return the row of an app: its callbacks by outcome since the start of the gateway."""
+def _traffic(app: AppCallbacks) -> list[tuple[str, str]]:
+    """Return the rows of an app: its callbacks by outcome since the start of the gateway."""
     counts = ", ".join(f"{each.outcome} {each.number:,}" for each in app.outcomes)
     if not app.sdk_app_id:
-        return "other requests", counts
+        return [("other requests", counts)]
     checked = "signatures checked" if app.signatures_checked else "signatures not checked"
-    last = f"last callback {time_text(app, 'last_callback_at')}"
-    return f"app {app.sdk_app_id}", "; ".join(filter(None, (checked, last, counts)))
+    return [
+        (f"app {app.sdk_app_id}", checked),
+        ("  last callback", time_text(app, "last_callback_at")),
+        ("  callbacks", counts),
+    ]
 
 
 def _lag(status: GetStatusResponse) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from operator import attrgetter
+from time import time_ns
 from typing import Any
 
 import click
@@ -27,6 +28,9 @@ from simulator.words import count_of
 
 SHORT_ID = 8
 """Characters of a session's id where there is no room for more."""
+
+NARROW_NAME = 12
+"""Characters to which the name of an agent or user may be cut."""
 
 
 def field_value(message: Message, name: str) -> Value:
@@ -54,10 +58,10 @@ def _stars(message: Any) -> int | None:
 
 _SESSION_LOOKS: dict[str, dict[str, Any]] = {
     "session_id": {"title": "SESSION"},
-    "sdk_app_id": {"title": "APP"},
+    "sdk_app_id": {"title": "APP", "common": True},
     "begun_at": {"title": "BEGUN"},
-    "agent_id": {"title": "AGENT", "narrowest": 16},
-    "client_user_id": {"title": "USER", "narrowest": 16},
+    "agent_id": {"title": "AGENT", "narrowest": NARROW_NAME},
+    "client_user_id": {"title": "USER", "narrowest": NARROW_NAME},
     "end_reason": {"title": "END"},
     "last_event_at": {"title": "LAST EVENT"},
     "queue_wait": {"title": "WAIT", "right": True},
@@ -69,14 +73,35 @@ _SESSION_LOOKS: dict[str, dict[str, Any]] = {
 }
 """Columns that differ from those of the other fields."""
 
+
+def _since(session: Session, field: str) -> Duration | None:
+    """Return the time that has passed since, by the clocks of Desk and of this machine."""
+    if not session.HasField(field):  # type: ignore[arg-type]
+        return None
+    duration = Duration()
+    passed = time_ns() // 1_000_000 - getattr(session, field).ToMilliseconds()
+    duration.FromMilliseconds(max(0, passed))
+    return duration
+
+
+def _waited(session: Session) -> Duration | None:
+    """Return the time in the queue, with a stay that is not over if it is the first."""
+    has_left = session.HasField("queue_wait")
+    return session.queue_wait if has_left else _since(session, "queued_at")
+
+
 SESSIONS: Layout[Session] = Layout(
     [
-        _field(field.name)._replace(**_SESSION_LOOKS.get(field.name, {}))
-        for field in Session.DESCRIPTOR.fields
+        *(
+            _field(field.name)._replace(**_SESSION_LOOKS.get(field.name, {}))
+            for field in Session.DESCRIPTOR.fields
+        ),
+        Column("waited", _waited, right=True, composed=True),
+        Column("age", lambda session: _since(session, "begun_at"), right=True, composed=True),
     ],
     shown=[
-        "session_id", "state", "begun_at", "agent_id", "sdk_app_id", "client_user_id",
-        "end_reason", "last_event_at", "queue_wait", "first_response", "handle_time",
+        "session_id", "state", "sdk_app_id", "agent_id", "waited", "age", "client_user_id",
+        "end_reason", "begun_at", "last_event_at", "first_response", "handle_time",
         "channel_type", "satisfaction", "rejected_events",
     ],
 )  # fmt: skip
@@ -178,7 +203,7 @@ _RECORD_COLUMNS: list[Column[SessionRecord]] = [
     Column("session", lambda record: record.event.session_id[:SHORT_ID], composed=True),
     _field("event_time", _event, title="TIME"),
     _field("received_at", _event, title="RECEIVED"),
-    Column("event", lambda record: record.event.type_name or "(malformed)", narrowest=10),
+    Column("event", lambda record: record.event.type_name or "(malformed)", narrowest=18),
     Column("verdict", _verdict),
     _field("rejection_reason", title="REASON"),
     _field("rejection_detail", title="WHY", narrowest=20),
@@ -189,8 +214,8 @@ _RECORD_COLUMNS: list[Column[SessionRecord]] = [
     Column("late_by", _late_by, "LATE", right=True),
     _field("revised"),
     Column("note", _note, narrowest=12, composed=True),
-    _field("agent_id", _event, title="AGENT", narrowest=16),
-    _field("client_user_id", _event, title="USER", narrowest=16),
+    _field("agent_id", _event, title="AGENT", narrowest=NARROW_NAME),
+    _field("client_user_id", _event, title="USER", narrowest=NARROW_NAME),
     _field("channel_type", _event, title="CHANNEL", narrowest=10),
     Column("satisfaction", lambda record: _stars(record.event), "RATING", right=True),
 ]
@@ -200,7 +225,10 @@ EXPLANATION: Layout[SessionRecord] = Layout(
     shown=["event_time", "event", "verdict", "effect", "late_by", "revisions", "rejection_detail"],
 )
 REJECTIONS: Layout[SessionRecord] = Layout(
-    _RECORD_COLUMNS,
+    [
+        column._replace(narrowest=10) if column.name == "event" else column
+        for column in _RECORD_COLUMNS
+    ],
     shown=[
         "revision",
         "session_id",
@@ -214,10 +242,12 @@ REJECTIONS: Layout[SessionRecord] = Layout(
 _FEED_LOOKS: dict[str, dict[str, Any]] = {
     "revision": {"title": "REV", "usual": 6},
     "session": {"usual": SHORT_ID},
-    "event": {"usual": 23, "narrowest": 18},
+    "event": {"usual": 23},
     "session_state": {"usual": 12},
     "effect": {"usual": 25},
     "note": {"usual": 12},
+    "agent_id": {"usual": NARROW_NAME},
+    "client_user_id": {"usual": NARROW_NAME},
 }
 """Widths that hold most of what is still to come."""
 

@@ -11,7 +11,7 @@ from threading import Event
 import click
 import structlog
 
-from command.cli import fail
+from command.cli import Group, fail
 from command.cli.offline import become_owner, journal_file, progress_bar
 from command.processes import open_reader
 from journal.backup import require_room
@@ -30,7 +30,7 @@ GROWTH = 3
 """Bytes of a view for each of the journal, about, while there is no view to compare with."""
 
 
-@click.group()
+@click.group(cls=Group)
 def view() -> None:
     """Build the view of this version before an upgrade; delete views that are no longer needed."""
 

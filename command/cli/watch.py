@@ -18,7 +18,7 @@ from desk.v1.event_pb2 import SessionRecord, Verdict
 from command.cli.connection import FAILED, CallFailed, client_command
 from command.cli.filters import VERDICT, event_filter, event_options
 from command.cli.parameters import time_zone_option
-from command.cli.rows import Output, Printer, row_options, terminal_width
+from command.cli.rows import Output, Printer, mask_options, row_options, terminal_width
 from command.cli.tables import FEED, clock_text, exact_text
 
 VERDICTS = "Verdict, such as REJECTED. Default: every verdict but REJECTED."
@@ -59,6 +59,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 )
 @time_zone_option
 @row_options(FEED)
+@mask_options
 @client_command
 async def watch(
     client: Client,
@@ -69,6 +70,7 @@ async def watch(
     include_session: bool,
     checkpoint_file: Path | None,
     output: Output[SessionRecord],
+    mask: dict[str, bool],
     **options: Any,
 ) -> None:
     """Follow the events of sessions, by default from now on, until Ctrl-C.
@@ -90,6 +92,7 @@ async def watch(
         journal_id=start.journal_id if start else "",
         event_filter=event_filter(**options),
         include_session=include_session or output.form != "json",  # it tells which events are late
+        **mask,
     )
     narrow = partial(clock_text, precision="seconds")
     printer = output.printer(cell=narrow if terminal_width() < WIDE else exact_text, style=_style)

@@ -1,8 +1,8 @@
 """Access to the API: the one place in front of every method that says who may do what.
 
 A call proves who it is by a key or by the certificate of its connection. Its rights are those of
-the clients file. Its request is narrowed to its apps, and what it may not read is left out of its
-answers. Denied is whatever is not allowed here.
+the clients file. Its request is narrowed to its apps. Fields that it may not read, or does not
+want, are left out of its answers. Denied is whatever is not allowed here.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from metrics.definitions import AUTH_DENIED
 from service.clients import Client, ClientsFile, Key, Scope
 from service.rpc.errors import Behaviour, CallRefused, ErrorReason
 from service.rpc.limits import caller_of
-from service.rpc.requests import Apps
+from service.rpc.requests import MAX_VALUES, Apps
 
 SCOPES: dict[str, Scope | None] = {
     "desk.v1.SessionService.GetSession": "sessions.read",
@@ -55,8 +55,11 @@ WITHOUT_APPS = frozenset(
 )
 """Methods whose requests name no app. Any other such method cannot be served."""
 
-MESSAGE_FIELDS = ("message", "raw_body", "client_ip", "platform", "cloud_custom_data")
+MESSAGE_FIELDS = frozenset({"message", "raw_body", "client_ip", "platform", "cloud_custom_data"})
 """Fields of an event that need the scope `messages.read`."""
+
+OMIT = "omit_"
+"""Prefix of the fields of a request that leave a field of an event out of the answer."""
 
 REFRESH = 0.25
 """Seconds between two looks at the clients file and at keys that end."""
@@ -74,19 +77,20 @@ MAX_KEY = 128
 """Characters of a key; longer ones are not hashed."""
 
 CACHED = 16
-"""Messages of streams without texts kept for other streams; each at most ~1 MiB."""
+"""Messages of streams with fields left out, kept for other streams; each at most ~1 MiB."""
 
 _NO_HASH = "-" * 64
 
 _DENIED = {
     ErrorReason.UNAUTHENTICATED: "the call has no valid key or certificate",
     ErrorReason.TOO_MANY_WRONG_KEYS: "too many wrong keys from this address; try again later",
+    ErrorReason.APP_NOT_ALLOWED: "this client may read no app",
     ErrorReason.ACCESS_CHANGED: "the rights of this client have changed; call again",
 }
 
 _log = structlog.get_logger()
 
-Write = Callable[[Message | bytes], Awaitable[None]]
+Reduce = Callable[[bytes], bytes]
 GrantedBehaviour = Callable[[Any, Any, "Grant"], Awaitable[Any]]
 Path = tuple[str, ...]
 
@@ -265,8 +269,11 @@ class Gate:
             raise LookupError(f"the requests of {self._method} name no app")
         self._response: Any = GetMessageClass(method.output_type)
         self._records = list(_leading_to(method.output_type, "raw_body"))
+        self._masks = [name for name in method.input_type.fields_by_name if name.startswith(OMIT)]
         self._lists_apps = "sdk_app_ids" in method.output_type.fields_by_name
-        self._reduced = lru_cache(CACHED)(self._reduce)
+        self._reduced = self._reduce
+        if method.server_streaming:  # streams with the same filter are sent the same message
+            self._reduced = lru_cache(CACHED)(self._reduce)
 
     def guard(self, behaviour: GrantedBehaviour) -> Behaviour:
         """Wrap the behaviour of the method: it gets the grant of each call."""
@@ -302,36 +309,26 @@ class Gate:
                 if not _narrow(holder, grant, grant.apps):
                     raise self._denied(ErrorReason.APP_NOT_ALLOWED, "app", context, grant)
 
-    def writer(self, context: Any, grant: Grant) -> Write:
-        """Return what writes the messages of a stream."""
-        write: Write = context.write
-        if not self._hides(grant):
-            return write
-        return lambda message: write(self.reduce(message, grant))
+    def reducer(self, grant: Grant, request: Message | None = None) -> Reduce:
+        """Return the function that leaves out of an answer what is not allowed or not wanted."""
+        omitted = frozenset[str]()
+        if self._records and "messages.read" not in grant.scopes:
+            omitted = MESSAGE_FIELDS
+        if request is not None:
+            masks = (name for name in self._masks if getattr(request, name))
+            omitted = omitted.union(name.removeprefix(OMIT) for name in masks)
+        apps = grant.apps if self._lists_apps else None
+        if not omitted and apps is None:
+            return lambda answer: answer
+        return lambda answer: self._reduced(answer, omitted, apps)
 
-    def reduce(self, answer: Message | bytes, grant: Grant) -> Message | bytes:
-        """Leave out of an answer what its client may not read."""
-        if not self._hides(grant):
-            return answer
-        if isinstance(answer, bytes):
-            # Streams with the same filter are sent the same message.
-            return self._reduced(answer, grant.apps, "messages.read" in grant.scopes)
-        return self._reduce(answer.SerializeToString(), grant.apps, "messages.read" in grant.scopes)
-
-    def _hides(self, grant: Grant) -> bool:
-        return bool(
-            (self._records and "messages.read" not in grant.scopes)
-            or (self._lists_apps and grant.apps is not None)
-        )
-
-    def _reduce(self, answer: bytes, apps: frozenset[int] | None, with_messages: bool) -> bytes:
+    def _reduce(self, answer: bytes, omitted: frozenset[str], apps: frozenset[int] | None) -> bytes:
         message: Any = self._response.FromString(answer)
-        if not with_messages:
-            for path in self._records:
-                for event in _at(message, path, unset=False):
-                    for field in MESSAGE_FIELDS:
-                        event.ClearField(field)
-        if self._lists_apps and apps is not None:
+        for path in self._records if omitted else ():
+            for event in _at(message, path, unset=False):
+                for field in omitted:
+                    event.ClearField(field)
+        if apps is not None:
             message.sdk_app_ids[:] = [app for app in message.sdk_app_ids if app in apps]
         reduced: bytes = message.SerializeToString()
         return reduced
@@ -364,8 +361,9 @@ class Gate:
         match reason:
             case ErrorReason.SCOPE_MISSING:
                 return CallRefused(reason, f"{self._method} needs the scope {self._scope}")
-            case ErrorReason.APP_NOT_ALLOWED:
-                return CallRefused(reason, "this client may not read an app that the request names")
+            case ErrorReason.APP_NOT_ALLOWED if grant and grant.apps:
+                own = ", ".join(map(str, sorted(grant.apps)[:MAX_VALUES]))
+                return CallRefused(reason, f"this client may read no other app than {own}")
         return CallRefused(reason, _DENIED[reason])
 
 
@@ -391,17 +389,15 @@ def _leading_to(message: Descriptor, *fields: str) -> Iterator[Path]:
                 yield (field.name, *path)
 
 
-def _at(message: Any, path: Path, *, unset: bool = True) -> Iterator[Any]:
-    """Yield the messages at a path, also (by default) those in a field that is not set."""
-    if not path:
-        yield message
-        return
-    first, *rest = path
-    repeated = message.DESCRIPTOR.fields_by_name[first].is_repeated
-    if repeated or unset or message.HasField(first):
-        value = getattr(message, first)
-        for each in value if repeated else (value,):
-            yield from _at(each, tuple(rest), unset=unset)
+def _at(message: Any, path: Path, *, unset: bool = True) -> list[Any]:
+    """Return the messages at a path, also (by default) those in a field that is not set."""
+    found = [message]
+    for name in path:
+        if found and found[0].DESCRIPTOR.fields_by_name[name].is_repeated:
+            found = [each for holder in found for each in getattr(holder, name)]
+        else:
+            found = [getattr(holder, name) for holder in found if unset or holder.HasField(name)]
+    return found
 
 
 @lru_cache(MAX_ADDRESSES)

@@ -15,7 +15,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from service.rpc.access import Access, Gate, Grant, GrantedBehaviour, Write
+from service.rpc.access import Access, Gate, Grant, GrantedBehaviour, Reduce
 from service.rpc.errors import Behaviour, CallRefused, ErrorReason, abort, log_error, map_errors
 from service.rpc.limits import Quota, Quotas, caller_of
 from service.rpc.measurement import Measurement
@@ -32,6 +32,7 @@ class Call:
 
     Attributes:
         caller: the client's address.
+        reduce: leaves out of an answer what the client may not read or does not want.
         abort: ends the call with a status.
         time_remaining: seconds until the deadline; None without one.
     """
@@ -39,13 +40,14 @@ class Call:
     def __init__(
         self,
         context: Any,
-        write: Write,
+        reduce: Reduce,
         quota: Quota,
         waiters: Quota,
         count_sent: Callable[[], None],
     ) -> None:
         self.caller = caller_of(context.peer())
-        self._write = write
+        self.reduce = reduce
+        self._write: Callable[[bytes], Awaitable[None]] = context.write
         self._count_sent = count_sent
         self.abort: Callable[..., Awaitable[None]] = partial(abort, context)
         self.time_remaining: Callable[[], float | None] = context.time_remaining
@@ -55,7 +57,7 @@ class Call:
     def write(self, message: Message | bytes) -> Awaitable[None]:
         """Send a message of a stream; ends when the client has room for it."""
         self._count_sent()
-        return self._write(message)
+        return self._write(self.reduce(_serialised(message)))
 
     def time_left(self, most: float) -> float:
         """Return the seconds that the call may wait and still answer before its deadline."""
@@ -102,7 +104,7 @@ class Handler:
         if method.server_streaming:
             behaviour = self._iterate if method.client_streaming else self._stream
             wrapped = self._wrapped(behaviour)
-            return grpc.stream_stream_rpc_method_handler(wrapped, None, _serialised)
+            return grpc.stream_stream_rpc_method_handler(wrapped)
         return grpc.stream_unary_rpc_method_handler(self._wrapped(self._unary))
 
     def _wrapped(self, behaviour: GrantedBehaviour) -> Behaviour:
@@ -111,31 +113,31 @@ class Handler:
 
     async def _unary(self, _requests: Any, context: Any, grant: Grant) -> bytes:
         call = self._opened(context, grant)
-        request = await self._read(context, grant)
-        answer = _serialised(self._gate.reduce(await self._answer(request, call), grant))
+        request = await self._read(call, context, grant)
+        answer = call.reduce(_serialised(await self._answer(request, call)))
         _take(self._quotas.unread_bytes, call.caller, context, len(answer))
         self._measurement.count_sent()
         return answer
 
     async def _stream(self, _requests: Any, context: Any, grant: Grant) -> None:
         call = self._opened(context, grant)
-        await self._answer(await self._read(context, grant), call)
+        await self._answer(await self._read(call, context, grant), call)
 
     async def _iterate(self, requests: AsyncIterator[bytes], context: Any, grant: Grant) -> None:
         call = self._opened(context, grant)
-        decoded = (self._decoded(raw, context, grant) async for raw in requests)
+        decoded = (self._decoded(raw, call, context, grant) async for raw in requests)
         async for answer in self._answer(decoded, call):
             await call.write(answer)
 
     def _opened(self, context: Any, grant: Grant) -> Call:
         quota = self._quotas.of(self._method)
-        write = self._gate.writer(context, grant)
+        reduce = self._gate.reducer(grant)
         count_sent = self._measurement.count_sent
-        call = Call(context, write, quota, self._quotas.waiters, count_sent)
+        call = Call(context, reduce, quota, self._quotas.waiters, count_sent)
         _take(quota, call.caller, context)
         return call
 
-    async def _read(self, context: Any, grant: Grant) -> Message:
+    async def _read(self, call: Call, context: Any, grant: Grant) -> Message:
         seconds = self._quotas.limits.request_seconds
         try:
             async with asyncio.timeout(seconds):
@@ -144,9 +146,9 @@ class Handler:
             raise _invalid(f"no request came within {seconds:g} s") from None
         if raw is grpc.aio.EOF:
             raise _invalid("the call ended without a request")
-        return self._decoded(raw, context, grant)
+        return self._decoded(raw, call, context, grant)
 
-    def _decoded(self, raw: bytes, context: Any, grant: Grant) -> Message:
+    def _decoded(self, raw: bytes, call: Call, context: Any, grant: Grant) -> Message:
         if len(raw) > MAX_REQUEST_BYTES and self._method.name not in LARGE:
             raise _invalid(f"the request has {len(raw):,} bytes: {MAX_REQUEST_BYTES:,} at most")
         try:
@@ -155,6 +157,7 @@ class Handler:
             log_error("warning", "request_not_decoded", self._method.name, error)
             raise _invalid("the request cannot be decoded") from None
         self._gate.narrow(request, grant, context)
+        call.reduce = self._gate.reducer(grant, request)
         return request
 
 

@@ -9,7 +9,7 @@ from desk.v1.session_pb2 import Session, SessionKey
 
 from service.rpc import reads, requests, responses
 from service.rpc.calls import Call
-from service.rpc.errors import CallRefused, ErrorReason
+from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.rpc.explanation import Explanations
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
@@ -123,7 +123,7 @@ class SessionService:
 
     def _not_found(self, key: Key, revision: int) -> CallRefused:
         if key[0] not in self._apps.ids:
-            sentence = f"app {key[0]} is not configured here"
+            sentence = f"no session {quoted(key[1])}: app {key[0]} is not configured here"
             return CallRefused(ErrorReason.SESSION_NOT_FOUND, sentence)
         return reads.not_found(self._readers.inline, key, revision)
 

@@ -142,6 +142,14 @@ SNAPSHOT_HORIZON = """
 SELECT number FROM sessions WHERE number > ? AND number <= ? ORDER BY number LIMIT 1 OFFSET ?
 """
 
+# Counts of all sessions by app and state, and since when the app's longest waiting one waits.
+SESSION_COUNTS = """
+SELECT sdk_app_id, state, sessions, (
+    SELECT min(queued_since) FROM sessions INDEXED BY sessions_by_queue
+    WHERE sessions.sdk_app_id = session_counts.sdk_app_id AND queued_since IS NOT NULL)
+FROM session_counts
+"""
+
 # What sessions are counted by.
 COUNT_KEYS = {
     "": "''",

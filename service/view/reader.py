@@ -276,6 +276,10 @@ class Reader:
         with self._limited(seconds):
             return self._all(sql, (*where.values, limit))
 
+    def session_counts(self) -> list[Row]:
+        """Read (app, state, number of sessions, start of the app's longest wait)."""
+        return self._all(queries.SESSION_COUNTS, ())
+
     def places(self, sql: str, values: tuple[int | str, ...], limit: int) -> list[tuple[int, int]]:
         """Read (order key, number) along an index, by a statement of `service.view.index_pages`."""
         return self._all(sql, (*values, limit))

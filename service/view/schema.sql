@@ -52,6 +52,7 @@ CREATE TABLE sessions (
     queue_wait     INTEGER,
     first_response INTEGER,
     handle_time    INTEGER,
+    queued_since   INTEGER,              -- the start of the present stay in the queue; NULL outside of it
     session        BLOB    NOT NULL,     -- desk.v1.Session
     fold           BLOB    NOT NULL      -- the fold's own state, to go on without its history
 ) STRICT;
@@ -62,6 +63,23 @@ CREATE INDEX sessions_by_ended      ON sessions (ended_at) WHERE ended_at IS NOT
 CREATE INDEX sessions_by_state      ON sessions (state, begun_at);
 CREATE INDEX sessions_by_agent      ON sessions (agent_id, begun_at);
 CREATE INDEX sessions_by_user       ON sessions (client_user_id, begun_at);
+CREATE INDEX sessions_by_queue      ON sessions (sdk_app_id, queued_since) WHERE queued_since IS NOT NULL;
+
+-- The number of sessions by app and state: counting them would read an index of all sessions.
+CREATE TABLE session_counts (
+    sdk_app_id INTEGER NOT NULL,
+    state      INTEGER NOT NULL,
+    sessions   INTEGER NOT NULL,
+    PRIMARY KEY (sdk_app_id, state)
+) STRICT, WITHOUT ROWID;
+
+-- A session changes its state by being replaced. In a trigger of REPLACE every insert replaces.
+CREATE TRIGGER count_session BEFORE INSERT ON sessions BEGIN
+    UPDATE session_counts SET sessions = sessions - 1
+    WHERE (sdk_app_id, state) = (SELECT sdk_app_id, state FROM sessions WHERE number = NEW.number);
+    REPLACE INTO session_counts VALUES (NEW.sdk_app_id, NEW.state, 1 + ifnull(
+        (SELECT sessions FROM session_counts WHERE sdk_app_id = NEW.sdk_app_id AND state = NEW.state), 0));
+END;
 
 -- What was made of every callback, append-only. Read in order of position.
 CREATE TABLE feed (

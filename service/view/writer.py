@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from operator import attrgetter
+from operator import attrgetter, lt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from service.view.errors import ViewDamaged, ViewError, sqlite_errors, view_erro
 from service.view.progress import Progress
 from storage.files import DatabaseFiles
 from storage.lock import FileLock
+from storage.sizes import size_of_database
 
 log = structlog.get_logger()
 
@@ -70,6 +71,7 @@ class SessionRow(NamedTuple):
     queue_wait: int | None
     first_response: int | None
     handle_time: int | None
+    queued_since: int | None
     session: bytes
     fold: bytes
 
@@ -113,7 +115,7 @@ def _update(table: str, row: Sequence[str], key: str, without: Sequence[str]) ->
 
 
 KEY = ("number", "sdk_app_id", "session_id", "first_revision")
-PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at")
+PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at", "queued_since")
 """Indexed columns of a session, except its key and the time of its last event.
 
 If none of these has changed, all others are updated in place.
@@ -160,6 +162,7 @@ class ViewWriter:
         self._lock = lock(self.path)
         self._background = ThreadPoolExecutor(1, "view-commit")
         self._committing: Future[None] | None = None
+        self._sizes = (0, 0)
         try:
             self._open_or_renew()
         except BaseException:
@@ -196,10 +199,11 @@ class ViewWriter:
         """Open the files anew if the WAL was deleted or replaced.
 
         Raises:
-            ViewDamaged: the view itself was.
+            ViewDamaged: the view itself was, or one of them was truncated.
         """
         now = DatabaseFiles.at(self.path)
         if now == self._files:
+            self._check_sizes()
             return
         log.warning("view_file_replaced", view=self.path.name)
         if now.database != self._files.database:
@@ -210,9 +214,17 @@ class ViewWriter:
             self._db.close(True)
         self._open()
 
+    def _check_sizes(self) -> None:
+        # SQLite would not notice: it goes by its index of the WAL.
+        before = self._sizes
+        self._sizes = size_of_database(self.path)
+        if any(map(lt, self._sizes, (before[0], min(before[1], store.WAL_KEPT)))):
+            raise ViewDamaged("a file of the view was truncated")
+
     def _open(self) -> None:
         self._db = store.open_writer(self.path)
         self._files = DatabaseFiles.at(self.path)
+        self._sizes = (0, 0)
 
     def sign_of_life(self) -> None:
         """Set the time of the lock's file, which shows that the follower works."""

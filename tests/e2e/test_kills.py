@@ -16,17 +16,19 @@ from service.view import store
 from tests.support.processes import SDK_APP_ID, RunningDesk, environment, start, wait_until
 
 KILLS = 3
+SESSIONS = 30
+"""For each kill; several hundred callbacks."""
 
 
 @contextmanager
-def load(desk: RunningDesk) -> Iterator["subprocess.Popen[str]"]:
-    """A simulation under way, which verifies itself at its end."""
+def load(desk: RunningDesk, seed: int) -> Iterator["subprocess.Popen[str]"]:
+    """Start a simulation of `SESSIONS` sessions, which verifies itself at its end."""
     host, port = desk.http
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "command", "simulate", f"http://{host}:{port}/", "--json"),
-            *("--app", str(SDK_APP_ID), "--sessions", "150", "--rate", "250"),
-            *("--duplicates", "10%", "--shuffle", "30%", "--impossible", "5%"),
+            *("--app", str(SDK_APP_ID), "--sessions", str(SESSIONS), "--seed", str(seed)),
+            *("--rate", "250", "--duplicates", "10%", "--shuffle", "30%", "--impossible", "5%"),
             *("--retry-for", "30", "--verify", desk.target),
         ],
         env=environment({}),
@@ -70,16 +72,16 @@ def test_a_process_killed_under_load_loses_and_doubles_nothing(part: str, tmp_pa
     data_dir = tmp_path / "data"
     with start("serve", data_dir=data_dir) as desk:
         desk.ready()
-        with load(desk) as simulation:
-            for kill in range(1, KILLS + 1):
-                before = applied(data_dir)
-                wait_until(lambda least=before + 200: applied(data_dir) >= least)
-                assert simulation.poll() is None, "the load ended before the last kill"
+        for kill in range(1, KILLS + 1):
+            before = applied(data_dir)
+            with load(desk, seed=kill) as simulation:
+                wait_until(lambda least=before + 50: applied(data_dir) >= least)
+                assert simulation.poll() is None, "the load ended before the kill"
                 os.kill(started(desk, part)[-1], signal.SIGKILL)
-                wait_until(lambda times=kill + 1: readied(desk, part) >= times)
-            out, _ = simulation.communicate(timeout=90)
-        assert simulation.returncode == 0, out
-        summary = json.loads(out)
-        assert (summary["verification"]["details"], summary["unknown"]) == ([], 0)
-        assert summary["verification"]["sessions"] == 150
+                out, _ = simulation.communicate(timeout=90)
+            assert simulation.returncode == 0, out
+            summary = json.loads(out)
+            assert (summary["verification"]["details"], summary["unknown"]) == ([], 0)
+            assert summary["verification"]["sessions"] == SESSIONS
+            wait_until(lambda times=kill + 1: readied(desk, part) >= times)
         assert desk.terminate() == 0

@@ -18,10 +18,13 @@ import pytest
 from desk.client import Client, JournalMismatch
 
 from journal.sqlite import SqliteReader, SqliteWriter
+from storage.lock import FileLock
 from tests.support.callbacks import body, entry
 from tests.support.commands import invoke
 from tests.support.journals import append, read_all
 from tests.support.processes import DEADLINE, environment, run, start
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 
@@ -138,6 +141,32 @@ def test_a_backup_does_not_overwrite(data: Path, tmp_path: Path) -> None:
     assert answer.returncode == 1
     assert answer.stderr == f"desk: {tmp_path}/b.db exists already: nothing was written\n"
     assert (tmp_path / "b.db").read_text() == "precious"
+
+
+def test_a_directory_keeps_as_many_backups_as_it_is_told(data: Path, tmp_path: Path) -> None:
+    (backups := tmp_path / "backups").mkdir()
+    others = ["journal-20240101T000000Z.db", "journal-20240102T000000Z.db", "journal-mine.db"]
+    for name in others:
+        (backups / name).touch()
+    answer = desk("backup", "--keep", 2, backups, data=data)
+    assert answer.returncode == 0, answer.stderr
+    kept = {path.name for path in backups.iterdir()}
+    (made,) = kept - set(others)
+    assert kept == {made, *others[1:]}
+    (backups / made).rename(tmp_path / "b.db")
+    assert desk("restore", tmp_path / "b.db", data=tmp_path / "other").returncode == 0
+    assert desk("backup", "--keep", 2, tmp_path / "c.db", data=data).returncode == 2
+
+
+def test_a_backup_deletes_what_a_killed_one_left_and_not_what_is_in_use(
+    data: Path, tmp_path: Path
+) -> None:
+    abandoned, used = tmp_path / "journal-a.partial", tmp_path / "journal-b.partial"
+    abandoned.touch()
+    lock = FileLock(used)
+    assert desk("backup", tmp_path / "b.db", data=data).returncode == 0
+    lock.release()
+    assert (abandoned.exists(), used.exists()) == (False, True)
 
 
 def test_a_backup_while_callbacks_come_is_one_moment_of_the_journal(
@@ -305,6 +334,15 @@ def test_what_is_no_backup_is_refused_and_nothing_changes(
     assert str(tmp_path / "b.db") in answer.stderr
     assert bodies(data) == before
     assert not list(data.glob("*.partial"))
+
+
+def test_a_backup_in_an_older_format_is_restored_in_ours(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    answer = desk("restore", FIXTURES / "journal-version-1.db", data=data)
+    assert answer.returncode == 0, answer.stderr
+    assert sorted(file.name for file in data.iterdir()) == ["journal.db", "journal.db.lock"]
+    with closing(SqliteWriter(data / "journal.db")) as journal:
+        assert len(read_all(journal)) == 31
 
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")

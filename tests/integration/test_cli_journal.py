@@ -99,6 +99,7 @@ def test_a_check_may_run_while_everything_runs(tmp_path: Path) -> None:
         "UPDATE entries SET body = CAST(replace(body, 's77', 's78') AS BLOB) WHERE revision = 77",
         "UPDATE entries SET sdk_app_id = sdk_app_id + 1 WHERE revision = 77",
         "UPDATE entries SET id = CAST(randomblob(16) AS BLOB) WHERE revision = 77",
+        "UPDATE entries SET kind = 2 WHERE revision = 77",
     ],
 )
 def test_a_changed_entry_is_found(statement: str, data: Path) -> None:
@@ -115,7 +116,81 @@ def test_a_changed_view_is_found(data: Path) -> None:
     )
     answer = desk("check", data=data)
     assert answer.returncode == 1
-    assert "revisions 1 to 200: the digest of the view is another" in answer.stdout
+    assert "its feed has another digest than the one that it was written with" in answer.stdout
+
+
+def test_what_an_id_does_not_cover_is_compared_with_the_view(data: Path) -> None:
+    changes = {
+        71: "received_at = received_at + 1",
+        72: "request_id = 'another'",
+        73: "client_ip = '203.0.113.8'",
+        74: "platform = 'Wec'",
+    }
+    for revision, new in changes.items():
+        change(data / "journal.db", f"UPDATE entries SET {new} WHERE revision = {revision}")
+    answer = desk("check", data=data)
+    assert answer.returncode == 1
+    assert answer.stdout.splitlines() == [
+        "journal.db: nothing is damaged",
+        *(
+            f"{locate(data).name} (revision {ENTRIES}): revision {revision}: "
+            "the view has another entry than the journal"
+            for revision in changes
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        (
+            f"UPDATE header SET oldest_revision = 9, journal_id = '{'0' * 32}'",
+            [
+                "the header has 9 as the oldest revision, and there is revision 1",
+                "it is the view of another journal",
+            ],
+        ),
+        (
+            "ALTER TABLE header RENAME COLUMN oldest_revision TO oldest_revisioo",
+            ["the header cannot be read: no such column: oldest_revision"],
+        ),
+    ],
+)
+def test_a_changed_header_is_found(statement: str, found: list[str], data: Path) -> None:
+    change(data / "journal.db", statement)
+    answer = desk("check", data=data)
+    assert answer.returncode == 1
+    assert [line for line in found if line not in answer.stdout] == []
+
+
+def test_a_view_that_does_not_fit_itself_is_found(data: Path) -> None:
+    for statement in (
+        "UPDATE sessions SET session = CAST(session || 'x' AS BLOB) WHERE number = 9",
+        "UPDATE feed SET session_id = 's11' WHERE event_revision = 10",
+        "UPDATE feed SET facts = CAST(facts || 'x' AS BLOB) WHERE event_revision = 11",
+    ):
+        change(locate(data), statement)
+    answer = desk("check", data=data)
+    assert answer.returncode == 1
+    for found in (
+        "revision 9: the view has another session than its feed\n",
+        "revision 10: the view has a record that does not fit its columns\n",
+        "revision 11: the view has a record that does not fit its columns\n",
+    ):
+        assert found in answer.stdout
+
+
+def test_a_damaged_index_of_a_view_is_found(data: Path) -> None:
+    with closing(sqlite3.connect(locate(data))) as connection:
+        connection.executescript("""
+            PRAGMA writable_schema = ON;
+            UPDATE sqlite_schema SET rootpage =
+                (SELECT rootpage FROM sqlite_schema WHERE name = 'sessions_by_state')
+            WHERE name = 'sessions_by_agent'
+        """)
+    answer = desk("check", data=data)
+    assert answer.returncode == 1
+    assert "sessions_by_agent" in answer.stdout
 
 
 def test_an_entry_that_only_the_view_has_is_found(data: Path) -> None:

@@ -222,6 +222,9 @@ def test_the_service_of_this_machine_is_asked_unless_another_is_named(desk, tmp_
         ["sessions", "list", "--begun-since", "yesterday-ish"],
         ["sessions", "list", "--begun-since", "0001-01-01", "--time-zone", "Asia/Shanghai"],
         ["sessions", "list", "--begun-since", "999999d"],
+        ["sessions", "list", "--begun-since", "5m", "--begun-until", "10m"],
+        ["sessions", "list", "--target", "http://127.0.0.1:50051"],
+        ["sessions", "list", "--target", ""],
         ["sessions", "list", "--time-zone", "Asia/Nowhere"],
         ["sessions", "list", "--limit", "0"],
         ["sessions", "list", "--limit", "1", "--all"],
@@ -312,6 +315,23 @@ def test_rejections_list_what_and_why(ask, ask_json):
     }
     assert len(ask_json("rejections", "--reason", "malformed")) == 1
     assert "(malformed)" in ask("rejections").stdout
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        ["sessions", "explain", "ended", "--app", "1600012345"],
+        ["rejections"],
+        ["watch", "--from-start", "--until-caught-up"],
+    ],
+)
+def test_records_come_without_what_is_to_be_omitted(ask_json, question):
+    whole, masked = ask_json(*question), ask_json(*question, "--omit-raw-body", "--omit-message")
+    assert any(record["event"]["raw_body"] for record in whole)
+    for record in whole:
+        record["event"].pop("message", None)
+        record["event"]["raw_body"] = ""
+    assert masked == whole
 
 
 def test_status_shows_where_the_service_stands(ask, ask_json):
@@ -414,6 +434,27 @@ def test_columns_are_those_asked_for_in_that_order(ask):
     assert answer.stderr == ""
 
 
+def test_columns_are_also_known_by_their_headings(ask):
+    answer = ask("sessions", "list", "--csv", "--columns", "agent,LAST EVENT,app")
+    assert answer.stdout.splitlines()[0] == "agent_id,last_event_at,sdk_app_id"
+
+
+def test_80_columns_have_room_for_what_an_operator_asks_for(ask):
+    lines = ask("sessions", "list", "--app", "1600012345", COLUMNS="80").stdout.splitlines()
+    assert lines[0].split()[:5] == ["SESSION", "STATE", "AGENT", "WAITED", "AGE"]
+    several = ask("sessions", "list", COLUMNS="80").stdout.splitlines()
+    assert several[0].split()[:3] == ["SESSION", "STATE", "APP"]
+    (queued,) = (line for line in lines if line.startswith("queued"))
+    assert re.fullmatch(r"queued +QUEUED +- +\d+d\d\dh +\d+d\d\dh.*", queued)
+    (ended,) = (line for line in lines if line.startswith("ended"))
+    assert re.fullmatch(r"ended +ENDED +bob +1m00s +\d+d\d\dh.*", ended)
+
+
+def test_the_list_of_commands_has_whole_sentences(ask):
+    for group in ("sessions", "health", "journal", "view", "keys"):
+        assert "..." not in ask(group, "--help").stdout.partition("Commands:")[2]
+
+
 def test_a_table_names_the_columns_that_it_left_out(ask):
     answer = ask("sessions", "list", COLUMNS="40")
     assert re.fullmatch(
@@ -484,12 +525,12 @@ def test_a_reader_that_leaves_early_hears_no_complaint(desk):
     assert done.stderr == ""
 
 
-def test_on_a_terminal_a_table_may_have_colours_and_fits(desk):
+def on_a_terminal(desk, *arguments, **settings):
     leader, follower = pty.openpty()
     with os.fdopen(leader, "rb", buffering=0) as terminal:
         process = subprocess.Popen(
-            [sys.executable, "-m", "command", "sessions", "list"],
-            env=environment({"DESK_TARGET": desk.target, "COLUMNS": "100", "TERM": "xterm"}),
+            [sys.executable, "-m", "command", *arguments],
+            env=environment({"DESK_TARGET": desk.target, "TERM": "xterm", **settings}),
             stdout=follower,
             stdin=subprocess.DEVNULL,
         )
@@ -498,7 +539,14 @@ def test_on_a_terminal_a_table_may_have_colours_and_fits(desk):
         while chunk := _read(terminal):
             shown += chunk
         assert process.wait(30) == 0
-    assert b"ended" in shown
+    return shown
+
+
+def test_a_table_on_a_terminal_has_colours_unless_they_are_not_wanted(desk):
+    assert b"ended" in on_a_terminal(desk, "sessions", "list")
+    watch = ("watch", "--from-start", "--until-caught-up", "--verdict", "rejected")
+    assert b"\x1b[31m" in on_a_terminal(desk, *watch)
+    assert b"\x1b" not in on_a_terminal(desk, *watch, NO_COLOR="1")
 
 
 def _read(terminal):

@@ -1,5 +1,6 @@
 """The commands against a service with TLS and clients: every one, with options and variables."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.clients import Clients
+from tests.support.commands import invoke
+from tests.support.feed_server import FeedServer, serving
 from tests.support.processes import SDK_APP_ID, RunningDesk, run, start
 
 NOTHING = "desk: no callback is rejected\n"
@@ -36,7 +39,7 @@ class Protected:
         return {**self.tls(), "DESK_CLIENT_KEY_FILE": str(self.folder / "key")}
 
     def run(self, *arguments: str, **settings: str) -> Any:
-        return run(*arguments, target=self.desk.target, **settings)
+        return invoke(*arguments, target=self.desk.target, **settings)
 
 
 @contextmanager
@@ -90,7 +93,7 @@ def test_options_do_the_same_as_the_variables(shared):
 def test_watch_takes_them_too(shared):
     done = shared.run("watch", "--from-start", "--target", shared.desk.target, **shared.tls())
     assert done.returncode == 1
-    assert "(UNAUTHENTICATED, UNAUTHENTICATED)" in done.stderr
+    assert "see --key-file (UNAUTHENTICATED)" in done.stderr
 
 
 def test_health_needs_tls_and_no_key(shared):
@@ -117,9 +120,13 @@ def test_a_simulation_is_verified_with_a_key(shared):
 @pytest.mark.parametrize(
     ("key", "arguments", "reason"),
     [
-        (None, ("status",), "(UNAUTHENTICATED, UNAUTHENTICATED)"),
+        (None, ("status",), "see --key-file (UNAUTHENTICATED)"),
         ("narrow", ("status",), "(PERMISSION_DENIED, SCOPE_MISSING)"),
-        ("narrow", ("sessions", "list", "--app", "2"), "(PERMISSION_DENIED, APP_NOT_ALLOWED)"),
+        (
+            "narrow",
+            ("sessions", "list", "--app", "2"),
+            "no other app than 1 (PERMISSION_DENIED, APP_NOT_ALLOWED)",
+        ),
     ],
 )
 def test_a_denial_is_one_line_with_its_reason(shared, key, arguments, reason):
@@ -128,6 +135,39 @@ def test_a_denial_is_one_line_with_its_reason(shared, key, arguments, reason):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.endswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cause"),
+    [
+        ({}, "it closed the connection; if it uses TLS, pass --tls-ca"),
+        (
+            {"DESK_CLIENT_TLS_CA": "{folder}/stranger.pem"},
+            "no authority in --tls-ca has signed its certificate",
+        ),
+        (
+            {"DESK_CLIENT_TLS_CA": "{authority}", "DESK_CLIENT_TLS_NAME": "other.example"},
+            "its certificate has another name: see --tls-name",
+        ),
+    ],
+)
+def test_a_connection_that_fails_for_its_tls_is_one_line_that_says_what_to_do(
+    shared, settings, cause
+):
+    Authority(shared.folder, "stranger")
+    paths = {"folder": shared.folder, "authority": shared.authority.file}
+    given = {name: text.format(**paths) for name, text in settings.items()}
+    done = run("status", target=shared.desk.target, **given)
+    assert done.returncode == 3
+    assert done.stderr == f"desk: cannot reach {shared.desk.target}: {cause} (UNAVAILABLE)\n"
+
+
+async def test_tls_to_a_service_without_it_is_one_line_that_says_what_to_do(shared):
+    async with serving(FeedServer()) as port:
+        target = f"127.0.0.1:{port}"
+        done = await asyncio.to_thread(run, "status", target=target, **shared.tls())
+    cause = "it does not use TLS: leave out --tls-ca"
+    assert done.stderr == f"desk: cannot reach {target}: {cause} (UNAVAILABLE)\n"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,16 @@ import grpc
 import pytest
 from desk.client import Client, Failed, InvalidRequest, JournalMismatch, NotFound, OutOfRange
 from desk.v1.event_pb2 import EventFilter, RejectionReason
+from desk.v1.event_service_pb2 import ListRejectionsResponse
 from desk.v1.session_pb2 import Session, SessionKey, SessionState
-from desk.v1.session_service_pb2 import BatchGetSessionsResponse, CountGroup, GetSessionResponse
-from desk.v1.status_pb2 import ResponseHeader
+from desk.v1.session_service_pb2 import (
+    BatchGetSessionsResponse,
+    CountGroup,
+    ExplainSessionResponse,
+    GetSessionResponse,
+    ListSessionsResponse,
+)
+from desk.v1.status_pb2 import GetStatusResponse, ResponseHeader
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
@@ -158,6 +165,67 @@ async def test_a_service_that_never_answers_for_a_key_is_not_asked_for_ever():
     async with connected(AnswersNone()) as client, asyncio.timeout(PATIENCE):
         with pytest.raises(Failed, match="none of the keys"):
             await client.batch_get_sessions([SessionKey(session_id="x")])
+
+
+class RepeatsPages(FeedServer):
+    """Answers each page with the same token, and with nothing else."""
+
+    async def ListSessions(self, request: Any, context: Any) -> ListSessionsResponse:  # noqa: N802
+        return ListSessionsResponse(next_page_token="again")
+
+    async def ListRejections(self, request: Any, context: Any) -> ListRejectionsResponse:  # noqa: N802
+        return ListRejectionsResponse(next_page_token="again")
+
+    async def ExplainSession(self, request: Any, context: Any) -> ExplainSessionResponse:  # noqa: N802
+        return ExplainSessionResponse(next_page_token="again")
+
+
+async def test_a_service_that_repeats_a_page_token_is_not_asked_for_ever():
+    async with connected(RepeatsPages()) as client, asyncio.timeout(PATIENCE):
+        explanation = await client.explain_session("x")
+        for pages in (client.list_sessions(), client.list_rejections(), explanation.records):
+            with pytest.raises(Failed, match="one page token twice"):
+                await anext(pages)
+
+
+class NeverAnswers(FeedServer):
+    """Takes calls and leaves them open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+
+    async def GetStatus(self, request: Any, context: Any) -> GetStatusResponse:  # noqa: N802
+        self.asked.set()
+        await asyncio.Event().wait()
+        return GetStatusResponse()
+
+
+async def test_calls_of_a_client_that_is_closed_end_with_its_own_error():
+    server = NeverAnswers()
+    async with connected(server) as client, asyncio.timeout(PATIENCE):
+        updates = client.subscribe()
+        await anext(updates)
+        waiting = [asyncio.create_task(client.status()), asyncio.create_task(anext(updates))]
+        await server.asked.wait()
+        await client.close()
+        again = [asyncio.create_task(client.status())]
+        again += [asyncio.create_task(anext(client.subscribe()))]
+        for task in waiting + again:
+            with pytest.raises(Failed, match="the client is closed"):
+                await task
+
+
+async def test_a_call_that_is_cancelled_by_its_caller_is_cancelled():
+    server = NeverAnswers()
+    async with connected(server) as client, asyncio.timeout(PATIENCE):
+        waiting = asyncio.create_task(client.status())
+        await server.asked.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.status(), 0.01)
 
 
 async def test_an_answer_that_cannot_be_decoded_is_an_error_of_the_client():

@@ -83,10 +83,14 @@ def remove(*suffixes: str) -> Callable[[Path], None]:
     return act
 
 
+def truncate_wal(view: Path) -> None:
+    os.truncate(f"{view}-wal", 5000)
+
+
 @pytest.mark.parametrize(
     "damage",
-    [remove(""), remove("-wal"), remove("-shm"), remove("", "-wal", "-shm")],
-    ids=["view", "wal", "shm", "all"],
+    [remove(""), remove("-wal"), remove("-shm"), remove("", "-wal", "-shm"), truncate_wal],
+    ids=["view", "wal", "shm", "all", "truncated"],
 )
 def test_a_view_whose_files_were_deleted_heals_by_itself(
     damage: Callable[[Path], None], tmp_path: Path
@@ -102,3 +106,21 @@ def test_a_view_whose_files_were_deleted_heals_by_itself(
         assert desk.post(begin("later"))[0] == 200
         wait_until(lambda: listed(desk, 22))
         assert not [r for r in desk.records if r["event"] == "process_died"]
+
+
+def test_no_empty_journal_is_made_where_a_view_has_what_was_in_the_lost_one(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with start("serve", data_dir=data) as desk:
+        assert desk.post(begin("precious"))[0] == 200
+        wait_until(lambda: listed(desk, 1))
+        assert desk.terminate() == 0
+    (data / "journal.db").unlink()
+    with start("serve", data_dir=data) as desk:
+        waiting = desk.wait_for(
+            lambda r: r["process"] == "gateway" and r["event"] == "waiting_for_journal"
+        )
+        assert "restore --from-view" in waiting["reason"]
+        answer = invoke("journal", "restore", "--from-view", DESK_DATA_DIR=str(data))
+        assert answer.returncode == 0, answer.stderr
+        assert desk.post(begin("next"))[0] == 200
+        wait_until(lambda: listed(desk, 2))

@@ -99,6 +99,30 @@ def image(instruction: str) -> str:
     return str(value)
 
 
+def test_the_backup_job_reads_the_volume_of_the_journal_on_its_node() -> None:
+    job = resource("CronJob", "desk-sessions-backup")["spec"]["jobTemplate"]["spec"]["template"]
+    (container,) = job["spec"]["containers"]
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in job["spec"]["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    (journal,) = resource("StatefulSet")["spec"]["volumeClaimTemplates"]
+    assert claims == {
+        "data": f"{journal['metadata']['name']}-desk-sessions-0",
+        "backups": resource("PersistentVolumeClaim", "desk-sessions-backups")["metadata"]["name"],
+    }
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts["data"] == image("VOLUME")
+    assert container["args"] == ["backup", "--keep", "14", mounts["backups"]]
+    assert job["spec"]["securityContext"] == pod()["securityContext"]
+    assert container["securityContext"] == pod()["containers"][0]["securityContext"]
+    (near,) = job["spec"]["affinity"]["podAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert near["labelSelector"] == resource("StatefulSet")["spec"]["selector"]
+
+
 def test_pod_and_image_agree_on_the_user() -> None:
     context = pod()["securityContext"]
 

@@ -12,9 +12,13 @@ import pytest
 from command.cli import COMMANDS
 from command.settings import Settings
 from command.supervisor import STOP_WITHIN
+from journal.sqlite import SqliteWriter
+from tests.support.commands import invoke
 from tests.support.units import SYSTEMD, UNITS, directives
 
 pytestmark = pytest.mark.tools
+
+BACKUP = ("desk-backup.service", "desk-backup.timer")
 
 SETTINGS = {f"DESK_{field.upper()}" for field in Settings.model_fields}
 
@@ -27,12 +31,12 @@ def desk() -> Path:
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     shutil.copytree(SYSTEMD, tmp_path, dirs_exist_ok=True)
-    for unit in UNITS:  # it wants the command to exist
+    for unit in (*UNITS, *BACKUP):  # it wants the command to exist
         file = tmp_path / unit
         file.write_text(file.read_text().replace("/opt/desk/bin/desk", str(desk())))
 
     checked = subprocess.run(
-        ["systemd-analyze", "verify", *UNITS],
+        ["systemd-analyze", "verify", *UNITS, *BACKUP],
         cwd=tmp_path,
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
         capture_output=True,
@@ -58,6 +62,23 @@ def test_every_variable_of_a_unit_is_a_setting(unit: str) -> None:
     variables = {value.partition("=")[0] for value in directives(unit)["Environment"]}
 
     assert variables <= SETTINGS
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_reload_reaches_the_command(unit: str) -> None:
+    assert directives(unit)["ExecReload"] == ["kill -HUP $MAINPID"]
+
+
+def test_the_timer_starts_a_backup_of_the_journal_that_ends(tmp_path: Path) -> None:
+    found = directives("desk-backup.service")
+    program, *arguments = found["ExecStart"][0].split()
+    assert program == "/opt/desk/bin/desk"
+    (writable,) = found["ReadWritePaths"]
+    SqliteWriter(tmp_path / "data" / "journal.db").close()
+    words = [str(tmp_path) if word == writable else word for word in arguments]
+    assert invoke(*words, DESK_DATA_DIR=str(tmp_path / "data")).returncode == 0
+    assert len(list(tmp_path.glob("journal-*.db"))) == 1
+    assert "Restart" not in found
 
 
 def test_every_variable_of_the_example_file_is_a_setting() -> None:
@@ -93,7 +114,7 @@ def test_a_unit_is_started_again_unless_its_settings_are_wrong(unit: str) -> Non
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", [*UNITS, BACKUP[0]])
 def test_systemd_finds_a_unit_well_confined(unit: str, tmp_path: Path) -> None:
     shutil.copytree(SYSTEMD, tmp_path, dirs_exist_ok=True)
 

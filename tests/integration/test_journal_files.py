@@ -18,6 +18,8 @@ from journal.sqlite import SqliteReader, SqliteWriter
 from journal.sqlite_writer import Writer
 from tests.support.journals import PATIENCE, append, new_entry, read_all
 
+PAGE = 4096
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -305,3 +307,47 @@ def test_a_reader_that_holds_on_delays_the_new_start_of_the_wal(path: Path) -> N
             assert commit("first") < commit("second")
     writer.close()
     assert {each["event"] for each in logs} == {"journal_checkpoint_delayed"}
+
+
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_truncated_wal_costs_what_was_cut_off_and_nothing_else(
+    kept: float, journal: SqliteWriter, path: Path
+) -> None:
+    for number in range(40):
+        append(journal, number)
+    wal = Path(f"{path}-wal")
+    with wal.open("r+b") as file, capture_logs() as logs:
+        file.truncate(int(wal.stat().st_size * kept))
+        for number in range(40, 200):
+            append(journal, number)
+    assert [line["event"] for line in logs] == ["journal_file_truncated"]
+    journal.close()
+    with closing(SqliteReader(path)) as reader:
+        whole = [entry.request_id for entry in read_all(reader)]
+    assert whole[-160:] == [f"request-{number}" for number in range(40, 200)]
+    assert whole[:-160] == [f"request-{number}" for number in range(len(whole) - 160)]
+
+
+def test_a_truncated_database_gets_back_what_the_wal_has(path: Path) -> None:
+    SqliteWriter(path).close()
+    journal = SqliteWriter(path)
+    for number in range(40):
+        append(journal, number, body=bytes(4000))
+    with path.open("r+b") as file:
+        file.truncate(2 * PAGE)
+    append(journal, 40)
+    journal.close()
+    with closing(SqliteReader(path)) as reader:
+        assert len(read_all(reader)) == 41
+
+
+def test_a_database_that_was_emptied_is_not_acknowledged_into(path: Path) -> None:
+    journal = SqliteWriter(path)
+    append(journal, 1)
+    journal.close()
+    journal = SqliteWriter(path)
+    with path.open("r+b") as file:
+        file.truncate(0)
+    with pytest.raises(Unavailable):
+        append(journal, 2)
+    journal.close()

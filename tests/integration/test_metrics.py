@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from gateway.measurement import ARRIVED
 from gateway.options import Options
 from journal.errors import Overloaded, Unavailable
 from journal.memory import MemoryJournal
+from metrics import definitions
 from metrics.definitions import GATEWAY
 from metrics.endpoint import open_endpoint
 from metrics.page import MAX_CONNECTIONS, serve_page
@@ -173,7 +175,10 @@ def test_the_counters_agree_with_what_was_sent(
             (dict(key), value) for key, value in page.samples("desk_callbacks_total").items()
         )
     }
-    assert counted == traffic
+    assert {key: number for key, number in counted.items() if number} == traffic
+    assert counted.keys() == set(
+        product([str(APP), str(SIGNED), "other"], definitions.CALLBACK_OUTCOMES)
+    )
     assert page.value("http_server_request_duration_seconds_count") == traffic.total()
 
 
@@ -193,6 +198,21 @@ def test_the_journal_and_the_view_count_what_the_gateway_kept(
     assert page.value("desk_records_revised_total") == 7
     assert page.value("desk_late_seconds_count") == 1
     assert page.value("desk_late_seconds_sum") == 7
+    assert page.value("desk_journal_damaged_entries") == 0
+
+
+def test_the_sessions_are_counted_by_the_follower_alone(page: Page) -> None:
+    assert page.value("desk_sessions", app=str(APP), state="ended", process="follower") == 1
+    assert page.value("desk_sessions", app=str(APP)) == 1
+    assert page.value("desk_queue_longest_wait_seconds") == 0
+
+
+def test_the_last_use_of_a_token_and_the_free_space_are_shown(page: Page) -> None:
+    used = {"app": str(SIGNED), "token": "1", "process": "gateway"}
+    [(labels, used_at)] = page.samples("desk_callback_token_last_used_timestamp_seconds").items()
+    assert labels == frozenset(used.items())
+    assert abs(time.time() - used_at) < 600
+    assert 0 < page.value("desk_disk_free_bytes") <= page.value("desk_disk_size_bytes")
 
 
 def test_calls_are_counted_by_method_and_status(page: Page) -> None:

@@ -79,7 +79,10 @@ def test_both_wheels_together_are_the_whole_service(
         ).stdout
 
     assert desk("--version") == f"desk, version {versions['desk-sessions']}\n"
-    with start("serve", data_dir=tmp_path / "data", python=python, PYTHONPATH="") as serving:
+    settings = {"PYTHONPATH": "", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+    with start("serve", data_dir=tmp_path / "data", python=python, **settings) as serving:
+        warned = serving.wait_for(lambda record: record["event"] == "not_traced")
+        assert "pip install 'desk-sessions[otel]'" in warned["reason"]
         status, _ = serving.post(body("SessionBegin", NOON, session_id="a-session"))
         assert status == 200
         listed = desk("sessions", "list", "--min-revision", "1", "--target", serving.target)

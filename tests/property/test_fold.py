@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from random import Random
 
-from desk.v1.session_pb2 import Session
+from desk.v1.session_pb2 import SESSION_STATE_QUEUED, Session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from callback.decoder import identify
 from journal.entry import Entry
 from service.history import LIMITS, Limits
 from tests.support.callbacks import APP
@@ -138,3 +139,21 @@ def test_a_session_has_the_same_numbers_wherever_it_is_noted(
         assert live.rows(
             f"SELECT {columns} FROM session_keys WHERE number IS NOT NULL ORDER BY number"
         ) == live.rows(f"SELECT {columns} FROM sessions ORDER BY number")
+
+
+@given(st.data(), journals())
+def test_sessions_are_counted_by_app_and_state_in_each_transaction(
+    data: st.DataObject, journal: list[Entry]
+) -> None:
+    two_apps = [of_app(each, APP + each.revision % 2) for each in journal]
+    with view(data.draw(batches(two_apps)), reopen=data.draw(st.booleans())) as live:
+        assert live.rows("SELECT * FROM session_counts WHERE sessions != 0") == live.rows(
+            "SELECT sdk_app_id, state, count(*) FROM sessions GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        is_queued = f"state = {SESSION_STATE_QUEUED}"
+        sql = f"SELECT 1 FROM sessions WHERE ({is_queued}) != (queued_since IS NOT NULL)"
+        assert live.rows(sql) == []
+
+
+def of_app(entry: Entry, app: int) -> Entry:
+    return replace(entry, sdk_app_id=app, id=identify(app, entry.body))

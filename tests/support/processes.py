@@ -38,7 +38,7 @@ DEADLINE = 30.0
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with `settings`, without its own and its terminal's size."""
-    ours = ("DESK_", "COLUMNS", "LINES", "TZ")  # pytest-xdist sets COLUMNS and LINES
+    ours = ("DESK_", "OTEL_", "COLUMNS", "LINES", "TZ")  # pytest-xdist sets COLUMNS and LINES
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **settings}
 

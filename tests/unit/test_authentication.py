@@ -90,6 +90,22 @@ def test_during_a_rotation_old_and_new_token_are_both_valid():
     assert refusal(tokens=both, Sign=sign("oldest", TIME)) == AuthenticationFault.WRONG_SIGN
 
 
+def test_the_last_use_of_each_token_is_known_by_its_place_until_it_is_taken_out():
+    authenticator = Authenticator(frozenset({1, 2}), {1: ("old", "new"), 2: ("x",)})
+    for token, now in (("old", 1_725_540_000), ("new", 1_725_540_020)):
+        sign = sha256(f"{token}{now}".encode()).hexdigest()
+        given = {"SdkAppid": "1", "RequestTime": str(now), "Sign": sign}
+        assert authenticator.authenticate(given, now + 1.5) == 1
+    assert authenticator.last_used() == {
+        ("1", "1"): 1_725_540_001.5,
+        ("1", "2"): 1_725_540_021.5,
+        ("2", "1"): 0.0,
+    }
+    authenticator.replace({1: ("new",)})
+    assert authenticator.last_used() == {("1", "1"): 1_725_540_021.5}
+    assert (authenticator.checks(1), authenticator.checks(2)) == (True, False)
+
+
 def test_a_token_is_of_one_app_only():
     tokens = {APP: ("one",), OTHER: ("two",)}
     authenticator = Authenticator(frozenset(tokens), tokens)

@@ -66,7 +66,8 @@ def test_a_value_of_a_newer_service_is_shown_as_its_number():
         (125_000, "2m05s"),
         (3_599_999, "59m59s"),
         (3_720_000, "1h02m"),
-        (360_000_000, "100h00m"),
+        (86_399_999, "23h59m"),
+        (360_000_000, "4d04h"),
     ],
 )
 def test_a_duration_is_two_figures(milliseconds, text):

@@ -85,6 +85,7 @@ def test_a_line_is_bounded(logged):
     def dig(n):
         return dig(n - 1) if n else int("x" * 3000)
     log.info("long", text="x" * 100_000)
+    log.info("many", apps=list(range(100_000)), tokens={n: 1 for n in range(100_000)})
     try:
         dig(500)
     except ValueError:

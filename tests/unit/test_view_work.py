@@ -95,6 +95,7 @@ def session(n: int) -> SessionRow:
         queue_wait=1,
         first_response=2,
         handle_time=None,
+        queued_since=None,
         session=b"session",
         fold=b"fold",
     )

@@ -7,7 +7,7 @@ from desk.client.answers import (
     FoundSessions,
     SessionCounts,
 )
-from desk.client.connection import Client
+from desk.client.api import Client
 from desk.client.errors import (
     ClientError,
     Denied,

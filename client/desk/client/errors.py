@@ -1,13 +1,15 @@
 """Errors of the client. What may succeed when tried again is `Retryable`."""
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
-from grpc.aio import AioRpcError
+from grpc.aio import AioRpcError, UsageError
 
 REASON_DOMAIN = "desk.v1"
 """`ErrorInfo.domain` of the service's own reasons."""
@@ -101,6 +103,21 @@ _BY_CODE: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Denied,
     grpc.StatusCode.PERMISSION_DENIED: Denied,
 }
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise the errors of this package instead of those of gRPC."""
+    try:
+        yield
+    except AioRpcError as error:
+        raise translate(error) from None
+    except (UsageError, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+            raise
+        # gRPC cancels the calls of a channel that is closed, but not the tasks that wait for them.
+        raise Failed("the client is closed", code=grpc.StatusCode.CANCELLED) from None
 
 
 def translate(error: AioRpcError) -> ClientError:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
-from grpc.aio import AioRpcError, UnaryStreamCall
+from grpc.aio import UnaryStreamCall
 
 from desk.client.errors import (
     ClientError,
@@ -19,7 +19,7 @@ from desk.client.errors import (
     Retryable,
     TimedOut,
     Unavailable,
-    translate,
+    own_errors,
 )
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
@@ -143,7 +143,8 @@ async def follow(
     clock = asyncio.get_running_loop().time
     attempt, last_message_at, resumed = 0, clock(), False
     while True:
-        call = open_stream(position.request())
+        with own_errors():
+            call = open_stream(position.request())
         try:
             while True:
                 response = await _read(call, silence)
@@ -169,14 +170,13 @@ async def _read(
     call: UnaryStreamCall[SubscribeRequest, SubscribeResponse], silence: float
 ) -> SubscribeResponse:
     try:
-        async with asyncio.timeout(silence):
-            response = await call.read()
+        with own_errors():
+            async with asyncio.timeout(silence):
+                response = await call.read()
     except TimeoutError:
         raise TimedOut(
             f"nothing came for {silence:g} s", code=grpc.StatusCode.DEADLINE_EXCEEDED
         ) from None
-    except AioRpcError as error:
-        raise translate(error) from None
     if isinstance(response, SubscribeResponse):
         return response
     raise Unavailable("the stream ended", code=grpc.StatusCode.UNAVAILABLE)

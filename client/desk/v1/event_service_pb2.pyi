@@ -33,6 +33,8 @@ class SubscribeRequest(_message.Message):
     INCLUDE_SESSION_FIELD_NUMBER: _builtins.int
     SESSIONS_FIRST_FIELD_NUMBER: _builtins.int
     MAX_BATCH_FIELD_NUMBER: _builtins.int
+    OMIT_RAW_BODY_FIELD_NUMBER: _builtins.int
+    OMIT_MESSAGE_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
     """Stream the records after this revision, exclusive. 0 = all records that are
     kept. Unset = records from now on.
@@ -53,6 +55,12 @@ class SubscribeRequest(_message.Message):
     """Records per message, at most; exceeded only to complete a revision. 0 =
     500; more than 1,000 counts as 1,000; negative is an error.
     """
+    omit_raw_body: _builtins.bool
+    """Leave `Event.raw_body` out of the records."""
+    omit_message: _builtins.bool
+    """Leave `Event.message` out of the records. `raw_body` still has the text: omit
+    both to receive none.
+    """
     @_builtins.property
     def filter(self) -> _event_pb2.EventFilter:
         """Which records."""
@@ -66,10 +74,12 @@ class SubscribeRequest(_message.Message):
         include_session: _builtins.bool = ...,
         sessions_first: _builtins.bool = ...,
         max_batch: _builtins.int = ...,
+        omit_raw_body: _builtins.bool = ...,
+        omit_message: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "filter", b"filter", "include_session", b"include_session", "journal_id", b"journal_id", "max_batch", b"max_batch", "sessions_first", b"sessions_first"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "filter", b"filter", "include_session", b"include_session", "journal_id", b"journal_id", "max_batch", b"max_batch", "omit_message", b"omit_message", "omit_raw_body", b"omit_raw_body", "sessions_first", b"sessions_first"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_revision: _TypeAlias = _typing.Literal["after_revision"]  # noqa: Y015
     _WhichOneofArgType__after_revision: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision"]  # noqa: Y015
@@ -253,13 +263,23 @@ class ListRejectionsRequest(_message.Message):
     REASONS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    OMIT_RAW_BODY_FIELD_NUMBER: _builtins.int
+    OMIT_MESSAGE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many. 0 = 100; more than 1,000 counts as 1,000; negative is an
     error. A page may be shorter, or empty, although more follow: it examines
     at most 10,000 rejections and holds at most about 1 MiB.
     """
     page_token: _builtins.str
-    """`next_page_token` of the page before, with the same filter."""
+    """`next_page_token` of the page before, with the same filter and
+    reasons.
+    """
+    omit_raw_body: _builtins.bool
+    """Leave `Event.raw_body` out of the records."""
+    omit_message: _builtins.bool
+    """Leave `Event.message` out of the records. `raw_body` still has the text: omit
+    both to receive none.
+    """
     @_builtins.property
     def filter(self) -> _event_pb2.EventFilter:
         """Which ones. `verdicts` must be empty."""
@@ -277,10 +297,12 @@ class ListRejectionsRequest(_message.Message):
         reasons: _abc.Iterable[_event_pb2.RejectionReason.ValueType] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        omit_raw_body: _builtins.bool = ...,
+        omit_message: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "reasons", b"reasons"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "omit_message", b"omit_message", "omit_raw_body", b"omit_raw_body", "page_size", b"page_size", "page_token", b"page_token", "reasons", b"reasons"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -479,6 +479,8 @@ class ExplainSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    OMIT_RAW_BODY_FIELD_NUMBER: _builtins.int
+    OMIT_MESSAGE_FIELD_NUMBER: _builtins.int
     sdk_app_id: _builtins.int
     """The app; 0 means the only configured app."""
     session_id: _builtins.str
@@ -492,6 +494,12 @@ class ExplainSessionRequest(_message.Message):
     """`next_page_token` of the page before. All pages are as of the revision of
     the first one.
     """
+    omit_raw_body: _builtins.bool
+    """Leave `Event.raw_body` out of the records."""
+    omit_message: _builtins.bool
+    """Leave `Event.message` out of the records. `raw_body` still has the text: omit
+    both to receive none.
+    """
     def __init__(
         self,
         *,
@@ -499,10 +507,12 @@ class ExplainSessionRequest(_message.Message):
         session_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        omit_raw_body: _builtins.bool = ...,
+        omit_message: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "sdk_app_id", b"sdk_app_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["omit_message", b"omit_message", "omit_raw_body", b"omit_raw_body", "page_size", b"page_size", "page_token", b"page_token", "sdk_app_id", b"sdk_app_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

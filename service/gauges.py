@@ -1,0 +1,70 @@
+"""The follower's gauges, read when a page of metrics is made, by the thread that makes it.
+
+Only the follower has them: each rpc worker would report the same sessions once more.
+"""
+
+import math
+import time
+from contextlib import closing
+from pathlib import Path
+
+from journal.errors import JournalError
+from journal.port import JournalReader
+from metrics.definitions import (
+    APPLIED_REVISION,
+    BUILD_PROGRESS,
+    DAMAGED_ENTRIES,
+    DUPLICATES,
+    LAG_ENTRIES,
+    LAG_SECONDS,
+    LONGEST_WAIT,
+    SESSIONS,
+)
+from metrics.instruments import Values
+from service import records
+from service.projection import Projection
+from service.view.reader import Reader, Row
+
+_STATES = {number: state.name.lower() for state, number in records.STATES.items()}
+
+
+def read_gauges(projection: Projection, journal: JournalReader, view: Path) -> None:
+    """Read the gauges from a projection, its journal, and the file of its view from now on."""
+
+    def lag() -> int:
+        return max(0, journal.head() - projection.progress.applied_revision)
+
+    def lag_seconds() -> float:
+        try:
+            waiting = journal.read(projection.progress.applied_revision, limit=1)
+        except JournalError:
+            return math.inf
+        return max(0.0, time.time() - waiting[0].received_at / 1000) if waiting else 0.0
+
+    def built() -> float:
+        progress = projection.progress
+        return 1.0 if progress.complete else progress.applied_revision / max(1, journal.head())
+
+    def counts() -> list[Row]:
+        if not projection.progress.complete:  # the sessions of an hour long past
+            return []
+        with closing(Reader(view)) as reader:
+            return reader.session_counts()
+
+    APPLIED_REVISION.read_number(lambda: projection.progress.applied_revision)
+    LAG_ENTRIES.read_number(lag)
+    LAG_SECONDS.read_number(lag_seconds)
+    BUILD_PROGRESS.read_number(built)
+    DAMAGED_ENTRIES.read_number(lambda: projection.progress.damaged)
+    DUPLICATES.read = lambda: {("fold",): projection.progress.repetitions}
+    SESSIONS.read = lambda: {
+        (str(app), _STATES[state]): number for app, state, number, _ in counts()
+    }
+    LONGEST_WAIT.read = lambda: _longest_waits(counts(), time.time())
+
+
+def _longest_waits(counts: list[Row], now: float) -> Values:
+    return {
+        (str(app),): max(0.0, now - queued_since / 1000) if queued_since else 0.0
+        for app, _, _, queued_since in counts
+    }
