@@ -92,7 +92,7 @@ class Callback(
     agent_id: _Text = UNSET
     forward_from_agent_id: _Text = UNSET
     message_key: _Text = msgspec.field(default=UNSET, name="MsgKey")
-    message: list[Any] | None | UnsetType = msgspec.field(default=UNSET, name="MsgBody")
+    message: list[Any] | UnsetType | None = msgspec.field(default=UNSET, name="MsgBody")
     cloud_custom_data: str | UnsetType = UNSET
     is_contact_user: bool | UnsetType = UNSET
     stars: Annotated[int, Meta(ge=0, le=5)] | UnsetType = msgspec.field(

@@ -32,6 +32,7 @@ class Call:
 
     Attributes:
         caller: the client's address.
+        apps: those that it may read; None = all.
         reduce: leaves out of an answer what the client may not read or does not want.
         abort: ends the call with a status.
         time_remaining: seconds until the deadline; None without one.
@@ -40,12 +41,14 @@ class Call:
     def __init__(
         self,
         context: Any,
+        apps: frozenset[int] | None,
         reduce: Reduce,
         quota: Quota,
         waiters: Quota,
         count_sent: Callable[[], None],
     ) -> None:
         self.caller = caller_of(context.peer())
+        self.apps = apps
         self.reduce = reduce
         self._write: Callable[[bytes], Awaitable[None]] = context.write
         self._count_sent = count_sent
@@ -133,7 +136,7 @@ class Handler:
         quota = self._quotas.of(self._method)
         reduce = self._gate.reducer(grant)
         count_sent = self._measurement.count_sent
-        call = Call(context, reduce, quota, self._quotas.waiters, count_sent)
+        call = Call(context, grant.apps, reduce, quota, self._quotas.waiters, count_sent)
         _take(quota, call.caller, context)
         return call
 

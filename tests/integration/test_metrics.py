@@ -416,7 +416,10 @@ def test_status_shows_the_traffic_of_each_app_and_the_space_on_disk(
     assert disk.journal_bytes + disk.journal_wal_bytes == page.value("desk_journal_size_bytes")
     assert disk.view_bytes + disk.view_wal_bytes > 0
     text = invoke("status", target=desk.target).stdout
-    assert re.search(rf"^app {SIGNED} +signatures checked; last callback .+; kept 1, ", text, re.M)
+    traffic_of_app = (
+        rf"^app {SIGNED} +signatures checked\n  last callback +.+\n  callbacks +kept 1, "
+    )
+    assert re.search(traffic_of_app, text, re.M)
     assert re.search(r"^journal on disk +[\d.]+ .?B, WAL [\d.]+ .?B$", text, re.M)
     assert re.search(r"^other requests +encoded 1, ", text, re.M)
 

@@ -274,6 +274,17 @@ async def test_a_filter_with_one_foreign_app_among_the_own_is_refused(made, clie
             assert reason(await refusal(call)) == "APP_NOT_ALLOWED"
 
 
+async def test_the_error_for_an_app_that_is_not_configured_names_none_of_other_clients(
+    made, clients
+):
+    own, every = bearer(clients.add("own", apps=[OURS, 9])), bearer(clients.add("every"))
+    request = sessions.GetSessionRequest(sdk_app_id=9, session_id="x")
+    async with guarded(made, clients) as serving:
+        for metadata, apps in ((own, f"{OURS}"), (every, f"{OURS}, {THEIRS}")):
+            error = await refusal(serving.sessions.GetSession(request, metadata=metadata))
+            assert error.details() == f'no session "x": app 9 is not configured; here: {apps}'
+
+
 async def test_0_as_an_app_is_the_only_one_of_the_client(made, clients):
     one, two = clients.add("one", apps=[OURS]), clients.add("two", apps=[OURS, THEIRS, 9])
     request = sessions.GetSessionRequest(session_id=f"one-{OURS}")

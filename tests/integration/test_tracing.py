@@ -4,7 +4,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ from tests.support.traces import Receiver, receiver
 
 CALLER, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = {"traceparent": f"00-{CALLER}-{PARENT}-01"}
+
+TOGETHER = 24
+"""Callbacks that are sent at once: they wait for their commits side by side, in greenlets."""
 
 GET_SESSION = "desk.v1.SessionService/GetSession"
 TEXT = {"MsgType": "TIMTextElem", "MsgContent": {"Text": "my secret text"}}
@@ -56,13 +61,15 @@ def use(desk: RunningDesk) -> None:
     begin, said = body("SessionBegin", NOON), {"MsgBody": [TEXT], "ClientUserId": "my-user"}
     gateway = Gateway(desk.http[1], MemoryJournal())
     assert gateway.ask("POST", f"/?{query()}", begin, TRACEPARENT).status == 200
+    with ThreadPoolExecutor(8) as at_once:
+        assert set(at_once.map(partial(post_traced, gateway), range(1, TOGETHER + 1))) == {200}
     assert desk.post(body("ChatBot.UserSendMsg", NOON + 1, **said))[0] == 200
     assert gateway.ask("POST", f"/my-secret-path?{query()}", begin, {}).status == 404
     assert gateway.ask("GET", "/readyz", b"", {}).status == 200
     with grpc.insecure_channel(desk.target) as channel:
         sessions, status = SessionServiceStub(channel), StatusServiceStub(channel)
         status.GetStatus(GetStatusRequest())
-        wanted = GetSessionRequest(sdk_app_id=APP, session_id=SESSION, min_revision=2)
+        wanted = GetSessionRequest(sdk_app_id=APP, session_id=SESSION, min_revision=TOGETHER + 2)
         sessions.GetSession(wanted, metadata=tuple(TRACEPARENT.items()))
         with pytest.raises(grpc.RpcError):
             sessions.GetSession(GetSessionRequest(sdk_app_id=APP, session_id="unknown"))
@@ -71,10 +78,16 @@ def use(desk: RunningDesk) -> None:
         stream.cancel()
 
 
+def post_traced(gateway: Gateway, number: int) -> int:
+    message = body("ChatBot.UserSendMsg", NOON + 1_000 * number)
+    traceparent = {"traceparent": f"00-{number:032x}-{PARENT}-01"}
+    return gateway.ask("POST", f"/?{query()}", message, traceparent).status
+
+
 def test_a_callback_is_a_span_of_its_senders_trace_and_its_append_a_part_of_it(
     traces: Receiver,
 ) -> None:
-    request, other = traces.spans("POST /")
+    request, *others = traces.spans("POST /")
     assert (request.span.trace_id.hex(), request.span.parent_span_id.hex()) == (CALLER, PARENT)
     assert request.span.kind == Span.SPAN_KIND_SERVER
     assert request.attributes == {
@@ -85,14 +98,16 @@ def test_a_callback_is_a_span_of_its_senders_trace_and_its_append_a_part_of_it(
         "url.scheme": "http",
     }
     assert request.resource["service.name"] == "desk-gateway"
-    assert other.span.trace_id != request.span.trace_id
-    appends = [each.span for each in traces.spans("append")]
-    assert [each.parent_span_id for each in appends] == [request.span.span_id, other.span.span_id]
+    assert len(others) == TOGETHER + 1
+    requests = {each.span.trace_id: each.span.span_id for each in (request, *others)}
+    appends = {each.span.trace_id: each.span.parent_span_id for each in traces.spans("append")}
+    assert appends == requests
+    assert requests.keys() > {number.to_bytes(16, "big") for number in range(1, TOGETHER + 1)}
 
 
 def test_a_batch_of_the_follower_is_a_span(traces: Receiver) -> None:
     batches = traces.spans("fold")
-    assert sum(each.attributes["desk.entries"] for each in batches) == 2
+    assert sum(each.attributes["desk.entries"] for each in batches) == TOGETHER + 2
     assert {each.resource["service.name"] for each in batches} == {"desk-follower"}
 
 
