@@ -18,7 +18,7 @@ pytestmark = [
     [
         ("check", "config", "prometheus.yml"),
         ("check", "rules", "desk.rules.yml"),
-        ("test", "rules", "desk.rules.test.yml"),
+        ("test", "rules", "desk.rules.test.yml", "desk.rules.week.test.yml"),
     ],
     ids=" ".join,
 )
