@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from shutil import disk_usage
@@ -33,11 +33,13 @@ from metrics import definitions as metrics
 from metrics import tracing
 from metrics.endpoint import open_endpoint
 from metrics.instruments import Group
+from storage.changes import FileProblem
 from storage.sizes import size_of_database
 
 if TYPE_CHECKING:
     from gateway.authentication import Authenticator
     from journal.backlog import Backlog
+    from journal.jetstream import JetStreamOptions
     from journal.port import JournalReader, JournalWriter
     from service.follower import Follower
 
@@ -83,20 +85,17 @@ def run_gateway(
         from gateway.app import create_app
         from gateway.authentication import Authenticator
         from gateway.limits import Limits
-        from gateway.options import LIVE, READY, Options
+        from gateway.options import LIVE, READY
         from gateway.reporter import start_reporter
         from gateway.waitress_server import GreenletEvent, Server
         from journal.late import LateWriter
 
-        valid = settings.tokens()
-        options = Options(
-            sdk_app_ids=frozenset(settings.sdk_app_ids),
-            tokens={app: tokens for app, tokens in valid.items() if tokens},
-            path=settings.callback_path,
-        )
         stop = threading.Event()
         tokens = CallbackTokens(settings)
         on_stop_request(stop.set, reload=tokens.reload)
+        apps = frozenset(settings.sdk_app_ids)
+        authenticator = Authenticator(apps, tokens.refresh(time.time()))
+        metrics.TOKEN_LAST_USED.read = authenticator.last_used
         journal = LateWriter(
             lambda: _open_writer(settings),
             on_open=lambda: _report_ready(notifier),
@@ -104,14 +103,13 @@ def run_gateway(
             on_wait=_WaitingLog(),
         )
         with closing(journal):
-            authenticator = Authenticator(options.sdk_app_ids, valid)
-            app = create_app(journal, options, authenticator=authenticator, event=GreenletEvent)
-            traced = tracing.traced_app(app, options.path, [LIVE, READY])
-            metrics.TOKEN_LAST_USED.read = authenticator.last_used
+            path = settings.callback_path
+            app = create_app(journal, authenticator, path=path, event=GreenletEvent)
+            traced = tracing.traced_app(app, path, [LIVE, READY])
             metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
             metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
             _follow_tokens(tokens, authenticator, stop)
-            start_reporter(options, settings.data_dir)
+            start_reporter(authenticator, settings.data_dir)
             limits = Limits(per_address=settings.http_connections_per_address)
             server = Server(traced, listener, limits)
             _when_set(stop, server.stop)
@@ -124,10 +122,8 @@ def _follow_tokens(
     tokens: CallbackTokens, authenticator: "Authenticator", stop: threading.Event
 ) -> None:
     def follow() -> None:
-        while True:
+        while not stop.wait(TOKENS_EVERY):
             authenticator.replace(tokens.refresh(time.time()))
-            if stop.wait(TOKENS_EVERY):
-                return
 
     threading.Thread(target=follow, name="tokens", daemon=True).start()
 
@@ -155,7 +151,7 @@ def run_rpc_worker(
 
 
 async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address: Address) -> None:
-    from service.clients import ClientsFile
+    from service.clients import follow_clients
     from service.rpc.server import serve
     from service.rpc.tls import Tls
     from service.view.store import locate
@@ -164,7 +160,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
     loop = asyncio.get_running_loop()
     files = settings.certificate_files()
     tls = Tls(files) if files else None
-    clients = ClientsFile(settings.clients_file, period=0.0) if settings.clients_file else None
+    clients = follow_clients(settings.clients_file) if settings.clients_file else None
 
     def reload() -> None:
         for each in (tls, clients):
@@ -178,7 +174,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         str(address),
         sdk_app_ids=settings.sdk_app_ids,
         journal_backlog=_backlog(settings),
-        journal_size=partial(size_of_database, settings.data_dir / JOURNAL_FILE),
+        journal_size=lambda: _journal_size(settings),
         silent_processes=lambda: [name for name in read_silent(runtime) if name != "gateway"],
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
@@ -222,6 +218,10 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
 
 
 def _open_writer(settings: Settings) -> "JournalWriter":
+    if settings.is_on_nats:
+        from journal.jetstream import JetStreamWriter
+
+        return JetStreamWriter(_jetstream(settings))
     from journal.errors import Unavailable
     from journal.sqlite import SqliteWriter
 
@@ -233,6 +233,37 @@ def _open_writer(settings: Settings) -> "JournalWriter":
             "or delete the views to begin with an empty journal"
         )
     return SqliteWriter(path)
+
+
+def _open_reader(settings: Settings) -> "JournalReader":
+    if settings.is_on_nats:
+        from journal.jetstream import JetStreamReader
+
+        return JetStreamReader(_jetstream(settings))
+    return open_reader(settings.data_dir)
+
+
+def _jetstream(settings: Settings) -> "JetStreamOptions":
+    from journal.jetstream import JetStreamOptions
+    from journal.jetstream_access import Access
+    from journal.jetstream_stream import StreamOptions
+
+    access = Access(
+        servers=settings.nats_servers,
+        creds=settings.nats_creds,
+        nkey=settings.nats_nkey,
+        user=settings.nats_user,
+        password_file=settings.nats_password_file,
+        tls_ca=settings.nats_tls_ca,
+        tls_cert=settings.nats_tls_cert,
+        tls_key=settings.nats_tls_key,
+    )
+    stream = StreamOptions(
+        name=settings.nats_stream,
+        replicas=settings.nats_replicas,
+        max_bytes=settings.nats_max_bytes,
+    )
+    return JetStreamOptions(access=access, stream=stream)
 
 
 def open_reader(data_dir: Path) -> "JournalReader":
@@ -247,7 +278,7 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
     from journal.errors import Damaged, Unavailable
 
     try:
-        return open_reader(settings.data_dir)
+        return _open_reader(settings)
     except Damaged as error:
         raise Unavailable(str(error)) from error
 
@@ -266,10 +297,16 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
         raise Unavailable(f"the view cannot be opened: {error}") from error
 
 
+def _journal_size(settings: Settings) -> tuple[int, int]:
+    if settings.is_on_nats:  # the servers' disks, not this one
+        return 0, 0
+    return size_of_database(settings.data_dir / JOURNAL_FILE)
+
+
 def _backlog(settings: Settings) -> "Backlog":
     from journal.backlog import Backlog
 
-    return Backlog(lambda: open_reader(settings.data_dir))
+    return Backlog(lambda: _open_reader(settings))
 
 
 def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | None:
@@ -317,8 +354,6 @@ def _process(
 ) -> Iterator[None]:
     """Configure log and metrics. Report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
-    from service.certificates import CertificateProblem
-    from service.clients import ClientsProblem
 
     setproctitle(f"desk: {role}")
     logs.configure(settings, role)
@@ -327,7 +362,7 @@ def _process(
     try:
         with tracing.sending(role):
             yield
-    except (Unavailable, CertificateProblem, ClientsProblem) as error:
+    except (Unavailable, FileProblem) as error:
         notifier.trouble(str(error))
         sys.exit(1)
     except JournalError as error:

@@ -61,21 +61,23 @@ class _Append:
 class GroupCommit:
     """A thread that commits entries in batches, in the order of appending.
 
-    `commit` makes a batch durable, all or nothing, and returns one outcome per entry, in order; it
-    raises `Unavailable` if it could not. The thread runs `afterwards` after each batch, when the
+    `commit` makes a batch durable and returns one outcome per entry, in order; it raises
+    `Unavailable` if none of them is. The thread runs `afterwards` after each batch, when the
     appenders have been woken, and `check` after a time without appends. `check` raises if the
-    storage is in trouble.
+    storage, which errors call `storage`, is in trouble.
     """
 
     def __init__(
         self,
-        commit: Callable[[Sequence[NewEntry]], list[Appended]],
+        commit: Callable[[Sequence[NewEntry]], Sequence[Appended | JournalError]],
         *,
         afterwards: Callable[[], None],
         check: Callable[[], None] = lambda: None,
         limits: Limits = LIMITS,
+        storage: str = "the disk",
     ) -> None:
         self._commit = commit
+        self._storage = storage
         self._afterwards = afterwards
         self._check = check
         self._limits = limits
@@ -102,7 +104,7 @@ class GroupCommit:
         outcome = append.outcome
         if outcome is None:
             append.withdrawn = True
-            raise AppendTimedOut("the disk did not confirm the entry in time")
+            raise AppendTimedOut(f"{self._storage} did not confirm the entry in time")
         if isinstance(outcome, JournalError):  # the whole batch shares it: raise one of our own
             raise type(outcome)(*outcome.args) from outcome
         return outcome
@@ -113,7 +115,7 @@ class GroupCommit:
         if self._closed:
             return "the journal is closed"
         if busy_since is not None and monotonic() - busy_since > self._limits.slow:
-            return "the disk does not answer"
+            return f"{self._storage} does not answer"
         if self._is_full():
             return "overloaded: too many appends are waiting"
         return self._failure
@@ -133,7 +135,7 @@ class GroupCommit:
             if self._is_full():
                 self._waiting = deque(each for each in self._waiting if not each.withdrawn)
             if self._is_full():
-                raise Overloaded(f"{self._limits.waiting} appends are waiting for the disk")
+                raise Overloaded(f"{self._limits.waiting} appends are waiting for {self._storage}")
             self._waiting.append(append)
         if not self._work.is_set():
             self._work.set()
@@ -188,7 +190,8 @@ class GroupCommit:
                 return [error] * len(entries)
             log.exception("journal_commit_failed")
             return [Unavailable(f"the commit failed: {type(error).__name__}")] * len(entries)
-        self._failure = ""
+        failed = all(isinstance(outcome, JournalError) for outcome in outcomes)
+        self._failure = "the last commit failed" if failed else ""
         return outcomes
 
     def _checked(self) -> str:

@@ -2,8 +2,12 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.nats import NatsServer, nats_server
 
 # Whoever runs the tests in the background of a script has them inherit an ignored SIGINT, and the
 # commands under test from them.
@@ -18,3 +22,10 @@ quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("short", **quiet)
 settings.register_profile("long", **quiet, max_examples=1_000)
 settings.load_profile(os.environ.get("DESK_TEST_PROFILE", "short"))
+
+
+@pytest.fixture(scope="session")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One nats-server for all tests of a pytest process; each test has a stream of its own."""
+    with nats_server(tmp_path_factory.mktemp("nats")) as server:
+        yield server

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from command.cli import error_text, fail
 from command.cli.owner import user_name
-from command.endpoints import data_directory
+from command.endpoints import data_directory, setting
+from command.nats import SCHEME
 from command.processes import JOURNAL_FILE
 from journal.damage import Damage, Report
 from journal.errors import JournalError
@@ -27,6 +28,8 @@ MAX_LISTED = 20
 def journal_file() -> Iterator[Path]:
     """Give the path of the journal. Errors of the journal and of files are one line."""
     try:
+        if (setting("DESK_JOURNAL") or "").startswith(SCHEME):
+            fail("DESK_JOURNAL is on NATS: this command is for a journal in DESK_DATA_DIR")
         yield data_directory() / JOURNAL_FILE
     except (JournalError, ViewError, OSError, ValueError) as error:
         fail(error_text(error))

@@ -15,8 +15,9 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from service.rpc.access import Access, Gate, Grant, GrantedBehaviour, Reduce
+from service.rpc.access import Gate, GrantedBehaviour, Reduce
 from service.rpc.errors import Behaviour, CallRefused, ErrorReason, abort, log_error, map_errors
+from service.rpc.grants import Grant, Grants
 from service.rpc.limits import Quota, Quotas, caller_of
 from service.rpc.measurement import Measurement
 
@@ -88,17 +89,17 @@ class Handler:
         answer: the servicer's method. `await answer(request, call)` returns the answer, or writes
             a stream of them; where requests are a stream, `answer(requests, call)` iterates.
         quotas: of the worker.
-        access: says who may call it.
+        grants: of those who may call it.
     """
 
     def __init__(
-        self, method: MethodDescriptor, answer: Any, quotas: Quotas, access: Access
+        self, method: MethodDescriptor, answer: Any, quotas: Quotas, grants: Grants
     ) -> None:
         self._method = method
         self._request: Any = GetMessageClass(method.input_type)
         self._answer = answer
         self._quotas = quotas
-        self._gate = Gate(access, method)
+        self._gate = Gate(grants, method)
         self._measurement = Measurement(method)
 
     def registered(self) -> Any:

@@ -32,9 +32,12 @@ ENGINES: dict[str, Callable[[Path], Journal]] = {
 }
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=[*ENGINES, "jetstream"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
-    journal = ENGINES[request.param](tmp_path)
+    if request.param == "jetstream":
+        journal: Journal = request.getfixturevalue("nats").writer()
+    else:
+        journal = ENGINES[request.param](tmp_path)
     yield journal
     journal.close()
 

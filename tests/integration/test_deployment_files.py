@@ -13,6 +13,7 @@ from zipfile import ZipFile
 import pytest
 
 from command.cli import COMMANDS
+from command.nats import JournalSettings
 from command.settings import CLIENT_SETTINGS, Settings
 from command.supervisor import STOP_WITHIN
 from tests.support.certificates import Authority
@@ -32,7 +33,8 @@ REQUIRED = {
 }
 OURS = {"gateway": "10001:10001", "service": "10001:10001", "backup": "10001:10001"}
 USERS = {**OURS, "nginx": "101:101", "nginx-grpc": "101:101"}
-GATEWAY = {
+JOURNAL = {f"DESK_{field.upper()}" for field in JournalSettings.model_fields}
+GATEWAY = JOURNAL | {
     "DESK_SDK_APP_IDS",
     "DESK_CALLBACK_TOKENS",
     "DESK_CALLBACK_TOKENS_FILE",
@@ -41,13 +43,12 @@ GATEWAY = {
     "DESK_HTTP_CONNECTIONS_PER_ADDRESS",
     "DESK_CALLBACK_PATH",
     "DESK_DATA_DIR",
-    "DESK_JOURNAL",
     "DESK_METRICS_LISTEN",
     "DESK_HANG_TIMEOUT",
     "DESK_LOG_LEVEL",
     "DESK_LOG_FORMAT",
 }
-SERVICE = {
+SERVICE = JOURNAL | {
     "DESK_SDK_APP_IDS",
     "DESK_GRPC_LISTEN",
     "DESK_GRPC_INSECURE",
@@ -56,7 +57,6 @@ SERVICE = {
     "DESK_GRPC_CLIENT_CA",
     "DESK_CLIENTS_FILE",
     "DESK_DATA_DIR",
-    "DESK_JOURNAL",
     "DESK_RPC_WORKERS",
     "DESK_METRICS_LISTEN",
     "DESK_HANG_TIMEOUT",
@@ -65,14 +65,13 @@ SERVICE = {
 }
 """The settings that each container reads."""
 
-DECIDED = {
+DECIDED = JOURNAL | {
     "DESK_CALLBACK_TOKENS",
     "DESK_HTTP_LISTEN",
     "DESK_HTTP_CONNECTIONS_PER_ADDRESS",
     "DESK_GRPC_LISTEN",
     "DESK_GRPC_INSECURE",
     "DESK_DATA_DIR",
-    "DESK_JOURNAL",
     "DESK_METRICS_LISTEN",
     "DESK_LOG_FORMAT",
 }

@@ -5,14 +5,13 @@ import re
 import shutil
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from command.address import Address
 from command.sockets import bound_address, reserve
-from tests.support.certificates import Authority
 from tests.support.loopback import listens
 from tests.support.processes import DEADLINE, ROOT, wait_until
 
@@ -25,6 +24,48 @@ ANYWHERE = Address("127.0.0.1", 0)
 
 
 @dataclass(frozen=True)
+class Certificates:
+    """Files that `openssl` made: an authority, and a certificate of it for each side."""
+
+    directory: Path
+
+    @property
+    def authority(self) -> Path:
+        return self.directory / "authority.crt"
+
+    def certificate(self, name: str) -> Path:
+        return self.directory / f"{name}.crt"
+
+    def key(self, name: str) -> Path:
+        return self.directory / f"{name}.key"
+
+    def make(self) -> "Certificates":
+        """Make the files of `server` and `client`; those of `stranger` are signed by itself.
+
+        Files that are there already stay.
+        """
+        if self.authority.exists():
+            return self
+        self._request("authority", "-subj", "/CN=authority")
+        signed = ("-CA", str(self.authority), "-CAkey", str(self.key("authority")))
+        names = "subjectAltName=IP:127.0.0.1,DNS:desk.example"
+        address = ("-addext", names, "-addext", "basicConstraints=CA:FALSE")
+        self._request("server", "-subj", "/CN=server", *signed, *address)
+        self._request("client", "-subj", "/CN=client", *signed, *address)
+        self._request("stranger", "-subj", "/CN=stranger")
+        return self
+
+    def _request(self, name: str, *options: str) -> None:
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
+        files = ("-keyout", str(self.key(name)), "-out", str(self.certificate(name)))
+        subprocess.run(
+            ["openssl", "req", "-x509", "-days", "2", *curve, *files, *options],
+            check=True,
+            capture_output=True,
+        )
+
+
+@dataclass(frozen=True)
 class RunningNginx:
     """nginx that runs.
 
@@ -32,29 +73,40 @@ class RunningNginx:
         https: port where callbacks are taken.
         grpc: port where gRPC is answered.
         directory: where its files are.
-        authority: whom it and its clients trust.
+        certificates: what it and its clients trust.
     """
 
     https: int
     grpc: int
     directory: Path
-    authority: Authority
+    certificates: Certificates
 
     @property
     def access_log(self) -> str:
         return (self.directory / "access.log").read_text()
 
     def client_context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self.authority.file)
+        return ssl.create_default_context(cafile=self.certificates.authority)
 
 
 @contextmanager
-def running(directory: Path, *, gateway: str, service: str) -> Iterator[RunningNginx]:
-    """Run nginx in front of two addresses until the block is left."""
-    authority = _certificates(directory)
+def running(
+    directory: Path, *, gateway: str, service: str, edits: Mapping[str, str] | None = None
+) -> Iterator[RunningNginx]:
+    """Run nginx in front of two addresses until the block is left.
+
+    Args:
+        directory: for its files.
+        gateway: its address.
+        service: its address.
+        edits: regular expressions, and what an operator puts in place of them in the files.
+    """
+    certificates = Certificates(directory).make()
     with closing(reserve(ANYWHERE)) as https, closing(reserve(ANYWHERE)) as grpc:
         ports = {"443": bound_address(https).port, "50443": bound_address(grpc).port}
         _write(directory, {"127.0.0.1:8080": gateway, "127.0.0.1:50051": service}, ports)
+        for pattern, text in (edits or {}).items():
+            _edit(directory, pattern, text)
         process = subprocess.Popen(_command(directory), stderr=subprocess.PIPE, text=True)
         try:
             wait_until(
@@ -64,7 +116,7 @@ def running(directory: Path, *, gateway: str, service: str) -> Iterator[RunningN
                 )
             )
             assert process.poll() is None, process.communicate()[1]
-            yield RunningNginx(ports["443"], ports["50443"], directory, authority)
+            yield RunningNginx(ports["443"], ports["50443"], directory, certificates)
         finally:
             process.terminate()
             process.communicate(timeout=DEADLINE)
@@ -72,17 +124,11 @@ def running(directory: Path, *, gateway: str, service: str) -> Iterator[RunningN
 
 def check(directory: Path, *, place: str) -> subprocess.CompletedProcess[str]:
     """Have nginx check the shipped files; `place` is `machine.conf` or `compose.conf`."""
-    _certificates(directory)
+    Certificates(directory).make()
     _write(directory, {}, {"443": 443, "50443": 50443}, place)
     return subprocess.run(
         [*_command(directory), "-t"], capture_output=True, text=True, check=False, timeout=DEADLINE
     )
-
-
-def _certificates(directory: Path) -> Authority:
-    authority = Authority(directory)
-    authority.issue("server", "IP:127.0.0.1")
-    return authority
 
 
 def _command(directory: Path) -> list[str]:
@@ -102,14 +148,22 @@ def _write(
         for port, here in ports.items():
             text = text.replace(f"listen {port} ssl", f"listen 127.0.0.1:{here} reuseport ssl")
         text = text.replace("/var/log/nginx", str(directory))
-        text = text.replace("/etc/nginx/tls/server.crt", f"{directory}/authority-server.pem")
-        text = text.replace("/etc/nginx/tls/server.key", f"{directory}/authority-server.key")
-        text = text.replace("/etc/nginx/tls/clients.crt", f"{directory}/authority.pem")
+        text = text.replace("/etc/nginx/tls/server", f"{directory}/server")
+        text = text.replace("/etc/nginx/tls/clients.crt", f"{directory}/authority.crt")
         (directory / name).write_text(confined(directory, text))
     text = (SHIPPED / place).read_text()
     for address, backend in backends.items():
         text = text.replace(address, backend)
     (directory / place).write_text(text)
+
+
+def _edit(directory: Path, pattern: str, text: str) -> None:
+    number = 0
+    for file in directory.glob("*.conf"):
+        changed, found = re.subn(pattern, text, file.read_text(), flags=re.MULTILINE)
+        file.write_text(changed)
+        number += found
+    assert number, f"no shipped file has {pattern}"
 
 
 def confined(directory: Path, text: str) -> str:

@@ -1,0 +1,26 @@
+"""Values of settings: how they are read from text, and shown in errors."""
+
+import re
+from typing import Any
+
+from pydantic import BeforeValidator
+
+
+def whole_number(text: str, lowest: int, highest: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,19}", text) or not lowest <= int(text) <= highest:
+        raise ValueError(f"must be a whole number from {lowest} to {highest}, not {shown(text)}")
+    return int(text)
+
+
+def number(lowest: int, highest: int) -> BeforeValidator:
+    """Make a validator that reads a whole number within bounds."""
+    return parsed(lambda text: whole_number(text, lowest, highest))
+
+
+def parsed(read: Any) -> BeforeValidator:
+    """Make a validator that applies `read` to text and leaves a parsed value as it is."""
+    return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
+
+
+def shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")

@@ -1,0 +1,280 @@
+"""A connection to NATS, kept by an asyncio thread of its own and made again for ever.
+
+Knows nothing of journals. Blocking callers hand it coroutines.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import CancelledError as FutureCancelled
+from contextlib import suppress
+from time import monotonic
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import ParseResult
+
+import structlog
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+
+from journal.errors import Closed, JournalError, Unavailable
+from journal.jetstream_access import Access
+
+RETRY = 0.2
+"""Seconds between two attempts to connect to a server, or to use it."""
+
+CONNECT_WITHIN = 2.0
+"""Seconds that the first connection may take, and each attempt."""
+
+CHECK_WITHIN = 1.0
+"""Seconds that the check of a connection may take."""
+
+CLOSE_WITHIN = 1.0
+"""Seconds that the end of a connection may take: a server that is frozen takes no bytes."""
+
+PATIENCE = 1.5
+"""Seconds without a usable connection after which callers no longer wait for one."""
+
+PING_EVERY = 1
+"""Seconds between two pings. A server that leaves two unanswered is gone."""
+
+MAX_REASON = 200
+"""Characters of an error of NATS that are shown."""
+
+_FOR_EVER: dict[str, Any] = {
+    "max_reconnect_attempts": -1,
+    "connect_timeout": CONNECT_WITHIN,
+    "reconnect_time_wait": RETRY,
+    "ping_interval": PING_EVERY,
+    "pending_size": 0,  # nothing is kept for a server that is not there
+}
+
+SLACK = 5.0
+"""Seconds more than it should take, after which a caller no longer waits for the thread."""
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class Link(NamedTuple):
+    """A client of NATS and its JetStream."""
+
+    client: Client
+    js: JetStreamContext
+
+    @classmethod
+    def new(cls) -> Self:
+        client = Client()
+        return cls(client, client.jetstream())
+
+
+class Connection:
+    """A connection that is usable after `check` has accepted it, at each connect anew."""
+
+    def __init__(self, access: Access, check: Callable[[Link], Awaitable[None]]) -> None:
+        """Connect.
+
+        Args:
+            access: to which servers, and as whom.
+            check: raises an error if the connection must not be used. Runs in the thread.
+
+        Raises:
+            Unavailable: that is not possible now.
+            Unreadable: `check` refuses.
+        """
+        self._access = access
+        self._check = check
+        self._loop = asyncio.new_event_loop()
+        self._link = Link.new()
+        self._usable = asyncio.Event()
+        self._checking: asyncio.Task[None] | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._closed = False
+        self._refusal: JournalError | None = None
+        self._reason = "no server has answered yet"
+        self._down_since: float | None = monotonic()
+        self._failures = 0
+        self._settled = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="nats", daemon=True)
+        self._thread.start()
+        self._settled.wait(CONNECT_WITHIN)
+        if trouble := self.trouble():
+            self.close()
+            raise self._refusal or Unavailable(trouble)
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]], *, timeout: float) -> T:
+        """Run `work` in the thread, and wait for its result.
+
+        Raises:
+            Closed: the connection is closed.
+            Unavailable: there is no connection, or no answer in time.
+        """
+        self.check_open()
+        within = self._within(work, timeout)
+        try:
+            future = asyncio.run_coroutine_threadsafe(within, self._loop)
+        except RuntimeError:
+            within.close()
+            raise Closed("the journal is closed") from None
+        try:
+            return future.result(timeout + SLACK)
+        except (FutureCancelled, TimeoutError):
+            raise Closed("the journal is closed") from None
+
+    def check_open(self) -> None:
+        """Raise `Closed` if the connection is closed."""
+        if self._closed:
+            raise Closed("the journal is closed")
+
+    async def link(self) -> Link:
+        """Return the client when it is usable. For what runs in the thread.
+
+        Raises:
+            Unavailable: it has not been usable for `PATIENCE` seconds.
+        """
+        if self._down_since is not None:
+            try:
+                async with asyncio.timeout(self._down_since + PATIENCE - monotonic()):
+                    await self._usable.wait()
+            except TimeoutError:
+                raise Unavailable(self.trouble()) from None
+        return self._link
+
+    def server(self) -> ParseResult:
+        """Return the address of the server that is connected.
+
+        Raises:
+            Closed, Unavailable: as `run`.
+        """
+        link = self._link if self._usable.is_set() else self.run(self.link, timeout=PATIENCE)
+        if url := link.client.connected_url:
+            return url
+        raise Unavailable(self.trouble() or "the connection is lost")
+
+    def trouble(self) -> str:
+        """Return the reason for which the connection cannot be used, or "". Never waits."""
+        if self._closed:
+            return "the journal is closed"
+        if self._down_since is None:
+            return ""
+        return f"NATS at {', '.join(self._access.servers)}: {self._reason}"
+
+    def close(self) -> None:
+        """Close the connection, and end what runs. May be called twice."""
+        self._closed = True
+        with suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(lambda: self._main and self._main.cancel())
+        self._thread.join()
+
+    async def _within(self, work: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> T:
+        try:
+            async with asyncio.timeout(seconds):
+                return await work()
+        except TimeoutError:
+            raise Unavailable(self.trouble() or "NATS did not answer in time") from None
+        except (NatsError, OSError) as error:
+            self.check_open()
+            raise Unavailable(_line(error)) from error
+
+    # ---- In the thread ----
+
+    def _run(self) -> None:
+        runner = asyncio.Runner(loop_factory=lambda: self._loop)
+        with runner, suppress(asyncio.CancelledError):
+            runner.run(self._keep_connected())
+
+    async def _keep_connected(self) -> None:
+        """Connect again whenever nats-py gives up, as it does after some errors of a server."""
+        self._main = asyncio.current_task()
+        while not self._closed:
+            gone = asyncio.Event()
+            try:
+                await self._connect(gone)
+                await gone.wait()
+            except Exception as error:  # whatever it is, the thread must go on
+                self._note(error)
+            finally:
+                self._lose()
+                with suppress(Exception):
+                    async with asyncio.timeout(CLOSE_WITHIN):
+                        await self._link.client.close()
+            await asyncio.sleep(RETRY)
+            self._link = Link.new()
+
+    async def _connect(self, gone: asyncio.Event) -> None:
+        async def on_closed() -> None:
+            gone.set()
+
+        tls = self._access.tls()
+
+        async def on_disconnect() -> None:
+            tls.used = False
+            self._lose()
+
+        async def on_connect() -> None:
+            self._access.check_tls(used=tls.used)
+            self._begin_check()
+
+        async def on_error(error: Exception) -> None:
+            self._note(error)
+
+        await self._link.client.connect(
+            **self._access.options(tls),
+            name="desk",
+            closed_cb=on_closed,
+            disconnected_cb=on_disconnect,
+            reconnected_cb=on_connect,
+            error_cb=on_error,
+            **_FOR_EVER,
+        )
+        await on_connect()
+
+    def _begin_check(self) -> None:
+        if self._checking:
+            self._checking.cancel()
+        self._checking = asyncio.create_task(self._check_until_usable(self._link))
+
+    async def _check_until_usable(self, link: Link) -> None:
+        while link.client.is_connected:
+            try:
+                async with asyncio.timeout(CHECK_WITHIN):
+                    await self._check(link)
+            except Exception as error:  # whatever it is, the check must go on
+                self._refusal = error if isinstance(error, JournalError) else None
+                self._note(error)
+            else:
+                self._accept(link.client)
+                return
+            await asyncio.sleep(RETRY)
+
+    def _accept(self, client: Client) -> None:
+        url = client.connected_url
+        log.info("nats_connected", server=url.netloc if url else "")
+        self._refusal = None
+        self._down_since = None
+        self._usable.set()
+        self._settled.set()
+
+    def _lose(self) -> None:
+        self._usable.clear()
+        if self._down_since is None and not self._closed:
+            self._down_since = monotonic()
+            self._reason = "the connection is lost"
+            log.warning("nats_disconnected")
+
+    def _note(self, error: Exception) -> None:
+        reason = _line(error)
+        if reason != self._reason and self._settled.is_set() and not self._closed:
+            log.warning("nats_trouble", reason=reason)
+        self._reason = reason
+        self._failures += 1
+        if self._failures >= len(self._access.servers):
+            self._settled.set()
+
+
+def _line(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        text = "JetStream does not answer"
+    return " ".join(text.split())[:MAX_REASON]
