@@ -9,7 +9,6 @@ import gc
 import math
 import platform
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from setproctitle import setproctitle
 
 from command import logs
 from command.address import Address
+from command.background import leave
 from command.runtime import read_silent
 from command.settings import Settings
 from command.signals import on_stop_request
@@ -69,13 +69,13 @@ def gateway_processes(
 
 
 def service_processes(settings: Settings, runtime: Path, address: Address) -> list[ProcessSpec]:
-    """Return the follower and the rpc workers. The workers stop first, with their streams."""
+    """Return the follower and the rpc workers, which stop together."""
     both = (settings, runtime)
     workers = [
         ProcessSpec(name=name, run=run_rpc_worker, arguments=(*both, address, name), stage=1)
         for name in (f"rpc-{number}" for number in range(1, settings.rpc_workers + 1))
     ]
-    return [ProcessSpec(name="follower", run=run_follower, arguments=both, stage=2), *workers]
+    return [ProcessSpec(name="follower", run=run_follower, arguments=both, stage=1), *workers]
 
 
 def run_gateway(
@@ -136,10 +136,10 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
 
         stop = threading.Event()
         on_stop_request(stop.set)
-        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop)
+        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop, notifier)
         if journal is not None:
             with closing(journal):
-                work = _open_with_retries(lambda: _make_follower(journal, settings), stop)
+                work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
                 if work is not None:
                     if settings.scrub_rate:
                         Scrub(journal, settings.data_dir, rate=settings.scrub_rate).start(stop)
@@ -291,11 +291,14 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
 
 
 def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
-    """Open the view for writing. A disk that is full or fails may do better later."""
+    """Open the view for writing. A disk may do better later, and a build will end."""
     from journal.errors import Unavailable
     from service.follower import Follower
     from service.view.errors import ViewError, ViewUnavailable
+    from service.view.writer import is_being_built
 
+    if is_being_built(settings.data_dir):
+        raise Unavailable("desk view build is making the view")
     try:
         # A restored file has a new id. Nobody replaces a stream, but by mistake.
         return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
@@ -317,7 +320,9 @@ def _backlog(settings: Settings) -> "Backlog":
     return Backlog(lambda: _open_reader(settings))
 
 
-def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | None:
+def _open_with_retries(
+    open_: Callable[[], T], stop: threading.Event, notifier: Notifier
+) -> T | None:
     """Open the journal as soon as that is possible. Return None after a request to stop."""
     from journal.errors import Unavailable
 
@@ -326,6 +331,7 @@ def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | Non
         try:
             return open_()
         except Unavailable as reason:
+            notifier.alive()
             note(str(reason))
             stop.wait(OPEN_RETRY)
     return None
@@ -367,16 +373,16 @@ def _process(
     logs.configure(settings, role)
     metrics.BUILD_INFO.read = lambda: _build_info(role)
     open_endpoint(runtime, role, *groups)
+    code = 1
     try:
         with tracing.sending(role):
             yield
+        code = 0
     except (Unavailable, FileProblem) as error:
         notifier.trouble(str(error))
-        sys.exit(1)
     except JournalError as error:
         notifier.failed(str(error))
-        sys.exit(1)
     except Exception as error:
         log.exception("process_failed")
         notifier.trouble(f"{type(error).__name__}: {error}")
-        sys.exit(1)
+    leave(code)

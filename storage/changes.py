@@ -156,5 +156,7 @@ class Followed(Generic[T]):
             self._problem = problem
             return False
         self._problem = None
-        before, self.value = self.value, found
-        return found != before
+        if found == self.value:
+            return False
+        self.value = found
+        return True

@@ -60,7 +60,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     guard_seconds: float = 2.0  # between two checks of the view's file
     lag_seconds: float = inf  # of the view behind the journal, beyond which health is NOT_SERVING
     handshake_seconds: float = 5.0  # of a connection
-    grace_seconds: float = 3.0  # for calls to end once the server drains
+    # For calls to end once the server drains. One client that reads nothing uses all of it up.
+    grace_seconds: float = 1.0
 
     def calls(self) -> int:
         """Return the number of calls of all kinds."""

@@ -25,9 +25,12 @@ class Readiness:
         self._allowed_lag = max_lag
         self._silent_processes = silent_processes
 
-    def update(self, progress: Progress) -> bool:
-        """Decide again; return True if the worker is ready."""
-        self.reason = progress.problem or self._silence() or self._lag(progress)
+    def update(self, progress: Progress | None) -> bool:
+        """Decide again; return True if the worker is ready. Without progress it is not."""
+        if progress is None:
+            self.reason = "the view cannot be read"
+        else:
+            self.reason = progress.problem or self._silence() or self._lag(progress)
         return not self.reason
 
     def _silence(self) -> str:

@@ -119,8 +119,8 @@ async def serve(
     Raises:
         RuntimeError: the address cannot be bound.
     """
-    while True:
-        if not await _is_complete(view_path, stop, within=BUILT_WITHIN):
+    while not stop.is_set():
+        if not await _is_complete(view_path, stop, within=BUILT_WITHIN) and not stop.is_set():
             grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
             async with _refusing(view_path, address, tls, grants, Quotas(limits)) as port:
                 address = f"{address.rpartition(':')[0]}:{port}"  # the same one, if any would do
@@ -280,15 +280,16 @@ async def _guard(readers: Readers, feed: LiveFeed, health: Health, readiness: Re
         await asyncio.sleep(feed.limits.guard_seconds)
         if opened.replaced_by(DatabaseFiles.at(readers.path)):
             raise ViewReplaced
+        progress = None
         with suppress(ViewError):
             progress = readers.inline.progress()
-            if progress.journal_id != feed.journal_id:
-                raise ViewReplaced
-            was_ready = not readiness.reason
-            await health.report(serving=readiness.update(progress))
-            if was_ready and readiness.reason:
-                _log.warning("rpc_not_serving", reason=readiness.reason)
-                feed.end_streams()
+        if progress and progress.journal_id != feed.journal_id:
+            raise ViewReplaced
+        was_ready = not readiness.reason
+        await health.report(serving=readiness.update(progress))
+        if was_ready and readiness.reason:
+            _log.warning("rpc_not_serving", reason=readiness.reason)
+            feed.end_streams()
 
 
 def affordable_connections() -> int:

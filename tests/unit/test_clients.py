@@ -134,6 +134,10 @@ def test_a_request_does_not_wait_for_the_next_look(tmp_path):
     file.reload()
     assert file.refresh()
     assert file.value == ()
+    before = file.value
+    file.reload()
+    assert not file.refresh()
+    assert file.value is before  # so that nothing is made anew
 
 
 def test_a_file_that_is_just_being_written_is_left_for_the_next_look(tmp_path, monkeypatch):
