@@ -26,11 +26,12 @@ from service.view.store import open_reader
 OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
 ENTRIES = f"SELECT record FROM feed WHERE {OWN} ORDER BY position"  # noqa: S608
-FEED = """
-SELECT position, record, session, facts, event_revision, sdk_app_id, session_id, type, verdict,
-    reason, client_user_id, channel_type
-FROM feed ORDER BY position
+COMPARED = """
+    record, facts,
+    event_revision, sdk_app_id, session_id, type, verdict, reason, client_user_id, channel_type
 """
+"""The columns for `difference`."""
+FEED = f"SELECT position, session, {COMPARED} FROM feed ORDER BY position"  # noqa: S608
 OTHER_SESSIONS = """
 SELECT number FROM sessions WHERE session IS NOT (
     SELECT session FROM feed WHERE position = (
@@ -90,7 +91,7 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
         total = 0
         damages: list[Damage] = []
         following = Following(journal)
-        for position, record, session, facts, *columns in db.execute(FEED):
+        for position, session, record, facts, *columns in db.execute(FEED):
             total += row_hash(position, record, session)
             revision = revision_of(position)
             if position != revision << ORDINAL_BITS:

@@ -17,7 +17,7 @@ from journal.port import JournalReader
 from metrics.definitions import SCRUB_DIFFERENCES, SCRUB_REVISION
 from metrics.report import ScrubReport, load, save
 from service.positions import last_of, revision_of
-from service.recovery import OWN, Following, difference
+from service.recovery import COMPARED, OWN, Following, difference
 from service.view import store
 from service.view.errors import ViewError, sqlite_errors
 from service.view.progress import LOAD, Progress
@@ -29,8 +29,8 @@ MOST_REVISIONS = 10
 """Revisions that a step covers at most, as a multiple of its entries: where entries are missing."""
 
 ROWS = f"""
-SELECT position, record, facts, sdk_app_id, session_id, type, verdict, reason
-FROM feed WHERE position > ? AND position <= ? AND {OWN} ORDER BY position
+SELECT position, {COMPARED} FROM feed
+WHERE position > ? AND position <= ? AND {OWN} ORDER BY position
 """  # noqa: S608
 
 log = structlog.get_logger()

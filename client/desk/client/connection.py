@@ -105,9 +105,9 @@ class Connection:
         """
         targets = targets_of(target)
         for each in targets:
-            if not each:
-                raise ValueError(f"{target!r} has an empty target")
             check_key(key, each, encrypted=credentials is not None)
+        if len(targets) > 1 and "" in targets:
+            raise ValueError(f"{target!r} has an empty target")
         self._key = key
         options = list(_CHANNEL_OPTIONS)
         if server_name:
