@@ -145,7 +145,6 @@ def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("oldest revision", str(status.oldest_revision)),
         ("lag", _lag(status)),
         ("follower seen", "-" if silence is None else f"{_ago(silence)} ago"),
-        ("not serving", status.not_serving_reason),
         ("damaged entries", str(status.damaged_entries or "")),
         ("scrub", _scrub(status)),
         ("fingerprint", status.fingerprint),
