@@ -32,6 +32,9 @@ CHECK_WITHIN = 1.0
 CLOSE_WITHIN = 1.0
 """Seconds that the end of a connection may take: a server that is frozen takes no bytes."""
 
+CANCELLATIONS = 5
+"""Times that a task is cancelled at the end, `RETRY` seconds apart."""
+
 PATIENCE = 1.5
 """Seconds without a usable connection after which callers no longer wait for one."""
 
@@ -180,9 +183,10 @@ class Connection:
     # ---- In the thread ----
 
     def _run(self) -> None:
-        runner = asyncio.Runner(loop_factory=lambda: self._loop)
-        with runner, suppress(asyncio.CancelledError):
-            runner.run(self._keep_connected())
+        with suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._keep_connected())
+        self._loop.run_until_complete(_end_other_tasks())
+        self._loop.close()
 
     async def _keep_connected(self) -> None:
         """Connect again whenever nats-py gives up, as it does after some errors of a server."""
@@ -271,6 +275,17 @@ class Connection:
         self._failures += 1
         if self._failures >= len(self._access.servers):
             self._settled.set()
+
+
+async def _end_other_tasks() -> None:
+    """Cancel what still runs, repeatedly: a task of nats-py may swallow a cancellation."""
+    for _ in range(CANCELLATIONS):
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if not others:
+            return
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=RETRY)
 
 
 def _line(error: Exception) -> str:
