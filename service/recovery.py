@@ -14,7 +14,7 @@ from typing import NamedTuple
 from desk.v1.event_pb2 import SessionRecord
 from google.protobuf.message import DecodeError
 
-from journal.damage import Damage, changed, faults
+from journal.damage import Damage, faults
 from journal.entry import DAMAGED, Entry
 from service.arrival import arrival_of
 from service.positions import ORDINAL_BITS, revision_of
@@ -43,7 +43,7 @@ revision_of_entry = attrgetter("revision")
 
 
 def entries_of(view: Path) -> Iterator[Entry]:
-    """Read the entries that a view was made of, but for those that were damaged already.
+    """Read the entries that a view was made of, also those that were damaged already.
 
     Raises:
         ViewError: the view cannot be read.
@@ -52,7 +52,7 @@ def entries_of(view: Path) -> Iterator[Entry]:
         for (record,) in db.execute(ENTRIES):
             made = _parsed(record)
             entry = made and _entry(made)
-            if entry and not changed(entry):
+            if entry:
                 yield entry
 
 

@@ -6,7 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +40,16 @@ class Certificates:
         return self.directory / f"{name}.key"
 
     def make(self) -> "Certificates":
-        """Make the files of `server` and `client`; those of `stranger` are signed by itself."""
+        """Make the files of `server` and `client`; those of `stranger` are signed by itself.
+
+        Files that are there already stay.
+        """
+        if self.authority.exists():
+            return self
         self._request("authority", "-subj", "/CN=authority")
         signed = ("-CA", str(self.authority), "-CAkey", str(self.key("authority")))
-        address = ("-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE")
+        names = "subjectAltName=IP:127.0.0.1,DNS:desk.example"
+        address = ("-addext", names, "-addext", "basicConstraints=CA:FALSE")
         self._request("server", "-subj", "/CN=server", *signed, *address)
         self._request("client", "-subj", "/CN=client", *signed, *address)
         self._request("stranger", "-subj", "/CN=stranger")
@@ -84,12 +90,23 @@ class RunningNginx:
 
 
 @contextmanager
-def running(directory: Path, *, gateway: str, service: str) -> Iterator[RunningNginx]:
-    """Run nginx in front of two addresses until the block is left."""
+def running(
+    directory: Path, *, gateway: str, service: str, edits: Mapping[str, str] | None = None
+) -> Iterator[RunningNginx]:
+    """Run nginx in front of two addresses until the block is left.
+
+    Args:
+        directory: for its files.
+        gateway: its address.
+        service: its address.
+        edits: regular expressions, and what an operator puts in place of them in the files.
+    """
     certificates = Certificates(directory).make()
     with closing(reserve(ANYWHERE)) as https, closing(reserve(ANYWHERE)) as grpc:
         ports = {"443": bound_address(https).port, "50443": bound_address(grpc).port}
         _write(directory, {"127.0.0.1:8080": gateway, "127.0.0.1:50051": service}, ports)
+        for pattern, text in (edits or {}).items():
+            _edit(directory, pattern, text)
         process = subprocess.Popen(_command(directory), stderr=subprocess.PIPE, text=True)
         try:
             wait_until(lambda: process.poll() is not None or all(map(_listens, ports.values())))
@@ -134,6 +151,15 @@ def _write(
     for address, backend in backends.items():
         text = text.replace(address, backend)
     (directory / place).write_text(text)
+
+
+def _edit(directory: Path, pattern: str, text: str) -> None:
+    number = 0
+    for file in directory.glob("*.conf"):
+        changed, found = re.subn(pattern, text, file.read_text(), flags=re.MULTILINE)
+        file.write_text(changed)
+        number += found
+    assert number, f"no shipped file has {pattern}"
 
 
 def _temporary(directory: Path) -> str:
