@@ -10,7 +10,6 @@ from concurrent.futures import CancelledError as FutureCancelled
 from contextlib import suppress
 from time import monotonic
 from typing import Any, NamedTuple, Self, TypeVar
-from urllib.parse import ParseResult
 
 import structlog
 from nats.aio.client import Client
@@ -144,16 +143,15 @@ class Connection:
                 raise Unavailable(self.trouble()) from None
         return self._link
 
-    def server(self) -> ParseResult:
-        """Return the address of the server that is connected.
+    def wait_until_usable(self) -> None:
+        """Wait for a client, as `link` does.
 
         Raises:
             Closed, Unavailable: as `run`.
         """
-        link = self._link if self._usable.is_set() else self.run(self.link, timeout=PATIENCE)
-        if url := link.client.connected_url:
-            return url
-        raise Unavailable(self.trouble() or "the connection is lost")
+        if self._down_since is not None:
+            self.run(self.link, timeout=PATIENCE + SLACK)
+        self.check_open()
 
     def trouble(self) -> str:
         """Return the reason for which the connection cannot be used, or "". Never waits."""
