@@ -142,12 +142,12 @@ def test_many_writers_share_one_order_and_recognise_each_others_entries(
 
 
 def test_a_batch_with_repetitions_keeps_what_is_new(journal: JetStreamWriter) -> None:
-    known = [append(journal, name).revision for name in range(20)]
+    known = [append(journal, name).revision for name in range(40)]
     outcomes: dict[object, Appended] = {}
-    for mine in append_together(journal, [[name] for name in range(60)]):
+    for mine in append_together(journal, [[name] for name in range(140)]):
         outcomes |= mine
-    assert [outcomes[name] for name in range(20)] == [Appended(each, True) for each in known]
-    new = [outcomes[name] for name in range(20, 60)]
+    assert [outcomes[name] for name in range(40)] == [Appended(each, True) for each in known]
+    new = [outcomes[name] for name in range(40, 140)]
     assert not any(each.duplicate for each in new)
     stored = {entry.id: entry.revision for entry in read_all(journal)}
     assert stored == {new_entry(name).id: each.revision for name, each in outcomes.items()}
