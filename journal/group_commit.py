@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
+from weakref import WeakSet
 
 import structlog
 
@@ -23,6 +24,9 @@ from metrics.definitions import (
 )
 
 log = structlog.get_logger()
+
+_all: WeakSet["GroupCommit"] = WeakSet()
+WAITING_APPENDS.read_number(lambda: sum(each.waiting() for each in tuple(_all)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +94,7 @@ class GroupCommit:
         self._failure = ""
         self._thread = threading.Thread(target=self._run, name="journal-commit", daemon=True)
         self._thread.start()
-        WAITING_APPENDS.read_number(lambda: len(self._waiting) + self._committing)
+        _all.add(self)
 
     def append(
         self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
@@ -108,6 +112,10 @@ class GroupCommit:
         if isinstance(outcome, JournalError):  # the whole batch shares it: raise one of our own
             raise type(outcome)(*outcome.args) from outcome
         return outcome
+
+    def waiting(self) -> int:
+        """Return the number of appends that wait, those in a commit included."""
+        return len(self._waiting) + self._committing
 
     def trouble(self) -> str:
         """Return the reason for which an append would probably fail, or "". Never waits."""
@@ -141,7 +149,7 @@ class GroupCommit:
             self._work.set()
 
     def _is_full(self) -> bool:
-        return len(self._waiting) + self._committing >= self._limits.waiting
+        return self.waiting() >= self._limits.waiting
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
