@@ -14,7 +14,14 @@ from weakref import WeakSet
 import structlog
 
 from journal.entry import Appended, NewEntry
-from journal.errors import AppendTimedOut, Closed, JournalError, Overloaded, Unavailable
+from journal.errors import (
+    AppendTimedOut,
+    Closed,
+    JournalError,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+)
 from journal.port import Waiter
 from metrics.definitions import (
     APPEND_DURATION,
@@ -198,8 +205,7 @@ class GroupCommit:
                 return [error] * len(entries)
             log.exception("journal_commit_failed")
             return [Unavailable(f"the commit failed: {type(error).__name__}")] * len(entries)
-        failed = all(isinstance(outcome, JournalError) for outcome in outcomes)
-        self._failure = "the last commit failed" if failed else ""
+        self._failure = "the last commit failed" if all(map(_is_failure, outcomes)) else ""
         return outcomes
 
     def _checked(self) -> str:
@@ -209,3 +215,8 @@ class GroupCommit:
         except Exception as error:
             return f"the journal cannot be used: {type(error).__name__}"
         return ""
+
+
+def _is_failure(outcome: Appended | JournalError) -> bool:
+    """Return True if the storage is the cause, and not the entry."""
+    return isinstance(outcome, JournalError) and not isinstance(outcome, TooLarge)

@@ -138,11 +138,11 @@ class SpooledWriter:
         return self._full or self._files.trouble()
 
     def notice(self) -> str:
-        """Return a line about the entries in the spool; "" if there are none."""
-        entries = self._files.entries()
-        if not (entries or self._away()):
+        """Return a line about the spool while it is in use, otherwise ""."""
+        if self._since is None and not self._away():
             return ""
-        return f"spooling, {entries} callbacks wait: {self._away() or 'they are forwarded'}"
+        reason = self._away() or "they are forwarded"
+        return f"spooling, {self._files.entries()} callbacks wait: {reason}"
 
     def close(self) -> None:
         if self._closed.is_set():
@@ -223,17 +223,19 @@ class SpooledWriter:
 
     def _step(self) -> bool:
         """Forward what the spool holds; return True if it is empty."""
-        self._full = self._files.shortage(self._max_bytes)
-        self._report()
+        self._look_after_files()
         remote = self._remote or self._connect()
         while entries := self._files.pending(self._page):
             if self._closed.is_set() or not self._forward(remote, entries):
                 return False
-            self._full = self._files.shortage(self._max_bytes)
-            self._report()
-        self._files.tidy()
+            self._look_after_files()
         self._end()
         return True
+
+    def _look_after_files(self) -> None:
+        self._files.tidy()
+        self._full = self._files.shortage(self._max_bytes)
+        self._report()
 
     def _connect_if_known(self) -> None:
         try:

@@ -220,8 +220,7 @@ class SpoolFiles:
     def pending(self, limit: int) -> list[Entry]:
         """Return the oldest entries that are not forwarded, all of one segment."""
         while not (entries := self._segments[0].pending(limit)) and len(self._segments) > 1:
-            self._segments[0].remove()
-            del self._segments[0]
+            self._segments.pop(0).remove()
         return entries
 
     def advance(self, revision: int) -> None:
@@ -235,6 +234,7 @@ class SpoolFiles:
         if last.size() > (SEGMENT if self.entries() else SMALL):
             self._segments.append(Segment(self._folder, last.number + 1))
             last.seal()
+            self.pending(1)  # which removes what is forwarded
 
     def set_aside(self, entry: NewEntry) -> None:
         """Keep an entry that the journal will never take in a file for the operator."""
