@@ -2,10 +2,14 @@
 
 import http.client
 import json
+import random
 import resource
 import signal
+import socket
+import threading
+import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -31,11 +35,10 @@ def settings(own_nats: NatsServer) -> dict[str, str]:
     return {"DESK_JOURNAL": own_nats.url, "DESK_NATS_MAX_BYTES": str(64 * MIB)}
 
 
-def body(number: int, size: int = 0) -> bytes:
-    """A callback, one of four of its session."""
+def event(session: str, number: int, size: int = 0) -> bytes:
     fields: dict[str, Any] = {
         "CallbackCommand": "Desk.SessionEventNotify",
-        "SessionId": f"session-{number // 4}",
+        "SessionId": session,
         "Event": "SessionBegin",
         "EventTime": FIRST + number,
         "Padding": "x" * size,
@@ -52,8 +55,9 @@ def ask(desk: RunningDesk, method: str, path: str, content: bytes = b"") -> tupl
 
 
 def post(desk: RunningDesk, number: int, size: int = 0) -> tuple[int, bool]:
-    """Return the status, and True if the answer has a revision."""
-    status, headers, _ = ask(desk, "POST", f"/?{QUERY}", body(number, size))
+    """Send one of four callbacks of a session; return the status, and if there is a revision."""
+    content = event(f"session-{number // 4}", number, size)
+    status, headers, _ = ask(desk, "POST", f"/?{QUERY}", content)
     assert status != 200 or headers["Desk-Journal-Id"]
     return status, "Desk-Revision" in headers
 
@@ -100,6 +104,7 @@ def test_callbacks_are_kept_while_nats_is_killed_and_the_gateway_as_well(
     assert stored(own_nats) == list(range(12))
 
 
+@pytest.mark.tools
 def test_a_frozen_nats_delays_no_answer_beyond_the_budget(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -123,6 +128,7 @@ def test_a_first_start_waits_for_nats(
         assert post(gateway, 0) == (200, True)
 
 
+@pytest.mark.tools
 def test_a_full_disk_refuses_only_while_nats_is_away(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -143,6 +149,7 @@ def test_a_full_disk_refuses_only_while_nats_is_away(
     assert stored(own_nats) == list(range(taken + 1))
 
 
+@pytest.mark.tools
 def test_nats_that_takes_only_small_messages_does_not_stop_the_others(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -159,3 +166,110 @@ def test_nats_that_takes_only_small_messages_does_not_stop_the_others(
         assert post(gateway, 5) == (200, True)
     assert len(stored(own_nats)) == 4
     assert (data / "spool" / "refused.db").exists()
+
+
+class Session(threading.Thread):
+    """Sends the callbacks of one session, each until it is acknowledged, then the next.
+
+    Attributes:
+        acknowledged: their number.
+    """
+
+    def __init__(self, port: int, number: int) -> None:
+        super().__init__(daemon=True)
+        self.acknowledged = 0
+        self._url = f"http://127.0.0.1:{port}/?{QUERY}"
+        self._name = f"session-{number}"
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            content = event(self._name, self.acknowledged)
+            with suppress(OSError, http.client.HTTPException):
+                urllib.request.urlopen(self._url, content, timeout=5).close()
+                self.acknowledged += 1
+                continue
+            self._ended.wait(0.05)
+
+    def stop(self) -> int:
+        self._ended.set()
+        self.join(DEADLINE)
+        return self.acknowledged
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("seed", range(3))
+def test_no_acknowledged_callback_is_lost_or_reordered_by_any_kill(
+    own_nats: NatsServer, settings: dict[str, str], tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings["DESK_HTTP_LISTEN"] = f"127.0.0.1:{port}"
+    sessions = [Session(port, number) for number in range(8)]
+
+    def make_progress() -> None:
+        """Wait until each session has had some more answers, and a part of a second more."""
+        before = [each.acknowledged for each in sessions]
+        wait_until(
+            lambda: all(
+                each.acknowledged > old + 5 for each, old in zip(sessions, before, strict=True)
+            )
+        )
+
+    with ExitStack() as stack:
+
+        def start_gateway() -> RunningDesk:
+            gateway = start("gateway", data_dir=tmp_path / "data", **settings)
+            return stack.enter_context(gateway)
+
+        gateway = start_gateway()
+        gateway.ready()
+        for session in sessions:
+            session.start()
+        for _ in range(4):
+            make_progress()
+            own_nats.stop(signal.SIGKILL)
+            make_progress()
+            if chance.random() < 0.5:  # while it spools
+                gateway.kill()
+                gateway = start_gateway()
+                make_progress()
+            own_nats.start()
+            threading.Event().wait(chance.random())
+            if chance.random() < 0.7:  # perhaps while it forwards
+                gateway.kill()
+                gateway = start_gateway()
+        make_progress()
+        acknowledged = {f"session-{n}": each.stop() for n, each in enumerate(sessions)}
+        wait_until_forwarded(gateway)
+        assert gateway.terminate() == 0
+    found: dict[str, list[int]] = {name: [] for name in acknowledged}
+    with closing(own_nats.writer("desk")) as journal:
+        for entry in read_all(journal):
+            fields = json.loads(entry.body)
+            found[fields["SessionId"]].append(fields["EventTime"] - FIRST)
+    for name, number in acknowledged.items():
+        assert found[name][:number] == list(range(number))
+        assert len(found[name]) <= number + 1  # one may have had no answer
+
+
+@pytest.mark.tools
+def test_a_large_spool_is_in_segments_and_gives_its_space_back(
+    own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
+) -> None:
+    settings["DESK_NATS_MAX_BYTES"] = str(256 * MIB)
+    spool = tmp_path / "data" / "spool"
+    with start("gateway", data_dir=tmp_path / "data", **settings) as gateway:
+        assert post(gateway, 0) == (200, True)
+        own_nats.stop()
+        number = 0
+        while not (spool / "3.db").exists():
+            number += 1
+            assert post(gateway, number, 200_000) == (200, False)
+            assert number < 2000
+        assert (spool / "1.db").stat().st_size > 50 * MIB
+        own_nats.start()
+        wait_until_forwarded(gateway)
+        assert not list(spool.glob("[123].db"))
+    assert stored(own_nats) == list(range(number + 1))
