@@ -124,8 +124,7 @@ def read(sdk_app_id: int, body: bytes, received_at: int) -> Reading:
     """Read a body that was received at a time (ms). It is parsed once, for content and identity."""
     callback, content, problem = None, body, ""
     try:
-        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
-            _check_nesting(body)
+        _check_nesting(body)
         if callback := _strictly(body):
             content = _CANONICAL.encode(callback)
         else:
@@ -181,13 +180,22 @@ _CANONICAL = msgspec.json.Encoder(order="sorted")
 
 def _check_nesting(body: bytes) -> None:
     """Refuse a body with too many or too deep lists and objects, in linear time."""
+    if _openings(body, MAX_DEPTH) <= MAX_DEPTH:
+        return
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside_strings = b"".join(unescaped.split(b'"')[::2])
     brackets = outside_strings.translate(None, _NO_BRACKETS)
-    if brackets.count(b"[") + brackets.count(b"{") > MAX_BRACKETS:
+    if _openings(brackets, MAX_BRACKETS) > MAX_BRACKETS:
         raise Malformed(f"the body has more than {MAX_BRACKETS} lists and objects")
     if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
         raise Malformed(f"the body is nested deeper than {MAX_DEPTH}")
+
+
+def _openings(body: bytes, most: int) -> int:
+    """Count the brackets that open a list or an object, up to more than `most`."""
+    # Where there are few, `replace` finds them in a third of the time that `count` takes.
+    without_lists = body.replace(b"[", b"", most + 1)
+    return len(body) - len(without_lists.replace(b"{", b"", most + 1))
 
 
 def _parse(body: bytes) -> Any:

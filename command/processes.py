@@ -8,7 +8,6 @@ import asyncio
 import gc
 import platform
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from setproctitle import setproctitle
 
 from command import logs
 from command.address import Address
+from command.background import leave
 from command.runtime import read_silent
 from command.settings import Settings
 from command.signals import on_stop_request
@@ -33,6 +33,7 @@ from metrics import definitions as metrics
 from metrics import tracing
 from metrics.endpoint import open_endpoint
 from metrics.instruments import Group
+from storage.changes import FileProblem
 from storage.sizes import size_of_database
 
 if TYPE_CHECKING:
@@ -67,13 +68,13 @@ def gateway_processes(
 
 
 def service_processes(settings: Settings, runtime: Path, address: Address) -> list[ProcessSpec]:
-    """Return the follower and the rpc workers. The workers stop first, with their streams."""
+    """Return the follower and the rpc workers, which stop together."""
     both = (settings, runtime)
     workers = [
         ProcessSpec(name=name, run=run_rpc_worker, arguments=(*both, address, name), stage=1)
         for name in (f"rpc-{number}" for number in range(1, settings.rpc_workers + 1))
     ]
-    return [ProcessSpec(name="follower", run=run_follower, arguments=both, stage=2), *workers]
+    return [ProcessSpec(name="follower", run=run_follower, arguments=both, stage=1), *workers]
 
 
 def run_gateway(
@@ -84,20 +85,17 @@ def run_gateway(
         from gateway.app import create_app
         from gateway.authentication import Authenticator
         from gateway.limits import Limits
-        from gateway.options import LIVE, READY, Options
+        from gateway.options import LIVE, READY
         from gateway.reporter import start_reporter
         from gateway.waitress_server import GreenletEvent, Server
         from journal.late import LateWriter
 
-        valid = settings.tokens()
-        options = Options(
-            sdk_app_ids=frozenset(settings.sdk_app_ids),
-            tokens={app: tokens for app, tokens in valid.items() if tokens},
-            path=settings.callback_path,
-        )
         stop = threading.Event()
         tokens = CallbackTokens(settings)
         on_stop_request(stop.set, reload=tokens.reload)
+        apps = frozenset(settings.sdk_app_ids)
+        authenticator = Authenticator(apps, tokens.refresh(time.time()))
+        metrics.TOKEN_LAST_USED.read = authenticator.last_used
         journal = LateWriter(
             lambda: _open_writer(settings),
             on_open=lambda: _report_ready(notifier),
@@ -105,20 +103,19 @@ def run_gateway(
             on_wait=_WaitingLog(),
         )
         with closing(journal):
-            authenticator = Authenticator(options.sdk_app_ids, valid)
+            path = settings.callback_path
             app = create_app(
                 journal,
-                options,
-                authenticator=authenticator,
+                authenticator,
+                path=path,
                 event=GreenletEvent,
                 notice=lambda: _notice(journal.opened),
             )
-            traced = tracing.traced_app(app, options.path, [LIVE, READY])
-            metrics.TOKEN_LAST_USED.read = authenticator.last_used
+            traced = tracing.traced_app(app, path, [LIVE, READY])
             metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
             metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
             _follow_tokens(tokens, authenticator, stop)
-            start_reporter(options, settings.data_dir)
+            start_reporter(authenticator, settings.data_dir)
             limits = Limits(per_address=settings.http_connections_per_address)
             server = Server(traced, listener, limits)
             _when_set(stop, server.stop)
@@ -131,10 +128,8 @@ def _follow_tokens(
     tokens: CallbackTokens, authenticator: "Authenticator", stop: threading.Event
 ) -> None:
     def follow() -> None:
-        while True:
+        while not stop.wait(TOKENS_EVERY):
             authenticator.replace(tokens.refresh(time.time()))
-            if stop.wait(TOKENS_EVERY):
-                return
 
     threading.Thread(target=follow, name="tokens", daemon=True).start()
 
@@ -144,10 +139,10 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
         stop = threading.Event()
         on_stop_request(stop.set)
-        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop)
+        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop, notifier)
         if journal is not None:
             with closing(journal):
-                work = _open_with_retries(lambda: _make_follower(journal, settings), stop)
+                work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
                 if work is not None:
                     _report_ready(notifier)
                     work.run(stop, notifier.alive)
@@ -162,7 +157,7 @@ def run_rpc_worker(
 
 
 async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address: Address) -> None:
-    from service.clients import ClientsFile
+    from service.clients import follow_clients
     from service.rpc.server import serve
     from service.rpc.tls import Tls
     from service.view.store import locate
@@ -171,7 +166,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
     loop = asyncio.get_running_loop()
     files = settings.certificate_files()
     tls = Tls(files) if files else None
-    clients = ClientsFile(settings.clients_file, period=0.0) if settings.clients_file else None
+    clients = follow_clients(settings.clients_file) if settings.clients_file else None
 
     def reload() -> None:
         for each in (tls, clients):
@@ -312,11 +307,14 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
 
 
 def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
-    """Open the view for writing. A disk that is full or fails may do better later."""
+    """Open the view for writing. A disk may do better later, and a build will end."""
     from journal.errors import Unavailable
     from service.follower import Follower
     from service.view.errors import ViewError, ViewUnavailable
+    from service.view.writer import is_being_built
 
+    if is_being_built(settings.data_dir):
+        raise Unavailable("desk view build is making the view")
     try:
         return Follower(journal, settings.data_dir)
     except ViewUnavailable:
@@ -337,7 +335,9 @@ def _backlog(settings: Settings) -> "Backlog":
     return Backlog(lambda: _open_reader(settings))
 
 
-def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | None:
+def _open_with_retries(
+    open_: Callable[[], T], stop: threading.Event, notifier: Notifier
+) -> T | None:
     """Open the journal as soon as that is possible. Return None after a request to stop."""
     from journal.errors import Unavailable
 
@@ -346,6 +346,7 @@ def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | Non
         try:
             return open_()
         except Unavailable as reason:
+            notifier.alive()
             note(str(reason))
             stop.wait(OPEN_RETRY)
     return None
@@ -382,23 +383,21 @@ def _process(
 ) -> Iterator[None]:
     """Configure log and metrics. Report an error to the supervisor, and exit."""
     from journal.errors import JournalError, Unavailable
-    from service.certificates import CertificateProblem
-    from service.clients import ClientsProblem
 
     setproctitle(f"desk: {role}")
     logs.configure(settings, role)
     metrics.BUILD_INFO.read = lambda: _build_info(role)
     open_endpoint(runtime, role, *groups)
+    code = 1
     try:
         with tracing.sending(role):
             yield
-    except (Unavailable, CertificateProblem, ClientsProblem) as error:
+        code = 0
+    except (Unavailable, FileProblem) as error:
         notifier.trouble(str(error))
-        sys.exit(1)
     except JournalError as error:
         notifier.failed(str(error))
-        sys.exit(1)
     except Exception as error:
         log.exception("process_failed")
         notifier.trouble(f"{type(error).__name__}: {error}")
-        sys.exit(1)
+    leave(code)

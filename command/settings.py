@@ -7,6 +7,7 @@ secret.
 import difflib
 import math
 import re
+import stat
 import time
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -33,8 +34,9 @@ from command.address import (
 from command.nats import JournalSettings
 from command.values import number, parsed, shown, whole_number
 from gateway.options import check_callback_path
-from service.certificates import CertificateFiles, CertificateProblem
-from service.clients import ClientsProblem, end_of, read_clients
+from service.certificates import CertificateFiles
+from service.clients import read_clients
+from storage.changes import FileProblem, read_file
 
 MAX_SDK_APP_ID = 2**63 - 1
 
@@ -59,7 +61,7 @@ CLIENT_SETTINGS = (
     *("client_tls_ca", "client_tls_cert", "client_tls_key", "client_tls_name", "client_key_file"),
 )
 
-_UNTIL = ";until="
+_UNTIL = re.compile(r"\s*;\s*until\s*=\s*", re.IGNORECASE)
 
 
 class Token(NamedTuple):
@@ -104,45 +106,31 @@ def _read_tokens(text: str) -> Tokens:
 
 
 def _read_token(text: str, place: int) -> Token:
-    secret, until, day = text.partition(_UNTIL)
-    if not until:
+    secret, *days = _UNTIL.split(text, maxsplit=1)
+    if not days:
         return Token(SecretStr(text), None)
     try:
-        last_day = date.fromisoformat(day.strip())
+        last_day = date.fromisoformat(days[0])
     except ValueError:
-        raise ValueError(f"entry {place} has no day such as 2026-12-31 after {_UNTIL}") from None
-    if not secret.strip():
-        raise ValueError(f"entry {place} has no token before {_UNTIL}")
-    return Token(SecretStr(secret.strip()), last_day)
+        raise ValueError(f"entry {place} has no day such as 2026-12-31 after ;until=") from None
+    if not secret:
+        raise ValueError(f"entry {place} has no token before ;until=")
+    return Token(SecretStr(secret), last_day)
 
 
 def _check_apps(tokens: Tokens, apps: Any, variable: str) -> None:
     if strangers := sorted(set(tokens) - set(apps)):
-        raise ValueError(f"{variable} has a token for app {strangers[0]}, which is not configured")
+        raise FileProblem(f"{variable} has a token for app {strangers[0]}, which is not configured")
 
 
 def _read_token_file(path: Path) -> Tokens:
-    named = f"DESK_CALLBACK_TOKENS_FILE {shown(str(path))}"
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TOKEN_FILE + 1)
-    except OSError as error:
-        raise ValueError(f"{named}: {error.strerror}") from None
-    if len(content) > MAX_TOKEN_FILE:
-        raise ValueError(f"{named} is larger than {MAX_TOKEN_FILE} bytes")
+    content = read_file(path, most=MAX_TOKEN_FILE)
     try:
         return _read_tokens(content.decode())
     except UnicodeDecodeError:
-        raise ValueError(f"{named} is not UTF-8") from None
+        raise FileProblem(f"{path} is not UTF-8") from None
     except ValueError as error:
-        raise ValueError(f"{named} {error}") from None
-
-
-def _check_certificate(files: CertificateFiles) -> None:
-    try:
-        files.read()
-    except CertificateProblem as problem:
-        raise ValueError(f"cannot be used: {problem}") from None
+        raise FileProblem(f"{path} {error}") from None
 
 
 AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
@@ -216,7 +204,10 @@ class Settings(JournalSettings):
         if file and value:
             raise ValueError("is set and so is DESK_CALLBACK_TOKENS_FILE; set one of them")
         if file:
-            return _read_token_file(file)
+            try:
+                return _read_token_file(file)
+            except FileProblem as problem:
+                raise ValueError(f"DESK_CALLBACK_TOKENS_FILE {problem}") from None
         return _read_tokens(value) if isinstance(value, str) else value
 
     @check("callback_tokens")
@@ -240,7 +231,7 @@ class Settings(JournalSettings):
             given, missing = ("CERT", "KEY") if chain else ("KEY", "CERT")
             raise ValueError(f"DESK_GRPC_TLS_{given} needs DESK_GRPC_TLS_{missing} as well")
         if chain and key:
-            _check_certificate(CertificateFiles(chain, key))
+            CertificateFiles(chain, key).read()
         return key
 
     @check("grpc_client_ca")
@@ -250,7 +241,7 @@ class Settings(JournalSettings):
             return None
         chain, key = info.data.get("grpc_tls_cert"), info.data.get("grpc_tls_key")
         if chain and key:
-            _check_certificate(CertificateFiles(chain, key, client_ca))
+            CertificateFiles(chain, key, client_ca).read()
         elif "grpc_tls_key" in info.data:
             raise ValueError("needs DESK_GRPC_TLS_CERT and DESK_GRPC_TLS_KEY")
         return client_ca
@@ -259,10 +250,7 @@ class Settings(JournalSettings):
     @classmethod
     def _usable_clients(cls, path: Path | None) -> Path | None:
         if path:
-            try:
-                read_clients(path)
-            except ClientsProblem as problem:
-                raise ValueError(f"cannot be used: {problem}") from None
+            read_clients(path)
         return path
 
     @check("grpc_listen")
@@ -321,26 +309,8 @@ class Settings(JournalSettings):
         given = {**DotEnvSettingsSource(cls, env_ignore_empty=False).env_vars, **given}
         return given.get((_PREFIX + field).lower()) == ""
 
-    def tokens(self) -> dict[int, tuple[str, ...]]:
-        """Return the tokens that are valid now, in clear text, to check signatures with."""
-        return self.valid_tokens(self.callback_tokens, time.time())
-
-    @staticmethod
-    def valid_tokens(
-        tokens: Mapping[int, tuple[Token, ...]], now: float
-    ) -> dict[int, tuple[str, ...]]:
-        """Return the tokens that are valid at a Unix time; none for an app whose tokens ended."""
-        return {
-            app: tuple(
-                token.secret.get_secret_value()
-                for token in given
-                if token.until is None or now < end_of(token.until)
-            )
-            for app, given in tokens.items()
-        }
-
     def read_tokens_again(self) -> Tokens:
-        """Read `callback_tokens_file` once more; raises ValueError if it is wrong."""
+        """Read `callback_tokens_file` once more; raises FileProblem if it is wrong."""
         if self.callback_tokens_file is None:
             return self.callback_tokens
         tokens = _read_token_file(self.callback_tokens_file)
@@ -361,6 +331,7 @@ class Settings(JournalSettings):
         """
         unsigned = self._unsigned_apps() if gateway else []
         doubts = [*unsigned, *self._refused_keys(), *self._ending_certificate()]
+        doubts += self._writable_by_all()
         return [*doubts, *map(_did_you_mean, self._unknown_variables())]
 
     def _unsigned_apps(self) -> list[str]:
@@ -376,10 +347,21 @@ class Settings(JournalSettings):
     def _ending_certificate(self) -> list[str]:
         files = self.certificate_files()
         ends_at = files.read().ends_at if files else math.inf
-        if ends_at - time.time() > CERTIFICATE_DAYS * 86_400:
+        left = ends_at - time.time()
+        if left > CERTIFICATE_DAYS * 86_400:
             return []
+        word = "ends" if left > 0 else "ended"
         return [
-            f"DESK_GRPC_TLS_CERT ends at {datetime.fromtimestamp(ends_at, UTC):%Y-%m-%d %H:%M}Z"
+            f"DESK_GRPC_TLS_CERT {word} at {datetime.fromtimestamp(ends_at, UTC):%Y-%m-%d %H:%M}Z"
+        ]
+
+    def _writable_by_all(self) -> list[str]:
+        files = ("callback_tokens_file", "clients_file", "grpc_tls_key", "grpc_client_ca")
+        given = ((field, getattr(self, field)) for field in files)
+        return [
+            f"{_PREFIX}{field.upper()} can be written by every user of this machine"
+            for field, path in given
+            if path and path.stat().st_mode & stat.S_IWOTH
         ]
 
     def _refused_keys(self) -> list[str]:
@@ -410,7 +392,9 @@ class TrialSettings(Settings):
         return [] if self.is_trial else super()._unsigned_apps()
 
 
-def _line(*, loc: tuple[int | str, ...], type: str, msg: str, **_: object) -> str:
+def _line(
+    *, loc: tuple[int | str, ...], type: str, msg: str, ctx: Mapping[str, Any] = {}, **_: object
+) -> str:
     """Return a problem that pydantic found as one line, without the input: it may be a secret."""
     variable = _PREFIX + str(loc[0]).upper()
     if type == "missing":
@@ -418,7 +402,10 @@ def _line(*, loc: tuple[int | str, ...], type: str, msg: str, **_: object) -> st
     if type == "bool_parsing":
         return f"{variable} must be true or false"
     text = msg.removeprefix("Value error, ").replace("Input should be", "must be")
-    return text if text.startswith(_PREFIX) else f"{variable} {text}"
+    if text.startswith(_PREFIX):
+        return text
+    unusable = isinstance(ctx.get("error"), FileProblem)
+    return f"{variable} {'cannot be used: ' if unusable else ''}{text}"
 
 
 def _did_you_mean(variable: str) -> str:

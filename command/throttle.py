@@ -15,7 +15,7 @@ PERIOD = 5.0
 """Seconds between two lines of one kind."""
 
 MAX_KINDS = 256
-"""Kinds that are counted apart; beyond that, all counts begin anew."""
+"""Kinds that are counted apart within a period; further ones of an event count as one."""
 
 
 class Throttle:
@@ -28,7 +28,7 @@ class Throttle:
 
     Args:
         period: seconds between two lines of one kind.
-        max_kinds: bound of the memory that it takes.
+        max_kinds: kinds that are counted apart.
         clock: seconds, monotonic.
     """
 
@@ -45,24 +45,37 @@ class Throttle:
         self._lock = Lock()
         self._kinds: dict[Hashable, tuple[float, int]] = {}
 
-    def admit(self, kind: Hashable) -> int | None:
-        """Return the number of lines left out before this one; None: leave it out."""
+    def admit(self, kind: Hashable, *, event: str = "") -> int | None:
+        """Return the number of lines left out before this one; None: leave it out.
+
+        Args:
+            kind: of the line. Callers of a service may make kinds up.
+            event: what counts as the kind once there are too many.
+        """
         now = self._clock()
         with self._lock:
+            if kind not in self._kinds and self._is_full(now):
+                kind = event
             logged_at, suppressed = self._kinds.get(kind, (now - self._period, 0))
             if now < logged_at + self._period:
                 self._kinds[kind] = (logged_at, suppressed + 1)
                 return None
-            if len(self._kinds) >= self._max_kinds:
-                self._kinds.clear()
             self._kinds[kind] = (now, 0)
             return suppressed
+
+    def _is_full(self, now: float) -> bool:
+        """Return True if there is no room for a kind, also without those that are over."""
+        if len(self._kinds) >= self._max_kinds:
+            end = now - self._period
+            self._kinds = {kind: last for kind, last in self._kinds.items() if last[0] > end}
+        return len(self._kinds) >= self._max_kinds
 
     def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
         """Drop an event if one of its kind was logged within the period."""
         if "throttle" not in event:
             return event
-        suppressed = self.admit((event["event"], event.pop("throttle")))
+        name = event["event"]
+        suppressed = self.admit((name, event.pop("throttle")), event=name)
         if suppressed is None:
             raise structlog.DropEvent
         event["suppressed"] = suppressed

@@ -75,7 +75,9 @@ async def load(client: Client, copy: Copy) -> None:
     """Copy the sessions as they are now, then follow their changes."""
     copy.clear()
     complete = False
-    updates = client.subscribe(sessions_first=True, include_session=True)
+    updates = client.subscribe(  # without texts, which the table does not have
+        sessions_first=True, include_session=True, omit_message=True, omit_raw_body=True
+    )
     async with contextlib.aclosing(updates):
         async for update in updates:
             if update.resumed and not complete:  # the sessions come again from the start
@@ -86,7 +88,13 @@ async def load(client: Client, copy: Copy) -> None:
 
 async def resume(client: Client, copy: Copy, journal_id: str, revision: int) -> None:
     """Follow the changes after a position."""
-    updates = client.subscribe(journal_id=journal_id, after_revision=revision, include_session=True)
+    updates = client.subscribe(
+        journal_id=journal_id,
+        after_revision=revision,
+        include_session=True,
+        omit_message=True,
+        omit_raw_body=True,
+    )
     async with contextlib.aclosing(updates):
         async for update in updates:
             copy.save(update, complete=True)

@@ -20,7 +20,7 @@ from gateway.authentication import Authenticator
 from gateway.callback_request import read_callback
 from gateway.limits import BUDGET, MAX_BODY
 from gateway.measurement import ARRIVED, LAST_CALLBACKS, count, observe, start_counting
-from gateway.options import LIVE, READY, Options
+from gateway.options import LIVE, READY
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, JournalError, Overloaded
 from journal.port import JournalWriter, Waiter
@@ -36,9 +36,9 @@ _log = structlog.get_logger(__name__)
 
 def create_app(
     journal: JournalWriter,
-    options: Options,
+    authenticator: Authenticator,
     *,
-    authenticator: Authenticator | None = None,
+    path: str = "/",
     event: Callable[[], Waiter] = threading.Event,
     clock: Callable[[], float] = time.time,
     budget: float = BUDGET,
@@ -48,17 +48,16 @@ def create_app(
 
     Args:
         journal: keeps the callbacks.
-        options: the operator's.
-        authenticator: whose tokens the caller may replace; None = one with those of the options.
+        authenticator: knows the apps and their tokens.
+        path: of the callback URL; see `check_callback_path`.
         event: makes the event on which a request waits until its callback is durable.
         clock: Unix time in seconds.
         budget: seconds from the arrival of a request to its answer.
         notice: a line that the readiness probe shows while the gateway is ready.
     """
-    start_counting(options.sdk_app_ids)
+    start_counting(authenticator.sdk_app_ids)
     app = App(media_type=CONTENT_TYPE)
-    authenticator = authenticator or Authenticator(options.sdk_app_ids, options.tokens)
-    app.add_route(options.path, _CallbackUrl(journal, authenticator, event, clock, budget))
+    app.add_route(path, _CallbackUrl(journal, authenticator, event, clock, budget))
     app.add_route(LIVE, _Probe(lambda req: ""))
     app.add_route(READY, _Probe(lambda req: req.env.get(CONDITION) or journal.trouble(), notice))
     app.add_error_handler(Exception, _answer_unexpected)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import structlog
 
+from gateway.authentication import Authenticator
 from gateway.measurement import LAST_CALLBACKS
-from gateway.options import Options
 from metrics.definitions import CALLBACKS, OTHER
 from metrics.report import AppReport, GatewayReport, save
 
@@ -23,21 +23,21 @@ _log = structlog.get_logger(__name__)
 
 
 def start_reporter(
-    options: Options,
+    authenticator: Authenticator,
     data_dir: Path,
     *,
     save_every: float = SAVE_EVERY,
     summary_every: float = SUMMARY_EVERY,
 ) -> None:
     """Report from now on, in a thread that ends with the process."""
-    reporter = _Reporter(options, data_dir)
+    reporter = _Reporter(authenticator, data_dir)
     for act, pause in ((reporter.save, save_every), (reporter.log_summary, summary_every)):
         threading.Thread(target=_repeat, args=(act, pause), name="report", daemon=True).start()
 
 
 class _Reporter:
-    def __init__(self, options: Options, data_dir: Path) -> None:
-        self._options = options
+    def __init__(self, authenticator: Authenticator, data_dir: Path) -> None:
+        self._authenticator = authenticator
         self._data_dir = data_dir
         self._started_at = _now()
         self._saved: list[AppReport] = []
@@ -66,11 +66,11 @@ class _Reporter:
         ours = [
             AppReport(
                 sdk_app_id=app,
-                signatures_checked=app in self._options.tokens,
+                signatures_checked=self._authenticator.checks(app),
                 last_callback_at=LAST_CALLBACKS.get(app, 0),
                 outcomes=by_app.get(str(app), {}),
             )
-            for app in sorted(self._options.sdk_app_ids)
+            for app in sorted(self._authenticator.sdk_app_ids)
         ]
         others = by_app.get(OTHER)
         return [*ours, AppReport(sdk_app_id=0, outcomes=others)] if others else ours

@@ -15,10 +15,11 @@ import apsw
 from msgspec.structs import astuple
 
 from journal import sqlite_format
-from journal.damage import COLUMNS, Damage, Report, damages, faults
+from journal.damage import Damage, Report, damages, faults
 from journal.entry import MAX_INTEGER, Entry, validate
 from journal.errors import JournalError, Unreadable
 from journal.sqlite_file import connect_to_read, map_errors, open_read_only
+from journal.sqlite_page import COLUMNS
 from storage.lock import FileLock
 
 STEP = 1_000
@@ -164,7 +165,10 @@ def write_new(copy: Path, entries: Iterable[Entry], *, oldest: int = 1) -> None:
         sqlite_format.create(connection)
         with connection:
             connection.execute(SET_OLDEST, (oldest,))
-            connection.executemany(INSERT, map(astuple, _valid(entries)))
+            try:
+                connection.executemany(INSERT, map(astuple, _valid(entries)))
+            except apsw.ConstraintError as error:
+                raise ValueError("two entries have the same id") from error
     sync(copy)
 
 

@@ -10,13 +10,8 @@ import apsw
 
 from callback.decoder import identify
 from journal.entry import DAMAGED, MAX_INTEGER, Entry, Kind
-from journal.port import READ_BYTES
+from journal.sqlite_page import HEAD, read_page
 
-COLUMNS = Entry.__struct_fields__
-READ = f"""
-SELECT {", ".join(COLUMNS)} FROM entries WHERE revision > ? ORDER BY revision LIMIT ?
-"""  # noqa: S608
-HEAD = "SELECT ifnull(max(revision), 0) FROM entries"
 HEADER = "SELECT oldest_revision, (SELECT min(revision) FROM entries) FROM header"
 
 PAGE = 500
@@ -48,7 +43,7 @@ def scan(connection: apsw.Connection) -> Iterator[Entry | Damage]:
     """Read all entries in order, and a `Damage` for each stretch that cannot be read."""
     after = 0
     while True:
-        entries, problem = _page(connection, after)
+        entries, problem = read_page(connection, after, PAGE)
         yield from entries
         after = entries[-1].revision if entries else after
         if problem:
@@ -110,25 +105,6 @@ def _head(connection: apsw.Connection) -> int:
         return 0
 
 
-def _page(
-    connection: apsw.Connection, after: int, limit: int = PAGE
-) -> tuple[list[Entry], Exception | None]:
-    """Read entries up to the first that cannot be read, and the reason for that."""
-    entries: list[Entry] = []
-    room = READ_BYTES
-    rows = connection.cursor()
-    try:
-        rows.execute(READ, (after, limit))
-        while room > 0 and (row := next(rows, None)):
-            entries.append(Entry(**dict(zip(COLUMNS, row, strict=True))))
-            room -= len(entries[-1].body)
-    except (apsw.CorruptError, UnicodeDecodeError) as error:
-        return entries, error
-    finally:
-        rows.close(True)
-    return entries, None
-
-
 def _readable_after(connection: apsw.Connection, after: int) -> int | None:
     """Return the revision of the first entry behind a stretch that cannot be read, if any."""
     bad, step = after, 1
@@ -148,5 +124,5 @@ def _readable_after(connection: apsw.Connection, after: int) -> int | None:
 
 def _first_after(connection: apsw.Connection, revision: int) -> int | None:
     """Return the revision of the next entry; None if there is none or it cannot be read."""
-    entries, _ = _page(connection, revision, limit=1)
+    entries, _ = read_page(connection, revision, limit=1)
     return entries[0].revision if entries else None

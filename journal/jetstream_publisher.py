@@ -30,7 +30,7 @@ ATTEMPT = 0.4
 AGAIN = 0.05
 """Seconds between two attempts."""
 
-TOGETHER = 16
+TOGETHER = 32
 """Entries from which on they are one atomic batch. Fewer are faster one by one."""
 
 BATCH, NUMBER, COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"
@@ -65,7 +65,10 @@ class _Error(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
+    """JetStream's answer to a message, or to a batch, whose last message has the number `seq`."""
+
     seq: int = 0
+    count: int = 1
     duplicate: bool = False
     error: _Error | None = None
 
@@ -83,21 +86,20 @@ class Publisher:
         self._inbox = ""
         self._tokens = count()
         self._answers: dict[str, asyncio.Future[_Answer]] = {}
-        self._outcomes: dict[int, Outcome] = {}
 
     async def publish(self, entries: Sequence[NewEntry]) -> list[Outcome]:
         """Return the outcome of each entry, in order.
 
         An entry that is published again, because the answer was lost, is a duplicate.
         """
-        self._outcomes = outcomes = dict[int, Outcome]()
+        outcomes: dict[int, Outcome] = {}
         places = {entry.id: place for place, entry in reversed(tuple(enumerate(entries)))}
         left = [(place, entries[place]) for place in sorted(places.values())]
         problem: JournalError = AppendTimedOut("NATS did not confirm the entry in time")
         end = monotonic() + PUBLISH_WITHIN
         while left and monotonic() < end:
             try:
-                await self._attempt(left, min(end, monotonic() + ATTEMPT))
+                await self._attempt(left, outcomes, min(end, monotonic() + ATTEMPT))
             except Unavailable as error:
                 problem = error
                 break
@@ -105,12 +107,12 @@ class Publisher:
             if left:
                 await asyncio.sleep(AGAIN)
         return [
-            _again(outcomes.get(places[entry.id], problem), places[entry.id] != place)
+            _of_copy(outcomes.get(places[entry.id], problem), place == places[entry.id])
             for place, entry in enumerate(entries)
         ]
 
-    async def _attempt(self, entries: Entries, end: float) -> None:
-        """Publish entries once, and note their outcomes, if there is an answer.
+    async def _attempt(self, entries: Entries, outcomes: dict[int, Outcome], end: float) -> None:
+        """Publish entries once, and note the outcomes that are known then.
 
         A batch with a repetition is refused as a whole: then its halves are published.
 
@@ -118,25 +120,21 @@ class Publisher:
             Unavailable: there is no connection.
         """
         if 1 < len(entries) < TOGETHER:
-            await asyncio.gather(*(self._attempt([each], end) for each in entries))
+            await asyncio.gather(*(self._attempt([each], outcomes, end) for each in entries))
             return
         answer = await self._ask(entries, end)
         if answer is None or _asks_for_another(answer.error):
             return
         if answer.error is None:
-            DUPLICATES.values[("append",)] += answer.duplicate
-            first = answer.seq - len(entries) + 1
-            for revision, (place, _) in enumerate(entries, first):
-                self._outcomes[place] = Appended(revision, answer.duplicate)
+            outcomes |= _revisions(entries, answer)
         elif len(entries) > 1:
             half = len(entries) // 2
-            await asyncio.gather(
-                self._attempt(entries[:half], end), self._attempt(entries[half:], end)
-            )
+            parts = entries[:half], entries[half:]
+            await asyncio.gather(*(self._attempt(part, outcomes, end) for part in parts))
         else:
             kind = TooLarge if answer.error.err_code == TOO_LARGE else Unavailable
             refusal = kind(f"JetStream refuses it: {answer.error.description}")
-            self._outcomes[entries[0][0]] = refusal
+            outcomes[entries[0][0]] = refusal
 
     async def _ask(self, entries: Entries, end: float) -> _Answer | None:
         """Publish entries, and return the answer to the last one; None if there is none."""
@@ -164,7 +162,7 @@ class Publisher:
             self._client = client
 
     async def _send(self, client: Client, entries: Entries, reply: str) -> None:
-        batch = uuid4().hex[:16]
+        batch = uuid4().hex[:8]  # kept with each message
         for number, (_, entry) in enumerate(entries, start=1):
             if len(entry.body) + MAX_HEADERS > client.max_payload:
                 raise MaxPayloadError
@@ -192,7 +190,21 @@ def _asks_for_another(error: _Error | None) -> bool:
     return error.err_code == IN_PROCESS or error.code == NOT_NOW
 
 
-def _again(outcome: Outcome, is_copy: bool) -> Outcome:
-    if is_copy and isinstance(outcome, Appended):
-        return Appended(outcome.revision, duplicate=True)
-    return outcome
+def _revisions(entries: Entries, answer: _Answer) -> dict[int, Outcome]:
+    """Return the outcomes of acknowledged entries; none if the answer is not to all of them."""
+    first = answer.seq - len(entries) + 1
+    if answer.count != len(entries) or first < 1:
+        return {}
+    DUPLICATES.values[("append",)] += answer.duplicate
+    return {
+        place: Appended(revision, answer.duplicate)
+        for revision, (place, _) in enumerate(entries, first)
+    }
+
+
+def _of_copy(outcome: Outcome, is_first: bool) -> Outcome:
+    """Return the outcome of an entry that has that of the first copy in its batch."""
+    if is_first or not isinstance(outcome, Appended):
+        return outcome
+    DUPLICATES.values[("append",)] += 1
+    return Appended(outcome.revision, duplicate=True)

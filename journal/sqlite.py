@@ -16,8 +16,9 @@ import structlog
 from journal.entry import Appended, Entry, NewEntry, validate
 from journal.errors import Closed, NotKept
 from journal.group_commit import LIMITS, GroupCommit, Limits
-from journal.port import READ_BYTES, Waiter
+from journal.port import Waiter
 from journal.sqlite_file import Handle, connect_to_read, map_errors
+from journal.sqlite_page import HEAD, OutOfOrder, read_page
 from journal.sqlite_writer import CHECKPOINT_PAGES, Writer
 from metrics.definitions import HEAD_REVISION, JOURNAL_SIZE, OLDEST_REVISION
 from storage.sizes import size_of_database
@@ -26,12 +27,7 @@ from storage.watch import WalWatch
 CLOSE_TIMEOUT = 10.0
 """Seconds that `close` grants to appends under way."""
 
-COLUMNS = Entry.__struct_fields__
-HEAD = "SELECT ifnull(max(revision), 0) FROM entries"
 OLDEST = "SELECT oldest_revision FROM header"
-READ = f"""
-SELECT {", ".join(COLUMNS)} FROM entries WHERE revision > ? ORDER BY revision LIMIT ?
-"""  # noqa: S608
 
 log = structlog.get_logger()
 
@@ -56,7 +52,11 @@ class SqliteReader:
     def read(self, after: int, *, limit: int) -> list[Entry]:
         with self._reading() as connection:
             # Entries first: `oldest_revision` is raised before entries are removed.
-            entries = _entries(connection, after, limit)
+            entries, problem = read_page(connection, after, limit)
+            if isinstance(problem, OutOfOrder):
+                entries = entries[:-1]  # the next page begins with it, and not behind the fault
+            if problem and not entries:
+                raise apsw.CorruptError(f"the entry after revision {after}: {problem}") from problem
             oldest = int(connection.execute(OLDEST).get)
         if after < oldest - 1:
             raise NotKept(oldest)
@@ -171,26 +171,3 @@ class SqliteWriter(SqliteReader):
             self._writer.close()
         else:  # its thread is inside the disk: only the end of the process frees the lock
             log.error("journal_close_timed_out", timeout=self._close_timeout)
-
-
-def _entries(connection: apsw.Connection, after: int, limit: int) -> list[Entry]:
-    """Read entries up to the first that is damaged.
-
-    Raises:
-        apsw.CorruptError: the first is damaged.
-    """
-    entries: list[Entry] = []
-    room = READ_BYTES
-    rows = connection.cursor()
-    try:
-        rows.execute(READ, (after, limit))
-        while room > 0 and (row := next(rows, None)):
-            entry = Entry(**dict(zip(COLUMNS, row, strict=True)))
-            entries.append(entry)
-            room -= len(entry.body)
-    except (apsw.CorruptError, UnicodeDecodeError) as error:
-        if not entries:
-            raise apsw.CorruptError(f"the entry after revision {after}: {error}") from error
-    finally:
-        rows.close(True)  # an open statement would keep the WAL from being used again
-    return entries

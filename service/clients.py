@@ -7,7 +7,8 @@ A key is `desk_<id>_<43 characters of base62><6 of checksum>`. The file has only
 import secrets
 import tomllib
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from re import compile as pattern
@@ -15,13 +16,12 @@ from typing import Annotated, Any, Literal
 from zlib import crc32
 
 import msgspec
-import structlog
 from msgspec import Meta
 
-from storage.changes import PERIOD, Changes
+from storage.changes import FileProblem, Followed, read_file
 
-MAX_BYTES = 1024 * 1024
-"""Bytes of the file."""
+OFTEN = 0.1
+"""Seconds between two looks at the file, at least: a revoked client is to leave within a second."""
 
 MAX_KEYS = 3
 """Keys of a client: the present one, the next one, and one to spare."""
@@ -34,12 +34,6 @@ Scope = Literal["sessions.read", "feed.read", "messages.read", "status.read", "a
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM, _CHECKSUM = 43, 6
 _KEY = pattern(rf"desk_([a-z0-9]{{1,32}})_[0-9A-Za-z]{{{_RANDOM + _CHECKSUM}}}")
-
-_log = structlog.get_logger()
-
-
-class ClientsProblem(Exception):
-    """The clients file cannot be used; the message is one line and shows no secret."""
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +81,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def end_of(day: date) -> float:
     """Return the Unix time at which a day ends in UTC."""
-    return datetime.combine(day + timedelta(days=1), time(), UTC).timestamp()
+    return datetime.combine(day, time(), UTC).timestamp() + 86_400  # 9999-12-31 has no next day
 
 
 def new_key(key_id: str) -> str:
@@ -127,89 +121,51 @@ def _base62(number: int, length: int) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a clients file.
-
-    Raises:
-        ClientsProblem: it is missing, too large or no text.
-    """
+    """Read a clients file; raises FileProblem if it is missing, too large or no text."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        text = content.decode()
-    except OSError as error:
-        raise ClientsProblem(f"{path}: {error.strerror}") from None
+        return read_file(path).decode()
     except UnicodeDecodeError:
-        raise ClientsProblem(f"{path} is not UTF-8") from None
-    if len(content) > MAX_BYTES:
-        raise ClientsProblem(f"{path} is larger than {MAX_BYTES} bytes")
-    return text
+        raise FileProblem(f"{path} is not UTF-8") from None
 
 
 def parse(text: str) -> tuple[Client, ...]:
     """Read the clients in the text of a file.
 
     Raises:
-        ClientsProblem: it is wrong; the message says where.
+        FileProblem: it is wrong; the message says where.
     """
     try:
         clients = msgspec.convert(tomllib.loads(text), type=_File).client
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, RecursionError) as error:
-        raise ClientsProblem(" ".join(str(error).split())[:300]) from None
+        raise FileProblem(" ".join(str(error).split())[:300]) from None
     _check_unique("name", (client.name for client in clients))
     _check_unique("san", (name for client in clients for name in client.san))
     _check_unique("key id", (key.id for client in clients for key in client.keys))
+    _check_unique("sha256", (key.sha256 for client in clients for key in client.keys))
     return clients
 
 
 def read_clients(path: Path) -> tuple[Client, ...]:
-    """Read a clients file; raises ClientsProblem with the file's name."""
+    """Read a clients file; raises FileProblem with the file's name."""
     text = read_text(path)
     try:
         return parse(text)
-    except ClientsProblem as problem:
-        raise ClientsProblem(f"{path}: {problem}") from None
+    except FileProblem as problem:
+        raise FileProblem(f"{path}: {problem}") from None
 
 
 def _check_unique(what: str, values: Iterable[str]) -> None:
     seen: set[Any] = set()
     for value in values:
         if value in seen:
-            raise ClientsProblem(f"two clients or keys have the {what} {value[:64]!r}")
+            raise FileProblem(f"two clients or keys have the {what} {value[:64]!r}")
         seen.add(value)
 
 
-class ClientsFile:
-    """The clients in force, which follow their file. A broken file leaves the old ones in force.
+Clients = Followed[tuple[Client, ...]]
+"""The clients in force, which follow their file."""
 
-    Attributes:
-        clients: in force.
 
-    Args:
-        path: of the file.
-        period: seconds between two looks at it.
-
-    Raises:
-        ClientsProblem: the file cannot be used.
-    """
-
-    def __init__(self, path: Path, *, period: float = PERIOD) -> None:
-        self._path = path
-        self._changes = Changes(path, period=period)
-        self.clients = read_clients(path)
-
-    def reload(self) -> None:
-        """Have the next `refresh` read the file. May be called by any thread."""
-        self._changes.request()
-
-    def refresh(self) -> bool:
-        """Read the file if it has changed; return True if the clients are others now."""
-        if not self._changes.found():
-            return False
-        try:
-            found = read_clients(self._path)
-        except ClientsProblem as problem:
-            _log.error("clients_not_reloaded", problem=str(problem), still="the old clients")
-            return False
-        before, self.clients = self.clients, found
-        _log.info("clients_reloaded", clients=len(found), changed=found != before)
-        return found != before
+def follow_clients(path: Path, *, period: float = OFTEN) -> Clients:
+    """Read a clients file, and follow it; raises FileProblem if it cannot be used."""
+    return Followed("clients", partial(read_clients, path), [path], period=period)

@@ -109,8 +109,11 @@ class HistoryEntry(msgspec.Struct, gc=False):
     @classmethod
     def of(cls, facts: Facts, revision: int, stored_size: int = 0) -> Self:
         """Make an entry of a callback, which takes `stored_size` bytes when it is stored."""
-        weight = WEIGHT + stored_size + stored_size // 2
-        return cls(order_key(facts), revision, facts, weight, _BEFORE_ALL)
+        time = facts.event_time
+        if facts.event == _BEGIN:
+            time -= BEGIN_HEAD_START
+        key = (time, RANKS.get(facts.event, RANK_OF_UNKNOWN), facts.identity)
+        return cls(key, revision, facts, WEIGHT + stored_size + stored_size // 2, _BEFORE_ALL)
 
     @classmethod
     def restore(cls, revision: int, stored: bytes) -> Self:
@@ -119,14 +122,6 @@ class HistoryEntry(msgspec.Struct, gc=False):
 
 
 _FACTS = msgspec.msgpack.Decoder(Facts)
-
-
-def order_key(facts: Facts) -> Key:
-    """Return the place of a callback in its session."""
-    time = facts.event_time
-    if facts.event == _BEGIN:
-        time -= BEGIN_HEAD_START
-    return time, RANKS.get(facts.event, RANK_OF_UNKNOWN), facts.identity
 
 
 class _Saved(msgspec.Struct, array_like=True, gc=False):
@@ -206,24 +201,33 @@ class History:
         place = self._place_of(entry.key)
         if place is None:
             return []
-        tail, usage = self.tail, self.usage
-        is_late = place < len(tail)
-        entry.before = tail[place].before if is_late else self._core
-        tail.insert(place, entry)
-        self._last = tail[-1].key
+        self.usage.callbacks += 1
         self.weight += entry.weight
-        stop, revised = self._fold_from(place)
-        usage.callbacks += 1
-        usage.redone += stop - place - 1
-        usage.revised += len(revised)
-        if is_late:
-            self._correct_firsts(place, stop)
-            self._correct_last_sign(place, stop)
+        if place < len(self.tail):
+            revised = self._insert(place, entry)
         else:
-            self._take_offers(entry)
-        self._show_last_event()
-        self._show_core()
+            revised = []
+            self._append(entry)
+        self._show()
         return [entry, *revised]
+
+    def _append(self, entry: HistoryEntry) -> None:
+        """Fold a callback that is the last."""
+        self.tail.append(entry)
+        self._last = entry.key
+        self._core = self._fold(entry, self._core)
+        self._take_offers(entry)
+
+    def _insert(self, place: int, entry: HistoryEntry) -> list[HistoryEntry]:
+        """Fold a late callback and those behind it; return those that it has changed."""
+        entry.before = self.tail[place].before
+        self.tail.insert(place, entry)
+        stop, revised = self._fold_from(place)
+        self.usage.redone += stop - place - 1
+        self.usage.revised += len(revised)
+        self._correct_firsts(place, stop)
+        self._correct_last_sign(place, stop)
+        return revised
 
     def reject(self, entry: HistoryEntry) -> HistoryEntry:
         """Reject a callback that the session has no room for; return it."""
@@ -287,7 +291,8 @@ class History:
         """Fold one callback; return the core after it."""
         entry.before = before
         entry.outcome, after, sums = step(before, entry.facts)
-        self._add(sums, 1)
+        if sums:
+            self._add(sums, 1)
         return after
 
     def _add(self, sums: Sequence[Sum], sign: int) -> None:
@@ -354,13 +359,12 @@ class History:
                     self._last_sign = entry.key
                     break
 
-    def _show_last_event(self) -> None:
+    def _show(self) -> None:
+        """Show the core and the last sign of life in the session."""
+        session, core = self.session, self._core
         if self._last_sign is not _EARLIEST:
             # A SessionBegin stands in the order before its own time.
-            self.session.last_event_at = max(self._last_sign[0], self.session.begun_at or 0)
-
-    def _show_core(self) -> None:
-        session, core = self.session, self._core
+            session.last_event_at = max(self._last_sign[0], session.begun_at or 0)
         session.state = core.state
         session.end_reason = core.end_reason
         session.agent_id = core.agent_id

@@ -6,9 +6,10 @@ published in the feed. At the end of the batch the sessions and the progress are
 Deterministic: what is written depends on the entries alone, not on how they are cut into batches.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from hashlib import blake2b
+from operator import attrgetter
 from struct import Struct
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from service import records
 from service.arrival import Arrival, arrival_of
 from service.history import LIMITS, History, HistoryEntry, Limits, Usage
 from service.positions import position_of
-from service.session import Reason, Session
+from service.session import Reason
 from service.session_cache import CachedSession, SessionCache
 from service.view.progress import Progress
 from service.view.store import fingerprint
@@ -42,7 +43,8 @@ from service.view.writer import (
 PUBLISHED = 4
 """The work of publishing a callback again, when folding it again is 1."""
 
-_TOO_LONG = Reason.SESSION_TOO_LONG  # Enum members are slow to look up in Python 3.11
+# Enum members are slow to look up in Python 3.11.
+_TOO_LONG, _NEW, _CALLBACK = Reason.SESSION_TOO_LONG, State.NEW, Kind.CALLBACK
 
 log = structlog.get_logger()
 
@@ -119,7 +121,7 @@ class Projection:
         if self._failed:
             raise AssertionError("a projection must not be used after an error")
         self._failed = True  # until all of it has succeeded
-        arrivals = [self._arrival_of(entry) for entry in entries]
+        arrivals = list(map(self._arrival_of if self._decoded else arrival_of, entries))
         with self._writer.transaction(in_background=behind_since is not None):
             taken = self._take_all(arrivals)
             self._flush()
@@ -156,7 +158,7 @@ class Projection:
 
     def _take(self, arrival: Arrival) -> None:
         entry, callback = arrival.entry, arrival.callback
-        if entry.kind != Kind.CALLBACK:
+        if entry.kind != _CALLBACK:
             log.error("entry_of_unknown_kind", revision=entry.revision, kind=entry.kind)
         elif self._any_refused and self._writer.is_refused(entry.id):
             self._repetitions += 1
@@ -182,10 +184,12 @@ class Projection:
             return
         session.first_revision = session.first_revision or callback.revision
         session.revision = callback.revision
-        if not session.number and history.session.state is not State.NEW:
+        if not session.number and history.session.state is not _NEW:
             session.number = callback.revision
         self._publish(arrival, session, changed)
-        _measure_lateness(callback, history.session)
+        late = (history.session.last_event_at or 0) - callback.facts.event_time
+        if late > 0:
+            LATE.observe(late / 1000)
         self._work += history.usage.redone - redone
         if not session.is_full and history.usage.is_used_up(self._limits):
             self._close(session)
@@ -210,7 +214,8 @@ class Projection:
         """Read a session from the view; none of its rows is waiting."""
         session = CachedSession(key, History(), records.SessionMessage(*key))
         if saved := self._writer.load_session(key):
-            session.first_revision, session.number, session.is_full, fold = saved
+            session.first_revision, session.number, session.is_full, fold, before = saved
+            session.saved_place = before
             session.saved_key = session.key_row()
             if fold:
                 session.history = History.restore(fold)
@@ -257,16 +262,18 @@ class Projection:
                 self._writer.add_rejection(row.position, row.event_revision)
             elif row.revised:
                 self._writer.drop_rejection(row.event_revision)
-            if row.revised == REVISED:
-                RECORDS_REVISED.values[()] += 1
+        for (revised, *labels), count in Counter(map(_COUNTED_BY, self._rows)).items():
+            if revised == REVISED:
+                RECORDS_REVISED.values[()] += count
             else:
-                RECORDS.values[_labels(row.sdk_app_id, row.verdict, row.reason)] += 1
+                RECORDS.values[_labels(*labels)] += count
         self._rows.clear()
 
     def _save_sessions(self) -> None:
         keys: list[SavedKey] = []
         moved: list[SessionRow] = []
         stayed: list[SessionRow] = []
+        counts: Counter[tuple[int, int]] = Counter()
         for name in sorted(self._sessions):
             session = self._sessions[name]
             if not session.revision:
@@ -279,9 +286,13 @@ class Projection:
                 row = session.row(session.number)
                 before, session.saved_place = session.saved_place, place(row)
                 (stayed if before == session.saved_place else moved).append(row)
+                counts[row.sdk_app_id, row.state] += 1
+                if before:
+                    counts[row.sdk_app_id, before[0]] -= 1
         self._writer.save_keys(keys)
         self._writer.save_sessions(moved)
         self._writer.save_sessions_in_place(stayed)
+        self._writer.count_sessions(counts)
 
     def _close(self, session: CachedSession) -> None:
         """Store the ids of a full session, so that repetitions are recognised without it."""
@@ -335,31 +346,27 @@ class Projection:
         self.progress = progress
 
 
-@cache
+_COUNTED_BY = attrgetter("revised", "sdk_app_id", "verdict", "reason")
+
+
 def _labels(sdk_app_id: int, verdict: int, reason: int) -> tuple[str, str, str]:
-    """Return the labels of a record; there are few combinations."""
+    """Return the labels of a record."""
     verdicts: dict[int, str] = {n: each.name.lower() for each, n in records.VERDICTS.items()}
     reasons: dict[int, str] = {n: each.name.lower() for each, n in records.REASONS.items()}
     return str(sdk_app_id), verdicts[verdict], reasons[reason] if reason else ""
-
-
-def _measure_lateness(callback: HistoryEntry, session: Session) -> None:
-    late = (session.last_event_at or 0) - callback.facts.event_time
-    if late > 0:
-        LATE.observe(late / 1000)
 
 
 DIGEST_BYTES = 32
 DIGESTS = 1 << 8 * DIGEST_BYTES
 
 _LENGTHS = Struct(">QI")
+_EMPTY = blake2b(digest_size=DIGEST_BYTES)
 
 
 def row_hash(position: int, record: bytes, session: bytes | None) -> int:
     """Hash a row of the feed. The feed's digest is the sum of these, mod `DIGESTS`."""
-    digest = blake2b(_LENGTHS.pack(position, len(record)), digest_size=DIGEST_BYTES)
-    digest.update(record)
-    digest.update(session or b"")
+    digest = _EMPTY.copy()  # made faster than a new one
+    digest.update(b"".join((_LENGTHS.pack(position, len(record)), record, session or b"")))
     return int.from_bytes(digest.digest())
 
 
@@ -375,7 +382,7 @@ def _row(
     """Make a row of the feed; `stored` are the facts that the fold needs."""
     facts, revision = callback.facts, session.revision
     now = session.history.session.state
-    fields = records.verdict_fields(callback.outcome, facts.event, now)
+    fields = records.verdict_fields(callback.outcome, facts.event, now, ordinal > 0)
     callback.verdicts |= 1 << fields.verdict
     record = records.record(fields, revision, ordinal)
     return FeedRow(
@@ -401,7 +408,7 @@ def _row(
 def _malformed_row(arrival: Arrival) -> FeedRow:
     revision = arrival.entry.revision
     fields = records.malformed_fields(arrival.problem)
-    record = records.record(fields, revision, 0)
+    record = records.record(fields, revision)
     return FeedRow(
         position=position_of(revision),
         event_revision=revision,

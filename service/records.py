@@ -5,8 +5,8 @@ no message here may have a map: protobuf writes its entries in any order. A reco
 its session are written one by one; their bytes are joined, as protobuf allows.
 """
 
-from collections.abc import Callable
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import compress
 from operator import is_not
 from typing import Any
@@ -98,8 +98,10 @@ _WITH_MESSAGE = carriers(Field.MESSAGE)
 
 
 @lru_cache(CACHED)
-def verdict_fields(outcome: Outcome, event: str, session_state: State) -> event_pb2.SessionRecord:
-    """Make the fields of a record that depend on its outcome, of an event as Desk spells it.
+def verdict_fields(
+    outcome: Outcome, event: str, session_state: State, revised: bool
+) -> event_pb2.SessionRecord:
+    """Make the fields of a record but for its position, of an event as Desk spells it.
 
     The message is cached. Records of the same outcome share it: only `record` may change it.
     """
@@ -110,6 +112,7 @@ def verdict_fields(outcome: Outcome, event: str, session_state: State) -> event_
         state_before=STATES[outcome.before],
         state_after=STATES[outcome.after],
         session_state=STATES[session_state],
+        revised=revised,
     )
 
 
@@ -122,18 +125,18 @@ def malformed_fields(problem: str) -> event_pb2.SessionRecord:
     )
 
 
-def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int) -> bytes:
+def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int = 0) -> bytes:
     """Write a record without its event, at its position in the feed."""
     fields.revision = revision
-    fields.ordinal = ordinal
-    fields.revised = ordinal > 0
+    if fields.revised:
+        fields.ordinal = ordinal
     return fields.SerializeToString()
 
 
 _FIELDS = session_pb2.Session.DESCRIPTOR.fields_by_name
 _NUMBERS: dict[str, dict[Any, Any]] = {"state": STATES, "end_reason": END_REASONS}
 
-Show = Callable[[session_pb2.Session, Session], None]
+Show = Callable[[session_pb2.Session, str, Any], None]
 """Sets one field of a session as it is shown to its value in the fold's session."""
 
 
@@ -141,32 +144,25 @@ def _show(name: str) -> Show:
     """Return the function for the field with this name."""
     field = _FIELDS[name]
     if field.message_type is not None:
-        return partial(_show_time, name)
+        return _show_time
     if field.is_repeated:
-        return partial(_show_list, name)
-    return partial(_show_number, name, _NUMBERS[name]) if name in _NUMBERS else partial(_copy, name)
+        return _show_list
+    return _show_number if name in _NUMBERS else setattr
 
 
-def _show_time(name: str, shown: session_pb2.Session, session: Session) -> None:
-    value = getattr(session, name)
+def _show_time(shown: session_pb2.Session, name: str, value: int | None) -> None:
     if value is None:
         shown.ClearField(name)  # type: ignore[arg-type]
     else:
         set_time(getattr(shown, name), value)
 
 
-def _show_list(name: str, shown: session_pb2.Session, session: Session) -> None:
-    getattr(shown, name)[:] = getattr(session, name)
+def _show_list(shown: session_pb2.Session, name: str, value: Sequence[str]) -> None:
+    getattr(shown, name)[:] = value
 
 
-def _show_number(
-    name: str, numbers: dict[Any, Any], shown: session_pb2.Session, session: Session
-) -> None:
-    setattr(shown, name, numbers[getattr(session, name)])
-
-
-def _copy(name: str, shown: session_pb2.Session, session: Session) -> None:
-    setattr(shown, name, getattr(session, name))
+def _show_number(shown: session_pb2.Session, name: str, value: State | EndReason) -> None:
+    setattr(shown, name, _NUMBERS[name][value])
 
 
 DERIVED = {
@@ -180,10 +176,10 @@ DERIVED = {
 _NEW = astuple(Session())
 _HAVE_TEXT = [type(value) in (str, tuple) for value in _NEW]
 _SHOWN_BY = [
-    [_show(each) for each in _FIELDS if each == name or name in DERIVED.get(each, ())]
+    [(each, _show(each)) for each in _FIELDS if each == name or name in DERIVED.get(each, ())]
     for name in Session.__struct_fields__
 ]
-"""By field of the fold's session, in order: the functions for the fields that show it."""
+"""By field of the fold's session, in order: the fields that show it, and their functions."""
 _INDEXES = range(len(_SHOWN_BY))
 
 REPLACED = 8
@@ -208,9 +204,10 @@ class SessionMessage:
         """Show `session` as it is after `revision`, the last one that belongs to it."""
         shown, now = self._message, astuple(session)
         for index in compress(_INDEXES, map(is_not, now, self._shown)):
-            self._replaced += _HAVE_TEXT[index]
-            for show in _SHOWN_BY[index]:
-                show(shown, session)
+            if _HAVE_TEXT[index]:
+                self._replaced += 1
+            for name, show in _SHOWN_BY[index]:
+                show(shown, name, getattr(session, name))
         self._shown = now
         shown.revision = revision
         self.bytes = shown.SerializeToString()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from desk.v1.event_pb2 import SessionRecord
 from google.protobuf.message import DecodeError
 
-from journal.damage import Damage, changed, faults
+from journal.damage import Damage, faults
 from journal.entry import DAMAGED, Entry
 from service.arrival import arrival_of
 from service.positions import ORDINAL_BITS, revision_of
@@ -27,7 +27,8 @@ OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
 ENTRIES = f"SELECT record FROM feed WHERE {OWN} ORDER BY position"  # noqa: S608
 FEED = """
-SELECT position, record, session, facts, sdk_app_id, session_id, type, verdict, reason
+SELECT position, record, session, facts, event_revision, sdk_app_id, session_id, type, verdict,
+    reason, client_user_id, channel_type
 FROM feed ORDER BY position
 """
 OTHER_SESSIONS = """
@@ -43,7 +44,7 @@ revision_of_entry = attrgetter("revision")
 
 
 def entries_of(view: Path) -> Iterator[Entry]:
-    """Read the entries that a view was made of, but for those that were damaged already.
+    """Read the entries that a view was made of, also those that were damaged already.
 
     Raises:
         ViewError: the view cannot be read.
@@ -52,7 +53,7 @@ def entries_of(view: Path) -> Iterator[Entry]:
         for (record,) in db.execute(ENTRIES):
             made = _parsed(record)
             entry = made and _entry(made)
-            if entry and not changed(entry):
+            if entry:
                 yield entry
 
 
@@ -134,7 +135,10 @@ def _problem(record: bytes, facts: bytes | None, columns: list[object], entry: E
 
 def _columns(made: SessionRecord) -> list[object]:
     event = made.event
-    return [event.sdk_app_id, event.session_id, event.type, made.verdict, made.rejection_reason]
+    return [
+        *(event.revision, event.sdk_app_id, event.session_id, event.type),
+        *(made.verdict, made.rejection_reason, event.client_user_id, event.channel_type),
+    ]
 
 
 def _parsed(record: bytes) -> SessionRecord | None:

@@ -172,10 +172,9 @@ FIRSTS = (
 """Fields of `Session` that have the first value in time order that a callback offers."""
 
 # In Python 3.11, looking a member up in its class calls a function.
-_NEW, _QUEUED, _CLOSING = State.NEW, State.QUEUED, State.CLOSING
+_NEW, _QUEUED, _CLOSING, _ENDED = State.NEW, State.QUEUED, State.CLOSING, State.ENDED
 _ACCEPTED, _REJECTED, _UNRECOGNISED = Verdict.ACCEPTED, Verdict.REJECTED, Verdict.UNRECOGNISED
 _NO_REASON = Reason.UNSPECIFIED
-_EVENTS = {event.value: event for event in EventType}
 _WITH_AGENT_ID, _WITH_PREVIOUS_AGENT = carriers(Field.AGENT), carriers(Field.PREVIOUS_AGENT)
 _REPLIES = {event for event in EventType if event.row.effect is Effect.AGENT_MESSAGE}
 _REJECTION: Sequence[Sum] = (("rejected_events", 1),)
@@ -201,20 +200,19 @@ def without_message(callback: Callback, identity: bytes) -> Facts:
 
 def step(core: Core, facts: Facts) -> Step:
     """Apply the next callback in time order; `core` is not changed."""
-    before = core.state
-    event = _EVENTS.get(facts.event)
-    if event is None:
+    before, event = core.state, facts.event
+    if event not in _EFFECTS:
         return Outcome(_UNRECOGNISED, _NO_REASON, before, before), core, ()
-    after = destination(core, event, facts)
-    if after is None:
+    outcome = accepted(core, facts)
+    if outcome is None:
         return Outcome(_REJECTED, _reason(before, event), before, before), core, _REJECTION
-    following = replace(core, state=after)
+    following = replace(core, state=outcome.after)
     sums: list[Sum] = []
-    if after is not before:
+    if outcome.after is not before:
         _move(following, before, facts.event_time, sums)
     if (apply := _EFFECTS[event]) is not None:
         apply(following, facts, sums)
-    return Outcome(_ACCEPTED, _NO_REASON, before, after), following, sums
+    return outcome, following, sums
 
 
 def too_long(core: Core) -> Outcome:
@@ -222,16 +220,16 @@ def too_long(core: Core) -> Outcome:
     return Outcome(_REJECTED, Reason.SESSION_TOO_LONG, core.state, core.state)
 
 
-def destination(core: Core, event: EventType, facts: Facts) -> State | None:
-    """Return the state that `event` leads to; None if it is impossible in the present one."""
-    step = _STEPS.get((event, core.state))
+def accepted(core: Core, facts: Facts) -> Outcome | None:
+    """Return the outcome of an event; None if it is impossible in the present state."""
+    step = _STEPS.get((facts.event, core.state))
     if step is None:
         return None
-    after, checks = step
+    outcome, checks = step
     for check in checks:
         if not check(core, facts):
             return None
-    return after
+    return outcome
 
 
 def offers(outcome: Outcome, facts: Facts) -> list[tuple[str, int | str]]:
@@ -280,12 +278,12 @@ _SENTENCES = {
 }
 
 
-def _reason(state: State, event: EventType) -> Reason:
-    if state is State.NEW:
+def _reason(state: State, event: str) -> Reason:
+    if state is _NEW:
         return Reason.NOT_BEGUN
-    if event is EventType.SESSION_BEGIN:
+    if event == EventType.SESSION_BEGIN:
         return Reason.ALREADY_BEGUN
-    return Reason.AFTER_END if state is State.ENDED else Reason.IMPOSSIBLE_IN_STATE
+    return Reason.AFTER_END if state is _ENDED else Reason.IMPOSSIBLE_IN_STATE
 
 
 def _move(core: Core, before: State, now: int, sums: list[Sum]) -> None:
@@ -378,7 +376,7 @@ def _function(effect: Effect | EndReason | None) -> Apply | None:
     return None if effect is None else _FUNCTIONS[effect]
 
 
-_EFFECTS = {event: _function(event.row.effect) for event in EventType}
+_EFFECTS: dict[str, Apply | None] = {event: _function(event.row.effect) for event in EventType}
 
 _CHECKS: Mapping[Guard, machine.Check] = {
     Guard.AGENT_CONTACTED_USER: lambda core, facts: core.agent_initiated or facts.is_contact_user,
@@ -386,4 +384,8 @@ _CHECKS: Mapping[Guard, machine.Check] = {
 }
 
 MACHINE = machine.build(_CHECKS)
-_STEPS = machine.compiled(MACHINE)
+_STEPS = {
+    (event, before): (Outcome(_ACCEPTED, _NO_REASON, State(before), after), checks)
+    for (event, before), (after, checks) in machine.compiled(MACHINE).items()
+}
+"""By event and state: the outcome, and the checks that must all pass."""

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -96,7 +97,7 @@ def restore(file: BinaryIO, yes: bool) -> None:
                 journal_backup.receive(file, _size(file), copy, report)
                 journal_backup.make_another(copy, name=file.name)
                 content = journal_backup.verify(copy, report, name=file.name)
-            _say_what_is_lost(journal, copy, yes=yes)
+            _say_what_is_lost(journal, copy, content, yes=yes)
             journal_backup.sync(copy)
             journal_backup.put_in_place(copy, journal)
             delete_views(journal.parent)
@@ -104,27 +105,32 @@ def restore(file: BinaryIO, yes: bool) -> None:
     _exit_if_damaged(content)
 
 
-def _say_what_is_lost(journal: Path, copy: Path, *, yes: bool) -> None:
+def _say_what_is_lost(journal: Path, copy: Path, content: Content, *, yes: bool) -> None:
     """Compare the present journal with what replaces it; end here unless that may be lost."""
-    if not journal.exists():
-        return
-    try:
-        lost = journal_backup.loss(journal, copy)
-    except JournalError as error:
-        text = f"what only the present journal has cannot be told ({error_text(error)})"
-    else:
-        if not lost.entries:
-            return
-        text = (
-            f"{count_of(lost.entries, 'callback')} of the present journal, received from "
-            f"{time_of(lost.since)} on, revisions {lost.first} to {lost.last}: not in the backup"
-        )
-    click.echo(f"lost: {text}", err=True)
-    if yes:
+    lost = list(_losses(journal, copy, content)) if journal.exists() else []
+    for text in lost:
+        click.echo(f"lost: {text}", err=True)
+    if yes or not lost:
         return
     if not sys.stdin.isatty():
         fail("nothing was changed; --yes restores all the same")
     click.confirm("Restore all the same?", abort=True, err=True)
+
+
+def _losses(journal: Path, copy: Path, content: Content) -> Iterator[str]:
+    try:
+        lost = journal_backup.loss(journal, copy)
+    except JournalError as error:
+        yield f"what only the present journal has cannot be told ({error_text(error)})"
+    else:
+        if lost.entries:
+            yield (
+                f"{count_of(lost.entries, 'callback')} of the present journal, received from "
+                f"{time_of(lost.since)} on, revisions {lost.first} to {lost.last}: "
+                "not in the backup"
+            )
+    if content.damages:
+        yield f"{count_of(len(content.damages), 'part')} of the backup, which is damaged"
 
 
 def _size(file: BinaryIO) -> int:

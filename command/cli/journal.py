@@ -27,12 +27,15 @@ from command.cli.offline import (
 )
 from journal import backup, sqlite_format
 from journal.damage import Damage, changed, damages, faults, header_faults, scan
-from journal.entry import DAMAGED, MAX_INTEGER, Entry
+from journal.entry import DAMAGED, MAX_INTEGER, Entry, validate
 from journal.errors import JournalError
 from journal.sqlite_file import connect_to_read, map_errors
 from service import recovery
 from service.view.errors import ViewError, sqlite_errors
 from service.view.store import locate, open_reader
+
+MAX_PROBLEM = 200
+"""Characters of the reason for which a line is no entry."""
 
 COUNT = "SELECT count(*) FROM entries WHERE revision BETWEEN ? AND ?"
 
@@ -119,7 +122,7 @@ def restore(from_view: bool, view: Path | None) -> None:
 
     Gateway and service must be stopped. The damaged file is kept beside the new one. Entries keep
     their revisions. The journal gets a new id, so that clients that resume start over. Exit code 1
-    if entries are lost, or if none can be rebuilt.
+    if entries are lost or damaged, or if none can be rebuilt.
     """
     with journal_file() as path:
         become_owner(path.parent)
@@ -134,8 +137,8 @@ def restore(from_view: bool, view: Path | None) -> None:
         f"rebuilt {_number(content)} up to revision {content.head}, with {source.name}",
         err=True,
     )
-    list_damages(lost)
-    sys.exit(bool(lost))
+    list_damages([*content.damages, *lost])
+    sys.exit(bool(content.damages or lost))
 
 
 @contextmanager
@@ -235,12 +238,24 @@ def _number(content: backup.Content) -> str:
 
 @contextmanager
 def _output(file: str) -> Iterator[TextIO]:
-    if file == "-":
-        yield sys.stdout
-        return
-    descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as output:
-        yield output
+    try:
+        if file == "-":
+            yield sys.stdout
+            return
+        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with _deleted_on_error(Path(file)), open(descriptor, "w", encoding="utf-8") as output:
+            yield output
+    except OSError as error:
+        fail(f"{'stdout' if file == '-' else file}: {error.strerror}")
+
+
+@contextmanager
+def _deleted_on_error(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        file.unlink()
+        raise
 
 
 def _document(entry: Entry) -> dict[str, Any]:
@@ -267,6 +282,9 @@ def _entry(numbered: tuple[int, str]) -> Entry:
             body.encode() if body is not None else base64.b64decode(document.pop("body_base64"))
         )
         document["id"] = bytes.fromhex(document["id"])
-        return msgspec.convert(document, Entry)
+        entry = msgspec.convert(document, Entry)
+        validate(entry)
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"line {number} is no entry: {type(error).__name__}") from None
+        problem = f"{type(error).__name__}: {error}"[:MAX_PROBLEM]
+        raise ValueError(f"line {number} is no entry: {problem}") from None
+    return entry

@@ -1,8 +1,10 @@
 """`desk keys`: the clients file and its API keys. Works on the file; asks no service."""
 
+import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -14,7 +16,6 @@ from command.cli.connection import FAILED, CallFailed
 from command.endpoints import setting
 from service.clients import (
     Client,
-    ClientsProblem,
     Scope,
     digest_of,
     id_of,
@@ -25,6 +26,7 @@ from service.clients import (
     read_text,
 )
 from simulator.words import count_of
+from storage.changes import FileProblem
 
 SOON = 30
 """Days before its end in which `desk keys check` mentions a key."""
@@ -93,12 +95,13 @@ def create(
     if not_after:
         entry["not_after"] = not_after.date()
     new = {"name": name, "apps": "*" if all_apps else list(apps), "scopes": list(scopes)}
-    try:
-        text = _with_key(read_text(path) if path.exists() else "", new, entry)
-        parse(text)
-    except ClientsProblem as problem:
-        raise CallFailed(f"{path}: {problem}", FAILED) from None
-    _write(path, text)
+    with _locked(path.resolve().parent):
+        try:
+            text = _with_key(read_text(path) if path.exists() else "", new, entry)
+            parse(text)
+        except FileProblem as problem:
+            raise CallFailed(f"{path}: {problem}", FAILED) from None
+        _write(path, text)
     click.echo(key)
     click.echo(f"desk: key {key_id} of {name}, shown this once; {path} has its hash", err=True)
 
@@ -147,21 +150,22 @@ def _end(key_id: str, not_after: date, today: date) -> str:
 
 def _owner(clients: tuple[Client, ...], key_file: Path, today: date) -> str:
     key = key_file.read_text(errors="replace").strip()
-    if id_of(key) is None:
+    key_id = id_of(key)
+    if key_id is None:
         raise CallFailed(f"{key_file} has no key: wrong form or checksum", FAILED)
     for client in clients:
         for known in client.keys:
-            if known.sha256 == digest_of(key):
+            if (known.id, known.sha256) == (key_id, digest_of(key)):
                 if known.not_after and known.not_after < today:
                     raise CallFailed(_end(known.id, known.not_after, today), FAILED)
                 return client.name
-    raise CallFailed(f"the key {id_of(key)} in {key_file} is of no client", FAILED)
+    raise CallFailed(f"the key {key_id} in {key_file} is of no client", FAILED)
 
 
 def _read(path: Path) -> tuple[Client, ...]:
     try:
         return read_clients(path)
-    except ClientsProblem as problem:
+    except FileProblem as problem:
         raise CallFailed(str(problem), FAILED) from None
 
 
@@ -184,6 +188,17 @@ def _with_key(text: str, new: dict[str, Any], entry: dict[str, Any]) -> str:
     inline.update(entry)
     client.setdefault("keys", tomlkit.array().multiline(multiline=True)).append(inline)
     return tomlkit.dumps(document)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let other commands wait that would change a file in a folder at the same time."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: Path, text: str) -> None:

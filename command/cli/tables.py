@@ -23,7 +23,8 @@ from command.cli.output import (
     print_fields,
     time_text,
 )
-from command.cli.rows import Column, Layout, Output, Value, cell_text
+from command.cli.printers import Column, Layout, Value, cell_text
+from command.cli.rows import Output
 from simulator.words import count_of
 
 SHORT_ID = 8

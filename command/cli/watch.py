@@ -18,7 +18,8 @@ from desk.v1.event_pb2 import SessionRecord, Verdict
 from command.cli.connection import FAILED, CallFailed, client_command
 from command.cli.filters import VERDICT, event_filter, event_options
 from command.cli.parameters import time_zone_option
-from command.cli.rows import Output, Printer, mask_options, row_options, terminal_width
+from command.cli.printers import Printer, terminal_width
+from command.cli.rows import Output, mask_options, row_options
 from command.cli.tables import FEED, clock_text, exact_text
 
 VERDICTS = "Verdict, such as REJECTED. Default: every verdict but REJECTED."

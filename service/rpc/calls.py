@@ -15,8 +15,9 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from service.rpc.access import Access, Gate, Grant, GrantedBehaviour, Reduce
+from service.rpc.access import Gate, GrantedBehaviour, Reduce
 from service.rpc.errors import Behaviour, CallRefused, ErrorReason, abort, log_error, map_errors
+from service.rpc.grants import Grant, Grants
 from service.rpc.limits import Quota, Quotas, caller_of
 from service.rpc.measurement import Measurement
 
@@ -32,6 +33,7 @@ class Call:
 
     Attributes:
         caller: the client's address.
+        apps: those that it may read; None = all.
         reduce: leaves out of an answer what the client may not read or does not want.
         abort: ends the call with a status.
         time_remaining: seconds until the deadline; None without one.
@@ -40,12 +42,14 @@ class Call:
     def __init__(
         self,
         context: Any,
+        apps: frozenset[int] | None,
         reduce: Reduce,
         quota: Quota,
         waiters: Quota,
         count_sent: Callable[[], None],
     ) -> None:
         self.caller = caller_of(context.peer())
+        self.apps = apps
         self.reduce = reduce
         self._write: Callable[[bytes], Awaitable[None]] = context.write
         self._count_sent = count_sent
@@ -85,17 +89,17 @@ class Handler:
         answer: the servicer's method. `await answer(request, call)` returns the answer, or writes
             a stream of them; where requests are a stream, `answer(requests, call)` iterates.
         quotas: of the worker.
-        access: says who may call it.
+        grants: of those who may call it.
     """
 
     def __init__(
-        self, method: MethodDescriptor, answer: Any, quotas: Quotas, access: Access
+        self, method: MethodDescriptor, answer: Any, quotas: Quotas, grants: Grants
     ) -> None:
         self._method = method
         self._request: Any = GetMessageClass(method.input_type)
         self._answer = answer
         self._quotas = quotas
-        self._gate = Gate(access, method)
+        self._gate = Gate(grants, method)
         self._measurement = Measurement(method)
 
     def registered(self) -> Any:
@@ -133,7 +137,7 @@ class Handler:
         quota = self._quotas.of(self._method)
         reduce = self._gate.reducer(grant)
         count_sent = self._measurement.count_sent
-        call = Call(context, reduce, quota, self._quotas.waiters, count_sent)
+        call = Call(context, grant.apps, reduce, quota, self._quotas.waiters, count_sent)
         _take(quota, call.caller, context)
         return call
 

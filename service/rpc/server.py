@@ -19,11 +19,11 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
 from metrics.definitions import CERTIFICATE_NOT_AFTER, STREAMS_OPEN
-from service.clients import ClientsFile
-from service.rpc.access import Access
+from service.clients import Clients
 from service.rpc.calls import Handler
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.event_service import EventService
+from service.rpc.grants import Grants
 from service.rpc.health import Health
 from service.rpc.limits import Limits, Quotas
 from service.rpc.live_feed import LiveFeed, ViewReplaced
@@ -96,7 +96,7 @@ async def serve(
     stop: asyncio.Event,
     on_ready: OnReady,
     tls: Tls | None = None,
-    clients: ClientsFile | None = None,
+    clients: Clients | None = None,
     limits: Limits = Limits(),  # noqa: B008 -- frozen
 ) -> None:
     """Serve a view until `stop` is set, then drain and return.
@@ -118,10 +118,10 @@ async def serve(
     Raises:
         RuntimeError: the address cannot be bound.
     """
-    while True:
-        if not await _is_complete(view_path, stop, within=BUILT_WITHIN):
-            access = Access(clients, sdk_app_ids, encrypted=tls is not None)
-            async with _refusing(view_path, address, tls, access, Quotas(limits)) as port:
+    while not stop.is_set():
+        if not await _is_complete(view_path, stop, within=BUILT_WITHIN) and not stop.is_set():
+            grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
+            async with _refusing(view_path, address, tls, grants, Quotas(limits)) as port:
                 address = f"{address.rpartition(':')[0]}:{port}"  # the same one, if any would do
                 await _is_complete(view_path, stop)
         if stop.is_set():
@@ -131,8 +131,8 @@ async def serve(
         try:
             apps, quotas = Apps(sdk_app_ids), Quotas(limits)
             outside = Outside(journal_backlog, journal_size, silent_processes)
-            access = Access(clients, sdk_app_ids, encrypted=tls is not None)
-            await _serve(readers, address, tls, access, apps, outside, quotas, stop, on_ready)
+            grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
+            await _serve(readers, address, tls, grants, apps, outside, quotas, stop, on_ready)
         except ViewReplaced:
             # The follower has started anew: with another journal, or because the file was damaged.
             _log.warning("rpc_view_replaced")
@@ -167,16 +167,16 @@ async def _is_complete(path: Path, stop: asyncio.Event, *, within: float = inf) 
 
 @asynccontextmanager
 async def _refusing(
-    view: Path, address: str, tls: Tls | None, access: Access, quotas: Quotas
+    view: Path, address: str, tls: Tls | None, grants: Grants, quotas: Quotas
 ) -> AsyncIterator[int]:
     """Answer every call with how far the view has come; gives the port."""
     health = Health(("", *SERVICES))
     await health.report(serving=False)
-    server = _server(quotas, access, (*[NotReady(view)] * len(SERVICES), health))
+    server = _server(quotas, grants, (*[NotReady(view)] * len(SERVICES), health))
     port = _bind(server, address, tls)
     await server.start()
     _log.info("rpc_waiting_for_view", port=port)
-    following = asyncio.create_task(access.follow())
+    following = asyncio.create_task(grants.follow())
     try:
         yield port
     finally:
@@ -189,7 +189,7 @@ async def _serve(
     readers: Readers,
     address: str,
     tls: Tls | None,
-    access: Access,
+    grants: Grants,
     apps: Apps,
     outside: Outside,
     quotas: Quotas,
@@ -201,13 +201,13 @@ async def _serve(
         STREAMS_OPEN.read_number(lambda: feed.subscribers)
         with closing(StatusService(readers, feed, apps, outside)) as status:
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
-            server = _server(quotas, access, (sessions, events, status, health))
+            server = _server(quotas, grants, (sessions, events, status, health))
             port = _bind(server, address, tls)
             CERTIFICATE_NOT_AFTER.read_number(lambda: tls.ends_at if tls else None)
             guard = _guard(readers, feed, health, outside.silent_processes)
             work = [feed.run(), feed.announce(), guard, stop.wait()]
-            if access.clients:
-                work.append(access.follow())
+            if grants.clients:
+                work.append(grants.follow())
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
                 await health.report(serving=not readers.inline.progress().problem)
@@ -239,7 +239,7 @@ async def _drain(server: grpc.aio.Server, feed: LiveFeed, health: Health) -> Non
     await server.stop(feed.limits.grace_seconds)
 
 
-def _server(quotas: Quotas, access: Access, servicers: Sequence[object]) -> grpc.aio.Server:
+def _server(quotas: Quotas, grants: Grants, servicers: Sequence[object]) -> grpc.aio.Server:
     """Make a server of servicers, in the order of `_DESCRIPTORS`, and of reflection."""
     limits = quotas.limits
     options = {
@@ -256,7 +256,7 @@ def _server(quotas: Quotas, access: Access, servicers: Sequence[object]) -> grpc
         # As generated code does, but with our handlers.
         handlers = {
             method.name: Handler(
-                method, getattr(servicer, method.name), quotas, access
+                method, getattr(servicer, method.name), quotas, grants
             ).registered()
             for method in service.methods
         }
@@ -280,11 +280,14 @@ async def _guard(
         await asyncio.sleep(feed.limits.guard_seconds)
         if opened.replaced_by(DatabaseFiles.at(readers.path)):
             raise ViewReplaced
-        with suppress(ViewError):
+        try:
             progress = readers.inline.progress()
-            if progress.journal_id != feed.journal_id:
-                raise ViewReplaced
-            await health.report(serving=not (progress.problem or silent_processes()))
+        except ViewError:
+            await health.report(serving=False)
+            continue
+        if progress.journal_id != feed.journal_id:
+            raise ViewReplaced
+        await health.report(serving=not (progress.problem or silent_processes()))
 
 
 def affordable_connections() -> int:

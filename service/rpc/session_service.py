@@ -13,7 +13,7 @@ from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.rpc.explanation import Explanations
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
-from service.rpc.requests import MAX_PAGE, Apps, Key, checking
+from service.rpc.requests import MAX_PAGE, MAX_VALUES, Apps, Key, checking
 from service.rpc.revisions import await_revision
 from service.rpc.waiters import Seen, StateWaiter
 from service.view import index_pages
@@ -43,7 +43,7 @@ class SessionService:
         else:
             found = self._readers.inline.now(*key)
         if found.session is None:
-            raise self._not_found(key, revision)
+            raise self._not_found(key, revision, call)
         header = responses.header(found.journal_id, found.revision)
         return responses.answer(header, [found.session], pb.GetSessionResponse())
 
@@ -121,10 +121,12 @@ class SessionService:
         header = responses.header(self._feed.journal_id, seen.revision)
         return pb.WaitForStateResponse(header=header, session=seen.session)
 
-    def _not_found(self, key: Key, revision: int) -> CallRefused:
+    def _not_found(self, key: Key, revision: int, call: Call) -> CallRefused:
         if key[0] not in self._apps.ids:
-            sentence = f"no session {quoted(key[1])}: app {key[0]} is not configured here"
-            return CallRefused(ErrorReason.SESSION_NOT_FOUND, sentence)
+            visible = [app for app in self._apps.ids if call.apps is None or app in call.apps]
+            choice = ", ".join(map(str, visible[:MAX_VALUES]))
+            sentence = f"no session {quoted(key[1])}: app {key[0]} is not configured"
+            return CallRefused(ErrorReason.SESSION_NOT_FOUND, f"{sentence}; here: {choice}")
         return reads.not_found(self._readers.inline, key, revision)
 
     def _now(self, key: Key, waiter: StateWaiter) -> Seen | None:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import grpc
 import structlog
 
-from service.certificates import Certificate, CertificateFiles, CertificateProblem
-from storage.changes import PERIOD, Changes
+from service.certificates import Certificate, CertificateFiles
+from storage.changes import PERIOD, Followed
 
 _log = structlog.get_logger()
 
@@ -20,48 +20,43 @@ class Tls:
         period: seconds between two looks at the files.
 
     Raises:
-        CertificateProblem: the files cannot be used.
+        FileProblem: the files cannot be used.
     """
 
     def __init__(self, files: CertificateFiles, *, period: float = PERIOD) -> None:
         self._files = files
         self._lock = threading.Lock()
-        self._changes = Changes(*files.paths(), period=period)
-        self._certificate = files.read()
+        self._certificate = Followed("certificate", files.read, files.paths(), period=period)
+        self._in_use = self._certificate.value
+        self.reload = self._certificate.reload
 
     @property
     def ends_at(self) -> float:
-        """The Unix time at which the certificate ends."""
-        return self._certificate.ends_at
+        """The Unix time at which the certificate ends that the next connection gets."""
+        with self._lock:
+            return self._newest().ends_at
 
     def credentials(self) -> grpc.ServerCredentials:
         """Make the credentials of a port. Clients need a certificate if they have authorities."""
         return grpc.dynamic_ssl_server_credentials(
-            _configuration(self._certificate),
+            _configuration(self._certificate.value),
             self._fetch,  # type: ignore[arg-type]  # None: unchanged
             require_client_authentication=self._files.client_ca is not None,
         )
 
-    def reload(self) -> None:
-        """Read the files again before the next connection. May be called by any thread."""
-        self._changes.request()
-
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Return a new configuration, None if it is unchanged. gRPC calls it in its threads."""
         with self._lock:
-            if not self._changes.found():
+            if self._newest() == self._in_use:
                 return None
-            try:
-                found = self._files.read()
-            except CertificateProblem as problem:
-                _log.error("certificate_not_reloaded", problem=str(problem), still="the old one")
-                return None
-            if found == self._certificate:
-                return None
-            self._certificate = found
-            ends = datetime.fromtimestamp(found.ends_at, UTC).isoformat()
+            self._in_use = self._certificate.value
+            return _configuration(self._in_use)
+
+    def _newest(self) -> Certificate:
+        if self._certificate.refresh():
+            ends = datetime.fromtimestamp(self._certificate.value.ends_at, UTC).isoformat()
             _log.info("certificate_reloaded", file=str(self._files.chain), ends=ends)
-            return _configuration(found)
+        return self._certificate.value
 
 
 def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfiguration:

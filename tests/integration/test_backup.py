@@ -305,6 +305,21 @@ def test_a_restore_that_would_lose_callbacks_says_so_and_needs_a_yes(
     assert bodies(data) == present[:3]
 
 
+def test_a_damaged_backup_does_not_replace_a_journal_without_a_yes(
+    data: Path, tmp_path: Path
+) -> None:
+    assert desk("backup", tmp_path / "b.db", data=data).returncode == 0
+    with closing(sqlite3.connect(tmp_path / "b.db")) as connection, connection:
+        connection.execute("UPDATE entries SET body = x'00' WHERE revision = 2")
+    present = bodies(data)
+    answer = desk("restore", tmp_path / "b.db", data=data)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("lost: 1 part of the backup, which is damaged\n")
+    assert bodies(data) == present
+    assert desk("restore", "--yes", tmp_path / "b.db", data=data).returncode == 1
+    assert bodies(data) == [present[0], b"\0", present[2]]
+
+
 @pytest.mark.parametrize("who", ["gateway", "service"])
 def test_a_restore_is_refused_while_anything_runs(who: str, data: Path, tmp_path: Path) -> None:
     assert desk("backup", tmp_path / "b.db", data=data).returncode == 0

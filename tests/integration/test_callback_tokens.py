@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -64,6 +65,32 @@ def test_a_running_gateway_follows_its_tokens_and_never_switches_the_check_off(t
         assert (post(desk, "new"), desk.post(BEGIN)[0]) == (403, 403)
 
 
+def test_a_gateway_that_is_started_again_reads_its_tokens_again(tmp_path):
+    file = tmp_path / "tokens"
+    put(file, f"{SDK_APP_ID}=old\n")
+    data_dir = tmp_path / "data"
+    with start("gateway", data_dir=data_dir, DESK_CALLBACK_TOKENS_FILE=str(file)) as desk:
+        assert post(desk, "old") == 200
+        put(file, f"{SDK_APP_ID}=new\n")
+        wait_until(lambda: post(desk, "new") == 200)
+        os.kill(gateway_of(desk), signal.SIGKILL)
+        wait_until(lambda: starts(desk) == 2)
+        assert (post(desk, "new"), post(desk, "old")) == (200, 403)
+
+
+def gateway_of(desk):
+    (pid,) = (pid for pid in desk.children() if title_of(pid).startswith(b"desk: gateway"))
+    return pid
+
+
+def title_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def starts(desk):
+    return sum(record["event"] == "process_ready" for record in desk.records)
+
+
 def refusals(desk):
     return sum(record["event"] == "callback_tokens_not_reloaded" for record in desk.records)
 
@@ -92,6 +119,12 @@ def test_a_token_ends_after_its_last_day_without_a_change_of_the_file(environmen
     ]
     assert lines[0]["signatures_not_checked"] == [3]
     assert (lines[1]["tokens"], lines[2]["sdk_app_id"]) == ({1: 1, 2: 0}, 2)
+
+
+def test_the_last_day_of_the_calendar_is_no_error(environment):
+    environment("DESK_SDK_APP_IDS", "1")
+    environment("DESK_CALLBACK_TOKENS", "1=token;until=9999-12-31")
+    assert CallbackTokens(Settings.load()).refresh(0.0) == {1: ("token",)}
 
 
 def test_a_gateway_warns_of_an_app_without_a_token_wherever_it_listens(tmp_path):
@@ -128,6 +161,6 @@ def test_a_running_service_follows_its_clients_and_its_certificate(tmp_path):
         desk.process.send_signal(signal.SIGHUP)
         wait_until(lambda: status(theirs) == 0)
         clients.remove("ours")
-        desk.wait_for(lambda record: record["event"] == "clients_reloaded" and record["changed"])
+        desk.wait_for(lambda record: record["event"] == "clients_reloaded")
         assert status(theirs) == 1
         assert desk.terminate() == 0

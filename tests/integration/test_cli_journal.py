@@ -2,22 +2,28 @@
 
 import json
 import os
+import re
+import resource
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from journal.entry import DAMAGED, Entry, NewEntry
+from journal.errors import Damaged
 from journal.sqlite import SqliteReader, SqliteWriter
 from service.follower import Follower
 from service.view.store import locate
 from tests.support.callbacks import NOON, body, entry
 from tests.support.commands import Answer, invoke
-from tests.support.journals import read_all
-from tests.support.processes import start
+from tests.support.journals import pages, read_all
+from tests.support.processes import environment, start
 from tests.support.views import read
 from tests.support.waiting import eventually
 
@@ -37,13 +43,17 @@ def data(tmp_path: Path) -> Path:
     with closing(SqliteWriter(data / "journal.db")) as journal:
         for number in range(1, ENTRIES + 1):
             journal.append(real_entry(number), timeout=20)
-        stop = threading.Event()
-        thread = threading.Thread(target=Follower(journal, data, idle=0.02).run, args=(stop,))
-        thread.start()
-        eventually(lambda: applied(data) == ENTRIES)
-        stop.set()
-        thread.join(20)
+        follow(journal, data, ENTRIES)
     return data
+
+
+def follow(journal: SqliteWriter, data: Path, revision: int) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=Follower(journal, data, idle=0.02).run, args=(stop,))
+    thread.start()
+    eventually(lambda: applied(data) == revision)
+    stop.set()
+    thread.join(20)
 
 
 def applied(data: Path) -> int:
@@ -74,6 +84,20 @@ def damage_a_page(data: Path, session_id: str) -> None:
     with path.open("r+b") as file:
         file.seek(page * PAGE)
         file.write(b"\xa5" * PAGE)
+
+
+def change_revision(data: Path, entry: Entry, bit: int) -> None:
+    """Change a bit of the number by which SQLite finds an entry, which is below 128."""
+    path = data / "journal.db"
+    content = bytearray(path.read_bytes())
+    # A row: the number, a header that begins with its own length, and then the id.
+    (at,) = (
+        found.start()
+        for found in re.finditer(re.escape(bytes([entry.revision])), content)
+        if content[(end := found.start() + 1 + content[found.end()]) : end + 16] == entry.id
+    )
+    content[at] ^= bit
+    path.write_bytes(content)
 
 
 def test_a_journal_and_a_view_without_damage(data: Path) -> None:
@@ -247,6 +271,40 @@ def test_an_export_and_an_import_overwrite_nothing(data: Path, tmp_path: Path) -
     assert len(entries(data)) == ENTRIES
 
 
+def test_an_export_that_fails_leaves_no_file(data: Path, tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "command", "journal", "export", str(tmp_path / "lines")],
+        env=environment({"DESK_DATA_DIR": str(data)}),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == f"desk: {tmp_path}/lines: File too large\n"
+    assert not (tmp_path / "lines").exists()
+
+
+@pytest.mark.parametrize("bit", [1, 4, 64])
+def test_a_changed_revision_is_found_and_mended_and_nothing_is_read_twice(
+    bit: int, data: Path
+) -> None:
+    before = entries(data)
+    change_revision(data, before[99], bit)
+    answer = desk("check", data=data)
+    assert answer.returncode == 1
+    assert " stands behind " in answer.stdout
+    found: list[Entry] = []
+    with (
+        closing(SqliteReader(data / "journal.db")) as journal,
+        pytest.raises(Damaged, match=" stands behind "),
+    ):
+        found.extend(pages(journal, limit=7))
+    assert found == before[: len(found)]
+    assert desk("restore", "--from-view", data=data).returncode == 0
+    assert entries(data) == before
+
+
 @pytest.mark.parametrize("line", ["", "{", "[]", "{}", "null", '{"revision": 1, "body": 5}'])
 def test_a_line_that_is_no_entry_is_named_and_makes_no_journal(line: str, tmp_path: Path) -> None:
     (tmp_path / "lines").write_text(f"{line}\n")
@@ -304,6 +362,19 @@ def test_what_neither_journal_nor_view_has_is_said_to_be_lost(data: Path) -> Non
     assert answer.returncode == 1
     assert answer.stderr.splitlines()[-1] == f"desk: revision {ENTRIES + 1}: {DAMAGED}"
     assert [each.revision for each in entries(data)] == [*range(1, ENTRIES + 1), ENTRIES + 2]
+
+
+def test_an_entry_that_came_damaged_to_the_view_is_kept_as_it_is(data: Path) -> None:
+    with closing(SqliteWriter(data / "journal.db")) as journal:
+        damaged = structs.replace(real_entry(ENTRIES + 1), body=b"no longer what it was")
+        journal.append(damaged, timeout=20)
+        follow(journal, data, ENTRIES + 1)
+    before = entries(data)
+    (data / "journal.db").unlink()
+    answer = desk("restore", "--from-view", data=data)
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines()[-1] == f"desk: revision {ENTRIES + 1}: {DAMAGED}"
+    assert entries(data) == before
 
 
 def test_a_journal_is_not_rebuilt_while_anything_runs(data: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,14 @@ def test_without_a_file_the_command_names_the_option(file):
     done = run("keys", "list", cwd=file.parent)
     assert done.returncode == 2
     assert "--file" in done.stderr
+
+
+def test_keys_that_are_made_at_the_same_time_are_all_kept(file):
+    def create(number):
+        return keys(file, "create", f"client-{number}", *NEW)[1].strip()
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(create, range(4)))
+    assert sorted(map(id_of, made)) == sorted(
+        key.id for client in read_clients(file) for key in client.keys
+    )

@@ -21,9 +21,11 @@ from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from gateway import limits
 from gateway.answers import Answer
 from gateway.limits import BUDGET, MAX_BODY, MAX_HEAD
+from service.clients import new_key
 from service.rpc import server
 from service.rpc.limits import Limits
 from tests.support import nginx
+from tests.support.clients import Clients
 from tests.support.nginx import RunningNginx
 from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
 
@@ -59,11 +61,31 @@ def proxy(desk: RunningDesk, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def send(
-    proxy: RunningNginx, method: str, target: str, body: bytes = b"", **headers: str
+    proxy: RunningNginx,
+    method: str,
+    target: str,
+    body: bytes = b"",
+    *,
+    source: str = "127.0.0.1",
+    own: str = "",
+    **headers: str,
 ) -> tuple[int, http.client.HTTPMessage, dict[str, Any]]:
-    """Send one request through nginx; return status, headers and the JSON that came."""
+    """Send one request through nginx; return status, headers and the JSON that came.
+
+    Args:
+        proxy: the nginx.
+        method: of the request.
+        target: path and query.
+        body: of the request.
+        source: address to send from.
+        own: name of a certificate to show.
+        headers: of the request.
+    """
+    context, made = proxy.client_context(), proxy.certificates
+    if own:
+        context.load_cert_chain(made.certificate(own), made.key(own))
     connection = http.client.HTTPSConnection(
-        "127.0.0.1", proxy.https, timeout=DEADLINE, context=proxy.client_context()
+        "127.0.0.1", proxy.https, timeout=DEADLINE, context=context, source_address=(source, 0)
     )
     try:
         connection.request(method, target, body, headers)
@@ -179,6 +201,77 @@ def test_what_nginx_refuses_is_answered_as_the_gateway_would(
 
     assert status == expected.status
     assert answer == json.loads(expected.body)
+
+
+def test_with_a_list_of_addresses_no_other_reaches_the_gateway(
+    desk: RunningDesk, tmp_path: Path
+) -> None:
+    listed = {r"#allow .*": "allow 127.0.0.2;", r"#deny .*": "deny all;"}
+    gateway = "{}:{}".format(*desk.http)
+    with nginx.running(tmp_path, gateway=gateway, service=desk.target, edits=listed) as proxy:
+        refused = send(proxy, "POST", query(), b"{}")
+        let_in = send(proxy, "GET", query(), source="127.0.0.2")
+
+    assert (refused[0], refused[2]) == (403, json.loads(Answer.FORBIDDEN.body))
+    assert let_in[0] == 405  # which is the gateway's answer
+
+
+def test_with_an_authority_of_desk_nobody_without_its_certificate_reaches_the_gateway(
+    desk: RunningDesk, tmp_path: Path
+) -> None:
+    mutual = {
+        r"#ssl_client_certificate .*": f"ssl_client_certificate {tmp_path}/authority.crt;",
+        r"#ssl_verify_client .*": "ssl_verify_client on;",
+    }
+    gateway = "{}:{}".format(*desk.http)
+    with nginx.running(tmp_path, gateway=gateway, service=desk.target, edits=mutual) as proxy:
+        without = send(proxy, "GET", query())
+        stranger = send(proxy, "GET", query(), own="stranger")
+        desks = send(proxy, "GET", query(), own="client")
+
+    assert [without[0], stranger[0], desks[0]] == [400, 400, 405]
+    assert without[2] == stranger[2] == json.loads(Answer.BAD_REQUEST.body)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_key_comes_through_in_clear_from_loopback_and_with_tls_to_the_service(
+    tmp_path: Path, encrypted: bool
+) -> None:
+    clients = Clients(tmp_path)
+    (tmp_path / "key").write_text(clients.add("board"))
+    (tmp_path / "wrong").write_text(new_key("wrong"))
+    settings, edits = {"DESK_CLIENTS_FILE": str(clients.path)}, {}
+    if encrypted:
+        made = nginx.Certificates(tmp_path).make()
+        settings["DESK_GRPC_TLS_CERT"] = str(made.certificate("server"))
+        settings["DESK_GRPC_TLS_KEY"] = str(made.key("server"))
+        edits = {
+            r"^ *grpc_pass grpc:.*": "",
+            r"#(grpc_pass grpcs:.*)": r"\1",
+            r"#grpc_ssl_trusted_certificate .*": (
+                f"grpc_ssl_trusted_certificate {made.authority};"
+            ),
+            r"#(grpc_ssl_(?:verify|name) .*)": r"\1",
+        }
+    with (
+        start("serve", data_dir=tmp_path / "data", **settings) as desk,
+        nginx.running(
+            tmp_path, gateway="{}:{}".format(*desk.http), service=desk.target, edits=edits
+        ) as proxy,
+    ):
+        codes = [
+            run(
+                "status",
+                target=f"127.0.0.1:{proxy.grpc}",
+                DESK_CLIENT_TLS_CA=str(proxy.certificates.authority),
+                DESK_CLIENT_TLS_CERT=str(proxy.certificates.certificate("client")),
+                DESK_CLIENT_TLS_KEY=str(proxy.certificates.key("client")),
+                DESK_CLIENT_KEY_FILE=str(tmp_path / key),
+            ).returncode
+            for key in ("key", "wrong")
+        ]
+
+    assert codes == [0, 1]
 
 
 def test_plain_http_is_refused(proxy: RunningNginx) -> None:

@@ -261,8 +261,8 @@ def test_a_damaged_view_is_thrown_away_and_built_anew(tmp_path: Path, page: int)
     with following(journal, tmp_path):
         eventually(lambda: applied(tmp_path) == 50)
     with store.locate(tmp_path).open("r+b") as file:
-        file.seek(page * 4096)
-        file.write(b"\xa5" * 4096)
+        file.seek(page * store.PAGE)
+        file.write(b"\xa5" * store.PAGE)
     append(journal, life(*LIFE))
     with following(journal, tmp_path):
         eventually(lambda: applied(tmp_path) == 54)

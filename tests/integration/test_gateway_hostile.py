@@ -244,11 +244,11 @@ def test_a_crowd_is_logged_in_one_line():
 FEW_FILES = """
 import json, socket, threading
 from gateway.app import create_app
-from gateway.options import Options
+from gateway.authentication import Authenticator
 from gateway.waitress_server import GreenletEvent, Server
 from journal.memory import MemoryJournal
-options = Options(sdk_app_ids=frozenset({1600012345}), tokens={})
-app = create_app(MemoryJournal(), options, event=GreenletEvent)
+authenticator = Authenticator(frozenset({1600012345}), {})
+app = create_app(MemoryJournal(), authenticator, event=GreenletEvent)
 sock = socket.create_server(("127.0.0.1", 0))
 server = Server(app, sock)
 print(json.dumps({"port": sock.getsockname()[1]}), flush=True)

@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 
 from command.throttle import Throttle
 from gateway.app import create_app
+from gateway.authentication import Authenticator
 from gateway.limits import BUDGET, MAX_BODY
 from gateway.measurement import ARRIVED
-from gateway.options import Options
 from journal.errors import Unavailable
 from journal.memory import MemoryJournal
 from journal.port import Journal
@@ -45,7 +45,7 @@ class Quiet(WSGIRequestHandler):
 def elsewhere():
     """The app on the standard library's server, behind its checker of the WSGI rules."""
     journal = MemoryJournal()
-    app = create_app(journal, Options(sdk_app_ids=frozenset({APP}), tokens={}))
+    app = create_app(journal, Authenticator(frozenset({APP}), {}))
     with make_server("127.0.0.1", 0, validator(app), handler_class=Quiet) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -89,7 +89,7 @@ def test_a_body_that_is_too_large_is_refused_elsewhere_too(elsewhere):
 
 def call(journal: Journal, body: bytes, budget: float = BUDGET, **environ: Any) -> int:
     """The app as a server may call it that says nothing of lengths."""
-    options = Options(sdk_app_ids=frozenset({APP}), tokens={})
+    options = Authenticator(frozenset({APP}), {})
     app = create_app(journal, options, budget=budget)
     whole = {"wsgi.input": BytesIO(body), "wsgi.input_terminated": True} | environ
     statuses: list[str] = []

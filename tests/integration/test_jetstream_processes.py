@@ -11,6 +11,7 @@ from nats.js.api import StreamConfig
 
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import SDK_APP_ID, RunningDesk, run, start, wait_until
+from tests.support.scrape import scrape
 
 BEGIN: dict[str, Any] = {
     "CallbackCommand": "Desk.SessionEventNotify",
@@ -60,9 +61,14 @@ def test_two_gateways_and_a_service_share_a_journal(own_nats: NatsServer, tmp_pa
 def test_without_a_spool_the_gateway_is_ready_only_while_nats_answers(
     own_nats: NatsServer, tmp_path: Path
 ) -> None:
-    settings = on(own_nats) | {"DESK_SPOOL": "off"}
+    settings = on(own_nats) | {"DESK_METRICS_LISTEN": "127.0.0.1:0", "DESK_SPOOL": "off"}
     with start("gateway", data_dir=tmp_path / "data", **settings) as gateway:
-        assert gateway.post(BEGIN)[0] == 200
+        assert [gateway.post(BEGIN)[0] for _ in range(2)] == [200, 200]
+        page = scrape(gateway.ready()["metrics"])
+        assert page.value("desk_journal_head_revision") == 1
+        assert page.value("desk_journal_size_bytes") > 100
+        assert page.value("desk_journal_append_duration_seconds_count") == 2
+        assert page.value("desk_journal_duplicates_total", found="append") == 1
         assert readiness(gateway)[0] == 200
         own_nats.stop()
         wait_until(lambda: readiness(gateway)[0] == 503)

@@ -29,8 +29,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from ruamel.yaml import YAML
 
 from gateway.app import create_app
+from gateway.authentication import Authenticator
 from gateway.measurement import ARRIVED
-from gateway.options import Options
 from journal.errors import Overloaded, Unavailable
 from journal.memory import MemoryJournal
 from metrics import definitions
@@ -366,7 +366,7 @@ def test_a_callback_that_the_disk_does_not_confirm_counts_as_timed_out() -> None
 
 
 def test_labels_stay_few_whatever_is_sent() -> None:
-    app = create_app(MemoryJournal(), Options(sdk_app_ids=frozenset({APP}), tokens={}))
+    app = create_app(MemoryJournal(), Authenticator(frozenset({APP}), {}))
 
     def call(method: str, path: str, sdk_app_id: int) -> None:
         environ = create_environ(

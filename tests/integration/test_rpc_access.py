@@ -1,9 +1,10 @@
 """Access by client: keys, scopes, apps, texts, revocation; every method, live and stored."""
 
 import asyncio
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from desk.v1 import event_service_pb2 as events
 from desk.v1 import session_service_pb2 as sessions
-from desk.v1.event_pb2 import EventFilter, Verdict
+from desk.v1.event_pb2 import Event, EventFilter, Verdict
 from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -21,9 +22,11 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
 from metrics.definitions import AUTH_DENIED
+from metrics.report import AppReport, GatewayReport, save
 from service.certificates import CertificateFiles
 from service.clients import new_key
-from service.rpc.access import SCOPES, WRONG_KEYS, Access, Gate, WrongKeys
+from service.rpc.access import MESSAGE_FIELDS, SCOPES, Gate
+from service.rpc.grants import WRONG_KEYS, Grants, NotProven, WrongKeys
 from service.rpc.tls import Tls
 from tests.support.callbacks import NOON, body, life
 from tests.support.certificates import Authority
@@ -177,7 +180,7 @@ def test_a_method_that_nobody_gave_a_scope_cannot_be_served():
     pool.Add(file) if hasattr(pool, "Add") else pool.AddSerializedFile(file.SerializeToString())
     (method,) = pool.FindServiceByName("new.New").methods
     with pytest.raises(LookupError):
-        Gate(Access(None, [], encrypted=False), method)
+        Gate(Grants(None, [], encrypted=False), method)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -272,6 +275,17 @@ async def test_a_filter_with_one_foreign_app_among_the_own_is_refused(made, clie
             ),
         ):
             assert reason(await refusal(call)) == "APP_NOT_ALLOWED"
+
+
+async def test_the_error_for_an_app_that_is_not_configured_names_none_of_other_clients(
+    made, clients
+):
+    own, every = bearer(clients.add("own", apps=[OURS, 9])), bearer(clients.add("every"))
+    request = sessions.GetSessionRequest(sdk_app_id=9, session_id="x")
+    async with guarded(made, clients) as serving:
+        for metadata, apps in ((own, f"{OURS}"), (every, f"{OURS}, {THEIRS}")):
+            error = await refusal(serving.sessions.GetSession(request, metadata=metadata))
+            assert error.details() == f'no session "x": app 9 is not configured; here: {apps}'
 
 
 async def test_0_as_an_app_is_the_only_one_of_the_client(made, clients):
@@ -370,6 +384,20 @@ async def test_the_status_lists_the_own_apps(made, clients):
         assert list(status.sdk_app_ids) == [OURS, THEIRS]
 
 
+async def test_the_status_of_the_gateway_has_the_own_apps_only(clients):
+    own, every = bearer(clients.add("ours", apps=[OURS])), bearer(clients.add("all"))
+    reports = [AppReport(sdk_app_id=app, outcomes={"kept": 1}) for app in (0, OURS, THEIRS)]
+    with world() as made:
+        made.append(*callbacks(OURS), app=OURS)
+        made.wait()
+        save(GatewayReport(started_at=1, reported_at=2, apps=reports), made.folder)
+        async with guarded(made, clients) as serving:
+            for metadata, apps in ((own, [OURS]), (every, [0, OURS, THEIRS])):
+                request = status_pb2.GetStatusRequest()
+                status = await serving.status.GetStatus(request, metadata=metadata)
+                assert [each.sdk_app_id for each in status.gateway.apps] == apps
+
+
 async def test_without_messages_read_no_text_is_sent_stored_or_live(clients):
     blind = bearer(clients.add("blind", scopes=("sessions.read", "feed.read")))
     seeing = bearer(clients.add("seeing"))
@@ -415,6 +443,13 @@ async def test_without_messages_read_no_text_is_sent_stored_or_live(clients):
             shown.event.ClearField(field)
         assert hidden == shown
         assert TEXT.encode() not in hidden.SerializeToString()
+
+
+def test_every_field_of_an_event_is_either_left_out_without_messages_read_or_told_to_all():
+    told = {"revision", "sdk_app_id", "session_id", "type", "type_name", "event_time", "id"}
+    told |= {"received_at", "request_id", "channel_type", "client_user_id", "customer_service_id"}
+    told |= {"agent_id", "forward_from_agent_id", "satisfaction", "agent_contacted_user"}
+    assert set(Event.DESCRIPTOR.fields_by_name) == told | set(MESSAGE_FIELDS)
 
 
 async def test_the_streams_and_waits_of_a_removed_client_end_within_a_second(made, clients):
@@ -571,10 +606,11 @@ def test_an_address_may_try_again_after_a_while_and_few_addresses_are_remembered
 class Context:
     """The context of a call, as far as its proof is concerned."""
 
-    def __init__(self, peer: str, key: str) -> None:
+    def __init__(self, peer: str, key: str = "", certificate: bytes = b"") -> None:
+        names = {"peer_dns": [b"board.example"], "x509_pem_cert": [certificate]}
         self.peer = lambda: peer
-        self.invocation_metadata = lambda: bearer(key)
-        self.auth_context = dict
+        self.invocation_metadata = lambda: bearer(key) if key else ()
+        self.auth_context = lambda: names if certificate else {}
 
 
 @pytest.mark.parametrize(
@@ -596,21 +632,55 @@ class Context:
 def test_a_key_comes_over_tls_or_from_loopback(peer, loopback, clients):
     key = clients.add("ours")
     for encrypted in (True, False):
-        access = Access(clients.file(), [OURS], encrypted=encrypted)
-        grant, _ = access.grant_of(Context(peer, key))
-        assert (grant is not None) == (encrypted or loopback)
+        grants = Grants(clients.file(), [OURS], encrypted=encrypted)
+        if encrypted or loopback:
+            assert grants.of(Context(peer, key)).client == "ours"
+        else:
+            with pytest.raises(NotProven, match="without TLS"):
+                grants.of(Context(peer, key))
+
+
+def test_a_certificate_that_ends_while_its_connection_is_open_is_refused(clients, tmp_path):
+    clients.add("board", san=("board.example",))
+    pair = Authority(tmp_path).issue("board", "DNS:board.example")
+    sign = ("openssl", "x509", "-in", pair.chain, "-signkey", pair.key, "-days", "-1")
+    ended = subprocess.run(sign, check=True, capture_output=True).stdout
+    grants = Grants(clients.file(), [OURS], encrypted=True)
+    now, later = (
+        Context("ipv4:10.0.0.7:1", certificate=certificate)
+        for certificate in (pair.chain.read_bytes(), ended)
+    )
+    assert grants.of(now).client == "board"
+    with pytest.raises(NotProven, match="has ended"):
+        grants.of(later)
+
+
+async def test_a_change_that_another_has_read_already_is_followed(clients):
+    context, file = Context("ipv4:127.0.0.1:1", clients.add("ours")), clients.file()
+    grants = Grants(file, [OURS], encrypted=False)
+    clients.remove("ours")
+    assert file.refresh()  # as a thread of the server that refused calls before may do
+    following = asyncio.create_task(grants.follow())
+
+    async def revoked() -> bool:
+        with suppress(NotProven):
+            return not grants.of(context)
+        return True
+
+    await until(revoked)
+    following.cancel()
 
 
 async def test_a_client_is_known_by_the_names_of_its_certificate(made, clients, tmp_path):
     authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
-    clients.add("uri", apps=[OURS], san=("spiffe://x/ours",))
+    clients.add("uri", apps=[OURS], san=("spiffe://x/ours", "ours.example"))
     clients.add("dns", apps=[THEIRS], san=("theirs.example",))
     clients.add("common", apps=[OURS], san=("common",))
     key = clients.add("key", apps=[THEIRS])
     server = authority.issue("server")
     tls = Tls(CertificateFiles(server.chain, server.key, authority.file))
     shown = {
-        "uri": (authority.issue("uri", "URI:spiffe://x/ours"), OURS),
+        "uri": (authority.issue("uri", "URI:spiffe://x/ours,DNS:ours.example"), OURS),
         "dns": (authority.issue("dns", "DNS:theirs.example,IP:127.0.0.1"), THEIRS),
         "common": (authority.issue("common", ""), OURS),
     }
@@ -629,6 +699,17 @@ async def test_a_client_is_known_by_the_names_of_its_certificate(made, clients, 
             serving.channel = serving.connect(authority.credentials(pair))
             error = await refusal(CALLS["GetSession"](serving, OURS, None))
             assert reason(error) == "UNAUTHENTICATED"
+        nul = b"theirs.example\0.evil"
+        cut = authority.issue("nul", f"DER:30:{len(nul) + 2:x}:82:{len(nul):x}:{nul.hex(':')}")
+        serving.channel = serving.connect(authority.credentials(cut))
+        assert (
+            reason(await refusal(CALLS["GetSession"](serving, THEIRS, None))) == "UNAUTHENTICATED"
+        )
+        both = authority.issue("both", "URI:spiffe://x/ours,DNS:theirs.example")
+        serving.channel = serving.connect(authority.credentials(both))
+        for app in (OURS, THEIRS):  # which client is meant?
+            error = await refusal(CALLS["GetSession"](serving, app, None))
+            assert reason(error) == "UNAUTHENTICATED"
         forged = stranger.issue("uri", "URI:spiffe://x/ours")
         serving.channel = serving.connect(authority.credentials(forged))
         assert (await refusal(CALLS["GetSession"](serving, OURS, None))).code() is CODES.UNAVAILABLE
@@ -636,6 +717,7 @@ async def test_a_client_is_known_by_the_names_of_its_certificate(made, clients, 
 
 async def test_denials_are_logged_with_what_is_needed_and_without_secrets(made, clients):
     own, narrow = clients.add("ours", apps=[OURS]), clients.add("narrow", scopes=("admin",))
+    ended = clients.add("ended", not_after=date(2020, 1, 1))
     wrong, before = new_key("wrong"), AUTH_DENIED.values[("scope_missing",)]
     async with guarded(made, clients) as serving:
         with capture_logs() as lines:
@@ -644,6 +726,7 @@ async def test_denials_are_logged_with_what_is_needed_and_without_secrets(made, 
                 (OURS, bearer(wrong)),
                 (THEIRS, bearer(own)),
                 (OURS, bearer(narrow)),
+                (OURS, bearer(ended)),
             ):
                 await refusal(CALLS["GetSession"](serving, app, metadata))
     assert AUTH_DENIED.values[("scope_missing",)] == before + 1
@@ -653,11 +736,12 @@ async def test_denials_are_logged_with_what_is_needed_and_without_secrets(made, 
         ("UNAUTHENTICATED", ""),
         ("APP_NOT_ALLOWED", "ours"),
         ("SCOPE_MISSING", "narrow"),
+        ("UNAUTHENTICATED", "ended"),
     ]
     for line in denials:
         assert line["method"] == "desk.v1.SessionService.GetSession"
         assert line["peer"] == "ipv4:127.0.0.1"
-    assert not any(key.split("_")[2] in str(lines) for key in (own, narrow, wrong))
+    assert not any(key.split("_")[2] in str(lines) for key in (own, narrow, wrong, ended))
 
 
 async def test_without_a_clients_file_everybody_may_read_everything(made):

@@ -9,7 +9,8 @@ from desk.v1 import session_service_pb2 as sessions
 from desk.v1.event_pb2 import EventFilter, Verdict
 
 from service.clients import Client as ClientEntry
-from service.rpc.access import EVERYTHING, Access, Gate, Grant
+from service.rpc.access import Gate
+from service.rpc.grants import EVERYTHING, Grant, Grants
 from service.rpc.responses import header
 from tests.support.callbacks import NOON, SESSION, body, life
 from tests.support.clients import Clients, bearer
@@ -113,7 +114,7 @@ async def test_a_mask_gives_nothing_that_the_scope_does_not(tmp_path):
 
 
 def test_streams_with_one_mask_share_the_message_that_is_made():
-    gate = Gate(Access(None, [], encrypted=False), SUBSCRIBE)
+    gate = Gate(Grants(None, [], encrypted=False), SUBSCRIBE)
     message = events.SubscribeResponse(header=header("journal", 1))
     message.records.records.add().event.raw_body = TEXT
     sent = message.SerializeToString()

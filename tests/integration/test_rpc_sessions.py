@@ -87,7 +87,10 @@ async def test_an_error_says_what_is_known_of_a_session_that_has_not_begun():
                 get(as_of_revision=2),
                 f'session "{SESSION}" in app {APP} had not begun at revision 2',
             ),
-            (get(sdk_app_id=7), "app 7 is not configured here"),
+            (
+                get(sdk_app_id=7),
+                f'no session "{SESSION}": app 7 is not configured; here: {APP}',
+            ),
         ):
             error = await refusal(worker.sessions.GetSession(request))
             assert (reason(error), error.details()) == ("SESSION_NOT_FOUND", sentence)

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 from metrics.definitions import CERTIFICATE_NOT_AFTER
 from service.certificates import CertificateFiles
 from service.rpc.tls import Tls
+from storage.changes import FileProblem
 from tests.support.certificates import Authority, Pair
 from tests.support.rpc import Worker, service, until
 
@@ -139,15 +140,52 @@ async def enough(codes: list[grpc.StatusCode], wanted: int) -> bool:
     return len(codes) >= wanted
 
 
+def self_signed(folder: Path, *options: str) -> Pair:
+    pair = Pair(folder / "self-signed.pem", folder / "self-signed.key")
+    files = ("-keyout", pair.key, "-out", pair.chain)
+    command = ("openssl", "req", "-x509", "-nodes", "-subj", "/CN=x", *files, *options)
+    subprocess.run(command, check=True, capture_output=True)
+    return pair
+
+
 @pytest.mark.parametrize("days", [1, 90, 40_000])
 def test_the_end_of_a_certificate_is_known(tmp_path: Path, days: int) -> None:
-    chain = tmp_path / "chain.pem"
-    command = ("openssl", "req", "-x509", "-days", str(days), "-nodes", "-subj", "/CN=x")
-    files = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", tmp_path / "key")
+    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
     began = time.time()
-    subprocess.run([*command, *files, "-out", chain], check=True, capture_output=True)
-    ends_at = CertificateFiles(chain, tmp_path / "key").read().ends_at
+    pair = self_signed(tmp_path, "-days", str(days), *curve)
+    ends_at = CertificateFiles(pair.chain, pair.key).read().ends_at
     assert 0 <= ends_at - int(began) - days * 86_400 < 60
+
+
+@pytest.mark.parametrize("kind", ["P-521", "secp256k1", "ed25519", "rsa-pss", "P-384", "rsa"])
+async def test_a_certificate_that_is_accepted_is_one_that_grpc_can_use(
+    authority: Authority, server: Pair, tmp_path: Path, kind: str
+) -> None:
+    curve = kind in ("P-521", "secp256k1", "P-384")
+    key = ("ec", "-pkeyopt", f"ec_paramgen_curve:{kind}") if curve else (kind,)
+    renewed = self_signed(tmp_path, "-newkey", *key, "-addext", "subjectAltName=IP:127.0.0.1")
+    async with serving(server, authority.credentials()) as worker:
+        server.replace(renewed)
+        if kind in ("P-384", "rsa"):
+            trusting = grpc.ssl_channel_credentials(renewed.chain.read_bytes())
+            assert await ask(worker.connect(trusting)) is grpc.StatusCode.OK
+        else:
+            assert await ask(worker.connect()) is grpc.StatusCode.OK
+            with pytest.raises(FileProblem, match="RSA, P-256 or P-384"):
+                CertificateFiles(server.chain, server.key).read()
+
+
+def test_another_label_than_certificate_is_a_problem_in_one_line(server: Pair) -> None:
+    text = server.chain.read_text()
+    server.chain.write_text(text.replace(" CERTIFICATE-", " TRUSTED CERTIFICATE-"))
+    with pytest.raises(FileProblem, match="BEGIN CERTIFICATE"):
+        CertificateFiles(server.chain, server.key).read()
+
+
+def test_comments_in_any_language_are_allowed_among_authorities(server: Pair) -> None:
+    authorities = server.chain.with_suffix(".ca")
+    authorities.write_text(f"# Főtanúsítvány\n{server.chain.read_text()}", encoding="utf-8")
+    assert CertificateFiles(server.chain, server.key, authorities).read().client_ca
 
 
 async def test_the_metrics_tell_when_the_certificate_in_use_ends(
@@ -156,4 +194,7 @@ async def test_the_metrics_tell_when_the_certificate_in_use_ends(
     tls = Tls(CertificateFiles(server.chain, server.key), period=0.0)
     async with service(tls=tls, credentials=authority.credentials()):
         (value,) = CERTIFICATE_NOT_AFTER.read().values()
-    assert value == tls.ends_at > time.time()
+        assert value == tls.ends_at > time.time()
+        server.replace(authority.issue("longer", days=60))
+        (longer,) = CERTIFICATE_NOT_AFTER.read().values()  # although nobody has connected since
+    assert longer > value

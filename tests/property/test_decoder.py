@@ -140,9 +140,10 @@ def test_a_field_that_we_do_not_know_changes_nothing(document: Any) -> None:
 
 
 def verdict(body: bytes) -> dict[str, Any] | str:
-    """Return the fields of the callback, or the message of the error."""
+    """Return the fields of the callback that are not empty, or the message of the error."""
     try:
-        return msgspec.structs.asdict(decode(body, LATE))
+        fields = msgspec.structs.asdict(decode(body, LATE))
+        return {name: value for name, value in fields.items() if value and name != "command"}
     except Malformed as error:
         return str(error)
 

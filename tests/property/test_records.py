@@ -53,20 +53,20 @@ def expected_event(entry: Entry, callback: Callback) -> event_pb2.Event:
         type=records.event_type(callback.event),
         type_name=callback.event,
         event_time=timestamp(callback.event_time),
-        channel_type=callback.channel_type,
-        client_user_id=callback.client_user_id,
-        customer_service_id=callback.customer_service_id,
-        cloud_custom_data=callback.cloud_custom_data,
+        channel_type=callback.channel_type or "",
+        client_user_id=callback.client_user_id or "",
+        customer_service_id=callback.customer_service_id or "",
+        cloud_custom_data=callback.cloud_custom_data or "",
         agent_id=without_message(callback, b"").agent_id,
     )
     if callback.event.endswith("SendMsg"):
-        fill(made.message, callback.message_key, callback.message)
+        fill(made.message, callback.message_key or "", callback.message)
     if callback.event == EventType.AGENT_FORWARD:
-        made.forward_from_agent_id = callback.forward_from_agent_id
+        made.forward_from_agent_id = callback.forward_from_agent_id or ""
     if callback.event == EventType.SATISFACTION_SELECTED:
         made.satisfaction = callback.satisfaction or 0
     if callback.event in (EventType.SESSION_BEGIN, EventType.TRANSFER_TO_HUMAN_SUCCESS):
-        made.agent_contacted_user = callback.is_contact_user
+        made.agent_contacted_user = callback.is_contact_user or False
     return made
 
 
@@ -96,7 +96,7 @@ def test_an_event_says_what_its_type_makes_meaningful(
 ) -> None:
     given_entry = entry(revision, body(event, time, **fields), received_at=time)
     callback = decode(given_entry.body, time)
-    written = records.event(given_entry, callback)
+    written = records.event(given_entry, callback, without_message(callback, b""))
     expected = event_pb2.SessionRecord(event=expected_event(given_entry, callback))
     assert event_pb2.SessionRecord.FromString(written) == expected
 
@@ -129,7 +129,7 @@ def test_a_record_and_its_event_are_joined_to_one_record(
         session_state=records.STATES[state],
         revised=ordinal > 0,
     )
-    fields = records.verdict_fields(outcome, event_type, state)
+    fields = records.verdict_fields(outcome, event_type, state, ordinal > 0)
     stored = records.record(fields, 2**33, ordinal)
     joined = stored + event_pb2.SessionRecord(event=event).SerializeToString()
     assert event_pb2.SessionRecord.FromString(joined) == expected

@@ -4,7 +4,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from service.clients import ClientsFile, digest_of, new_key, new_key_id
+from service.clients import Client, digest_of, follow_clients, new_key, new_key_id
+from storage.changes import Followed
 
 READ_ALL = ("sessions.read", "feed.read", "messages.read", "status.read")
 
@@ -43,8 +44,8 @@ class Clients:
         del self._tables[name]
         self._write()
 
-    def file(self) -> ClientsFile:
-        return ClientsFile(self.path, period=0.0)
+    def file(self) -> Followed[tuple[Client, ...]]:
+        return follow_clients(self.path, period=0.0)
 
     def _write(self) -> None:
         new = self.path.with_suffix(".new")

@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 
 from callback.decoder import COMMAND
 from gateway.app import create_app
+from gateway.authentication import Authenticator
 from gateway.limits import BUDGET, Limits
-from gateway.options import Options
 from gateway.waitress_server import GreenletEvent, Server
 from journal.entry import Appended, Entry, NewEntry
 from journal.group_commit import GroupCommit
@@ -143,13 +143,13 @@ def gateway(
 ) -> Iterator[Gateway]:
     """A gateway on waitress, in a thread; `now` stops its clock."""
     journal = journal or MemoryJournal()
-    options = Options(sdk_app_ids=sdk_app_ids, tokens=tokens or {}, path=path)
+    authenticator = Authenticator(sdk_app_ids, tokens or {})
     clock = {} if now is None else {"clock": lambda: now}
     sock = socket.create_server(("127.0.0.1", 0))
     if send_buffer is not None:  # connections inherit it
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     port = sock.getsockname()[1]
-    app = create_app(journal, options, event=event, budget=budget, **clock)
+    app = create_app(journal, authenticator, path=path, event=event, budget=budget, **clock)
     server = Server(app, sock, limits)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -3,16 +3,16 @@
 import os
 import re
 import shutil
-import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from command.address import Address
 from command.sockets import bound_address, reserve
+from tests.support.loopback import listens
 from tests.support.processes import DEADLINE, ROOT, wait_until
 
 SHIPPED = ROOT / "deploy" / "nginx"
@@ -40,10 +40,16 @@ class Certificates:
         return self.directory / f"{name}.key"
 
     def make(self) -> "Certificates":
-        """Make the files of `server` and `client`; those of `stranger` are signed by itself."""
+        """Make the files of `server` and `client`; those of `stranger` are signed by itself.
+
+        Files that are there already stay.
+        """
+        if self.authority.exists():
+            return self
         self._request("authority", "-subj", "/CN=authority")
         signed = ("-CA", str(self.authority), "-CAkey", str(self.key("authority")))
-        address = ("-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE")
+        names = "subjectAltName=IP:127.0.0.1,DNS:desk.example"
+        address = ("-addext", names, "-addext", "basicConstraints=CA:FALSE")
         self._request("server", "-subj", "/CN=server", *signed, *address)
         self._request("client", "-subj", "/CN=client", *signed, *address)
         self._request("stranger", "-subj", "/CN=stranger")
@@ -84,15 +90,31 @@ class RunningNginx:
 
 
 @contextmanager
-def running(directory: Path, *, gateway: str, service: str) -> Iterator[RunningNginx]:
-    """Run nginx in front of two addresses until the block is left."""
+def running(
+    directory: Path, *, gateway: str, service: str, edits: Mapping[str, str] | None = None
+) -> Iterator[RunningNginx]:
+    """Run nginx in front of two addresses until the block is left.
+
+    Args:
+        directory: for its files.
+        gateway: its address.
+        service: its address.
+        edits: regular expressions, and what an operator puts in place of them in the files.
+    """
     certificates = Certificates(directory).make()
     with closing(reserve(ANYWHERE)) as https, closing(reserve(ANYWHERE)) as grpc:
         ports = {"443": bound_address(https).port, "50443": bound_address(grpc).port}
         _write(directory, {"127.0.0.1:8080": gateway, "127.0.0.1:50051": service}, ports)
+        for pattern, text in (edits or {}).items():
+            _edit(directory, pattern, text)
         process = subprocess.Popen(_command(directory), stderr=subprocess.PIPE, text=True)
         try:
-            wait_until(lambda: process.poll() is not None or all(map(_listens, ports.values())))
+            wait_until(
+                lambda: (
+                    process.poll() is not None
+                    or all(listens("127.0.0.1", port) for port in ports.values())
+                )
+            )
             assert process.poll() is None, process.communicate()[1]
             yield RunningNginx(ports["443"], ports["50443"], directory, certificates)
         finally:
@@ -128,20 +150,25 @@ def _write(
         text = text.replace("/var/log/nginx", str(directory))
         text = text.replace("/etc/nginx/tls/server", f"{directory}/server")
         text = text.replace("/etc/nginx/tls/clients.crt", f"{directory}/authority.crt")
-        text = text.replace("http {\n", "http {\n" + _temporary(directory))
-        (directory / name).write_text(re.sub(r"^user .*\n", "", text, flags=re.MULTILINE))
+        (directory / name).write_text(confined(directory, text))
     text = (SHIPPED / place).read_text()
     for address, backend in backends.items():
         text = text.replace(address, backend)
     (directory / place).write_text(text)
 
 
-def _temporary(directory: Path) -> str:
+def _edit(directory: Path, pattern: str, text: str) -> None:
+    number = 0
+    for file in directory.glob("*.conf"):
+        changed, found = re.subn(pattern, text, file.read_text(), flags=re.MULTILINE)
+        file.write_text(changed)
+        number += found
+    assert number, f"no shipped file has {pattern}"
+
+
+def confined(directory: Path, text: str) -> str:
+    """Return nginx.conf for a user of this machine: temporary files are below a directory."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    return "".join(f"    {kind}_temp_path {directory}/{kind};\n" for kind in kinds)
-
-
-def _listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
+    paths = "".join(f"    {kind}_temp_path {directory}/{kind};\n" for kind in kinds)
+    text = text.replace("http {\n", "http {\n" + paths)
+    return re.sub(r"^user .*\n", "", text, flags=re.MULTILINE)

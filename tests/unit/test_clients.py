@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 from datetime import date
 
 import pytest
@@ -11,14 +12,14 @@ from structlog.testing import capture_logs
 
 from service.clients import (
     Client,
-    ClientsFile,
-    ClientsProblem,
     Key,
+    follow_clients,
     id_of,
     new_key,
     new_key_id,
     parse,
 )
+from storage.changes import FileProblem
 
 HASH = "0" * 64
 BOARD = f'''
@@ -88,13 +89,18 @@ def test_a_key_is_valid_to_the_end_of_its_last_day():
         ("", BOARD.replace("board", "other").replace('"one"', '"two"') * 2, "'other'"),
         ("", BOARD.replace('"board"', '"other"').replace("board.e", "other.e"), "key id 'one'"),
         ("", BOARD.replace('"board"', '"other"').replace('"one"', '"two"'), "san 'board.example'"),
+        (
+            "",
+            BOARD.replace("board", "other").replace('"one"', '"two"'),
+            f"sha256 '{HASH}'",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line_that_says_where(before, after, problem):
     changed = BOARD.replace(before, after) if before else BOARD + after
     if before == "]}]":
         changed = BOARD.rstrip()[:-1]
-    with pytest.raises(ClientsProblem) as raised:
+    with pytest.raises(FileProblem) as raised:
         parse(changed)
     assert problem in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -103,8 +109,8 @@ def test_a_wrong_file_is_one_line_that_says_where(before, after, problem):
 def test_a_changed_file_is_read_again_and_a_broken_one_leaves_the_old_clients(tmp_path):
     path = tmp_path / "clients.toml"
     path.write_text(BOARD)
-    file = ClientsFile(path, period=0.0)
-    (board,) = file.clients
+    file = follow_clients(path, period=0.0)
+    (board,) = file.value
     assert not file.refresh()
     with capture_logs() as lines:
         path.write_text("broken")
@@ -113,20 +119,69 @@ def test_a_changed_file_is_read_again_and_a_broken_one_leaves_the_old_clients(tm
         assert not file.refresh()
     assert [line["log_level"] for line in lines] == ["error", "error"]
     assert all(str(path) in line["problem"] for line in lines)
-    assert file.clients == (board,)
+    assert file.value == (board,)
     path.write_text(BOARD.replace("board", "other"))
     assert file.refresh()
-    assert file.clients[0].name == "other"
+    assert file.value[0].name == "other"
 
 
-def test_a_request_reads_a_file_whose_metadata_did_not_change(tmp_path):
+def test_a_request_does_not_wait_for_the_next_look(tmp_path):
     path = tmp_path / "clients.toml"
     path.write_text(BOARD)
-    file = ClientsFile(path)
-    found = path.stat()
-    path.write_text(BOARD.replace('"board"', '"bored"'))
-    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    file = follow_clients(path, period=3_600.0)
+    path.write_text("")
     assert not file.refresh()
     file.reload()
     assert file.refresh()
-    assert file.clients[0].name == "bored"
+    assert file.value == ()
+    before = file.value
+    file.reload()
+    assert not file.refresh()
+    assert file.value is before  # so that nothing is made anew
+
+
+def test_a_file_that_is_just_being_written_is_left_for_the_next_look(tmp_path, monkeypatch):
+    path = tmp_path / "clients.toml"
+    path.write_text(BOARD)
+    file = follow_clients(path, period=1e-9)
+    path.write_text("")  # as a copy does before it writes
+    written_at = path.stat().st_ctime_ns
+    monkeypatch.setattr("time.time_ns", lambda: written_at + 100_000_000)
+    assert not file.refresh()
+    path.write_text(BOARD.replace("board", "other"))
+    monkeypatch.setattr("time.time_ns", lambda: path.stat().st_ctime_ns + 300_000_000)
+    assert file.refresh()
+    assert file.value[0].name == "other"
+
+
+def test_a_copy_of_the_same_size_with_the_times_of_the_original_is_a_change(tmp_path):
+    path = tmp_path / "clients.toml"
+    path.write_text(BOARD)
+    file = follow_clients(path, period=0.0)
+    found = path.stat()
+    path.write_text(BOARD.replace('"board"', '"bored"'))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert file.refresh()
+    assert file.value[0].name == "bored"
+
+
+def test_a_file_that_cannot_be_opened_is_tried_again_and_logged_once(tmp_path):
+    path = tmp_path / "clients.toml"
+    path.write_text(BOARD)
+    file = follow_clients(path, period=0.0)
+    path.write_text("")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with capture_logs() as lines:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            assert not any(file.refresh() for _ in range(3))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert file.refresh()
+    assert file.value == ()
+    assert [line["event"] for line in lines] == ["clients_not_reloaded"]
+
+
+def test_the_last_day_of_the_calendar_is_no_error():
+    (client,) = parse(BOARD.replace("2027-03-31", "9999-12-31"))
+    assert client.keys[0].end() == 253_402_300_800

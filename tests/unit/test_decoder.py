@@ -44,10 +44,10 @@ def without(field: str) -> bytes:
 def test_the_three_required_fields_make_a_callback() -> None:
     callback = read(body())
     assert (callback.session_id, callback.event, callback.event_time) == tuple(MINIMAL.values())
-    assert callback.message is None
     assert callback.satisfaction is None
-    assert callback.is_contact_user is False
-    assert callback.agent_id == ""
+    assert not callback.message
+    assert not callback.is_contact_user
+    assert not callback.agent_id
 
 
 def test_every_field_is_read() -> None:

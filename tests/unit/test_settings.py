@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import Address
 from command.settings import CLIENT_SETTINGS, Settings, SettingsError, TrialSettings
+from command.tokens import valid_tokens
 from gateway.app import create_app
-from gateway.options import Options, check_callback_path
+from gateway.authentication import Authenticator
+from gateway.options import check_callback_path
 from journal.memory import MemoryJournal
 from service.certificates import CertificateFiles
 from tests.support.certificates import Authority
@@ -47,7 +49,7 @@ def test_nothing_but_the_app_needs_to_be_set(environment, tmp_path):
     environment(DESK_SDK_APP_IDS="1600012345")
     settings = Settings.load()
     assert settings.sdk_app_ids == (1600012345,)
-    assert settings.tokens() == {}
+    assert valid_tokens(settings.callback_tokens, 0.0) == {}
     assert settings.http_listen == Address("127.0.0.1", 8080)
     assert settings.grpc_listen == Address("127.0.0.1", 50051)
     assert settings.callback_path == "/"
@@ -141,8 +143,8 @@ def test_app_ids_may_have_spaces_and_come_sorted_and_once(environment):
             f"2={SECRET}",
             "DESK_CALLBACK_TOKENS has a token for app 2, which",
         ),
-        ("DESK_CALLBACK_TOKENS_FILE", "/no/such", "DESK_CALLBACK_TOKENS_FILE '/no/such': No such"),
-        ("DESK_CALLBACK_TOKENS_FILE", "/", "DESK_CALLBACK_TOKENS_FILE '/': Is a directory"),
+        ("DESK_CALLBACK_TOKENS_FILE", "/no/such", "DESK_CALLBACK_TOKENS_FILE /no/such: No such"),
+        ("DESK_CALLBACK_TOKENS_FILE", "/", "DESK_CALLBACK_TOKENS_FILE /: Is a directory"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable(environment, variable, value, line):
@@ -161,7 +163,7 @@ def test_a_callback_path_that_is_accepted_can_be_served(path):
         check_callback_path(path)
     except ValueError:
         return
-    create_app(MemoryJournal(), Options(sdk_app_ids=frozenset({1}), tokens={}, path=path))
+    create_app(MemoryJournal(), Authenticator(frozenset({1}), {}), path=path)
 
 
 def test_all_problems_come_together(environment):
@@ -208,14 +210,14 @@ def test_a_long_value_is_shown_in_part(environment):
 
 def test_an_app_may_have_several_tokens_and_a_token_an_equals_sign(environment):
     environment(DESK_SDK_APP_IDS="1,2", DESK_CALLBACK_TOKENS="1=old, 1=new ,2=a=b")
-    assert Settings.load().tokens() == {1: ("old", "new"), 2: ("a=b",)}
+    assert valid_tokens(Settings.load().callback_tokens, 0.0) == {1: ("old", "new"), 2: ("a=b",)}
 
 
 def test_tokens_are_read_from_a_file_line_by_line(environment, tmp_path):
     file = tmp_path / "tokens"
     file.write_text(f"1={SECRET}\n1=new,2=other\n\n")
     environment(DESK_SDK_APP_IDS="1,2", DESK_CALLBACK_TOKENS_FILE=str(file))
-    assert Settings.load().tokens() == {1: (SECRET, "new"), 2: ("other",)}
+    assert valid_tokens(Settings.load().callback_tokens, 0.0) == {1: (SECRET, "new"), 2: ("other",)}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_tokens_are_read_from_a_file_line_by_line(environment, tmp_path):
 def test_a_file_that_is_no_list_of_tokens_is_refused_by_its_name(environment, content, what):
     Path("tokens").write_bytes(content)
     environment(DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS_FILE="tokens")
-    assert problems() == [f"DESK_CALLBACK_TOKENS_FILE 'tokens'{what}"]
+    assert problems() == [f"DESK_CALLBACK_TOKENS_FILE tokens{what}"]
 
 
 def test_a_token_of_an_app_that_is_not_configured_is_found_in_a_file_too(environment):
@@ -266,7 +268,7 @@ def test_tokens_come_from_one_place(environment, tmp_path):
 def test_settings_never_show_a_token(environment):
     environment(DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS=f"1={SECRET}")
     settings = Settings.load()
-    assert settings.tokens() == {1: (SECRET,)}
+    assert valid_tokens(settings.callback_tokens, 0.0) == {1: (SECRET,)}
     assert SECRET not in repr(settings) + str(settings) + str(settings.warnings())
     assert SECRET not in settings.model_dump_json()
 
@@ -305,6 +307,16 @@ def test_clients_without_tls_beyond_loopback_are_warned_of(environment):
     assert warning.endswith("only keys from loopback are taken")
 
 
+def test_a_file_that_lets_others_in_and_that_all_can_write_is_warned_of(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
+    Path("clients.toml").touch(mode=0o644)
+    assert Settings.load().warnings(gateway=False) == []
+    Path("clients.toml").chmod(0o666)
+    assert Settings.load().warnings(gateway=False) == [
+        "DESK_CLIENTS_FILE can be written by every user of this machine"
+    ]
+
+
 def test_a_clients_file_that_cannot_be_used_is_one_line(environment):
     environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
     assert problems() == [
@@ -320,13 +332,13 @@ def test_a_trial_needs_no_token(environment):
 def test_a_token_may_have_a_last_day(environment):
     environment(
         DESK_SDK_APP_IDS="1,2",
-        DESK_CALLBACK_TOKENS="1=old;until=2026-12-31,1=n;ew,2=x;until=2020-01-01",
+        DESK_CALLBACK_TOKENS="1=old ; UNTIL = 2026-12-31,1=n;ew,2=x;until=2020-01-01",
     )
     settings = Settings.load()
     end = 1798761600  # 2027-01-01T00:00:00Z
     tokens = settings.callback_tokens
-    assert settings.valid_tokens(tokens, end - 1) == {1: ("old", "n;ew"), 2: ()}
-    assert settings.valid_tokens(tokens, end) == {1: ("n;ew",), 2: ()}
+    assert valid_tokens(tokens, end - 1) == {1: ("old", "n;ew"), 2: ()}
+    assert valid_tokens(tokens, end) == {1: ("n;ew",), 2: ()}
 
 
 @pytest.mark.parametrize(

@@ -68,12 +68,17 @@ def test_an_event_without_a_throttle_is_always_logged(lines):
     assert seen == [{"event": "started", "number": number} for number in range(20)]
 
 
-def test_the_number_of_kinds_is_bounded(lines):
+def test_kinds_without_number_make_few_lines_and_hide_no_other_event(lines, clock):
     log, seen = lines
-    for number in [*range(10), 0, 10, 0]:
-        log.warning("not_kept", number=number, throttle=number)
-    # The eleventh kind makes all counts begin anew, the first kind's too.
-    assert [line["number"] for line in seen] == [*range(10), 10, 0]
+    for number in range(1_000):
+        log.warning("denied", number=number, throttle=number)
+        clock.now += 0.001
+    log.error("not_kept", number=-1, throttle="full")
+    assert [line["number"] for line in seen] == [*range(11), -1]
+    clock.now += 5.0
+    log.warning("denied", number=2_000, throttle=2_000)
+    log.warning("denied", number=0, throttle=0)
+    assert [line["number"] for line in seen[12:]] == [2_000, 0]
 
 
 def test_the_records_of_a_logger_are_throttled_by_their_message(clock):

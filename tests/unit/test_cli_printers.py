@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from command.cli.rows import Csv, Printer, Table
+from command.cli.printers import Csv, Printer, Table
 from command.cli.tables import SESSIONS
 
 ROWS = st.lists(
