@@ -35,8 +35,8 @@ class JournalSettings(BaseSettings):
         nats_tls_ca: authorities whose certificates NATS may have; None: the system's.
         nats_tls_cert: certificate to show to NATS.
         nats_tls_key: its key.
-        spool: folder of callbacks that NATS does not take now; None: one in the data directory;
-            `off`: they are refused.
+        spool: folder for callbacks that NATS does not take now, within the data directory or
+            absolute; `off`: they are refused.
         spool_max_bytes: bytes that the spool may take.
     """
 
@@ -51,7 +51,7 @@ class JournalSettings(BaseSettings):
     nats_tls_ca: Path | None = None
     nats_tls_cert: Path | None = None
     nats_tls_key: Path | None = None
-    spool: Literal["off"] | Path | None = None
+    spool: Literal["off"] | Path = Path("spool")
     spool_max_bytes: Annotated[int, number(MIN_BYTES, MAX_BYTES)] = 10 * 1024**3
 
     @property

@@ -248,7 +248,7 @@ def _open_spooled(settings: Settings) -> "JournalWriter":
 
     if settings.spool == "off":
         return open_remote()
-    folder = settings.spool or settings.data_dir / "spool"
+    folder = settings.data_dir / settings.spool
     return SpooledWriter(open_remote, folder, max_bytes=settings.spool_max_bytes)
 
 

@@ -24,8 +24,6 @@ from journal.port import JournalWriter, Waiter
 from journal.spool_files import Place, SpoolFiles
 from metrics.definitions import SPOOL_ENTRIES, SPOOL_OLDEST, SPOOL_REFUSED
 
-MAX_BYTES = 10 * 1024**3
-
 KEEP_WITHIN = 0.4
 """Seconds of an append's timeout that are left for the local disk."""
 
@@ -58,7 +56,7 @@ class SpooledWriter:
         open_remote: Callable[[], JournalWriter],
         folder: Path,
         *,
-        max_bytes: int = MAX_BYTES,
+        max_bytes: int,
         tick: float = TICK,
     ) -> None:
         """Open the spool, and the remote journal if that is possible now.

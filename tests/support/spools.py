@@ -15,6 +15,8 @@ from journal.sqlite import SqliteReader
 from tests.support.journals import read_all
 from tests.support.waiting import eventually
 
+MAX_BYTES = 10**9
+
 
 class Remote(MemoryJournal):
     """A journal in memory that does what a remote one may do.
@@ -66,7 +68,7 @@ class SpooledJournal(SpooledWriter):
 
     def __init__(self, folder: Path) -> None:
         self._all = MemoryJournal()
-        super().__init__(lambda: self._all, folder)
+        super().__init__(lambda: self._all, folder, max_bytes=MAX_BYTES)
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
         return self._all.read(after, limit=limit)
@@ -78,13 +80,13 @@ class SpooledJournal(SpooledWriter):
         return self._all.head()
 
 
-def spooled(remote: Remote, folder: Path, **options: int) -> SpooledWriter:
+def spooled(remote: Remote, folder: Path, max_bytes: int = MAX_BYTES) -> SpooledWriter:
     def open_() -> Remote:
         if remote.away:
             raise Unavailable("nobody answers")
         return remote
 
-    return SpooledWriter(open_, folder, tick=0.02, **options)
+    return SpooledWriter(open_, folder, max_bytes=max_bytes, tick=0.02)
 
 
 def forwarded(journal: SpooledWriter) -> None:
