@@ -105,7 +105,13 @@ def run_gateway(
         )
         with closing(journal):
             path = settings.callback_path
-            app = create_app(journal, authenticator, path=path, event=GreenletEvent)
+            app = create_app(
+                journal,
+                authenticator,
+                path=path,
+                event=GreenletEvent,
+                notice=lambda: _notice(journal.opened),
+            )
             traced = tracing.traced_app(app, path, [LIVE, READY])
             metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
             metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
@@ -226,9 +232,7 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
 
 def _open_writer(settings: Settings) -> "JournalWriter":
     if settings.is_on_nats:
-        from journal.jetstream import JetStreamWriter
-
-        return JetStreamWriter(_jetstream(settings))
+        return _open_spooled(settings)
     from journal.errors import Unavailable
     from journal.sqlite import SqliteWriter
 
@@ -240,6 +244,25 @@ def _open_writer(settings: Settings) -> "JournalWriter":
             "or delete the views to begin with an empty journal"
         )
     return SqliteWriter(path)
+
+
+def _open_spooled(settings: Settings) -> "JournalWriter":
+    from journal.jetstream import JetStreamWriter
+    from journal.spool import SpooledWriter
+
+    def open_remote() -> JetStreamWriter:
+        return JetStreamWriter(_jetstream(settings))
+
+    if settings.spool == "off":
+        return open_remote()
+    folder = settings.data_dir / settings.spool
+    return SpooledWriter(open_remote, folder, max_bytes=settings.spool_max_bytes)
+
+
+def _notice(journal: "JournalWriter | None") -> str:
+    from journal.spool import SpooledWriter
+
+    return journal.notice() if isinstance(journal, SpooledWriter) else ""
 
 
 def _open_reader(settings: Settings) -> "JournalReader":

@@ -90,9 +90,22 @@ DUPLICATES = Counter(
     "left out of the view. Those of `fold` are counted from the beginning of the journal.",
     "found",
 )
+SPOOL_ENTRIES = Gauge(
+    "desk_spool_entries",
+    "Callbacks on the gateway's disk that are not forwarded to NATS; absent without a spool.",
+)
+SPOOL_OLDEST = Gauge(
+    "desk_spool_oldest_seconds",
+    "Seconds since the oldest of them was received; 0: there is none; absent without a spool.",
+)
+SPOOL_REFUSED = Counter(
+    "desk_spool_refused",
+    "Acknowledged callbacks that NATS refuses for ever, and that are kept in a file for repair.",
+)
 JOURNAL: Group = (
     APPEND_DURATION, COMMIT_DURATION, COMMIT_ENTRIES, WAITING_APPENDS,
     HEAD_REVISION, OLDEST_REVISION, JOURNAL_SIZE, DUPLICATES,
+    SPOOL_ENTRIES, SPOOL_OLDEST, SPOOL_REFUSED,
 )  # fmt: skip
 
 # ---- The follower ----
