@@ -6,6 +6,7 @@ not load gRPC, nor the service waitress.
 
 import asyncio
 import gc
+import math
 import platform
 import socket
 import threading
@@ -137,6 +138,8 @@ def _follow_tokens(
 def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
+        from service.scrub import Scrub
+
         stop = threading.Event()
         on_stop_request(stop.set)
         journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop, notifier)
@@ -144,6 +147,8 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
             with closing(journal):
                 work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
                 if work is not None:
+                    if settings.scrub_rate:
+                        Scrub(journal, settings.data_dir, rate=settings.scrub_rate).start(stop)
                     _report_ready(notifier)
                     work.run(stop, notifier.alive)
 
@@ -158,6 +163,7 @@ def run_rpc_worker(
 
 async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address: Address) -> None:
     from service.clients import follow_clients
+    from service.rpc.limits import Limits
     from service.rpc.server import serve
     from service.rpc.tls import Tls
     from service.view.store import locate
@@ -186,6 +192,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,
         clients=clients,
+        limits=Limits(lag_seconds=settings.max_lag or math.inf),
     )
     beat.cancel()
 
@@ -316,7 +323,8 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
     if is_being_built(settings.data_dir):
         raise Unavailable("desk view build is making the view")
     try:
-        return Follower(journal, settings.data_dir)
+        # A restored file has a new id. Nobody replaces a stream, but by mistake.
+        return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
     except ViewUnavailable:
         raise
     except (ViewError, OSError) as error:
