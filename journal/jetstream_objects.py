@@ -110,7 +110,7 @@ class ObjectStore:
         """Return True to the first process that claims `name`, within `CLAIMED` seconds."""
         self._make_bucket()
         mark = uuid4().hex.encode()
-        return not self._publish(self._subject("C", "claim"), mark, {Header.MSG_ID: name})
+        return not self._publish(self._subject("C", "claim"), mark, {Header.MSG_ID.value: name})
 
     def put(self, name: str, source: Source, metadata: Mapping[str, str]) -> StoredObject:
         """Store a file, and read back that it is whole.
@@ -135,7 +135,7 @@ class ObjectStore:
                 options={"max_chunk_size": PIECE},
             )
             description = self._subject("M", _encoded(name))
-            self._publish(description, msgspec.json.encode(stored), {Header.ROLLUP: "sub"})
+            self._publish(description, msgspec.json.encode(stored), {Header.ROLLUP.value: "sub"})
             self._check_whole(stored)
         except BaseException:
             self._purge(pieces)
@@ -170,7 +170,7 @@ class ObjectStore:
         digest, size, chunks = hashlib.sha256(), 0, 0
         while piece := source.read(PIECE):
             # A piece that is published again is stored once.
-            self._publish(subject, piece, {Header.MSG_ID: f"{subject}-{chunks}"})
+            self._publish(subject, piece, {Header.MSG_ID.value: f"{subject}-{chunks}"})
             digest.update(piece)
             size, chunks = size + len(piece), chunks + 1
         return size, chunks, _shown(digest.digest())
@@ -179,8 +179,7 @@ class ObjectStore:
         """Store a message; return True if there was one with the same id."""
 
         async def work(link: Link) -> bool:
-            given = {str(name): value for name, value in headers.items()}
-            answer = await link.js.publish(subject, content, headers=given, timeout=ANSWER_WITHIN)
+            answer = await link.js.publish(subject, content, ANSWER_WITHIN, headers=dict(headers))
             return bool(answer.duplicate)
 
         return self._run(work)
@@ -267,15 +266,20 @@ class Download:
         self._read = 0
         self._sequence = 0
         self._digest = hashlib.sha256()
+        self._rest = b""  # of the piece that was read last
 
-    def read(self, _size: int = -1, /) -> bytes:
-        """Return the next piece; nothing after the last.
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes, never more: zstandard copies them to a buffer of that size.
 
         Raises:
             Unreadable: a piece is missing.
         """
-        if self._read == self._stored.chunks:
-            return b""
+        if not self._rest and self._read < self._stored.chunks:
+            self._rest = self._next()
+        part, self._rest = self._rest[:size], self._rest[size:]
+        return part
+
+    def _next(self) -> bytes:
         try:
             message = self._piece(self._sequence)
         except NotFoundError:
@@ -293,7 +297,7 @@ class Download:
         Raises:
             Unreadable: it was not.
         """
-        if self.read() or _shown(self._digest.digest()) != self._stored.digest:
+        if self.read(1) or _shown(self._digest.digest()) != self._stored.digest:
             raise Unreadable(f"{self._stored.name} was changed: it has another digest")
 
 

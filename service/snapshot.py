@@ -88,11 +88,18 @@ class Snapshot(NamedTuple):
 
 
 class Snapshots:
-    """The snapshots of one journal's views."""
+    """The snapshots of one journal's views.
 
-    def __init__(self, objects: ObjectStore, data_dir: Path) -> None:
+    Args:
+        objects: where they are; closed by `close`.
+        data_dir: the directory of this replica's view.
+        fewest: entries that a new snapshot must be ahead of the one before.
+    """
+
+    def __init__(self, objects: ObjectStore, data_dir: Path, *, fewest: int = FEWEST) -> None:
         self._objects = objects
         self._view = store.locate(data_dir)
+        self._fewest = fewest
 
     def newest_first(self) -> list[Snapshot]:
         """Return the snapshots of all versions, newest first."""
@@ -136,13 +143,22 @@ class Snapshots:
         if not progress.complete or progress.problem:
             return None
         newest = next(iter(self._own(progress.journal_id)), None)
-        if not _is_due(progress.applied_revision, newest, age):
+        if not self._is_due(progress.applied_revision, newest, age):
             return None
         name = f"{store.fingerprint()}-{newest.revision if newest else 0}"
         if not self._objects.claim(name):
             return None
         self._objects.delete_incomplete(store.fingerprint())
         return self.publish(lambda *_: None)
+
+    def _is_due(self, revision: int, newest: Snapshot | None, age: float) -> bool:
+        if newest is None:
+            return revision >= self._fewest
+        ahead = revision - newest.revision
+        passed = time.time() - newest.stored.stored_at
+        if passed >= KEEP / 2:  # the object store will delete it
+            return ahead >= 0
+        return passed >= age and ahead >= self._fewest
 
     def publish(self, report: Report) -> Snapshot:
         """Copy the view, which may be in use, check the copy, and store it.
@@ -258,15 +274,6 @@ class Snapshots:
         if left:
             raise Unreadable("it has another size than its label")
         source.check()
-
-
-def _is_due(revision: int, newest: Snapshot | None, age: float) -> bool:
-    ahead = revision - (newest.revision if newest else 0)
-    if newest is None:
-        return ahead >= FEWEST
-    passed = time.time() - newest.stored.stored_at
-    # The object store deletes what is older than KEEP.
-    return (passed >= age and ahead >= FEWEST) or (passed >= KEEP / 2 and ahead >= 0)
 
 
 def _progress(db: apsw.Connection) -> Progress:

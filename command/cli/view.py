@@ -78,7 +78,6 @@ def snapshot() -> None:
 
     For a journal on NATS. A running service publishes one by itself every DESK_SNAPSHOT_HOURS.
     """
-    _log_warnings_only()
     with _open_snapshots() as snapshots, progress_bar() as report:
         made = snapshots.publish(report)
     size = format_size(made.stored.size)
@@ -98,6 +97,7 @@ def snapshots() -> None:
 
 @contextmanager
 def _open_snapshots() -> Iterator[Snapshots]:
+    _log_warnings_only()
     try:
         settings = Settings.load()
         if not settings.is_on_nats:
