@@ -1,7 +1,9 @@
 """A new replica starts from a snapshot of another one's view, with a real nats-server."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from io import BytesIO
@@ -28,6 +30,7 @@ from service.view.errors import ViewUnavailable
 from tests.support.callbacks import NOON, body, entry
 from tests.support.nats import MIB, NatsServer
 from tests.support.processes import run, start, wait_until
+from tests.support.proxy import proxy
 from tests.support.views import read
 from tests.support.waiting import eventually
 
@@ -443,18 +446,23 @@ def test_what_a_killed_replica_left_is_deleted(
     assert state(follow(journal, second)) == state(first)
 
 
-# ---- The commands ----
+# ---- Processes ----
 
 
-def test_an_operator_publishes_and_a_service_starts_from_that(
-    nats: NatsServer, options: JetStreamOptions, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
-    settings = {
-        "DESK_JOURNAL": nats.url,
+def settings_of(options: JetStreamOptions, port: int | None = None) -> dict[str, str]:
+    (server,) = options.access.servers
+    return {
+        "DESK_JOURNAL": f"nats://127.0.0.1:{port}" if port else server,
         "DESK_NATS_STREAM": options.stream.name,
         "DESK_NATS_MAX_BYTES": str(options.stream.max_bytes),
         "DESK_SDK_APP_IDS": "1600012345",
     }
+
+
+def test_an_operator_publishes_and_a_service_starts_from_that(
+    options: JetStreamOptions, journal: JetStreamWriter, first: Path, second: Path
+) -> None:
+    settings = settings_of(options)
     published = run("view", "snapshot", DESK_DATA_DIR=str(first), **settings)
     assert published.stdout.startswith(f"published {store.fingerprint()}-{SESSIONS}: revision 40, ")
     assert published.stderr == ""
@@ -473,3 +481,116 @@ def test_snapshots_need_a_journal_on_nats(tmp_path: Path) -> None:
     found = run("view", "snapshot", DESK_DATA_DIR=str(tmp_path), DESK_SDK_APP_IDS="1")
     assert found.returncode == 1
     assert found.stderr == ("desk: DESK_JOURNAL is a file: snapshots are for a journal on NATS\n")
+
+
+class Stall:
+    """A server is silent from the time on at which it has said a word so often."""
+
+    def __init__(self, word: bytes, times: int) -> None:
+        self._word = word
+        self._left = times
+        self.reached = threading.Event()
+        self.ended = threading.Event()
+
+    def __call__(self, data: bytes) -> bytes:
+        self._left -= data.count(self._word)
+        if self._left <= 0:
+            self.reached.set()
+            self.ended.wait(60)
+        return data
+
+
+@contextmanager
+def stalling(nats: NatsServer, word: bytes, times: int) -> Iterator[tuple[int, Stall]]:
+    """Give a port of NATS that stalls."""
+    stall = Stall(word, times)
+    with proxy(nats.port, change=stall) as slow:
+        try:
+            yield slow.port, stall
+        finally:
+            stall.ended.set()
+
+
+def append_large(journal: Journal) -> None:
+    """Append two megabytes that zstd cannot compress."""
+    for _ in range(20):
+        content = os.urandom(100_000)
+        new = NewEntry(id=content[:16], sdk_app_id=1, received_at=NOON, body=content)
+        journal.append(new, timeout=10)
+
+
+@pytest.mark.tools
+def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    append_large(journal)
+    publish(objects, follow(journal, first))
+    view = store.locate(second)
+    for piece in (1, 2, 4):
+        with (
+            stalling(nats, b"Nats-Subject: $O.", piece) as (port, stall),
+            start("service", data_dir=second, **settings_of(options, port)) as service,
+        ):
+            assert stall.reached.wait(30)
+            wait_until(lambda: store.partials(view))
+            service.kill()
+        assert not view.exists()
+    assert events(load(objects, journal, second)) == ["snapshot_loaded"]
+    assert sorted(second.iterdir()) == [view, store.lock_path(view)]
+    assert state(follow(journal, second)) == state(first)
+
+
+@pytest.mark.tools
+def test_a_publisher_that_is_killed_leaves_no_snapshot(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+) -> None:
+    append_large(journal)
+    follow(journal, first)
+    bucket = f"$O.{options.stream.name}-views.C.*"
+
+    async def pieces(js: JetStreamContext) -> dict[str, int]:
+        info = await js.stream_info(f"OBJ_{options.stream.name}-views", subjects_filter=bucket)
+        return info.state.subjects or {}
+
+    with (
+        stalling(nats, b'{"stream":"OBJ_', 2) as (port, stall),
+        start("view", "snapshot", data_dir=first, **settings_of(options, port)) as publisher,
+    ):
+        assert stall.reached.wait(30)
+        publisher.kill()
+    assert objects.all() == []
+    assert sum(nats.manage(pieces).values()) == 2
+    assert len(list(first.glob("snapshot-*.partial"))) == 1
+    snapshots = Snapshots(objects, first, fewest=1)
+    assert snapshots.publish_if_due(0)
+    assert len(nats.manage(pieces)) == 2, "of the snapshot, and of the claim"
+    assert not list(first.glob("snapshot-*"))
+
+
+@pytest.mark.tools
+def test_the_first_replica_of_a_version_publishes_and_the_others_load(
+    options: JetStreamOptions, journal: JetStreamWriter, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(64) as threads:
+        for _ in threads.map(lambda n: append(journal, range(n, n + 100)), range(0, 10_000, 100)):
+            pass
+    settings = settings_of(options)
+    one, two = tmp_path / "one", tmp_path / "two"
+    with start("service", data_dir=one, **settings) as first:
+        first.wait_for(lambda record: record["event"] == "no_snapshot")
+        first.wait_for(lambda record: record["event"] == "snapshot_published")
+        with start("service", data_dir=two, **settings) as second:
+            second.wait_for(lambda record: record["event"] == "snapshot_loaded")
+            wait_until(lambda: state(two)[0::2] == (10_000, 1))
+            assert state(two) == state(one)
+            assert second.terminate() == 0
+        assert first.terminate() == 0
