@@ -34,6 +34,9 @@ FORMAT = "1"
 KEPT = 2
 """Snapshots of one version that are kept."""
 
+KEEP_OTHERS = 24 * 60 * 60.0
+"""Seconds for which those of other versions are kept, as their views are: for a rollback."""
+
 FEWEST = 10_000
 """Entries that a new snapshot must be ahead: fewer are replayed within a second."""
 
@@ -171,8 +174,7 @@ class Snapshots:
         began = time.monotonic()
         with temporary(self._view.parent, "snapshot") as copy:
             progress = self._copy_checked(copy, report)
-            for old in self._own(progress.journal_id)[KEPT - 1 :]:
-                self._objects.delete(old.stored)
+            self._make_room(progress.journal_id)
             size = copy.stat().st_size
             label = Label(
                 format=FORMAT,
@@ -197,6 +199,15 @@ class Snapshots:
             progress.digest,
             size,
         )
+
+    def _make_room(self, journal_id: str) -> None:
+        """Delete all but the newest snapshot of this version, and those that nobody will load."""
+        oldest = time.time() - KEEP_OTHERS
+        newest = self._own(journal_id)[: KEPT - 1]
+        for each in self.newest_first():
+            is_own = each.fingerprint == store.fingerprint()
+            if each not in newest and (is_own or each.stored.stored_at < oldest):
+                self._objects.delete(each.stored)
 
     def _copy_checked(self, copy: Path, report: Report) -> Progress:
         with sqlite_errors(), closing(store.open_reader(self._view)) as db:

@@ -1,16 +1,19 @@
 """A new replica starts from a snapshot of another one's view, with a real nats-server."""
 
+import base64
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 import zstandard
 from nats.js import JetStreamContext
@@ -19,8 +22,9 @@ from structlog.testing import capture_logs
 from journal.entry import NewEntry
 from journal.errors import Unavailable
 from journal.jetstream import JetStreamOptions, JetStreamWriter
+from journal.jetstream_access import Access
 from journal.jetstream_objects import ObjectStore
-from journal.jetstream_stream import wanted
+from journal.jetstream_stream import StreamOptions, wanted
 from journal.port import Journal
 from service.follower import Follower
 from service.rpc.not_ready import progress_of
@@ -28,7 +32,7 @@ from service.snapshot import Snapshot, Snapshots
 from service.view import store
 from service.view.errors import ViewUnavailable
 from tests.support.callbacks import NOON, body, entry
-from tests.support.nats import MIB, NatsServer
+from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until
 from tests.support.proxy import proxy
 from tests.support.views import read
@@ -414,6 +418,32 @@ def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
     assert nats.manage(subjects) == pieces | {f"$O.{bucket}.C.claim"}
 
 
+def test_snapshots_of_other_versions_are_kept_for_a_day(
+    nats: NatsServer, options: JetStreamOptions, objects: ObjectStore, first: Path
+) -> None:
+    bucket = f"$O.{options.stream.name}-views"
+
+    def store_as(name: str, *, age: timedelta) -> None:
+        made = publish(objects, first)
+        then = datetime.now(UTC) - age
+        metadata = made.stored.metadata | {"fingerprint": name}
+        described = msgspec.structs.replace(
+            made.stored, name=name, mtime=then.isoformat(), metadata=metadata
+        )
+        subject = f"{bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+
+        async def describe(js: JetStreamContext) -> None:
+            await js.publish(subject, msgspec.json.encode(described))
+
+        nats.manage(describe)
+
+    store_as("the-last-version", age=timedelta(hours=23))
+    store_as("an-old-version", age=timedelta(hours=25))
+    publish(objects, first)
+    found = {each.fingerprint for each in Snapshots(objects, first).newest_first()}
+    assert found == {store.fingerprint(), "the-last-version"}
+
+
 def test_a_view_that_is_damaged_is_not_published(objects: ObjectStore, first: Path) -> None:
     with closing(apsw.Connection(str(store.locate(first)))) as db:
         db.execute("UPDATE feed SET record = CAST(record || 'x' AS BLOB) WHERE event_revision = 7")
@@ -444,6 +474,27 @@ def test_what_a_killed_replica_left_is_deleted(
     assert events(load(objects, journal, second)) == ["snapshot_loaded"]
     assert sorted(second.iterdir()) == [view, store.lock_path(view)]
     assert state(follow(journal, second)) == state(first)
+
+
+def test_a_service_needs_few_permissions(tmp_path: Path, first: Path) -> None:
+    bucket = "desk-views"
+    stream = f"OBJ_{bucket}"
+    api = ("STREAM.INFO", "STREAM.CREATE", "STREAM.PURGE", "STREAM.MSG.GET", "DIRECT.GET")
+    publishes = [f"$O.{bucket}.>", *(f"$JS.API.{each}.{stream}" for each in api)]
+    password = tmp_path / "password"
+    password.write_text("right")
+    config = (
+        "authorization { users: [ { user: desk, password: right, permissions { "
+        f'publish: {publishes}, subscribe: ["_INBOX.>"] }} }} ] }}'
+    )
+    with nats_server(tmp_path / "nats", config) as server:
+        access = Access(servers=(server.url,), user="desk", password_file=password)
+        with closing(ObjectStore(access, StreamOptions(max_bytes=MIB))) as objects:
+            made = Snapshots(objects, first, fewest=1).publish_if_due(0)
+            assert made
+            assert content_of(objects, made)
+            objects.delete(made.stored)
+            assert objects.all() == []
 
 
 # ---- Processes ----
