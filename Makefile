@@ -125,6 +125,10 @@ test-long: $(DEV)  ## run the properties with ten times as many examples, and 20
 	DESK_TEST_PROFILE=long $(RUN) pytest -n auto tests/property tests/unit $(ARGS)
 	$(RUN) tests.support.mutated_requests 200000
 
+.PHONY: upgrade-trial
+upgrade-trial: $(DEV)  ## upgrade and roll back with 200,000 callbacks under load; show what clients noticed
+	DESK_TEST_CALLBACKS=200000 $(RUN) pytest -n 0 -m tools tests/e2e/test_upgrade.py
+
 .PHONY: lint
 lint: $(DEV)  ## check style and layout of the code
 	$(BIN)/ruff check

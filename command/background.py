@@ -7,15 +7,19 @@ writes are queued up to a limit; beyond it they are dropped and counted.
 import atexit
 import io
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import NoReturn
 
 MAX_WRITES, MAX_BYTES = 10_000, 1024 * 1024
 """Limits of the queue, for a reader that does not keep up."""
 
 DRAIN_WITHIN = 0.5
 """Seconds that a process waits for the reader at its end. Several processes end in turn."""
+
+_exit_code: int | None = None
 
 
 class Output(io.BufferedIOBase):
@@ -129,3 +133,19 @@ def text_output(
     output = Output(descriptor, on_dropped=on_dropped)
     atexit.register(output.drain, DRAIN_WITHIN)
     return io.TextIOWrapper(output, "utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit after all exit handlers, without the teardown of the interpreter.
+
+    The teardown would take longer than everything else in a stop.
+    """
+    global _exit_code
+    _exit_code = code
+    sys.exit(code)
+
+
+@atexit.register  # before all others, and so called after them
+def _skip_teardown() -> None:
+    if _exit_code is not None:
+        os._exit(_exit_code)

@@ -9,10 +9,10 @@ import gc
 import os
 import platform
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from setproctitle import setproctitle
 
 from command import logs
 from command.address import Address
+from command.background import leave
 from command.runtime import read_silent
 from command.settings import Settings
 from command.signals import on_stop_request
@@ -73,13 +74,13 @@ def gateway_processes(
 
 
 def service_processes(settings: Settings, runtime: Path, address: Address) -> list[ProcessSpec]:
-    """Return the follower and the rpc workers. The workers stop first, with their streams."""
+    """Return the follower and the rpc workers, which stop together."""
     both = (settings, runtime)
     workers = [
         ProcessSpec(name=name, run=run_rpc_worker, arguments=(*both, address, name), stage=1)
         for name in (f"rpc-{number}" for number in range(1, settings.rpc_workers + 1))
     ]
-    follower = ProcessSpec(name="follower", run=run_follower, arguments=both, stage=2)
+    follower = ProcessSpec(name="follower", run=run_follower, arguments=both, stage=1)
     snapshots = ProcessSpec(name="snapshots", run=run_snapshots, arguments=both, stage=1)
     publishes = settings.is_on_nats and settings.snapshot_hours
     return [follower, *workers, *([snapshots] if publishes else [])]
@@ -141,24 +142,26 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
         stop = threading.Event()
         on_stop_request(stop.set)
-        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop)
+        journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop, notifier)
         if journal is not None:
             with closing(journal):
-                _load_snapshot(journal, settings, stop)
-                work = _open_with_retries(lambda: _make_follower(journal, settings), stop)
+                _load_snapshot(journal, settings, stop, notifier)
+                work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
                 if work is not None:
                     _report_ready(notifier)
                     work.run(stop, notifier.alive)
 
 
-def _load_snapshot(journal: "JournalReader", settings: Settings, stop: threading.Event) -> None:
+def _load_snapshot(
+    journal: "JournalReader", settings: Settings, stop: threading.Event, notifier: Notifier
+) -> None:
     """Put a snapshot of the view in place, if there is one and no view."""
     from journal.errors import Unavailable
 
     if settings.is_on_nats:
         try:
             with closing(open_snapshots(settings)) as snapshots:
-                snapshots.load(journal, stop)
+                _with_signs(notifier, lambda: snapshots.load(journal, stop))
         except Unavailable as problem:
             log.warning("snapshots_not_found", reason=str(problem))
 
@@ -169,19 +172,22 @@ def run_snapshots(notifier: Notifier, settings: Settings, runtime: Path) -> None
         os.nice(NICE)
         stop = threading.Event()
         on_stop_request(stop.set)
-        snapshots = _open_with_retries(lambda: open_snapshots(settings), stop)
+        snapshots = _open_with_retries(lambda: open_snapshots(settings), stop, notifier)
         if snapshots is not None:
             with closing(snapshots):
                 _report_ready(notifier)
-                # In a thread: reading a large view may take longer than signs of life may be apart.
-                threading.Thread(
-                    target=snapshots.keep_published,
-                    args=(stop, settings.snapshot_hours),
-                    name="publish",
-                    daemon=True,
-                ).start()
-                while not stop.wait(BEAT):
-                    notifier.alive()
+                hours = settings.snapshot_hours
+                _with_signs(notifier, lambda: snapshots.keep_published(stop, hours))
+
+
+def _with_signs(notifier: Notifier, work: Callable[[], None]) -> None:
+    """Run `work` in a thread, and give signs of life: it reads files of any size."""
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(work)
+        while not future.done():
+            wait([future], BEAT)
+            notifier.alive()
+        future.result()
 
 
 def run_rpc_worker(
@@ -335,11 +341,14 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
 
 
 def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
-    """Open the view for writing. A disk that is full or fails may do better later."""
+    """Open the view for writing. A disk may do better later, and a build will end."""
     from journal.errors import Unavailable
     from service.follower import Follower
     from service.view.errors import ViewError, ViewUnavailable
+    from service.view.writer import is_being_built
 
+    if is_being_built(settings.data_dir):
+        raise Unavailable("desk view build is making the view")
     try:
         return Follower(journal, settings.data_dir)
     except ViewUnavailable:
@@ -360,7 +369,9 @@ def _backlog(settings: Settings) -> "Backlog":
     return Backlog(lambda: _open_reader(settings))
 
 
-def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | None:
+def _open_with_retries(
+    open_: Callable[[], T], stop: threading.Event, notifier: Notifier
+) -> T | None:
     """Open the journal as soon as that is possible. Return None after a request to stop."""
     from journal.errors import Unavailable
 
@@ -369,6 +380,7 @@ def _open_with_retries(open_: Callable[[], T], stop: threading.Event) -> T | Non
         try:
             return open_()
         except Unavailable as reason:
+            notifier.alive()
             note(str(reason))
             stop.wait(OPEN_RETRY)
     return None
@@ -410,16 +422,16 @@ def _process(
     logs.configure(settings, role)
     metrics.BUILD_INFO.read = lambda: _build_info(role)
     open_endpoint(runtime, role, *groups)
+    code = 1
     try:
         with tracing.sending(role):
             yield
+        code = 0
     except (Unavailable, FileProblem) as error:
         notifier.trouble(str(error))
-        sys.exit(1)
     except JournalError as error:
         notifier.failed(str(error))
-        sys.exit(1)
     except Exception as error:
         log.exception("process_failed")
         notifier.trouble(f"{type(error).__name__}: {error}")
-        sys.exit(1)
+    leave(code)

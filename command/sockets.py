@@ -1,5 +1,6 @@
 """The sockets that the supervisor binds for its children."""
 
+import os
 import socket
 
 from command.address import Address
@@ -8,18 +9,39 @@ BACKLOG = 1024
 """Connections that may wait to be accepted, also while the gateway restarts."""
 
 
+SYSTEMD_SOCKET = 3
+"""The descriptor of the first socket that systemd passes on; see sd_listen_fds(3)."""
+
+
 class CannotListen(OSError):
     """An address cannot be listened on. The message names it and the reason."""
 
 
 def listen(address: Address) -> socket.socket:
-    """Return a listening socket. Port 0 becomes a free port.
+    """Return a new listening socket. Port 0 becomes a free port.
 
     Raises:
         CannotListen: the address is in use, not of this machine, or not resolvable.
     """
     sock = _bind(address, share=False)
     sock.listen(BACKLOG)
+    return sock
+
+
+def listen_or_inherit(address: Address) -> socket.socket:
+    """Return the listening socket that systemd has passed on, or else a new one.
+
+    systemd keeps its socket open: connections wait there while this command restarts.
+
+    Raises:
+        CannotListen: as in `listen`, or the socket is not for TCP.
+    """
+    receiver, number = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    if (receiver, number) != (str(os.getpid()), "1"):
+        return listen(address)
+    sock = socket.socket(fileno=SYSTEMD_SOCKET)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        raise CannotListen("the socket that systemd has passed on must have an IP address")
     return sock
 
 

@@ -40,6 +40,9 @@ MAX_FAILED_STARTS = 5
 HANG_TIMEOUT = 30.0
 """Seconds without a sign of life after which a child is killed, and started again."""
 
+START_WITHIN = 60.0
+"""Seconds that a child may take to its first sign of life, unless the timeout is longer."""
+
 SILENT_AFTER = 6.0
 """Seconds without a sign of life after which a child counts as silent."""
 
@@ -69,7 +72,7 @@ class Notifier:
     def alive(self) -> None:
         """Report that the child's main loop turns, at most once in `BEAT` seconds. Never block.
 
-        From the first sign on, a child that gives none for long is killed and started again.
+        A child that gives none for long is killed and started again.
         """
         now = time.monotonic()
         if now >= self._next_sign:
@@ -126,6 +129,7 @@ class Supervisor:
         stop_within: float = STOP_WITHIN,
         hang_timeout: float = HANG_TIMEOUT,
         silent_after: float = SILENT_AFTER,
+        start_within: float = START_WITHIN,
     ) -> None:
         """Prepare; `run` starts the processes.
 
@@ -133,11 +137,12 @@ class Supervisor:
             specs: the processes.
             on_ready: called once, when every process has been ready.
             on_stop: called once, before the first process is asked to stop.
-            on_silent: called with the names of the processes that have worked and now give no sign
-                of life, whenever they change.
+            on_silent: called with the names of the processes that give no sign of life, whenever
+                they change.
             stop_within: seconds that all processes together may take to stop.
             hang_timeout: seconds without a sign of life until a process is killed; 0: never.
             silent_after: seconds without a sign of life until a process counts as silent.
+            start_within: seconds that a process may take to its first sign of life.
         """
         self.failure = ""
         self._children = [_Child(spec) for spec in specs]
@@ -147,6 +152,7 @@ class Supervisor:
         self._stop_within = stop_within
         self._hang_timeout = hang_timeout
         self._silent_after = silent_after
+        self._start_within = start_within
         self._silent: frozenset[str] = frozenset()
 
     def run(self) -> int:
@@ -176,7 +182,7 @@ class Supervisor:
                     child.reload()
             for child in self._children:
                 child.poll()
-                child.end_hang(self._hang_timeout)
+                child.end_hang(self._hang_timeout, self._start_within)
             self._note_silent()
             if not announced and all(child.ready for child in self._children):
                 announced = True
@@ -186,9 +192,7 @@ class Supervisor:
 
     def _note_silent(self) -> None:
         silent = frozenset(
-            child.spec.name
-            for child in self._children
-            if child.ready and child.silence > self._silent_after
+            child.spec.name for child in self._children if child.silence > self._silent_after
         )
         if silent != self._silent:
             self._silent = silent
@@ -232,15 +236,16 @@ class _Child:
 
     Attributes:
         ready: it has been ready once.
-        silence: seconds since its last report.
+        silence: seconds since its last report, also if it was started again since.
     """
 
     def __init__(self, spec: ProcessSpec) -> None:
         self.spec = spec
         self.ready = False
-        self.silence = 0.0
+        self.silence = -SILENT_AFTER  # the first start takes longer
         self._looked_at = time.monotonic()
-        self._gives_signs = False
+        self._unheard = 0.0  # seconds since the last report of this process, or since its start
+        self._reported = False
         self._process: Any = None
         self._pipe: Connection | None = None
         self._trouble = ""
@@ -270,7 +275,9 @@ class _Child:
     def poll(self) -> None:
         """Read the process's reports, reap it if it died, start it if it is due."""
         now = time.monotonic()
-        self.silence += min(now - self._looked_at, LONGEST_LOOK)
+        passed = min(now - self._looked_at, LONGEST_LOOK)
+        self.silence += passed
+        self._unheard += passed
         self._looked_at = now
         died = self._process is not None and not self._process.is_alive()
         self._receive()  # after the check above, so that no report from before the death is missed
@@ -279,13 +286,14 @@ class _Child:
         if self.pause == 0.0:
             self._start()
 
-    def end_hang(self, timeout: float) -> None:
-        """Kill the process if it gave signs of life, and none for `timeout` seconds."""
-        if 0 < timeout < self.silence and self._gives_signs and self.is_alive:
-            self._gives_signs = False
-            self._trouble = f"gave no sign of life for {timeout:g} s"
-            log.error("process_hung", name=self.spec.name, pid=self._process.pid, after_s=timeout)
+    def end_hang(self, timeout: float, start_within: float) -> None:
+        """Kill the process if it gave no sign of life for long. A timeout of 0 means never."""
+        limit = timeout if self._reported else max(timeout, start_within)
+        if timeout and self._unheard > limit and self.is_alive:
+            self._trouble = f"gave no sign of life for {limit:g} s"
+            log.error("process_hung", name=self.spec.name, pid=self._process.pid, after_s=limit)
             self._process.kill()
+            self._unheard = 0.0
 
     def terminate(self) -> None:
         if self.is_alive:
@@ -302,7 +310,7 @@ class _Child:
 
     def _start(self) -> None:
         self._trouble, self._started_at = "", time.monotonic()
-        self._gives_signs = False
+        self._unheard, self._reported = 0.0, False
         try:
             self._process = self._spawn()
         except OSError as error:  # too few processes, memory or files: perhaps not for long
@@ -333,13 +341,12 @@ class _Child:
                 return
             if word == "failed":
                 raise _GiveUp(f"{self.spec.name}: {reason}")
-            self.silence = 0.0
-            if word == "alive":
-                self._gives_signs = True
-                continue
+            self.silence = self._unheard = 0.0
+            self._reported = True
             if word == "ready":
                 self._note_ready()
-            self._trouble = reason
+            if word != "alive":
+                self._trouble = reason
 
     def _note_ready(self) -> None:
         self.ready = True

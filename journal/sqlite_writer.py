@@ -23,6 +23,9 @@ CHECKPOINT_PAGES = 1024
 """Pages of 4 KiB in the WAL after which they are moved to the database. Nothing is committed
 meanwhile: more pages make fewer, but longer pauses."""
 
+BRIEFLY_MS = 20
+"""Milliseconds that a checkpoint waits for readers, once it has waited for them in vain."""
+
 # No revision is given: SQLite takes the next one, and none for an id that is there already.
 INSERT = "INSERT INTO entries ({columns}) VALUES {rows} ON CONFLICT (id) DO NOTHING"
 READ = "SELECT journal_id FROM header"
@@ -85,13 +88,13 @@ class Writer:
         """Move the WAL to the database if it has grown, so that the next commit starts it anew.
 
         Waits for readers, but not long: a busy reader delays it by `checkpoint_pages`. As long as
-        one does so, as a backup may for minutes, the next attempts do not wait at all.
+        one does so, as a backup may for minutes, the next attempts wait only briefly.
         """
         if self._pages < self._checkpoint_pages:
             return
         self._pages = 0
         with suppress(Unavailable), self._writing() as connection:
-            connection.set_busy_timeout(0 if self._delayed else BUSY_MS)
+            connection.set_busy_timeout(BRIEFLY_MS if self._delayed else BUSY_MS)
             try:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
                 self._delayed = False

@@ -214,7 +214,8 @@ class Projection:
         """Read a session from the view; none of its rows is waiting."""
         session = CachedSession(key, History(), records.SessionMessage(*key))
         if saved := self._writer.load_session(key):
-            session.first_revision, session.number, session.is_full, fold = saved
+            session.first_revision, session.number, session.is_full, fold, before = saved
+            session.saved_place = before
             session.saved_key = session.key_row()
             if fold:
                 session.history = History.restore(fold)
@@ -272,6 +273,7 @@ class Projection:
         keys: list[SavedKey] = []
         moved: list[SessionRow] = []
         stayed: list[SessionRow] = []
+        counts: Counter[tuple[int, int]] = Counter()
         for name in sorted(self._sessions):
             session = self._sessions[name]
             if not session.revision:
@@ -284,9 +286,13 @@ class Projection:
                 row = session.row(session.number)
                 before, session.saved_place = session.saved_place, place(row)
                 (stayed if before == session.saved_place else moved).append(row)
+                counts[row.sdk_app_id, row.state] += 1
+                if before:
+                    counts[row.sdk_app_id, before[0]] -= 1
         self._writer.save_keys(keys)
         self._writer.save_sessions(moved)
         self._writer.save_sessions_in_place(stayed)
+        self._writer.count_sessions(counts)
 
     def _close(self, session: CachedSession) -> None:
         """Store the ids of a full session, so that repetitions are recognised without it."""

@@ -27,7 +27,8 @@ OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
 ENTRIES = f"SELECT record FROM feed WHERE {OWN} ORDER BY position"  # noqa: S608
 FEED = """
-SELECT position, record, session, facts, sdk_app_id, session_id, type, verdict, reason
+SELECT position, record, session, facts, event_revision, sdk_app_id, session_id, type, verdict,
+    reason, client_user_id, channel_type
 FROM feed ORDER BY position
 """
 OTHER_SESSIONS = """
@@ -134,7 +135,10 @@ def _problem(record: bytes, facts: bytes | None, columns: list[object], entry: E
 
 def _columns(made: SessionRecord) -> list[object]:
     event = made.event
-    return [event.sdk_app_id, event.session_id, event.type, made.verdict, made.rejection_reason]
+    return [
+        *(event.revision, event.sdk_app_id, event.session_id, event.type),
+        *(made.verdict, made.rejection_reason, event.client_user_id, event.channel_type),
+    ]
 
 
 def _parsed(record: bytes) -> SessionRecord | None:

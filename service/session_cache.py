@@ -23,7 +23,7 @@ class CachedSession(msgspec.Struct):
         revision: of its last callback; 0 if none has come since it was read from the view.
         is_full: True if it has no room for more callbacks.
         saved_key: its row of `session_keys`; None if there is none.
-        saved_place: its place in the indexes of `sessions`; empty if it is not known.
+        saved_place: its place in the indexes of `sessions`; empty if it is not there.
         weight: approximate bytes that it takes, as the cache has counted them.
     """
 

@@ -125,7 +125,7 @@ class Snapshots:
         """
         while not stop.wait(LOOK):
             try:
-                self.publish_if_due(hours * HOUR)
+                self.publish_if_due(hours * HOUR, _until(stop))
             except ViewUnavailable:  # it is not there yet
                 continue
             except Closed:
@@ -139,7 +139,7 @@ class Snapshots:
                     exc_info=not is_known,
                 )
 
-    def publish_if_due(self, age: float) -> Snapshot | None:
+    def publish_if_due(self, age: float, report: Report = lambda *_: None) -> Snapshot | None:
         """Publish a snapshot if there is none of less than `age` seconds, and nobody else does."""
         with sqlite_errors(), closing(store.open_reader(self._view)) as db:
             progress = _progress(db)
@@ -152,7 +152,7 @@ class Snapshots:
         if not self._objects.claim(name):
             return None
         self._objects.delete_incomplete(store.fingerprint())
-        return self.publish(lambda *_: None)
+        return self.publish(report)
 
     def _is_due(self, revision: int, newest: Snapshot | None, age: float) -> bool:
         if newest is None:
@@ -285,6 +285,16 @@ class Snapshots:
         if left:
             raise Unreadable("it has another size than its label")
         source.check()
+
+
+def _until(stop: Event) -> Report:
+    """Make a report that ends the work that is reported when `stop` is set."""
+
+    def check(*_: object) -> None:
+        if stop.is_set():
+            raise Closed("stopped")
+
+    return check
 
 
 def _progress(db: apsw.Connection) -> Progress:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
-from desk.client import Client, NotFound, Update
+from desk.client import Client, NotFound, Unavailable, Update
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
 from desk.v1.session_pb2 import SessionKey
 from desk.v1.status_pb2 import GetStatusResponse
@@ -110,7 +110,7 @@ class _CatchingUp:
     async def wait(self) -> int:
         """Wait until the view contains the journal's present head. Return that revision."""
         await self._await_follower()
-        status = await self._client.status()
+        status = await self._status()
         head, reached, moved_at = status.head_revision, status.header.revision, self._clock()
         while reached < head:
             stuck = f"the view stays at revision {reached}; the journal is at {head}"
@@ -122,7 +122,7 @@ class _CatchingUp:
 
     async def _await_follower(self) -> None:
         # `head_revision` is as old as the follower's last sign of life.
-        seen, rounds, seen_at = (await self._client.status()).follower_seen_at, 0, self._clock()
+        seen, rounds, seen_at = (await self._status()).follower_seen_at, 0, self._clock()
         while rounds < ROUNDS:
             stuck = "the follower is silent: the view does not have all acknowledged callbacks yet"
             now = (await self._next_status(seen_at, stuck)).follower_seen_at
@@ -133,7 +133,18 @@ class _CatchingUp:
         if self._clock() - since > self._patience:
             raise Stuck(stuck)
         await asyncio.sleep(self._poll_every)
-        return await self._client.status()
+        return await self._status()
+
+    async def _status(self) -> GetStatusResponse:
+        """Return the status; wait for a service that restarts."""
+        until = self._clock() + self._patience
+        while True:
+            try:
+                return await self._client.status()
+            except Unavailable:
+                if self._clock() > until:
+                    raise
+            await asyncio.sleep(self._poll_every)
 
 
 async def _read_feed(

@@ -16,14 +16,14 @@ from setproctitle import setproctitle
 
 from command import logs
 from command.address import Address
-from command.background import text_output
+from command.background import leave, text_output
 from command.cli.guide import getting_started
 from command.cli.owner import require_owner
 from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required_limit
 from command.processes import gateway_processes, service_processes
 from command.runtime import write_silent
 from command.settings import Settings, SettingsError, TrialSettings
-from command.sockets import CannotListen, bound_address, listen, reserve
+from command.sockets import CannotListen, bound_address, listen, listen_or_inherit, reserve
 from command.supervisor import Supervisor
 from metrics import tracing
 from metrics.page import serve_page
@@ -51,7 +51,7 @@ def serve() -> None:
         app = settings.sdk_app_ids[0]
         click.echo(f"desk: DESK_SDK_APP_IDS is not set: using the sample app {app}", err=True)
     with (
-        closing(_bind("DESK_HTTP_LISTEN", listen, settings.http_listen)) as listener,
+        closing(_bind("DESK_HTTP_LISTEN", listen_or_inherit, settings.http_listen)) as listener,
         closing(_bind("DESK_GRPC_LISTEN", reserve, settings.grpc_listen)) as reserved,
         _metrics(settings) as (runtime, metrics),
     ):
@@ -74,7 +74,7 @@ def gateway() -> None:
     """Run the gateway: receive callbacks on DESK_HTTP_LISTEN, append them to the journal."""
     settings = _load(Settings)
     with (
-        closing(_bind("DESK_HTTP_LISTEN", listen, settings.http_listen)) as listener,
+        closing(_bind("DESK_HTTP_LISTEN", listen_or_inherit, settings.http_listen)) as listener,
         _metrics(settings) as (runtime, metrics),
     ):
         address = bound_address(listener)
@@ -137,7 +137,7 @@ def _run(settings: Settings, supervisor: Supervisor, *, gateway: bool = True) ->
     code = supervisor.run()
     if supervisor.failure:
         click.echo(f"desk: {supervisor.failure}", err=True)
-    sys.exit(code)
+    leave(code)
 
 
 def _refuse(*problems: str) -> NoReturn:

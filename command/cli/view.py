@@ -15,18 +15,18 @@ import structlog
 from command.cli import Group, error_text, fail
 from command.cli.offline import become_owner, journal_file, progress_bar, time_of
 from command.cli.output import format_size
-from command.processes import open_reader, open_snapshots
+from command.processes import JOURNAL_FILE, open_reader, open_snapshots
 from command.settings import Settings, SettingsError
 from journal.backup import require_room
 from journal.damage import Report
-from journal.errors import JournalError
+from journal.errors import InUse, JournalError
 from service.follower import Follower
 from service.snapshot import Snapshots
 from service.view import store
 from service.view.errors import ViewError
 from service.view.progress import Progress
 from service.view.reader import Reader
-from service.view.writer import discard
+from service.view.writer import building, discard, lock
 
 POLL = 0.2
 """Seconds between two looks at the progress."""
@@ -48,16 +48,22 @@ def build() -> None:
     version is ready within seconds. An interrupted build goes on where it was.
     """
     _log_warnings_only()
-    with journal_file() as path:
-        directory, began = path.parent, time.monotonic()
-        become_owner(directory)
-        _require_room(path)
-        with closing(open_reader(directory)) as journal, progress_bar() as report:
+    began = time.monotonic()
+    with _data_directory() as directory:
+        name = store.locate(directory).name
+        if _is_served(directory):
+            click.echo(f"{name} is being served: there is nothing to build")
+            return
+        _require_room(directory)
+        with (
+            building(directory),
+            closing(open_reader(directory)) as journal,
+            progress_bar() as report,
+        ):
             progress = _build(Follower(journal, directory), directory, report)
     if progress.problem:
         fail(f"the view ends at revision {progress.applied_revision}: {progress.problem}")
     seconds = time.monotonic() - began
-    name = store.locate(directory).name
     click.echo(f"built {name} up to revision {progress.applied_revision} in {seconds:.0f} s")
 
 
@@ -67,8 +73,8 @@ def drop() -> None:
 
     Without this they are deleted a day after their last use, so that a rollback finds them.
     """
-    with journal_file() as path:
-        for other in store.others(path.parent):
+    with _data_directory() as directory:
+        for other in store.others(directory):
             click.echo(f"{other.name}: {'deleted' if discard(other) else 'in use'}")
 
 
@@ -111,6 +117,26 @@ def _open_snapshots() -> Iterator[Snapshots]:
         fail(error_text(error))
 
 
+@contextmanager
+def _data_directory() -> Iterator[Path]:
+    """Give the directory of a journal, and act as its owner from here on."""
+    with journal_file() as path:
+        path.stat()  # which fails where there is none
+        become_owner(path.parent)
+        yield path.parent
+
+
+def _is_served(directory: Path) -> bool:
+    """Return True if a follower keeps this version's view up to date."""
+    path = store.locate(directory)
+    try:
+        lock(path).release()
+    except InUse:
+        with suppress(ViewError), closing(Reader(path)) as reader:
+            return reader.progress().complete
+    return False
+
+
 def _log_warnings_only() -> None:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
@@ -144,10 +170,10 @@ def _progress(directory: Path, report: Report) -> Progress:
     return Progress("", "")
 
 
-def _require_room(journal: Path) -> None:
+def _require_room(directory: Path) -> None:
     """Refuse to begin what would fill the disk."""
-    views = [file.stat().st_size for file in store.others(journal.parent)]
-    there = store.locate(journal.parent)
+    views = [file.stat().st_size for file in store.others(directory)]
+    there = store.locate(directory)
     done = there.stat().st_size if there.exists() else 0
-    size = max(views, default=0) or GROWTH * journal.stat().st_size
-    require_room(journal.parent, size - done)
+    size = max(views, default=0) or GROWTH * (directory / JOURNAL_FILE).stat().st_size
+    require_room(directory, size - done)

@@ -58,7 +58,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     round_seconds: tuple[float, float] = (0.0001, 0.1)  # between writes: for each stream; at most
     guard_seconds: float = 2.0  # between two checks of the view's file
     handshake_seconds: float = 5.0  # of a connection
-    grace_seconds: float = 3.0  # for calls to end once the server drains
+    # For calls to end once the server drains. One client that reads nothing uses all of it up.
+    grace_seconds: float = 1.0
 
     def calls(self) -> int:
         """Return the number of calls of all kinds."""

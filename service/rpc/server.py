@@ -118,8 +118,8 @@ async def serve(
     Raises:
         RuntimeError: the address cannot be bound.
     """
-    while True:
-        if not await _is_complete(view_path, stop, within=BUILT_WITHIN):
+    while not stop.is_set():
+        if not await _is_complete(view_path, stop, within=BUILT_WITHIN) and not stop.is_set():
             grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
             async with _refusing(view_path, address, tls, grants, Quotas(limits)) as port:
                 address = f"{address.rpartition(':')[0]}:{port}"  # the same one, if any would do
@@ -280,11 +280,14 @@ async def _guard(
         await asyncio.sleep(feed.limits.guard_seconds)
         if opened.replaced_by(DatabaseFiles.at(readers.path)):
             raise ViewReplaced
-        with suppress(ViewError):
+        try:
             progress = readers.inline.progress()
-            if progress.journal_id != feed.journal_id:
-                raise ViewReplaced
-            await health.report(serving=not (progress.problem or silent_processes()))
+        except ViewError:
+            await health.report(serving=False)
+            continue
+        if progress.journal_id != feed.journal_id:
+            raise ViewReplaced
+        await health.report(serving=not (progress.problem or silent_processes()))
 
 
 def affordable_connections() -> int:

@@ -65,21 +65,14 @@ CREATE INDEX sessions_by_agent      ON sessions (agent_id, begun_at);
 CREATE INDEX sessions_by_user       ON sessions (client_user_id, begun_at);
 CREATE INDEX sessions_by_queue      ON sessions (sdk_app_id, queued_since) WHERE queued_since IS NOT NULL;
 
--- The number of sessions by app and state: counting them would read an index of all sessions.
+-- The number of sessions by app and state: counting them would read an index of all sessions. It is
+-- changed once a batch.
 CREATE TABLE session_counts (
     sdk_app_id INTEGER NOT NULL,
     state      INTEGER NOT NULL,
     sessions   INTEGER NOT NULL,
     PRIMARY KEY (sdk_app_id, state)
 ) STRICT, WITHOUT ROWID;
-
--- A session changes its state by being replaced. In a trigger of REPLACE every insert replaces.
-CREATE TRIGGER count_session BEFORE INSERT ON sessions BEGIN
-    UPDATE session_counts SET sessions = sessions - 1
-    WHERE (sdk_app_id, state) = (SELECT sdk_app_id, state FROM sessions WHERE number = NEW.number);
-    REPLACE INTO session_counts VALUES (NEW.sdk_app_id, NEW.state, 1 + ifnull(
-        (SELECT sessions FROM session_counts WHERE sdk_app_id = NEW.sdk_app_id AND state = NEW.state), 0));
-END;
 
 -- What was made of every callback, append-only. Read in order of position.
 CREATE TABLE feed (

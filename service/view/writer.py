@@ -1,6 +1,6 @@
 """The only writer of the view, which also reads back what the fold needs. For the follower."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from operator import attrgetter, lt
@@ -94,12 +94,14 @@ class SavedSession(NamedTuple):
         number: its key in `sessions`; None while it has not begun.
         full: True if it has used up a limit.
         fold: the bytes of `History.save`; None while it has not begun.
+        place: the values of `PLACE`; empty while it has not begun.
     """
 
     first_revision: int
     number: int | None
     full: bool
     fold: bytes | None
+    place: tuple[Any, ...]
 
 
 def _insert(verb: str, table: str, columns: Sequence[str], extra: str = "") -> str:
@@ -116,7 +118,7 @@ def _update(table: str, row: Sequence[str], key: str, without: Sequence[str]) ->
 
 KEY = ("number", "sdk_app_id", "session_id", "first_revision")
 PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at", "queued_since")
-"""Indexed columns of a session, except its key and the time of its last event.
+"""Indexed columns of a session, except its key and the time of its last event. The state is first.
 
 If none of these has changed, all others are updated in place.
 """
@@ -129,11 +131,15 @@ SAVE_PROGRESS = _insert("REPLACE", "progress", Progress.__struct_fields__, ", 1"
 # event_revision is unique: a rejection that got another reason moves to its new position.
 ADD_REJECTION = "REPLACE INTO rejections (position, event_revision) VALUES (?, ?)"
 DROP_REJECTION = "DELETE FROM rejections WHERE event_revision = ?"
-LOAD_SESSION = """
-    SELECT session_keys.first_revision, session_keys.number, full, fold
+COUNT_SESSIONS = """
+    INSERT INTO session_counts (sdk_app_id, state, sessions) VALUES (?, ?, ?)
+    ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions
+"""
+LOAD_SESSION = f"""
+    SELECT session_keys.first_revision, session_keys.number, full, fold, {", ".join(PLACE)}
     FROM session_keys LEFT JOIN sessions ON sessions.number = session_keys.number
     WHERE session_keys.sdk_app_id = ? AND session_keys.session_id = ?
-"""
+"""  # noqa: S608
 LOAD_HISTORY = """
     SELECT event_revision, verdicts, agent_id, facts FROM feed INDEXED BY feed_by_session
     WHERE first_revision = ? AND revised = 0
@@ -303,6 +309,10 @@ class ViewWriter:
         if self._db.total_changes() - before != len(rows):
             raise AssertionError("a session is not where it was saved")
 
+    def count_sessions(self, changes: Mapping[tuple[int, int], int]) -> None:
+        """Change the numbers of sessions, by app and state."""
+        self._write(COUNT_SESSIONS, [(*group, change) for group, change in changes.items()])
+
     def add_rejection(self, position: int, event_revision: int) -> None:
         """Note that an event is rejected, as published at `position`."""
         self._write(ADD_REJECTION, [(position, event_revision)])
@@ -314,7 +324,10 @@ class ViewWriter:
     def load_session(self, key: SessionKey) -> SavedSession | None:
         """Read a session as last saved; None if no callback has named it."""
         rows = self._rows(LOAD_SESSION, key)
-        return SavedSession._make(rows[0]) if rows else None
+        if not rows:
+            return None
+        first_revision, number, full, fold, *place = rows[0]
+        return SavedSession(first_revision, number, full, fold, tuple(place) if number else ())
 
     def load_history(self, first_revision: int) -> list[HistoryEntry]:
         """Read a session's history in order of revision, with what was published of it."""
@@ -367,6 +380,37 @@ def lock(path: Path) -> FileLock:
         return FileLock(store.lock_path(path))
     except BlockingIOError:
         raise InUse(f"another follower is writing {path}; stop it first") from None
+
+
+@contextmanager
+def building(data_dir: Path) -> Iterator[None]:
+    """Mark this version's view as being built apart from the service, which waits for that.
+
+    Raises:
+        InUse: another build is under way.
+    """
+    if is_being_built(data_dir):
+        raise InUse(f"{store.locate(data_dir)} is being built by another process")
+    mark = lock(_build_mark(data_dir))
+    try:
+        yield
+    finally:
+        mark.release()
+
+
+def is_being_built(data_dir: Path) -> bool:
+    """Return True if this version's view is being built apart from the service."""
+    mark = _build_mark(data_dir)
+    if store.lock_path(mark).exists():
+        try:
+            lock(mark).release()
+        except InUse:
+            return True
+    return False
+
+
+def _build_mark(data_dir: Path) -> Path:
+    return Path(f"{store.locate(data_dir)}.build")
 
 
 def discard(path: Path) -> bool:

@@ -9,30 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from command.address import DEFAULT_HTTP
 from command.cli import COMMANDS
 from command.settings import Settings
 from command.supervisor import STOP_WITHIN
 from journal.sqlite import SqliteWriter
 from tests.support.commands import invoke
+from tests.support.units import SYSTEMD, UNITS, directives
 
 pytestmark = pytest.mark.tools
 
-SYSTEMD = Path(__file__).parents[2] / "deploy" / "systemd"
-UNITS = ("desk-gateway.service", "desk-service.service")
 BACKUP = ("desk-backup.service", "desk-backup.timer")
-COMMON = SYSTEMD / "desk-.service.d" / "common.conf"
 
 SETTINGS = {f"DESK_{field.upper()}" for field in Settings.model_fields}
-
-
-def directives(unit: str) -> dict[str, list[str]]:
-    """Return the values by directive: those of the drop-in, then those of the unit itself."""
-    found: dict[str, list[str]] = {}
-    for line in (COMMON.read_text() + (SYSTEMD / unit).read_text()).splitlines():
-        name, equals, value = line.partition("=")
-        if equals and not line.startswith("#"):
-            found.setdefault(name, []).append(value)
-    return found
 
 
 def desk() -> Path:
@@ -48,7 +37,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         file.write_text(file.read_text().replace("/opt/desk/bin/desk", str(desk())))
 
     checked = subprocess.run(
-        ["systemd-analyze", "verify", *UNITS, *BACKUP],
+        ["systemd-analyze", "verify", *UNITS, *BACKUP, "desk-gateway.socket"],
         cwd=tmp_path,
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
         capture_output=True,
@@ -67,6 +56,13 @@ def test_a_unit_runs_the_command_that_it_is_named_after(unit: str) -> None:
     assert program == "/opt/desk/bin/desk"
     assert unit == f"desk-{command}.service"
     assert command in COMMANDS
+
+
+def test_the_address_of_the_gateway_is_kept_open_while_it_restarts() -> None:
+    found = directives("desk-gateway.service")
+    assert found["Requires"] == ["desk-gateway.socket"]
+    assert found["Also"] == ["desk-gateway.socket"]  # enabled and disabled together
+    assert f"ListenStream={DEFAULT_HTTP}" in (SYSTEMD / "desk-gateway.socket").read_text()
 
 
 @pytest.mark.parametrize("unit", UNITS)

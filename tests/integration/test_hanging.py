@@ -88,3 +88,17 @@ def test_a_gateway_that_hangs_is_started_again_and_does_not_concern_the_service(
         assert invoke("health", "gateway", gateway, "--timeout", "0.5").returncode == 1
         eventually(lambda: invoke("health", "gateway", gateway).returncode == 0, within=40)
         assert desk.terminate() == 0
+
+
+def test_health_tells_of_a_follower_that_hangs_at_its_start(tmp_path: Path) -> None:
+    with start("serve", data_dir=tmp_path / "data") as desk:
+        desk.ready()
+        assert desk.terminate() == 0
+    with start("service", data_dir=tmp_path / "data") as desk:  # with a view that is complete
+        desk.wait_for(lambda record: record.get("name") == "follower")
+        os.kill(pids(desk, "follower")[0], signal.SIGSTOP)
+        port = desk.wait_for(lambda record: record["event"] == "rpc_serving")["port"]
+        eventually(lambda: not is_serving(f"127.0.0.1:{port}"), within=2 * WITHIN)
+        os.kill(pids(desk, "follower")[0], signal.SIGCONT)
+        eventually(lambda: is_serving(f"127.0.0.1:{port}"), within=30)
+        assert desk.terminate() == 0

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from service.view.store import fingerprint
 from tests.support.processes import ROOT, SDK_APP_ID, environment, run, start
+from tests.support.trees import copy_tree, settings
 
 STUBS_PYTHON = str(ROOT / ".venv" / "stubs" / "bin" / "python")
 """The interpreter of `make stubs`; `make test` installs it."""
@@ -75,11 +75,7 @@ for life in make_lives(20, seed=1, run="r", now=1_800_000_000_000):
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a copy of the tree that knows two more event types."""
     copy = tmp_path_factory.mktemp("tree")
-    rooms = (
-        "callback client command gateway journal metrics proto service simulator storage tools docs"
-    )
-    for room in rooms.split():
-        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_tree(copy)
     catalogue = copy / "callback" / "catalogue.py"
     catalogue.write_text(catalogue.read_text().replace("\n\n\nRANKS", ROWS + "\n\nRANKS"))
     proto = copy / "proto" / "desk" / "v1" / "event.proto"
@@ -91,10 +87,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for tool, interpreter in (("stubs", STUBS_PYTHON), ("states", sys.executable)):
         in_tree(copy, "-m", f"tools.{tool}", interpreter=interpreter)
     return copy
-
-
-def settings(tree: Path) -> dict[str, str]:
-    return {"PYTHONPATH": f"{tree}:{tree / 'client'}"}
 
 
 def python(

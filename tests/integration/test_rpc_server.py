@@ -121,6 +121,17 @@ async def test_every_service_is_healthy_once_the_worker_serves(name: str):
         assert answer.status == HealthCheckResponse.SERVING
 
 
+async def test_a_worker_that_cannot_read_its_view_is_not_healthy_until_it_can():
+    async with service(*BEGIN, limits=Limits(guard_seconds=0.05)) as (made, worker):
+        stub: Any = HealthStub(worker.channel)
+        watch = stub.Watch(HealthCheckRequest(service=""))
+        assert (await watch.read()).status == HealthCheckResponse.SERVING
+        made.edit("ALTER TABLE progress RENAME TO unreadable")
+        assert (await watch.read()).status == HealthCheckResponse.NOT_SERVING
+        made.edit("ALTER TABLE unreadable RENAME TO progress")
+        assert (await watch.read()).status == HealthCheckResponse.SERVING
+
+
 async def test_the_health_of_all_services_can_be_listed():
     async with service() as (_, worker):
         stub: Any = HealthStub(worker.channel)

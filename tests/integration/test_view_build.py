@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from service.view.store import locate
+from service.view.writer import ViewWriter, building
 from tests.support.processes import DEADLINE, RunningDesk, environment, run, start, wait_until
 from tests.support.views import read
 
@@ -64,12 +67,51 @@ def test_a_build_that_was_interrupted_goes_on_where_it_was(data: Path) -> None:
     assert read(data, "SELECT count(*) FROM sessions") == [(100,)]
 
 
-def test_a_view_is_not_built_twice_at_once(data: Path) -> None:
+def test_a_view_that_is_served_needs_no_build(data: Path) -> None:
     with start("service", data_dir=data) as service:
         service.ready()
         built = view("build", data=data)
-        assert built.returncode == 1
-        assert "stop it first" in built.stderr
+        assert (built.returncode, built.stderr) == (0, "")
+        assert built.stdout == f"{locate(data).name} is being served: there is nothing to build\n"
+
+
+def test_a_view_is_not_built_twice_at_once(data: Path) -> None:
+    with building(data):
+        built = view("build", data=data)
+    assert built.returncode == 1
+    assert built.stderr == f"desk: {locate(data)} is being built by another process\n"
+
+
+def test_a_service_that_starts_during_a_build_waits_for_its_end(data: Path) -> None:
+    with start("service", data_dir=data) as service:
+        with building(data), closing(ViewWriter(data)):
+            waiting = service.wait_for(lambda record: record["event"] == "waiting_for_journal")
+            assert waiting["reason"] == "desk view build is making the view"
+        service.ready()
+        wait_until(lambda: read(data, "SELECT count(*) FROM sessions") == [(100,)])
+
+
+def test_without_a_journal_there_is_nothing_to_build(tmp_path: Path) -> None:
+    built = view("build", data=tmp_path / "nowhere")
+    assert built.returncode == 1
+    assert built.stderr == f"desk: {tmp_path}/nowhere/journal.db: No such file or directory\n"
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as another user")
+def test_what_root_deletes_leaves_nothing_of_roots_behind() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (data := Path(folder, "data")).mkdir()
+        for path in (data / "journal.db", data / "view-0123456789ab.db", data):
+            path.touch()
+            os.chown(path, 12345, 12345)
+        dropped = view("drop", data=data)
+        assert (dropped.returncode, dropped.stderr) == (0, "")
+        assert {(path.name, path.stat().st_uid) for path in data.iterdir()} == {
+            ("journal.db", 12345),
+            ("view-0123456789ab.db.lock", 12345),
+        }
 
 
 def test_a_build_that_would_fill_the_disk_is_refused(data: Path) -> None:

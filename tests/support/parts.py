@@ -16,12 +16,13 @@ log = structlog.get_logger()
 
 
 def obedient(notifier: Notifier, settings: Settings, name: str) -> None:
-    """Work until asked to stop."""
+    """Work, and give signs of life, until asked to stop."""
     logs.configure(settings, name)
     stop = threading.Event()
     on_stop_request(stop.set, reload=lambda: log.info("reloaded"))
     notifier.ready()
-    stop.wait()
+    while not stop.wait(0.1):
+        notifier.alive()
     log.info("ended")
 
 
@@ -35,14 +36,9 @@ def stubborn(notifier: Notifier, settings: Settings) -> None:
         time.sleep(60)
 
 
-def living(notifier: Notifier, settings: Settings) -> None:
-    """Give signs of life until asked to stop."""
-    logs.configure(settings, "living")
-    stop = threading.Event()
-    on_stop_request(stop.set)
-    notifier.ready()
-    while not stop.wait(0.1):
-        notifier.alive()
+def mute(notifier: Notifier, settings: Settings) -> None:
+    """Hang during the start."""
+    time.sleep(3600)
 
 
 def crashing(notifier: Notifier, settings: Settings) -> None:
@@ -66,10 +62,8 @@ def scenario(name: str, settings: Settings) -> list[ProcessSpec]:
             ProcessSpec(name="first", run=obedient, arguments=(settings, "first"), stage=1),
         ],
         "stubborn": [ProcessSpec(name="stubborn", run=stubborn, arguments=plain)],
-        "living": [
-            ProcessSpec(name="living", run=living, arguments=plain),
-            ProcessSpec(name="quiet", run=obedient, arguments=(settings, "quiet")),
-        ],
+        "living": [ProcessSpec(name="living", run=obedient, arguments=(settings, "living"))],
+        "mute": [ProcessSpec(name="mute", run=mute, arguments=plain)],
         "crashing": [ProcessSpec(name="crashing", run=crashing, arguments=plain)],
         "hopeless": [
             ProcessSpec(name="other", run=obedient, arguments=(settings, "other")),
@@ -88,6 +82,7 @@ def main() -> None:
         stop_within=float(sys.argv[2]) if len(sys.argv) > 2 else 9.0,
         hang_timeout=settings.hang_timeout,
         silent_after=2.5,
+        start_within=1.0 if sys.argv[1] == "mute" else 60.0,
     )
     code = supervisor.run()
     print(supervisor.failure)

@@ -17,6 +17,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,6 +35,14 @@ ROOT = Path(__file__).parents[2]
 
 DEADLINE = 30.0
 """Seconds that a start or a stop may take before the test fails: far more than it should."""
+
+INHERIT = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Passes a socket on as sd_listen_fds(3) expects it."""
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
@@ -73,13 +82,15 @@ def start(
     module: str = "command",
     python: str | Path = sys.executable,
     prepare: Callable[[], None] | None = None,
+    listener: socket.socket | None = None,
     **settings: str,
 ) -> "Iterator[RunningDesk]":
     """Start a command on `data_dir`; `settings` are `DESK_…` variables. Kills what is left.
 
-    `prepare` runs in the child before the command does.
+    `prepare` runs in the child before the command does. `listener` is passed on as systemd does.
     """
-    running = RunningDesk((str(python), "-m", module, *arguments), data_dir, settings, prepare)
+    command = (str(python), "-m", module, *arguments)
+    running = RunningDesk(command, data_dir, settings, prepare, listener)
     try:
         yield running
     finally:
@@ -95,7 +106,11 @@ class RunningDesk:
         data_dir: Path,
         settings: Mapping[str, str],
         prepare: Callable[[], None] | None = None,
+        listener: socket.socket | None = None,
     ) -> None:
+        passed = [listener.fileno()] if listener else []
+        if listener:
+            arguments = (sys.executable, "-c", INHERIT, str(passed[0]), *arguments)
         ours = {
             "DESK_DATA_DIR": str(data_dir),
             "DESK_HTTP_LISTEN": "127.0.0.1:0",
@@ -115,6 +130,7 @@ class RunningDesk:
             errors="replace",
             start_new_session=True,
             preexec_fn=prepare,
+            pass_fds=passed,
             cwd=data_dir.parent,  # where no `.env` is
         )
         self.pid = self.process.pid

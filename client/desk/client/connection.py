@@ -61,10 +61,11 @@ _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     # pings before it has sent anything, so not more often; on a stream its Checkpoints clear them.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # gRPC's own default is to wait up to two minutes between attempts to connect.
+    # By default gRPC waits up to two minutes between attempts to connect. The service restarts in
+    # one or two seconds.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
     # A record of a 256 KiB body, or a page of 1,000 sessions, stays far below.
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
     ("grpc.service_config", json.dumps(_RETRIED)),
