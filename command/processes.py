@@ -24,6 +24,7 @@ from setproctitle import setproctitle
 from command import logs
 from command.address import Address
 from command.background import leave
+from command.nats import JournalSettings
 from command.runtime import read_silent
 from command.settings import Settings
 from command.signals import on_stop_request
@@ -39,8 +40,10 @@ from storage.sizes import size_of_database
 if TYPE_CHECKING:
     from gateway.authentication import Authenticator
     from journal.backlog import Backlog
-    from journal.jetstream import JetStreamOptions
+    from journal.jetstream import JetStreamOptions, JetStreamReader
+    from journal.jetstream_copy import JetStreamTarget
     from journal.port import JournalReader, JournalWriter
+    from journal.sqlite import SqliteReader
     from service.follower import Follower
 
 JOURNAL_FILE = "journal.db"
@@ -236,14 +239,26 @@ def _open_writer(settings: Settings) -> "JournalWriter":
 
 
 def _open_reader(settings: Settings) -> "JournalReader":
-    if settings.is_on_nats:
-        from journal.jetstream import JetStreamReader
-
-        return JetStreamReader(_jetstream(settings))
-    return open_reader(settings.data_dir)
+    return open_stream(settings) if settings.is_on_nats else open_reader(settings.data_dir)
 
 
-def _jetstream(settings: Settings) -> "JetStreamOptions":
+def open_stream(settings: JournalSettings) -> "JetStreamReader":
+    """Open the journal on NATS for reading."""
+    from journal.jetstream import JetStreamReader
+
+    return JetStreamReader(_jetstream(settings))
+
+
+def open_stream_target(
+    settings: JournalSettings, journal_id: str, *, first: int
+) -> "JetStreamTarget":
+    """Open the journal on NATS, or make it, as the target of a copy."""
+    from journal.jetstream_copy import JetStreamTarget
+
+    return JetStreamTarget(_jetstream(settings), journal_id, first=first)
+
+
+def _jetstream(settings: JournalSettings) -> "JetStreamOptions":
     from journal.jetstream import JetStreamOptions
     from journal.jetstream_access import Access
     from journal.jetstream_stream import StreamOptions
@@ -266,7 +281,7 @@ def _jetstream(settings: Settings) -> "JetStreamOptions":
     return JetStreamOptions(access=access, stream=stream)
 
 
-def open_reader(data_dir: Path) -> "JournalReader":
+def open_reader(data_dir: Path) -> "SqliteReader":
     """Open the journal in a directory for reading."""
     from journal.sqlite import SqliteReader
 

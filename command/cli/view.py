@@ -1,7 +1,5 @@
 """`desk view`: build the view of this version beside the one that is served, delete old ones."""
 
-import logging
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +8,6 @@ from pathlib import Path
 from threading import Event
 
 import click
-import structlog
 
 from command.cli import Group, fail
 from command.cli.offline import become_owner, journal_file, progress_bar
@@ -44,7 +41,6 @@ def build() -> None:
     Another version may serve meanwhile: its view is another file. After that a restart with this
     version is ready within seconds. An interrupted build goes on where it was.
     """
-    _log_warnings_only()
     began = time.monotonic()
     with _data_directory() as directory:
         name = store.locate(directory).name
@@ -93,13 +89,6 @@ def _is_served(directory: Path) -> bool:
         with suppress(ViewError), closing(Reader(path)) as reader:
             return reader.progress().complete
     return False
-
-
-def _log_warnings_only() -> None:
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def _build(follower: Follower, directory: Path, report: Report) -> Progress:
