@@ -27,12 +27,14 @@ class Tls:
         self._files = files
         self._lock = threading.Lock()
         self._certificate = Followed("certificate", files.read, files.paths(), period=period)
+        self._in_use = self._certificate.value
         self.reload = self._certificate.reload
 
     @property
     def ends_at(self) -> float:
-        """The Unix time at which the certificate ends."""
-        return self._certificate.value.ends_at
+        """The Unix time at which the certificate ends that the next connection gets."""
+        with self._lock:
+            return self._newest().ends_at
 
     def credentials(self) -> grpc.ServerCredentials:
         """Make the credentials of a port. Clients need a certificate if they have authorities."""
@@ -45,11 +47,16 @@ class Tls:
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Return a new configuration, None if it is unchanged. gRPC calls it in its threads."""
         with self._lock:
-            if not self._certificate.refresh():
+            if self._newest() == self._in_use:
                 return None
-            ends = datetime.fromtimestamp(self.ends_at, UTC).isoformat()
+            self._in_use = self._certificate.value
+            return _configuration(self._in_use)
+
+    def _newest(self) -> Certificate:
+        if self._certificate.refresh():
+            ends = datetime.fromtimestamp(self._certificate.value.ends_at, UTC).isoformat()
             _log.info("certificate_reloaded", file=str(self._files.chain), ends=ends)
-            return _configuration(self._certificate.value)
+        return self._certificate.value
 
 
 def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfiguration:

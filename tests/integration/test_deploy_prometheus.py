@@ -1,17 +1,11 @@
 """The files for Prometheus, checked with its own tool."""
 
-import os
-import shutil
 import subprocess
 
 import pytest
 from ruamel.yaml import YAML
 
-from tests.support.processes import ROOT
-
-FOLDER = ROOT / "deploy" / "prometheus"
-
-PROMTOOL = shutil.which("promtool", path=f"{os.environ['PATH']}:{ROOT}/.venv/promtool/usr/bin")
+from tests.support.prometheus import PROMTOOL, SHIPPED
 
 pytestmark = [
     pytest.mark.tools,
@@ -24,23 +18,23 @@ pytestmark = [
     [
         ("check", "config", "prometheus.yml"),
         ("check", "rules", "desk.rules.yml"),
-        ("test", "rules", "desk.rules.test.yml"),
+        ("test", "rules", "desk.rules.test.yml", "desk.rules.week.test.yml"),
     ],
     ids=" ".join,
 )
 def test_promtool_accepts(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [str(PROMTOOL), *arguments], cwd=FOLDER, capture_output=True, text=True, check=False
+        [str(PROMTOOL), *arguments], cwd=SHIPPED, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_each_alert_is_tested_when_it_fires_and_when_it_does_not() -> None:
     yaml = YAML(typ="safe")
-    rules = yaml.load(FOLDER / "desk.rules.yml")["groups"][0]["rules"]
+    rules = yaml.load(SHIPPED / "desk.rules.yml")["groups"][0]["rules"]
     cases = [
         case
-        for test in yaml.load(FOLDER / "desk.rules.test.yml")["tests"]
+        for test in yaml.load(SHIPPED / "desk.rules.test.yml")["tests"]
         for case in test["alert_rule_test"]
     ]
     for expected in (True, False):

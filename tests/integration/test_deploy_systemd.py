@@ -15,25 +15,13 @@ from command.settings import Settings
 from command.supervisor import STOP_WITHIN
 from journal.sqlite import SqliteWriter
 from tests.support.commands import invoke
+from tests.support.units import SYSTEMD, UNITS, directives
 
 pytestmark = pytest.mark.tools
 
-SYSTEMD = Path(__file__).parents[2] / "deploy" / "systemd"
-UNITS = ("desk-gateway.service", "desk-service.service")
 BACKUP = ("desk-backup.service", "desk-backup.timer")
-COMMON = SYSTEMD / "desk-.service.d" / "common.conf"
 
 SETTINGS = {f"DESK_{field.upper()}" for field in Settings.model_fields}
-
-
-def directives(unit: str) -> dict[str, list[str]]:
-    """Return the values by directive: those of the drop-in, then those of the unit itself."""
-    found: dict[str, list[str]] = {}
-    for line in (COMMON.read_text() + (SYSTEMD / unit).read_text()).splitlines():
-        name, equals, value = line.partition("=")
-        if equals and not line.startswith("#"):
-            found.setdefault(name, []).append(value)
-    return found
 
 
 def desk() -> Path:

@@ -4,28 +4,23 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 from zipfile import ZipFile
 
-import grpc
 import pytest
-from desk.v1.session_pb2 import SessionState
-from desk.v1.session_service_pb2 import GetSessionRequest
-from desk.v1.session_service_pb2_grpc import SessionServiceStub
 
 from command.cli import COMMANDS
 from command.nats import JournalSettings
 from command.settings import CLIENT_SETTINGS, Settings
 from command.supervisor import STOP_WITHIN
-from tests.support.compose import ROOT, Refused, read_compose
-from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
+from tests.support.certificates import Authority
+from tests.support.compose import Project, Refused, read_compose
+from tests.support.nginx import NGINX, confined
+from tests.support.processes import DEADLINE, ROOT, SDK_APP_ID, run, start
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.tools
 
@@ -82,98 +77,68 @@ DECIDED = JOURNAL | {
 }
 """The settings that docker-compose.yml decides, whatever `.env` says."""
 
-BEGIN = {
-    "CallbackCommand": "Desk.SessionEventNotify",
-    "SessionId": "a-session",
-    "Event": "SessionBegin",
-    "EventTime": 1725540020000,
-}
+BEGIN = {"SessionId": "a-session", "Event": "SessionBegin", "EventTime": 1_725_540_020_000}
 
-
-@dataclass(frozen=True)
-class Deployment:
-    """The two containers as processes: on one directory, with ephemeral ports."""
-
-    services: dict[str, Any]
-    gateway: RunningDesk
-    service: RunningDesk
-
-    def healthcheck(self, name: str, **address: str) -> int:
-        """Run a container's own health check, as the container would; return its exit code."""
-        kind, program, *arguments = self.services[name]["healthcheck"]["test"]
-        assert (kind, program) == ("CMD", "desk")
-        return run(*arguments, **{**self.services[name]["environment"], **address}).returncode
+STARTED = ("service", "gateway", "nginx")
+"""The services that `docker compose up` starts."""
 
 
 @pytest.fixture
-def deployment(tmp_path: Path) -> Iterator[Deployment]:
+def project(tmp_path: Path) -> Iterator[Project]:
+    """Run the file's services, each with its own command and environment."""
+    authority = Authority(tmp_path)
     tokens = tmp_path / "tokens"
     tokens.write_text(f"{SDK_APP_ID}={TOKEN}\n")
-    data_dir = tmp_path / "data"
-    services = read_compose(**REQUIRED)["services"]
-    with ExitStack() as stack:
-        started = {
-            name: stack.enter_context(
-                start(
-                    *services[name]["command"],
-                    data_dir=data_dir,
-                    **here(name, services, data_dir, tokens),
-                )
-            )
-            for name in ("service", "gateway")
-        }
-        yield Deployment(services, **started)
-
-
-def here(name: str, services: dict[str, Any], data_dir: Path, tokens: Path) -> dict[str, str]:
-    """A container's environment, with what there is only inside it replaced."""
-    inside = {
-        "/data": str(data_dir),
-        "0.0.0.0:8080": "127.0.0.1:0",
-        "0.0.0.0:50051": "127.0.0.1:0",
-        "0.0.0.0:9464": "127.0.0.1:0",
-        "/run/secrets/callback_tokens": str(tokens),
+    variables = {
+        **REQUIRED,
+        "DESK_CALLBACK_TOKENS_FILE": str(tokens),
+        "TLS_CERTIFICATE_FILE": f"{tmp_path}/authority-nginx.pem",
+        "TLS_KEY_FILE": f"{tmp_path}/authority-nginx.key",
+        "TLS_CLIENTS_FILE": str(authority.file),
     }
-    return {key: inside.get(value, value) for key, value in services[name]["environment"].items()}
+    desk = [sys.executable, "-m", "command"]
+    nginx = [str(NGINX), "-c", "/etc/nginx/nginx.conf", "-e", "/var/log/nginx/error.log"]
+    made = Project(
+        tmp_path,
+        read_compose(**variables),
+        programs={"desk-sessions": desk, "desk": desk, "nginx": nginx},
+        folders=["/var/log/nginx"],
+        rewrite={"/etc/nginx/nginx.conf": partial(confined, Path("/tmp"))},
+    )
+    for name in ("nginx", "nginx-grpc"):
+        authority.issue(name, f"IP:{made.hosts[name]}")
+    with ExitStack() as stack:
+        stack.callback(made.stop_all)
+        for name in STARTED:
+            made.start(name)
+        for name in STARTED:
+            eventually(partial(made.is_healthy, name), within=DEADLINE)
+        yield made
 
 
-def signature() -> dict[str, str]:
-    now = str(int(time.time()))
-    return {"RequestTime": now, "Sign": sha256((TOKEN + now).encode()).hexdigest()}
+def simulate(project: Project, *options: str, token: str = TOKEN) -> str:
+    """Send callbacks to nginx as Desk does; return the output."""
+    done = run(
+        *("simulate", f"https://{project.address('nginx', 443)}", "--sessions", "5", *options),
+        SSL_CERT_FILE=str(project.directory / "authority.pem"),
+        DESK_SIMULATE_TOKEN=token,
+    )
+    return done.stdout + done.stderr
 
 
-def test_a_callback_sent_to_the_gateway_container_is_read_back_from_the_service_container(
-    deployment: Deployment,
-) -> None:
-    status, answer = deployment.gateway.post(BEGIN, **signature())
-    assert (status, answer["ActionStatus"]) == (200, "OK")
+@pytest.mark.skipif(not NGINX, reason="there is no nginx")
+def test_what_desk_signs_and_sends_to_nginx_comes_out_of_the_service(project: Project) -> None:
+    verified = simulate(project, "--verify", project.address("service", 50051))
 
-    with grpc.insecure_channel(deployment.service.target) as channel:
-        request = GetSessionRequest(session_id="a-session", min_revision=1)
-        answered = SessionServiceStub(channel).GetSession(request, timeout=DEADLINE)
-
-    assert answered.session.state == SessionState.SESSION_STATE_CHATBOT
-    assert answered.header.revision == 1
+    assert "no difference: 5 sessions" in verified
+    assert "refused   403: " in simulate(project, token="another")
 
 
-def test_the_gateway_container_takes_the_tokens_from_the_secret(deployment: Deployment) -> None:
-    status, answer = deployment.gateway.post(BEGIN)
-
-    assert (status, answer["ActionStatus"]) == (403, "FAIL")
-
-
-def test_the_health_checks_tell_a_running_container_from_a_stopped_one(
-    deployment: Deployment,
-) -> None:
-    http = {"DESK_HTTP_LISTEN": "{}:{}".format(*deployment.gateway.http)}
-    target = {"DESK_GRPC_LISTEN": deployment.service.target}
-    assert deployment.healthcheck("gateway", **http) == 0
-    assert deployment.healthcheck("service", **target) == 0
-
-    assert deployment.gateway.terminate() == 0
-    assert deployment.service.terminate() == 0
-    assert deployment.healthcheck("gateway", **http) == 1
-    assert deployment.healthcheck("service", **target) == 1
+@pytest.mark.skipif(not NGINX, reason="there is no nginx")
+def test_the_health_checks_tell_when_a_container_has_stopped(project: Project) -> None:
+    for name in STARTED:
+        assert project.stop(name) == 0
+        assert not project.is_healthy(name)
 
 
 @pytest.mark.parametrize("missing", REQUIRED)

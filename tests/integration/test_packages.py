@@ -13,33 +13,14 @@ import pytest
 from tests.support.callbacks import NOON, body
 from tests.support.consumer import assert_copies_resumes_and_starts_over
 from tests.support.processes import ROOT, start
+from tests.support.wheels import build, environment, pip
 
 pytestmark = [pytest.mark.tools, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Build the wheels; by distribution."""
-    folder = tmp_path_factory.mktemp("dist")
-    options = ("--no-deps", "--no-build-isolation", "--wheel-dir", folder)
-    pip(sys.executable, "wheel", *options, ROOT / "client", ROOT)
-    return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
-
-
-def pip(python: str | Path, *arguments: str | Path) -> str:
-    done = subprocess.run(
-        [python, "-m", "pip", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def environment(folder: Path, *requirements: str | Path) -> Path:
-    """Make an environment with these and what they need; return its Python."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    python = folder / "bin" / "python"
-    pip(python, "install", *requirements)
-    return python
+    return build(tmp_path_factory.mktemp("dist"))
 
 
 def installed(python: Path) -> dict[str, str]:

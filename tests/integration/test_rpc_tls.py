@@ -194,4 +194,7 @@ async def test_the_metrics_tell_when_the_certificate_in_use_ends(
     tls = Tls(CertificateFiles(server.chain, server.key), period=0.0)
     async with service(tls=tls, credentials=authority.credentials()):
         (value,) = CERTIFICATE_NOT_AFTER.read().values()
-    assert value == tls.ends_at > time.time()
+        assert value == tls.ends_at > time.time()
+        server.replace(authority.issue("longer", days=60))
+        (longer,) = CERTIFICATE_NOT_AFTER.read().values()  # although nobody has connected since
+    assert longer > value

@@ -1,28 +1,39 @@
-"""Reads docker-compose.yml as compose does, as far as ours goes: anchors and `${…}`."""
+"""A compose file without Docker: its services are processes, its names are loopback addresses.
+
+Read as compose does, as far as ours go: anchors and `${…}`. What a container would find in its own
+file system lies in a directory, and texts that name it are changed to say so.
+"""
 
 import re
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.loopback import own_address
+from tests.support.processes import DEADLINE, ROOT, environment
+
+FILE = ROOT / "docker-compose.yml"
 
 _VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::(?P<how>[-?])(?P<text>[^}]*))?\}")
+
+Translate = Callable[[str], str]
 
 
 class Refused(Exception):
     """A required variable is not set; the message says which."""
 
 
-def read_compose(**variables: str) -> dict[str, Any]:
+def read_compose(file: Path = FILE, /, **variables: str) -> dict[str, Any]:
     """The file with `variables` filled in.
 
     Raises:
         Refused: as `docker compose` would.
     """
-    document = YAML(typ="safe", pure=True).load(ROOT / "docker-compose.yml")
+    document = YAML(typ="safe", pure=True).load(file)
     filled: dict[str, Any] = _fill(document, variables)
     return filled
 
@@ -44,3 +55,115 @@ def _value(variables: Mapping[str, str], name: str, how: str, text: str) -> str:
     if how == "-":
         return text
     raise Refused(f"{name}: {text}")
+
+
+class Project:
+    """The services of a compose file on this machine.
+
+    Attributes:
+        directory: for volumes, logs, and what is in the containers' own file systems.
+        hosts: the address of each service.
+
+    Args:
+        compose: from `read_compose`.
+        programs: the words that stand here for a program, or for an image that starts one.
+        folders: directories that the images have.
+        rewrite: changes the text of the file that is mounted at this path.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        compose: Mapping[str, Any],
+        *,
+        programs: Mapping[str, Sequence[str]],
+        folders: Sequence[str] = (),
+        rewrite: Mapping[str, Translate] | None = None,
+    ) -> None:
+        self.directory = directory
+        self._services = compose["services"]
+        self._secrets = compose.get("secrets", {})
+        self._programs = programs
+        self._folders = folders
+        self._rewrite = rewrite or {}
+        self._translations: dict[str, Translate] = {}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self.hosts = {name: own_address() for name in self._services}
+
+    def address(self, name: str, port: int) -> str:
+        """Return where a service listens. Ports that need root are 10,000 higher."""
+        return f"{self.hosts[name]}:{port if port >= 1024 else port + 10_000}"
+
+    def start(self, name: str) -> None:
+        service = self._services[name]
+        started = service.get("entrypoint") or [service["image"].rpartition(":")[0]]
+        self._translations[name] = self._mount(name)
+        self._running[name] = self._run(name, *started, *service.get("command", ()))
+
+    def is_healthy(self, name: str) -> bool:
+        """Run the service's own health check."""
+        kind, *words = self._services[name]["healthcheck"]["test"]
+        assert kind == "CMD"
+        return self._run(name, *words).wait(DEADLINE) == 0
+
+    def stop(self, name: str) -> int:
+        """Stop a service as `docker stop` does; return the exit code."""
+        process = self._running.pop(name)
+        process.terminate()
+        return process.wait(DEADLINE)
+
+    def stop_all(self) -> None:
+        for name in tuple(self._running):
+            self.stop(name)
+
+    def _run(self, name: str, program: str, *words: str) -> subprocess.Popen[bytes]:
+        here = self._translations[name]
+        variables = self._services[name].get("environment", {})
+        with (self.directory / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [here(word) for word in (*self._programs.get(program, [program]), *words)],
+                env=environment({key: here(value) for key, value in variables.items()}),
+                stdout=log,
+                stderr=log,
+            )
+
+    def _mount(self, name: str) -> Translate:
+        """Make what the service finds in its container; return what translates texts from there."""
+        service = self._services[name]
+        inside = [*self._folders, *(each.partition(":")[0] for each in service.get("tmpfs", ()))]
+        places = {path: self._folder(name + path) for path in inside}
+        for each in service.get("secrets", ()):
+            secret = {"source": each, "target": f"/run/secrets/{each}"}
+            secret = each if isinstance(each, dict) else secret
+            places[secret["target"]] = Path(self._secrets[secret["source"]]["file"])
+        files = {}
+        for outside, path, *_ in (each.split(":") for each in service.get("volumes", ())):
+            if (ROOT / outside).is_file():
+                files[path] = self._rewrite.get(path, str)((ROOT / outside).read_text())
+                places[path] = self._folder(name + str(Path(path).parent)) / Path(path).name
+            else:
+                places[path] = ROOT / outside if outside[0] in "./" else self._folder(outside)
+        here = partial(self._translate, name, places)
+        for path, text in files.items():
+            places[path].write_text(here(text))
+        return here
+
+    def _folder(self, name: str) -> Path:
+        folder = self.directory / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _translate(self, name: str, places: Mapping[str, Path], text: str) -> str:
+        """Replace paths, addresses and nginx's ports of a container by those of this machine."""
+
+        def address(match: re.Match[str]) -> str:
+            host, port = match.groups()
+            return self.address(host if host in self.hosts else name, int(port))
+
+        paths = "|".join(map(re.escape, sorted(places, key=len, reverse=True)))
+        text = re.sub(rf"(?<![\w./-])({paths})(?![\w.-])", lambda path: str(places[path[1]]), text)
+        hosts = "|".join(map(re.escape, ["0.0.0.0", "127.0.0.1", *self.hosts]))
+        text = re.sub(rf"(?<![\w.-])({hosts}):(\d+)", address, text)
+        return re.sub(
+            r"(listen )(\d+)(?=[ ;])", lambda port: port[1] + self.address(name, int(port[2])), text
+        )

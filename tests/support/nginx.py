@@ -3,16 +3,16 @@
 import os
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from command.address import Address
 from command.sockets import bound_address, reserve
+from tests.support.loopback import listens
 from tests.support.processes import DEADLINE, ROOT, wait_until
 
 SHIPPED = ROOT / "deploy" / "nginx"
@@ -109,7 +109,12 @@ def running(
             _edit(directory, pattern, text)
         process = subprocess.Popen(_command(directory), stderr=subprocess.PIPE, text=True)
         try:
-            wait_until(lambda: process.poll() is not None or all(map(_listens, ports.values())))
+            wait_until(
+                lambda: (
+                    process.poll() is not None
+                    or all(listens("127.0.0.1", port) for port in ports.values())
+                )
+            )
             assert process.poll() is None, process.communicate()[1]
             yield RunningNginx(ports["443"], ports["50443"], directory, certificates)
         finally:
@@ -145,8 +150,7 @@ def _write(
         text = text.replace("/var/log/nginx", str(directory))
         text = text.replace("/etc/nginx/tls/server", f"{directory}/server")
         text = text.replace("/etc/nginx/tls/clients.crt", f"{directory}/authority.crt")
-        text = text.replace("http {\n", "http {\n" + _temporary(directory))
-        (directory / name).write_text(re.sub(r"^user .*\n", "", text, flags=re.MULTILINE))
+        (directory / name).write_text(confined(directory, text))
     text = (SHIPPED / place).read_text()
     for address, backend in backends.items():
         text = text.replace(address, backend)
@@ -162,12 +166,9 @@ def _edit(directory: Path, pattern: str, text: str) -> None:
     assert number, f"no shipped file has {pattern}"
 
 
-def _temporary(directory: Path) -> str:
+def confined(directory: Path, text: str) -> str:
+    """Return nginx.conf for a user of this machine: temporary files are below a directory."""
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    return "".join(f"    {kind}_temp_path {directory}/{kind};\n" for kind in kinds)
-
-
-def _listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
+    paths = "".join(f"    {kind}_temp_path {directory}/{kind};\n" for kind in kinds)
+    text = text.replace("http {\n", "http {\n" + paths)
+    return re.sub(r"^user .*\n", "", text, flags=re.MULTILINE)
