@@ -4,9 +4,9 @@ Knows no engine. A copy that was interrupted goes on behind the last entry that 
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -17,14 +17,16 @@ from journal.errors import OtherEntries, Unavailable
 PAGE = 4_000
 """Entries that are read and written at once; fewer if their bodies are long."""
 
-ATTEMPTS = 5
-"""Failures in a row after which a copy ends."""
+ATTEMPTS = 10
+"""Failures in a row after which a copy or a comparison ends."""
 
 AGAIN = 1.0
 """Seconds between two attempts."""
 
 REPORT = 1_000
 """Entries compared between two reports."""
+
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -103,25 +105,31 @@ def copy_entries(source: Source, target: Target, report: Report) -> int:
     Raises:
         JournalError: the source cannot be read, or the target cannot be written.
     """
-    head, begin = source.head(), source.oldest() - 1
-    after, failures = -1, 0
+    head, after = source.head(), 0
     while after < head:
-        try:
-            if after < 0:
-                after = target.head()
-            report("copying", after, head)
-            entries = source.read(max(after, begin), limit=PAGE)
-            if not entries:
-                break
-            after = target.write(after, entries)
-            failures = 0
-        except Unavailable:
-            after = -1
-            failures += 1
-            if failures == ATTEMPTS:
-                raise
-            time.sleep(AGAIN)
+        following = _patiently(_copy_page, source, target, after)
+        if following is None:
+            break
+        after = following
+        report("copying", after, head)
     return head
+
+
+def _copy_page(source: Source, target: Target, after: int) -> int | None:
+    """Return the number used last in the target; None if there is nothing to copy."""
+    after = max(after, target.head())
+    entries = source.read(max(after, source.oldest() - 1), limit=PAGE)
+    return target.write(after, entries) if entries else None
+
+
+def _patiently(call: Callable[..., T], *arguments: Any) -> T:
+    """Call again after `Unavailable`, which may be an election of NATS."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return call(*arguments)
+        except Unavailable:
+            time.sleep(AGAIN)
+    return call(*arguments)
 
 
 def compare(source: Source, target: Target, report: Report) -> Compared:
@@ -171,9 +179,13 @@ def entries_of(source: Source, head: int | None = None) -> Iterator[Entry]:
     """Read all entries up to a revision, by default the present head."""
     head = source.head() if head is None else head
     after = source.oldest() - 1
-    while after < head and (entries := source.read(after, limit=PAGE)):
+    while after < head and (entries := _patiently(_read_page, source, after)):
         yield from (entry for entry in entries if entry.revision <= head)
         after = entries[-1].revision
+
+
+def _read_page(source: Source, after: int) -> list[Entry]:
+    return source.read(after, limit=PAGE)
 
 
 def damages_of(source: Source, report: Report) -> list[Damage]:

@@ -1,5 +1,6 @@
 """`desk journal copy`, and the commands that read a journal on NATS, with a real nats-server."""
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from service.view.store import locate
 from tests.support.commands import Answer
 from tests.support.copies import Place, append_real, change, real_entry
 from tests.support.journals import PATIENCE, append
-from tests.support.nats import NatsServer
+from tests.support.nats import NatsServer, nats_cluster, nats_server
 from tests.support.processes import environment
 from tests.support.proxy import proxy
 from tests.support.views import read
@@ -184,6 +185,37 @@ def test_a_copy_goes_on_when_the_connection_was_cut(place: Place) -> None:
 
 
 @pytest.mark.tools
+def test_a_copy_goes_on_when_the_server_that_leads_dies(tmp_path: Path) -> None:
+    with nats_cluster(tmp_path / "nats") as servers:
+        place = Place(servers[0], tmp_path / "data")
+        append_real(place.file, 1, MANY)
+        change(place.file, "DELETE FROM entries WHERE revision % 100 = 0 AND revision < 6000")
+        dead: list[NatsServer] = []
+
+        def kill_once(data: bytes) -> bytes:
+            if b'"count":' in data and not dead:
+                leader = servers[0].manage(lambda js: js.stream_info(place.stream)).cluster.leader
+                dead.append(servers[int(leader.removeprefix("n")) - 1])
+                dead[0].stop()
+            return data
+
+        with proxy(servers[0].port, change=kill_once) as slow:
+
+            def copied() -> bool:
+                """Copy; the servers may not know each other yet, or elect for long."""
+                left = ",".join(server.url for server in servers if server not in dead)
+                target = left if dead else f"nats://127.0.0.1:{slow.port}"
+                arguments = ("journal", "copy", f"sqlite:{place.data}", target)
+                answer = place.desk(*arguments, DESK_NATS_REPLICAS="3")
+                return answer.returncode == 0
+
+            eventually(copied, within=60)
+        assert dead
+        place.nats = next(server for server in servers if server not in dead)
+        assert place.stream_entries() == place.file_entries()
+
+
+@pytest.mark.tools
 def test_a_killed_return_goes_on_and_there_is_no_journal_before(
     place: Place, tmp_path: Path
 ) -> None:
@@ -220,6 +252,27 @@ def test_a_copy_is_finished_when_the_gateway_has_stopped(place: Place) -> None:
         place.stream_entries()
     assert place.to_nats().returncode == 0
     assert place.stream_entries() == place.file_entries()
+
+
+def test_the_permissions_and_the_password_of_the_manual_are_enough(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("secret")
+    verbs = ("CREATE", "UPDATE", "INFO", "PURGE", "MSG.GET")
+    publish = ["desk.*.*", "$JS.API.DIRECT.GET.desk", *(f"$JS.API.STREAM.{v}.desk" for v in verbs)]
+    config = (
+        "authorization { users: [ { user: desk, password: secret, permissions { "
+        f'publish: {json.dumps(publish)}, subscribe: ["_INBOX.>", "desk-new"] }} }} ] }}'
+    )
+    with nats_server(tmp_path / "nats", config) as server:
+        place = Place(server, tmp_path / "data")
+        place.stream = "desk"
+        append_real(place.file, 3, 9)
+        signed_in = {"DESK_NATS_USER": "desk", "DESK_NATS_PASSWORD_FILE": str(password)}
+        places = (f"sqlite:{place.data}", server.url)
+        assert place.desk("journal", "copy", *places, **signed_in).returncode == 0
+        answer = place.desk("journal", "copy", *places)
+    assert answer.returncode == 1
+    assert "Authorization Violation" in answer.stderr
 
 
 # ---- Refusals ----
