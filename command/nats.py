@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ValidationInfo
 from pydantic import field_validator as check
@@ -35,6 +35,9 @@ class JournalSettings(BaseSettings):
         nats_tls_ca: authorities whose certificates NATS may have; None: the system's.
         nats_tls_cert: certificate to show to NATS.
         nats_tls_key: its key.
+        spool: folder for callbacks that NATS does not take now, within the data directory or
+            absolute; `off`: they are refused.
+        spool_max_bytes: bytes that the spool may take.
     """
 
     journal: str = "sqlite"
@@ -48,6 +51,8 @@ class JournalSettings(BaseSettings):
     nats_tls_ca: Path | None = None
     nats_tls_cert: Path | None = None
     nats_tls_key: Path | None = None
+    spool: Literal["off"] | Path = Path("spool")
+    spool_max_bytes: Annotated[int, number(MIN_BYTES, MAX_BYTES)] = 10 * 1024**3
 
     @property
     def is_on_nats(self) -> bool:

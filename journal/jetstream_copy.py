@@ -15,7 +15,7 @@ from nats.js.errors import NotFoundError
 
 from journal import jetstream_stream
 from journal.entry import Entry
-from journal.errors import Incomplete, OtherEntries, Unavailable, Unreadable
+from journal.errors import Incomplete, OtherEntries, OtherJournal, Unavailable
 from journal.jetstream import ANSWER_WITHIN, JetStreamOptions, JetStreamReader
 from journal.jetstream_connection import Link
 from journal.jetstream_message import entry_of, headers_of, subject_of
@@ -102,7 +102,7 @@ class JetStreamTarget(JetStreamReader):
             await super()._check(link)
         except Incomplete as incomplete:
             if self.id not in ("", incomplete.journal_id):
-                raise Unreadable(f"the stream {self._name} holds another journal now") from None
+                raise OtherJournal(f"the stream {self._name} holds another journal now") from None
             self.id = incomplete.journal_id
 
     async def _missing(self, link: Link) -> StreamInfo:

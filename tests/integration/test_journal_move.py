@@ -86,10 +86,13 @@ def test_an_installation_moves_to_nats_and_back_and_no_callback_is_lost(
             more(acknowledged)
             assert desk.terminate() == 0
         with start("serve", data_dir=place.data, listener=listener, **on_nats) as desk:
-            waits_for_the_copy(desk, "gateway")
+            waits_for_the_copy(desk, "follower")
+            more(acknowledged)  # they are spooled
             assert place.to_nats().returncode == 0
+            desk.wait_for(lambda record: record["event"] == "spooling_ended")
             more(acknowledged)
             assert desk.terminate() == 0
+            assert not [each for each in desk.records if each["event"] == "spool_left"]
             assert not [each for each in desk.records if each["event"] == "view_discarded"]
         assert place.back(place.data).returncode == 0
         with start("serve", data_dir=place.data, listener=listener) as desk:
