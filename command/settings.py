@@ -9,10 +9,10 @@ import math
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo
 from pydantic import field_validator as check
@@ -136,6 +136,8 @@ def _read_token_file(path: Path) -> Tokens:
     except ValueError as error:
         raise FileProblem(f"{path} {error}") from None
 
+
+AnySettings = TypeVar("AnySettings", bound=JournalSettings)
 
 AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
 Listen = Annotated[Address, NoDecode, parsed(Address.parse)]
@@ -301,14 +303,7 @@ class Settings(JournalSettings):
         Raises:
             SettingsError: a setting is wrong or missing; the error has all problems.
         """
-        try:
-            return cls()  # type: ignore[call-arg]  # the environment gives them
-        except ValidationError as error:
-            raise SettingsError([_line(**problem) for problem in error.errors()]) from None
-        except UnicodeDecodeError:
-            raise SettingsError([".env is not UTF-8"]) from None
-        except OSError as error:
-            raise SettingsError([f".env cannot be read: {error.strerror}"]) from None
+        return _loaded(cls)
 
     @classmethod
     def _is_empty(cls, field: str) -> bool:
@@ -398,6 +393,28 @@ class TrialSettings(Settings):
 
     def _unsigned_apps(self) -> list[str]:
         return [] if self.is_trial else super()._unsigned_apps()
+
+
+class NatsSettings(JournalSettings):
+    """The settings of a journal on NATS, for a command that needs no others."""
+
+    model_config = Settings.model_config
+
+    @classmethod
+    def load(cls, journal: str) -> Self:
+        """As `Settings.load`, with the servers' addresses in `journal`."""
+        return _loaded(lambda: cls(journal=journal))
+
+
+def _loaded(make: Callable[[], AnySettings]) -> AnySettings:
+    try:
+        return make()
+    except ValidationError as error:
+        raise SettingsError([_line(**problem) for problem in error.errors()]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([".env is not UTF-8"]) from None
+    except OSError as error:
+        raise SettingsError([f".env cannot be read: {error.strerror}"]) from None
 
 
 def _line(

@@ -18,7 +18,7 @@ from time import monotonic
 import structlog
 
 from journal.entry import Appended, Entry, NewEntry, unnumbered, validate
-from journal.errors import Closed, JournalError, TooLarge, Unavailable
+from journal.errors import Closed, Incomplete, JournalError, TooLarge, Unavailable
 from journal.jetstream_message import subject_of
 from journal.port import JournalWriter, Waiter
 from journal.spool_files import Place, SpoolFiles
@@ -239,6 +239,8 @@ class SpooledWriter:
         try:
             self._connect()
         except Unavailable as error:
+            if isinstance(error, Incomplete):
+                self._files.bind(error.journal_id)
             if not self.id:
                 raise
             self._reason = str(error)
