@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from time import monotonic
@@ -11,11 +11,14 @@ from time import monotonic
 import pytest
 
 from journal.entry import Appended, NewEntry
-from journal.errors import Closed, InUse, TooLarge, Unavailable, Unreadable
+from journal.errors import AppendTimedOut, Closed, InUse, TooLarge, Unavailable, Unreadable
 from journal.jetstream_message import subject_of
+from journal.memory import MemoryJournal
+from journal.port import Waiter
 from journal.spool import SpooledWriter
 from journal.sqlite_file import open_read_only
 from tests.support.faulty_disk import faulty_disk
+from tests.support.gateway import gateway
 from tests.support.journals import PATIENCE, append, new_entry
 from tests.support.spools import Remote, forwarded, spooled, stored
 from tests.support.waiting import eventually
@@ -143,6 +146,25 @@ def test_appends_at_the_same_time_are_neither_lost_nor_reordered_by_the_switches
         session, _, number = request.removeprefix("request-").partition("-")
         found[int(session)].append(int(number))
     assert found == {session: list(range(number)) for session, number in appended.items()}
+
+
+class TwoEvents(MemoryJournal):
+    """A journal that gives one event up, and waits on another."""
+
+    def append(
+        self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
+    ) -> Appended:
+        first, second = event(), event()
+        threading.Timer(0.05, first.set).start()
+        threading.Timer(0.2, second.set).start()
+        if not second.wait(timeout):
+            raise AppendTimedOut("the second event is not set")
+        return super().append(entry, timeout=timeout, event=event)
+
+
+def test_an_event_that_was_given_up_does_not_end_the_wait_for_the_next_one() -> None:
+    with gateway(TwoEvents()) as running:
+        running.post().assert_ok()
 
 
 # ---- Starts ----
