@@ -6,6 +6,7 @@ not load gRPC, nor the service waitress.
 
 import asyncio
 import gc
+import math
 import os
 import platform
 import socket
@@ -113,7 +114,13 @@ def run_gateway(
         )
         with closing(journal):
             path = settings.callback_path
-            app = create_app(journal, authenticator, path=path, event=GreenletEvent)
+            app = create_app(
+                journal,
+                authenticator,
+                path=path,
+                event=GreenletEvent,
+                notice=lambda: _notice(journal.opened),
+            )
             traced = tracing.traced_app(app, path, [LIVE, READY])
             metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
             metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
@@ -140,6 +147,8 @@ def _follow_tokens(
 def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
+        from service.scrub import Scrub
+
         stop = threading.Event()
         on_stop_request(stop.set)
         journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop, notifier)
@@ -148,6 +157,8 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
                 _load_snapshot(journal, settings, stop, notifier)
                 work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
                 if work is not None:
+                    if settings.scrub_rate:
+                        Scrub(journal, settings.data_dir, rate=settings.scrub_rate).start(stop)
                     _report_ready(notifier)
                     work.run(stop, notifier.alive)
 
@@ -200,6 +211,7 @@ def run_rpc_worker(
 
 async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address: Address) -> None:
     from service.clients import follow_clients
+    from service.rpc.limits import Limits
     from service.rpc.server import serve
     from service.rpc.tls import Tls
     from service.view.store import locate
@@ -228,6 +240,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,
         clients=clients,
+        limits=Limits(lag_seconds=settings.max_lag or math.inf),
     )
     beat.cancel()
 
@@ -267,9 +280,7 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
 
 def _open_writer(settings: Settings) -> "JournalWriter":
     if settings.is_on_nats:
-        from journal.jetstream import JetStreamWriter
-
-        return JetStreamWriter(_jetstream(settings))
+        return _open_spooled(settings)
     from journal.errors import Unavailable
     from journal.sqlite import SqliteWriter
 
@@ -281,6 +292,25 @@ def _open_writer(settings: Settings) -> "JournalWriter":
             "or delete the views to begin with an empty journal"
         )
     return SqliteWriter(path)
+
+
+def _open_spooled(settings: Settings) -> "JournalWriter":
+    from journal.jetstream import JetStreamWriter
+    from journal.spool import SpooledWriter
+
+    def open_remote() -> JetStreamWriter:
+        return JetStreamWriter(_jetstream(settings))
+
+    if settings.spool == "off":
+        return open_remote()
+    folder = settings.data_dir / settings.spool
+    return SpooledWriter(open_remote, folder, max_bytes=settings.spool_max_bytes)
+
+
+def _notice(journal: "JournalWriter | None") -> str:
+    from journal.spool import SpooledWriter
+
+    return journal.notice() if isinstance(journal, SpooledWriter) else ""
 
 
 def _open_reader(settings: Settings) -> "JournalReader":
@@ -350,7 +380,8 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
     if is_being_built(settings.data_dir):
         raise Unavailable("desk view build is making the view")
     try:
-        return Follower(journal, settings.data_dir)
+        # A restored file has a new id. Nobody replaces a stream, but by mistake.
+        return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
     except ViewUnavailable:
         raise
     except (ViewError, OSError) as error:

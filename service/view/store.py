@@ -106,6 +106,14 @@ def last_used(path: Path) -> float:
     return max(each.stat().st_mtime for each in (path, lock_path(path)) if each.exists())
 
 
+def last_seen(path: Path) -> float | None:
+    """Return the Unix time in seconds of the follower's last sign of life; None: none was seen."""
+    try:
+        return lock_path(path).stat().st_mtime
+    except OSError:
+        return None
+
+
 @sqlite_errors()
 def open_reader(path: Path) -> apsw.Connection:
     """Open a view for reading.
