@@ -13,8 +13,8 @@ from command.cli import EXIT_CODES
 from command.settings import Settings
 from gateway import authentication
 from gateway import limits as gateway
-from journal import group_commit
-from service import history, message, session
+from journal import group_commit, jetstream_objects
+from service import history, message, session, snapshot
 from service.rpc import requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
@@ -110,6 +110,9 @@ LIMITS = {
         " with thousands of streams"
     ),
     "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
+    "view snapshots of a version; their age": (
+        f"{snapshot.KEPT}; {jetstream_objects.KEEP / 86_400:.0f} days"
+    ),
 }
 
 
