@@ -42,6 +42,10 @@ TWO_AT_ONCE = 0.4
 """Share of faults that begin together with the one before."""
 
 
+MAJORITY_DIES = 0.3
+"""Share of schedules in which two or all three servers are killed at once."""
+
+
 class Fault(NamedTuple):
     """A fault that begins `at` seconds after the load, and is healed `lasts` seconds later."""
 
@@ -70,12 +74,18 @@ def draw(seed: int) -> Schedule:
     """Return the schedule of a seed."""
     random = Random(f"{seed}/schedule")
     faults: list[Fault] = []
-    number = random.randint(3, 8)
-    while len(faults) < number:
+    for _ in range(random.randint(3, 8)):
         at = random.uniform(FIRST, SECONDS - 1)
         if faults and random.random() < TWO_AT_ONCE:
             at = faults[-1].at
         kind = random.choice(tuple(FAULTS))
-        lasts = random.choice(LASTING) * random.uniform(0.7, 1.3)
-        faults.append(Fault(round(at, 2), kind, random.choice(FAULTS[kind]), round(lasts, 2)))
+        faults.append(Fault(at, kind, random.choice(FAULTS[kind]), _duration(random)))
+    if random.random() < MAJORITY_DIES:
+        at = random.uniform(FIRST, SECONDS - 1)
+        names = random.sample(SERVERS, random.choice((2, 3)))
+        faults += [Fault(at, "kill", name, _duration(random)) for name in names]
     return Schedule(seed, tuple(sorted(faults)), random.choice((1.0, 60.0, 60.0)))
+
+
+def _duration(random: Random) -> float:
+    return random.choice(LASTING) * random.uniform(0.7, 1.3)
