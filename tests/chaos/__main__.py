@@ -38,7 +38,7 @@ from tests.chaos.trial import Result, Trial
     type=click.Path(path_type=Path),
     default=Path("build/chaos"),
     show_default=True,
-    help="Folder of the results, and of the logs after a failure.",
+    help="Folder of the results and the logs.",
 )
 def main(schedules: int, seed: int, reuse: int, out: Path) -> None:
     """Run schedules of faults. Exit code 1 if a promise was broken."""
@@ -56,17 +56,16 @@ def main(schedules: int, seed: int, reuse: int, out: Path) -> None:
 def _on_one_cluster(seeds: list[int], reuse: int, out: Path) -> list[Result]:
     """Run the first of the schedules, and take them from the list."""
     results: list[Result] = []
-    logs = None
+    logs = out / f"from-seed-{seeds[0]}"
     with TemporaryDirectory(prefix="chaos") as directory:
         cluster = Cluster(Path(directory))
         try:
             cluster.start()
-            while seeds and len(results) < reuse and not logs:
-                result = asyncio.run(Trial(cluster, draw(seeds.pop(0))).run())
-                results.append(result)
-                _write(result, out)
-                if result.problems:
-                    logs = out / f"seed-{result.seed}"
+            while seeds and len(results) < reuse:
+                results.append(asyncio.run(Trial(cluster, draw(seeds.pop(0))).run()))
+                _write(results[-1], out)
+                if results[-1].problems:
+                    break
         finally:
             cluster.close(logs)
     return results
