@@ -6,8 +6,11 @@ from typing import NamedTuple
 SECONDS = 8.0
 """Seconds of load; the faults begin within."""
 
-FIRST = 0.5
-"""Seconds before the first fault."""
+FIRST, LAST = 0.5, SECONDS - 1
+"""Seconds after which the first fault may begin, and the last one."""
+
+STARTS_WITHIN = 1.0
+"""Seconds that a part may need to start again."""
 
 SERVERS = ("nats-1", "nats-2", "nats-3")
 GATEWAYS = ("gateway-1", "gateway-2")
@@ -54,6 +57,12 @@ class Fault(NamedTuple):
     part: str
     lasts: float
 
+    def meets(self, other: "Fault") -> bool:
+        """Return True if the part has the other fault as well."""
+        is_earlier = self.at < other.at
+        first, second = (self, other) if is_earlier else (other, self)
+        return self.part == other.part and first.at + first.lasts + STARTS_WITHIN > second.at
+
 
 class Schedule(NamedTuple):
     """The plan of a schedule.
@@ -71,19 +80,20 @@ class Schedule(NamedTuple):
 
 
 def draw(seed: int) -> Schedule:
-    """Return the schedule of a seed."""
+    """Return the schedule of a seed. No part has two faults at once, but the leader may."""
     random = Random(f"{seed}/schedule")
     faults: list[Fault] = []
-    for _ in range(random.randint(3, 8)):
-        at = random.uniform(FIRST, SECONDS - 1)
-        if faults and random.random() < TWO_AT_ONCE:
-            at = faults[-1].at
-        kind = random.choice(tuple(FAULTS))
-        faults.append(Fault(at, kind, random.choice(FAULTS[kind]), _duration(random)))
     if random.random() < MAJORITY_DIES:
-        at = random.uniform(FIRST, SECONDS - 1)
+        at = random.uniform(FIRST, LAST)
         names = random.sample(SERVERS, random.choice((2, 3)))
         faults += [Fault(at, "kill", name, _duration(random)) for name in names]
+    for _ in range(random.randint(3, 8)):
+        is_together = faults and random.random() < TWO_AT_ONCE
+        at = random.choice(faults).at if is_together else random.uniform(FIRST, LAST)
+        kind = random.choice(tuple(FAULTS))
+        fault = Fault(at, kind, random.choice(FAULTS[kind]), _duration(random))
+        if not any(map(fault.meets, faults)):
+            faults.append(fault)
     return Schedule(seed, tuple(sorted(faults)), random.choice((1.0, 60.0, 60.0)))
 
 
