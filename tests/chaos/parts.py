@@ -55,7 +55,16 @@ class Part:
         for way in self.ways:
             way.flow()
 
-    def cut(self, *, single: bool) -> None:
+    def drop(self) -> None:
+        """End `stall`; what it held back is lost."""
+        self.cut()
+        self.flow()
+
+    def restart(self) -> None:
+        self.stop(signal.SIGKILL)
+        self.start()
+
+    def cut(self, *, single: bool = False) -> None:
         for way in self.ways:
             way.cut(single=single)
 

@@ -22,20 +22,24 @@ LEADER = "leader"
 
 FAULTS = {
     "kill": (*PARTS, LEADER, LEADER),
-    "freeze": (*PARTS, LEADER, LEADER),
+    "freeze": (*PARTS, LEADER),
+    "hang": (*PARTS, LEADER, LEADER),
     "stop": PARTS,
     "kill-child": (*GATEWAYS, *SERVICES),
     "cut": (*PARTS, LEADER),
     "cut-one": (*PARTS, LEADER),
-    "isolate": (*PARTS, LEADER, LEADER),
+    "isolate": (*PARTS, LEADER),
+    "drop": (*PARTS, LEADER, LEADER),
     "fill-disk": GATEWAYS,
 }
 """Kinds of faults, and the parts that may have them.
 
 kill: SIGKILL to all processes of the part, which is started again later. kill-child: SIGKILL to
-one of its processes. freeze: SIGSTOP, SIGCONT later. stop: SIGTERM, and a start later. cut: all of
-its connections, cut-one: the oldest of each way. isolate: nothing passes on its connections for a
-while. fill-disk: files of the gateway, of which only the spool grows, cannot grow for a while.
+one of its processes. freeze: SIGSTOP, SIGCONT later. hang: SIGSTOP, and SIGKILL before what it was
+sent meanwhile is read; then a start. stop: SIGTERM, and a start later. cut: all of its connections;
+cut-one: the oldest of each way. isolate: nothing passes on its connections for a while, and then
+all of it. drop: the same, and what was sent meanwhile is lost with the connections. fill-disk:
+files of the gateway, of which only the spool grows, cannot grow for a while.
 """
 
 LASTING = (0.3, 1.0, 2.0, 4.0)
