@@ -37,6 +37,7 @@ class Cluster:
         parts: by name.
         http: port that forwards to the gateways, as a load balancer does.
         grpc: port of each service.
+        desks: the gateways and services.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -46,18 +47,15 @@ class Cluster:
         self._lock = threading.Lock()
         self._leader = SERVERS[0]
         self._servers = self._new_servers()
-        self._desks = [self._new_desk(name) for name in (*GATEWAYS, *SERVICES)]
-        self.parts: dict[str, Part] = {part.name: part for part in (*self._servers, *self._desks)}
-        fronts = {desk.name: self._way([desk.port], desk).port for desk in self._desks}
+        self.desks = [self._new_desk(name) for name in (*GATEWAYS, *SERVICES)]
+        self.parts: dict[str, Part] = {part.name: part for part in (*self._servers, *self.desks)}
+        fronts = {desk.name: self._way([desk.port], desk).port for desk in self.desks}
         self.http = self._way([fronts[name] for name in GATEWAYS]).port
         self.grpc = [fronts[name] for name in SERVICES]
 
     def start(self) -> None:
         for part in self.parts.values():
             part.start()
-
-    def gateways(self) -> list[DeskPart]:
-        return [desk for desk in self._desks if desk.name in GATEWAYS]
 
     def reader(self) -> JetStreamReader:
         """Return a reader of the journal, past the proxies."""

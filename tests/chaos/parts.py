@@ -17,6 +17,9 @@ from tests.support.proxy import Proxy
 FULL = 1
 """Bytes that a file may have on a full disk."""
 
+MAX_SHOWN = 300
+"""Characters of a traceback that are shown."""
+
 PORTS = range(10_000, 32_000)
 """Below those that the kernel gives to connections: none takes that of a part that is down."""
 
@@ -154,6 +157,11 @@ class DeskPart(Part):
         for pid in self.running.children():
             with suppress(ProcessLookupError):
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def exceptions(self) -> list[str]:
+        """Return the ends of the tracebacks that it has logged: none is expected."""
+        lines = self.output().splitlines()
+        return [line[-MAX_SHOWN:] for line in lines if "Traceback" in line]
 
     def output(self) -> str:
         return "\n---- started again ----\n".join(run.output for run in self._runs)

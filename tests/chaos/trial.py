@@ -24,7 +24,7 @@ from simulator.summary import Figures
 from simulator.traffic import Delivery, deliveries
 from simulator.verify import Start, note_start, verify
 from tests.chaos.cluster import Cluster
-from tests.chaos.schedule import SECONDS, Fault, Schedule
+from tests.chaos.schedule import GATEWAYS, SECONDS, Fault, Schedule
 from tests.chaos.subscriber import Hopper, Record, read_feed
 from tests.support.processes import SDK_APP_ID
 
@@ -179,7 +179,8 @@ class Trial:
     async def _troubles(self) -> list[str]:
         """Return the reasons for which the cluster is not as without faults."""
         troubles = []
-        for gateway in self._cluster.gateways():
+        gateways = [desk for desk in self._cluster.desks if desk.name in GATEWAYS]
+        for gateway in gateways:
             if trouble := await asyncio.to_thread(_readiness, gateway.port):
                 troubles.append(f"{gateway.name}: {trouble}")
         try:
@@ -210,6 +211,8 @@ class Trial:
 
     async def _check(self, start: Start, head: int, hopped: list[Record]) -> None:
         await asyncio.to_thread(self._check_journal, start.revision)
+        for desk in self._cluster.desks:
+            self._result.problems += [f"{desk.name} logs {each}" for each in desk.exceptions()]
         statuses: list[GetStatusResponse] = []
         for target in self._targets:
             async with asyncio.timeout(VERIFY_WITHIN), Client(target) as client:
