@@ -16,6 +16,9 @@ SCHEME = "nats://"
 MAX_REPLICAS = 5
 """As many as JetStream takes."""
 
+MAX_SNAPSHOT_HOURS = 7 * 24
+"""Half of the time after which the object store deletes a snapshot."""
+
 MIN_BYTES, MAX_BYTES = 1024**2, 2**63 - 1
 
 
@@ -35,9 +38,11 @@ class JournalSettings(BaseSettings):
         nats_tls_ca: authorities whose certificates NATS may have; None: the system's.
         nats_tls_cert: certificate to show to NATS.
         nats_tls_key: its key.
-        spool: folder of callbacks that NATS does not take now; None: one in the data directory;
-            `off`: they are refused.
+        spool: folder for callbacks that NATS does not take now, within the data directory or
+            absolute; `off`: they are refused.
         spool_max_bytes: bytes that the spool may take.
+        snapshot_hours: age of the newest snapshot of the view from which on there is another one;
+            0: none.
     """
 
     journal: str = "sqlite"
@@ -51,8 +56,9 @@ class JournalSettings(BaseSettings):
     nats_tls_ca: Path | None = None
     nats_tls_cert: Path | None = None
     nats_tls_key: Path | None = None
-    spool: Literal["off"] | Path | None = None
+    spool: Literal["off"] | Path = Path("spool")
     spool_max_bytes: Annotated[int, number(MIN_BYTES, MAX_BYTES)] = 10 * 1024**3
+    snapshot_hours: Annotated[int, number(0, MAX_SNAPSHOT_HOURS)] = 6
 
     @property
     def is_on_nats(self) -> bool:

@@ -198,7 +198,7 @@ class Session(threading.Thread):
 
 
 @pytest.mark.tools
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_acknowledged_callback_is_lost_or_reordered_by_any_kill(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path, seed: int
 ) -> None:
@@ -227,7 +227,7 @@ def test_no_acknowledged_callback_is_lost_or_reordered_by_any_kill(
         gateway.ready()
         for session in sessions:
             session.start()
-        for _ in range(4):
+        for _ in range(3):
             make_progress()
             own_nats.stop(signal.SIGKILL)
             make_progress()
@@ -264,12 +264,12 @@ def test_a_large_spool_is_in_segments_and_gives_its_space_back(
         assert post(gateway, 0) == (200, True)
         own_nats.stop()
         number = 0
-        while not (spool / "3.db").exists():
+        while not (spool / "2.db").exists():
             number += 1
             assert post(gateway, number, 200_000) == (200, False)
             assert number < 2000
         assert (spool / "1.db").stat().st_size > 50 * MIB
         own_nats.start()
         wait_until_forwarded(gateway)
-        assert not list(spool.glob("[123].db"))
+        assert not list(spool.glob("1.db"))
     assert stored(own_nats) == list(range(number + 1))

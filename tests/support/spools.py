@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from random import random
 from time import monotonic, sleep
 
 from journal.entry import Appended, Entry, NewEntry
@@ -15,6 +16,8 @@ from journal.sqlite import SqliteReader
 from tests.support.journals import read_all
 from tests.support.waiting import eventually
 
+MAX_BYTES = 10**9
+
 
 class Remote(MemoryJournal):
     """A journal in memory that does what a remote one may do.
@@ -24,7 +27,8 @@ class Remote(MemoryJournal):
         lost: answers do not arrive: it takes entries, and appends time out.
         max_body: bytes of the largest body that it takes.
         delivered: requests of entries that were appended, copies included.
-        may_take: cleared: appends wait for it.
+        held: requests of entries that it does not confirm.
+        is_uneven: some entries take longer than others.
     """
 
     def __init__(self) -> None:
@@ -33,8 +37,8 @@ class Remote(MemoryJournal):
         self.lost = False
         self.max_body = 1_000_000
         self.delivered: list[str] = []
-        self.may_take = threading.Event()
-        self.may_take.set()
+        self.held: set[str] = set()
+        self.is_uneven = False
 
     def append(
         self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
@@ -44,8 +48,12 @@ class Remote(MemoryJournal):
             raise Unavailable("nobody answers")
         if len(entry.body) > self.max_body:
             raise TooLarge("larger than it may be")
-        if not self.may_take.wait(timeout):
-            raise AppendTimedOut("not confirmed")
+        if self.is_uneven:
+            sleep(random() / 200)
+        while entry.request_id in self.held:
+            if monotonic() > end:
+                raise AppendTimedOut("not confirmed")
+            sleep(0.002)
         appended = super().append(entry, timeout=timeout, event=event)
         self.delivered.append(entry.request_id)
         if self.lost:
@@ -66,7 +74,7 @@ class SpooledJournal(SpooledWriter):
 
     def __init__(self, folder: Path) -> None:
         self._all = MemoryJournal()
-        super().__init__(lambda: self._all, folder)
+        super().__init__(lambda: self._all, folder, max_bytes=MAX_BYTES)
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
         return self._all.read(after, limit=limit)
@@ -78,13 +86,13 @@ class SpooledJournal(SpooledWriter):
         return self._all.head()
 
 
-def spooled(remote: Remote, folder: Path, **options: int) -> SpooledWriter:
+def spooled(remote: Remote, folder: Path, max_bytes: int = MAX_BYTES) -> SpooledWriter:
     def open_() -> Remote:
         if remote.away:
             raise Unavailable("nobody answers")
         return remote
 
-    return SpooledWriter(open_, folder, tick=0.02, **options)
+    return SpooledWriter(open_, folder, max_bytes=max_bytes, tick=0.02)
 
 
 def forwarded(journal: SpooledWriter) -> None:
