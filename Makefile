@@ -135,7 +135,7 @@ CHAOS_SEED      ?= $(shell date +%s)
 
 .PHONY: chaos
 chaos: $(DEV)  ## kill, freeze and cut parts of a cluster; CHAOS_SCHEDULES=200, CHAOS_SEED=7 replays
-	$(RUN) tests.chaos --schedules $(CHAOS_SCHEDULES) --seed $(CHAOS_SEED)
+	GRPC_VERBOSITY=ERROR $(RUN) tests.chaos --schedules $(CHAOS_SCHEDULES) --seed $(CHAOS_SEED)
 
 .PHONY: lint
 lint: $(DEV)  ## check style and layout of the code

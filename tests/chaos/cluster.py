@@ -129,8 +129,10 @@ class Cluster:
 
 
 async def _leader(url: str) -> str:
+    async def ignore(_: Exception) -> None: ...
+
     async with asyncio.timeout(ANSWER_WITHIN):
-        client = await nats.connect(url, allow_reconnect=False)
+        client = await nats.connect(url, allow_reconnect=False, error_cb=ignore)
         try:
             info = await client.jetstream().stream_info(STREAM)
         finally:
