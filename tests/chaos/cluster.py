@@ -153,6 +153,7 @@ _ACTS: dict[str, Callable[[Any, Random], None]] = {
     "cut-one": lambda part, _: part.cut(single=True),
     "kill-child": lambda part, random: part.kill_child(random),
     "fill-disk": lambda part, _: part.limit_files(FULL),
+    "lose-view": lambda part, _: part.lose_files(),
 }
 
 _REMEDIES: defaultdict[str, Callable[[Any], None]] = defaultdict(
@@ -165,5 +166,6 @@ _REMEDIES: defaultdict[str, Callable[[Any], None]] = defaultdict(
         "isolate": lambda part: part.flow(),
         "drop": lambda part: part.drop(),
         "fill-disk": lambda part: part.limit_files(),
+        "lose-view": lambda part: part.start(),
     },
 )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random, SystemRandom
+from shutil import rmtree
 
 from tests.support.nats import NatsServer
 from tests.support.processes import RunningDesk
@@ -151,6 +152,11 @@ class DeskPart(Part):
         if children := sorted(self.running.children()):
             with suppress(ProcessLookupError):
                 os.kill(random.choice(children), signal.SIGKILL)
+
+    def lose_files(self) -> None:
+        """Kill it, and delete all that it has stored."""
+        self.running.kill()
+        rmtree(self._directory)
 
     def limit_files(self, size: int = resource.RLIM_INFINITY) -> None:
         """Let no file of its processes grow beyond a size."""
