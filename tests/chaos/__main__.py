@@ -8,6 +8,7 @@ differ.
 import asyncio
 import logging
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -42,6 +43,7 @@ from tests.chaos.trial import Result, Trial
 )
 def main(schedules: int, seed: int, reuse: int, out: Path) -> None:
     """Run schedules of faults. Exit code 1 if a promise was broken."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the parts are killed as well then
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     out.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
