@@ -20,6 +20,7 @@ from journal.jetstream_stream import StreamOptions
 from tests.chaos.parts import FULL, DeskPart, Part, ServerPart, free_port
 from tests.chaos.schedule import GATEWAYS, LEADER, SERVERS, SERVICES, Fault
 from tests.support.nats import MIB
+from tests.support.processes import SDK_APP_ID
 from tests.support.proxy import Proxy
 
 ANSWER_WITHIN = 1.0
@@ -113,6 +114,7 @@ class Cluster:
         ways = [self._way([each.server.port], desk, each) for each in self._servers]
         desk.settings |= {
             "DESK_JOURNAL": "nats://" + ",".join(f"127.0.0.1:{way.port}" for way in ways),
+            "DESK_SDK_APP_IDS": str(SDK_APP_ID),
             "DESK_NATS_STREAM": STREAM,
             "DESK_NATS_REPLICAS": "3",
             "DESK_NATS_MAX_BYTES": str(MAX_BYTES),
@@ -153,7 +155,7 @@ _ACTS: dict[str, Callable[[Any, Random], None]] = {
     "cut-one": lambda part, _: part.cut(single=True),
     "kill-child": lambda part, random: part.kill_child(random),
     "fill-disk": lambda part, _: part.limit_files(FULL),
-    "lose-view": lambda part, _: part.lose_files(),
+    "lose-view": lambda part, _: part.lose_view(),
 }
 
 _REMEDIES: defaultdict[str, Callable[[Any], None]] = defaultdict(

@@ -10,13 +10,17 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random, SystemRandom
 from shutil import rmtree
+from subprocess import TimeoutExpired
 
 from tests.support.nats import NatsServer
-from tests.support.processes import RunningDesk
+from tests.support.processes import RunningDesk, run
 from tests.support.proxy import Proxy
 
 FULL = 1
 """Bytes that a file may have on a full disk."""
+
+SNAPSHOT_WITHIN = 10.0
+"""Seconds in which a snapshot must be published, or there is none."""
 
 MAX_SHOWN = 300
 """Characters of a traceback that are shown."""
@@ -153,8 +157,11 @@ class DeskPart(Part):
             with suppress(ProcessLookupError):
                 os.kill(random.choice(children), signal.SIGKILL)
 
-    def lose_files(self) -> None:
-        """Kill it, and delete all that it has stored."""
+    def lose_view(self) -> None:
+        """Publish a snapshot, if that is possible now; kill it, and delete all that it stores."""
+        settings = {**self.settings, "DESK_DATA_DIR": str(self._directory)}
+        with suppress(TimeoutExpired):
+            run("view", "snapshot", timeout=SNAPSHOT_WITHIN, **settings)
         self.running.kill()
         rmtree(self._directory)
 

@@ -40,8 +40,8 @@ one of its processes. freeze: SIGSTOP, SIGCONT later. hang: SIGSTOP, and SIGKILL
 sent meanwhile is read; then a start. stop: SIGTERM, and a start later. cut: all of its connections;
 cut-one: the oldest of each way. isolate: nothing passes on its connections for a while, and then
 all of it. drop: the same, and what was sent meanwhile is lost with the connections. fill-disk:
-files of the gateway, of which only the spool grows, cannot grow for a while. lose-view: SIGKILL,
-and a start without the view later.
+files of the gateway, of which only the spool grows, cannot grow for a while. lose-view: a
+snapshot, SIGKILL, and a start without the view later.
 """
 
 LASTING = (0.3, 1.0, 2.0, 4.0)
