@@ -1,6 +1,7 @@
 """The parts of a cluster: nats-servers, gateways, services. Each is killed, frozen and started."""
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -21,6 +22,9 @@ FULL = 1
 
 SNAPSHOT_WITHIN = 10.0
 """Seconds in which a snapshot must be published, or there is none."""
+
+_TRACEBACK = re.compile(r"^.*Traceback.*(?:\n .*)*(?:\n\w.*)?", re.MULTILINE)
+"""In a log record a line, otherwise some that are indented and the error."""
 
 MAX_SHOWN = 300
 """Characters of a traceback that are shown."""
@@ -173,8 +177,7 @@ class DeskPart(Part):
 
     def exceptions(self) -> list[str]:
         """Return the ends of the tracebacks that it has logged: none is expected."""
-        lines = self.output().splitlines()
-        return [line[-MAX_SHOWN:] for line in lines if "Traceback" in line]
+        return [each[-MAX_SHOWN:] for each in _TRACEBACK.findall(self.output())]
 
     def output(self) -> str:
         return "\n---- started again ----\n".join(run.output for run in self._runs)
