@@ -244,8 +244,11 @@ class SpooledWriter:
         return True
 
     def _look_after_files(self) -> None:
-        self._files.tidy()
-        self._full = self._files.shortage(self._max_bytes)
+        try:
+            self._files.tidy()
+            self._full = self._files.shortage(self._max_bytes)
+        except JournalError as error:  # a full disk, which only forwarding may empty
+            self._note(error)
         self._report()
 
     def _connect_if_known(self) -> None:

@@ -348,6 +348,19 @@ def test_a_disk_that_fails_matters_only_while_the_spool_is_needed(
     assert remote.requests() == ["request-a", "request-b"]
 
 
+def test_a_disk_that_takes_nothing_more_is_forwarded(remote: Remote, folder: Path) -> None:
+    with faulty_disk() as disk, closing(spooled(remote, folder)) as journal:
+        remote.away = True
+        for number in range(30):
+            append(journal, number, body=b"x" * 100_000)
+        disk.fail("write", OSError("no space"))
+        (folder / "1.new").mkdir()  # the position cannot be saved
+        remote.away = False
+        forwarded(journal)
+        assert len(remote.requests()) == 30
+        disk.heal()
+
+
 # ---- Entries that cannot be forwarded ----
 
 
