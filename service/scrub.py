@@ -82,9 +82,8 @@ class Scrub:
         """Compare the next entries; at the end of a pass, note that."""
         with sqlite_errors(), closing(store.open_reader(store.locate(self._data_dir))) as db:
             db.execute("BEGIN")
-            row = db.execute(LOAD).fetchone()  # a new view has none
-            progress = Progress.of_row(row) if row else None
-            if not progress or progress.journal_id != self._journal.id:
+            progress = Progress.of_row(db.execute(LOAD).fetchone())
+            if progress.journal_id != self._journal.id:
                 return
             applied = progress.applied_revision
             after, entries, until = self._read(applied)

@@ -16,6 +16,7 @@ from metrics.definitions import SCRUB_DIFFERENCES
 from metrics.report import ScrubReport, load
 from service.scrub import Scrub
 from service.view import store
+from service.view.errors import ViewUnavailable
 from tests.support.callbacks import NOON, body, entry
 from tests.support.views import JOURNAL, project
 from tests.support.waiting import eventually
@@ -152,8 +153,8 @@ def test_the_scrub_waits_for_the_first_transaction_of_a_new_view(tmp_path: Path)
     new.mkdir(mode=0o700)
     store.open_writer(store.locate(new)).close()
     scrub = Scrub(Changed(ENTRIES), new, rate=4)
-    scrub.step()
-    assert scrub.report.revision == scrub.report.completed_at == 0
+    with pytest.raises(ViewUnavailable, match="the view is empty"):
+        scrub.step()
     project(new, ENTRIES).close()
     scrub.step()
     assert scrub.report.revision == 4
