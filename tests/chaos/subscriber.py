@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from random import Random
 
-from desk.client import Client, OutOfRange, Retryable
+from desk.client import Client, Retryable
 from desk.v1.event_pb2 import SessionRecord
 
 from tests.support.through_upgrade import EVERYTHING
@@ -17,8 +17,8 @@ HOP_WITHIN = (0.1, 0.4, 1.5)
 STATUS_WITHIN = 1.0
 """Seconds in which a replica tells its digest, or it is not compared this time."""
 
-LAGGING = 0.1
-"""Seconds until another replica is asked when one is behind the position."""
+TRY_AGAIN = 0.1
+"""Seconds until a replica is asked again when one is away, or behind the position."""
 
 Record = tuple[int, int, bytes]
 """Revision, ordinal and content."""
@@ -31,7 +31,7 @@ class Hopper:
         records: in the order in which they came.
         revision: the position.
         digests: of the feed, by revision, as any replica told it.
-        counts: hops, refusals of replicas that were behind, and connections lost.
+        counts: hops, refusals of replicas that were behind (lagging), and connections lost.
         faults: digests that differed.
     """
 
@@ -63,14 +63,10 @@ class Hopper:
                         await self._follow(client)
                 except TimeoutError:
                     pass
-                except Retryable:
-                    self.counts["lost"] += 1
-                    await asyncio.sleep(LAGGING)
-                except OutOfRange as error:
-                    if error.reason != "REVISION_IN_FUTURE":
-                        raise
-                    self.counts["lagging"] += 1
-                    await asyncio.sleep(LAGGING)
+                except Retryable as error:
+                    is_behind = error.reason == "REVISION_NOT_REACHED"
+                    self.counts["lagging" if is_behind else "lost"] += 1
+                    await asyncio.sleep(TRY_AGAIN)
 
     async def _follow(self, client: Client) -> None:
         updates = client.subscribe(
