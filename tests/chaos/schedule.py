@@ -44,6 +44,9 @@ files of the gateway, of which only the spool grows, cannot grow for a while. lo
 snapshot, SIGKILL, and a start without the view later.
 """
 
+RATES = (30.0, 60.0, 150.0)
+"""Callbacks a second."""
+
 LASTING = (0.3, 1.0, 2.0, 4.0)
 """Seconds that a fault lasts, about."""
 
@@ -78,11 +81,13 @@ class Schedule(NamedTuple):
         faults: in the order of their beginnings.
         retry_for: seconds during which the load repeats a callback that is not acknowledged. Few:
             then some are given up, and may be there or not.
+        rate: callbacks a second.
     """
 
     seed: int
     faults: tuple[Fault, ...]
     retry_for: float
+    rate: float
 
 
 def draw(seed: int) -> Schedule:
@@ -100,7 +105,8 @@ def draw(seed: int) -> Schedule:
         fault = Fault(at, kind, random.choice(FAULTS[kind]), _duration(random))
         if not any(map(fault.meets, faults)):
             faults.append(fault)
-    return Schedule(seed, tuple(sorted(faults)), random.choice((1.0, 60.0, 60.0)))
+    retry_for = random.choice((1.0, 60.0, 60.0))
+    return Schedule(seed, tuple(sorted(faults)), retry_for, random.choice(RATES))
 
 
 def _duration(random: Random) -> float:

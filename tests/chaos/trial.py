@@ -28,11 +28,8 @@ from tests.chaos.schedule import GATEWAYS, SECONDS, Fault, Schedule
 from tests.chaos.subscriber import Hopper, Record, read_feed
 from tests.support.processes import SDK_APP_ID
 
-RATE = 60.0
-"""Callbacks a second."""
-
-SESSIONS = round(RATE * SECONDS / 13)
-"""With about 13 deliveries each."""
+DELIVERIES = 13
+"""Of a session, about."""
 
 ANSWER_WITHIN = 2.5
 """Seconds after which the load gives up an attempt, as with a gateway that is frozen."""
@@ -134,7 +131,7 @@ class Trial:
     async def _load(self) -> None:
         seed = self._schedule.seed
         lives = make_lives(
-            SESSIONS,
+            round(self._schedule.rate * SECONDS / DELIVERIES),
             seed=seed,
             run=f"{seed}-{time.time_ns()}",
             now=round(time.time() * 1000),
@@ -145,7 +142,7 @@ class Trial:
         options = SendOptions(
             url=f"http://127.0.0.1:{self._cluster.http}/",
             sdk_app_id=SDK_APP_ID,
-            rate=RATE,
+            rate=self._schedule.rate,
             timeout=ANSWER_WITHIN,
             retry_for=self._schedule.retry_for,
         )
