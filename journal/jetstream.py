@@ -76,10 +76,10 @@ class JetStreamReader:
         self._connection = Connection(options.access, self._check)
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
-        server = self._connection.server()
+        self._connection.wait_until_usable()
         try:
             with self._reading:
-                entries = self._pages.read(server, after, limit)
+                entries = self._pages.read(after, limit)
         except Unavailable:
             self._connection.check_open()
             raise

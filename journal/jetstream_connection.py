@@ -10,7 +10,6 @@ from concurrent.futures import CancelledError as FutureCancelled
 from contextlib import suppress
 from time import monotonic
 from typing import Any, NamedTuple, Self, TypeVar
-from urllib.parse import ParseResult
 
 import structlog
 from nats.aio.client import Client
@@ -31,6 +30,9 @@ CHECK_WITHIN = 1.0
 
 CLOSE_WITHIN = 1.0
 """Seconds that the end of a connection may take: a server that is frozen takes no bytes."""
+
+CANCELLATIONS = 5
+"""Times that a task is cancelled at the end, `RETRY` seconds apart."""
 
 PATIENCE = 1.5
 """Seconds without a usable connection after which callers no longer wait for one."""
@@ -141,16 +143,15 @@ class Connection:
                 raise Unavailable(self.trouble()) from None
         return self._link
 
-    def server(self) -> ParseResult:
-        """Return the address of the server that is connected.
+    def wait_until_usable(self) -> None:
+        """Wait for a client, as `link` does.
 
         Raises:
             Closed, Unavailable: as `run`.
         """
-        link = self._link if self._usable.is_set() else self.run(self.link, timeout=PATIENCE)
-        if url := link.client.connected_url:
-            return url
-        raise Unavailable(self.trouble() or "the connection is lost")
+        if self._down_since is not None:
+            self.run(self.link, timeout=PATIENCE + SLACK)
+        self.check_open()
 
     def trouble(self) -> str:
         """Return the reason for which the connection cannot be used, or "". Never waits."""
@@ -180,9 +181,10 @@ class Connection:
     # ---- In the thread ----
 
     def _run(self) -> None:
-        runner = asyncio.Runner(loop_factory=lambda: self._loop)
-        with runner, suppress(asyncio.CancelledError):
-            runner.run(self._keep_connected())
+        with suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._keep_connected())
+        self._loop.run_until_complete(_end_other_tasks())
+        self._loop.close()
 
     async def _keep_connected(self) -> None:
         """Connect again whenever nats-py gives up, as it does after some errors of a server."""
@@ -271,6 +273,17 @@ class Connection:
         self._failures += 1
         if self._failures >= len(self._access.servers):
             self._settled.set()
+
+
+async def _end_other_tasks() -> None:
+    """Cancel what still runs, repeatedly: a task of nats-py may swallow a cancellation."""
+    for _ in range(CANCELLATIONS):
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if not others:
+            return
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=RETRY)
 
 
 def _line(error: Exception) -> str:

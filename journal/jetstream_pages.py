@@ -6,9 +6,10 @@ protocol: docs.nats.io/reference/reference-protocols/nats-protocol. All else is 
 
 import json
 import socket
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from urllib.parse import ParseResult
+from urllib.parse import SplitResult, urlsplit
 from uuid import uuid4
 
 from nats.errors import Error as NatsError
@@ -40,29 +41,30 @@ _Message = tuple[dict[str, str], bytes]
 
 
 class Pages:
-    """Reads from one server at a time. Not safe for use by several threads at once."""
+    """Reads from one of the servers at a time. Not safe for use by several threads at once."""
 
     def __init__(self, access: Access, stream: str) -> None:
         self._access = access
+        self._servers = deque(map(urlsplit, access.servers))
         self._subject = f"$JS.API.DIRECT.GET.{stream}"
         self._wire: _Wire | None = None
 
-    def read(self, server: ParseResult, after: int, limit: int) -> list[Entry]:
+    def read(self, after: int, limit: int) -> list[Entry]:
         """Return entries after a revision, up to the first that did not arrive.
 
         Raises:
-            Unavailable: the server does not answer, or not as it should.
+            Unavailable: no server answers, or not as it should.
         """
-        try:
-            if self._wire:
-                with suppress(*_FAILURES):  # the server may have been started again since
-                    return self._page(self._wire, after, limit)
-                self._wire.close()
-            self._wire = _Wire(self._access, server)
-            return self._page(self._wire, after, limit)
-        except _FAILURES as error:
-            self.close()
-            raise Unavailable(f"reading from NATS: {error or type(error).__name__}") from error
+        problem = ""
+        for _ in range(1 + len(self._servers)):  # the first one may have been started again
+            try:
+                wire = self._wire = self._wire or _Wire(self._access, self._servers[0])
+                return self._page(wire, after, limit)
+            except _FAILURES as error:
+                problem = str(error) or type(error).__name__
+                self.close()
+                self._servers.rotate(-1)
+        raise Unavailable(f"reading from NATS: {problem}")
 
     def close(self) -> None:
         """Close the connection. Another thread that reads from it gets an error."""
@@ -84,7 +86,7 @@ class Pages:
 class _Wire:
     """A connection to a server, which is asked one question at a time."""
 
-    def __init__(self, access: Access, server: ParseResult) -> None:
+    def __init__(self, access: Access, server: SplitResult) -> None:
         self._inbox = f"_INBOX.{uuid4().hex}"
         host = server.hostname or ""
         self._socket = socket.create_connection((host, server.port or 4222), ANSWER_WITHIN)

@@ -30,7 +30,7 @@ ATTEMPT = 0.4
 AGAIN = 0.05
 """Seconds between two attempts."""
 
-TOGETHER = 16
+TOGETHER = 32
 """Entries from which on they are one atomic batch. Fewer are faster one by one."""
 
 BATCH, NUMBER, COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"

@@ -102,8 +102,13 @@ class StatusService:
         asked = loop.run_in_executor(
             self._journal_thread, self._outside.journal_backlog, applied_revision
         )
-        asked.add_done_callback(lambda _: self._turn.release())
+        asked.add_done_callback(self._note_end)
         return await asyncio.shield(asked)
+
+    def _note_end(self, asked: "asyncio.Future[tuple[int, int | None]]") -> None:
+        self._turn.release()
+        if not asked.cancelled():
+            asked.exception()  # whoever asked may have given up
 
     def close(self) -> None:
         self._journal_thread.shutdown(wait=False, cancel_futures=True)

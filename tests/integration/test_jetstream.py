@@ -1,9 +1,11 @@
 """The journal on JetStream where it differs from other engines, with a real nats-server."""
 
 import os
+import random
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -140,12 +142,12 @@ def test_many_writers_share_one_order_and_recognise_each_others_entries(
 
 
 def test_a_batch_with_repetitions_keeps_what_is_new(journal: JetStreamWriter) -> None:
-    known = [append(journal, name).revision for name in range(20)]
+    known = [append(journal, name).revision for name in range(40)]
     outcomes: dict[object, Appended] = {}
-    for mine in append_together(journal, [[name] for name in range(60)]):
+    for mine in append_together(journal, [[name] for name in range(140)]):
         outcomes |= mine
-    assert [outcomes[name] for name in range(20)] == [Appended(each, True) for each in known]
-    new = [outcomes[name] for name in range(20, 60)]
+    assert [outcomes[name] for name in range(40)] == [Appended(each, True) for each in known]
+    new = [outcomes[name] for name in range(40, 140)]
     assert not any(each.duplicate for each in new)
     stored = {entry.id: entry.revision for entry in read_all(journal)}
     assert stored == {new_entry(name).id: each.revision for name, each in outcomes.items()}
@@ -320,6 +322,22 @@ def test_a_stream_that_is_gone_is_not_made_again_by_a_running_writer(
         own_nats.stop()
         own_nats.start()
         eventually(lambda: "the stream desk is gone" in journal.trouble())
+
+
+@pytest.mark.tools
+def test_a_journal_closes_although_the_server_has_just_been_killed(own_nats: NatsServer) -> None:
+    """A task of nats-py swallows a cancellation at some moments of a reconnect."""
+    jitter = random.Random(1)
+    for n in range(100):
+        journal = own_nats.writer("desk")
+        append(journal, n)
+        own_nats.stop()
+        time.sleep(jitter.choice([0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2]))
+        closing_ = threading.Thread(target=journal.close, daemon=True)
+        closing_.start()
+        closing_.join(PATIENCE / 2)
+        assert not closing_.is_alive()
+        own_nats.start()
 
 
 # ---- Credentials ----

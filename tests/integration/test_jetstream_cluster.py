@@ -97,6 +97,7 @@ def test_what_was_acknowledged_survives_the_death_of_any_server(
         server.stop()
         before = len(acknowledged)
         eventually(lambda: len(acknowledged) > before + 200, within=60)  # noqa: B023
+        assert eventually(lambda: read(journals[0]), within=60)
         server.start()
         eventually(lambda: not any(journal.trouble() for journal in journals), within=60)
     stop.set()
@@ -106,6 +107,13 @@ def test_what_was_acknowledged_survives_the_death_of_any_server(
         stored = [(entry.id, entry.revision) for entry in all_of(reader)]
     assert acknowledged.items() <= dict(stored).items()
     assert len(stored) == len(dict(stored))
+
+
+def read(journal: JetStreamReader) -> list[Entry]:
+    try:
+        return journal.read(0, limit=1)
+    except Unavailable:  # no leader yet
+        return []
 
 
 def all_of(reader: JetStreamReader) -> list[Entry]:
