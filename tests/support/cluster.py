@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -33,9 +34,9 @@ In another terminal:
 
     cd {directory}
     export DESK_SIMULATE_TOKEN={token} SSL_CERT_FILE=authority.pem DESK_CLIENT_TLS_CA=authority.pem
-    {desk} simulate https://{https} --sessions 500 --rate 50 --retry-for 60 \
+    {desk} simulate https://{https} --sessions 500 --rate 50 --retry-for 60 \\
       --verify {service} --tls-name service
-    {desk} watch --target {grpc} \
+    {desk} watch --target {grpc} \\
       --tls-cert authority-client.pem --tls-key authority-client.key
 
 Meanwhile kill any process. It is started again, and the simulation finds no difference:
@@ -132,6 +133,8 @@ def main() -> None:
     """Run the cluster until Ctrl-C; start again what has ended."""
     if not (NGINX and PROMETHEUS):
         sys.exit("make: nginx and prometheus are needed, and cannot be had from here")
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.default_int_handler)
     with TemporaryDirectory(prefix="desk-cluster-") as directory, suppress(KeyboardInterrupt):
         print("Starting 3 nats-servers, 2 gateways, 2 services, nginx and Prometheus …")
         with running(Path(directory)) as project:
