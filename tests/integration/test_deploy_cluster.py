@@ -104,6 +104,7 @@ def test_no_callback_is_lost_while_one_part_of_each_kind_dies(tmp_path: Path) ->
                 load.go_on()
         for name in victims:
             cluster.await_healthy(project, name)
+        assert replicas_agree(project)
         watching = RunningPrometheus(project.hosts["prometheus"])
         eventually(lambda: watching.value('sum(up{job="desk"})') == 4)
 
@@ -122,6 +123,14 @@ def leader(project: Project) -> str:
     with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
         (account,) = json.load(answer)["account_details"]
     return str(account["stream_detail"][0]["cluster"]["leader"])
+
+
+def replicas_agree(project: Project) -> bool:
+    """Compare the digests of both services at one revision."""
+    both = ",".join(project.address(name, 50051) for name in ("service-1", "service-2"))
+    authority = f"{project.directory}/authority.pem"
+    asked = run("status", "--tls-ca", authority, "--tls-name", "service", target=both)
+    return asked.returncode == 0
 
 
 def status_through_nginx(project: Project) -> int:

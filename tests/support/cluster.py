@@ -35,7 +35,8 @@ In another terminal:
     cd {directory}
     export DESK_SIMULATE_TOKEN={token} SSL_CERT_FILE=authority.pem DESK_CLIENT_TLS_CA=authority.pem
     {desk} simulate https://{https} --sessions 500 --rate 50 --retry-for 60 \\
-      --verify {service} --tls-name service
+      --verify {services[0]} --tls-name service
+    {desk} status --target {services[0]},{services[1]} --tls-name service
     {desk} watch --target {grpc} \\
       --tls-cert authority-client.pem --tls-key authority-client.key
 
@@ -153,7 +154,7 @@ def _guide(project: Project) -> str:
         https=project.address("nginx", 443),
         grpc=project.address("nginx", 50443),
         prometheus=project.address("prometheus", 9090),
-        service=project.address("service-1", 50051),
+        services=[project.address(name, 50051) for name in ("service-1", "service-2")],
         processes="\n".join(
             f"    kill -9 {pid}   # {name}" for name, pid in project.processes().items()
         ),
