@@ -71,7 +71,7 @@ class Load:
         for service in cycle(("service-1", "service-2")):
             done = run(
                 *("simulate", f"https://{self._project.address('nginx', 443)}"),
-                *("--sessions", "50", "--rate", "100", "--duplicates", "10%", "--shuffle", "20%"),
+                *("--sessions", "30", "--rate", "100", "--duplicates", "10%", "--shuffle", "20%"),
                 *("--retry-for", "60", "--verify", self._project.address(service, 50051), "--json"),
                 SSL_CERT_FILE=authority,
                 DESK_SIMULATE_TOKEN=cluster.TOKEN,
@@ -113,7 +113,7 @@ def test_no_callback_is_lost_while_one_part_of_each_kind_dies(tmp_path: Path) ->
         assert "error" not in summary, summary
         assert summary["unknown"] == 0
         assert summary["refused"] == {}
-        assert summary["verification"]["sessions"] == 50
+        assert summary["verification"]["sessions"] == 30
         assert summary["verification"]["details"] == []
 
 
