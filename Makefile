@@ -97,6 +97,10 @@ help:  ## show this
 serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
 	@exec $(BIN)/desk serve
 
+.PHONY: cluster
+cluster: $(DEV) nginx promtool  ## try docker-compose.cluster.yml without Docker: kill any process (Ctrl-C stops it)
+	@exec $(RUN) tests.support.cluster
+
 # ---- Check ----
 
 .PHONY: check
@@ -172,7 +176,7 @@ constraints-check: $(DEV)
 
 .PHONY: compose-check
 compose-check: $(DEV)
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.cluster.yml
 
 # ---- Measure ----
 

@@ -246,8 +246,7 @@ def test_a_key_comes_through_in_clear_from_loopback_and_with_tls_to_the_service(
         settings["DESK_GRPC_TLS_CERT"] = str(made.certificate("server"))
         settings["DESK_GRPC_TLS_KEY"] = str(made.key("server"))
         edits = {
-            r"^ *grpc_pass grpc:.*": "",
-            r"#(grpc_pass grpcs:.*)": r"\1",
+            r"grpc://": "grpcs://",
             r"#grpc_ssl_trusted_certificate .*": (
                 f"grpc_ssl_trusted_certificate {made.authority};"
             ),
