@@ -110,8 +110,9 @@ class Follower:
                 try:
                     self._attempt(stop, alive)
                 except (ViewError, Unavailable) as problem:
+                    error = type(problem).__name__
                     log.warning(
-                        "follower_retrying", error=type(problem).__name__, detail=str(problem)
+                        "follower_retrying", error=error, detail=str(problem), throttle=error
                     )
                     stop.wait(RETRY)
         finally:
@@ -122,13 +123,15 @@ class Follower:
         try:
             self._follow(stop, alive)
         except ViewDamaged:
-            log.exception("view_damaged")
+            log.exception("view_damaged", throttle="")
             self._writer.renew()
         except _OtherEntries as problem:
-            log.warning("view_discarded", reason=str(problem))
+            log.warning("view_discarded", reason=str(problem), throttle="")
             self._writer.renew()
         except NotKept as problem:
-            log.warning("view_discarded", reason=str(problem), begins_at=problem.oldest)
+            log.warning(
+                "view_discarded", reason=str(problem), throttle="", begins_at=problem.oldest
+            )
             self._writer.renew()
             self._projection().begin_at(problem.oldest)
         except _NotApplicable as problem:
@@ -151,7 +154,7 @@ class Follower:
 
     def _follow(self, stop: Event, alive: Callable[[], None]) -> None:
         projection = self._projection()
-        log.info("follower_started", revision=projection.progress.applied_revision)
+        log.info("follower_started", revision=projection.progress.applied_revision, throttle="")
         read_gauges(projection, self._journal, self._writer.path)
         taken_over = False
         while not stop.is_set():
