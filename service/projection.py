@@ -14,10 +14,10 @@ from struct import Struct
 from typing import NamedTuple
 
 import structlog
-from desk.v1 import event_pb2
 from msgspec.structs import replace
 
 from callback.catalogue import State
+from desk.v1 import event_pb2
 from journal.entry import DAMAGED, Entry, Kind
 from metrics.definitions import LATE, RECORDS, RECORDS_REVISED
 from service import records

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
+
 from desk.client import Client, NotFound, Unavailable, Update
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
 from desk.v1.session_pb2 import SessionKey
 from desk.v1.status_pb2 import GetStatusResponse
-
 from simulator.callbacks import Made
 from simulator.comparison import (
     FoundCallback,

@@ -11,10 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import apsw
-from desk.v1 import event_pb2, session_pb2
 
 from callback.catalogue import BEGIN_HEAD_START, EventType
 from callback.decoder import MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MIN_EVENT_TIME
+from desk.v1 import event_pb2, session_pb2
 from service.history import LIMITS, FoldLimits
 from service.session import MAX_AGENTS, Core, Facts, Session
 from service.view.errors import sqlite_errors

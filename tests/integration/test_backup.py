@@ -15,8 +15,8 @@ from contextlib import aclosing, closing
 from pathlib import Path
 
 import pytest
-from desk.client import Client, JournalMismatch
 
+from desk.client import Client, JournalMismatch
 from journal.sqlite import SqliteReader, SqliteWriter
 from storage.lock import FileLock
 from tests.support.callbacks import body, entry

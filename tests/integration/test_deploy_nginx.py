@@ -14,10 +14,10 @@ from urllib.parse import urlencode
 
 import grpc
 import pytest
+
 from desk.client import Client
 from desk.v1.session_service_pb2 import CountSessionsRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
-
 from gateway import limits
 from gateway.answers import Answer
 from gateway.limits import BUDGET, MAX_BODY, MAX_HEAD

@@ -18,16 +18,16 @@ from typing import Any
 
 import grpc
 import pytest
+from falcon.testing import create_environ
+from prometheus_client import CollectorRegistry, generate_latest
+from ruamel.yaml import YAML
+
 from desk.v1.event_service_pb2 import SubscribeRequest
 from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_service_pb2 import GetSessionRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from desk.v1.status_pb2 import GetStatusRequest, GetStatusResponse
 from desk.v1.status_pb2_grpc import StatusServiceStub
-from falcon.testing import create_environ
-from prometheus_client import CollectorRegistry, generate_latest
-from ruamel.yaml import YAML
-
 from gateway.app import create_app
 from gateway.authentication import Authenticator
 from gateway.measurement import ARRIVED

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from random import Random
 
-from desk.v1.session_pb2 import SESSION_STATE_QUEUED, Session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from callback.decoder import identify
+from desk.v1.session_pb2 import SESSION_STATE_QUEUED, Session
 from journal.entry import Entry
 from service.history import LIMITS, FoldLimits
 from tests.support.callbacks import APP

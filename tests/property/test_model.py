@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
-from desk.v1.session_pb2 import EndReason, Session, SessionState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
+from desk.v1.session_pb2 import EndReason, Session, SessionState
 from journal.entry import Entry
 from service.history import FoldLimits
 from tests.support.callbacks import APP

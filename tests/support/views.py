@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
+
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
-
 from journal.entry import Entry
 from service.history import LIMITS, FoldLimits, HistoryEntry
 from service.positions import ORDINAL_BITS

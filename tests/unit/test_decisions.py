@@ -8,10 +8,10 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 import pytest
-from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
-from desk.v1.session_pb2 import EndReason, Session, SessionState
 from msgspec.structs import replace
 
+from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
+from desk.v1.session_pb2 import EndReason, Session, SessionState
 from journal.entry import Entry
 from service.history import FoldLimits
 from service.view.reader import Reader

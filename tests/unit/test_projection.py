@@ -3,9 +3,9 @@
 from contextlib import closing
 from pathlib import Path
 
-from desk.v1 import event_pb2, session_pb2
 from msgspec.structs import replace
 
+from desk.v1 import event_pb2, session_pb2
 from journal.entry import DAMAGED
 from service.history import FoldLimits
 from service.projection import DIGESTS, Projection, row_hash

@@ -4,9 +4,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from desk.v1 import event_pb2
 from msgspec.structs import replace
 
+from desk.v1 import event_pb2
 from journal.entry import Entry
 from service.history import FoldLimits
 from service.projection import BatchBounds, Projection
