@@ -25,7 +25,7 @@ from journal.errors import (
     Unavailable,
     Unreadable,
 )
-from journal.group_commit import LIMITS, GroupCommit, Limits
+from journal.group_commit import LIMITS, CommitLimits, GroupCommit
 from journal.jetstream_access import Access
 from journal.jetstream_connection import Connection, Link
 from journal.jetstream_message import entry_of
@@ -188,7 +188,7 @@ class JetStreamReader:
 class JetStreamWriter(JetStreamReader):
     """`journal.port.Journal` on a stream: one of any number of writers."""
 
-    def __init__(self, options: JetStreamOptions, *, limits: Limits = LIMITS) -> None:
+    def __init__(self, options: JetStreamOptions, *, limits: CommitLimits = LIMITS) -> None:
         """Connect; create the stream if there is none.
 
         Raises:

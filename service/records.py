@@ -11,13 +11,13 @@ from itertools import compress
 from operator import is_not
 from typing import Any
 
-from desk.v1 import event_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from msgspec.structs import astuple
 
 from callback.catalogue import EndReason, EventType, Field, State, carriers
 from callback.decoder import Callback
+from desk.v1 import event_pb2, session_pb2
 from journal.entry import Entry
 from service.message import fill
 from service.session import Facts, Outcome, Reason, Session, Verdict, explain

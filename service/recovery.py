@@ -11,9 +11,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from desk.v1.event_pb2 import SessionRecord
 from google.protobuf.message import DecodeError
 
+from desk.v1.event_pb2 import SessionRecord
 from journal.damage import Damage, faults
 from journal.entry import DAMAGED, Entry
 from service.arrival import arrival_of

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 import msgspec
+
 from desk.client import Client, NotFound, Unavailable, Update
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
 from desk.v1.session_pb2 import SessionKey
 from desk.v1.status_pb2 import GetStatusResponse
-
 from simulator.callbacks import Made
 from simulator.comparison import (
     FoundCallback,

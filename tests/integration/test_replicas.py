@@ -9,13 +9,13 @@ from typing import Any
 
 import grpc
 import pytest
-from desk.client import Client, Update
-from desk.v1.session_service_pb2 import GetSessionRequest
-from desk.v1.status_pb2 import GetStatusRequest, GetStatusResponse
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from nats.js import JetStreamContext
 
+from desk.client import Client, Update
+from desk.v1.session_service_pb2 import GetSessionRequest
+from desk.v1.status_pb2 import GetStatusRequest, GetStatusResponse
 from journal.entry import NewEntry
 from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
 from service.rpc.limits import Limits
