@@ -37,8 +37,10 @@ TAIL = 32
 at most; a callback that is later than that has the whole history read again."""
 
 WEIGHT = 600
-"""Approximate bytes that a callback takes in memory beside its texts, which take at most one and a
-half times their stored size."""
+"""Approximate bytes that a callback takes in memory beside the characters of its texts."""
+
+CHARACTER = 4
+"""Bytes that a character takes, at most."""
 
 Key = tuple[int, int, bytes]
 """A place in time order: milliseconds, rank, id."""
@@ -107,21 +109,20 @@ class HistoryEntry(msgspec.Struct, gc=False):
     agent_id: str = ""
 
     @classmethod
-    def of(cls, facts: Facts, revision: int, stored_size: int = 0) -> Self:
-        """Make an entry of a callback, which takes `stored_size` bytes when it is stored."""
+    def of(cls, facts: Facts, revision: int) -> Self:
         time = facts.event_time
         if facts.event == _BEGIN:
             time -= BEGIN_HEAD_START
         key = (time, RANKS.get(facts.event, RANK_OF_UNKNOWN), facts.identity)
-        return cls(key, revision, facts, WEIGHT + stored_size + stored_size // 2, _BEFORE_ALL)
-
-    @classmethod
-    def restore(cls, revision: int, stored: bytes) -> Self:
-        """Read an entry from its facts as the feed stores them."""
-        return cls.of(_FACTS.decode(stored), revision, len(stored))
-
-
-_FACTS = msgspec.msgpack.Decoder(Facts)
+        characters = (
+            len(facts.client_user_id)
+            + len(facts.customer_service_id)
+            + len(facts.channel_type)
+            + len(facts.agent_id)
+            + len(facts.forward_from_agent_id)
+            + len(facts.message_key)
+        )
+        return cls(key, revision, facts, WEIGHT + CHARACTER * characters, _BEFORE_ALL)
 
 
 class _Saved(msgspec.Struct, array_like=True, gc=False):

@@ -238,12 +238,11 @@ class Projection:
         now = session.history.session
         own.agent_id = own.facts.agent_id or now.agent_id
         kind = OWN
-        facts: bytes | None = arrival.facts
         if own.outcome.reason is _TOO_LONG:
-            kind, facts = NO_HISTORY, None
+            kind = NO_HISTORY
             self._refuse(arrival.entry.id)
         snapshot = session.message.update(now, session.revision) if session.number else None
-        self._append(_row(session, own, 0, kind, arrival.event, snapshot, facts))
+        self._append(_row(session, own, 0, kind, arrival.event, snapshot))
         for ordinal, callback in enumerate(revised, 1):
             self._append(_row(session, callback, ordinal, REVISED))
         self._work += PUBLISHED * len(revised)
@@ -377,9 +376,7 @@ def _row(
     kind: int,
     event: bytes = b"",
     snapshot: bytes | None = None,
-    stored: bytes | None = None,
 ) -> FeedRow:
-    """Make a row of the feed; `stored` are the facts that the fold needs."""
     facts, revision = callback.facts, session.revision
     now = session.history.session.state
     fields = records.verdict_fields(callback.outcome, facts.event, now, ordinal > 0)
@@ -401,7 +398,6 @@ def _row(
         record + event,
         len(record),
         snapshot,
-        stored,
     )
 
 
@@ -426,5 +422,4 @@ def _malformed_row(arrival: Arrival) -> FeedRow:
         record=record + arrival.event,
         event_at=len(record),
         session=None,
-        facts=None,
     )

@@ -83,6 +83,25 @@ def _fill(made: event_pb2.Event, callback: Callback, facts: Facts) -> None:
         fill(made.message, facts.message_key, callback.message)
 
 
+def facts_of(record: bytes) -> Facts:
+    """Read a callback's facts from a record that has its event."""
+    event = event_pb2.SessionRecord.FromString(record).event
+    time = event.event_time
+    return Facts(
+        time.seconds * 1000 + time.nanos // 1_000_000,
+        event.type_name,
+        bytes.fromhex(event.id),
+        event.client_user_id,
+        event.customer_service_id,
+        event.channel_type,
+        event.agent_id,
+        event.forward_from_agent_id,
+        event.message.key,
+        event.agent_contacted_user,
+        event.satisfaction,
+    )
+
+
 _CONTENT = {
     Field.AGENT: ("agent_id", "agent_id"),
     Field.PREVIOUS_AGENT: ("forward_from_agent_id", "forward_from_agent_id"),
