@@ -241,7 +241,11 @@ class Projection:
         if own.outcome.reason is _TOO_LONG:
             kind = NO_HISTORY
             self._refuse(arrival.entry.id)
-        snapshot = session.message.update(now, session.revision) if session.number else None
+        snapshot = None
+        if session.number:
+            changed_fields = session.history.changed
+            snapshot = session.message.update(now, session.revision, changed_fields)
+            changed_fields.clear()
         self._append(_row(session, own, 0, kind, arrival.event, snapshot))
         for ordinal, callback in enumerate(revised, 1):
             self._append(_row(session, callback, ordinal, REVISED))

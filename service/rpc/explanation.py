@@ -89,6 +89,6 @@ def _explain(reader: Reader, key: Key, revision: int) -> list[Explained]:
     for position, event, record in reader.history(*key, revision):
         positions[event] = position
         callbacks.append(HistoryEntry.of(facts_of(record), event))
-    for position, event, _ in reader.history(*key, revision, revised=True):
-        positions[event] = position
+    revised = reader.history(*key, revision, revised=True)
+    positions.update((event, position) for position, event, _ in revised)
     return explained(callbacks, positions)
