@@ -144,7 +144,7 @@ def malformed_fields(problem: str) -> event_pb2.SessionRecord:
 def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int = 0) -> bytes:
     """Write a record without its event, at its position in the feed."""
     fields.revision = revision
-    if fields.revised:
+    if ordinal:  # only of fields that are revised: none is left over in the others
         fields.ordinal = ordinal
     return fields.SerializeToString()
 
