@@ -18,7 +18,6 @@ class Arrival(msgspec.Struct, gc=False):
         key: its session; with an empty id if the body names none that can be read.
         problem: the reason why it is malformed; "" if it is not.
         callback: its content; None if that cannot be read.
-        facts: the part of it that the view stores for the fold, serialised.
     """
 
     entry: Entry
@@ -26,7 +25,6 @@ class Arrival(msgspec.Struct, gc=False):
     key: SessionKey
     problem: str = ""
     callback: HistoryEntry | None = None
-    facts: bytes = b""
 
 
 def arrival_of(entry: Entry) -> Arrival:
@@ -42,12 +40,10 @@ def arrival_of(entry: Entry) -> Arrival:
     if callback is None:
         return Arrival(entry, records.event(entry), (entry.sdk_app_id, ""), problem)
     facts = without_message(callback, entry.id)
-    stored = msgspec.msgpack.encode(facts)
     return Arrival(
         entry,
         records.event(entry) if problem else records.event(entry, callback, facts),
         (entry.sdk_app_id, callback.session_id),
         problem,
-        HistoryEntry.of(facts, entry.revision, len(stored)),
-        stored,
+        HistoryEntry.of(facts, entry.revision),
     )

@@ -1,6 +1,6 @@
 """Explains a session: its callbacks in time order, each with its outcome as things stand.
 
-The facts that the feed stores are folded again. Pure: no I/O, no clock.
+The facts in its records are folded again. Pure: no I/O, no clock.
 """
 
 from collections.abc import Iterable

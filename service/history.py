@@ -11,7 +11,7 @@ arrival.
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -37,8 +37,10 @@ TAIL = 32
 at most; a callback that is later than that has the whole history read again."""
 
 WEIGHT = 600
-"""Approximate bytes that a callback takes in memory beside its texts, which take at most one and a
-half times their stored size."""
+"""Approximate bytes that a callback takes in memory beside the characters of its texts."""
+
+CHARACTER = 4
+"""Bytes that a character takes, at most."""
 
 Key = tuple[int, int, bytes]
 """A place in time order: milliseconds, rank, id."""
@@ -107,21 +109,20 @@ class HistoryEntry(msgspec.Struct, gc=False):
     agent_id: str = ""
 
     @classmethod
-    def of(cls, facts: Facts, revision: int, stored_size: int = 0) -> Self:
-        """Make an entry of a callback, which takes `stored_size` bytes when it is stored."""
+    def of(cls, facts: Facts, revision: int) -> Self:
         time = facts.event_time
         if facts.event == _BEGIN:
             time -= BEGIN_HEAD_START
         key = (time, RANKS.get(facts.event, RANK_OF_UNKNOWN), facts.identity)
-        return cls(key, revision, facts, WEIGHT + stored_size + stored_size // 2, _BEFORE_ALL)
-
-    @classmethod
-    def restore(cls, revision: int, stored: bytes) -> Self:
-        """Read an entry from its facts as the feed stores them."""
-        return cls.of(_FACTS.decode(stored), revision, len(stored))
-
-
-_FACTS = msgspec.msgpack.Decoder(Facts)
+        characters = (
+            len(facts.client_user_id)
+            + len(facts.customer_service_id)
+            + len(facts.channel_type)
+            + len(facts.agent_id)
+            + len(facts.forward_from_agent_id)
+            + len(facts.message_key)
+        )
+        return cls(key, revision, facts, WEIGHT + CHARACTER * characters, _BEFORE_ALL)
 
 
 class _Saved(msgspec.Struct, array_like=True, gc=False):
@@ -141,6 +142,7 @@ class History:
 
     Attributes:
         session: the session after its last callback; changed in place.
+        changed: names of its fields that have changed; emptied by whoever shows them.
         tail: the last callbacks, in time order.
         usage: the used part of the limits.
         weight: approximate bytes that `tail` takes in memory.
@@ -151,7 +153,9 @@ class History:
         self.usage = Usage()
         self.tail: list[HistoryEntry] = []
         self.weight = 0
+        self.changed: set[str] = set()
         self._core = _BEFORE_ALL
+        self._shown = _shown_of(_BEFORE_ALL)  # the part of the core that the session has, too
         self._last = _EARLIEST
         self._stays_whole = False  # once a late callback has needed all of it: more may follow
         # _EARLIEST stands for a callback that is not in memory.
@@ -170,6 +174,7 @@ class History:
         for entry in sorted(callbacks, key=_key_of):
             history.add(entry)
         history.usage = usage or history.usage
+        history.changed.update(Session.__struct_fields__)
         history._stays_whole = True
         return history
 
@@ -178,6 +183,8 @@ class History:
         """Make a history from the bytes of `save`, with none of its callbacks in memory."""
         history, state = cls(), _SAVED.decode(saved)
         history._core, history.session = state.core, state.session
+        history._shown = _shown_of(state.core)
+        history.changed.update(Session.__struct_fields__)
         history._last, history.usage = state.last, state.usage
         history._holders = {name: _EARLIEST for name in FIRSTS if getattr(state.session, name)}
         return history
@@ -231,7 +238,7 @@ class History:
 
     def reject(self, entry: HistoryEntry) -> HistoryEntry:
         """Reject a callback that the session has no room for; return it."""
-        self.session.rejected_events += 1
+        self._set("rejected_events", self.session.rejected_events + 1)
         entry.outcome = too_long(self._core)
         return entry
 
@@ -296,9 +303,12 @@ class History:
         return after
 
     def _add(self, sums: Sequence[Sum], sign: int) -> None:
-        session = self.session
         for name, amount in sums:
-            setattr(session, name, getattr(session, name) + sign * amount)
+            self._set(name, getattr(self.session, name) + sign * amount)
+
+    def _set(self, name: str, value: Any) -> None:
+        setattr(self.session, name, value)
+        self.changed.add(name)
 
     def _take_offers(self, entry: HistoryEntry) -> None:
         """Take the first values and the sign of life of the callback that is now the last."""
@@ -330,7 +340,7 @@ class History:
         count depends on the journal alone.
         """
         for name in names:
-            setattr(self.session, name, _NO_VALUE[name])
+            self._set(name, _NO_VALUE[name])
             del self._holders[name]
         place = start
         while names and place < len(self.tail):
@@ -343,7 +353,7 @@ class History:
         self.usage.redone += place - start
 
     def _hold(self, name: str, value: int | str, key: Key) -> None:
-        setattr(self.session, name, value)
+        self._set(name, value)
         self._holders[name] = key
 
     def _correct_last_sign(self, place: int, stop: int) -> None:
@@ -361,16 +371,18 @@ class History:
 
     def _show(self) -> None:
         """Show the core and the last sign of life in the session."""
-        session, core = self.session, self._core
         if self._last_sign is not _EARLIEST:
             # A SessionBegin stands in the order before its own time.
-            session.last_event_at = max(self._last_sign[0], session.begun_at or 0)
-        session.state = core.state
-        session.end_reason = core.end_reason
-        session.agent_id = core.agent_id
-        session.agent_ids = core.agent_ids
-        session.satisfaction = core.satisfaction
+            self._set("last_event_at", max(self._last_sign[0], self.session.begun_at or 0))
+        shown = _shown_of(self._core)
+        if shown != self._shown:
+            for name, value, before in zip(_SHOWN, shown, self._shown, strict=True):
+                if value != before:
+                    self._set(name, value)
+            self._shown = shown
 
 
+_SHOWN = ("state", "end_reason", "agent_id", "agent_ids", "satisfaction")
+_shown_of = attrgetter(*_SHOWN)
 _NO_VALUE = {name: getattr(Session(), name) for name in FIRSTS}
 _key_of = attrgetter("key")

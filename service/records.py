@@ -5,15 +5,12 @@ no message here may have a map: protobuf writes its entries in any order. A reco
 its session are written one by one; their bytes are joined, as protobuf allows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from itertools import compress
-from operator import is_not
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from msgspec.structs import astuple
 
 from callback.catalogue import EndReason, EventType, Field, State, carriers
 from callback.decoder import Callback
@@ -83,6 +80,25 @@ def _fill(made: event_pb2.Event, callback: Callback, facts: Facts) -> None:
         fill(made.message, facts.message_key, callback.message)
 
 
+def facts_of(record: bytes) -> Facts:
+    """Read a callback's facts from a record that has its event."""
+    event = event_pb2.SessionRecord.FromString(record).event
+    time = event.event_time
+    return Facts(
+        time.seconds * 1000 + time.nanos // 1_000_000,
+        event.type_name,
+        bytes.fromhex(event.id),
+        event.client_user_id,
+        event.customer_service_id,
+        event.channel_type,
+        event.agent_id,
+        event.forward_from_agent_id,
+        event.message.key,
+        event.agent_contacted_user,
+        event.satisfaction,
+    )
+
+
 _CONTENT = {
     Field.AGENT: ("agent_id", "agent_id"),
     Field.PREVIOUS_AGENT: ("forward_from_agent_id", "forward_from_agent_id"),
@@ -128,7 +144,7 @@ def malformed_fields(problem: str) -> event_pb2.SessionRecord:
 def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int = 0) -> bytes:
     """Write a record without its event, at its position in the feed."""
     fields.revision = revision
-    if fields.revised:
+    if ordinal:  # only of fields that are revised: none is left over in the others
         fields.ordinal = ordinal
     return fields.SerializeToString()
 
@@ -173,14 +189,12 @@ DERIVED = {
 """Fields of a session as it is shown, by the fields of the fold that they are computed from."""
 
 
-_NEW = astuple(Session())
-_HAVE_TEXT = [type(value) in (str, tuple) for value in _NEW]
-_SHOWN_BY = [
-    [(each, _show(each)) for each in _FIELDS if each == name or name in DERIVED.get(each, ())]
+_SHOWN_BY = {
+    name: [(each, _show(each)) for each in _FIELDS if each == name or name in DERIVED.get(each, ())]
     for name in Session.__struct_fields__
-]
-"""By field of the fold's session, in order: the fields that show it, and their functions."""
-_INDEXES = range(len(_SHOWN_BY))
+}
+"""By field of the fold's session: the fields that show it, and their functions."""
+_TEXTS = {name for name in _SHOWN_BY if type(getattr(Session(), name)) in (str, tuple)}
 
 REPLACED = 8
 """Texts that are replaced in a message before it is made anew: protobuf frees a replaced text only
@@ -197,18 +211,24 @@ class SessionMessage:
     def __init__(self, sdk_app_id: int, session_id: str) -> None:
         self.bytes = b""
         self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
-        self._shown = _NEW
         self._replaced = 0  # texts
 
-    def update(self, session: Session, revision: int) -> bytes:
-        """Show `session` as it is after `revision`, the last one that belongs to it."""
-        shown, now = self._message, astuple(session)
-        for index in compress(_INDEXES, map(is_not, now, self._shown)):
-            if _HAVE_TEXT[index]:
+    def update(
+        self, session: Session, revision: int, changed: Iterable[str] = Session.__struct_fields__
+    ) -> bytes:
+        """Show `session` as it is after `revision`, the last one that belongs to it.
+
+        Args:
+            session: to be shown.
+            revision: of its last callback.
+            changed: the fields that may have changed since the last update.
+        """
+        shown = self._message
+        for field in changed:
+            if field in _TEXTS:
                 self._replaced += 1
-            for name, show in _SHOWN_BY[index]:
+            for name, show in _SHOWN_BY[field]:
                 show(shown, name, getattr(session, name))
-        self._shown = now
         shown.revision = revision
         self.bytes = shown.SerializeToString()
         if self._replaced > REPLACED:

@@ -27,7 +27,7 @@ OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
 ENTRIES = f"SELECT record FROM feed WHERE {OWN} ORDER BY position"  # noqa: S608
 COMPARED = """
-    record, facts,
+    record,
     event_revision, sdk_app_id, session_id, type, verdict, reason, client_user_id, channel_type
 """
 """The columns for `difference`."""
@@ -91,12 +91,12 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
         total = 0
         damages: list[Damage] = []
         following = Following(journal)
-        for position, session, record, facts, *columns in db.execute(FEED):
+        for position, session, record, *columns in db.execute(FEED):
             total += row_hash(position, record, session)
             revision = revision_of(position)
             if position != revision << ORDINAL_BITS:
                 continue
-            if problem := difference(record, facts, columns, following.at(revision)):
+            if problem := difference(record, columns, following.at(revision)):
                 damages.append(Damage(revision, revision, problem))
         for (number,) in db.execute(OTHER_SESSIONS):
             damages.append(Damage(number, number, "the view has another session than its feed"))
@@ -118,22 +118,19 @@ class Following:
         return self._next if self._next and self._next.revision == revision else None
 
 
-def difference(
-    record: bytes, facts: bytes | None, columns: list[object], entry: Entry | None
-) -> str:
+def difference(record: bytes, columns: list[object], entry: Entry | None) -> str:
     """Compare an entry as the view has it with the journal's; "" if they are equal and whole."""
     made = _parsed(record)
     kept = made and _entry(made)
     if made is None or kept is None:
         return "the view has a record that cannot be read"
-    arrival = arrival_of(kept)
-    if columns != _columns(made) or facts not in (None, arrival.facts):
+    if columns != _columns(made):
         return "the view has a record that does not fit its columns"
     if entry is None:
         return "the view has an entry that the journal lacks, or cannot read"
     if entry != kept:
         return "the view has another entry than the journal"
-    return DAMAGED if arrival.problem is DAMAGED else ""
+    return DAMAGED if arrival_of(kept).problem is DAMAGED else ""
 
 
 def _columns(made: SessionRecord) -> list[object]:

@@ -88,9 +88,9 @@ class Scrub:
             applied = progress.applied_revision
             after, entries, until = self._read(applied)
             journal = Following(entries)
-            for position, record, facts, *columns in db.execute(ROWS, _between(after, until)):
+            for position, record, *columns in db.execute(ROWS, _between(after, until)):
                 revision = revision_of(position)
-                if problem := difference(record, facts, columns, journal.at(revision)):
+                if problem := difference(record, columns, journal.at(revision)):
                     self._note(revision, problem)
         self.report.revision = until
         if until >= applied:

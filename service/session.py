@@ -50,11 +50,11 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     after: State
 
 
-class Facts(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The part of a callback that the fold needs. It is stored, and histories are made from it.
+class Facts(msgspec.Struct, frozen=True, gc=False):
+    """The part of a callback that the fold needs. Histories are made from it.
 
     Agents are empty where the event does not carry them. All else is as in `Callback`, but empty
-    where that is `UNSET`.
+    where that is `UNSET`; it may be empty, too, where the fold makes no use of it.
     """
 
     event_time: int

@@ -8,6 +8,7 @@ from desk.v1.session_pb2 import Session
 from desk.v1.session_service_pb2 import ExplainSessionResponse
 from service.explanation import Explained, explained
 from service.history import HistoryEntry
+from service.records import facts_of
 from service.rpc.reads import not_found, session_as_of
 from service.rpc.requests import Key
 from service.rpc.responses import header
@@ -82,7 +83,11 @@ class Explanations:
 
 
 def _explain(reader: Reader, key: Key, revision: int) -> list[Explained]:
-    rows = reader.facts(*key, revision)
-    positions = {event: position for position, event, _ in rows}
-    positions |= {event: position for position, event, _ in reader.revisions(*key, revision)}
-    return explained([HistoryEntry.restore(event, facts) for _, event, facts in rows], positions)
+    positions: dict[int, int] = {}
+    callbacks: list[HistoryEntry] = []
+    for position, event, record in reader.history(*key, revision):
+        positions[event] = position
+        callbacks.append(HistoryEntry.of(facts_of(record), event))
+    revised = reader.history(*key, revision, revised=True)
+    positions.update((event, position) for position, event, _ in revised)
+    return explained(callbacks, positions)

@@ -85,8 +85,8 @@ client_user_id, channel_type
 """
 
 # The callbacks of a session's history (0), or the revisions of their verdicts (1).
-FACTS_OF_SESSION = """
-SELECT position, event_revision, facts FROM feed INDEXED BY feed_by_session
+HISTORY_OF_SESSION = """
+SELECT position, event_revision, record FROM feed INDEXED BY feed_by_session
 WHERE first_revision = (
     SELECT first_revision FROM session_keys WHERE session_id = ? AND sdk_app_id = ?)
   AND revised = ? AND position <= ?

@@ -205,13 +205,16 @@ class Reader:
         window = self._feed(EVERYTHING, after, queries.LIVE_COLUMNS, self.bounds.size)
         return window._replace(rows=[LiveRow._make(row) for row in window.rows])
 
-    def facts(self, sdk_app_id: int, session_id: str, revision: int) -> list[Row]:
-        """Read the callbacks of a session up to a revision: (position, event_revision, facts)."""
-        return self._all(queries.FACTS_OF_SESSION, (session_id, sdk_app_id, 0, last_of(revision)))
+    def history(
+        self, sdk_app_id: int, session_id: str, revision: int, *, revised: bool = False
+    ) -> Iterator[Row]:
+        """Read the callbacks of a session up to a revision, one by one, or their revised verdicts.
 
-    def revisions(self, sdk_app_id: int, session_id: str, revision: int) -> list[Row]:
-        """Read the revised verdicts of a session: (position, event_revision, None)."""
-        return self._all(queries.FACTS_OF_SESSION, (session_id, sdk_app_id, 1, last_of(revision)))
+        Rows are (position, event_revision, record); the record of a callback has its event.
+        """
+        values = (session_id, sdk_app_id, revised, last_of(revision))
+        with sqlite_errors():
+            yield from self._db.execute(queries.HISTORY_OF_SESSION, values)
 
     def records(self, positions: Iterable[int]) -> Iterator[Row]:
         """Read records that exist, one by one: (position, record)."""

@@ -94,10 +94,8 @@ CREATE TABLE feed (
     record         BLOB    NOT NULL,     -- desk.v1.SessionRecord without `session`; its event stands last, and
                                          -- in the event's own row only
     event_at       INTEGER NOT NULL,     -- bytes of `record` before the event
-    session        BLOB,                 -- desk.v1.Session after the revision; in ordinal 0 only;
+    session        BLOB                  -- desk.v1.Session after the revision; in ordinal 0 only;
                                          -- NULL while the session has not begun
-    facts          BLOB                  -- what the fold needs of the event; in its own row only;
-                                         -- NULL if it is in no history
 ) STRICT;
 
 -- The position stands at the end of each key of an index.

@@ -130,8 +130,9 @@ def open_reader(path: Path) -> apsw.Connection:
 
 @sqlite_errors()
 def open_writer(path: Path) -> apsw.Connection:
-    """Open a view for writing; create it if there is none."""
-    connection = _set_up(apsw.Connection(str(path)))
+    """Open a view for writing, for one thread at a time; create it if there is none."""
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOMUTEX
+    connection = _set_up(apsw.Connection(str(path), flags))
     path.chmod(0o600)
     # One by one: apsw stops at the first row that a statement returns.
     connection.pragma("page_size", PAGE)  # of a new file

@@ -13,6 +13,7 @@ import structlog
 
 from journal.errors import InUse
 from service.history import HistoryEntry
+from service.records import facts_of
 from service.view import progress, store
 from service.view.errors import ViewDamaged, ViewError, sqlite_errors, view_error
 from service.view.progress import Progress
@@ -49,7 +50,6 @@ class FeedRow(NamedTuple):
     record: bytes
     event_at: int
     session: bytes | None
-    facts: bytes | None
 
 
 class SessionRow(NamedTuple):
@@ -104,16 +104,19 @@ class SavedSession(NamedTuple):
     place: tuple[Any, ...]
 
 
-def _insert(verb: str, table: str, columns: Sequence[str], extra: str = "") -> str:
-    names = ", ".join(columns)
+# apsw finds a prepared statement by its text, for each row: short texts are faster. With ROLLBACK,
+# SQLite need not copy each page that a statement changes, as it does to be able to undo that alone.
+def _insert(verb: str, table: str, columns: Sequence[str], first: str = "") -> str:
     marks = ", ".join("?" * len(columns))
-    return f"{verb} INTO {table} ({names}{extra and ', only'}) VALUES ({marks}{extra})"
+    return f"{verb} INTO {table} VALUES ({first}{marks})"
 
 
-def _update(table: str, row: Sequence[str], key: str, without: Sequence[str]) -> str:
-    columns = {name: f"{name} = ?{n}" for n, name in enumerate(row, 1)}
-    changes = ", ".join(change for name, change in columns.items() if name not in without)
-    return f"UPDATE {table} SET {changes} WHERE {columns[key]}"  # noqa: S608
+def _changes(row: Sequence[str], value: str, without: Sequence[str]) -> str:
+    return ", ".join(
+        f"{name} = {value.format(name=name, n=n)}"
+        for n, name in enumerate(row, 1)
+        if name not in without
+    )
 
 
 KEY = ("number", "sdk_app_id", "session_id", "first_revision")
@@ -123,11 +126,16 @@ PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at", "queued_
 If none of these has changed, all others are updated in place.
 """
 
-INSERT_FEED = _insert("INSERT", "feed", FeedRow._fields)
+INSERT_FEED = _insert("INSERT OR ROLLBACK", "feed", FeedRow._fields)
 SAVE_KEY = _insert("REPLACE", "session_keys", SavedKey._fields)
-SAVE_SESSION = _insert("REPLACE", "sessions", SessionRow._fields)
-SAVE_IN_PLACE = _update("sessions", SessionRow._fields, key="number", without=(*KEY, *PLACE))
-SAVE_PROGRESS = _insert("REPLACE", "progress", Progress.__struct_fields__, ", 1")
+SAVE_SESSION = f"""
+    {_insert("INSERT OR ROLLBACK", "sessions", SessionRow._fields)}
+    ON CONFLICT DO UPDATE SET {_changes(SessionRow._fields, "excluded.{name}", KEY)}
+"""
+SAVE_IN_PLACE = f"""
+    UPDATE sessions SET {_changes(SessionRow._fields, "?{n}", (*KEY, *PLACE))} WHERE number = ?1
+"""  # noqa: S608
+SAVE_PROGRESS = _insert("REPLACE", "progress", Progress.__struct_fields__, "1, ")
 # event_revision is unique: a rejection that got another reason moves to its new position.
 ADD_REJECTION = "REPLACE INTO rejections (position, event_revision) VALUES (?, ?)"
 DROP_REJECTION = "DELETE FROM rejections WHERE event_revision = ?"
@@ -141,7 +149,7 @@ LOAD_SESSION = f"""
     WHERE session_keys.sdk_app_id = ? AND session_keys.session_id = ?
 """  # noqa: S608
 LOAD_HISTORY = """
-    SELECT event_revision, verdicts, agent_id, facts FROM feed INDEXED BY feed_by_session
+    SELECT event_revision, verdicts, agent_id, record FROM feed INDEXED BY feed_by_session
     WHERE first_revision = ? AND revised = 0
 """
 LOAD_REVISIONS = """
@@ -332,9 +340,12 @@ class ViewWriter:
     def load_history(self, first_revision: int) -> list[HistoryEntry]:
         """Read a session's history in order of revision, with what was published of it."""
         entries: dict[int, HistoryEntry] = {}
-        for revision, verdicts, agent_id, facts in self._rows(LOAD_HISTORY, (first_revision,)):
-            each = entries[revision] = HistoryEntry.restore(revision, facts)
-            each.verdicts, each.agent_id = verdicts, agent_id
+        with sqlite_errors():  # one by one: records may be large
+            for revision, verdicts, agent_id, record in self._db.execute(
+                LOAD_HISTORY, (first_revision,)
+            ):
+                each = entries[revision] = HistoryEntry.of(facts_of(record), revision)
+                each.verdicts, each.agent_id = verdicts, agent_id
         for revision, verdicts in self._rows(LOAD_REVISIONS, (first_revision,)):
             entries[revision].verdicts = verdicts
         return list(entries.values())

@@ -8,7 +8,6 @@ from random import Random
 
 from desk.client import Client, Retryable
 from desk.v1.event_pb2 import SessionRecord
-
 from tests.support.through_upgrade import EVERYTHING
 
 HOP_WITHIN = (0.1, 0.4, 1.5)

@@ -11,11 +11,11 @@ from typing import Any
 
 import grpc
 import msgspec
-from desk.client import Client
-from desk.v1.status_pb2 import GetStatusResponse
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from desk.client import Client
+from desk.v1.status_pb2 import GetStatusResponse
 from simulator.ledger import Ledger
 from simulator.lives import make_lives
 from simulator.scripts import MALFORMED

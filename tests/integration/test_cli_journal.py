@@ -191,7 +191,7 @@ def test_a_view_that_does_not_fit_itself_is_found(data: Path) -> None:
     for statement in (
         "UPDATE sessions SET session = CAST(session || 'x' AS BLOB) WHERE number = 9",
         "UPDATE feed SET session_id = 's11' WHERE event_revision = 10",
-        "UPDATE feed SET facts = CAST(facts || 'x' AS BLOB) WHERE event_revision = 11",
+        "UPDATE feed SET client_user_id = 'x' WHERE event_revision = 11",
     ):
         change(locate(data), statement)
     answer = desk("check", data=data)

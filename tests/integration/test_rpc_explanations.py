@@ -129,9 +129,9 @@ class Recording(Reader):
         self.histories = 0
         self.positions: list[int] = []
 
-    def facts(self, *place: Any) -> list[Row]:
-        self.histories += 1
-        return super().facts(*place)
+    def history(self, *place: Any, revised: bool = False) -> Iterator[Row]:
+        self.histories += not revised
+        return super().history(*place, revised=revised)
 
     def records(self, positions: Iterable[int]) -> Iterator[Row]:
         for row in super().records(positions):

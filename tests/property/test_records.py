@@ -150,7 +150,8 @@ def test_a_session_brought_up_to_date_is_as_one_made_anew(given_bodies: list[byt
         except ValueError:
             continue
         history.add(HistoryEntry.of(without_message(callback, each.id), each.revision))
-        written = shown.update(history.session, each.revision)
+        written = shown.update(history.session, each.revision, history.changed)
+        history.changed.clear()
         assert session_pb2.Session.FromString(written) == expected_session(history, each.revision)
         anew = records.SessionMessage(9, "s").update(history.session, each.revision)
         assert written == anew

@@ -225,7 +225,7 @@ def test_an_explanation_agrees_with_what_was_published(callbacks: list[bytes]):
     with viewed(callbacks) as opened:
         applied = opened.progress().applied_revision
         for name in ("s1", "s2"):
-            rows = opened.facts(APP, name, applied)
+            rows = list(opened.history(APP, name, applied))
             if not rows:
                 continue
             explanations = Explanations(1_000)

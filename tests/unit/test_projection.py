@@ -12,7 +12,7 @@ from service.projection import DIGESTS, Projection, row_hash
 from service.view import store
 from service.view.reader import Bounds, Reader
 from service.view.selection import EventSelection
-from service.view.writer import ViewWriter
+from service.view.writer import NO_HISTORY, ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, entries, entry, life
 from tests.support.views import JOURNAL, digest, fixed_journal, project, read, records
 
@@ -171,9 +171,9 @@ def test_a_session_that_is_too_long_is_kept_current_and_goes_on_being_so(tmp_pat
     for each in made[-2:]:
         assert each.rejection_reason == event_pb2.REJECTION_REASON_SESSION_TOO_LONG
         assert each.state_before == each.state_after == session_pb2.SESSION_STATE_CHATBOT
-    [(blob, facts)] = read(tmp_path, "SELECT session, facts FROM feed WHERE position = 5 << 20")
+    [(blob, revised)] = read(tmp_path, "SELECT session, revised FROM feed WHERE position = 5 << 20")
     session = session_pb2.Session.FromString(blob)
-    assert (session.rejected_events, session.revision, facts) == (2, 5, None)
+    assert (session.rejected_events, session.revision, revised) == (2, 5, NO_HISTORY)
     assert read(tmp_path, "SELECT session FROM sessions") == [(blob,)]
 
 
@@ -214,7 +214,7 @@ def test_what_is_too_long_is_found_by_its_session_but_not_read_with_its_history(
     snapshots = read(tmp_path, "SELECT session FROM feed WHERE revised != 1 ORDER BY position")
     selection = EventSelection(session_ids=(SESSION,))
     with closing(Reader(store.locate(tmp_path))) as reader:
-        assert [row[1] for row in reader.facts(APP, SESSION, 5)] == [1, 2, 3]
+        assert [row[1] for row in reader.history(APP, SESSION, 5)] == [1, 2, 3]
         rows = reader.feed(selection, 0, enough=Bounds().size).rows
         found = [event_pb2.SessionRecord.FromString(row[1]) for row in rows]
         as_of = [(reader.session_as_of(APP, SESSION, revision),) for revision in range(1, 6)]
@@ -226,12 +226,12 @@ def test_what_is_too_long_is_found_by_its_session_but_not_read_with_its_history(
 
 def test_revised_rows_borrow_the_event_that_they_are_about(tmp_path: Path) -> None:
     project(tmp_path, fixed_journal()).close()
-    assert read(tmp_path, "SELECT revised, event_at = length(record), facts IS NULL FROM feed") == [
-        *[(0, 0, 0)] * 5,
-        (1, 1, 1),
-        (0, 0, 0),
-        (2, 0, 1),  # malformed
-        *[(0, 0, 0)] * 2,
+    assert read(tmp_path, "SELECT revised, event_at = length(record) FROM feed") == [
+        *[(0, 0)] * 5,
+        (1, 1),
+        (0, 0),
+        (2, 0),  # malformed
+        *[(0, 0)] * 2,
     ]
     made = records(tmp_path)
     assert made[5].event == made[3].event

@@ -121,7 +121,6 @@ def records(n: int) -> Iterator[FeedRow]:
             record=b"record",
             event_at=1,
             session=None if revised == REVISED else b"session",
-            facts=None if revised == REVISED else b"facts",
         )
 
 
@@ -175,8 +174,10 @@ QUESTIONS: dict[str, Question] = {
         0,
         enough=1 << 20,
     ),
-    "the facts of a session": lambda reader: reader.facts(APP, f"s{MIDDLE}", SMALL),
-    "the revisions of a session": lambda reader: reader.revisions(APP, f"s{MIDDLE}", SMALL),
+    "the history of a session": lambda reader: list(reader.history(APP, f"s{MIDDLE}", SMALL)),
+    "the revisions of a session": lambda reader: list(
+        reader.history(APP, f"s{MIDDLE}", SMALL, revised=True)
+    ),
     "a record": lambda reader: list(reader.records([position_of(MIDDLE)])),
     "the callbacks of a session": lambda reader: reader.rejected_of(APP, f"s{MIDDLE}", 1_000),
     "rejections": lambda reader: reader.rejections(EVERYTHING, position_of(MIDDLE), 10),
