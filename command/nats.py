@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ValidationInfo
 from pydantic import field_validator as check
@@ -15,6 +15,9 @@ SCHEME = "nats://"
 
 MAX_REPLICAS = 5
 """As many as JetStream takes."""
+
+MAX_SNAPSHOT_HOURS = 7 * 24
+"""Half of the time after which the object store deletes a snapshot."""
 
 MIN_BYTES, MAX_BYTES = 1024**2, 2**63 - 1
 
@@ -35,6 +38,11 @@ class JournalSettings(BaseSettings):
         nats_tls_ca: authorities whose certificates NATS may have; None: the system's.
         nats_tls_cert: certificate to show to NATS.
         nats_tls_key: its key.
+        spool: folder for callbacks that NATS does not take now, within the data directory or
+            absolute; `off`: they are refused.
+        spool_max_bytes: bytes that the spool may take.
+        snapshot_hours: age of the newest snapshot of the view from which on there is another one;
+            0: none.
     """
 
     journal: str = "sqlite"
@@ -48,6 +56,9 @@ class JournalSettings(BaseSettings):
     nats_tls_ca: Path | None = None
     nats_tls_cert: Path | None = None
     nats_tls_key: Path | None = None
+    spool: Literal["off"] | Path = Path("spool")
+    spool_max_bytes: Annotated[int, number(MIN_BYTES, MAX_BYTES)] = 10 * 1024**3
+    snapshot_hours: Annotated[int, number(0, MAX_SNAPSHOT_HOURS)] = 6
 
     @property
     def is_on_nats(self) -> bool:

@@ -6,11 +6,14 @@ not load gRPC, nor the service waitress.
 
 import asyncio
 import gc
+import math
+import os
 import platform
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from journal.jetstream import JetStreamOptions
     from journal.port import JournalReader, JournalWriter
     from service.follower import Follower
+    from service.snapshot import Snapshots
 
 JOURNAL_FILE = "journal.db"
 
@@ -50,6 +54,9 @@ OPEN_RETRY = 0.2
 
 WARN_AFTER = 5.0
 """Seconds of such attempts after which a warning is logged."""
+
+NICE = 10
+"""Priority of what nobody waits for, as nice(1) takes it."""
 
 TOKENS_EVERY = 1.0
 """Seconds between two looks at the callback tokens."""
@@ -74,7 +81,10 @@ def service_processes(settings: Settings, runtime: Path, address: Address) -> li
         ProcessSpec(name=name, run=run_rpc_worker, arguments=(*both, address, name), stage=1)
         for name in (f"rpc-{number}" for number in range(1, settings.rpc_workers + 1))
     ]
-    return [ProcessSpec(name="follower", run=run_follower, arguments=both, stage=1), *workers]
+    follower = ProcessSpec(name="follower", run=run_follower, arguments=both, stage=1)
+    snapshots = ProcessSpec(name="snapshots", run=run_snapshots, arguments=both, stage=1)
+    publishes = settings.is_on_nats and settings.snapshot_hours
+    return [follower, *workers, *([snapshots] if publishes else [])]
 
 
 def run_gateway(
@@ -104,7 +114,13 @@ def run_gateway(
         )
         with closing(journal):
             path = settings.callback_path
-            app = create_app(journal, authenticator, path=path, event=GreenletEvent)
+            app = create_app(
+                journal,
+                authenticator,
+                path=path,
+                event=GreenletEvent,
+                notice=lambda: _notice(journal.opened),
+            )
             traced = tracing.traced_app(app, path, [LIVE, READY])
             metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
             metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
@@ -131,15 +147,58 @@ def _follow_tokens(
 def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
+        from service.scrub import Scrub
+
         stop = threading.Event()
         on_stop_request(stop.set)
         journal = _open_with_retries(lambda: _open_reader_of_damaged(settings), stop, notifier)
         if journal is not None:
             with closing(journal):
+                _load_snapshot(journal, settings, stop, notifier)
                 work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
                 if work is not None:
+                    if settings.scrub_rate:
+                        Scrub(journal, settings.data_dir, rate=settings.scrub_rate).start(stop)
                     _report_ready(notifier)
                     work.run(stop, notifier.alive)
+
+
+def _load_snapshot(
+    journal: "JournalReader", settings: Settings, stop: threading.Event, notifier: Notifier
+) -> None:
+    """Put a snapshot of the view in place, if there is one and no view."""
+    from journal.errors import Unavailable
+
+    if settings.is_on_nats:
+        try:
+            with closing(open_snapshots(settings)) as snapshots:
+                _with_signs(notifier, lambda: snapshots.load(journal, stop))
+        except Unavailable as problem:
+            log.warning("snapshots_not_found", reason=str(problem))
+
+
+def run_snapshots(notifier: Notifier, settings: Settings, runtime: Path) -> None:
+    """Publish a snapshot of the view now and then, apart from the processes that are in a hurry."""
+    with _process(notifier, settings, runtime, "snapshots"):
+        os.nice(NICE)
+        stop = threading.Event()
+        on_stop_request(stop.set)
+        snapshots = _open_with_retries(lambda: open_snapshots(settings), stop, notifier)
+        if snapshots is not None:
+            with closing(snapshots):
+                _report_ready(notifier)
+                hours = settings.snapshot_hours
+                _with_signs(notifier, lambda: snapshots.keep_published(stop, hours))
+
+
+def _with_signs(notifier: Notifier, work: Callable[[], None]) -> None:
+    """Run `work` in a thread, and give signs of life: it reads files of any size."""
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(work)
+        while not future.done():
+            wait([future], BEAT)
+            notifier.alive()
+        future.result()
 
 
 def run_rpc_worker(
@@ -152,6 +211,7 @@ def run_rpc_worker(
 
 async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address: Address) -> None:
     from service.clients import follow_clients
+    from service.rpc.limits import Limits
     from service.rpc.server import serve
     from service.rpc.tls import Tls
     from service.view.store import locate
@@ -180,6 +240,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,
         clients=clients,
+        limits=Limits(lag_seconds=settings.max_lag or math.inf),
     )
     beat.cancel()
 
@@ -219,9 +280,7 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
 
 def _open_writer(settings: Settings) -> "JournalWriter":
     if settings.is_on_nats:
-        from journal.jetstream import JetStreamWriter
-
-        return JetStreamWriter(_jetstream(settings))
+        return _open_spooled(settings)
     from journal.errors import Unavailable
     from journal.sqlite import SqliteWriter
 
@@ -235,12 +294,40 @@ def _open_writer(settings: Settings) -> "JournalWriter":
     return SqliteWriter(path)
 
 
+def _open_spooled(settings: Settings) -> "JournalWriter":
+    from journal.jetstream import JetStreamWriter
+    from journal.spool import SpooledWriter
+
+    def open_remote() -> JetStreamWriter:
+        return JetStreamWriter(_jetstream(settings))
+
+    if settings.spool == "off":
+        return open_remote()
+    folder = settings.data_dir / settings.spool
+    return SpooledWriter(open_remote, folder, max_bytes=settings.spool_max_bytes)
+
+
+def _notice(journal: "JournalWriter | None") -> str:
+    from journal.spool import SpooledWriter
+
+    return journal.notice() if isinstance(journal, SpooledWriter) else ""
+
+
 def _open_reader(settings: Settings) -> "JournalReader":
     if settings.is_on_nats:
         from journal.jetstream import JetStreamReader
 
         return JetStreamReader(_jetstream(settings))
     return open_reader(settings.data_dir)
+
+
+def open_snapshots(settings: Settings) -> "Snapshots":
+    """Open the snapshots of the views of a journal on NATS."""
+    from journal.jetstream_objects import ObjectStore
+    from service.snapshot import Snapshots
+
+    options = _jetstream(settings)
+    return Snapshots(ObjectStore(options.access, options.stream), settings.data_dir)
 
 
 def _jetstream(settings: Settings) -> "JetStreamOptions":
@@ -293,7 +380,8 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
     if is_being_built(settings.data_dir):
         raise Unavailable("desk view build is making the view")
     try:
-        return Follower(journal, settings.data_dir)
+        # A restored file has a new id. Nobody replaces a stream, but by mistake.
+        return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
     except ViewUnavailable:
         raise
     except (ViewError, OSError) as error:

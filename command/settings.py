@@ -49,6 +49,10 @@ MAX_CONNECTIONS = 1_000_000
 MAX_TIMEOUT = 24 * 60 * 60
 """Guard against a typing error: seconds of DESK_HANG_TIMEOUT."""
 
+MAX_LAG = 7 * 24 * 60 * 60
+MAX_SCRUB_RATE = 10_000
+"""Guards against a typing error: seconds of DESK_MAX_LAG, entries of DESK_SCRUB_RATE."""
+
 MAX_TOKEN_FILE = 64 * 1024
 """Bytes of a file with tokens."""
 
@@ -161,6 +165,8 @@ class Settings(JournalSettings):
         data_dir: directory of journal and view; absolute.
         rpc_workers: number of processes that answer gRPC.
         metrics_listen: address of the metrics page; None: no page.
+        max_lag: seconds of the view behind the journal above which health is NOT_SERVING; 0: never.
+        scrub_rate: entries in a second that the scrub compares with the view; 0: none.
         hang_timeout: seconds without a sign of life after which a process is restarted; 0: never.
         log_level: the lowest level that is logged.
         log_format: `auto` is console on a terminal and JSON elsewhere.
@@ -193,6 +199,8 @@ class Settings(JournalSettings):
     data_dir: Path = Field(default=Path(DEFAULT_DATA_DIR), validate_default=True)
     rpc_workers: Annotated[int, number(1, MAX_RPC_WORKERS)] = 1
     metrics_listen: Listen | None = Field(default=DEFAULT_METRICS, validate_default=True)
+    max_lag: Annotated[int, number(0, MAX_LAG)] = 60
+    scrub_rate: Annotated[int, number(0, MAX_SCRUB_RATE)] = 200
     hang_timeout: Annotated[int, number(0, MAX_TIMEOUT)] = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

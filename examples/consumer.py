@@ -108,11 +108,9 @@ async def main(target: str, path: str) -> None:
             try:
                 await (resume(client, copy, *position) if position else load(client, copy))
             except (JournalMismatch, OutOfRange) as error:
-                if error.reason == "REVISION_IN_FUTURE":  # this replica is behind: wait for it
-                    await asyncio.sleep(5)
-                else:  # another journal, or records that are no longer kept
-                    logging.warning("starting over: %s", error)
-                    copy.clear()
+                # Another journal, or records that are no longer kept.
+                logging.warning("starting over: %s", error)
+                copy.clear()
 
 
 if __name__ == "__main__":

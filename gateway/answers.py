@@ -56,7 +56,7 @@ class Answer(Enum):
         """Return the body with a detail after the sentence."""
         fields = {
             "ActionStatus": "FAIL" if self.error_code else "OK",
-            "ErrorInfo": f"{self.error_info}: {detail}" if detail else self.error_info,
+            "ErrorInfo": ": ".join(filter(None, (self.error_info, detail))),
             "ErrorCode": self.error_code,
         }
         return msgspec.json.encode(fields)

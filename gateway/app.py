@@ -42,6 +42,7 @@ def create_app(
     event: Callable[[], Waiter] = threading.Event,
     clock: Callable[[], float] = time.time,
     budget: float = BUDGET,
+    notice: Callable[[], str] = lambda: "",
 ) -> App:
     """Return the WSGI application.
 
@@ -52,12 +53,13 @@ def create_app(
         event: makes the event on which a request waits until its callback is durable.
         clock: Unix time in seconds.
         budget: seconds from the arrival of a request to its answer.
+        notice: a line that the readiness probe shows while the gateway is ready.
     """
     start_counting(authenticator.sdk_app_ids)
     app = App(media_type=CONTENT_TYPE)
     app.add_route(path, _CallbackUrl(journal, authenticator, event, clock, budget))
     app.add_route(LIVE, _Probe(lambda req: ""))
-    app.add_route(READY, _Probe(lambda req: req.env.get(CONDITION) or journal.trouble()))
+    app.add_route(READY, _Probe(lambda req: req.env.get(CONDITION) or journal.trouble(), notice))
     app.add_error_handler(Exception, _answer_unexpected)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
     app.add_error_handler(RequestRejected, _answer_rejected)
@@ -87,7 +89,8 @@ class _CallbackUrl:
         if fault:
             _warn("callback_malformed", fault, sdk_app_id=entry.sdk_app_id)
         appended = self._append(entry, deadline - monotonic())
-        resp.set_header("Desk-Revision", str(appended.revision))
+        if appended.revision:
+            resp.set_header("Desk-Revision", str(appended.revision))
         resp.set_header("Desk-Journal-Id", self._journal.id)
         answer = Answer.MALFORMED if fault else Answer.KEPT
         LAST_CALLBACKS[entry.sdk_app_id] = entry.received_at
@@ -117,12 +120,15 @@ class _CallbackUrl:
 class _Probe:
     """A probe of the gateway's health. `trouble` returns why it fails, and asks no disk."""
 
-    def __init__(self, trouble: Callable[[falcon.Request], str]) -> None:
+    def __init__(
+        self, trouble: Callable[[falcon.Request], str], notice: Callable[[], str] = lambda: ""
+    ) -> None:
         self._trouble = trouble
+        self._notice = notice
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         trouble = self._trouble(req)
-        _answer(req, resp, Answer.NOT_READY if trouble else Answer.KEPT, trouble)
+        _answer(req, resp, Answer.NOT_READY if trouble else Answer.KEPT, trouble or self._notice())
 
     on_head = on_get
 

@@ -25,8 +25,8 @@ from storage.lock import FileLock
 STEP = 1_000
 """Pages (4 KiB) copied between two reports."""
 
-PARTIAL = ("journal-", ".partial")
-"""Beginning and end of the name of a file that is not complete."""
+PARTIAL = ".partial"
+"""End of the name of a file that is not complete."""
 
 CHUNK = 4 * 1024 * 1024
 """Bytes of a stream read at once."""
@@ -94,7 +94,7 @@ def copy_verified(journal: Path, copy: Path, report: Report) -> Content:
     """Copy a journal to an empty file, verify it, and return what it contains."""
     with map_errors(journal), closing(connect_to_read(journal, "")) as source:
         require_room(copy.parent, source.pragma("page_count") * source.pragma("page_size"))
-        _copy(source, copy, report)
+        copy_database(source, copy, report)
     sync(copy)
     return verify(copy, report, name=str(journal))
 
@@ -115,23 +115,23 @@ def verify(path: Path, report: Report, *, name: str) -> Content:
 
 
 @contextmanager
-def temporary(directory: Path) -> Iterator[Path]:
+def temporary(directory: Path, name: str = "journal") -> Iterator[Path]:
     """Give an empty file for its owner only; delete it in the end, and those of killed processes.
 
     It is locked as long as it is in use.
     """
-    for abandoned in directory.glob(f"{PARTIAL[0]}*{PARTIAL[1]}"):
+    for abandoned in directory.glob(f"{name}-*{PARTIAL}"):
         with suppress(OSError):
             lock = FileLock(abandoned)
             _delete(abandoned)
             lock.release()
-    descriptor, name = tempfile.mkstemp(prefix=PARTIAL[0], suffix=PARTIAL[1], dir=directory)
+    descriptor, path = tempfile.mkstemp(prefix=f"{name}-", suffix=PARTIAL, dir=directory)
     os.close(descriptor)
-    lock = FileLock(Path(name))
+    lock = FileLock(Path(path))
     try:
-        yield Path(name)
+        yield Path(path)
     finally:
-        _delete(Path(name))
+        _delete(Path(path))
         lock.release()
 
 
@@ -227,12 +227,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _copy(source: apsw.Connection, path: Path, report: Report) -> None:
+def copy_database(source: apsw.Connection, path: Path, report: Report) -> None:
+    """Copy a database to an empty file within one read transaction; it is not synced."""
     with closing(apsw.Connection(str(path))) as copy:
         copy.pragma("journal_mode", "off")
         copy.pragma("synchronous", "off")  # it is synced as a whole, in the end
         source.execute("BEGIN")
-        source.execute("SELECT 1 FROM header")
+        source.execute("SELECT 1 FROM sqlite_schema")  # the transaction begins with a read
         with copy.backup("main", source, "main") as backup:
             while not backup.done:
                 backup.step(STEP)

@@ -67,7 +67,8 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
     """The outcome of an append.
 
     Attributes:
-        revision: of the entry; of a duplicate, of the first copy.
+        revision: of the entry; of a duplicate, of the first copy. 0: not known yet, the entry is
+            durable in a spool.
         duplicate: True if the id was there already and nothing was added.
     """
 
@@ -78,6 +79,11 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
 def numbered(entry: NewEntry, revision: int) -> Entry:
     """Return `entry` as the journal holds it at `revision`."""
     return Entry(revision=revision, **asdict(entry))
+
+
+def unnumbered(entry: Entry) -> NewEntry:
+    """Return `entry` as it was before it was appended."""
+    return NewEntry(**{name: getattr(entry, name) for name in NewEntry.__struct_fields__})
 
 
 def validate(entry: NewEntry) -> None:

@@ -21,6 +21,14 @@ class Closed(Unavailable):
     """The journal is shutting down. The entry was not taken."""
 
 
+class TooLarge(Unavailable):
+    """The entry is larger than the journal takes. It was not taken, and will not be."""
+
+
+class OtherJournal(Unavailable):
+    """Another journal stands in the place of the one that was opened."""
+
+
 class InUse(JournalError):
     """Another process is the journal's writer."""
 

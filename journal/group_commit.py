@@ -9,11 +9,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
+from weakref import WeakSet
 
 import structlog
 
 from journal.entry import Appended, NewEntry
-from journal.errors import AppendTimedOut, Closed, JournalError, Overloaded, Unavailable
+from journal.errors import (
+    AppendTimedOut,
+    Closed,
+    JournalError,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+)
 from journal.port import Waiter
 from metrics.definitions import (
     APPEND_DURATION,
@@ -23,6 +31,9 @@ from metrics.definitions import (
 )
 
 log = structlog.get_logger()
+
+_all: WeakSet["GroupCommit"] = WeakSet()
+WAITING_APPENDS.read_number(lambda: sum(each.waiting() for each in tuple(_all)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +101,7 @@ class GroupCommit:
         self._failure = ""
         self._thread = threading.Thread(target=self._run, name="journal-commit", daemon=True)
         self._thread.start()
-        WAITING_APPENDS.read_number(lambda: len(self._waiting) + self._committing)
+        _all.add(self)
 
     def append(
         self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
@@ -108,6 +119,10 @@ class GroupCommit:
         if isinstance(outcome, JournalError):  # the whole batch shares it: raise one of our own
             raise type(outcome)(*outcome.args) from outcome
         return outcome
+
+    def waiting(self) -> int:
+        """Return the number of appends that wait, those in a commit included."""
+        return len(self._waiting) + self._committing
 
     def trouble(self) -> str:
         """Return the reason for which an append would probably fail, or "". Never waits."""
@@ -141,7 +156,7 @@ class GroupCommit:
             self._work.set()
 
     def _is_full(self) -> bool:
-        return len(self._waiting) + self._committing >= self._limits.waiting
+        return self.waiting() >= self._limits.waiting
 
     def _run(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -190,8 +205,7 @@ class GroupCommit:
                 return [error] * len(entries)
             log.exception("journal_commit_failed")
             return [Unavailable(f"the commit failed: {type(error).__name__}")] * len(entries)
-        failed = all(isinstance(outcome, JournalError) for outcome in outcomes)
-        self._failure = "the last commit failed" if failed else ""
+        self._failure = "the last commit failed" if all(map(_is_failure, outcomes)) else ""
         return outcomes
 
     def _checked(self) -> str:
@@ -201,3 +215,8 @@ class GroupCommit:
         except Exception as error:
             return f"the journal cannot be used: {type(error).__name__}"
         return ""
+
+
+def _is_failure(outcome: Appended | JournalError) -> bool:
+    """Return True if the storage is the cause, and not the entry."""
+    return isinstance(outcome, JournalError) and not isinstance(outcome, TooLarge)

@@ -21,6 +21,7 @@ from journal.entry import Appended, Entry, NewEntry, validate
 from journal.errors import (
     Closed,
     NotKept,
+    OtherJournal,
     Unavailable,
     Unreadable,
 )
@@ -131,7 +132,7 @@ class JetStreamReader:
             info = await self._missing(link)
         journal_id = jetstream_stream.check(info.config, self._options)
         if self.id and journal_id != self.id:
-            raise Unreadable(f"the stream {self._name} holds another journal now")
+            raise OtherJournal(f"the stream {self._name} holds another journal now")
         self.id = journal_id
 
     async def _missing(self, link: Link) -> StreamInfo:
@@ -141,7 +142,7 @@ class JetStreamReader:
         link = await self._connection.link()
         info = await link.js.stream_info(self._name)
         if (info.config.metadata or {}).get(jetstream_stream.JOURNAL_ID) != self.id:
-            raise Unavailable(f"the stream {self._name} holds another journal now")
+            raise OtherJournal(f"the stream {self._name} holds another journal now")
         return info
 
     async def _verified(self, entries: list[Entry], after: int) -> list[Entry]:

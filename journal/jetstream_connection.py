@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
-from journal.errors import Closed, JournalError, Unavailable
+from journal.errors import Closed, JournalError, OtherJournal, Unavailable
 from journal.jetstream_access import Access
 
 RETRY = 0.2
@@ -140,7 +140,8 @@ class Connection:
                 async with asyncio.timeout(self._down_since + PATIENCE - monotonic()):
                     await self._usable.wait()
             except TimeoutError:
-                raise Unavailable(self.trouble()) from None
+                kind = OtherJournal if isinstance(self._refusal, OtherJournal) else Unavailable
+                raise kind(self.trouble()) from None
         return self._link
 
     def wait_until_usable(self) -> None:

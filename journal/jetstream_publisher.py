@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import MaxPayloadError
 
 from journal.entry import Appended, NewEntry
-from journal.errors import AppendTimedOut, JournalError, Unavailable
+from journal.errors import AppendTimedOut, JournalError, TooLarge, Unavailable
 from journal.jetstream_connection import Connection
 from journal.jetstream_message import headers_of, subject_of
 from metrics.definitions import DUPLICATES
@@ -38,6 +38,13 @@ BATCH, NUMBER, COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Comm
 
 IN_PROCESS = 10158
 """JetStream's error while another copy of a message is on its way through the replicas."""
+
+TOO_LARGE = 10054
+"""JetStream's error of a message that is larger than the stream, or the server, takes."""
+
+MAX_HEADERS = 4096
+"""Bytes that the headers of a message take at most. The server closes the connection of a client
+that sends it more than `max_payload`."""
 
 FULL = 10077
 """JetStream's error of a stream that has no room."""
@@ -125,7 +132,8 @@ class Publisher:
             parts = entries[:half], entries[half:]
             await asyncio.gather(*(self._attempt(part, outcomes, end) for part in parts))
         else:
-            refusal = Unavailable(f"JetStream refuses it: {answer.error.description}")
+            kind = TooLarge if answer.error.err_code == TOO_LARGE else Unavailable
+            refusal = kind(f"JetStream refuses it: {answer.error.description}")
             outcomes[entries[0][0]] = refusal
 
     async def _ask(self, entries: Entries, end: float) -> _Answer | None:
@@ -140,7 +148,8 @@ class Publisher:
             async with asyncio.timeout(end - monotonic()):
                 return await answer
         except MaxPayloadError:
-            return _Answer(error=_Error(description="larger than max_payload of the server"))
+            larger = "larger than max_payload of the server"
+            return _Answer(error=_Error(err_code=TOO_LARGE, description=larger))
         except (NatsError, TimeoutError):  # the connection is lost, or the answer
             return None
         finally:
@@ -155,6 +164,8 @@ class Publisher:
     async def _send(self, client: Client, entries: Entries, reply: str) -> None:
         batch = uuid4().hex[:8]  # kept with each message
         for number, (_, entry) in enumerate(entries, start=1):
+            if len(entry.body) + MAX_HEADERS > client.max_payload:
+                raise MaxPayloadError
             headers = headers_of(entry)
             is_last = number == len(entries)
             if len(entries) > 1:

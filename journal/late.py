@@ -16,6 +16,7 @@ class LateWriter:
 
     Attributes:
         failure: the error after which it is not tried again.
+        opened: the journal, once it is open.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class LateWriter:
         self._on_open = on_open
         self._on_failure = on_failure
         self._on_wait = on_wait
-        self._journal: JournalWriter | None = None
+        self.opened: JournalWriter | None = None
         self._reason = ""
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal-open", daemon=True)
@@ -51,27 +52,27 @@ class LateWriter:
 
     @property
     def id(self) -> str:
-        return self._opened().id
+        return self._usable().id
 
     def append(
         self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
     ) -> Appended:
-        return self._opened().append(entry, timeout=timeout, event=event)
+        return self._usable().append(entry, timeout=timeout, event=event)
 
     def trouble(self) -> str:
-        return self._journal.trouble() if self._journal else self._reason
+        return self.opened.trouble() if self.opened else self._reason
 
     def close(self) -> None:
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._journal:
-            self._journal.close()
+        if self.opened:
+            self.opened.close()
 
-    def _opened(self) -> JournalWriter:
-        if self._journal is None:
+    def _usable(self) -> JournalWriter:
+        if self.opened is None:
             raise Unavailable(self._reason)
-        return self._journal
+        return self.opened
 
     def _run(self) -> None:
         try:
@@ -84,7 +85,7 @@ class LateWriter:
 
     def _attempt(self) -> bool:
         try:
-            self._journal = self._open()
+            self.opened = self._open()
         except Unavailable as reason:
             self._reason = f"the journal cannot be opened: {reason}"
             self._on_wait(str(reason))

@@ -100,7 +100,7 @@ class JournalReader(Protocol):
         Raises:
             NotKept: entries after `after` may have been removed. The error says from where on
                 reading is possible: from 1, unless the beginning was removed.
-            Unavailable: the storage failed.
+            Unavailable: the storage failed; `OtherJournal` if it has another journal now.
             Damaged: the next entry cannot be read; the message names the revision.
         """
         ...

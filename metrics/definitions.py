@@ -90,9 +90,22 @@ DUPLICATES = Counter(
     "left out of the view. Those of `fold` are counted from the beginning of the journal.",
     "found",
 )
+SPOOL_ENTRIES = Gauge(
+    "desk_spool_entries",
+    "Callbacks on the gateway's disk that are not forwarded to NATS; absent without a spool.",
+)
+SPOOL_OLDEST = Gauge(
+    "desk_spool_oldest_seconds",
+    "Seconds since the oldest of them was received; 0: there is none; absent without a spool.",
+)
+SPOOL_REFUSED = Counter(
+    "desk_spool_refused",
+    "Acknowledged callbacks that NATS refuses for ever, and that are kept in a file for repair.",
+)
 JOURNAL: Group = (
     APPEND_DURATION, COMMIT_DURATION, COMMIT_ENTRIES, WAITING_APPENDS,
     HEAD_REVISION, OLDEST_REVISION, JOURNAL_SIZE, DUPLICATES,
+    SPOOL_ENTRIES, SPOOL_OLDEST, SPOOL_REFUSED,
 )  # fmt: skip
 
 # ---- The follower ----
@@ -127,6 +140,16 @@ DAMAGED_ENTRIES = Gauge(
     "desk_journal_damaged_entries",
     "Entries in the view that were no longer as they were appended when the follower read them.",
 )
+SCRUB_REVISION = Gauge(
+    "desk_scrub_revision",
+    "The last revision at which this pass of the scrub has compared view and journal; absent "
+    "without a scrub.",
+)
+SCRUB_DIFFERENCES = Gauge(
+    "desk_scrub_differences",
+    "Entries that are damaged, or of which view and journal differ, as the scrub has found them in "
+    "its last pass, or in this one if those are more; absent without a scrub.",
+)
 SESSIONS = Gauge(
     "desk_sessions",
     "Sessions in the view, ended ones included. Absent while a new view is being built.",
@@ -140,7 +163,7 @@ LONGEST_WAIT = Gauge(
 )
 FOLLOWER: Group = (
     APPLIED_REVISION, LAG_ENTRIES, LAG_SECONDS, BUILD_PROGRESS, RECORDS, RECORDS_REVISED, LATE,
-    DUPLICATES, DAMAGED_ENTRIES, SESSIONS, LONGEST_WAIT,
+    DUPLICATES, DAMAGED_ENTRIES, SCRUB_REVISION, SCRUB_DIFFERENCES, SESSIONS, LONGEST_WAIT,
 )  # fmt: skip
 
 # ---- The rpc workers ----
@@ -166,6 +189,11 @@ GRPC_HANDLING = Histogram(
     "grpc_type", "grpc_service", "grpc_method",
     bounds=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600),
 )  # fmt: skip
+SERVING = Gauge(
+    "desk_rpc_serving",
+    "1: health is SERVING; 0: NOT_SERVING, for the reason that `desk status` shows. Absent until "
+    "there is a complete view.",
+)
 STREAMS_OPEN = Gauge("desk_streams_open", "Open Subscribe streams.")
 FELL_BEHIND = Counter(
     "desk_streams_fell_behind",
@@ -187,5 +215,5 @@ CERTIFICATE_NOT_AFTER = Gauge(
 )
 RPC: Group = (
     GRPC_STARTED, GRPC_HANDLED, GRPC_SENT, GRPC_HANDLING,
-    STREAMS_OPEN, FELL_BEHIND, STREAM_DELAY, AUTH_DENIED, CERTIFICATE_NOT_AFTER,
+    SERVING, STREAMS_OPEN, FELL_BEHIND, STREAM_DELAY, AUTH_DENIED, CERTIFICATE_NOT_AFTER,
 )  # fmt: skip

@@ -1,16 +1,15 @@
-"""The gateway's report to the service: a small file beside the journal.
+"""Reports of other processes to the rpc workers: small files in the data directory.
 
-For `GetStatus`, which answers in another process and perhaps in another container. It is replaced
+For `GetStatus`, which answers in another process and perhaps in another container. Each is replaced
 as a whole, and may be some seconds old.
 """
 
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
-
-NAME = "gateway.json"
 
 
 class AppReport(msgspec.Struct, kw_only=True):
@@ -37,17 +36,47 @@ class GatewayReport(msgspec.Struct, kw_only=True):
     apps: list[AppReport]
 
 
-def save(report: GatewayReport, data_dir: Path) -> None:
-    """Replace the report; on a full disk, leave it as it is."""
-    new = data_dir / f"{NAME}.new"
+class ScrubReport(msgspec.Struct, kw_only=True):
+    """The comparison of the journal with the view; see `service.scrub`.
+
+    Attributes:
+        journal_id: of the journal.
+        revision: the last one that was compared in this pass.
+        completed_at: Unix time (ms) at which the last pass ended; 0: none has.
+        differences: entries that differ, found in this pass.
+        differences_before: those found in the pass before.
+        first_difference: a sentence on the first of them.
+    """
+
+    journal_id: str = ""
+    revision: int = 0
+    completed_at: int = 0
+    differences: int = 0
+    differences_before: int = 0
+    first_difference: str = ""
+
+    @property
+    def shown(self) -> int:
+        return max(self.differences, self.differences_before)
+
+
+FILES: dict[type[msgspec.Struct], str] = {GatewayReport: "gateway.json", ScrubReport: "scrub.json"}
+
+Report = TypeVar("Report", GatewayReport, ScrubReport)
+
+
+def save(report: GatewayReport | ScrubReport, data_dir: Path) -> None:
+    """Replace a report; on a full disk, leave it as it is."""
+    name = FILES[type(report)]
+    new = data_dir / f"{name}.new"
     with suppress(OSError):
         new.touch(mode=0o600)
         new.write_bytes(msgspec.json.encode(report))
-        os.replace(new, data_dir / NAME)
+        os.replace(new, data_dir / name)
 
 
-def load(data_dir: Path) -> GatewayReport | None:
-    """Return the last report, or None if there is none that can be read."""
+def load(data_dir: Path, kind: type[Report]) -> Report | None:
+    """Return the last report of a kind, or None if there is none that can be read."""
     with suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode((data_dir / NAME).read_bytes(), type=GatewayReport)
+        return msgspec.json.decode((data_dir / FILES[kind]).read_bytes(), type=kind)
     return None

@@ -12,7 +12,14 @@ from threading import Event
 import structlog
 
 from journal.entry import Entry
-from journal.errors import Damaged, JournalError, NotKept, Unavailable, Unreadable
+from journal.errors import (
+    Damaged,
+    JournalError,
+    NotKept,
+    OtherJournal,
+    Unavailable,
+    Unreadable,
+)
 from journal.port import JournalReader
 from metrics.tracing import span
 from service.gauges import read_gauges
@@ -38,8 +45,12 @@ IDLE = 0.5
 RETRY = 1.0
 """Seconds before a failed batch is tried again."""
 
-DAMAGED_RETRY = 10.0
-"""Seconds before a part of the journal that cannot be read is tried again."""
+STOPPED_RETRY = 10.0
+"""Seconds before a journal that cannot be followed is looked at again."""
+
+LOOKS = 3
+"""Looks, `RETRY` seconds apart, that must find a journal behind its view. A server that no longer
+leads a cluster may show an older state for a moment."""
 
 MOST_SKIPPED = 10
 """Entries that are skipped in a row at most. If more fail, the fault is not in the entries."""
@@ -56,8 +67,22 @@ REPORT = 5.0
 log = structlog.get_logger()
 
 
-class _OtherEntries(Exception):
-    """The view was computed from other entries than those of the journal."""
+class _NewJournal(Exception):
+    """The view was computed from a journal that another one has replaced."""
+
+
+class _Diverged(Exception):
+    """The journal lacks what the view was computed from, or what comes next."""
+
+    def __init__(self, difference: str) -> None:
+        super().__init__(
+            f"JOURNAL_DIVERGED: {difference}; bring back the journal that fits, or delete the view "
+            "to begin with this one: see JOURNAL_DIVERGED in docs/operations.md"
+        )
+
+
+class _Behind(_Diverged):
+    """The journal ends before its view."""
 
 
 class _NotApplicable(Exception):
@@ -84,7 +109,19 @@ class Follower:
         batch_bytes: int = BATCH_BYTES,
         idle: float = IDLE,
         keep_views: float = KEEP_VIEWS,
+        may_start_over: bool = True,
     ) -> None:
+        """Open the view.
+
+        Args:
+            journal: to follow.
+            data_dir: directory of the view.
+            batch: entries of a transaction at most.
+            batch_bytes: bytes of their bodies at most.
+            idle: seconds between two looks at `stop` while there is nothing to do.
+            keep_views: seconds that the views of other versions are kept.
+            may_start_over: a journal with another id replaces this one, as a restored file does.
+        """
         self._journal = journal
         self._data_dir = data_dir
         self._batch = batch
@@ -96,6 +133,8 @@ class Follower:
         self._reported = time.monotonic()
         self._one_by_one_until = 0  # the last revision of a batch that could not be applied
         self._skipped = 0  # in a row
+        self._may_start_over = may_start_over
+        self._looks = 0  # in a row that found the journal behind the view
 
     def run(self, stop: Event, alive: Callable[[], None] = lambda: None) -> None:
         """Follow until `stop` is set; return after the batch under way.
@@ -124,23 +163,45 @@ class Follower:
         except ViewDamaged:
             log.exception("view_damaged")
             self._writer.renew()
-        except _OtherEntries as problem:
+        except _NewJournal as problem:
             log.warning("view_discarded", reason=str(problem))
             self._writer.renew()
         except NotKept as problem:
-            log.warning("view_discarded", reason=str(problem), begins_at=problem.oldest)
-            self._writer.renew()
-            self._projection().begin_at(problem.oldest)
+            self._skip_removed(problem, stop, alive)
         except _NotApplicable as problem:
             self._isolate(problem)
+        except _Behind as problem:
+            self._looks += 1
+            if self._looks < LOOKS:
+                stop.wait(RETRY)
+            else:
+                self._stand_still("journal_diverged", str(problem), stop, alive)
+        except _Diverged as problem:
+            self._stand_still("journal_diverged", str(problem), stop, alive)
+        except OtherJournal as problem:
+            self._stand_still("journal_diverged", str(_Diverged(str(problem))), stop, alive)
         except Unreadable as problem:
-            self._stand_still(str(problem), stop, alive)
+            self._stand_still("journal_not_readable", str(problem), stop, alive)
 
-    def _stand_still(self, problem: str, stop: Event, alive: Callable[[], None]) -> None:
-        """Report that the journal cannot be read further, and wait before the next attempt."""
-        log.error("journal_not_readable", detail=problem, retry_in_s=DAMAGED_RETRY)
+    def _skip_removed(self, removed: NotKept, stop: Event, alive: Callable[[], None]) -> None:
+        """Begin a view that has not been served where the journal begins; stop another one."""
+        progress = self._projection().progress
+        if progress.complete:
+            after, oldest = progress.applied_revision, removed.oldest
+            gap = _Diverged(f"revisions {after + 1} to {oldest - 1} are gone, and not in this view")
+            self._stand_still("journal_diverged", str(gap), stop, alive)
+            return
+        log.warning("view_discarded", reason=str(removed), begins_at=removed.oldest)
+        self._writer.renew()
+        self._projection().begin_at(removed.oldest)
+
+    def _stand_still(
+        self, event: str, problem: str, stop: Event, alive: Callable[[], None]
+    ) -> None:
+        """Report that the journal cannot be followed, and wait before the next attempt."""
+        log.error(event, detail=problem, retry_in_s=STOPPED_RETRY)
         self._projection().stop_at(problem)
-        until = time.monotonic() + DAMAGED_RETRY
+        until = time.monotonic() + STOPPED_RETRY
         while not stop.is_set() and time.monotonic() < until:
             self._writer.sign_of_life()
             alive()
@@ -173,48 +234,57 @@ class Follower:
         """Apply the next batch; if there is none, record that the view is complete."""
         self._writer.check_files()
         progress = projection.progress
-        self._check(progress)
-        entries, following = self._read_batch(progress.applied_revision)
-        if entries or not progress.complete or progress.behind_since is not None:
+        entries, following = self._read_batch(progress)
+        self._looks = 0
+        is_current = progress.complete and progress.behind_since is None and not progress.problem
+        if entries or not is_current:
             self._apply(projection, entries, following)
             self._report(projection.progress)
 
-    def _check(self, progress: Progress) -> None:
-        """Check that the view was computed from this journal, which may be replaced at any time.
-
-        Raises:
-            _OtherEntries: it was not.
-        """
-        if progress.journal_id != self._journal.id:
-            raise _OtherEntries("the view is of another journal")
-        if not progress.applied_id:  # nothing applied yet, or the view begins at a later revision
-            return
-        try:
-            last = self._journal.read(progress.applied_revision - 1, limit=1)
-        except NotKept:  # the view has all that was removed since
-            return
-        applied = (progress.applied_revision, progress.applied_id)
-        if [(entry.revision, entry.id) for entry in last] != [applied]:
-            raise _OtherEntries("the journal was put back to an earlier state")
-
-    def _read_batch(self, after: int) -> tuple[list[Entry], Entry | None]:
-        """Read the entries after a revision, and the one after them; None if there is none."""
+    def _read_batch(self, progress: Progress) -> tuple[list[Entry], Entry | None]:
+        """Read the entries that come next, and the one after them; None if there is none."""
+        after = progress.applied_revision
         most = 1 if after < self._one_by_one_until else self._batch
-        entries: list[Entry] = []
-        room = self._batch_bytes
-        while len(entries) < 2 or (room > 0 and len(entries) <= most):
+        entries = self._read_next(progress, limit=most + 1)
+        room = self._batch_bytes - _size(entries)
+        while entries and (len(entries) < 2 or (room > 0 and len(entries) <= most)):
             try:
-                more = self._journal.read(after, limit=most + 1 - len(entries))
+                more = self._journal.read(entries[-1].revision, limit=most + 1 - len(entries))
             except Damaged:
-                if not entries:
-                    raise
                 return entries, entries[-1]  # the next one cannot be read, but it is there
             if not more:
                 return entries, None
             entries += more
-            after = more[-1].revision
-            room -= sum(len(entry.body) for entry in more)
-        return entries[:-1], entries[-1]
+            room -= _size(more)
+        return entries[:-1], entries[-1] if entries else None
+
+    def _read_next(self, progress: Progress, limit: int) -> list[Entry]:
+        """Read a page of what comes next, with the applied entry before it, which must be there.
+
+        Both come from one answer: of several servers, one may have another journal.
+
+        Raises:
+            _NewJournal, _Diverged: the view was not computed from this journal.
+        """
+        if progress.journal_id != self._journal.id:
+            if self._may_start_over:
+                raise _NewJournal("the view is of another journal")
+            raise _Diverged("the journal is another one")
+        applied = progress.applied_revision
+        if not progress.applied_id:  # nothing applied yet, or the view begins at a later revision
+            return self._journal.read(applied, limit=limit)
+        try:
+            page = self._journal.read(applied - 1, limit=limit + 1)
+        except NotKept:  # the view may have all that was removed
+            return self._journal.read(applied, limit=limit)
+        if not page and (head := self._journal.head()) < applied:
+            raise _Behind(f"the journal ends at revision {head}, this view at {applied}")
+        if page and page[0].revision == applied:
+            if page[0].id != progress.applied_id:
+                raise _Diverged(f"revision {applied} is another callback than in this view")
+            del page[0]
+            return page or self._journal.read(applied, limit=limit)
+        return page
 
     def _apply(
         self, projection: Projection, entries: Sequence[Entry], following: Entry | None
@@ -261,6 +331,10 @@ class Follower:
         for path in store.others(self._data_dir):
             if time.time() - store.last_used(path) >= self._keep_views:
                 log.info("view_of_other_version", view=path.name, done=discard(path))
+
+
+def _size(entries: Sequence[Entry]) -> int:
+    return sum(len(entry.body) for entry in entries)
 
 
 def _is_of_the_entries(error: Exception) -> bool:

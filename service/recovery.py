@@ -26,11 +26,12 @@ from service.view.store import open_reader
 OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
 ENTRIES = f"SELECT record FROM feed WHERE {OWN} ORDER BY position"  # noqa: S608
-FEED = """
-SELECT position, record, session, event_revision, sdk_app_id, session_id, type, verdict,
-    reason, client_user_id, channel_type
-FROM feed ORDER BY position
+COMPARED = """
+    record, event_revision, sdk_app_id, session_id, type, verdict, reason, client_user_id,
+    channel_type
 """
+"""The columns for `difference`."""
+FEED = f"SELECT position, session, {COMPARED} FROM feed ORDER BY position"  # noqa: S608
 OTHER_SESSIONS = """
 SELECT number FROM sessions WHERE session IS NOT (
     SELECT session FROM feed WHERE position = (
@@ -89,13 +90,13 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
             found.append("it is the view of another journal")
         total = 0
         damages: list[Damage] = []
-        following = _Following(journal)
-        for position, record, session, *columns in db.execute(FEED):
+        following = Following(journal)
+        for position, session, record, *columns in db.execute(FEED):
             total += row_hash(position, record, session)
             revision = revision_of(position)
             if position != revision << ORDINAL_BITS:
                 continue
-            if problem := _problem(record, columns, following.at(revision)):
+            if problem := difference(record, columns, following.at(revision)):
                 damages.append(Damage(revision, revision, problem))
         for (number,) in db.execute(OTHER_SESSIONS):
             damages.append(Damage(number, number, "the view has another session than its feed"))
@@ -104,7 +105,7 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
     return Checked(progress.applied_revision, damages, found)
 
 
-class _Following:
+class Following:
     """Entries in order, of which some are asked for, in order."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
@@ -117,8 +118,8 @@ class _Following:
         return self._next if self._next and self._next.revision == revision else None
 
 
-def _problem(record: bytes, columns: list[object], entry: Entry | None) -> str:
-    """Compare an entry as the view has it with the journal's."""
+def difference(record: bytes, columns: list[object], entry: Entry | None) -> str:
+    """Compare an entry as the view has it with the journal's; "" if they are equal and whole."""
     made = _parsed(record)
     kept = made and _entry(made)
     if made is None or kept is None:

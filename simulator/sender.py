@@ -41,11 +41,13 @@ class Response(NamedTuple):
         status: the HTTP status; None without an answer.
         wait: seconds to wait before the next attempt; None if the service does not say.
         revision: the header `Desk-Revision`, not parsed; empty without one.
+        is_spooled: the journal has yet to give a revision.
     """
 
     status: int | None
     wait: float | None = None
     revision: str = ""
+    is_spooled: bool = False
 
 
 class Unreachable(Exception):
@@ -173,8 +175,10 @@ class Sender:
             return Fate.KEPT
         return Fate.REFUSED
 
-    def _revision(self, answer: Response) -> int:
-        """Return the revision in an answer; 0 if there is none, or if it is not a revision."""
+    def _revision(self, answer: Response) -> int | None:
+        """Return the revision in an answer; 0 if it is missing or wrong, None if it comes later."""
+        if answer.is_spooled:
+            return None
         if _REVISION.fullmatch(answer.revision):
             return int(answer.revision)
         self._figures.misnumbered += answer.revision != ""
@@ -210,7 +214,9 @@ class Sender:
             ) as answer:
                 await answer.read()
                 wait = _retry_after(answer.headers.get("Retry-After", ""))
-                return Response(answer.status, wait, answer.headers.get("Desk-Revision", ""))
+                revision = answer.headers.get("Desk-Revision", "")
+                is_spooled = not revision and "Desk-Journal-Id" in answer.headers
+                return Response(answer.status, wait, revision, is_spooled)
         except (aiohttp.ClientError, TimeoutError):
             return Response(None)
 

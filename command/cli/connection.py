@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import IO, Any
 
 import click
@@ -13,6 +14,7 @@ from desk.client import (
     PreconditionFailed,
     TimedOut,
     Unavailable,
+    targets_of,
 )
 
 from command.address import DEFAULT_GRPC
@@ -54,6 +56,30 @@ def client_command(coroutine: Callable[..., Coroutine[Any, Any, None]]) -> Calla
     return _target(_timeout(security_options(command)))
 
 
+def replicas_command(coroutine: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Turn a coroutine that takes a client of each target, by target, into such a command.
+
+    With one target its errors are those of other commands.
+    """
+
+    @functools.wraps(coroutine)
+    def command(target: str, timeout: float, security: dict[str, Any], **options: Any) -> None:
+        async def run() -> None:
+            async with AsyncExitStack() as stack:
+                clients = {
+                    each: await stack.enter_async_context(connect(each, security, timeout=timeout))
+                    for each in targets_of(target)
+                }
+                await coroutine(clients, **options)
+
+        try:
+            asyncio.run(run())
+        except ClientError as error:
+            raise _call_failed(error, target) from None
+
+    return _target(_timeout(security_options(command)))
+
+
 async def _run(
     coroutine: Callable[..., Coroutine[Any, Any, None]],
     target: str,
@@ -87,7 +113,7 @@ _target = click.option(
     default=_service,
     show_default=f"DESK_GRPC_LISTEN, also from .env, or {DEFAULT_GRPC}",
     show_envvar=True,
-    help="Address of the service, host:port.",
+    help="Address of the service, host:port. Several, with commas between them, are replicas.",
 )
 
 _timeout = click.option(

@@ -12,13 +12,16 @@ from threading import Event
 import click
 import structlog
 
-from command.cli import Group, fail
-from command.cli.offline import become_owner, journal_file, progress_bar
-from command.processes import JOURNAL_FILE, open_reader
+from command.cli import Group, error_text, fail
+from command.cli.offline import become_owner, journal_file, progress_bar, time_of
+from command.cli.output import format_size
+from command.processes import JOURNAL_FILE, open_reader, open_snapshots
+from command.settings import Settings, SettingsError
 from journal.backup import require_room
 from journal.damage import Report
-from journal.errors import InUse
+from journal.errors import InUse, JournalError
 from service.follower import Follower
+from service.snapshot import Snapshots
 from service.view import store
 from service.view.errors import ViewError
 from service.view.progress import Progress
@@ -73,6 +76,45 @@ def drop() -> None:
     with _data_directory() as directory:
         for other in store.others(directory):
             click.echo(f"{other.name}: {'deleted' if discard(other) else 'in use'}")
+
+
+@view.command()
+def snapshot() -> None:
+    """Publish a snapshot of this version's view now, from which new replicas start.
+
+    For a journal on NATS. A running service publishes one by itself every DESK_SNAPSHOT_HOURS.
+    """
+    with _open_snapshots() as snapshots, progress_bar() as report:
+        made = snapshots.publish(report)
+    size = format_size(made.stored.size)
+    click.echo(f"published {made.stored.name}: revision {made.revision}, {size}")
+
+
+@view.command()
+def snapshots() -> None:
+    """List the snapshots of all versions' views, newest first."""
+    with _open_snapshots() as found:
+        for each in found.newest_first():
+            stored, own = each.stored, each.fingerprint == store.fingerprint()
+            at, size = time_of(int(1000 * stored.stored_at)), format_size(stored.size)
+            version = "this version" if own else "another version"
+            click.echo(f"{stored.name}: revision {each.revision}, {at}, {size}, of {version}")
+
+
+@contextmanager
+def _open_snapshots() -> Iterator[Snapshots]:
+    _log_warnings_only()
+    try:
+        settings = Settings.load()
+        if not settings.is_on_nats:
+            fail("DESK_JOURNAL is a file: snapshots are for a journal on NATS")
+        become_owner(settings.data_dir)
+        with closing(open_snapshots(settings)) as snapshots:
+            yield snapshots
+    except SettingsError as error:
+        fail(str(error))
+    except (JournalError, ViewError, OSError) as error:
+        fail(error_text(error))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
 from service.rpc.requests import checking
 from service.rpc.responses import BatchFormat
-from service.rpc.revisions import check_kept, in_future, reach
+from service.rpc.revisions import check_kept, in_future, not_reached, reach
 from service.rpc.subscription import Stream
 from service.view.reader import Reader
 from service.view.readers import Readers
@@ -72,5 +72,6 @@ class EventService:
         after = request.after_revision or progress.oldest_revision - 1
         check_kept(after, progress.oldest_revision)
         if not await reach(self._feed, reader, after, self._feed.limits.revision_seconds):
-            raise in_future(after, reader.progress().applied_revision)
+            applied = reader.progress().applied_revision
+            raise (not_reached if request.journal_id else in_future)(after, applied)
         return after

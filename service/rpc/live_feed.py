@@ -96,6 +96,7 @@ class LiveFeed:
         received_at: time (ms) at which the gateway received the first callback that the last read
             has found.
         announced_position: every stream has been woken for the rows up to here that it selects.
+        ended: the loop's time at which all streams of that time were ended.
     """
 
     def __init__(self, reader: Reader, watch: CommitWatch, quotas: Quotas) -> None:
@@ -109,6 +110,7 @@ class LiveFeed:
         self.ring = Ring(head, rows=limits.ring_rows, size=limits.ring_bytes)
         self.announced_position = head
         self.received_at = 0
+        self.ended = 0.0
         self._reader = reader
         self._watch = watch
         self._filters = FilterIndex()
@@ -193,6 +195,11 @@ class LiveFeed:
         """End all streams and waits, because the server is shutting down."""
         self.draining = True
         self.waiters.fail(shutting_down)
+        self.end_streams()
+
+    def end_streams(self) -> None:
+        """End the streams that are open; their clients may come again, here or elsewhere."""
+        self.ended = asyncio.get_running_loop().time()
         for group in self._filters:
             group.wake()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from service.rpc.errors import CallRefused, ErrorReason
+from service.view import store
 from service.view.errors import ViewError
 from service.view.reader import Reader
 
@@ -28,9 +29,17 @@ def progress_of(view: Path) -> str:
         with closing(Reader(view)) as reader:
             progress = reader.progress()
     except ViewError:
-        return "the view is not there yet; try again"
+        return _loading(view)
     applied, head = progress.applied_revision, progress.head_revision
     if progress.problem:
         return f"the view ends at revision {applied:,}: the journal cannot be read further"
     percent = 100 * applied // head if head else 0
     return f"the view is being built: revision {applied:,} of {head:,}, {percent} %; try again"
+
+
+def _loading(view: Path) -> str:
+    loaded = store.loaded(view)
+    if loaded is None:
+        return "the view is not there yet; try again"
+    done, total = loaded
+    return f"a snapshot of the view is being loaded: {100 * done // max(1, total)} %; try again"

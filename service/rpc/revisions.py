@@ -27,6 +27,15 @@ def in_future(revision: int, applied: int) -> CallRefused:
     )
 
 
+def not_reached(revision: int, applied: int) -> CallRefused:
+    """Make the error for a revision that is known to exist, and is not in the view in time."""
+    return CallRefused(
+        ErrorReason.REVISION_NOT_REACHED,
+        f"the view had not reached revision {revision} in time",
+        applied_revision=applied,
+    )
+
+
 async def reach(feed: LiveFeed, reader: Reader, revision: int, seconds: float) -> bool:
     """Wait until the view contains a revision; return False if it does not in time.
 
@@ -58,8 +67,4 @@ async def await_revision(feed: LiveFeed, reader: Reader, revision: int, call: Ca
         seconds = call.time_left(feed.limits.revision_seconds)
         reached = await reach(feed, reader, revision, seconds)
     if not reached:
-        raise CallRefused(
-            ErrorReason.REVISION_NOT_REACHED,
-            f"the view had not reached revision {revision} in time",
-            applied_revision=reader.progress().applied_revision,
-        )
+        raise not_reached(revision, reader.progress().applied_revision)

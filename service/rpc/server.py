@@ -18,7 +18,7 @@ from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
-from metrics.definitions import CERTIFICATE_NOT_AFTER, STREAMS_OPEN
+from metrics.definitions import CERTIFICATE_NOT_AFTER, SERVING, STREAMS_OPEN
 from service.clients import Clients
 from service.rpc.calls import Handler
 from service.rpc.commit_watch import CommitWatch
@@ -28,6 +28,7 @@ from service.rpc.health import Health
 from service.rpc.limits import Limits, Quotas
 from service.rpc.live_feed import LiveFeed, ViewReplaced
 from service.rpc.not_ready import NotReady
+from service.rpc.readiness import Readiness
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, Outside, StatusService
@@ -199,18 +200,20 @@ async def _serve(
     with closing(CommitWatch(readers.path)) as watch:
         feed, health = LiveFeed(readers.inline, watch, quotas), Health(("", *SERVICES))
         STREAMS_OPEN.read_number(lambda: feed.subscribers)
-        with closing(StatusService(readers, feed, apps, outside)) as status:
+        readiness = Readiness(readers.path, feed.limits.lag_seconds, outside.silent_processes)
+        SERVING.read_number(lambda: not readiness.reason)
+        with closing(StatusService(readers, feed, apps, outside, readiness)) as status:
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
             server = _server(quotas, grants, (sessions, events, status, health))
             port = _bind(server, address, tls)
             CERTIFICATE_NOT_AFTER.read_number(lambda: tls.ends_at if tls else None)
-            guard = _guard(readers, feed, health, outside.silent_processes)
+            guard = _guard(readers, feed, health, readiness)
             work = [feed.run(), feed.announce(), guard, stop.wait()]
             if grants.clients:
                 work.append(grants.follow())
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
-                await health.report(serving=not readers.inline.progress().problem)
+                await health.report(serving=readiness.update(readers.inline.progress()))
                 await server.start()
                 _log.info("rpc_serving", port=port)
                 on_ready(port)
@@ -264,13 +267,10 @@ def _server(quotas: Quotas, grants: Grants, servicers: Sequence[object]) -> grpc
     return server
 
 
-async def _guard(
-    readers: Readers,
-    feed: LiveFeed,
-    health: Health,
-    silent_processes: Callable[[], Sequence[str]],
-) -> None:
+async def _guard(readers: Readers, feed: LiveFeed, health: Health, readiness: Readiness) -> None:
     """Check again and again that the view is the one that was opened, and that it is kept up.
+
+    Streams end when it no longer is: their clients find a replica that is.
 
     Raises:
         ViewReplaced: it is not.
@@ -280,14 +280,16 @@ async def _guard(
         await asyncio.sleep(feed.limits.guard_seconds)
         if opened.replaced_by(DatabaseFiles.at(readers.path)):
             raise ViewReplaced
-        try:
+        progress = None
+        with suppress(ViewError):
             progress = readers.inline.progress()
-        except ViewError:
-            await health.report(serving=False)
-            continue
-        if progress.journal_id != feed.journal_id:
+        if progress and progress.journal_id != feed.journal_id:
             raise ViewReplaced
-        await health.report(serving=not (progress.problem or silent_processes()))
+        was_ready = not readiness.reason
+        await health.report(serving=readiness.update(progress))
+        if was_ready and readiness.reason:
+            _log.warning("rpc_not_serving", reason=readiness.reason)
+            feed.end_streams()
 
 
 def affordable_connections() -> int:

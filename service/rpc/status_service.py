@@ -18,19 +18,21 @@ from desk.v1.status_pb2 import (
     GetStatusRequest,
     GetStatusResponse,
     OutcomeCount,
+    Scrub,
 )
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from metrics.report import AppReport, GatewayReport, load
+from metrics.report import AppReport, GatewayReport, ScrubReport, load
 from service.records import duration, timestamp
 from service.rpc.calls import Call
 from service.rpc.errors import log_error
 from service.rpc.live_feed import LiveFeed
+from service.rpc.readiness import Readiness
 from service.rpc.requests import Apps
 from service.rpc.responses import header_of
 from service.view.progress import Progress
 from service.view.readers import Readers
-from service.view.store import lock_path, sqlite_versions
+from service.view.store import last_seen, sqlite_versions
 from storage.sizes import size_of_database
 
 JournalBacklog = Callable[[int], tuple[int, int | None]]
@@ -49,8 +51,16 @@ class Outside(NamedTuple):
 class StatusService:
     """Answers from the view's progress, the journal's head, and the worker itself."""
 
-    def __init__(self, readers: Readers, feed: LiveFeed, apps: Apps, outside: Outside) -> None:
+    def __init__(
+        self,
+        readers: Readers,
+        feed: LiveFeed,
+        apps: Apps,
+        outside: Outside,
+        readiness: Readiness,
+    ) -> None:
         self._readers = readers
+        self._readiness = readiness
         self._outside = outside
         self._journal_thread = ThreadPoolExecutor(1, "journal")
         self._turn = asyncio.Semaphore()
@@ -81,7 +91,9 @@ class StatusService:
             damaged_entries=progress.damaged,
             follower_problem=progress.problem,
             silent_processes=self._outside.silent_processes(),
-            gateway=_gateway(load(self._readers.path.parent)),
+            not_serving_reason=self._readiness.reason,
+            scrub=_scrub(load(self._readers.path.parent, ScrubReport), progress.journal_id),
+            gateway=_gateway(load(self._readers.path.parent, GatewayReport)),
             disk_usage=self._disk_usage(),
         )
         status.MergeFrom(self._of_worker)
@@ -124,11 +136,8 @@ class StatusService:
         )
 
     def _follower_seen_at(self) -> Timestamp | None:
-        try:
-            seen = lock_path(self._readers.path).stat().st_mtime_ns
-        except OSError:
-            return None
-        return timestamp(seen // 1_000_000)
+        seen = last_seen(self._readers.path)
+        return timestamp(int(seen * 1000)) if seen else None
 
 
 def _gateway(report: GatewayReport | None) -> GatewayStatus | None:
@@ -138,6 +147,17 @@ def _gateway(report: GatewayReport | None) -> GatewayStatus | None:
         started_at=timestamp(report.started_at),
         reported_at=timestamp(report.reported_at),
         apps=map(_app, report.apps),
+    )
+
+
+def _scrub(report: ScrubReport | None, journal_id: str) -> Scrub | None:
+    if report is None or report.journal_id != journal_id:
+        return None
+    return Scrub(
+        revision=report.revision,
+        completed_at=timestamp(report.completed_at) if report.completed_at else None,
+        differences=report.shown,
+        first_difference=report.first_difference,
     )
 
 

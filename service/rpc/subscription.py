@@ -49,7 +49,8 @@ class Stream:
         self._live = False
         self._clock = asyncio.get_running_loop().time
         self._silence = random.uniform(*limits.checkpoint_seconds)  # noqa: S311
-        self._end = self._clock() + random.uniform(*limits.stream_seconds)  # noqa: S311
+        self._begun = self._clock()
+        self._end = self._begun + random.uniform(*limits.stream_seconds)  # noqa: S311
         self._due = self._next_checkpoint()
 
     async def run(self, position: int) -> None:
@@ -105,7 +106,7 @@ class Stream:
         return self._clock() + self._silence * max(1.0, self._feed.subscribers / streams)
 
     def _is_open(self) -> bool:
-        return not self._feed.draining and self._clock() < self._end
+        return self._feed.ended < self._begun and self._clock() < self._end
 
     async def _step(self, wakeup: Wakeup) -> None:
         if self._position >= self._group.last_match:

@@ -4,6 +4,7 @@ A view's name has a fingerprint of everything that decides its content, so that 
 builds its own view beside the old one.
 """
 
+from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
 from importlib.resources import files
@@ -77,6 +78,24 @@ def lock_path(path: Path) -> Path:
     return Path(f"{path}.lock")
 
 
+def partial(path: Path, size: int) -> Path:
+    """Return the path of a view of `size` bytes that is being loaded."""
+    return Path(f"{path}.{size}.partial")
+
+
+def partials(path: Path) -> list[Path]:
+    """List the files of a view that is being loaded, or was when its process died."""
+    return list(path.parent.glob(f"{path.name}.*.partial*"))
+
+
+def loaded(path: Path) -> tuple[int, int] | None:
+    """Return how many bytes of how many of a view are loaded; None if none is being loaded."""
+    for each in path.parent.glob(f"{path.name}.*.partial"):
+        with suppress(OSError, ValueError):
+            return each.stat().st_size, int(each.suffixes[-2][1:])
+    return None
+
+
 def others(data_dir: Path) -> list[Path]:
     """List the files of other versions' views."""
     return sorted(set(data_dir.glob("view-*.db")) - {locate(data_dir)})
@@ -85,6 +104,14 @@ def others(data_dir: Path) -> list[Path]:
 def last_used(path: Path) -> float:
     """Return the Unix time in seconds at which a view was last written, or its follower alive."""
     return max(each.stat().st_mtime for each in (path, lock_path(path)) if each.exists())
+
+
+def last_seen(path: Path) -> float | None:
+    """Return the Unix time in seconds of the follower's last sign of life; None: none was seen."""
+    try:
+        return lock_path(path).stat().st_mtime
+    except OSError:
+        return None
 
 
 @sqlite_errors()

@@ -23,11 +23,13 @@ from tests.support.journals import (
     read_all,
 )
 from tests.support.sparse_journal import WINDOW, SparseJournal
+from tests.support.spools import SpooledJournal
 from tests.support.waiting import eventually
 
 ENGINES: dict[str, Callable[[Path], Journal]] = {
     "memory": lambda _directory: MemoryJournal(),
     "sparse": lambda _directory: SparseJournal(),
+    "spooled": lambda directory: SpooledJournal(directory / "spool"),
     "sqlite": lambda directory: SqliteWriter(directory / "journal.db"),
 }
 

@@ -346,6 +346,42 @@ def test_status_shows_where_the_service_stands(ask, ask_json):
     assert "lag               none\n" in text
 
 
+def test_status_of_several_replicas_is_a_line_for_each(desk):
+    again = desk.target.replace("127.0.0.1", "localhost")
+    answer = invoke("status", target=f"{desk.target}, {again}")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    heading, *lines = answer.stdout.splitlines()
+    assert heading.split() == ["REPLICA", "STATE", "REVISION", "LAG", "DIGEST"]
+    (digest,) = {line.split()[-1] for line in lines}
+    shown = ["serving", str(len(SEED) + 2), "none", digest]
+    assert [line.split() for line in lines] == [[desk.target, *shown], [again, *shown]]
+
+
+def test_status_of_a_replica_that_does_not_answer_is_code_3(desk):
+    answer = invoke("status", target=f"127.0.0.1:1,{desk.target}")
+    assert (answer.returncode, answer.stderr) == (3, "desk: 1 of 2 replicas did not answer\n")
+    _, dead, _ = answer.stdout.splitlines()
+    assert re.fullmatch(r"127\.0\.0\.1:1 +no answer .*cannot reach.*Connection refused.*", dead)
+    answer = invoke("status", "--json", target=f"127.0.0.1:1,{desk.target}")
+    dead, alive = map(json.loads, answer.stdout.splitlines())
+    assert dead["target"] == "127.0.0.1:1"
+    assert "UNAVAILABLE" in dead["error"]
+    assert alive["header"]["revision"] == len(SEED) + 2
+
+
+async def test_status_of_replicas_that_contradict_each_other_is_an_error(desk):
+    async with (
+        serving(FeedServer(digest="aa")) as one,
+        serving(FeedServer(digest="bb")) as two,
+    ):
+        both = f"127.0.0.1:{one},127.0.0.1:{two}"
+        answer = await asyncio.to_thread(run, "status", target=both)
+        other = await asyncio.to_thread(run, "status", target=f"127.0.0.1:{one},{desk.target}")
+    assert answer.returncode == other.returncode == 1
+    assert answer.stderr == "desk: the replicas have different feeds at revision 0\n"
+    assert other.stderr == "desk: the replicas follow different journals\n"
+
+
 async def test_status_warns_of_a_follower_that_is_silent():
     async with serving(FeedServer()) as port:
         answer = await asyncio.to_thread(run, "status", target=f"127.0.0.1:{port}")

@@ -193,6 +193,66 @@ async def test_a_revision_that_no_service_ever_told_of_is_not_waited_for() -> No
             await anext(client.subscribe(after_revision=9))
 
 
+async def test_a_position_that_names_its_journal_waits_for_a_service_that_is_behind() -> None:
+    behind = Break(after=0, code=Status.OUT_OF_RANGE, reason="REVISION_IN_FUTURE")
+    async with connected(FeedServer(feed=records(1), breaks=[behind])) as client:
+        updates = client.subscribe(after_revision=1, journal_id=JOURNAL_ID)
+        assert (await until_caught_up(updates))[-1].revision == 1
+
+
+# ---- Several replicas ----
+
+
+@contextlib.asynccontextmanager
+async def replicated(*servers: FeedServer, dead: int = 0) -> AsyncIterator[Client]:
+    """A client of several servers, and of some targets where nobody listens."""
+    async with contextlib.AsyncExitStack() as stack:
+        ports = [await stack.enter_async_context(serving(each)) for each in servers]
+        targets = [f"127.0.0.1:{port}" for port in [*[1] * dead, *ports]]
+        client = Client(", ".join(targets), reconnect_delay=0.002)
+        yield await stack.enter_async_context(client)
+
+
+async def test_a_question_goes_to_a_replica_that_can_be_reached() -> None:
+    async with replicated(FeedServer(feed=records(1, 1)), dead=2) as client:
+        for _ in range(3):
+            assert (await client.status()).header.revision == 2
+
+
+async def test_a_question_fails_if_no_replica_can_be_reached() -> None:
+    async with replicated(dead=2) as client:
+        with pytest.raises(Unavailable):
+            await client.status()
+
+
+async def test_a_broken_stream_goes_on_at_another_replica() -> None:
+    feed = records(*[1] * 12)
+    servers = [FeedServer(feed=feed, breaks=[Break(after=1)] * 2) for _ in range(2)]
+    async with replicated(*servers) as client:
+        got = await until_caught_up(client.subscribe(after_revision=0))
+    assert places([record for update in got for record in update.records]) == places(feed)
+    assert {len(server.requests) for server in servers} == {2, 3}
+
+
+async def test_streams_that_break_together_all_leave_the_replica_that_is_gone() -> None:
+    server = FeedServer(feed=records(1, 1, 1))
+    async with replicated(server, dead=1) as client:
+        streams = [until_caught_up(client.subscribe(after_revision=0)) for _ in range(4)]
+        for got in await asyncio.gather(*streams):
+            assert got[-1].revision == 3
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:1,", ",127.0.0.1:1"])
+async def test_an_empty_target_is_refused(target: str) -> None:
+    with pytest.raises(ValueError, match="empty target"):
+        Client(target)
+
+
+async def test_a_key_is_sent_to_no_replica_in_clear_text() -> None:
+    with pytest.raises(ValueError, match="over TLS only"):
+        Client("127.0.0.1:1, desk.example.com:1", key="secret")
+
+
 async def test_a_stream_that_goes_over_to_another_journal_is_an_error() -> None:
     async with connected(FeedServer(feed=records(1))) as client:
         with pytest.raises(JournalMismatch):

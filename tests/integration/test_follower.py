@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from journal.entry import Entry, Kind, NewEntry
-from journal.errors import Damaged
+from journal.errors import Damaged, OtherJournal
 from journal.memory import MemoryJournal
 from journal.port import Journal
 from journal.sqlite import SqliteReader, SqliteWriter
@@ -72,14 +72,6 @@ def progress(folder: Path) -> tuple[Any, ...]:
 
 def lines(logs: Sequence[Mapping[str, Any]], *events: str) -> list[Mapping[str, Any]]:
     return [line for line in logs if line["event"] in events]
-
-
-def inode_of(path: Path) -> int:
-    """Return the inode of the file; 0 if there is none."""
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
 
 
 def content(folder: Path) -> list[list[tuple[Any, ...]]]:
@@ -146,7 +138,38 @@ def test_a_view_of_another_journal_is_emptied_and_built_anew(
     assert len(rows(tmp_path, "SELECT 1 FROM sessions")) == 1
 
 
-def test_a_journal_shorter_than_its_view_has_it_built_anew(tmp_path: Path) -> None:
+def problem(folder: Path) -> str:
+    return next((row[0] for row in rows(folder, "SELECT problem FROM progress")), "")
+
+
+def test_another_journal_stops_a_follower_that_may_not_start_over(tmp_path: Path) -> None:
+    other, journal = MemoryJournal(), MemoryJournal()
+    append(other, life(*LIFE))
+    with following(other, tmp_path):
+        eventually(lambda: applied(tmp_path) == 4)
+    append(journal, [body("SessionBegin", NOON, session_id="new")])
+    with following(journal, tmp_path, may_start_over=False):
+        eventually(lambda: "JOURNAL_DIVERGED: the journal is another one" in problem(tmp_path))
+    assert applied(tmp_path) == 4
+    with following(other, tmp_path, may_start_over=False):
+        eventually(lambda: problem(tmp_path) == "")
+
+
+class ReplacedJournal(MemoryJournal):
+    """A journal in whose place another one stands."""
+
+    def read(self, after: int, *, limit: int) -> list[Entry]:
+        raise OtherJournal("it holds another journal now")
+
+
+def test_a_journal_that_is_replaced_stops_the_follower(tmp_path: Path) -> None:
+    with following(ReplacedJournal(), tmp_path):
+        eventually(lambda: "JOURNAL_DIVERGED: it holds another" in problem(tmp_path))
+
+
+def test_a_journal_shorter_than_its_view_stops_the_follower_and_keeps_the_view(
+    tmp_path: Path,
+) -> None:
     journal = MemoryJournal()
     append(journal, life(*LIFE))
     writer = ViewWriter(tmp_path)
@@ -157,7 +180,35 @@ def test_a_journal_shorter_than_its_view_has_it_built_anew(tmp_path: Path) -> No
     )
     writer.close()
     with following(journal, tmp_path):
+        eventually(lambda: "the journal ends at revision 4, this view at 8" in problem(tmp_path))
+    assert len(rows(tmp_path, "SELECT 1 FROM sessions")) == 8
+
+
+class Forgetful(MemoryJournal):
+    """A journal whose answers come from an older state, as often as told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.old_answers = 0
+
+    def read(self, after: int, *, limit: int) -> list[Entry]:
+        return [] if self.old_answers else super().read(after, limit=limit)
+
+    def head(self) -> int:
+        self.old_answers, before = max(0, self.old_answers - 1), self.old_answers
+        return 0 if before else super().head()
+
+
+def test_a_server_that_is_behind_for_a_moment_stops_nobody(tmp_path: Path) -> None:
+    journal = Forgetful()
+    append(journal, life(*LIFE))
+    with capture_logs() as logs, following(journal, tmp_path):
         eventually(lambda: applied(tmp_path) == 4)
+        journal.old_answers = 1
+        eventually(lambda: not journal.old_answers)
+        append(journal, [body("SessionBegin", NOON, session_id="after")])
+        eventually(lambda: applied(tmp_path) == 5)
+    assert lines(logs, "journal_diverged", "view_discarded") == []
 
 
 class CopiedJournal(MemoryJournal):
@@ -173,7 +224,7 @@ class CopiedJournal(MemoryJournal):
 
 
 @pytest.mark.parametrize("grown_to", [2, 4, 9])
-def test_a_journal_put_back_to_an_earlier_state_has_its_view_built_anew(
+def test_a_journal_put_back_to_an_earlier_state_stops_the_follower_until_the_right_one_is_back(
     tmp_path: Path, grown_to: int
 ) -> None:
     original = MemoryJournal()
@@ -184,20 +235,18 @@ def test_a_journal_put_back_to_an_earlier_state_has_its_view_built_anew(
     new = [body("SessionBegin", NOON, session_id=f"n{n}") for n in range(grown_to - 2)]
     with following(original, tmp_path):
         eventually(lambda: applied(tmp_path) == 4)
-    inode = inode_of(store.locate(tmp_path))
-    reader = store.open_reader(store.locate(tmp_path))  # whose file lives on while it is open
+    kept = content(tmp_path)
     append(restored, new)
-    with following(restored, tmp_path):
-        eventually(lambda: inode_of(store.locate(tmp_path)) not in (0, inode))
-        eventually(lambda: applied(tmp_path) == grown_to)
-    reader.close()
-    names = {name for (name,) in rows(tmp_path, "SELECT session_id FROM sessions")}
-    assert names == {"s0", "s1", *(f"n{n}" for n in range(grown_to - 2))}
+    with capture_logs() as logs, following(restored, tmp_path):
+        eventually(lambda: problem(tmp_path).startswith("JOURNAL_DIVERGED: "))
+    assert lines(logs, "journal_diverged")
+    assert content(tmp_path) == kept
+    with following(original, tmp_path):
+        eventually(lambda: problem(tmp_path) == "")
+    assert content(tmp_path) == kept
 
 
-def test_a_journal_put_back_under_a_running_follower_has_its_view_built_anew(
-    tmp_path: Path,
-) -> None:
+def test_a_journal_put_back_under_a_running_follower_stops_it(tmp_path: Path) -> None:
     path, backup = tmp_path / "journal.db", tmp_path / "backup.db"
     with closing(SqliteWriter(path)) as journal:
         append(journal, [body("SessionBegin", NOON, session_id="before")])
@@ -211,8 +260,9 @@ def test_a_journal_put_back_under_a_running_follower_has_its_view_built_anew(
         backup.rename(path)
         with closing(SqliteWriter(path)) as journal:
             append(journal, [body("SessionBegin", NOON, session_id="after")])
-        names = "SELECT session_id FROM sessions ORDER BY number"
-        eventually(lambda: rows(tmp_path, names) == [("before",), ("after",)])
+        eventually(lambda: "revision 2 is another callback" in problem(tmp_path))
+    names = rows(tmp_path, "SELECT session_id FROM sessions ORDER BY number")
+    assert names == [("before",), ("lost",)]
 
 
 def test_the_view_of_an_old_version_goes_even_if_it_was_in_use_before(tmp_path: Path) -> None:
@@ -296,9 +346,7 @@ def test_a_view_begins_where_its_journal_begins(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT session_id FROM sessions") == [("kept",)]
 
 
-def test_a_view_that_has_missed_what_was_removed_is_built_anew_from_what_is_left(
-    tmp_path: Path,
-) -> None:
+def test_a_view_that_has_missed_what_was_removed_stops_and_stays_as_it_is(tmp_path: Path) -> None:
     journal = SparseJournal()
     first = append(journal, life(*LIFE, session_id="seen"))
     with following(journal, tmp_path):
@@ -306,15 +354,12 @@ def test_a_view_that_has_missed_what_was_removed_is_built_anew_from_what_is_left
     append(journal, life(*LIFE, session_id="missed"))
     oldest = journal.head() + 1
     journal.remove_before(oldest)
+    append(journal, life(*LIFE, session_id="new"))
     with following(journal, tmp_path):
-        eventually(lambda: progress(tmp_path) == (oldest - 1, b"", oldest, None))
-        assert rows(tmp_path, "SELECT 1 FROM sessions") == []
-        last = append(journal, life(*LIFE, session_id="new"))[-1]
-        eventually(lambda: applied(tmp_path) == last)
-    with following(journal, tmp_path):
-        append(journal, [body("SessionEnd", NOON + 60_000, session_id="new")])
-        eventually(lambda: applied(tmp_path) == journal.head())
-    assert rows(tmp_path, "SELECT session_id FROM sessions") == [("new",)]
+        gap = f"JOURNAL_DIVERGED: revisions {first[-1] + 1} to {oldest - 1} are gone"
+        eventually(lambda: gap in problem(tmp_path))
+    assert progress(tmp_path)[0] == first[-1]
+    assert rows(tmp_path, "SELECT session_id FROM sessions") == [("seen",)]
 
 
 def test_a_view_that_is_past_what_was_removed_stays_as_it_is(tmp_path: Path) -> None:
@@ -425,7 +470,7 @@ SIZE = len(body("SessionBegin", NOON, session_id="s00"))
     [
         ({}, [(12, 0)]),
         ({"batch": 5}, [(5, 1), (10, 1), (12, 0)]),
-        ({"batch": 5, "batch_bytes": 3 * SIZE}, [(3, 1), (6, 1), (9, 1), (11, 1), (12, 0)]),
+        ({"batch": 5, "batch_bytes": 3 * SIZE}, [(3, 1), (5, 1), (7, 1), (9, 1), (11, 1), (12, 0)]),
     ],
 )
 def test_reads_are_joined_into_batches_bounded_by_entries_and_bytes(

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from gateway.authentication import Authenticator
 from gateway.reporter import start_reporter
-from metrics.report import NAME, AppReport, load
+from metrics.report import FILES, AppReport, GatewayReport, load
 from tests.support.callbacks import APP
 from tests.support.gateway import gateway, numbered
 from tests.support.waiting import eventually
@@ -17,7 +17,7 @@ NOW = 1_725_540_000
 
 
 def apps(folder: Path) -> dict[int, AppReport]:
-    report = load(folder)
+    report = load(folder, GatewayReport)
     return {app.sdk_app_id: app for app in report.apps} if report else {}
 
 
@@ -37,9 +37,9 @@ def test_the_report_has_the_traffic_of_each_app(tmp_path: Path) -> None:
 
 
 def test_a_report_that_is_damaged_counts_as_none(tmp_path: Path) -> None:
-    assert load(tmp_path) is None
-    (tmp_path / NAME).write_bytes(b'{"started_at": 1')
-    assert load(tmp_path) is None
+    assert load(tmp_path, GatewayReport) is None
+    (tmp_path / FILES[GatewayReport]).write_bytes(b'{"started_at": 1')
+    assert load(tmp_path, GatewayReport) is None
 
 
 def test_the_log_has_a_line_after_traffic_and_none_without(tmp_path: Path) -> None:

@@ -58,10 +58,10 @@ def test_two_gateways_and_a_service_share_a_journal(own_nats: NatsServer, tmp_pa
         assert "another" in listed
 
 
-def test_the_gateway_tells_whether_it_is_ready_and_goes_on_when_nats_is_back(
+def test_without_a_spool_the_gateway_is_ready_only_while_nats_answers(
     own_nats: NatsServer, tmp_path: Path
 ) -> None:
-    settings = on(own_nats) | {"DESK_METRICS_LISTEN": "127.0.0.1:0"}
+    settings = on(own_nats) | {"DESK_METRICS_LISTEN": "127.0.0.1:0", "DESK_SPOOL": "off"}
     with start("gateway", data_dir=tmp_path / "data", **settings) as gateway:
         assert [gateway.post(BEGIN)[0] for _ in range(2)] == [200, 200]
         page = scrape(gateway.ready()["metrics"])

@@ -280,6 +280,13 @@ async def test_a_revision_that_does_not_come_is_refused():
         assert reason(error) == "REVISION_IN_FUTURE"
 
 
+async def test_a_revision_of_a_replica_that_is_ahead_may_be_asked_for_again():
+    async with service(limits=Limits(revision_seconds=0.2)) as (world, worker):
+        error = await refusal(worker.subscribe(after_revision=1, journal_id=world.journal.id))
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert reason(error) == "REVISION_NOT_REACHED"
+
+
 async def test_what_is_no_longer_kept_is_refused_never_skipped():
     async with service(*life(*WHOLE)) as (world, worker):
         world.edit(

@@ -64,15 +64,22 @@ async def test_callbacks_are_posted_as_desk_posts_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "revision"), [("1", 1), ("9007199254740993", 9007199254740993), (None, 0)]
+    ("headers", "revision"),
+    [
+        ({"Desk-Revision": "1", "Desk-Journal-Id": "a"}, 1),
+        ({"Desk-Revision": "9007199254740993"}, 9007199254740993),
+        ({}, 0),
+        ({"Desk-Journal-Id": "a"}, None),  # from a spool
+    ],
 )
-async def test_the_revision_of_an_answer_is_noted(header: str | None, revision: int) -> None:
+async def test_the_revision_of_an_answer_is_noted(
+    headers: dict[str, str], revision: int | None
+) -> None:
     noted = []
 
     async def keep(_: web.Request) -> web.Response:
         answer = ok()
-        if header:
-            answer.headers["Desk-Revision"] = header
+        answer.headers.update(headers)
         return answer
 
     figures = Figures()

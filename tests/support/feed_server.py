@@ -68,6 +68,7 @@ class FeedServer(
         sessions: for `sessions_first` (one per message), Get, BatchGet and List (two per page).
         stories: for ExplainSession, by session id.
         ahead: how far the journal is ahead of the view.
+        digest: of the feed.
         signs: signs of life of the follower so far, in seconds; each GetStatus sees another.
         silent: the follower gives none.
         requests: the Subscribe requests so far.
@@ -81,6 +82,7 @@ class FeedServer(
     sessions: Sequence[Session] = ()
     stories: dict[str, list[SessionRecord]] = field(default_factory=dict)
     ahead: int = 0
+    digest: str = ""
     signs: int = 0
     silent: bool = False
     requests: list[SubscribeRequest] = field(default_factory=list)
@@ -143,6 +145,7 @@ class FeedServer(
         return GetStatusResponse(
             header=_header(self.head),
             head_revision=self.head + self.ahead,
+            feed_digest=self.digest,
             follower_seen_at=Timestamp(seconds=self.signs),
         )
 

@@ -44,10 +44,12 @@ class NatsServer:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self.port = -1
-        (directory / "nats.conf").write_text(
-            f"max_payload: 8MB\n{config}\n"
-            f"jetstream {{ store_dir: {directory}/store, max_file: 4GB }}\n"
-        )
+        self.configure("max_payload: 8MB", config)
+
+    def configure(self, *lines: str) -> None:
+        """Write the configuration for the next start."""
+        store = f"jetstream {{ store_dir: {self._directory}/store, max_file: 4GB }}\n"
+        (self._directory / "nats.conf").write_text("\n".join([*lines, store]))
 
     @property
     def url(self) -> str:

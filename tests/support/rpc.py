@@ -38,8 +38,8 @@ PATIENCE = 10.0
 class World:
     """A journal and the view that follows it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.journal = MemoryJournal()
+    def __init__(self, folder: Path, journal: Any = None) -> None:
+        self.journal = MemoryJournal() if journal is None else journal
         self.folder = folder
         self.view = store.locate(folder)
         self.backlog_waits_for: Event | None = None
@@ -62,9 +62,10 @@ class World:
         waiting = self.journal.read(after, limit=1)
         return self.journal.head(), waiting[0].received_at if waiting else None
 
-    def follow(self) -> None:
-        """Start the follower."""
-        follower = Follower(self.journal, self.folder)
+    def follow(self, **options: Any) -> None:
+        """Start the follower; `options` are its own."""
+        follower = Follower(self.journal, self.folder, **options)
+        self._stop = Event()
         self._thread = Thread(target=follower.run, args=(self._stop,))
         self._thread.start()
 

@@ -22,6 +22,7 @@ from desk.client.errors import (
     TooMany,
     Unavailable,
 )
+from desk.client.replicas import targets_of
 from desk.client.security import read_key, tls_credentials
 from desk.client.subscription import Update
 
@@ -49,5 +50,6 @@ __all__ = [
     "Unavailable",
     "Update",
     "read_key",
+    "targets_of",
     "tls_credentials",
 ]

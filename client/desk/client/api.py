@@ -323,7 +323,7 @@ class Client(Connection):
         )
         return follow(
             request,
-            with_key(self.event_service.Subscribe, self._key),
+            self._replicas.hopping(with_key(self.event_service.Subscribe, self._key)),
             silence=silence,
             reconnect_delay=self._reconnect_delay,
             give_up_after=give_up_after,

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import AsyncIterator, Callable
+from time import monotonic
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import grpc
-from grpc.aio import UnaryUnaryCall, insecure_channel, secure_channel
+from grpc.aio import Channel, UnaryUnaryCall, insecure_channel, secure_channel
 
-from desk.client.errors import Failed, own_errors
+from desk.client.errors import Failed, Retryable, Unavailable, own_errors
+from desk.client.replicas import Replicas, targets_of
 from desk.client.security import check_key, with_key
 from desk.client.subscription import RECONNECT_DELAY
 from desk.v1.event_service_pb2_grpc import EventServiceStub
@@ -88,7 +90,8 @@ class Connection:
         """Prepare a connection; nothing is sent yet. Needs a running event loop.
 
         Args:
-            target: `host:port`, or any gRPC name such as `dns:///desk:50051`.
+            target: `host:port`, or any gRPC name such as `dns:///desk:50051`; several, with commas
+                between them, are replicas of one service: calls go to one that can be reached.
             timeout: seconds that a unary call may take.
             reconnect_delay: seconds, at most, before a broken subscription connects again;
                 doubles with each attempt up to 10 s.
@@ -97,23 +100,32 @@ class Connection:
             key: the API key; "" = none. `call` and the other methods send it; a stub does not.
 
         Raises:
-            ValueError: the key is none, or would be sent in plain text to another machine.
+            ValueError: a target is empty; the key is none, or would be sent in plain text to
+                another machine.
         """
-        check_key(key, target, encrypted=credentials is not None)
+        targets = targets_of(target)
+        for each in targets:
+            check_key(key, each, encrypted=credentials is not None)
+        if len(targets) > 1 and "" in targets:
+            raise ValueError(f"{target!r} has an empty target")
         self._key = key
         options = list(_CHANNEL_OPTIONS)
         if server_name:
             options.append(("grpc.ssl_target_name_override", server_name))
         self._timeout = timeout
         self._reconnect_delay = reconnect_delay
-        self._channel = (
-            secure_channel(target, credentials, options=options)
-            if credentials
-            else insecure_channel(target, options=options)
+        self._replicas = replicas = Replicas(
+            [
+                secure_channel(each, credentials, options=options)
+                if credentials
+                else insecure_channel(each, options=options)
+                for each in targets
+            ]
         )
-        self.session_service = SessionServiceStub(self._channel)
-        self.event_service = EventServiceStub(self._channel)
-        self.status_service = StatusServiceStub(self._channel)
+        channel = cast(Channel, replicas)
+        self.session_service = SessionServiceStub(channel)
+        self.event_service = EventServiceStub(channel)
+        self.status_service = StatusServiceStub(channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,7 +140,7 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection. Its calls end, and further ones fail, with `Failed`."""
-        await self._channel.close()
+        await self._replicas.close()
 
     async def call(
         self,
@@ -137,16 +149,32 @@ class Connection:
         *,
         timeout: float | None = None,  # noqa: ASYNC109 (becomes the call's deadline)
     ) -> Response:
-        """Make a unary call of one of the stubs.
+        """Make a unary call of one of the stubs, of another replica if one is not available.
 
         Args:
             method: e.g. `client.session_service.GetSession`.
             request: the method's request message.
             timeout: seconds; None = the client's `timeout`.
         """
+        end = monotonic() + (timeout or self._timeout)
+        for others in reversed(range(len(self._replicas))):
+            replica = self._replicas.current
+            try:
+                return await self._call(method, request, end - monotonic())
+            except Retryable as error:
+                self._replicas.leave(replica)
+                if not others or not isinstance(error, Unavailable) or monotonic() >= end:
+                    raise
+        raise AssertionError("a client has a target")
+
+    async def _call(
+        self,
+        method: Callable[..., UnaryUnaryCall[Request, Response]],
+        request: Request,
+        seconds: float,
+    ) -> Response:
         with own_errors():
-            called = with_key(method, self._key)(request, timeout=timeout or self._timeout)
-            answer: Response | None = await called
+            answer: Response | None = await with_key(method, self._key)(request, timeout=seconds)
         if answer is None:  # gRPC logs the reason
             raise Failed("the answer cannot be decoded")
         return answer

@@ -74,7 +74,6 @@ class Position:
         self._request = SubscribeRequest()
         self._request.CopyFrom(request)
         self._last_shown = (0, 0)
-        self._moved = False
 
     def request(self) -> SubscribeRequest:
         """Return the request that goes on from here."""
@@ -97,8 +96,11 @@ class Position:
         )
 
     def is_ahead(self, error: OutOfRange) -> bool:
-        """Return True if this service lags behind the one that the position comes from."""
-        return error.reason == "REVISION_IN_FUTURE" and self._moved
+        """Return True if this service lags behind the one that the position comes from.
+
+        Newer services say REVISION_NOT_REACHED, which is `Retryable`.
+        """
+        return error.reason == "REVISION_IN_FUTURE" and bool(self._request.journal_id)
 
     def _fresh(self, records: Sequence[SessionRecord]) -> Sequence[SessionRecord]:
         if records and _place(records[0]) <= self._last_shown:
@@ -111,7 +113,6 @@ class Position:
         expected, received = self._request.journal_id, response.header.journal_id
         if expected and received != expected:
             raise JournalMismatch(f"the stream changed from journal {expected} to {received}")
-        self._moved = True
         self._request.journal_id = received
         if self._request.sessions_first and not response.sessions.complete:
             return  # there is nothing to resume from before all sessions are here

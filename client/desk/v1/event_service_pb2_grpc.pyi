@@ -61,8 +61,11 @@ class EventServiceStub:
 
     OUT_OF_RANGE if the records after `after_revision` are no longer kept
     (REVISION_NOT_KEPT) or that revision is not reached within 10 s
-    (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED (TOO_MANY_STREAMS) if 10,000
-    streams are open on this worker, or 5,000 of the caller's address.
+    (REVISION_IN_FUTURE). With `journal_id`, the latter is DEADLINE_EXCEEDED
+    (REVISION_NOT_REACHED): this replica is behind the one that gave the
+    revision; try again, or another replica. RESOURCE_EXHAUSTED
+    (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
+    the caller's address.
     FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
     than `journal_id`: start over with `sessions_first`.
     """
@@ -105,8 +108,11 @@ class EventServiceAsyncStub(EventServiceStub):
 
     OUT_OF_RANGE if the records after `after_revision` are no longer kept
     (REVISION_NOT_KEPT) or that revision is not reached within 10 s
-    (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED (TOO_MANY_STREAMS) if 10,000
-    streams are open on this worker, or 5,000 of the caller's address.
+    (REVISION_IN_FUTURE). With `journal_id`, the latter is DEADLINE_EXCEEDED
+    (REVISION_NOT_REACHED): this replica is behind the one that gave the
+    revision; try again, or another replica. RESOURCE_EXHAUSTED
+    (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
+    the caller's address.
     FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
     than `journal_id`: start over with `sessions_first`.
     """
@@ -152,8 +158,11 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
 
         OUT_OF_RANGE if the records after `after_revision` are no longer kept
         (REVISION_NOT_KEPT) or that revision is not reached within 10 s
-        (REVISION_IN_FUTURE). RESOURCE_EXHAUSTED (TOO_MANY_STREAMS) if 10,000
-        streams are open on this worker, or 5,000 of the caller's address.
+        (REVISION_IN_FUTURE). With `journal_id`, the latter is DEADLINE_EXCEEDED
+        (REVISION_NOT_REACHED): this replica is behind the one that gave the
+        revision; try again, or another replica. RESOURCE_EXHAUSTED
+        (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
+        the caller's address.
         FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
         than `journal_id`: start over with `sessions_first`.
         """

@@ -93,6 +93,8 @@ class GetStatusResponse(_message.Message):
     DISK_USAGE_FIELD_NUMBER: _builtins.int
     DAMAGED_ENTRIES_FIELD_NUMBER: _builtins.int
     FOLLOWER_PROBLEM_FIELD_NUMBER: _builtins.int
+    NOT_SERVING_REASON_FIELD_NUMBER: _builtins.int
+    SCRUB_FIELD_NUMBER: _builtins.int
     head_revision: _builtins.int
     """The newest revision of the journal. 0 when the journal is empty. Never less
     than `header.revision`. If the journal does not answer within 1 s, the
@@ -126,9 +128,16 @@ class GetStatusResponse(_message.Message):
     Callbacks keep being taken. `desk journal check` lists them.
     """
     follower_problem: _builtins.str
-    """Why the follower cannot go on: the next entry of the journal cannot be read.
+    """Why the follower cannot go on: the next entry of the journal cannot be read,
+    or the journal is not the one that the view was computed from
+    (`JOURNAL_DIVERGED: …`).
     Empty if it can. While it is set, health is NOT_SERVING, what is in the view
     is answered, and new callbacks are kept but do not show up.
+    """
+    not_serving_reason: _builtins.str
+    """Why grpc.health.v1 answers NOT_SERVING on this worker: `follower_problem`,
+    `silent_processes`, or the view is too far behind. Empty if it answers
+    SERVING.
     """
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
@@ -180,6 +189,12 @@ class GetStatusResponse(_message.Message):
     def disk_usage(self) -> Global___DiskUsage:
         """The space that the service's files take."""
 
+    @_builtins.property
+    def scrub(self) -> Global___Scrub:
+        """The comparison of the view with the journal, which goes on all the time.
+        Unset if there was none yet.
+        """
+
     def __init__(
         self,
         *,
@@ -201,14 +216,56 @@ class GetStatusResponse(_message.Message):
         disk_usage: Global___DiskUsage | None = ...,
         damaged_entries: _builtins.int = ...,
         follower_problem: _builtins.str = ...,
+        not_serving_reason: _builtins.str = ...,
+        scrub: Global___Scrub | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["disk_usage", b"disk_usage", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "header", b"header", "lag_time", b"lag_time", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disk_usage", b"disk_usage", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "header", b"header", "lag_time", b"lag_time", "scrub", b"scrub", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "damaged_entries", b"damaged_entries", "disk_usage", b"disk_usage", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_problem", b"follower_problem", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "oldest_revision", b"oldest_revision", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "silent_processes", b"silent_processes", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "damaged_entries", b"damaged_entries", "disk_usage", b"disk_usage", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_problem", b"follower_problem", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "not_serving_reason", b"not_serving_reason", "oldest_revision", b"oldest_revision", "scrub", b"scrub", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "silent_processes", b"silent_processes", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class Scrub(_message.Message):
+    """Scrub is the state of the comparison of the view with the journal, entry by
+    entry, again and again from the first one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    FIRST_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The last revision that was compared in this pass."""
+    differences: _builtins.int
+    """Entries of which journal and view differ, in the last pass or in this one if
+    those are more.
+    """
+    first_difference: _builtins.str
+    """The first of them: its revision, and how it differs."""
+    @_builtins.property
+    def completed_at(self) -> _timestamp_pb2.Timestamp:
+        """The end of the last complete pass. Unset before."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        completed_at: _timestamp_pb2.Timestamp | None = ...,
+        differences: _builtins.int = ...,
+        first_difference: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "differences", b"differences", "first_difference", b"first_difference", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Scrub: _TypeAlias = Scrub  # noqa: Y015
 
 @_typing.final
 class GatewayStatus(_message.Message):

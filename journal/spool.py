@@ -1,0 +1,324 @@
+"""A local spool before a remote journal: callbacks are kept while the remote cannot be reached.
+
+An entry that the remote does not confirm in time is made durable on the local disk, and forwarded
+when the remote is back. Entries of one session are forwarded in order, and no later one overtakes
+them.
+"""
+
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+import structlog
+
+from journal.entry import Appended, Entry, NewEntry, unnumbered, validate
+from journal.errors import Closed, JournalError, TooLarge, Unavailable
+from journal.jetstream_message import subject_of
+from journal.port import JournalWriter, Waiter
+from journal.spool_files import Place, SpoolFiles
+from metrics.definitions import SPOOL_ENTRIES, SPOOL_OLDEST, SPOOL_REFUSED
+
+KEEP_WITHIN = 0.4
+"""Seconds of an append's timeout that are left for the local disk."""
+
+FORWARD_WITHIN = 2.0
+"""Seconds that the remote has for an entry that is forwarded."""
+
+LANES = 32
+"""Entries that are forwarded at once, each of another session."""
+
+PAGE = 1000
+"""Entries that are read from the spool at once."""
+
+TICK = 0.5
+"""Seconds between two looks at the remote and at the local disk."""
+
+PROGRESS_EVERY = 60.0
+"""Seconds between two lines of progress in the log."""
+
+log = structlog.get_logger()
+
+
+class SpooledWriter:
+    """`journal.port.JournalWriter` that keeps what the remote one does not confirm.
+
+    The revision of an entry that it keeps is 0: the remote journal gives it one later.
+    """
+
+    def __init__(
+        self,
+        open_remote: Callable[[], JournalWriter],
+        folder: Path,
+        *,
+        max_bytes: int,
+        tick: float = TICK,
+    ) -> None:
+        """Open the spool, and the remote journal if that is possible now.
+
+        Args:
+            open_remote: opens it. Tried again after an error.
+            folder: of the spool.
+            max_bytes: bytes after which the spool takes no more.
+            tick: seconds between two attempts to forward.
+
+        Raises:
+            InUse: another process has the spool.
+            Unavailable: the spool cannot be opened; or the remote journal cannot, and it is not
+                known: it was never open.
+            Unreadable: the remote journal cannot be used, or the spool has entries of another one.
+        """
+        self._open_remote = open_remote
+        self._max_bytes = max_bytes
+        self._tick = tick
+        self._files = SpoolFiles(folder)
+        self._full = ""
+        self._remote: JournalWriter | None = None
+        self._reason = ""
+        self._lock = threading.Lock()
+        self._in_flight: Counter[str] = Counter()  # by subject, appends to the spool under way
+        self._last: dict[str, Place] = {}  # by subject, the place of its last entry
+        self._at_start = self._files.head()  # the place of the last entry of any subject
+        self._done: set[int] = set()  # revisions beyond the forwarded position
+        self._page = 1
+        self._since: float | None = None
+        self._forwarded = 0
+        self._reported = monotonic()
+        self._work = threading.Event()
+        self._closed = threading.Event()
+        try:
+            self._connect_if_known()
+        except BaseException:
+            self._files.close()
+            raise
+        if self._files.entries():
+            self._begin("entries of an earlier time")
+        self._pool = ThreadPoolExecutor(LANES, "spool")
+        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+        self._thread.start()
+        SPOOL_ENTRIES.read_number(self._files.entries)
+        SPOOL_OLDEST.read_number(self._oldest_seconds)
+
+    @property
+    def id(self) -> str:
+        return self._files.journal_id
+
+    def append(
+        self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
+    ) -> Appended:
+        end = monotonic() + timeout
+        remote = self._remote
+        if remote and not self._must_wait(entry) and not remote.trouble():
+            within = max(timeout - KEEP_WITHIN, timeout / 2)
+            try:
+                return remote.append(entry, timeout=within, event=event)
+            except TooLarge:
+                raise
+            except Unavailable as error:
+                if self._closed.is_set():
+                    raise
+                self._reason = str(error)
+        validate(entry)
+        subject = subject_of("", entry)
+        with self._keeping(subject):
+            return self._keep(entry, subject, end - monotonic(), event)
+
+    def trouble(self) -> str:
+        if self._closed.is_set():
+            return "the journal is closed"
+        if not (self._away() or self._files.entries()):
+            return ""
+        return self._full or self._files.trouble()
+
+    def notice(self) -> str:
+        """Return a line about the spool while it is in use, otherwise ""."""
+        if self._since is None and not self._away():
+            return ""
+        reason = self._away() or "they are forwarded"
+        return f"spooling, {self._files.entries()} callbacks wait: {reason}"
+
+    def close(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._work.set()
+        self._thread.join()
+        self._pool.shutdown()
+        if self._remote:
+            self._remote.close()
+        if entries := self._files.entries():
+            log.warning("spool_left", entries=entries)
+        self._files.close()
+
+    def _away(self) -> str:
+        """Return the reason for which the remote journal takes nothing, or ""."""
+        return self._remote.trouble() if self._remote else self._reason
+
+    def _must_wait(self, entry: NewEntry) -> bool:
+        """Return True if entries of the same session are in the spool."""
+        if self._since is None:
+            return False
+        subject = subject_of("", entry)
+        with self._lock:
+            last = self._last.get(subject, self._at_start)
+            return self._in_flight[subject] > 0 or last > self._files.forwarded()
+
+    @contextmanager
+    def _keeping(self, subject: str) -> Iterator[None]:
+        with self._lock:
+            self._in_flight[subject] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight[subject] -= 1
+
+    def _keep(
+        self, entry: NewEntry, subject: str, timeout: float, event: Callable[[], Waiter]
+    ) -> Appended:
+        if self._closed.is_set():
+            raise Closed("the journal is closed")
+        if self._full:
+            raise Unavailable(self._full)
+        self._begin(self._away() or self._reason)
+        place, is_duplicate = self._files.append(entry, timeout=timeout, event=event)
+        with self._lock:
+            self._last[subject] = max(place, self._last.get(subject, self._at_start))
+        self._work.set()
+        return Appended(0, is_duplicate)
+
+    def _begin(self, reason: str) -> None:
+        with self._lock:
+            if self._since is not None:
+                return
+            self._since = self._reported = monotonic()
+            self._forwarded = 0
+        log.warning("spooling_begun", reason=reason, entries=self._files.entries())
+
+    def _oldest_seconds(self) -> float:
+        oldest = self._files.oldest()
+        return max(0.0, time.time() - oldest.received_at / 1000) if oldest else 0.0
+
+    # ---- In the forwarding thread ----
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._work.clear()
+            try:
+                is_done = self._step()
+            except Exception as error:  # whatever it is, the thread must go on
+                self._note(error)
+                is_done = False
+            if is_done:
+                self._work.wait(self._tick)
+            else:
+                self._closed.wait(self._tick)
+
+    def _step(self) -> bool:
+        """Forward what the spool holds; return True if it is empty."""
+        self._look_after_files()
+        remote = self._remote or self._connect()
+        while entries := self._files.pending(self._page):
+            if self._closed.is_set() or not self._forward(remote, entries):
+                return False
+            self._look_after_files()
+        self._end()
+        return True
+
+    def _look_after_files(self) -> None:
+        self._files.tidy()
+        self._full = self._files.shortage(self._max_bytes)
+        self._report()
+
+    def _connect_if_known(self) -> None:
+        try:
+            self._connect()
+        except Unavailable as error:
+            if not self.id:
+                raise
+            self._reason = str(error)
+
+    def _connect(self) -> JournalWriter:
+        remote = self._open_remote()
+        try:
+            self._files.bind(remote.id)
+        except BaseException:
+            remote.close()
+            raise
+        self._remote = remote
+        return remote
+
+    def _forward(self, remote: JournalWriter, entries: Sequence[Entry]) -> bool:
+        """Forward the oldest entries; return False if one of them was not taken."""
+        lanes: defaultdict[str, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            if entry.revision not in self._done:
+                lanes[subject_of("", entry)].append(entry)
+        for taken in self._pool.map(partial(self._send, remote), lanes.values()):
+            self._done |= taken
+        position = 0
+        for entry in entries:
+            if entry.revision not in self._done:
+                break
+            position = entry.revision
+            self._forwarded += 1
+        if position:
+            self._files.advance(position)
+        is_complete = position == entries[-1].revision
+        self._page = PAGE if is_complete else 1
+        self._done = {revision for revision in self._done if revision > position}
+        return is_complete
+
+    def _send(self, remote: JournalWriter, entries: Sequence[Entry]) -> set[int]:
+        """Forward entries one after the other; return the revisions of those that are done."""
+        done: set[int] = set()
+        for entry in entries:
+            if self._closed.is_set() or not self._send_one(remote, unnumbered(entry)):
+                break
+            done.add(entry.revision)
+        return done
+
+    def _send_one(self, remote: JournalWriter, entry: NewEntry) -> bool:
+        try:
+            remote.append(entry, timeout=FORWARD_WITHIN)
+        except (TooLarge, ValueError) as error:
+            self._files.set_aside(entry)
+            SPOOL_REFUSED.values[()] += 1
+            reason = f"{type(error).__name__}: {error}"
+            log.error("spool_entry_refused", id=entry.id.hex(), reason=reason)  # noqa: TRY400
+        except Unavailable as error:
+            self._note(error)
+            return False
+        return True
+
+    def _note(self, error: Exception) -> None:
+        if not isinstance(error, JournalError):
+            log.error("spool_failed", exc_info=error, throttle=type(error))
+        elif self._reason != str(error):
+            log.warning("spool_not_forwarded", reason=str(error), throttle=str(error))
+        self._reason = str(error)
+
+    def _report(self) -> None:
+        if self._since is None or monotonic() - self._reported < PROGRESS_EVERY:
+            return
+        self._reported = monotonic()
+        log.warning(
+            "spooling",
+            entries=self._files.entries(),
+            oldest_seconds=round(self._oldest_seconds()),
+            forwarded=self._forwarded,
+            reason=self._away(),
+        )
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._since is None or self._in_flight.total() or self._files.entries():
+                return
+            seconds = round(monotonic() - self._since, 1)
+            self._since = None
+        log.info("spooling_ended", forwarded=self._forwarded, seconds=seconds)

@@ -1,0 +1,294 @@
+"""The spool's folder: entries on the local disk, in segments that are removed once forwarded.
+
+It has the id of the journal that the entries are for, and segments `1.db`, `2.db`, …: each a
+journal's file, with its forwarded position in a file beside it. Knows nothing of forwarding.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from shutil import disk_usage
+from typing import NamedTuple
+
+import structlog
+
+from journal.entry import Appended, Entry, NewEntry
+from journal.errors import Closed, Damaged, Unreadable
+from journal.group_commit import GroupCommit
+from journal.port import Waiter
+from journal.sqlite import CLOSE_TIMEOUT, SqliteReader
+from journal.sqlite_file import map_errors
+from journal.sqlite_writer import Writer
+from storage.lock import FileLock
+from storage.sizes import size_of_database
+
+SEGMENT = 64 * 1024 * 1024
+"""Bytes after which a new segment is begun."""
+
+SMALL = 1024 * 1024
+"""The same when all entries are forwarded: a new segment gives the space of the others back."""
+
+FREE = 64 * 1024 * 1024
+"""Bytes of the disk that are left to others."""
+
+REFUSED = "refused.db"
+"""The file of entries that the journal will never take."""
+
+log = structlog.get_logger()
+
+
+class Place(NamedTuple):
+    """The place of an entry in the spool. Later entries have greater ones."""
+
+    segment: int
+    revision: int
+
+
+class Segment:
+    """A journal's file of which the first entries are forwarded.
+
+    Attributes:
+        number: of the segment.
+        head: revision of the last entry.
+        position: revision up to which all entries are forwarded.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        """Open the file, or create it. What a crash left in its WAL is recovered.
+
+        Raises:
+            Unavailable, Unreadable: as `journal.errors` has it.
+        """
+        self.number = number
+        self._path = folder / f"{number}.db"
+        self._position_file = folder / f"{number}.position"
+        self._file = Writer(self._path)
+        try:
+            self._reader = SqliteReader(self._path)
+            self.head = self._reader.head()
+        except BaseException:
+            self._file.close()
+            raise
+        self.position = self._saved_position()
+        self._commits = GroupCommit(
+            self._file.commit, afterwards=self._file.checkpoint, check=self._file.check
+        )
+        self.trouble = self._commits.trouble
+        self._is_sealed = False
+        self._noting = threading.Lock()
+
+    def append(self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter]) -> Appended:
+        appended = self._commits.append(entry, timeout=timeout, event=event)
+        with self._noting:
+            self.head = max(self.head, appended.revision)
+        return appended
+
+    def pending(self, limit: int) -> list[Entry]:
+        """Return the first entries that are not forwarded. Entries that are damaged are skipped."""
+        while True:
+            try:
+                return self._reader.read(self.position, limit=limit)
+            except Damaged as error:
+                if self.position >= self.head:
+                    raise
+                self._keep_for_repair(str(error))
+                self.advance(self.position + 1)
+
+    def oldest(self) -> Entry | None:
+        """Return the first entry that is not forwarded."""
+        return next(iter(self._reader.read(self.position, limit=1)), None)
+
+    def advance(self, position: int) -> None:
+        """Note that all entries up to a revision are forwarded."""
+        self.position = position
+        new = self._position_file.with_suffix(".new")
+        new.write_text(f"{self._reader.id} {position}")
+        os.replace(new, self._position_file)
+
+    def size(self) -> int:
+        return sum(size_of_database(self._path))
+
+    def seal(self) -> None:
+        """Finish the appends under way and refuse others; all entries are then in one file."""
+        if self._is_sealed:
+            return
+        self._is_sealed = True
+        if self._commits.close(timeout=CLOSE_TIMEOUT):
+            self._file.close()
+            self.head = max(self.head, self._reader.head())
+
+    def close(self) -> None:
+        self.seal()
+        self._reader.close()
+
+    def remove(self) -> None:
+        """Delete the sealed file."""
+        self._reader.close()
+        for suffix in ("", "-wal", "-shm", ".lock"):
+            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        self._position_file.unlink(missing_ok=True)
+
+    def _saved_position(self) -> int:
+        """Return the position; 0 if it is not known: entries may be forwarded twice."""
+        try:
+            file_id, position = self._position_file.read_text().split()
+            return int(position) if file_id == self._reader.id else 0
+        except (OSError, ValueError):
+            return 0
+
+    def _keep_for_repair(self, reason: str) -> None:
+        """Give the file a second name, so that it stays when the segment is deleted."""
+        kept = self._path.with_suffix(".damaged")
+        if not kept.exists():
+            os.link(self._path, kept)
+        log.error("spool_damaged", reason=reason, kept=str(kept), throttle=str(kept))
+
+
+class SpoolFiles:
+    """The folder, which belongs to one process. Any thread may append; one does all the rest.
+
+    Attributes:
+        journal_id: of the journal that the entries are for; "" if there was none yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder; create it if there is none.
+
+        Raises:
+            InUse: it belongs to another process.
+            Unavailable, Unreadable: as `journal.errors` has it.
+        """
+        self._folder = folder
+        self._setting_aside = threading.Lock()
+        self._segments: list[Segment] = []
+        with map_errors(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = FileLock(folder / "lock")
+        try:
+            with map_errors(folder):
+                self.journal_id = self._saved_id()
+                names = [path.stem for path in folder.glob("*.db")]
+            numbers = sorted(int(name) for name in names if name.isdecimal())
+            for number in numbers or [1]:
+                if self._segments:
+                    self._segments[-1].seal()
+                self._segments.append(Segment(folder, number))
+        except BaseException:
+            self.close()
+            raise
+
+    def bind(self, journal_id: str) -> None:
+        """Note which journal the entries are for.
+
+        Raises:
+            Unreadable: there are entries for another one.
+        """
+        if journal_id == self.journal_id:
+            return
+        if self.journal_id and (entries := self.entries()):
+            raise Unreadable(
+                f"the spool {self._folder} has {entries} callbacks for the journal "
+                f"{self.journal_id}, and NATS has the journal {journal_id}: connect to the other "
+                "one first, or move the spool away"
+            )
+        with map_errors(self._folder):
+            new = self._folder / "journal.new"
+            with new.open("w") as file:
+                file.write(journal_id)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(new, self._folder / "journal")
+            _sync(self._folder)
+        self.journal_id = journal_id
+
+    def append(
+        self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter]
+    ) -> tuple[Place, bool]:
+        """Make an entry durable; return its place, and True if it was there already."""
+        while True:
+            segment = self._segments[-1]
+            try:
+                appended = segment.append(entry, timeout=timeout, event=event)
+            except Closed:
+                if segment is self._segments[-1]:
+                    raise
+            else:
+                return Place(segment.number, appended.revision), appended.duplicate
+
+    def pending(self, limit: int) -> list[Entry]:
+        """Return the oldest entries that are not forwarded, all of one segment."""
+        while not (entries := self._segments[0].pending(limit)) and len(self._segments) > 1:
+            self._segments.pop(0).remove()
+        return entries
+
+    def advance(self, revision: int) -> None:
+        """Note that the oldest entries are forwarded up to one of those in `pending`."""
+        with map_errors(self._folder):
+            self._segments[0].advance(revision)
+
+    def tidy(self) -> None:
+        """Begin a new segment if the last one is large."""
+        last = self._segments[-1]
+        if last.size() > (SEGMENT if self.entries() else SMALL):
+            self._segments.append(Segment(self._folder, last.number + 1))
+            last.seal()
+            self.pending(1)  # which removes what is forwarded
+
+    def set_aside(self, entry: NewEntry) -> None:
+        """Keep an entry that the journal will never take in a file for the operator."""
+        with self._setting_aside, closing(Writer(self._folder / REFUSED)) as file:
+            file.commit([entry])
+
+    def forwarded(self) -> Place:
+        """Return the place up to which all entries are forwarded."""
+        first = self._segments[0]
+        return Place(first.number, first.position)
+
+    def head(self) -> Place:
+        """Return the place of the last entry."""
+        last = self._segments[-1]
+        return Place(last.number, last.head)
+
+    def entries(self) -> int:
+        """Return the number of entries that are not forwarded."""
+        return sum(max(0, each.head - each.position) for each in tuple(self._segments))
+
+    def oldest(self) -> Entry | None:
+        """Return the first entry that is not forwarded."""
+        for each in tuple(self._segments):
+            if each.head > each.position:
+                return each.oldest()
+        return None
+
+    def shortage(self, max_bytes: int) -> str:
+        """Return the reason for which there is no room for more, or ""."""
+        if sum(each.size() for each in self._segments) >= max_bytes:
+            return f"the spool is full: it has {max_bytes} bytes"
+        with map_errors(self._folder):
+            is_full = disk_usage(self._folder).free < FREE
+        return "the disk of the spool is full" if is_full else ""
+
+    def trouble(self) -> str:
+        """Return the reason for which an append would probably fail, or ""."""
+        return self._segments[-1].trouble()
+
+    def close(self) -> None:
+        for segment in self._segments:
+            segment.close()
+        self._lock.release()
+
+    def _saved_id(self) -> str:
+        try:
+            return (self._folder / "journal").read_text()
+        except FileNotFoundError:
+            return ""
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

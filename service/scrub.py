@@ -1,0 +1,130 @@
+"""The scrub: reads the journal again, slowly and for ever, and compares it with the view.
+
+It finds what nobody asks for: entries that a disk has changed, and replicas of a stream that hold
+different entries. It changes nothing, and stops nothing.
+"""
+
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from threading import Event, Thread
+
+import structlog
+
+from journal.entry import Entry
+from journal.errors import Damaged, JournalError, NotKept
+from journal.port import JournalReader
+from metrics.definitions import SCRUB_DIFFERENCES, SCRUB_REVISION
+from metrics.report import ScrubReport, load, save
+from service.positions import last_of, revision_of
+from service.recovery import COMPARED, OWN, Following, difference
+from service.view import store
+from service.view.errors import ViewError, sqlite_errors
+from service.view.progress import LOAD, Progress
+
+PASS_EVERY = 60 * 60.0
+"""Seconds from the end of a pass to the next one."""
+
+MOST_REVISIONS = 10
+"""Revisions that a step covers at most, as a multiple of its entries: where entries are missing."""
+
+ROWS = f"""
+SELECT position, {COMPARED} FROM feed
+WHERE position > ? AND position <= ? AND {OWN} ORDER BY position
+"""  # noqa: S608
+
+log = structlog.get_logger()
+
+
+class Scrub:
+    """Compares one journal with the view in a directory.
+
+    The position is saved, so that a restart does not begin a pass again.
+
+    Attributes:
+        report: the state of the comparison.
+    """
+
+    def __init__(
+        self,
+        journal: JournalReader,
+        data_dir: Path,
+        *,
+        rate: int,
+        pause: float = 1.0,
+        pass_every: float = PASS_EVERY,
+    ) -> None:
+        """Args: `rate` is the number of entries that are compared in `pause` seconds."""
+        self._journal = journal
+        self._data_dir = data_dir
+        self._rate = rate
+        self._pause = pause
+        self._pass_every = pass_every
+        self.report = load(data_dir, ScrubReport) or ScrubReport()
+        if self.report.journal_id != journal.id:
+            self.report = ScrubReport(journal_id=journal.id)
+
+    def start(self, stop: Event) -> None:
+        """Compare from now on, in a thread, until `stop` is set."""
+        SCRUB_REVISION.read_number(lambda: self.report.revision)
+        SCRUB_DIFFERENCES.read_number(lambda: self.report.shown)
+        Thread(target=self._run, args=(stop,), name="scrub", daemon=True).start()
+
+    def _run(self, stop: Event) -> None:
+        while not stop.wait(self._pause):
+            is_between = not self.report.revision and self.report.completed_at
+            if is_between and time.time() < self.report.completed_at / 1000 + self._pass_every:
+                continue
+            with suppress(JournalError, ViewError):  # they may be away for a while
+                self.step()
+
+    def step(self) -> None:
+        """Compare the next entries; at the end of a pass, note that."""
+        with sqlite_errors(), closing(store.open_reader(store.locate(self._data_dir))) as db:
+            db.execute("BEGIN")
+            progress = Progress.of_row(db.execute(LOAD).fetchone())
+            if progress.journal_id != self._journal.id:
+                return
+            applied = progress.applied_revision
+            after, entries, until = self._read(applied)
+            journal = Following(entries)
+            for position, record, *columns in db.execute(ROWS, _between(after, until)):
+                revision = revision_of(position)
+                if problem := difference(record, columns, journal.at(revision)):
+                    self._note(revision, problem)
+        self.report.revision = until
+        if until >= applied:
+            self._end_pass()
+        save(self.report, self._data_dir)
+
+    def _read(self, applied: int) -> tuple[int, list[Entry], int]:
+        """Read the next entries; return them between the revisions that they lie between."""
+        after = self.report.revision
+        try:
+            entries = self._journal.read(after, limit=self._rate)
+        except NotKept as removed:
+            skipped = min(removed.oldest - 1, applied)
+            return skipped, [], skipped
+        except Damaged as error:
+            self._note(after + 1, str(error))
+            return applied, [], applied  # what follows cannot be read either
+        last = entries[-1].revision if entries else applied
+        return after, entries, min(last, after + MOST_REVISIONS * self._rate, applied)
+
+    def _note(self, revision: int, problem: str) -> None:
+        log.error("scrub_difference", revision=revision, problem=problem, throttle="")
+        if not self.report.differences:
+            self.report.first_difference = f"revision {revision}: {problem}"
+        self.report.differences += 1
+
+    def _end_pass(self) -> None:
+        report = self.report
+        log.info("scrub_completed", revision=report.revision, differences=report.differences)
+        if not report.differences:
+            report.first_difference = ""
+        report.differences_before, report.differences = report.differences, 0
+        report.revision, report.completed_at = 0, time.time_ns() // 1_000_000
+
+
+def _between(after: int, until: int) -> tuple[int, int]:
+    return last_of(after), last_of(until)

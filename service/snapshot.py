@@ -1,0 +1,367 @@
+"""Snapshots of the view in an object store, from which a new replica starts.
+
+A snapshot is the view's file, compressed, with what identifies it. The journal stays the only
+truth: a snapshot that is not whole, or of other entries, is not used, and the replica replays.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from threading import Event
+from typing import BinaryIO, NamedTuple, Self, cast
+
+import apsw
+import msgspec
+import structlog
+import zstandard
+
+from journal.backup import copy_database, require_room, sync, temporary
+from journal.damage import Report, faults
+from journal.errors import Closed, JournalError, NotKept, Unreadable
+from journal.jetstream_objects import KEEP, ObjectStore, StoredObject
+from journal.port import JournalReader
+from service.projection import DIGESTS, row_hash
+from service.view import store
+from service.view.errors import ViewDamaged, ViewError, ViewUnavailable, sqlite_errors
+from service.view.progress import LOAD, Progress
+from service.view.writer import lock
+
+FORMAT = "1"
+"""Version of the stored format: a SQLite file in one zstd frame."""
+
+KEPT = 2
+"""Snapshots of one version that are kept."""
+
+KEEP_OTHERS = 24 * 60 * 60.0
+"""Seconds for which those of other versions are kept, as their views are: for a rollback."""
+
+FEWEST = 10_000
+"""Entries that a new snapshot must be ahead: fewer are replayed within a second."""
+
+LOOK = 10.0
+"""Seconds between two checks for a snapshot that is due."""
+
+HOUR = 60 * 60.0
+
+PART = 1024 * 1024
+"""Bytes that are decompressed at once."""
+
+FEED = "SELECT position, record, session FROM feed ORDER BY position"
+NOT_CAUGHT_UP = "UPDATE progress SET complete = 0, head_revision = ?"
+
+log = structlog.get_logger()
+
+_FAILURES = (JournalError, ViewError, OSError, zstandard.ZstdError)
+
+
+class Label(msgspec.Struct, frozen=True):
+    """The metadata of a snapshot's object: texts, as the object store wants them."""
+
+    format: str
+    fingerprint: str
+    journal: str
+    revision: str
+    digest: str
+    bytes: str
+
+
+class Snapshot(NamedTuple):
+    """A snapshot in the object store; `size` is that of the view, in bytes."""
+
+    stored: StoredObject
+    fingerprint: str
+    journal_id: str
+    revision: int
+    digest: bytes
+    size: int
+
+    @classmethod
+    def of(cls, stored: StoredObject) -> Self | None:
+        """Read the label of an object; None if it is none of a format that is known."""
+        try:
+            label = msgspec.convert(stored.metadata, Label)
+            numbers = int(label.revision), bytes.fromhex(label.digest), int(label.bytes)
+        except (msgspec.ValidationError, ValueError):
+            return None
+        if label.format != FORMAT:
+            return None
+        return cls(stored, label.fingerprint, label.journal, *numbers)
+
+
+class Snapshots:
+    """The snapshots of one journal's views.
+
+    Args:
+        objects: where they are; closed by `close`.
+        data_dir: the directory of this replica's view.
+        fewest: entries that a new snapshot must be ahead of the one before.
+    """
+
+    def __init__(self, objects: ObjectStore, data_dir: Path, *, fewest: int = FEWEST) -> None:
+        self._objects = objects
+        self._view = store.locate(data_dir)
+        self._fewest = fewest
+
+    def newest_first(self) -> list[Snapshot]:
+        """Return the snapshots of all versions, newest first."""
+        found = [each for each in map(Snapshot.of, self._objects.all()) if each]
+        return sorted(found, key=lambda each: (each.revision, each.stored.mtime), reverse=True)
+
+    def _own(self, journal_id: str) -> list[Snapshot]:
+        own = (store.fingerprint(), journal_id)
+        return [each for each in self.newest_first() if (each.fingerprint, each.journal_id) == own]
+
+    def close(self) -> None:
+        self._objects.close()
+
+    # ---- Publishing ----
+
+    def keep_published(self, stop: Event, hours: int) -> None:
+        """Publish a snapshot whenever none of this version is younger than `hours`, until `stop`.
+
+        Of several replicas that do so, one publishes.
+        """
+        while not stop.wait(LOOK):
+            try:
+                self.publish_if_due(hours * HOUR, _until(stop))
+            except ViewUnavailable:  # it is not there yet
+                continue
+            except Closed:
+                return
+            except Exception as problem:  # whatever it is, the next attempt may do better
+                is_known = isinstance(problem, _FAILURES)
+                log.warning(
+                    "snapshot_not_published",
+                    reason=str(problem),
+                    throttle="",
+                    exc_info=not is_known,
+                )
+
+    def publish_if_due(self, age: float, report: Report = lambda *_: None) -> Snapshot | None:
+        """Publish a snapshot if there is none of less than `age` seconds, and nobody else does."""
+        with sqlite_errors(), closing(store.open_reader(self._view)) as db:
+            progress = _progress(db)
+        if not progress.complete or progress.problem:
+            return None
+        newest = next(iter(self._own(progress.journal_id)), None)
+        if not self._is_due(progress.applied_revision, newest, age):
+            return None
+        name = f"{store.fingerprint()}-{newest.revision if newest else 0}"
+        if not self._objects.claim(name):
+            return None
+        self._objects.delete_incomplete(store.fingerprint())
+        return self.publish(report)
+
+    def _is_due(self, revision: int, newest: Snapshot | None, age: float) -> bool:
+        if newest is None:
+            return revision >= self._fewest
+        ahead = revision - newest.revision
+        passed = time.time() - newest.stored.stored_at
+        if passed >= KEEP / 2:  # the object store will delete it
+            return ahead >= 0
+        return passed >= age and ahead >= self._fewest
+
+    def publish(self, report: Report) -> Snapshot:
+        """Copy the view, which may be in use, check the copy, and store it.
+
+        Raises:
+            NoRoom, OSError: the disk has no room for the copy.
+            Unavailable: NATS cannot take it.
+            ViewError: there is no view yet, or it is damaged.
+        """
+        began = time.monotonic()
+        with temporary(self._view.parent, "snapshot") as copy:
+            progress = self._copy_checked(copy, report)
+            self._make_room(progress.journal_id)
+            size = copy.stat().st_size
+            label = Label(
+                format=FORMAT,
+                fingerprint=progress.fingerprint,
+                journal=progress.journal_id,
+                revision=str(progress.applied_revision),
+                digest=progress.digest.hex(),
+                bytes=str(size),
+            )
+            name = f"{progress.fingerprint}-{progress.applied_revision}"
+            with copy.open("rb") as file:
+                source = cast(BinaryIO, _Reported(file, size, report))
+                packed = zstandard.ZstdCompressor().stream_reader(source, size=size)
+                stored = self._objects.put(name, packed, msgspec.to_builtins(label))
+        seconds = round(time.monotonic() - began, 1)
+        log.info("snapshot_published", name=name, bytes=stored.size, after_s=seconds)
+        return Snapshot(
+            stored,
+            progress.fingerprint,
+            progress.journal_id,
+            progress.applied_revision,
+            progress.digest,
+            size,
+        )
+
+    def _make_room(self, journal_id: str) -> None:
+        """Delete all but the newest snapshot of this version, and those that nobody will load."""
+        oldest = time.time() - KEEP_OTHERS
+        newest = self._own(journal_id)[: KEPT - 1]
+        for each in self.newest_first():
+            is_own = each.fingerprint == store.fingerprint()
+            if each not in newest and (is_own or each.stored.stored_at < oldest):
+                self._objects.delete(each.stored)
+
+    def _copy_checked(self, copy: Path, report: Report) -> Progress:
+        with sqlite_errors(), closing(store.open_reader(self._view)) as db:
+            require_room(copy.parent, self._view.stat().st_size)
+            if not _progress(db).complete:
+                raise ViewUnavailable("the view is not complete yet")
+            copy_database(db, copy, report)
+        return _checked(copy)
+
+    # ---- Loading ----
+
+    def load(self, journal: JournalReader, stop: Event) -> None:
+        """Put the newest usable snapshot in place, unless there is a view already.
+
+        The view in place counts as not caught up. Without a usable snapshot it stays missing.
+
+        Raises:
+            InUse: another follower keeps the view.
+        """
+        if self._view.exists():
+            return
+        with ExitStack() as held:
+            held.callback(lock(self._view).release)
+            try:
+                candidates = self._own(journal.id)
+            except _FAILURES as problem:
+                log.warning("snapshots_not_found", reason=str(problem))
+                return
+            for snapshot in candidates:
+                try:
+                    self._put_in_place(snapshot, journal, stop)
+                except _FAILURES as problem:
+                    if stop.is_set():
+                        return
+                    name = snapshot.stored.name
+                    log.warning("snapshot_not_usable", name=name, reason=str(problem))
+                else:
+                    return
+            log.info("no_snapshot", fingerprint=store.fingerprint(), found=len(candidates))
+
+    def _put_in_place(self, snapshot: Snapshot, journal: JournalReader, stop: Event) -> None:
+        began = time.monotonic()
+        head = journal.head()
+        if snapshot.revision > head:
+            raise Unreadable(f"it is newer than the journal, which ends at {head}")
+        with _partial(self._view, snapshot.size) as copy:
+            self._receive(snapshot, copy, stop)
+            progress = _checked(copy)
+            _check_label(snapshot, progress)
+            _check_journal(progress, journal)
+            with sqlite_errors(), closing(apsw.Connection(str(copy))) as db:
+                db.execute(NOT_CAUGHT_UP, (head,))
+            sync(copy)
+            for suffix in ("-wal", "-shm"):  # of a view that was deleted
+                Path(f"{self._view}{suffix}").unlink(missing_ok=True)
+            os.replace(copy, self._view)
+            sync(self._view.parent)
+        seconds = round(time.monotonic() - began, 1)
+        log.info("snapshot_loaded", revision=snapshot.revision, head=head, after_s=seconds)
+
+    def _receive(self, snapshot: Snapshot, copy: Path, stop: Event) -> None:
+        """Download and decompress a snapshot."""
+        require_room(copy.parent, snapshot.size)
+        source = self._objects.open(snapshot.stored)
+        left = snapshot.size
+        with copy.open("wb") as file:
+            unpacker = zstandard.ZstdDecompressor()
+            for part in unpacker.read_to_iter(cast(BinaryIO, source), write_size=PART):
+                if stop.is_set():
+                    raise Closed("stopped")
+                left -= len(part)
+                if left < 0:
+                    break
+                file.write(part)
+        if left:
+            raise Unreadable("it has another size than its label")
+        source.check()
+
+
+def _until(stop: Event) -> Report:
+    """Make a report that ends the work that is reported when `stop` is set."""
+
+    def check(*_: object) -> None:
+        if stop.is_set():
+            raise Closed("stopped")
+
+    return check
+
+
+def _progress(db: apsw.Connection) -> Progress:
+    row = db.execute(LOAD).fetchone()
+    if row is None:
+        raise ViewUnavailable("the view is empty")
+    return Progress.of_row(row)
+
+
+def _checked(copy: Path) -> Progress:
+    """Check the structure of a view, and the digest of its feed; return its progress.
+
+    Raises:
+        ViewDamaged: one of them is wrong.
+    """
+    with sqlite_errors(), closing(store.open_reader(copy)) as db:
+        if found := faults(db):
+            raise ViewDamaged(found[0])
+        progress = _progress(db)
+        total = sum(row_hash(*row) for row in db.execute(FEED))
+    if total % DIGESTS != int.from_bytes(progress.digest):
+        raise ViewDamaged("its feed has another digest than the one that it was written with")
+    return progress
+
+
+def _check_label(snapshot: Snapshot, progress: Progress) -> None:
+    found = (progress.fingerprint, progress.journal_id, progress.applied_revision, progress.digest)
+    if found != snapshot[1:5] or not progress.complete:
+        raise Unreadable("it is not what its label says")
+
+
+def _check_journal(progress: Progress, journal: JournalReader) -> None:
+    """Check that the journal has the last entry of a view."""
+    try:
+        last = journal.read(progress.applied_revision - 1, limit=1)
+    except NotKept:  # the view has all that was removed since
+        return
+    applied = (progress.applied_revision, progress.applied_id)
+    if progress.applied_id and [(entry.revision, entry.id) for entry in last] != [applied]:
+        raise Unreadable("the journal has other entries")
+
+
+class _Reported:
+    """A file whose reading is reported."""
+
+    def __init__(self, file: BinaryIO, size: int, report: Report) -> None:
+        self._file = file
+        self._size = size
+        self._report = report
+
+    def read(self, size: int = -1, /) -> bytes:
+        part = self._file.read(size)
+        self._report("storing", self._file.tell(), self._size)
+        return part
+
+
+@contextmanager
+def _partial(view: Path, size: int) -> Iterator[Path]:
+    """Give an empty file for a view of `size` bytes; delete it in the end, and older ones.
+
+    The caller has the view's lock.
+    """
+    for abandoned in store.partials(view):
+        abandoned.unlink()
+    path = store.partial(view, size)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,165 @@
+"""The scrub: finds what differs between journal and view, and goes on where it was."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+
+import pytest
+from msgspec.structs import replace
+from structlog.testing import capture_logs
+
+from journal.entry import Entry
+from journal.errors import Damaged, NotKept, Unavailable
+from journal.memory import MemoryJournal
+from metrics.definitions import SCRUB_DIFFERENCES
+from metrics.report import ScrubReport, load
+from service.scrub import Scrub
+from tests.support.callbacks import NOON, body, entry
+from tests.support.views import JOURNAL, project
+from tests.support.waiting import eventually
+
+SESSIONS = 10
+ENTRIES = [
+    entry(revision, body("SessionBegin", NOON, session_id=f"s{revision}"))
+    for revision in range(1, SESSIONS + 1)
+]
+
+
+class Changed(MemoryJournal):
+    """A journal that holds certain entries, whatever was appended."""
+
+    id = JOURNAL
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        super().__init__()
+        self._entries = list(entries)
+        self.reads: list[int] = []
+
+    def read(self, after: int, *, limit: int) -> list[Entry]:
+        self.reads.append(after)
+        return super().read(after, limit=limit)
+
+
+def at(revision: int, change: Callable[[Entry], Entry | None]) -> list[Entry]:
+    """Return the entries of which one is changed, or removed."""
+    changed = (change(each) if each.revision == revision else each for each in ENTRIES)
+    return [each for each in changed if each]
+
+
+def scrubbed(folder: Path, journal: MemoryJournal, steps: int = 4) -> ScrubReport:
+    scrub = Scrub(journal, folder, rate=4)
+    for _ in range(steps):
+        scrub.step()
+        if scrub.report.completed_at:
+            break
+    return scrub.report
+
+
+@pytest.fixture(autouse=True)
+def _view(tmp_path: Path) -> None:
+    project(tmp_path, ENTRIES).close()
+
+
+def test_a_journal_that_its_view_was_made_of_has_no_differences(tmp_path: Path) -> None:
+    journal = Changed(ENTRIES)
+    with capture_logs() as logs:
+        report = scrubbed(tmp_path, journal)
+    assert journal.reads == [0, 4, 8]
+    assert (report.shown, report.first_difference) == (0, "")
+    assert [line["revision"] for line in logs if line["event"] == "scrub_completed"] == [10]
+
+
+OTHER = entry(3, body("SessionBegin", NOON, session_id="another"))
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda _: OTHER, "the view has another entry than the journal"),
+        (lambda old: replace(old, client_ip="10.9.9.9"), "the view has another entry"),
+        (lambda old: replace(old, body=old.body + b" "), "the view has another entry"),
+        (lambda _: None, "the view has an entry that the journal lacks"),
+    ],
+)
+def test_an_entry_that_differs_is_reported(
+    tmp_path: Path, change: Callable[[Entry], Entry | None], difference: str
+) -> None:
+    with capture_logs() as logs:
+        report = scrubbed(tmp_path, Changed(at(3, change)))
+    assert report.shown == 1
+    assert report.first_difference.startswith(f"revision 3: {difference}")
+    assert [line["revision"] for line in logs if line["event"] == "scrub_difference"] == [3]
+    assert load(tmp_path, ScrubReport) == report
+
+
+def test_entries_that_were_lost_at_the_end_are_reported(tmp_path: Path) -> None:
+    report = scrubbed(tmp_path, Changed(ENTRIES[:7]))
+    assert report.shown == 3
+    assert report.first_difference.startswith("revision 8: ")
+
+
+def test_entries_that_came_after_the_view_are_no_difference(tmp_path: Path) -> None:
+    later = [*ENTRIES, entry(11, body("SessionBegin", NOON, session_id="later"))]
+    assert scrubbed(tmp_path, Changed(later)).shown == 0
+
+
+def test_a_part_of_the_journal_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    class Unread(Changed):
+        def read(self, after: int, *, limit: int) -> list[Entry]:
+            raise Damaged("a damaged page")
+
+    report = scrubbed(tmp_path, Unread(ENTRIES))
+    assert report.first_difference == "revision 1: a damaged page"
+
+
+def test_a_beginning_that_was_removed_is_no_difference(tmp_path: Path) -> None:
+    class Removed(Changed):
+        def read(self, after: int, *, limit: int) -> list[Entry]:
+            if after < 6:
+                raise NotKept(7)
+            return super().read(after, limit=limit)
+
+    journal = Removed(ENTRIES[6:])
+    assert scrubbed(tmp_path, journal).shown == 0
+    assert journal.reads[0] == 6
+
+
+def test_a_difference_is_shown_until_a_whole_pass_finds_none(tmp_path: Path) -> None:
+    scrubbed(tmp_path, Changed(at(3, lambda _: OTHER)))
+    mended = Scrub(Changed(ENTRIES), tmp_path, rate=4)
+    shown = []
+    for _ in range(3):
+        mended.step()
+        shown.append(mended.report.shown)
+    assert shown == [1, 1, 0]
+    assert mended.report.first_difference == ""
+
+
+def test_a_restart_goes_on_where_the_pass_was_and_another_journal_begins_anew(
+    tmp_path: Path,
+) -> None:
+    Scrub(Changed(ENTRIES), tmp_path, rate=4).step()
+    again = Changed(ENTRIES)
+    Scrub(again, tmp_path, rate=4).step()
+    assert again.reads == [4]
+    assert Scrub(MemoryJournal(), tmp_path, rate=4).report.revision == 0
+
+
+def test_the_scrub_works_beside_the_follower_and_survives_a_journal_that_is_away(
+    tmp_path: Path,
+) -> None:
+    class Away(Changed):
+        def read(self, after: int, *, limit: int) -> list[Entry]:
+            found = super().read(after, limit=limit)
+            if len(self.reads) == 1:
+                raise Unavailable("for a moment")
+            return found
+
+    stop = Event()
+    with closing(Away(at(9, lambda _: None))) as journal:
+        Scrub(journal, tmp_path, rate=4, pause=0.01, pass_every=0.0).start(stop)
+        eventually(lambda: SCRUB_DIFFERENCES.read() == {(): 1})
+        passes = 3 * 4
+        eventually(lambda: len(journal.reads) > passes)
+        stop.set()

@@ -1,0 +1,647 @@
+"""A new replica starts from a snapshot of another one's view, with a real nats-server."""
+
+import base64
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+import pytest
+import zstandard
+from nats.js import JetStreamContext
+from structlog.testing import capture_logs
+
+from journal.entry import NewEntry
+from journal.errors import Unavailable
+from journal.jetstream import JetStreamOptions, JetStreamWriter
+from journal.jetstream_access import Access
+from journal.jetstream_objects import ObjectStore
+from journal.jetstream_stream import StreamOptions, wanted
+from journal.port import Journal
+from service.follower import Follower
+from service.rpc.not_ready import progress_of
+from service.snapshot import Snapshot, Snapshots
+from service.view import store
+from service.view.errors import ViewUnavailable
+from tests.support.callbacks import NOON, body, entry
+from tests.support.nats import MIB, NatsServer, nats_server
+from tests.support.processes import run, start, wait_until
+from tests.support.proxy import proxy
+from tests.support.views import read
+from tests.support.waiting import eventually
+
+SESSIONS = 40
+"""Sessions of the journal, of one callback each."""
+
+STATE = "SELECT applied_revision, hex(digest), complete FROM progress"
+
+Lines = list[Mapping[str, Any]]
+
+
+@pytest.fixture
+def options(nats: NatsServer) -> JetStreamOptions:
+    return nats.options()
+
+
+@pytest.fixture
+def journal(options: JetStreamOptions) -> Iterator[JetStreamWriter]:
+    with closing(JetStreamWriter(options)) as journal:
+        append(journal, range(SESSIONS))
+        yield journal
+
+
+@pytest.fixture
+def objects(options: JetStreamOptions) -> Iterator[ObjectStore]:
+    with closing(ObjectStore(options.access, options.stream)) as objects:
+        yield objects
+
+
+@pytest.fixture
+def first(journal: JetStreamWriter, tmp_path: Path) -> Path:
+    """The directory of a replica that has caught up."""
+    return follow(journal, tmp_path / "first")
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """The directory of a replica that has no view yet."""
+    (tmp_path / "second").mkdir()
+    return tmp_path / "second"
+
+
+def append(journal: Journal, numbers: range) -> None:
+    for number in numbers:
+        made = entry(1, body("SessionBegin", NOON + number, session_id=f"session-{number}"))
+        new = NewEntry(
+            id=made.id, sdk_app_id=made.sdk_app_id, received_at=NOON + number, body=made.body
+        )
+        journal.append(new, timeout=10)
+
+
+def follow(journal: Journal, folder: Path) -> Path:
+    """Run a follower until it has caught up."""
+    folder.mkdir(exist_ok=True)
+    with following(journal, folder):
+        eventually(lambda: state(folder)[0::2] == (journal.head(), 1))
+    return folder
+
+
+@contextmanager
+def following(journal: Journal, folder: Path) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=Follower(journal, folder, idle=0.02).run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def state(folder: Path) -> tuple[Any, ...]:
+    """Revision, digest, and 1 if the view is complete."""
+    with suppress(ViewUnavailable, apsw.Error):
+        return next(iter(read(folder, STATE)), (-1, "", 0))
+    return (-1, "", 0)
+
+
+def publish(objects: ObjectStore, folder: Path) -> Snapshot:
+    return Snapshots(objects, folder).publish(lambda *_: None)
+
+
+def load(objects: ObjectStore, journal: Journal, folder: Path) -> Lines:
+    """Load a snapshot; return the log lines of that."""
+    with capture_logs() as lines:
+        Snapshots(objects, folder).load(journal, threading.Event())
+    return [line for line in lines if "snapshot" in line["event"]]
+
+
+def events(lines: Lines) -> list[str]:
+    return [line["event"] for line in lines]
+
+
+# ---- The way in which it is meant ----
+
+
+def test_a_new_replica_goes_on_after_the_snapshot(
+    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
+) -> None:
+    publish(objects, first)
+    append(journal, range(SESSIONS, SESSIONS + 5))
+    assert events(load(objects, journal, second)) == ["snapshot_loaded"]
+    assert state(second)[0::2] == (SESSIONS, 0), "it must not serve before it has caught up"
+    assert state(second)[1] == state(first)[1]
+    with capture_logs() as lines:
+        follow(journal, second)
+    assert [each["revision"] for each in lines if each["event"] == "follower_started"] == [SESSIONS]
+    assert state(second) == state(follow(journal, first))
+
+
+def test_a_snapshot_is_taken_while_the_view_is_written(
+    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
+) -> None:
+    done = threading.Event()
+
+    def write() -> None:
+        numbers = iter(range(SESSIONS, 100_000))
+        while not done.is_set():
+            number = next(numbers)
+            append(journal, range(number, number + 1))
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        with following(journal, first):
+            eventually(lambda: state(first)[0] > SESSIONS)
+            made = publish(objects, first)
+    finally:
+        done.set()
+        writing.join(10)
+    assert events(load(objects, journal, second)) == ["snapshot_loaded"]
+    assert state(second)[0] == made.revision > SESSIONS
+    assert state(follow(journal, second)) == state(follow(journal, first))
+
+
+def test_a_replica_with_a_view_loads_none(
+    objects: ObjectStore, journal: JetStreamWriter, first: Path
+) -> None:
+    publish(objects, first)
+    before = store.locate(first).stat().st_ino
+    assert load(objects, journal, first) == []
+    assert store.locate(first).stat().st_ino == before
+
+
+def test_without_a_snapshot_the_replica_replays(
+    objects: ObjectStore, journal: JetStreamWriter, second: Path
+) -> None:
+    assert events(load(objects, journal, second)) == ["no_snapshot"]
+    assert not store.locate(second).exists()
+    assert state(follow(journal, second))[0] == SESSIONS
+
+
+def test_nats_lists_and_reads_a_snapshot(
+    nats: NatsServer, options: JetStreamOptions, objects: ObjectStore, first: Path
+) -> None:
+    made = publish(objects, first)
+
+    async def get(js: JetStreamContext) -> tuple[str | None, bytes | None]:
+        bucket = await js.object_store(f"{options.stream.name}-views")
+        found = await bucket.get(made.stored.name)  # checks the digest as well
+        return found.info.name, found.data
+
+    name, content = nats.manage(get)
+    assert name == made.stored.name == f"{store.fingerprint()}-{SESSIONS}"
+    plain = zstandard.ZstdDecompressor().decompress(content or b"")
+    assert plain.startswith(b"SQLite format 3\0")
+    assert len(plain) == made.size
+
+
+def test_a_view_that_is_loaded_says_how_far_it_is(tmp_path: Path) -> None:
+    view = store.locate(tmp_path)
+    store.partial(view, 4_000).write_bytes(b"x" * 1_000)
+    assert progress_of(view) == "a snapshot of the view is being loaded: 25 %; try again"
+
+
+# ---- Snapshots that must not be used ----
+
+Damage = Callable[[ObjectStore, Snapshot], None]
+
+
+def content_of(objects: ObjectStore, snapshot: Snapshot) -> bytes:
+    source = objects.open(snapshot.stored)
+    return b"".join(iter(lambda: source.read(MIB), b""))
+
+
+def store_other(change: Callable[[bytes], bytes] = lambda content: content, **label: str) -> Damage:
+    """Replace a snapshot by one of other content, or with another label."""
+
+    def damage(objects: ObjectStore, snapshot: Snapshot) -> None:
+        content = change(content_of(objects, snapshot))
+        objects.delete(snapshot.stored)
+        objects.put(snapshot.stored.name, BytesIO(content), snapshot.stored.metadata | label)
+
+    return damage
+
+
+def unpacked(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Change the view in a snapshot."""
+    return lambda content: zstandard.compress(change(zstandard.decompress(content)))
+
+
+def flip(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def in_the_record(content: bytes) -> bytes:
+    """Change a text that the structure of the file does not depend on."""
+    assert b"session-7" in content
+    return content.replace(b"session-7", b"session-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (store_other(lambda content: content[:-1000]), "another size"),
+        (store_other(lambda content: flip(content, len(content) // 2)), ""),
+        (store_other(lambda _: b"no snapshot at all"), ""),
+        (store_other(unpacked(lambda view: view[:-8192])), "another size"),
+        (store_other(unpacked(lambda view: view + bytes(8192))), "another size"),
+        (store_other(unpacked(lambda view: flip(view, store.PAGE))), ""),
+        (store_other(unpacked(in_the_record)), ""),
+        (store_other(revision="39"), "not what its label says"),
+        (store_other(digest="00" * 32), "not what its label says"),
+        (store_other(revision="41"), "newer than the journal, which ends at 40"),
+    ],
+    ids=[
+        "truncated",
+        "flipped",
+        "garbage",
+        "shorter view",
+        "longer view",
+        "flipped view",
+        "other records",
+        "other revision",
+        "other digest",
+        "newer",
+    ],
+)
+def test_a_snapshot_that_is_not_whole_is_not_used(
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+    damage: Damage,
+    reason: str,
+) -> None:
+    damage(objects, publish(objects, first))
+    lines = load(objects, journal, second)
+    assert events(lines) == ["snapshot_not_usable", "no_snapshot"]
+    assert reason in lines[0]["reason"]
+    assert list(second.iterdir()) == [store.lock_path(store.locate(second))]
+
+
+def test_pieces_that_were_changed_or_lost_are_noticed(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    made = publish(objects, first)
+    bucket = f"{options.stream.name}-views"
+    subject = f"$O.{bucket}.C.{made.stored.nuid}"
+    content = content_of(objects, made)
+
+    async def change(js: JetStreamContext) -> None:
+        await js.purge_stream(f"OBJ_{bucket}", subject=subject)
+        await js.publish(subject, zstandard.compress(zstandard.decompress(content), level=1))
+
+    async def lose(js: JetStreamContext) -> None:
+        await js.purge_stream(f"OBJ_{bucket}", subject=subject)
+
+    for work, reason in ((change, "it has another digest"), (lose, "has 0 of 1 pieces")):
+        nats.manage(work)
+        lines = load(objects, journal, second)
+        assert reason in lines[0]["reason"]
+        assert not store.locate(second).exists()
+
+
+@pytest.mark.parametrize(
+    "label", [{"fingerprint": "0" * 12}, {"journal": "0" * 32}, {"format": "2"}]
+)
+def test_a_snapshot_of_something_else_is_passed_over(
+    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path, label: dict[str, str]
+) -> None:
+    store_other(**label)(objects, publish(objects, first))
+    assert events(load(objects, journal, second)) == ["no_snapshot"]
+
+
+def test_an_older_snapshot_is_used_if_the_newest_is_not_whole(
+    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
+) -> None:
+    publish(objects, first)
+    append(journal, range(SESSIONS, SESSIONS + 1))
+    store_other(lambda content: content[:-1])(objects, publish(objects, follow(journal, first)))
+    lines = load(objects, journal, second)
+    assert events(lines) == ["snapshot_not_usable", "snapshot_loaded"]
+    assert state(second)[0] == SESSIONS
+
+
+def test_a_snapshot_of_other_entries_is_not_used(
+    nats: NatsServer, objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
+) -> None:
+    publish(objects, first)
+    other = nats.options()
+
+    async def make(js: JetStreamContext) -> None:
+        await js.add_stream(wanted(other.stream, journal.id))
+
+    nats.manage(make)
+    with closing(JetStreamWriter(other)) as diverged:
+        append(diverged, range(1, SESSIONS + 1))
+        lines = load(objects, diverged, second)
+    assert lines[0]["reason"] == "the journal has other entries"
+    assert not store.locate(second).exists()
+
+
+# ---- Publishing ----
+
+
+def test_of_two_replicas_one_publishes(
+    options: JetStreamOptions, journal: JetStreamWriter, first: Path, second: Path
+) -> None:
+    follow(journal, second)
+    made: list[Snapshot | None] = []
+
+    def work(folder: Path) -> None:
+        with closing(ObjectStore(options.access, options.stream)) as objects:
+            made.append(Snapshots(objects, folder, fewest=1).publish_if_due(3600))
+
+    threads = [threading.Thread(target=work, args=(folder,)) for folder in (first, second)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(20)
+    assert len(made) == 2
+    assert sum(each is not None for each in made) == 1
+
+
+def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(
+    objects: ObjectStore, journal: JetStreamWriter, first: Path
+) -> None:
+    snapshots = Snapshots(objects, first, fewest=SESSIONS)
+    assert snapshots.publish_if_due(0)
+    assert not snapshots.publish_if_due(0), "nothing is new"
+    append(journal, range(SESSIONS, 2 * SESSIONS))
+    follow(journal, first)
+    assert not snapshots.publish_if_due(3600), "the newest one is young"
+    assert snapshots.publish_if_due(0)
+
+
+def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+) -> None:
+    snapshots = Snapshots(objects, first, fewest=1)
+    bucket = f"{options.stream.name}-views"
+    assert snapshots.publish_if_due(0)
+
+    async def abandon(js: JetStreamContext) -> None:
+        await js.publish(f"$O.{bucket}.C.{store.fingerprint()}-1-dead", b"piece")
+
+    nats.manage(abandon)
+    for number in range(SESSIONS, SESSIONS + 3):
+        append(journal, range(number, number + 1))
+        follow(journal, first)
+        assert snapshots.publish_if_due(0)
+    kept = snapshots.newest_first()
+    assert [each.revision for each in kept] == [SESSIONS + 3, SESSIONS + 2]
+
+    async def subjects(js: JetStreamContext) -> set[str]:
+        info = await js.stream_info(f"OBJ_{bucket}", subjects_filter=f"$O.{bucket}.C.*")
+        return set(info.state.subjects or {})
+
+    pieces = {f"$O.{bucket}.C.{each.stored.nuid}" for each in kept}
+    assert nats.manage(subjects) == pieces | {f"$O.{bucket}.C.claim"}
+
+
+def test_snapshots_of_other_versions_are_kept_for_a_day(
+    nats: NatsServer, options: JetStreamOptions, objects: ObjectStore, first: Path
+) -> None:
+    bucket = f"$O.{options.stream.name}-views"
+
+    def store_as(name: str, *, age: timedelta) -> None:
+        made = publish(objects, first)
+        then = datetime.now(UTC) - age
+        metadata = made.stored.metadata | {"fingerprint": name}
+        described = msgspec.structs.replace(
+            made.stored, name=name, mtime=then.isoformat(), metadata=metadata
+        )
+        subject = f"{bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+
+        async def describe(js: JetStreamContext) -> None:
+            await js.publish(subject, msgspec.json.encode(described))
+
+        nats.manage(describe)
+
+    store_as("the-last-version", age=timedelta(hours=23))
+    store_as("an-old-version", age=timedelta(hours=25))
+    publish(objects, first)
+    found = {each.fingerprint for each in Snapshots(objects, first).newest_first()}
+    assert found == {store.fingerprint(), "the-last-version"}
+
+
+def test_a_view_that_is_damaged_is_not_published(objects: ObjectStore, first: Path) -> None:
+    with closing(apsw.Connection(str(store.locate(first)))) as db:
+        db.execute("UPDATE feed SET record = CAST(record || 'x' AS BLOB) WHERE event_revision = 7")
+    with pytest.raises(Exception, match="another digest"):
+        publish(objects, first)
+    assert Snapshots(objects, first).newest_first() == []
+    assert not list(first.glob("*.partial"))
+
+
+def test_a_store_without_room_is_one_line_and_keeps_nothing(
+    nats: NatsServer, journal: JetStreamWriter, options: JetStreamOptions, first: Path
+) -> None:
+    small = replace(options.stream, max_bytes=2048)
+    with closing(ObjectStore(options.access, small)) as objects:
+        with pytest.raises(Unavailable, match="JetStream refuses it: maximum bytes exceeded"):
+            publish(objects, first)
+        assert objects.all() == []
+
+
+def test_what_a_killed_replica_left_is_deleted(
+    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
+) -> None:
+    publish(objects, first)
+    view = store.locate(second)
+    for left in (store.partial(view, 77), Path(f"{store.partial(view, 77)}-journal")):
+        left.write_bytes(b"half")
+    Path(f"{view}-wal").write_bytes(b"of a view that was deleted")
+    assert events(load(objects, journal, second)) == ["snapshot_loaded"]
+    assert sorted(second.iterdir()) == [view, store.lock_path(view)]
+    assert state(follow(journal, second)) == state(first)
+
+
+def test_a_service_needs_few_permissions(tmp_path: Path, first: Path) -> None:
+    bucket = "desk-views"
+    stream = f"OBJ_{bucket}"
+    api = ("STREAM.INFO", "STREAM.CREATE", "STREAM.PURGE", "STREAM.MSG.GET", "DIRECT.GET")
+    publishes = [f"$O.{bucket}.>", *(f"$JS.API.{each}.{stream}" for each in api)]
+    password = tmp_path / "password"
+    password.write_text("right")
+    config = (
+        "authorization { users: [ { user: desk, password: right, permissions { "
+        f'publish: {publishes}, subscribe: ["_INBOX.>"] }} }} ] }}'
+    )
+    with nats_server(tmp_path / "nats", config) as server:
+        access = Access(servers=(server.url,), user="desk", password_file=password)
+        with closing(ObjectStore(access, StreamOptions(max_bytes=MIB))) as objects:
+            made = Snapshots(objects, first, fewest=1).publish_if_due(0)
+            assert made
+            assert content_of(objects, made)
+            objects.delete(made.stored)
+            assert objects.all() == []
+
+
+# ---- Processes ----
+
+
+def settings_of(options: JetStreamOptions, port: int | None = None) -> dict[str, str]:
+    (server,) = options.access.servers
+    return {
+        "DESK_JOURNAL": f"nats://127.0.0.1:{port}" if port else server,
+        "DESK_NATS_STREAM": options.stream.name,
+        "DESK_NATS_MAX_BYTES": str(options.stream.max_bytes),
+        "DESK_SDK_APP_IDS": "1600012345",
+    }
+
+
+def test_an_operator_publishes_and_a_service_starts_from_that(
+    options: JetStreamOptions, journal: JetStreamWriter, first: Path, second: Path
+) -> None:
+    settings = settings_of(options)
+    published = run("view", "snapshot", DESK_DATA_DIR=str(first), **settings)
+    assert published.stdout.startswith(f"published {store.fingerprint()}-{SESSIONS}: revision 40, ")
+    assert published.stderr == ""
+    listed = run("view", "snapshots", DESK_DATA_DIR=str(second), **settings)
+    assert listed.stdout.startswith(f"{store.fingerprint()}-{SESSIONS}: revision 40, ")
+    assert listed.stdout.endswith(", of this version\n")
+    with start("service", data_dir=second, **settings) as service:
+        service.ready()
+        loaded = service.wait_for(lambda record: record["event"] == "snapshot_loaded")
+        assert loaded["revision"] == SESSIONS
+        wait_until(lambda: "session-39" in run("sessions", "list", target=service.target).stdout)
+        assert service.terminate() == 0
+
+
+def test_snapshots_need_a_journal_on_nats(tmp_path: Path) -> None:
+    found = run("view", "snapshot", DESK_DATA_DIR=str(tmp_path), DESK_SDK_APP_IDS="1")
+    assert found.returncode == 1
+    assert found.stderr == ("desk: DESK_JOURNAL is a file: snapshots are for a journal on NATS\n")
+
+
+class Stall:
+    """A server is silent from the time on at which it has said a word so often."""
+
+    def __init__(self, word: bytes, times: int) -> None:
+        self._word = word
+        self._left = times
+        self.reached = threading.Event()
+        self.ended = threading.Event()
+
+    def __call__(self, data: bytes) -> bytes:
+        self._left -= data.count(self._word)
+        if self._left <= 0:
+            self.reached.set()
+            self.ended.wait(60)
+        return data
+
+
+@contextmanager
+def stalling(nats: NatsServer, word: bytes, times: int) -> Iterator[tuple[int, Stall]]:
+    """Give a port of NATS that stalls."""
+    stall = Stall(word, times)
+    with proxy(nats.port, change=stall) as slow:
+        try:
+            yield slow.port, stall
+        finally:
+            stall.ended.set()
+
+
+def append_large(journal: Journal) -> None:
+    """Append two megabytes that zstd cannot compress."""
+    for _ in range(20):
+        content = os.urandom(100_000)
+        new = NewEntry(id=content[:16], sdk_app_id=1, received_at=NOON, body=content)
+        journal.append(new, timeout=10)
+
+
+@pytest.mark.tools
+def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    append_large(journal)
+    publish(objects, follow(journal, first))
+    view = store.locate(second)
+    for piece in (1, 2, 4):
+        with (
+            stalling(nats, b"Nats-Subject: $O.", piece) as (port, stall),
+            start("service", data_dir=second, **settings_of(options, port)) as service,
+        ):
+            assert stall.reached.wait(30)
+            wait_until(lambda: store.partials(view))
+            service.kill()
+        assert not view.exists()
+    assert events(load(objects, journal, second)) == ["snapshot_loaded"]
+    assert sorted(second.iterdir()) == [view, store.lock_path(view)]
+    assert state(follow(journal, second)) == state(first)
+
+
+@pytest.mark.tools
+def test_a_publisher_that_is_killed_leaves_no_snapshot(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+) -> None:
+    append_large(journal)
+    follow(journal, first)
+    bucket = f"$O.{options.stream.name}-views.C.*"
+
+    async def pieces(js: JetStreamContext) -> dict[str, int]:
+        info = await js.stream_info(f"OBJ_{options.stream.name}-views", subjects_filter=bucket)
+        return info.state.subjects or {}
+
+    with (
+        stalling(nats, b'{"stream":"OBJ_', 2) as (port, stall),
+        start("view", "snapshot", data_dir=first, **settings_of(options, port)) as publisher,
+    ):
+        assert stall.reached.wait(30)
+        publisher.kill()
+    assert objects.all() == []
+    assert sum(nats.manage(pieces).values()) == 2
+    assert len(list(first.glob("snapshot-*.partial"))) == 1
+    snapshots = Snapshots(objects, first, fewest=1)
+    assert snapshots.publish_if_due(0)
+    assert len(nats.manage(pieces)) == 2, "of the snapshot, and of the claim"
+    assert not list(first.glob("snapshot-*"))
+
+
+@pytest.mark.tools
+def test_the_first_replica_of_a_version_publishes_and_the_others_load(
+    options: JetStreamOptions, journal: JetStreamWriter, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(64) as threads:
+        for _ in threads.map(lambda n: append(journal, range(n, n + 100)), range(0, 10_000, 100)):
+            pass
+    settings = settings_of(options)
+    one, two = tmp_path / "one", tmp_path / "two"
+    with start("service", data_dir=one, **settings) as first:
+        first.wait_for(lambda record: record["event"] == "no_snapshot")
+        first.wait_for(lambda record: record["event"] == "snapshot_published")
+        with start("service", data_dir=two, **settings) as second:
+            second.wait_for(lambda record: record["event"] == "snapshot_loaded")
+            wait_until(lambda: state(two)[0::2] == (10_000, 1))
+            assert state(two) == state(one)
+            assert second.terminate() == 0
+        assert first.terminate() == 0

@@ -1,0 +1,99 @@
+"""A remote journal in memory that can be away, and spools before it."""
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from time import monotonic, sleep
+
+from journal.entry import Appended, Entry, NewEntry
+from journal.errors import AppendTimedOut, TooLarge, Unavailable
+from journal.memory import MemoryJournal
+from journal.port import Waiter
+from journal.spool import SpooledWriter
+from journal.sqlite import SqliteReader
+from tests.support.journals import read_all
+from tests.support.waiting import eventually
+
+MAX_BYTES = 10**9
+
+
+class Remote(MemoryJournal):
+    """A journal in memory that does what a remote one may do.
+
+    Attributes:
+        away: it cannot be reached, and knows it.
+        lost: answers do not arrive: it takes entries, and appends time out.
+        max_body: bytes of the largest body that it takes.
+        delivered: requests of entries that were appended, copies included.
+        may_take: cleared: appends wait for it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+        self.lost = False
+        self.max_body = 1_000_000
+        self.delivered: list[str] = []
+        self.may_take = threading.Event()
+        self.may_take.set()
+
+    def append(
+        self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
+    ) -> Appended:
+        end = monotonic() + timeout
+        if self.away:
+            raise Unavailable("nobody answers")
+        if len(entry.body) > self.max_body:
+            raise TooLarge("larger than it may be")
+        if not self.may_take.wait(timeout):
+            raise AppendTimedOut("not confirmed")
+        appended = super().append(entry, timeout=timeout, event=event)
+        self.delivered.append(entry.request_id)
+        if self.lost:
+            sleep(max(0.0, end - monotonic()))
+            raise AppendTimedOut("not confirmed")
+        return appended
+
+    def trouble(self) -> str:
+        return "nobody answers" if self.away else super().trouble()
+
+    def requests(self) -> list[str]:
+        with self._changed:
+            return [entry.request_id for entry in self._entries]
+
+
+class SpooledJournal(SpooledWriter):
+    """A spooled writer with the reading side of its remote journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self._all = MemoryJournal()
+        super().__init__(lambda: self._all, folder, max_bytes=MAX_BYTES)
+
+    def read(self, after: int, *, limit: int) -> list[Entry]:
+        return self._all.read(after, limit=limit)
+
+    def wait(self, after: int, *, timeout: float) -> bool:
+        return self._all.wait(after, timeout=timeout)
+
+    def head(self) -> int:
+        return self._all.head()
+
+
+def spooled(remote: Remote, folder: Path, max_bytes: int = MAX_BYTES) -> SpooledWriter:
+    def open_() -> Remote:
+        if remote.away:
+            raise Unavailable("nobody answers")
+        return remote
+
+    return SpooledWriter(open_, folder, max_bytes=max_bytes, tick=0.02)
+
+
+def forwarded(journal: SpooledWriter) -> None:
+    """Wait until the spool is empty."""
+    eventually(lambda: not journal.notice())
+
+
+def stored(file: Path) -> list[Entry]:
+    with closing(SqliteReader(file)) as reader:
+        return read_all(reader)  # type: ignore[arg-type]
