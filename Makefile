@@ -97,6 +97,10 @@ help:  ## show this
 serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
 	@exec $(BIN)/desk serve
 
+.PHONY: cluster
+cluster: $(DEV) nginx promtool  ## try docker-compose.cluster.yml without Docker: kill any process (Ctrl-C stops it)
+	@exec $(RUN) tests.support.cluster
+
 # ---- Check ----
 
 .PHONY: check
@@ -128,6 +132,14 @@ test-long: $(DEV)  ## run the properties with ten times as many examples, and 20
 .PHONY: upgrade-trial
 upgrade-trial: $(DEV)  ## upgrade and roll back with 200,000 callbacks under load; show what clients noticed
 	DESK_TEST_CALLBACKS=200000 $(RUN) pytest -n 0 -m tools tests/e2e/test_upgrade.py
+
+# Of the first schedule; the others count on.
+CHAOS_SCHEDULES ?= 10
+CHAOS_SEED      ?= $(shell date +%s)
+
+.PHONY: chaos
+chaos: $(DEV)  ## kill, freeze and cut parts of a cluster; CHAOS_SCHEDULES=200, CHAOS_SEED=7 replays
+	GRPC_VERBOSITY=ERROR $(RUN) tests.chaos --schedules $(CHAOS_SCHEDULES) --seed $(CHAOS_SEED)
 
 .PHONY: lint
 lint: $(DEV)  ## check style and layout of the code
@@ -164,7 +176,7 @@ constraints-check: $(DEV)
 
 .PHONY: compose-check
 compose-check: $(DEV)
-	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.cluster.yml
 
 # ---- Measure ----
 

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
-from desk.client import Client
-
 from benchmarks.driver import drive
 from benchmarks.measurement import Goal, Measurement, percentile
 from benchmarks.work import desk, directory
+from desk.client import Client
 
 NAME = "end_to_end"
 REFERENCE = "the acknowledgement alone"

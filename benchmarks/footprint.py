@@ -15,15 +15,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from desk.client import Client
-from desk.v1.session_pb2 import SessionFilter
-from desk.v1.session_service_pb2 import CountGroup, CountSessionsRequest
-
 from benchmarks import populations
 from benchmarks.callbacks import WHALE
 from benchmarks.measurement import Goal, Measurement, Population
 from benchmarks.processes import cpu_seconds, peak_rss_mb, roles, rss_mb
 from benchmarks.work import ROOT, child, desk, directory
+from desk.client import Client
+from desk.v1.session_pb2 import SessionFilter
+from desk.v1.session_service_pb2 import CountGroup, CountSessionsRequest
 
 NAME = "footprint"
 RUNS = 1

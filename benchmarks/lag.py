@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import grpc
+
 from desk.v1.status_pb2 import GetStatusRequest, GetStatusResponse
 from desk.v1.status_pb2_grpc import StatusServiceStub
-
 from journal.sqlite import SqliteReader
 
 ASK_WITHIN = 5.0

@@ -16,15 +16,15 @@ from pathlib import Path
 import click
 import grpc
 import msgspec
+
+from benchmarks import callbacks, populations
+from benchmarks.processes import cpu_seconds, roles
+from benchmarks.work import child, desk, directory
 from desk.v1.event_pb2 import EventFilter
 from desk.v1.event_service_pb2 import SubscribeRequest
 from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_service_pb2 import GetSessionRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
-
-from benchmarks import callbacks, populations
-from benchmarks.processes import cpu_seconds, roles
-from benchmarks.work import child, desk, directory
 from journal.sqlite import SqliteWriter
 
 STREAMS_PER_CHANNEL = 500

@@ -14,9 +14,6 @@ from random import Random
 from typing import Any, NamedTuple
 
 import grpc
-from desk.v1 import session_service_pb2 as pb
-from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState, TimeRange
-from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
@@ -28,6 +25,9 @@ from benchmarks.measurement import Goal, Measurement, NotMeasured, Population
 from benchmarks.peers import etcd
 from benchmarks.processes import roles
 from benchmarks.work import SDK_APP_ID, desk
+from desk.v1 import session_service_pb2 as pb
+from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState, TimeRange
+from desk.v1.session_service_pb2_grpc import SessionServiceStub
 
 NAME = "queries"
 REFERENCE = "empty call"

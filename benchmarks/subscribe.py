@@ -13,10 +13,6 @@ from contextlib import aclosing
 from functools import partial
 
 import grpc
-from desk.client import Client
-from desk.v1.event_pb2 import SessionRecord
-from desk.v1.event_service_pb2 import SubscribeRequest
-from desk.v1.event_service_pb2_grpc import EventServiceStub
 
 from benchmarks import populations
 from benchmarks.measurement import Goal, Measurement, NotMeasured, Population
@@ -24,6 +20,10 @@ from benchmarks.peers import etcd
 from benchmarks.peers.one_event import METHOD
 from benchmarks.processes import cpu_seconds, roles
 from benchmarks.work import desk, peer
+from desk.client import Client
+from desk.v1.event_pb2 import SessionRecord
+from desk.v1.event_service_pb2 import SubscribeRequest
+from desk.v1.event_service_pb2_grpc import EventServiceStub
 from service.view.store import locate
 
 NAME = "subscribe"

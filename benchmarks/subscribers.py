@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import msgspec
+
 from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 
 STREAMS_PER_CHANNEL = 100

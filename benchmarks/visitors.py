@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 
 import msgspec
+
 from desk.client import Client
 from desk.client.subscription import Update
 from desk.v1.event_pb2 import EventFilter, Verdict

@@ -27,6 +27,7 @@ from setproctitle import setproctitle
 from command import logs
 from command.address import Address
 from command.background import leave
+from command.nats import JournalSettings
 from command.runtime import read_silent
 from command.settings import Settings
 from command.signals import on_stop_request
@@ -42,8 +43,10 @@ from storage.sizes import size_of_database
 if TYPE_CHECKING:
     from gateway.authentication import Authenticator
     from journal.backlog import Backlog
-    from journal.jetstream import JetStreamOptions
+    from journal.jetstream import JetStreamOptions, JetStreamReader
+    from journal.jetstream_copy import JetStreamTarget
     from journal.port import JournalReader, JournalWriter
+    from journal.sqlite import SqliteReader
     from service.follower import Follower
     from service.snapshot import Snapshots
 
@@ -314,11 +317,23 @@ def _notice(journal: "JournalWriter | None") -> str:
 
 
 def _open_reader(settings: Settings) -> "JournalReader":
-    if settings.is_on_nats:
-        from journal.jetstream import JetStreamReader
+    return open_stream(settings) if settings.is_on_nats else open_reader(settings.data_dir)
 
-        return JetStreamReader(_jetstream(settings))
-    return open_reader(settings.data_dir)
+
+def open_stream(settings: JournalSettings) -> "JetStreamReader":
+    """Open the journal on NATS for reading."""
+    from journal.jetstream import JetStreamReader
+
+    return JetStreamReader(_jetstream(settings))
+
+
+def open_stream_target(
+    settings: JournalSettings, journal_id: str, *, first: int
+) -> "JetStreamTarget":
+    """Open the journal on NATS, or make it, as the target of a copy."""
+    from journal.jetstream_copy import JetStreamTarget
+
+    return JetStreamTarget(_jetstream(settings), journal_id, first=first)
 
 
 def open_snapshots(settings: Settings) -> "Snapshots":
@@ -330,7 +345,7 @@ def open_snapshots(settings: Settings) -> "Snapshots":
     return Snapshots(ObjectStore(options.access, options.stream), settings.data_dir)
 
 
-def _jetstream(settings: Settings) -> "JetStreamOptions":
+def _jetstream(settings: JournalSettings) -> "JetStreamOptions":
     from journal.jetstream import JetStreamOptions
     from journal.jetstream_access import Access
     from journal.jetstream_stream import StreamOptions
@@ -353,7 +368,7 @@ def _jetstream(settings: Settings) -> "JetStreamOptions":
     return JetStreamOptions(access=access, stream=stream)
 
 
-def open_reader(data_dir: Path) -> "JournalReader":
+def open_reader(data_dir: Path) -> "SqliteReader":
     """Open the journal in a directory for reading."""
     from journal.sqlite import SqliteReader
 

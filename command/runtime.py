@@ -1,14 +1,48 @@
 """The runtime folder of a supervisor and its children, gone when it ends.
 
-Has the sockets of the metrics, and a file that names the children without a sign of life.
+Has the sockets of the metrics, a file that names the children without a sign of life, and a lock.
 """
 
 import os
-from collections.abc import Collection
-from contextlib import suppress
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from storage.lock import FileLock
+
+_PREFIX = "desk-"
+_LOCK = "supervisor.lock"
 _SILENT = "silent"
+
+
+@contextmanager
+def runtime_folder() -> Iterator[Path]:
+    """Make a folder for this supervisor; delete it in the end, and those of killed supervisors."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        _delete_abandoned(path)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        lock = FileLock(folder / f"{_LOCK}.new")
+        os.replace(folder / f"{_LOCK}.new", folder / _LOCK)  # no other supervisor sees it unlocked
+        try:
+            yield folder
+        finally:
+            lock.release()
+
+
+def _delete_abandoned(path: Path) -> None:
+    """Delete the folder of a lock that nobody holds, if it is this user's."""
+    with suppress(OSError):
+        if path.parent.lstat().st_uid != os.geteuid():
+            return
+        lock = FileLock(path)
+        try:
+            for file in path.parent.iterdir():
+                file.unlink()
+            path.parent.rmdir()
+        finally:
+            lock.release()
 
 
 def write_silent(runtime: Path, names: Collection[str]) -> None:

@@ -6,15 +6,14 @@ secret.
 
 import difflib
 import math
-import re
 import stat
 import time
-from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo
+from pydantic import Field, ValidationError, ValidationInfo
 from pydantic import field_validator as check
 from pydantic_settings import (
     DotEnvSettingsSource,
@@ -32,11 +31,12 @@ from command.address import (
     Address,
 )
 from command.nats import JournalSettings
+from command.token_file import Tokens, check_apps, read_token_file, read_tokens, tokens_variable
 from command.values import number, parsed, shown, whole_number
 from gateway.options import check_callback_path
 from service.certificates import CertificateFiles
 from service.clients import read_clients
-from storage.changes import FileProblem, read_file
+from storage.changes import FileProblem
 
 MAX_SDK_APP_ID = 2**63 - 1
 
@@ -53,9 +53,6 @@ MAX_LAG = 7 * 24 * 60 * 60
 MAX_SCRUB_RATE = 10_000
 """Guards against a typing error: seconds of DESK_MAX_LAG, entries of DESK_SCRUB_RATE."""
 
-MAX_TOKEN_FILE = 64 * 1024
-"""Bytes of a file with tokens."""
-
 CERTIFICATE_DAYS = 14
 """Days before the end of a certificate in which it is warned of."""
 
@@ -64,18 +61,6 @@ CLIENT_SETTINGS = (
     *("target", "simulate_token"),
     *("client_tls_ca", "client_tls_cert", "client_tls_key", "client_tls_name", "client_key_file"),
 )
-
-_UNTIL = re.compile(r"\s*;\s*until\s*=\s*", re.IGNORECASE)
-
-
-class Token(NamedTuple):
-    """A callback token, and the last day on which it is valid, in UTC; None = no end."""
-
-    secret: SecretStr
-    until: date | None
-
-
-Tokens = dict[int, tuple[Token, ...]]
 
 
 class SettingsError(Exception):
@@ -97,45 +82,7 @@ def _read_app_ids(text: str) -> tuple[int, ...]:
     return tuple(sorted({whole_number(part, 1, MAX_SDK_APP_ID) for part in parts}))
 
 
-def _read_tokens(text: str) -> Tokens:
-    """Read pairs, separated by commas or line ends. An error names a pair by its number."""
-    tokens: Tokens = {}
-    pairs = [pair.strip() for pair in re.split(r"[,\n]", text) if pair.strip()]
-    for place, pair in enumerate(pairs, start=1):
-        app, _, token = (part.strip() for part in pair.partition("="))
-        if not token or not re.fullmatch(r"[0-9]{1,19}", app):
-            raise ValueError(f"entry {place} is not of the form appid=token")
-        tokens[int(app)] = (*tokens.get(int(app), ()), _read_token(token, place))
-    return tokens
-
-
-def _read_token(text: str, place: int) -> Token:
-    secret, *days = _UNTIL.split(text, maxsplit=1)
-    if not days:
-        return Token(SecretStr(text), None)
-    try:
-        last_day = date.fromisoformat(days[0])
-    except ValueError:
-        raise ValueError(f"entry {place} has no day such as 2026-12-31 after ;until=") from None
-    if not secret:
-        raise ValueError(f"entry {place} has no token before ;until=")
-    return Token(SecretStr(secret), last_day)
-
-
-def _check_apps(tokens: Tokens, apps: Any, variable: str) -> None:
-    if strangers := sorted(set(tokens) - set(apps)):
-        raise FileProblem(f"{variable} has a token for app {strangers[0]}, which is not configured")
-
-
-def _read_token_file(path: Path) -> Tokens:
-    content = read_file(path, most=MAX_TOKEN_FILE)
-    try:
-        return _read_tokens(content.decode())
-    except UnicodeDecodeError:
-        raise FileProblem(f"{path} is not UTF-8") from None
-    except ValueError as error:
-        raise FileProblem(f"{path} {error}") from None
-
+AnySettings = TypeVar("AnySettings", bound=JournalSettings)
 
 AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
 Listen = Annotated[Address, NoDecode, parsed(Address.parse)]
@@ -213,16 +160,16 @@ class Settings(JournalSettings):
             raise ValueError("is set and so is DESK_CALLBACK_TOKENS_FILE; set one of them")
         if file:
             try:
-                return _read_token_file(file)
+                return read_token_file(file)
             except FileProblem as problem:
                 raise ValueError(f"DESK_CALLBACK_TOKENS_FILE {problem}") from None
-        return _read_tokens(value) if isinstance(value, str) else value
+        return read_tokens(value) if isinstance(value, str) else value
 
     @check("callback_tokens")
     @classmethod
     def _of_configured_apps(cls, tokens: Tokens, info: ValidationInfo) -> Tokens:
-        file = "_FILE" if info.data.get("callback_tokens_file") else ""
-        _check_apps(tokens, info.data.get("sdk_app_ids", tokens), f"DESK_CALLBACK_TOKENS{file}")
+        variable = tokens_variable(info.data.get("callback_tokens_file"))
+        check_apps(tokens, info.data.get("sdk_app_ids", tokens), variable)
         return tokens
 
     @check("callback_path")
@@ -301,14 +248,7 @@ class Settings(JournalSettings):
         Raises:
             SettingsError: a setting is wrong or missing; the error has all problems.
         """
-        try:
-            return cls()  # type: ignore[call-arg]  # the environment gives them
-        except ValidationError as error:
-            raise SettingsError([_line(**problem) for problem in error.errors()]) from None
-        except UnicodeDecodeError:
-            raise SettingsError([".env is not UTF-8"]) from None
-        except OSError as error:
-            raise SettingsError([f".env cannot be read: {error.strerror}"]) from None
+        return _loaded(cls)
 
     @classmethod
     def _is_empty(cls, field: str) -> bool:
@@ -321,8 +261,8 @@ class Settings(JournalSettings):
         """Read `callback_tokens_file` once more; raises FileProblem if it is wrong."""
         if self.callback_tokens_file is None:
             return self.callback_tokens
-        tokens = _read_token_file(self.callback_tokens_file)
-        _check_apps(tokens, self.sdk_app_ids, "DESK_CALLBACK_TOKENS_FILE")
+        tokens = read_token_file(self.callback_tokens_file)
+        check_apps(tokens, self.sdk_app_ids, "DESK_CALLBACK_TOKENS_FILE")
         return tokens
 
     def certificate_files(self) -> CertificateFiles | None:
@@ -346,9 +286,10 @@ class Settings(JournalSettings):
         unsigned = [str(app) for app in self.sdk_app_ids if app not in self.callback_tokens]
         if not unsigned or self.allow_unsigned:
             return []
+        variable = tokens_variable(self.callback_tokens_file)
         apps = ", ".join(unsigned[:10]) + (", …" if unsigned[10:] else "")
         return [
-            f"DESK_CALLBACK_TOKENS has no token for app {apps}: whoever reaches the gateway can "
+            f"{variable} has no token for app {apps}: whoever reaches the gateway can "
             "add callbacks; DESK_ALLOW_UNSIGNED=true if that is meant"
         ]
 
@@ -398,6 +339,28 @@ class TrialSettings(Settings):
 
     def _unsigned_apps(self) -> list[str]:
         return [] if self.is_trial else super()._unsigned_apps()
+
+
+class NatsSettings(JournalSettings):
+    """The settings of a journal on NATS, for a command that needs no others."""
+
+    model_config = Settings.model_config
+
+    @classmethod
+    def load(cls, journal: str) -> Self:
+        """As `Settings.load`, with the servers' addresses in `journal`."""
+        return _loaded(lambda: cls(journal=journal))
+
+
+def _loaded(make: Callable[[], AnySettings]) -> AnySettings:
+    try:
+        return make()
+    except ValidationError as error:
+        raise SettingsError([_line(**problem) for problem in error.errors()]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([".env is not UTF-8"]) from None
+    except OSError as error:
+        raise SettingsError([f".env cannot be read: {error.strerror}"]) from None
 
 
 def _line(

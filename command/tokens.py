@@ -2,7 +2,8 @@
 
 import structlog
 
-from command.settings import Settings, Tokens
+from command.settings import Settings
+from command.token_file import Tokens
 from service.clients import end_of
 from storage.changes import PERIOD, FileProblem, Followed
 

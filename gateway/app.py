@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
+from urllib.parse import quote
 
 import falcon
 import structlog
@@ -28,6 +29,9 @@ from metrics.tracing import span
 
 CONDITION = "gateway.condition"
 """WSGI environ, optional: why the server wants no more traffic; "" if it does."""
+
+LOGGED_PATH = 100
+"""Characters of the path of a refused request that are logged."""
 
 App = falcon.App[falcon.Request, falcon.Response]
 
@@ -139,11 +143,11 @@ def _read_body(req: falcon.Request) -> bytes:
         raise RequestRejected(Answer.ENCODED)
     length = req.content_length or 0
     if length > MAX_BODY:
-        raise RequestRejected(Answer.TOO_LARGE)
+        raise RequestRejected(Answer.TOO_LARGE, limit=MAX_BODY)
     stream = req.stream if req.env.get("wsgi.input_terminated") else req.bounded_stream
     body: bytes = stream.read(MAX_BODY + 1)
     if len(body) > MAX_BODY:
-        raise RequestRejected(Answer.TOO_LARGE)
+        raise RequestRejected(Answer.TOO_LARGE, limit=MAX_BODY)
     if len(body) < length:  # the client left before the end
         raise RequestRejected(Answer.BAD_REQUEST)
     return body
@@ -177,10 +181,16 @@ def _answer_http_error(
     if error.headers:
         resp.set_headers(error.headers)
     answer = BY_STATUS.get(error.status_code, Answer.FAILED)
-    _warn("request_refused", answer.error_info)
+    _warn("request_refused", answer.error_info, **_line_of(req))
     if not is_probe:
         count(OUTCOMES.get(answer, ""))
     _answer(req, resp, answer)
+
+
+def _line_of(req: falcon.Request) -> dict[str, str]:
+    """Return method and path for the log, bounded, and never the query: it has the signature."""
+    method = req.method if req.method in falcon.COMBINED_METHODS else "_OTHER"
+    return {"method": method, "path": quote(req.path[:LOGGED_PATH], errors="replace")}
 
 
 def _answer_unexpected(

@@ -68,8 +68,9 @@ class GreenletEvent:
 
     def wait(self, timeout: float) -> bool:
         """Switch to the loop until the event is set, for at most `timeout` seconds."""
-        if not self._is_set:
-            self._request.wait(monotonic() + timeout)
+        deadline = monotonic() + timeout
+        while not self._is_set and monotonic() < deadline:  # another event may wake the request
+            self._request.wait(deadline)
         return self._is_set
 
 

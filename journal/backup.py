@@ -5,7 +5,7 @@ A backup is a journal's file in one piece, without a WAL. Knows nothing of views
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -15,9 +15,11 @@ import apsw
 from msgspec.structs import astuple
 
 from journal import sqlite_format
+from journal.copying import Source, compare, copy_entries
 from journal.damage import Damage, Report, damages, faults
 from journal.entry import MAX_INTEGER, Entry, validate
 from journal.errors import JournalError, Unreadable
+from journal.sqlite_copy import FileTarget
 from journal.sqlite_file import connect_to_read, map_errors, open_read_only
 from journal.sqlite_page import COLUMNS
 from storage.lock import FileLock
@@ -70,20 +72,16 @@ class Loss(NamedTuple):
     since: int
 
 
-def back_up(journal: Path, target: Path, report: Report) -> Content:
-    """Copy a journal, which may be in use, to a file that does not exist yet, and verify the copy.
-
-    The copy is taken within one read transaction: commits meanwhile do not make it start again.
+def back_up(target: Path, make: Callable[[Path], Content]) -> Content:
+    """Have a backup made in an empty file, and give it the name of a file that is not there yet.
 
     Raises:
         FileExistsError: the target exists.
-        NoRoom: the copy would not fit.
-        JournalError: the journal cannot be read, or the copy is damaged.
     """
     if os.path.lexists(target):
         raise FileExistsError(target)
     with temporary(target.parent) as copy:
-        content = copy_verified(journal, copy, report)
+        content = make(copy)
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         os.replace(copy, target)
         sync(target.parent)
@@ -91,12 +89,31 @@ def back_up(journal: Path, target: Path, report: Report) -> Content:
 
 
 def copy_verified(journal: Path, copy: Path, report: Report) -> Content:
-    """Copy a journal to an empty file, verify it, and return what it contains."""
+    """Copy a journal, which may be in use, to an empty file, and verify the copy.
+
+    The copy is taken within one read transaction: commits meanwhile do not make it start again.
+
+    Raises:
+        NoRoom: the copy would not fit.
+        JournalError: the journal cannot be read, or the copy is damaged.
+    """
     with map_errors(journal), closing(connect_to_read(journal, "")) as source:
         require_room(copy.parent, source.pragma("page_count") * source.pragma("page_size"))
         copy_database(source, copy, report)
     sync(copy)
     return verify(copy, report, name=str(journal))
+
+
+def copy_stream(source: Source, copy: Path, report: Report) -> Content:
+    """Copy a journal on NATS, which may be in use, to an empty file, and verify the copy.
+
+    Raises:
+        JournalError: the journal cannot be read, or the copy is damaged.
+    """
+    with closing(FileTarget(copy, source.id, oldest=source.oldest())) as target:
+        copy_entries(source, target, report)
+        compare(source, target, report)
+    return verify(copy, report, name=str(copy))
 
 
 def verify(path: Path, report: Report, *, name: str) -> Content:

@@ -29,6 +29,18 @@ class OtherJournal(Unavailable):
     """Another journal stands in the place of the one that was opened."""
 
 
+class Incomplete(Unavailable):
+    """The journal is being copied to this place, and not all of it is there yet.
+
+    Attributes:
+        journal_id: its id.
+    """
+
+    def __init__(self, message: str, journal_id: str) -> None:
+        super().__init__(message)
+        self.journal_id = journal_id
+
+
 class InUse(JournalError):
     """Another process is the journal's writer."""
 
@@ -39,6 +51,10 @@ class Unreadable(JournalError):
 
 class Damaged(Unreadable):
     """A part of the stored data cannot be read. Other parts may be whole."""
+
+
+class OtherEntries(JournalError):
+    """Source and target of a copy have different entries."""
 
 
 class NotKept(JournalError):

@@ -37,7 +37,7 @@ WAITING_APPENDS.read_number(lambda: sum(each.waiting() for each in tuple(_all)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class CommitLimits:
     """Limits of a group commit.
 
     Attributes:
@@ -56,7 +56,7 @@ class Limits:
     check_after: float = 5.0
 
 
-LIMITS = Limits()
+LIMITS = CommitLimits()
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +84,7 @@ class GroupCommit:
         *,
         afterwards: Callable[[], None],
         check: Callable[[], None] = lambda: None,
-        limits: Limits = LIMITS,
+        limits: CommitLimits = LIMITS,
         storage: str = "the disk",
     ) -> None:
         self._commit = commit

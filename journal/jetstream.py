@@ -25,7 +25,7 @@ from journal.errors import (
     Unavailable,
     Unreadable,
 )
-from journal.group_commit import LIMITS, GroupCommit, Limits
+from journal.group_commit import LIMITS, CommitLimits, GroupCommit
 from journal.jetstream_access import Access
 from journal.jetstream_connection import Connection, Link
 from journal.jetstream_message import entry_of
@@ -188,7 +188,7 @@ class JetStreamReader:
 class JetStreamWriter(JetStreamReader):
     """`journal.port.Journal` on a stream: one of any number of writers."""
 
-    def __init__(self, options: JetStreamOptions, *, limits: Limits = LIMITS) -> None:
+    def __init__(self, options: JetStreamOptions, *, limits: CommitLimits = LIMITS) -> None:
         """Connect; create the stream if there is none.
 
         Raises:
@@ -203,9 +203,9 @@ class JetStreamWriter(JetStreamReader):
             limits=limits,
             storage="NATS",
         )
-        HEAD_REVISION.read_number(self.head)
-        OLDEST_REVISION.read_number(self.oldest)
-        JOURNAL_SIZE.read_number(lambda: self._state().bytes)
+        HEAD_REVISION.read_number(lambda: self._figure(self.head))
+        OLDEST_REVISION.read_number(lambda: self._figure(self.oldest))
+        JOURNAL_SIZE.read_number(lambda: self._figure(lambda: self._state().bytes))
 
     def append(
         self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
@@ -219,6 +219,10 @@ class JetStreamWriter(JetStreamReader):
     def close(self) -> None:
         self._commits.close(timeout=CLOSE_TIMEOUT)
         super().close()
+
+    def _figure(self, read: Callable[[], int]) -> int | None:
+        """Read a figure of the stream; None in trouble: waiting would delay all other figures."""
+        return None if self.trouble() else read()
 
     def _commit(self, entries: Sequence[NewEntry]) -> list[Outcome]:
         return self._connection.run(

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 from nats.js.api import DiscardPolicy, RePublish, RetentionPolicy, StorageType, StreamConfig
 
-from journal.errors import Unreadable
+from journal.errors import Incomplete, Unreadable
 
 VERSION = "1"
 """Version of the stored format: of subjects and headers."""
 
 JOURNAL_ID = "desk-journal-id"
 FORMAT = "desk-format"
-"""Keys of the stream's metadata."""
+COPYING = "desk-copying"
+"""Keys of the stream's metadata. `COPYING` is there until the journal is whole."""
 
 DUPLICATE_WINDOW = 600.0
 """Seconds in which JetStream recognises a repetition. The fold recognises a later one."""
@@ -97,6 +98,7 @@ def check(found: StreamConfig, options: StreamOptions) -> str:
     """Return the id of the journal in a stream.
 
     Raises:
+        Incomplete: the journal is not whole yet.
         Unreadable: the stream has no journal, one of another format, or breaks a rule.
     """
     metadata = found.metadata or {}
@@ -108,6 +110,8 @@ def check(found: StreamConfig, options: StreamOptions) -> str:
             f"the stream {options.name} has format {_shown(version)}, "
             f"this program reads {VERSION}: upgrade it"
         )
+    if metadata.get(COPYING):
+        raise Incomplete(f"the stream {options.name} waits for `desk journal copy`", journal_id)
     for fault in _faults(found, wanted(options, journal_id)):
         raise Unreadable(f"the stream {options.name} cannot be used: {fault}")
     return journal_id

@@ -7,10 +7,9 @@ them.
 
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -18,7 +17,7 @@ from time import monotonic
 import structlog
 
 from journal.entry import Appended, Entry, NewEntry, unnumbered, validate
-from journal.errors import Closed, JournalError, TooLarge, Unavailable
+from journal.errors import Closed, Incomplete, JournalError, TooLarge, Unavailable
 from journal.jetstream_message import subject_of
 from journal.port import JournalWriter, Waiter
 from journal.spool_files import Place, SpoolFiles
@@ -26,6 +25,12 @@ from metrics.definitions import SPOOL_ENTRIES, SPOOL_OLDEST, SPOOL_REFUSED
 
 KEEP_WITHIN = 0.4
 """Seconds of an append's timeout that are left for the local disk."""
+
+TURN_WITHIN = 0.3
+"""Seconds that an append waits for the last entries of its session to be forwarded."""
+
+FEW = 500
+"""Entries in the spool that can be forwarded in that time."""
 
 FORWARD_WITHIN = 2.0
 """Seconds that the remote has for an entry that is forwarded."""
@@ -81,9 +86,9 @@ class SpooledWriter:
         self._remote: JournalWriter | None = None
         self._reason = ""
         self._lock = threading.Lock()
-        self._in_flight: Counter[str] = Counter()  # by subject, appends to the spool under way
-        self._last: dict[str, Place] = {}  # by subject, the place of its last entry
-        self._at_start = self._files.head()  # the place of the last entry of any subject
+        self._at_start = self._latest = self._files.head()  # the place of the last entry
+        self._last: dict[str, Place] = {}  # the same by subject, since the start
+        self._turns: list[Waiter] = []  # of appends that wait for the spool to be empty
         self._done: set[int] = set()  # revisions beyond the forwarded position
         self._page = 1
         self._since: float | None = None
@@ -113,20 +118,16 @@ class SpooledWriter:
     ) -> Appended:
         end = monotonic() + timeout
         remote = self._remote
-        if remote and not self._must_wait(entry) and not remote.trouble():
-            within = max(timeout - KEEP_WITHIN, timeout / 2)
+        if remote and not remote.trouble() and self._has_turn(entry, event):
+            left = end - monotonic()
+            within = max(left - KEEP_WITHIN, left / 2)
             try:
                 return remote.append(entry, timeout=within, event=event)
             except TooLarge:
                 raise
             except Unavailable as error:
-                if self._closed.is_set():
-                    raise
                 self._reason = str(error)
-        validate(entry)
-        subject = subject_of("", entry)
-        with self._keeping(subject):
-            return self._keep(entry, subject, end - monotonic(), event)
+        return self._keep(entry, end - monotonic(), event)
 
     def trouble(self) -> str:
         if self._closed.is_set():
@@ -161,34 +162,46 @@ class SpooledWriter:
 
     def _must_wait(self, entry: NewEntry) -> bool:
         """Return True if entries of the same session are in the spool."""
-        if self._since is None:
+        forwarded = self._files.forwarded()
+        if self._latest <= forwarded:
             return False
-        subject = subject_of("", entry)
-        with self._lock:
-            last = self._last.get(subject, self._at_start)
-            return self._in_flight[subject] > 0 or last > self._files.forwarded()
+        return self._last.get(subject_of("", entry), self._at_start) > forwarded
 
-    @contextmanager
-    def _keeping(self, subject: str) -> Iterator[None]:
-        with self._lock:
-            self._in_flight[subject] += 1
-        try:
-            yield
-        finally:
+    def _has_turn(self, entry: NewEntry, event: Callable[[], Waiter]) -> bool:
+        """Return True if no entries of the same session are in the spool.
+
+        Waits if there are few: otherwise a busy session would always find its last one there.
+        """
+        end = monotonic() + TURN_WITHIN
+        while True:
             with self._lock:
-                self._in_flight[subject] -= 1
+                if not self._must_wait(entry):
+                    return True
+                left = end - monotonic()
+                if left <= 0 or self._files.entries() > FEW:
+                    return False
+                turn = event()
+                self._turns.append(turn)
+            turn.wait(left)
 
-    def _keep(
-        self, entry: NewEntry, subject: str, timeout: float, event: Callable[[], Waiter]
-    ) -> Appended:
+    def _give_turns(self) -> None:
+        with self._lock:
+            turns, self._turns = self._turns, []
+        for turn in turns:
+            turn.set()
+
+    def _keep(self, entry: NewEntry, timeout: float, event: Callable[[], Waiter]) -> Appended:
+        validate(entry)
         if self._closed.is_set():
             raise Closed("the journal is closed")
         if self._full:
             raise Unavailable(self._full)
-        self._begin(self._away() or self._reason)
         place, is_duplicate = self._files.append(entry, timeout=timeout, event=event)
+        subject = subject_of("", entry)
         with self._lock:
-            self._last[subject] = max(place, self._last.get(subject, self._at_start))
+            self._latest = max(self._latest, place)
+            self._last[subject] = max(self._last.get(subject, place), place)
+        self._begin(self._away() or self._reason)
         self._work.set()
         return Appended(0, is_duplicate)
 
@@ -198,7 +211,7 @@ class SpooledWriter:
                 return
             self._since = self._reported = monotonic()
             self._forwarded = 0
-        log.warning("spooling_begun", reason=reason, entries=self._files.entries())
+        log.warning("spooling_begun", reason=reason)
 
     def _oldest_seconds(self) -> float:
         oldest = self._files.oldest()
@@ -231,14 +244,19 @@ class SpooledWriter:
         return True
 
     def _look_after_files(self) -> None:
-        self._files.tidy()
-        self._full = self._files.shortage(self._max_bytes)
+        try:
+            self._files.tidy()
+            self._full = self._files.shortage(self._max_bytes)
+        except JournalError as error:  # a full disk, which only forwarding may empty
+            self._note(error)
         self._report()
 
     def _connect_if_known(self) -> None:
         try:
             self._connect()
         except Unavailable as error:
+            if isinstance(error, Incomplete):
+                self._files.bind(error.journal_id)
             if not self.id:
                 raise
             self._reason = str(error)
@@ -269,6 +287,7 @@ class SpooledWriter:
             self._forwarded += 1
         if position:
             self._files.advance(position)
+            self._give_turns()
         is_complete = position == entries[-1].revision
         self._page = PAGE if is_complete else 1
         self._done = {revision for revision in self._done if revision > position}
@@ -317,7 +336,7 @@ class SpooledWriter:
 
     def _end(self) -> None:
         with self._lock:
-            if self._since is None or self._in_flight.total() or self._files.entries():
+            if self._since is None or self._files.entries():
                 return
             seconds = round(monotonic() - self._since, 1)
             self._since = None

@@ -7,7 +7,7 @@ journal's file, with its forwarded position in a file beside it. Knows nothing o
 import os
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from shutil import disk_usage
 from typing import NamedTuple
@@ -101,11 +101,12 @@ class Segment:
         return next(iter(self._reader.read(self.position, limit=1)), None)
 
     def advance(self, position: int) -> None:
-        """Note that all entries up to a revision are forwarded."""
+        """Note that all entries up to a revision are forwarded; on a full disk in memory only."""
         self.position = position
         new = self._position_file.with_suffix(".new")
-        new.write_text(f"{self._reader.id} {position}")
-        os.replace(new, self._position_file)
+        with suppress(OSError):
+            new.write_text(f"{self._reader.id} {position}")
+            os.replace(new, self._position_file)
 
     def size(self) -> int:
         return sum(size_of_database(self._path))
@@ -225,8 +226,7 @@ class SpoolFiles:
 
     def advance(self, revision: int) -> None:
         """Note that the oldest entries are forwarded up to one of those in `pending`."""
-        with map_errors(self._folder):
-            self._segments[0].advance(revision)
+        self._segments[0].advance(revision)
 
     def tidy(self) -> None:
         """Begin a new segment if the last one is large."""

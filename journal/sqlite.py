@@ -15,7 +15,7 @@ import structlog
 
 from journal.entry import Appended, Entry, NewEntry, validate
 from journal.errors import Closed, NotKept
-from journal.group_commit import LIMITS, GroupCommit, Limits
+from journal.group_commit import LIMITS, CommitLimits, GroupCommit
 from journal.port import Waiter
 from journal.sqlite_file import Handle, connect_to_read, map_errors
 from journal.sqlite_page import HEAD, OutOfOrder, read_page
@@ -125,7 +125,7 @@ class SqliteWriter(SqliteReader):
         self,
         path: Path,
         *,
-        limits: Limits = LIMITS,
+        limits: CommitLimits = LIMITS,
         checkpoint_pages: int = CHECKPOINT_PAGES,
         close_timeout: float = CLOSE_TIMEOUT,
     ) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from desk.v1.event_pb2 import SessionRecord
-
 from service.history import History, HistoryEntry
 from service.records import STATES, duration
 from service.session import Outcome, explain

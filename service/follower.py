@@ -149,8 +149,9 @@ class Follower:
                 try:
                     self._attempt(stop, alive)
                 except (ViewError, Unavailable) as problem:
+                    error = type(problem).__name__
                     log.warning(
-                        "follower_retrying", error=type(problem).__name__, detail=str(problem)
+                        "follower_retrying", error=error, detail=str(problem), throttle=error
                     )
                     stop.wait(RETRY)
         finally:
@@ -161,10 +162,10 @@ class Follower:
         try:
             self._follow(stop, alive)
         except ViewDamaged:
-            log.exception("view_damaged")
+            log.exception("view_damaged", throttle="")
             self._writer.renew()
         except _NewJournal as problem:
-            log.warning("view_discarded", reason=str(problem))
+            log.warning("view_discarded", reason=str(problem), throttle="")
             self._writer.renew()
         except NotKept as problem:
             self._skip_removed(problem, stop, alive)
@@ -191,7 +192,7 @@ class Follower:
             gap = _Diverged(f"revisions {after + 1} to {oldest - 1} are gone, and not in this view")
             self._stand_still("journal_diverged", str(gap), stop, alive)
             return
-        log.warning("view_discarded", reason=str(removed), begins_at=removed.oldest)
+        log.warning("view_discarded", reason=str(removed), throttle="", begins_at=removed.oldest)
         self._writer.renew()
         self._projection().begin_at(removed.oldest)
 
@@ -212,7 +213,7 @@ class Follower:
 
     def _follow(self, stop: Event, alive: Callable[[], None]) -> None:
         projection = self._projection()
-        log.info("follower_started", revision=projection.progress.applied_revision)
+        log.info("follower_started", revision=projection.progress.applied_revision, throttle="")
         read_gauges(projection, self._journal, self._writer.path)
         taken_over = False
         while not stop.is_set():

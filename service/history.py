@@ -51,7 +51,7 @@ _NOT_FOLDED = Outcome(Verdict.UNRECOGNISED, Reason.UNSPECIFIED, State.NEW, State
 _BEFORE_ALL = Core()
 
 
-class Limits(NamedTuple):
+class FoldLimits(NamedTuple):
     """The limits of one session. Once one of them is used up, further callbacks are rejected.
 
     Attributes:
@@ -66,7 +66,7 @@ class Limits(NamedTuple):
     redone: int = 1_000_000
 
 
-LIMITS = Limits()
+LIMITS = FoldLimits()
 
 
 class Usage(msgspec.Struct, array_like=True, gc=False):
@@ -76,7 +76,7 @@ class Usage(msgspec.Struct, array_like=True, gc=False):
     revised: int = 0
     redone: int = 0
 
-    def is_used_up(self, limits: Limits) -> bool:
+    def is_used_up(self, limits: FoldLimits) -> bool:
         """Return True if the session has no room for another callback."""
         return (
             self.callbacks >= limits.callbacks

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from desk.v1 import event_pb2 as pb
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from msgspec import UnsetType
+
+from desk.v1 import event_pb2 as pb
 
 MAX_ELEMENTS = 100
 """Parts of a message that are read; further parts are only in the raw body."""

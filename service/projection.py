@@ -14,15 +14,15 @@ from struct import Struct
 from typing import NamedTuple
 
 import structlog
-from desk.v1 import event_pb2
 from msgspec.structs import replace
 
 from callback.catalogue import State
+from desk.v1 import event_pb2
 from journal.entry import DAMAGED, Entry, Kind
 from metrics.definitions import LATE, RECORDS, RECORDS_REVISED
 from service import records
 from service.arrival import Arrival, arrival_of
-from service.history import LIMITS, History, HistoryEntry, Limits, Usage
+from service.history import LIMITS, FoldLimits, History, HistoryEntry, Usage
 from service.positions import position_of
 from service.session import Reason
 from service.session_cache import CachedSession, SessionCache
@@ -86,7 +86,7 @@ class Projection:
         writer: ViewWriter,
         journal_id: str,
         *,
-        limits: Limits = LIMITS,
+        limits: FoldLimits = LIMITS,
         bounds: BatchBounds = BOUNDS,
     ) -> None:
         self.progress = writer.progress() or Progress(journal_id, fingerprint())

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from desk.v1 import event_pb2, session_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from callback.catalogue import EndReason, EventType, Field, State, carriers
 from callback.decoder import Callback
+from desk.v1 import event_pb2, session_pb2
 from journal.entry import Entry
 from service.message import fill
 from service.session import Facts, Outcome, Reason, Session, Verdict, explain

@@ -11,9 +11,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from desk.v1.event_pb2 import SessionRecord
 from google.protobuf.message import DecodeError
 
+from desk.v1.event_pb2 import SessionRecord
 from journal.damage import Damage, faults
 from journal.entry import DAMAGED, Entry
 from service.arrival import arrival_of
@@ -27,8 +27,8 @@ OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
 ENTRIES = f"SELECT record FROM feed WHERE {OWN} ORDER BY position"  # noqa: S608
 COMPARED = """
-    record, event_revision, sdk_app_id, session_id, type, verdict, reason, client_user_id,
-    channel_type
+    record,
+    event_revision, sdk_app_id, session_id, type, verdict, reason, client_user_id, channel_type
 """
 """The columns for `difference`."""
 FEED = f"SELECT position, session, {COMPARED} FROM feed ORDER BY position"  # noqa: S608
@@ -124,14 +124,13 @@ def difference(record: bytes, columns: list[object], entry: Entry | None) -> str
     kept = made and _entry(made)
     if made is None or kept is None:
         return "the view has a record that cannot be read"
-    arrival = arrival_of(kept)
     if columns != _columns(made):
         return "the view has a record that does not fit its columns"
     if entry is None:
         return "the view has an entry that the journal lacks, or cannot read"
     if entry != kept:
         return "the view has another entry than the journal"
-    return DAMAGED if arrival.problem is DAMAGED else ""
+    return DAMAGED if arrival_of(kept).problem is DAMAGED else ""
 
 
 def _columns(made: SessionRecord) -> list[object]:

@@ -298,10 +298,7 @@ def _until(stop: Event) -> Report:
 
 
 def _progress(db: apsw.Connection) -> Progress:
-    row = db.execute(LOAD).fetchone()
-    if row is None:
-        raise ViewUnavailable("the view is empty")
-    return Progress.of_row(row)
+    return Progress.of_row(db.execute(LOAD).fetchone())
 
 
 def _checked(copy: Path) -> Progress:

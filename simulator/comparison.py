@@ -5,11 +5,11 @@ from itertools import zip_longest
 from typing import Any
 
 import msgspec
-from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
-from desk.v1.session_pb2 import EndReason, Session, SessionState
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
+from desk.v1.session_pb2 import EndReason, Session, SessionState
 from simulator.callbacks import Made
 from simulator.expectation import Expectation
 from simulator.ledger import SentCallback

@@ -1,6 +1,5 @@
 """The record of a run: callbacks sent, their answers, and the expected sessions."""
 
-import json
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
@@ -62,9 +61,7 @@ class Ledger:
     def identify(self, body: bytes) -> str:
         """Return a callback's identity as in docs/callbacks.md, without the service's own code."""
         try:
-            content = json.dumps(
-                json.loads(body), ensure_ascii=False, separators=(",", ":"), sort_keys=True
-            ).encode()
+            content = msgspec.json.encode(msgspec.json.decode(body), order="sorted")
         except ValueError:
             content = body
         return blake2b(b"%d\n%b" % (self.sdk_app_id, content), digest_size=16).hexdigest()

@@ -7,8 +7,8 @@ from time import time
 from typing import Any
 
 import msgspec
-from desk.client import ClientError, Retryable
 
+from desk.client import ClientError, Retryable
 from simulator import summary
 from simulator.connection import connect, failure_text
 from simulator.ledger import Ledger

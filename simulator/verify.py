@@ -1,15 +1,17 @@
 """Reads the sessions and records of a run over the public API, and compares them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
+from typing import Protocol, TypeVar
 
 import msgspec
+
 from desk.client import Client, NotFound, Unavailable, Update
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
 from desk.v1.session_pb2 import SessionKey
 from desk.v1.status_pb2 import GetStatusResponse
-
 from simulator.callbacks import Made
 from simulator.comparison import (
     FoundCallback,
@@ -39,6 +41,14 @@ MAX_EXPLAINED = 200
 
 OnProgress = Callable[[int, int], None]
 """Called with the revision of the view and the revision to be reached."""
+
+Answer = TypeVar("Answer")
+
+
+class Repeat(Protocol):
+    """Makes calls that only read, again while the service cannot be reached."""
+
+    async def __call__(self, call: Callable[[], Awaitable[Answer]]) -> Answer: ...
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -82,7 +92,8 @@ async def verify(
         ClientError: a call failed.
     """
     report = Report()
-    head = await _CatchingUp(client, patience, poll_every, on_progress).wait()
+    repeat: Repeat = partial(_repeat, patience=patience, poll_every=poll_every)
+    head = await _CatchingUp(client, repeat, patience, poll_every, on_progress).wait()
     found = await _read_feed(client, ledger, start, head, report, patience)
     incomplete = _incomplete_sessions(ledger, found)
     for identity, sent in ledger.callbacks.items():
@@ -90,18 +101,39 @@ async def verify(
         compare_callback(report, sent, found.get(identity), whole_session=whole_session)
     whole = [session_id for session_id in ledger.sessions if session_id not in incomplete]
     report.skipped = len(incomplete)
-    await _compare_sessions(client, ledger, whole, found, report)
-    await _compare_explanations(client, ledger, whole, report)
+    await _compare_sessions(client, repeat, ledger, whole, found, report)
+    await _compare_explanations(client, repeat, ledger, whole, report)
     return report
+
+
+async def _repeat(
+    call: Callable[[], Awaitable[Answer]], *, patience: float, poll_every: float
+) -> Answer:
+    """Wait for a service that restarts."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + patience
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            if clock() > until:
+                raise
+        await asyncio.sleep(poll_every)
 
 
 class _CatchingUp:
     """The wait for a view that contains all acknowledged callbacks."""
 
     def __init__(
-        self, client: Client, patience: float, poll_every: float, on_progress: OnProgress
+        self,
+        client: Client,
+        repeat: Repeat,
+        patience: float,
+        poll_every: float,
+        on_progress: OnProgress,
     ) -> None:
         self._client = client
+        self._repeat = repeat
         self._patience = patience
         self._poll_every = poll_every
         self._on_progress = on_progress
@@ -110,7 +142,7 @@ class _CatchingUp:
     async def wait(self) -> int:
         """Wait until the view contains the journal's present head. Return that revision."""
         await self._await_follower()
-        status = await self._status()
+        status = await self._repeat(self._client.status)
         head, reached, moved_at = status.head_revision, status.header.revision, self._clock()
         while reached < head:
             stuck = f"the view stays at revision {reached}; the journal is at {head}"
@@ -122,7 +154,11 @@ class _CatchingUp:
 
     async def _await_follower(self) -> None:
         # `head_revision` is as old as the follower's last sign of life.
-        seen, rounds, seen_at = (await self._status()).follower_seen_at, 0, self._clock()
+        seen, rounds, seen_at = (
+            (await self._repeat(self._client.status)).follower_seen_at,
+            0,
+            self._clock(),
+        )
         while rounds < ROUNDS:
             stuck = "the follower is silent: the view does not have all acknowledged callbacks yet"
             now = (await self._next_status(seen_at, stuck)).follower_seen_at
@@ -133,18 +169,7 @@ class _CatchingUp:
         if self._clock() - since > self._patience:
             raise Stuck(stuck)
         await asyncio.sleep(self._poll_every)
-        return await self._status()
-
-    async def _status(self) -> GetStatusResponse:
-        """Return the status; wait for a service that restarts."""
-        until = self._clock() + self._patience
-        while True:
-            try:
-                return await self._client.status()
-            except Unavailable:
-                if self._clock() > until:
-                    raise
-            await asyncio.sleep(self._poll_every)
+        return await self._repeat(self._client.status)
 
 
 async def _read_feed(
@@ -224,6 +249,7 @@ def _incomplete_sessions(ledger: Ledger, found: dict[str, FoundCallback]) -> set
 
 async def _compare_sessions(
     client: Client,
+    repeat: Repeat,
     ledger: Ledger,
     whole: Sequence[str],
     found: dict[str, FoundCallback],
@@ -233,7 +259,7 @@ async def _compare_sessions(
         return
     revisions = _last_revisions(ledger, found)
     keys = [SessionKey(sdk_app_id=ledger.sdk_app_id, session_id=each) for each in whole]
-    answer = await client.batch_get_sessions(keys)
+    answer = await repeat(lambda: client.batch_get_sessions(keys))
     sessions = {session.session_id: session for session in answer.sessions}
     for each in whole:
         compare_session(
@@ -250,8 +276,13 @@ def _last_revisions(ledger: Ledger, found: dict[str, FoundCallback]) -> dict[str
     return last
 
 
+async def _explanation(client: Client, sdk_app_id: int, session_id: str) -> list[SessionRecord]:
+    explanation = await client.explain_session(session_id, sdk_app_id=sdk_app_id)
+    return [record async for record in explanation.records]
+
+
 async def _compare_explanations(
-    client: Client, ledger: Ledger, whole: Sequence[str], report: Report
+    client: Client, repeat: Repeat, ledger: Ledger, whole: Sequence[str], report: Report
 ) -> None:
     """Compare the verdict on each callback at its place, for sessions spread over the run."""
     chosen = whole[:: len(whole) // MAX_EXPLAINED + 1]
@@ -261,10 +292,9 @@ async def _compare_explanations(
             expected[sent.callback.session_id].append(sent.callback)
     for session_id, callbacks in expected.items():
         try:
-            explanation = await client.explain_session(session_id, sdk_app_id=ledger.sdk_app_id)
+            records = await repeat(partial(_explanation, client, ledger.sdk_app_id, session_id))
         except NotFound:
             report.differ(f"session {session_id}: there is nothing to explain")
             continue
-        records = [record async for record in explanation.records]
         compare_explanation(report, session_id, callbacks, records)
         report.stories += 1

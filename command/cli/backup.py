@@ -3,7 +3,8 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -14,15 +15,18 @@ from command.cli import error_text, fail
 from command.cli.offline import (
     become_owner,
     delete_views,
+    errors_in_one_line,
     journal_file,
     list_damages,
+    nats_settings,
     progress_bar,
     stopped,
     time_of,
 )
+from command.endpoints import data_directory
+from command.processes import JOURNAL_FILE, open_stream
 from journal import backup as journal_backup
 from journal.backup import Content
-from journal.damage import Report
 from journal.errors import JournalError
 from simulator.words import count_of
 
@@ -41,26 +45,26 @@ NAMES = "journal-[0-9]*T[0-9]*Z.db"
     help="In a directory: delete its backups but for the N newest, if this one is whole.",
 )
 def backup(file: Path | None, to_stdout: bool, keep: int | None) -> None:
-    """Copy the journal in DESK_DATA_DIR to FILE, also while it is in use, and verify the copy.
+    """Copy the journal, in DESK_DATA_DIR or on NATS, to FILE, also while it is in use.
 
-    FILE must not exist, or be a directory: then the backup in it is named after the time (UTC).
-    Only its owner may read it. It can be opened with sqlite3. Views are not copied: the service
-    builds them again. Exit code 1 if the journal is damaged.
+    The copy is verified. FILE must not exist, or be a directory: then the backup in it is named
+    after the time (UTC). Only its owner may read it. It can be opened with sqlite3. Views are not
+    copied: the service builds them again. Exit code 1 if the journal is damaged.
     """
     if (file is None) is not to_stdout:
         raise click.UsageError("give either FILE or --to-stdout")
     directory = file if file and file.is_dir() else None
     if keep and not directory:
         raise click.UsageError("--keep is for a directory")
-    with journal_file() as journal, progress_bar() as report:
+    with errors_in_one_line(), _maker() as make:
         if file is not None:
             target = directory / f"{datetime.now(UTC):{NAME}}" if directory else file
             try:
-                content = journal_backup.back_up(journal, target, report)
+                content = journal_backup.back_up(target, make)
             except FileExistsError:
                 fail(f"{target} exists already: nothing was written")
         else:
-            content = _to_stdout(journal, report)
+            content = _to_stdout(make)
     click.echo(f"backed up {_content(content)}", err=True)
     _exit_if_damaged(content)
     if directory and keep:
@@ -68,9 +72,21 @@ def backup(file: Path | None, to_stdout: bool, keep: int | None) -> None:
             old.unlink()
 
 
-def _to_stdout(journal: Path, report: Report) -> Content:
-    with journal_backup.temporary(journal.parent) as copy:
-        content = journal_backup.copy_verified(journal, copy, report)
+@contextmanager
+def _maker() -> Iterator[Callable[[Path], Content]]:
+    """Give the function that copies the journal, wherever it is, to an empty file."""
+    with progress_bar() as report:
+        if nats := nats_settings():
+            with closing(open_stream(nats)) as stream:
+                yield lambda copy: journal_backup.copy_stream(stream, copy, report)
+        else:
+            journal = data_directory() / JOURNAL_FILE
+            yield lambda copy: journal_backup.copy_verified(journal, copy, report)
+
+
+def _to_stdout(make: Callable[[Path], Content]) -> Content:
+    with journal_backup.temporary(data_directory()) as copy:
+        content = make(copy)
         with copy.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
         sys.stdout.buffer.flush()

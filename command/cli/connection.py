@@ -7,6 +7,10 @@ from contextlib import AsyncExitStack
 from typing import IO, Any
 
 import click
+
+from command.address import DEFAULT_GRPC
+from command.cli import error_text
+from command.endpoints import service_address
 from desk.client import (
     ClientError,
     InvalidRequest,
@@ -16,10 +20,6 @@ from desk.client import (
     Unavailable,
     targets_of,
 )
-
-from command.address import DEFAULT_GRPC
-from command.cli import error_text
-from command.endpoints import service_address
 from simulator.connection import connect, failure_text, security_options
 
 FAILED, USAGE, UNREACHABLE, TOO_LATE = 1, 2, 3, 4

@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import click
-from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
-from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState, TimeRange
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from command.cli.parameters import EnumName, Moment
+from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
+from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState, TimeRange
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

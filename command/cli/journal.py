@@ -16,16 +16,22 @@ import msgspec
 from msgspec.structs import asdict
 
 from command.cli import Group, fail
+from command.cli.copying import copy
 from command.cli.offline import (
     MAX_LISTED,
     become_owner,
     delete_views,
+    errors_in_one_line,
     journal_file,
     list_damages,
+    nats_settings,
     progress_bar,
     stopped,
 )
+from command.endpoints import data_directory
+from command.processes import JOURNAL_FILE, open_stream
 from journal import backup, sqlite_format
+from journal.copying import damages_of, entries_of
 from journal.damage import Damage, changed, damages, faults, header_faults, scan
 from journal.entry import DAMAGED, MAX_INTEGER, Entry, validate
 from journal.errors import JournalError
@@ -42,7 +48,7 @@ COUNT = "SELECT count(*) FROM entries WHERE revision BETWEEN ? AND ?"
 
 @click.group(cls=Group)
 def journal() -> None:
-    """Check the journal in DESK_DATA_DIR, export and import it, rebuild it from a view."""
+    """Check, copy, export and import the journal, rebuild it from a view."""
 
 
 @journal.command()
@@ -52,26 +58,36 @@ def check() -> None:
     Every entry is compared with its id, which is a digest of it; the view is compared with the
     journal, and with its own digest. Exit code 1 if anything is damaged. Both may be in use.
     """
-    with journal_file() as path, _reading(path) as connection:
-        with progress_bar() as report:
-            found = list(damages(connection, report))
-            broken = header_faults(connection) + faults(connection)
-        _print_result(path.name, found, broken)
-        view = locate(path.parent)
-        if view.exists():
-            checked = _check_view(view, connection)
-            name = f"{view.name} (revision {checked.revision})"
-            _print_result(name, checked.damages, checked.faults)
-            found += checked.damages
-            broken += checked.faults
-    sys.exit(bool(found or broken))
+    with errors_in_one_line():
+        if nats := nats_settings():
+            with closing(open_stream(nats)) as stream:
+                with progress_bar() as report:
+                    found, broken = damages_of(stream, report), list[str]()
+                _print_result(f"stream {nats.nats_stream}", found, broken)
+                checked = _check_view(stream.id, entries_of(stream))
+        else:
+            path = data_directory() / JOURNAL_FILE
+            with _reading(path) as connection:
+                with progress_bar() as report:
+                    found = list(damages(connection, report))
+                    broken = header_faults(connection) + faults(connection)
+                _print_result(path.name, found, broken)
+                journal_id = sqlite_format.journal_id(connection)
+                checked = _check_view(journal_id, _readable(connection, []))
+    sys.exit(bool(found or broken or checked.damages or checked.faults))
 
 
-def _check_view(view: Path, journal: apsw.Connection) -> recovery.Checked:
+def _check_view(journal_id: str, entries: Iterable[Entry]) -> recovery.Checked:
+    """Compare this version's view, if it is there, with the journal, and print the result."""
+    view = locate(data_directory())
+    if not view.exists():
+        return recovery.Checked(0, [], [])
     try:
-        return recovery.check(view, sqlite_format.journal_id(journal), _readable(journal, []))
+        checked = recovery.check(view, journal_id, entries)
     except ViewError as error:
-        return recovery.Checked(0, [], [str(error)])
+        checked = recovery.Checked(0, [], [str(error)])
+    _print_result(f"{view.name} (revision {checked.revision})", checked.damages, checked.faults)
+    return checked
 
 
 @journal.command("export")
@@ -84,8 +100,8 @@ def export_(file: str) -> None:
     1 if an entry cannot be read; the others are written all the same.
     """
     lost: list[Damage] = []
-    with journal_file() as path, _reading(path) as connection, _output(file) as output:
-        for entry in _readable(connection, lost):
+    with errors_in_one_line(), _entries(lost) as entries, _output(file) as output:
+        for entry in entries:
             output.write(f"{json.dumps(_document(entry), ensure_ascii=False)}\n")
         output.flush()
     list_damages(lost)
@@ -139,6 +155,20 @@ def restore(from_view: bool, view: Path | None) -> None:
     )
     list_damages([*content.damages, *lost])
     sys.exit(bool(content.damages or lost))
+
+
+journal.add_command(copy)
+
+
+@contextmanager
+def _entries(lost: list[Damage]) -> Iterator[Iterator[Entry]]:
+    """Give all entries of the journal, wherever it is; note those that cannot be read."""
+    if nats := nats_settings():
+        with closing(open_stream(nats)) as stream:
+            yield entries_of(stream)
+    else:
+        with _reading(data_directory() / JOURNAL_FILE) as connection:
+            yield _readable(connection, lost)
 
 
 @contextmanager

@@ -1,12 +1,15 @@
 """Parts of the commands that work on the files in DESK_DATA_DIR, without the service."""
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -15,6 +18,7 @@ from command.cli.owner import user_name
 from command.endpoints import data_directory, setting
 from command.nats import SCHEME
 from command.processes import JOURNAL_FILE
+from command.settings import NatsSettings, SettingsError
 from journal.damage import Damage, Report
 from journal.errors import JournalError
 from service.view.errors import ViewError
@@ -25,14 +29,46 @@ MAX_LISTED = 20
 
 
 @contextmanager
-def journal_file() -> Iterator[Path]:
-    """Give the path of the journal. Errors of the journal and of files are one line."""
+def errors_in_one_line() -> Iterator[None]:
+    """Exit with 1 on an error of the journal, of a view, of settings or of files."""
     try:
-        if (setting("DESK_JOURNAL") or "").startswith(SCHEME):
+        with _warnings_on_stderr():
+            yield
+    except (JournalError, ViewError, SettingsError, OSError, ValueError) as error:
+        fail(error_text(error))
+
+
+@contextmanager
+def _warnings_on_stderr() -> Iterator[None]:
+    """Log to stderr, and nothing below a warning: stdout is for the output of the command."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+@contextmanager
+def journal_file() -> Iterator[Path]:
+    """Give the path of the journal, with `errors_in_one_line`."""
+    with errors_in_one_line():
+        if nats_settings():
             fail("DESK_JOURNAL is on NATS: this command is for a journal in DESK_DATA_DIR")
         yield data_directory() / JOURNAL_FILE
-    except (JournalError, ViewError, OSError, ValueError) as error:
-        fail(error_text(error))
+
+
+def nats_settings() -> NatsSettings | None:
+    """Return the settings of the journal if it is on NATS.
+
+    Raises:
+        SettingsError: they are wrong.
+    """
+    journal = setting("DESK_JOURNAL") or ""
+    return NatsSettings.load(journal) if journal.startswith(SCHEME) else None
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from typing import Any
 
 import click
-from desk.client import Client
-from desk.v1.event_pb2 import SessionRecord
 
 from command.cli.connection import client_command
 from command.cli.filters import REJECTION_REASON, event_filter, event_options
@@ -18,6 +16,8 @@ from command.cli.rows import (
     row_options,
 )
 from command.cli.tables import REJECTIONS
+from desk.client import Client
+from desk.v1.event_pb2 import SessionRecord
 
 
 @click.command()

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from socket import socket
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import NoReturn, TypeVar
 
 import click
@@ -21,7 +21,7 @@ from command.cli.guide import getting_started
 from command.cli.owner import require_owner
 from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required_limit
 from command.processes import gateway_processes, service_processes
-from command.runtime import write_silent
+from command.runtime import runtime_folder, write_silent
 from command.settings import Settings, SettingsError, TrialSettings
 from command.sockets import CannotListen, bound_address, listen, listen_or_inherit, reserve
 from command.supervisor import Supervisor
@@ -156,8 +156,8 @@ def _bind(variable: str, bind: Callable[[Address], socket], address: Address) ->
 @contextmanager
 def _metrics(settings: Settings) -> Iterator[tuple[Path, str]]:
     """Serve the page of metrics. Yield the runtime folder, and the page's address ("": none)."""
-    with TemporaryDirectory(prefix="desk-", ignore_cleanup_errors=True) as folder:
-        runtime, address = Path(folder), ""
+    with runtime_folder() as runtime:
+        address = ""
         if settings.metrics_listen:
             try:
                 listener = listen(settings.metrics_listen)
@@ -171,5 +171,5 @@ def _metrics(settings: Settings) -> Iterator[tuple[Path, str]]:
 
 def _announce_all(settings: Settings, http: Address, grpc: Address, metrics: str) -> None:
     log.info("ready", http=str(http), grpc=str(grpc), metrics=metrics)
-    if sys.stdout:  # None if it was closed
+    if sys.stdout and sys.stdout.isatty():  # None if it was closed
         click.echo(getting_started(settings, http, grpc), file=text_output(sys.stdout.fileno()))

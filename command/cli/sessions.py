@@ -3,10 +3,6 @@
 from typing import Any
 
 import click
-from desk.client import Client, TimedOut
-from desk.v1.event_pb2 import SessionRecord
-from desk.v1.session_pb2 import Session, SessionState
-from desk.v1.session_service_pb2 import CountGroup, SessionGroup
 
 from command.cli import Group
 from command.cli.connection import client_command
@@ -22,6 +18,10 @@ from command.cli.rows import (
     row_options,
 )
 from command.cli.tables import EXPLANATION, SESSIONS, groups, print_explanation, print_session
+from desk.client import Client, TimedOut
+from desk.v1.event_pb2 import SessionRecord
+from desk.v1.session_pb2 import Session, SessionState
+from desk.v1.session_service_pb2 import CountGroup, SessionGroup
 from simulator.words import count_of
 
 ORDERS = [

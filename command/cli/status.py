@@ -8,8 +8,6 @@ from itertools import chain
 from typing import Any
 
 import click
-from desk.client import Client, ClientError
-from desk.v1.status_pb2 import AppCallbacks, GetStatusResponse
 from google.protobuf.duration_pb2 import Duration
 
 from command.cli import output
@@ -24,6 +22,8 @@ from command.cli.output import (
     time_text,
 )
 from command.cli.parameters import time_zone_option
+from desk.client import Client, ClientError
+from desk.v1.status_pb2 import AppCallbacks, GetStatusResponse
 from simulator.connection import failure_text
 from simulator.words import count_of
 

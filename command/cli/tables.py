@@ -7,10 +7,6 @@ from time import time_ns
 from typing import Any
 
 import click
-from desk.client import Explanation
-from desk.v1.event_pb2 import SessionRecord, Verdict
-from desk.v1.session_pb2 import Session
-from desk.v1.session_service_pb2 import SessionGroup
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -25,6 +21,10 @@ from command.cli.output import (
 )
 from command.cli.printers import Column, Layout, Value, cell_text
 from command.cli.rows import Output
+from desk.client import Explanation
+from desk.v1.event_pb2 import SessionRecord, Verdict
+from desk.v1.session_pb2 import Session
+from desk.v1.session_service_pb2 import SessionGroup
 from simulator.words import count_of
 
 SHORT_ID = 8

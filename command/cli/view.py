@@ -1,7 +1,5 @@
 """`desk view`: build the view of this version beside the one that is served, delete old ones."""
 
-import logging
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,16 +8,21 @@ from pathlib import Path
 from threading import Event
 
 import click
-import structlog
 
-from command.cli import Group, error_text, fail
-from command.cli.offline import become_owner, journal_file, progress_bar, time_of
+from command.cli import Group, fail
+from command.cli.offline import (
+    become_owner,
+    errors_in_one_line,
+    journal_file,
+    progress_bar,
+    time_of,
+)
 from command.cli.output import format_size
 from command.processes import JOURNAL_FILE, open_reader, open_snapshots
-from command.settings import Settings, SettingsError
+from command.settings import Settings
 from journal.backup import require_room
 from journal.damage import Report
-from journal.errors import InUse, JournalError
+from journal.errors import InUse
 from service.follower import Follower
 from service.snapshot import Snapshots
 from service.view import store
@@ -47,7 +50,6 @@ def build() -> None:
     Another version may serve meanwhile: its view is another file. After that a restart with this
     version is ready within seconds. An interrupted build goes on where it was.
     """
-    _log_warnings_only()
     began = time.monotonic()
     with _data_directory() as directory:
         name = store.locate(directory).name
@@ -103,18 +105,13 @@ def snapshots() -> None:
 
 @contextmanager
 def _open_snapshots() -> Iterator[Snapshots]:
-    _log_warnings_only()
-    try:
+    with errors_in_one_line():
         settings = Settings.load()
         if not settings.is_on_nats:
             fail("DESK_JOURNAL is a file: snapshots are for a journal on NATS")
         become_owner(settings.data_dir)
         with closing(open_snapshots(settings)) as snapshots:
             yield snapshots
-    except SettingsError as error:
-        fail(str(error))
-    except (JournalError, ViewError, OSError) as error:
-        fail(error_text(error))
 
 
 @contextmanager
@@ -135,13 +132,6 @@ def _is_served(directory: Path) -> bool:
         with suppress(ViewError), closing(Reader(path)) as reader:
             return reader.progress().complete
     return False
-
-
-def _log_warnings_only() -> None:
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def _build(follower: Follower, directory: Path, report: Report) -> Progress:

@@ -12,8 +12,6 @@ from typing import Any
 
 import click
 import msgspec
-from desk.client import Client, Denied, JournalMismatch, Update
-from desk.v1.event_pb2 import SessionRecord, Verdict
 
 from command.cli.connection import FAILED, CallFailed, client_command
 from command.cli.filters import VERDICT, event_filter, event_options
@@ -21,6 +19,8 @@ from command.cli.parameters import time_zone_option
 from command.cli.printers import Printer, terminal_width
 from command.cli.rows import Output, mask_options, row_options
 from command.cli.tables import FEED, clock_text, exact_text
+from desk.client import Client, Denied, JournalMismatch, Update
+from desk.v1.event_pb2 import SessionRecord, Verdict
 
 VERDICTS = "Verdict, such as REJECTED. Default: every verdict but REJECTED."
 

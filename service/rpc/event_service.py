@@ -5,7 +5,6 @@ from desk.v1.event_service_pb2 import (
     ListRejectionsResponse,
     SubscribeRequest,
 )
-
 from service.positions import last_of, position_of
 from service.rpc import reads, requests, responses
 from service.rpc.calls import Call

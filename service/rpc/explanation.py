@@ -6,7 +6,6 @@ from threading import Lock
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from desk.v1.session_service_pb2 import ExplainSessionResponse
-
 from service.explanation import Explained, explained
 from service.history import HistoryEntry
 from service.records import facts_of

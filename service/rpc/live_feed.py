@@ -14,7 +14,6 @@ from time import perf_counter
 from typing import cast
 
 from desk.v1.event_pb2 import SessionRecord
-
 from service.positions import complete_revision, last_of
 from service.rpc import responses
 from service.rpc.commit_watch import CommitWatch

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
+from google.protobuf.duration_pb2 import Duration
+
 from desk.v1.session_pb2 import EndReason, Session, SessionState
 from desk.v1.session_service_pb2 import (
     CountGroup,
@@ -11,8 +13,6 @@ from desk.v1.session_service_pb2 import (
     DurationSummary,
     SessionGroup,
 )
-from google.protobuf.duration_pb2 import Duration
-
 from service.records import duration
 from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.rpc.requests import Key

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.view.index_pages import Order
 from service.view.selection import Between, EventSelection, SessionSelection, SnapshotSelection

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
+from google.protobuf.message import Message
+
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.event_service_pb2 import RecordBatch, SessionBatch, SubscribeResponse
 from desk.v1.session_service_pb2 import GetSessionResponse
 from desk.v1.status_pb2 import ResponseHeader
-from google.protobuf.message import Message
-
 from service.positions import complete_revision, last_of, revision_of
 from service.view.progress import Progress
 from service.view.reader import Row

@@ -14,10 +14,10 @@ from typing import Any
 
 import grpc
 import structlog
-from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
+from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
 from metrics.definitions import CERTIFICATE_NOT_AFTER, SERVING, STREAMS_OPEN
 from service.clients import Clients
 from service.rpc.calls import Handler

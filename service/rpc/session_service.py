@@ -6,7 +6,6 @@ import time
 
 from desk.v1 import session_service_pb2 as pb
 from desk.v1.session_pb2 import Session, SessionKey
-
 from service.rpc import reads, requests, responses
 from service.rpc.calls import Call
 from service.rpc.errors import CallRefused, ErrorReason, quoted

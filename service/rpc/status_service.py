@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import google.protobuf
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from desk.v1.status_pb2 import (
     AppCallbacks,
     ComponentVersion,
@@ -20,8 +22,6 @@ from desk.v1.status_pb2 import (
     OutcomeCount,
     Scrub,
 )
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from metrics.report import AppReport, GatewayReport, ScrubReport, load
 from service.records import duration, timestamp
 from service.rpc.calls import Call

@@ -8,10 +8,10 @@ import asyncio
 import random
 from time import time
 
-from desk.v1.event_service_pb2 import CaughtUp, Checkpoint, FellBehind, SubscribeResponse
-from desk.v1.status_pb2 import ResponseHeader
 from google.protobuf.message import Message
 
+from desk.v1.event_service_pb2 import CaughtUp, Checkpoint, FellBehind, SubscribeResponse
+from desk.v1.status_pb2 import ResponseHeader
 from metrics.definitions import FELL_BEHIND, STREAM_DELAY
 from service.positions import complete_revision, last_of
 from service.rpc import reads, responses

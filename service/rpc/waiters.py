@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from desk.v1.session_pb2 import Session
 from google.protobuf.message import DecodeError
 
+from desk.v1.session_pb2 import Session
 from service.positions import revision_of
 from service.rpc.errors import CallRefused
 from service.rpc.requests import Key

@@ -4,6 +4,8 @@ from typing import Self
 
 import msgspec
 
+from service.view.errors import ViewUnavailable
+
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):
     """The row of the table `progress`, without its key; see schema.sql."""
@@ -23,7 +25,13 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
 
     @classmethod
     def of_row(cls, row: object) -> Self:
-        """Read a row of `LOAD`."""
+        """Read a row of `LOAD`.
+
+        Raises:
+            ViewUnavailable: there is none, as in a new view before its first transaction.
+        """
+        if row is None:
+            raise ViewUnavailable("the view is empty")
         return msgspec.convert(row, cls, strict=False)
 
 

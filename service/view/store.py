@@ -11,11 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import apsw
-from desk.v1 import event_pb2, session_pb2
 
 from callback.catalogue import BEGIN_HEAD_START, EventType
 from callback.decoder import MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MIN_EVENT_TIME
-from service.history import LIMITS, Limits
+from desk.v1 import event_pb2, session_pb2
+from service.history import LIMITS, FoldLimits
 from service.session import MAX_AGENTS, Core, Facts, Session
 from service.view.errors import sqlite_errors
 
@@ -48,7 +48,7 @@ BOUNDS = (BEGIN_HEAD_START, MIN_EVENT_TIME, MAX_AHEAD, MAX_BRACKETS, MAX_NAME, M
 
 
 @cache
-def fingerprint(limits: Limits = LIMITS, bounds: tuple[int, ...] = BOUNDS) -> str:
+def fingerprint(limits: FoldLimits = LIMITS, bounds: tuple[int, ...] = BOUNDS) -> str:
     """Return a hash of catalogue, limits, formats, messages and fold version: 12 hex digits.
 
     Equal fingerprints make equal views of equal journals.
@@ -58,7 +58,7 @@ def fingerprint(limits: Limits = LIMITS, bounds: tuple[int, ...] = BOUNDS) -> st
         str(FOLD_VERSION),
         str([(event.name, event.row) for event in EventType]),
         str(bounds),
-        str(limits),
+        str(tuple(limits)),
         str([kind.__struct_fields__ for kind in (Facts, Core, Session)]),
         SCHEMA,
     ):

@@ -15,7 +15,7 @@ import pytest
 from service.view import store
 from tests.support.processes import SDK_APP_ID, RunningDesk, environment, start, wait_until
 
-KILLS = 3
+KILLS = 2
 SESSIONS = 30
 """For each kill; several hundred callbacks."""
 

@@ -1,7 +1,6 @@
 """Whoever posts a callback can ask for its revision and see it."""
 
 from desk.client import Client
-
 from tests.support.callbacks import NOON
 from tests.support.callbacks import body as callback
 from tests.support.gateway import Gateway

@@ -128,10 +128,13 @@ def test_the_last_day_of_the_calendar_is_no_error(environment):
 
 
 def test_a_gateway_warns_of_an_app_without_a_token_wherever_it_listens(tmp_path):
-    with start("gateway", data_dir=tmp_path / "data", DESK_ALLOW_UNSIGNED="false") as desk:
+    tokens = tmp_path / "tokens"
+    tokens.touch()
+    settings = {"DESK_CALLBACK_TOKENS_FILE": str(tokens), "DESK_ALLOW_UNSIGNED": "false"}
+    with start("gateway", data_dir=tmp_path / "data", **settings) as desk:
         warning = desk.wait_for(lambda record: record["level"] == "warning")
         assert warning["problem"].startswith(
-            f"DESK_CALLBACK_TOKENS has no token for app {SDK_APP_ID}"
+            f"DESK_CALLBACK_TOKENS_FILE has no token for app {SDK_APP_ID}"
         )
 
 

@@ -11,8 +11,8 @@ import subprocess
 import sys
 
 import pytest
-from desk.v1.session_pb2 import Session
 
+from desk.v1.session_pb2 import Session
 from tests.support.commands import invoke
 from tests.support.feed_server import FeedServer, serving
 from tests.support.processes import environment, run, start

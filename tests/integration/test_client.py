@@ -8,6 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from desk.client import (
     Client,
     ClientError,
@@ -23,9 +26,6 @@ from desk.client import (
 )
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.support.feed_server import (
     JOURNAL_ID,
     Break,

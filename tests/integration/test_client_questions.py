@@ -7,6 +7,10 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
+from google.rpc import status_pb2
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+
 from desk.client import Client, Failed, InvalidRequest, JournalMismatch, NotFound, OutOfRange
 from desk.v1.event_pb2 import EventFilter, RejectionReason
 from desk.v1.event_service_pb2 import ListRejectionsResponse
@@ -19,10 +23,6 @@ from desk.v1.session_service_pb2 import (
     ListSessionsResponse,
 )
 from desk.v1.status_pb2 import GetStatusResponse, ResponseHeader
-from google.protobuf.message import Message
-from google.rpc import status_pb2
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
-
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.feed_server import FeedServer, connected
 from tests.support.rpc import PATIENCE, World, service

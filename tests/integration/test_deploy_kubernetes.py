@@ -31,6 +31,13 @@ def resources() -> Iterator[Any]:
         yield from documents(name)
 
 
+def cluster() -> Iterator[Any]:
+    """Return what `kubectl apply -k` makes of the cluster."""
+    (kustomization,) = documents("cluster/kustomization.yaml")
+    for name in kustomization["resources"]:
+        yield from documents(f"cluster/{name}")
+
+
 def resource(kind: str, name: str = "desk-sessions") -> Any:
     (found,) = (
         each for each in resources() if (each["kind"], each["metadata"]["name"]) == (kind, name)
@@ -53,7 +60,10 @@ def environment(container: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "manifest",
-    [pytest.param(each, id=f"{each['kind']}-{each['metadata']['name']}") for each in resources()],
+    [
+        pytest.param(each, id=f"{each['kind']}-{each['metadata']['name']}")
+        for each in (*resources(), *cluster())
+    ],
 )
 def test_the_schema_of_kubernetes_accepts_the_manifest(manifest: Any) -> None:
     schema = pytest.importorskip("kubernetes_validate", reason="`make test-tools` installs it")
@@ -202,3 +212,62 @@ def test_the_gateway_and_nobody_else_is_given_the_tokens() -> None:
 
 def test_the_pod_has_the_time_it_needs_to_stop_in_order() -> None:
     assert pod()["terminationGracePeriodSeconds"] > STOP_WITHIN + 1
+
+
+def in_cluster(kind: str, name: str) -> Any:
+    (found,) = (
+        each for each in cluster() if (each["kind"], each["metadata"]["name"]) == (kind, name)
+    )
+    return found["spec"]
+
+
+def test_every_manifest_of_the_cluster_is_applied() -> None:
+    (kustomization,) = documents("cluster/kustomization.yaml")
+    files = {path.name for path in MANIFESTS.glob("cluster/*.yaml")}
+
+    assert set(kustomization["resources"]) == files - {"kustomization.yaml", "nats.values.yaml"}
+
+
+@pytest.mark.parametrize("name", ["gateway", "service"])
+def test_two_of_each_run_as_the_one_does_each_on_a_volume_of_its_own(name: str) -> None:
+    spec = in_cluster("StatefulSet", f"desk-{name}")
+    here, alone = spec["template"]["spec"], pod()
+    (container,) = here["containers"]
+    (config,) = (each["data"] for each in cluster() if each["kind"] == "ConfigMap")
+    given = {**config, **{each["name"]: each["value"] for each in container["env"]}}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+
+    assert spec["replicas"] == 2
+    assert spec["volumeClaimTemplates"][0]["metadata"]["name"] == "data"
+    assert mounts["data"] == image("VOLUME")
+    assert container["args"] == [name]
+    for part in ("securityContext", "terminationGracePeriodSeconds", "enableServiceLinks"):
+        assert here[part] == alone[part]
+    same = ("securityContext", "resources", "startupProbe", "livenessProbe", "readinessProbe")
+    for part in same:
+        assert container[part] == containers()[name][part]
+    assert set(environment(name)) <= set(given) <= SETTINGS
+    assert given["DESK_NATS_NKEY"].startswith(mounts["nats"])
+
+
+@pytest.mark.parametrize("name", ["gateway", "service"])
+def test_what_selects_the_pods_of_the_cluster_finds_them(name: str) -> None:
+    template = in_cluster("StatefulSet", f"desk-{name}")["template"]
+    labels = template["metadata"]["labels"]
+    ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+    service = in_cluster("Service", f"desk-{name}")
+    policy = in_cluster("NetworkPolicy", f"desk-{name}")
+
+    assert service["selector"] == labels
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert in_cluster("PodDisruptionBudget", f"desk-{name}")["selector"]["matchLabels"] == labels
+    assert {port["targetPort"] for port in service["ports"]} <= ports
+    assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == ports
+
+
+def test_the_nats_of_the_cluster_syncs_before_it_acknowledges() -> None:
+    (values,) = documents("cluster/nats.values.yaml")
+    (settings,) = (each["data"] for each in cluster() if each["kind"] == "ConfigMap")
+
+    assert values["config"]["jetstream"]["merge"]["sync_interval"] == "always"
+    assert str(values["config"]["cluster"]["replicas"]) == settings["DESK_NATS_REPLICAS"]

@@ -14,10 +14,10 @@ from urllib.parse import urlencode
 
 import grpc
 import pytest
+
 from desk.client import Client
 from desk.v1.session_service_pb2 import CountSessionsRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
-
 from gateway import limits
 from gateway.answers import Answer
 from gateway.limits import BUDGET, MAX_BODY, MAX_HEAD
@@ -83,7 +83,7 @@ def send(
     """
     context, made = proxy.client_context(), proxy.certificates
     if own:
-        context.load_cert_chain(made.certificate(own), made.key(own))
+        context.load_cert_chain(made.pairs[own].chain, made.pairs[own].key)
     connection = http.client.HTTPSConnection(
         "127.0.0.1", proxy.https, timeout=DEADLINE, context=context, source_address=(source, 0)
     )
@@ -106,8 +106,7 @@ def channel(proxy: RunningNginx, name: str | None) -> grpc.Channel:
 
 def credentials(proxy: RunningNginx, name: str | None) -> grpc.ChannelCredentials:
     made = proxy.certificates
-    own = (made.key(name).read_bytes(), made.certificate(name).read_bytes()) if name else ()
-    return grpc.ssl_channel_credentials(made.authority.read_bytes(), *own)
+    return made.authority.credentials(made.pairs[name] if name else None)
 
 
 def test_a_simulated_contact_centre_is_kept_through_https(
@@ -118,7 +117,7 @@ def test_a_simulated_contact_centre_is_kept_through_https(
         f"https://127.0.0.1:{proxy.https}",
         *("--sessions", "100", "--duplicates", "10%", "--shuffle", "20%", "--malformed", "2%"),
         *("--verify", desk.target),
-        SSL_CERT_FILE=str(proxy.certificates.authority),
+        SSL_CERT_FILE=str(proxy.certificates.authority.file),
         DESK_SIMULATE_TOKEN=TOKEN,
         timeout=60,
     )
@@ -141,7 +140,7 @@ async def test_a_callback_sent_through_https_comes_out_of_a_live_stream_through_
                 break
         sent = run(
             *("simulate", f"https://127.0.0.1:{proxy.https}", "--sessions", "1"),
-            SSL_CERT_FILE=str(proxy.certificates.authority),
+            SSL_CERT_FILE=str(proxy.certificates.authority.file),
             DESK_SIMULATE_TOKEN=TOKEN,
         )
         assert sent.returncode == 0
@@ -220,7 +219,7 @@ def test_with_an_authority_of_desk_nobody_without_its_certificate_reaches_the_ga
     desk: RunningDesk, tmp_path: Path
 ) -> None:
     mutual = {
-        r"#ssl_client_certificate .*": f"ssl_client_certificate {tmp_path}/authority.crt;",
+        r"#ssl_client_certificate .*": f"ssl_client_certificate {tmp_path}/authority.pem;",
         r"#ssl_verify_client .*": "ssl_verify_client on;",
     }
     gateway = "{}:{}".format(*desk.http)
@@ -240,32 +239,38 @@ def test_a_key_comes_through_in_clear_from_loopback_and_with_tls_to_the_service(
     clients = Clients(tmp_path)
     (tmp_path / "key").write_text(clients.add("board"))
     (tmp_path / "wrong").write_text(new_key("wrong"))
-    settings, edits = {"DESK_CLIENTS_FILE": str(clients.path)}, {}
+    settings, edits, made = (
+        {"DESK_CLIENTS_FILE": str(clients.path)},
+        {},
+        nginx.Certificates(tmp_path),
+    )
     if encrypted:
-        made = nginx.Certificates(tmp_path).make()
-        settings["DESK_GRPC_TLS_CERT"] = str(made.certificate("server"))
-        settings["DESK_GRPC_TLS_KEY"] = str(made.key("server"))
+        settings["DESK_GRPC_TLS_CERT"] = str(made.pairs["server"].chain)
+        settings["DESK_GRPC_TLS_KEY"] = str(made.pairs["server"].key)
         edits = {
-            r"^ *grpc_pass grpc:.*": "",
-            r"#(grpc_pass grpcs:.*)": r"\1",
+            r"grpc://": "grpcs://",
             r"#grpc_ssl_trusted_certificate .*": (
-                f"grpc_ssl_trusted_certificate {made.authority};"
+                f"grpc_ssl_trusted_certificate {made.authority.file};"
             ),
             r"#(grpc_ssl_(?:verify|name) .*)": r"\1",
         }
     with (
         start("serve", data_dir=tmp_path / "data", **settings) as desk,
         nginx.running(
-            tmp_path, gateway="{}:{}".format(*desk.http), service=desk.target, edits=edits
+            tmp_path,
+            gateway="{}:{}".format(*desk.http),
+            service=desk.target,
+            certificates=made,
+            edits=edits,
         ) as proxy,
     ):
         codes = [
             run(
                 "status",
                 target=f"127.0.0.1:{proxy.grpc}",
-                DESK_CLIENT_TLS_CA=str(proxy.certificates.authority),
-                DESK_CLIENT_TLS_CERT=str(proxy.certificates.certificate("client")),
-                DESK_CLIENT_TLS_KEY=str(proxy.certificates.key("client")),
+                DESK_CLIENT_TLS_CA=str(proxy.certificates.authority.file),
+                DESK_CLIENT_TLS_CERT=str(made.pairs["client"].chain),
+                DESK_CLIENT_TLS_KEY=str(made.pairs["client"].key),
                 DESK_CLIENT_KEY_FILE=str(tmp_path / key),
             ).returncode
             for key in ("key", "wrong")

@@ -17,6 +17,7 @@ pytestmark = [
     "arguments",
     [
         ("check", "config", "prometheus.yml"),
+        ("check", "config", "cluster.yml"),
         ("check", "rules", "desk.rules.yml"),
         ("test", "rules", "desk.rules.test.yml", "desk.rules.week.test.yml"),
     ],

@@ -13,8 +13,8 @@ from command.cli import EXIT_CODES
 from command.settings import Settings
 from gateway import authentication
 from gateway import limits as gateway
-from journal import group_commit
-from service import history, message, session
+from journal import group_commit, jetstream_objects
+from service import history, message, session, snapshot
 from service.rpc import requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
@@ -71,9 +71,9 @@ LIMITS = {
     "`SessionId`, `Event`": f"{decoder.MAX_SESSION_ID}, {decoder.MAX_EVENT_NAME} characters",
     "name of a user, an agent, an account": f"{decoder.MAX_NAME} bytes",
     "`EventTime`": f"from 2015 on, at most {decoder.MAX_AHEAD // 3_600_000} h ahead",
-    "callbacks of a session": f"{history.Limits().callbacks:,}",
-    "changed verdicts of a session, published again": f"{history.Limits().revised:,}",
-    "callbacks of a session looked at again for late ones": f"{history.Limits().redone:,}",
+    "callbacks of a session": f"{history.FoldLimits().callbacks:,}",
+    "changed verdicts of a session, published again": f"{history.FoldLimits().revised:,}",
+    "callbacks of a session looked at again for late ones": f"{history.FoldLimits().redone:,}",
     "agents listed in a session": f"the last {session.MAX_AGENTS}",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
     "time to answer a callback": f"{gateway.BUDGET} s",
@@ -110,6 +110,9 @@ LIMITS = {
         " with thousands of streams"
     ),
     "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
+    "view snapshots of a version; their age": (
+        f"{snapshot.KEPT}; {jetstream_objects.KEEP / 86_400:.0f} days"
+    ),
 }
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from desk.v1.session_pb2 import Session, SessionState
 
+from desk.v1.session_pb2 import Session, SessionState
 from service.records import timestamp
 from tests.support.callbacks import NOON, life
 from tests.support.consumer import (

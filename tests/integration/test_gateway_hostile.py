@@ -121,12 +121,13 @@ def test_whoever_goes_on_sending_behind_a_refusal_can_read_it_and_is_cut_off():
         eventually(is_cut_off)
 
 
-def test_refusals_are_one_line_a_kind_and_quote_nothing():
+def test_refusals_are_one_line_a_kind_with_the_cause_and_quote_no_query_header_or_body():
     with capture_logs([Throttle()]) as logs, gateway() as desk:
         for _ in range(20):
             desk.raw(b"s3cret ? HTTP/1.1" + END)
-            desk.ask("POST", "/s3cret").assert_fail(404)
+            desk.ask("POST", "/else%1Bwhere?s3cret").assert_fail(404)
             desk.ask("DELETE", "/?s3cret").assert_fail(405)
+            desk.ask("S3CRET", "/").assert_fail(405)
             desk.post(headers={"Content-Encoding": "s3cret"}).assert_fail(415)
             desk.post(b"s3cret" * 50_000).assert_fail(413)
             desk.post(CallbackCommand=None).assert_fail(400)
@@ -139,7 +140,10 @@ def test_refusals_are_one_line_a_kind_and_quote_nothing():
         ("request_refused", "the body is too large"),
         ("callback_command_refused", "CallbackCommand is missing"),
     ]
-    assert "s3cret" not in repr(logs)
+    assert (logs[1]["method"], logs[1]["path"]) == ("POST", "/else%1Bwhere")
+    assert (logs[2]["method"], logs[2]["path"]) == ("DELETE", "/")
+    assert logs[4]["limit"] == 256 * 1024
+    assert "s3cret" not in repr(logs).lower()
 
 
 def test_whoever_posts_is_told_the_revision_and_a_repetition_that_of_the_first_copy(desk):

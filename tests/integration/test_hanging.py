@@ -6,10 +6,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from desk.v1.status_pb2 import GetStatusRequest
-from desk.v1.status_pb2_grpc import StatusServiceStub
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from desk.v1.status_pb2 import GetStatusRequest
+from desk.v1.status_pb2_grpc import StatusServiceStub
 from tests.support.commands import invoke
 from tests.support.processes import RunningDesk, start
 from tests.support.waiting import eventually

@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from journal.errors import AppendTimedOut, Overloaded, Unavailable, Unreadable
-from journal.group_commit import Limits
+from journal.group_commit import CommitLimits
 from journal.sqlite import SqliteReader, SqliteWriter
 from tests.support.faulty_disk import FaultyDisk, faulty_disk
 from tests.support.journals import PATIENCE, append, new_entry, read_all
@@ -86,7 +86,7 @@ def test_the_file_is_opened_anew_after_a_failed_commit_and_only_then(
 def test_a_disk_that_is_full_is_trouble_until_it_can_be_written_again(
     disk: FaultyDisk, path: Path
 ) -> None:
-    with closing(SqliteWriter(path, limits=Limits(check_after=0.02))) as journal:
+    with closing(SqliteWriter(path, limits=CommitLimits(check_after=0.02))) as journal:
         disk.fail("write", apsw.FullError("no space left"))
         with pytest.raises(Unavailable):
             append(journal, "one")
@@ -211,7 +211,7 @@ def test_an_append_that_timed_out_while_it_waited_was_withdrawn(
 
 
 def test_more_appends_than_may_wait_are_refused_at_once(disk: FaultyDisk, path: Path) -> None:
-    journal = SqliteWriter(path, limits=Limits(waiting=5))  # the one in the commit too
+    journal = SqliteWriter(path, limits=CommitLimits(waiting=5))  # the one in the commit too
     refused: list[Overloaded] = []
     with ThreadPoolExecutor(6) as pool, disk.hanging() as hangs:
         pool.submit(append, journal, "taken")

@@ -7,8 +7,8 @@ from contextlib import ExitStack, aclosing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from desk.client import Client
 
+from desk.client import Client
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import DEADLINE, RunningDesk, run, start, wait_until
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import grpc
 import pytest
-from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
-from desk.v1 import event_service_pb2 as events
-from desk.v1 import session_service_pb2 as sessions
-from desk.v1.event_pb2 import Event, EventFilter, Verdict
-from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
+from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
+from desk.v1 import event_service_pb2 as events
+from desk.v1 import session_service_pb2 as sessions
+from desk.v1.event_pb2 import Event, EventFilter, Verdict
+from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState
 from metrics.definitions import AUTH_DENIED
 from metrics.report import AppReport, GatewayReport, save
 from service.certificates import CertificateFiles

@@ -7,11 +7,11 @@ from typing import Any
 
 import grpc
 import pytest
+
 from desk.v1.event_pb2 import EventFilter, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import ExplainSessionRequest
-
 from service.rpc.explanation import Explanations
 from service.view.reader import Reader, Row
 from tests.support.callbacks import APP, NOON, SESSION, body, life

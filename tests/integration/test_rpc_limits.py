@@ -10,6 +10,13 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from structlog.testing import capture_logs
+
+from command.throttle import Throttle
 from desk.v1.event_pb2 import EventFilter
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.event_service_pb2_grpc import EventServiceStub
@@ -22,13 +29,6 @@ from desk.v1.session_service_pb2 import (
     WaitForStateRequest,
 )
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
-from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
-from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
-from structlog.testing import capture_logs
-
-from command.throttle import Throttle
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import PATIENCE, Worker, fields, reason, refusal, service, take, until

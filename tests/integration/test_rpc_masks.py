@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
+
 from desk.client import Client
 from desk.v1 import event_service_pb2 as events
 from desk.v1 import session_service_pb2 as sessions
 from desk.v1.event_pb2 import EventFilter, Verdict
-
 from service.clients import Client as ClientEntry
 from service.rpc.access import Gate
 from service.rpc.grants import EVERYTHING, Grant, Grants

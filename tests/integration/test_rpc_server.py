@@ -9,6 +9,12 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+
 from desk.v1.event_service_pb2 import SubscribeRequest
 from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_pb2 import SessionState
@@ -19,12 +25,6 @@ from desk.v1.session_service_pb2 import (
 )
 from desk.v1.status_pb2 import GetStatusRequest
 from desk.v1.status_pb2_grpc import StatusServiceStub
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_health.v1.health_pb2_grpc import HealthStub
-from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
-from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
-
 from service.rpc.limits import Limits
 from service.rpc.server import SERVICES, serve
 from service.view.progress import Progress

@@ -4,6 +4,8 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState, TimeRange
 from desk.v1.session_service_pb2 import (
     BatchGetSessionsRequest,
@@ -14,8 +16,6 @@ from desk.v1.session_service_pb2 import (
     WaitForStateRequest,
 )
 from desk.v1.status_pb2 import GetStatusRequest
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from service.records import timestamp
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, SESSION, body, life

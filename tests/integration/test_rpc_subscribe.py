@@ -5,11 +5,11 @@ from typing import Any
 
 import grpc
 import pytest
+
 from desk.v1.event_pb2 import EventFilter, EventType, Verdict
 from desk.v1.event_service_pb2 import SubscribeResponse
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import GetSessionRequest
-
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import (

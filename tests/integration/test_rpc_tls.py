@@ -11,10 +11,10 @@ from typing import Any
 
 import grpc
 import pytest
-from desk.v1.status_pb2 import GetStatusRequest
-from desk.v1.status_pb2_grpc import StatusServiceStub
 from structlog.testing import capture_logs
 
+from desk.v1.status_pb2 import GetStatusRequest
+from desk.v1.status_pb2_grpc import StatusServiceStub
 from metrics.definitions import CERTIFICATE_NOT_AFTER
 from service.certificates import CertificateFiles
 from service.rpc.tls import Tls

@@ -15,6 +15,8 @@ from journal.memory import MemoryJournal
 from metrics.definitions import SCRUB_DIFFERENCES
 from metrics.report import ScrubReport, load
 from service.scrub import Scrub
+from service.view import store
+from service.view.errors import ViewUnavailable
 from tests.support.callbacks import NOON, body, entry
 from tests.support.views import JOURNAL, project
 from tests.support.waiting import eventually
@@ -144,6 +146,18 @@ def test_a_restart_goes_on_where_the_pass_was_and_another_journal_begins_anew(
     Scrub(again, tmp_path, rate=4).step()
     assert again.reads == [4]
     assert Scrub(MemoryJournal(), tmp_path, rate=4).report.revision == 0
+
+
+def test_the_scrub_waits_for_the_first_transaction_of_a_new_view(tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    new.mkdir(mode=0o700)
+    store.open_writer(store.locate(new)).close()
+    scrub = Scrub(Changed(ENTRIES), new, rate=4)
+    with pytest.raises(ViewUnavailable, match="the view is empty"):
+        scrub.step()
+    project(new, ENTRIES).close()
+    scrub.step()
+    assert scrub.report.revision == 4
 
 
 def test_the_scrub_works_beside_the_follower_and_survives_a_journal_that_is_away(

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
 from desk.v1.event_pb2 import Event, RejectionReason, SessionRecord, Verdict
 from desk.v1.session_pb2 import EndReason, Session, SessionState
 from desk.v1.session_service_pb2 import BatchGetSessionsRequest
 from desk.v1.status_pb2 import GetStatusResponse
-
 from simulator.callbacks import Made
 from simulator.expectation import Expectation
 from simulator.ledger import Ledger

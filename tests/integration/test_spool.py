@@ -1,8 +1,9 @@
 """The spool before a journal that can be away: nothing is lost, and nothing overtakes."""
 
+import json
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from time import monotonic
@@ -10,11 +11,14 @@ from time import monotonic
 import pytest
 
 from journal.entry import Appended, NewEntry
-from journal.errors import Closed, InUse, TooLarge, Unavailable, Unreadable
+from journal.errors import AppendTimedOut, Closed, InUse, TooLarge, Unavailable, Unreadable
 from journal.jetstream_message import subject_of
+from journal.memory import MemoryJournal
+from journal.port import Waiter
 from journal.spool import SpooledWriter
 from journal.sqlite_file import open_read_only
 from tests.support.faulty_disk import faulty_disk
+from tests.support.gateway import gateway
 from tests.support.journals import PATIENCE, append, new_entry
 from tests.support.spools import Remote, forwarded, spooled, stored
 from tests.support.waiting import eventually
@@ -39,7 +43,13 @@ def journal(remote: Remote, folder: Path) -> Iterator[SpooledWriter]:
 
 
 def of_session(session: object, name: object) -> NewEntry:
-    return new_entry(f"{session}-{name}", body=b'{"SessionId":"%s"}' % str(session).encode())
+    content = {"SessionId": str(session), "Padding": "x" * 5_000}
+    return new_entry(f"{session}-{name}", body=json.dumps(content).encode())
+
+
+def waiting(journal: SpooledWriter) -> int:
+    """Return the number of callbacks in the spool."""
+    return int(journal.notice().split()[1]) if journal.notice() else 0
 
 
 def two_sessions() -> tuple[str, str]:
@@ -93,25 +103,20 @@ def test_a_later_callback_overtakes_none_of_its_session(
     journal: SpooledWriter, remote: Remote
 ) -> None:
     waiting, other = two_sessions()
-    remote.may_take.clear()
+    remote.held = {f"request-{waiting}-1"}
     assert journal.append(of_session(waiting, 1), timeout=0.2) == KEPT
-    results: list[Appended] = []
-    direct = threading.Thread(
-        target=lambda: results.append(journal.append(of_session(other, 1), timeout=PATIENCE))
-    )
-    direct.start()
-    assert journal.append(of_session(waiting, 2), timeout=0.2) == KEPT
-    remote.may_take.set()
-    direct.join(PATIENCE)
-    assert results[0].revision > 0
+    assert journal.append(of_session(waiting, 2), timeout=PATIENCE) == KEPT
+    assert journal.append(of_session(other, 1), timeout=PATIENCE).revision > 0
+    remote.held = set()
     forwarded(journal)
-    mine = [name for name in remote.requests() if name.startswith(f"request-{waiting}-")]
-    assert mine == [f"request-{waiting}-1", f"request-{waiting}-2"]
+    assert remote.requests() == [f"request-{other}-1", *(f"request-{waiting}-{n}" for n in (1, 2))]
+    assert journal.append(of_session(waiting, 3), timeout=PATIENCE).revision > 0
 
 
 def test_appends_at_the_same_time_are_neither_lost_nor_reordered_by_the_switches(
     journal: SpooledWriter, remote: Remote
 ) -> None:
+    remote.is_uneven = True
     stop = threading.Event()
     appended: dict[int, int] = defaultdict(int)
     direct: set[int] = set()
@@ -130,7 +135,7 @@ def test_appends_at_the_same_time_are_neither_lost_nor_reordered_by_the_switches
         direct.clear()
         eventually(lambda: len(direct) == 12)
         remote.away = True
-        eventually(lambda: "wait: nobody answers" in journal.notice())
+        eventually(lambda: waiting(journal) > 100)
         remote.away = False
     stop.set()
     for thread in threads:
@@ -141,6 +146,25 @@ def test_appends_at_the_same_time_are_neither_lost_nor_reordered_by_the_switches
         session, _, number = request.removeprefix("request-").partition("-")
         found[int(session)].append(int(number))
     assert found == {session: list(range(number)) for session, number in appended.items()}
+
+
+class TwoEvents(MemoryJournal):
+    """A journal that gives one event up, and waits on another."""
+
+    def append(
+        self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
+    ) -> Appended:
+        first, second = event(), event()
+        threading.Timer(0.05, first.set).start()
+        threading.Timer(0.2, second.set).start()
+        if not second.wait(timeout):
+            raise AppendTimedOut("the second event is not set")
+        return super().append(entry, timeout=timeout, event=event)
+
+
+def test_an_event_that_was_given_up_does_not_end_the_wait_for_the_next_one() -> None:
+    with gateway(TwoEvents()) as running:
+        running.post().assert_ok()
 
 
 # ---- Starts ----
@@ -155,11 +179,11 @@ def test_a_spool_of_an_earlier_time_is_forwarded_first(
     journal.close()
     again = Remote()
     again._id = remote.id  # it survives, unlike one in memory
-    again.may_take.clear()
+    again.held = {"request-s-0"}
     with closing(spooled(again, folder)) as restarted:
         assert restarted.notice() == "spooling, 5 callbacks wait: they are forwarded"
         assert restarted.append(of_session("s", 5), timeout=PATIENCE) == KEPT
-        again.may_take.set()
+        again.held = set()
         forwarded(restarted)
     assert again.requests() == [f"request-s-{number}" for number in range(6)]
 
@@ -200,6 +224,20 @@ def test_what_was_forwarded_is_not_forwarded_again_after_a_start(
         append(restarted, "b")
         assert restarted.notice() == ""
     assert again.delivered == ["request-b"]
+
+
+def test_a_position_of_another_file_is_not_taken(
+    journal: SpooledWriter, remote: Remote, folder: Path
+) -> None:
+    remote.away = True
+    append(journal)
+    journal.close()
+    (folder / "1.position").write_text(f"{'0' * 32} 1000")
+    again = Remote()
+    again._id = remote.id
+    with closing(spooled(again, folder)) as restarted:
+        forwarded(restarted)
+    assert again.requests() == ["request-a"]
 
 
 def test_a_spool_belongs_to_one_process(journal: SpooledWriter, folder: Path) -> None:
@@ -308,6 +346,19 @@ def test_a_disk_that_fails_matters_only_while_the_spool_is_needed(
         remote.away = False
         forwarded(journal)
     assert remote.requests() == ["request-a", "request-b"]
+
+
+def test_a_disk_that_takes_nothing_more_is_forwarded(remote: Remote, folder: Path) -> None:
+    with faulty_disk() as disk, closing(spooled(remote, folder)) as journal:
+        remote.away = True
+        for number in range(30):
+            append(journal, number, body=b"x" * 100_000)
+        disk.fail("write", OSError("no space"))
+        (folder / "1.new").mkdir()  # the position cannot be saved
+        remote.away = False
+        forwarded(journal)
+        assert len(remote.requests()) == 30
+        disk.heal()
 
 
 # ---- Entries that cannot be forwarded ----

@@ -12,15 +12,15 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from structlog.testing import capture_logs
+
 from desk.v1.event_service_pb2 import SubscribeRequest
 from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_service_pb2 import GetSessionRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from desk.v1.status_pb2 import GetStatusRequest
 from desk.v1.status_pb2_grpc import StatusServiceStub
-from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from structlog.testing import capture_logs
-
 from journal.memory import MemoryJournal
 from metrics.tracing import problem, sending
 from tests.support.callbacks import APP, NOON, SESSION, body

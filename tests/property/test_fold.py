@@ -3,19 +3,19 @@
 from collections.abc import Callable
 from random import Random
 
-from desk.v1.session_pb2 import SESSION_STATE_QUEUED, Session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from callback.decoder import identify
+from desk.v1.session_pb2 import SESSION_STATE_QUEUED, Session
 from journal.entry import Entry
-from service.history import LIMITS, Limits
+from service.history import LIMITS, FoldLimits
 from tests.support.callbacks import APP
 from tests.support.histories import batches, first_copies, journals, repetitive
 from tests.support.views import View, view
 
-few = st.builds(Limits, st.integers(1, 20), st.integers(1, 8), st.integers(1, 40))
+few = st.builds(FoldLimits, st.integers(1, 20), st.integers(1, 8), st.integers(1, 40))
 """Limits that a journal of these tests uses up."""
 
 Outcome = tuple[int, int]
@@ -24,7 +24,7 @@ Outcome = tuple[int, int]
 
 @given(st.data(), repetitive(), st.just(LIMITS) | few)
 def test_repeated_entries_leave_no_trace(
-    data: st.DataObject, journal: list[Entry], limits: Limits
+    data: st.DataObject, journal: list[Entry], limits: FoldLimits
 ) -> None:
     cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
     with (
@@ -36,7 +36,7 @@ def test_repeated_entries_leave_no_trace(
 
 @given(st.data(), journals(), st.just(LIMITS) | few)
 def test_batches_and_restarts_change_not_a_byte(
-    data: st.DataObject, journal: list[Entry], limits: Limits
+    data: st.DataObject, journal: list[Entry], limits: FoldLimits
 ) -> None:
     cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
     with (

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from callback.decoder import Malformed
 from journal.entry import Entry
-from service.history import History, HistoryEntry, Limits
+from service.history import FoldLimits, History, HistoryEntry
 from service.session import Facts, Reason, without_message
 from tests.support.callbacks import decode
 from tests.support.histories import journals
 
-limits = st.just(Limits()) | st.builds(
-    Limits, st.integers(1, 40), st.integers(1, 30), st.integers(1, 60)
+limits = st.just(FoldLimits()) | st.builds(
+    FoldLimits, st.integers(1, 40), st.integers(1, 30), st.integers(1, 60)
 )
 
 
@@ -32,7 +32,7 @@ def facts_of(journal: list[Entry]) -> Iterator[Facts]:
 class Partial:
     """A history that lets go of its past whenever it may, and has it read back when it must."""
 
-    def __init__(self, random: Random, limits: Limits, keep: int) -> None:
+    def __init__(self, random: Random, limits: FoldLimits, keep: int) -> None:
         self.history = History()
         self.kept: list[tuple[Facts, int]] = []
         self._random = random
@@ -61,7 +61,7 @@ class Partial:
             self.history = History.restore(self.history.save())
 
 
-def take(history: History, entry: HistoryEntry, limits: Limits) -> list[HistoryEntry]:
+def take(history: History, entry: HistoryEntry, limits: FoldLimits) -> list[HistoryEntry]:
     is_full = history.usage.is_used_up(limits)
     return [history.reject(entry)] if is_full else history.add(entry)
 
@@ -76,7 +76,7 @@ def outcomes(callbacks: list[HistoryEntry]) -> list[object]:
 
 @given(journals(most=40), st.integers(0, 2**32), st.sampled_from([1, 2, 3, 8]), limits)
 def test_a_history_gives_the_same_however_little_of_it_is_at_hand(
-    journal: list[Entry], seed: int, tail: int, limits: Limits
+    journal: list[Entry], seed: int, tail: int, limits: FoldLimits
 ) -> None:
     whole, partial = History(), Partial(Random(seed), limits, tail)
     for revision, facts in enumerate(facts_of(journal), 1):

@@ -2,27 +2,27 @@
 
 from typing import Any
 
-from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
-from desk.v1.session_pb2 import EndReason, Session, SessionState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
+from desk.v1.session_pb2 import EndReason, Session, SessionState
 from journal.entry import Entry
-from service.history import Limits
+from service.history import FoldLimits
 from tests.support.callbacks import APP
 from tests.support.histories import batches, journals, repetitive
 from tests.support.model import TOO_LONG, Content, Record, content_of
 from tests.support.views import View, view
 
-WIDE = Limits(callbacks=20_000, revised=100_000)
+WIDE = FoldLimits(callbacks=20_000, revised=100_000)
 narrow = st.tuples(st.integers(1, 20), st.integers(1, 8)).map(
-    lambda limits: Limits(callbacks=limits[0], revised=limits[1])
+    lambda limits: FoldLimits(callbacks=limits[0], revised=limits[1])
 )
 
 
 @given(st.data(), journals() | repetitive(), st.just(WIDE) | narrow)
 def test_feed_and_sessions_are_those_of_the_rules(
-    data: st.DataObject, journal: list[Entry], limits: Limits
+    data: st.DataObject, journal: list[Entry], limits: FoldLimits
 ) -> None:
     expected = content_of(journal, callbacks=limits.callbacks, revised=limits.revised)
     with view(data.draw(batches(journal)), limits=limits) as seen:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from desk.v1 import event_pb2, session_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from callback.catalogue import EventType, State
 from callback.decoder import MAX_EVENT_TIME, MIN_EVENT_TIME, Callback
+from desk.v1 import event_pb2, session_pb2
 from journal.entry import Entry
 from service import records
 from service.history import History, HistoryEntry

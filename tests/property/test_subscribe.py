@@ -6,11 +6,11 @@ from contextlib import closing, contextmanager
 from itertools import pairwise
 from typing import Any
 
-from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
-from desk.v1.session_pb2 import Session
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
+from desk.v1.session_pb2 import Session
 from service.positions import complete_revision, last_of
 from service.rpc import reads, requests
 from service.rpc.explanation import Explanations

@@ -4,9 +4,12 @@ Read as compose does, as far as ours go: anchors and `${…}`. What a container 
 file system lies in a directory, and texts that name it are changed to say so.
 """
 
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +93,10 @@ class Project:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.hosts = {name: own_address() for name in self._services}
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._services)
+
     def address(self, name: str, port: int) -> str:
         """Return where a service listens. Ports that need root are 10,000 higher."""
         return f"{self.hosts[name]}:{port if port >= 1024 else port + 10_000}"
@@ -99,6 +106,25 @@ class Project:
         started = service.get("entrypoint") or [service["image"].rpartition(":")[0]]
         self._translations[name] = self._mount(name)
         self._running[name] = self._run(name, *started, *service.get("command", ()))
+
+    def kill(self, name: str) -> None:
+        """Kill all processes of a service."""
+        process = self._running.pop(name)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(DEADLINE)
+
+    def processes(self) -> dict[str, int]:
+        """Return the process id of each service that runs."""
+        return {name: process.pid for name, process in self._running.items()}
+
+    def restart_ended(self) -> list[str]:
+        """Start again what has ended by itself, as `restart: unless-stopped` does."""
+        ended = [name for name, each in self._running.items() if each.poll() is not None]
+        for name in ended:
+            self.kill(name)
+            self.start(name)
+        return ended
 
     def is_healthy(self, name: str) -> bool:
         """Run the service's own health check."""
@@ -113,6 +139,8 @@ class Project:
         return process.wait(DEADLINE)
 
     def stop_all(self) -> None:
+        for process in self._running.values():
+            process.terminate()
         for name in tuple(self._running):
             self.stop(name)
 
@@ -125,6 +153,7 @@ class Project:
                 env=environment({key: here(value) for key, value in variables.items()}),
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
 
     def _mount(self, name: str) -> Translate:

@@ -8,6 +8,12 @@ from itertools import groupby
 from typing import Any
 
 import grpc
+from google.protobuf import any_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import aio
+from grpc_status import rpc_status
+
 from desk.client import Client
 from desk.v1 import event_service_pb2_grpc, session_service_pb2_grpc, status_pb2_grpc
 from desk.v1.event_pb2 import Event, SessionRecord
@@ -26,11 +32,6 @@ from desk.v1.session_service_pb2 import (
     ListSessionsResponse,
 )
 from desk.v1.status_pb2 import GetStatusResponse, ResponseHeader
-from google.protobuf import any_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc import aio
-from grpc_status import rpc_status
 
 JOURNAL_ID = "0" * 31 + "1"
 

@@ -18,8 +18,7 @@ from gateway.authentication import Authenticator
 from gateway.limits import BUDGET, Limits
 from gateway.waitress_server import GreenletEvent, Server
 from journal.entry import Appended, Entry, NewEntry
-from journal.group_commit import GroupCommit
-from journal.group_commit import Limits as CommitLimits
+from journal.group_commit import CommitLimits, GroupCommit
 from journal.memory import MemoryJournal
 from journal.port import Journal, Waiter
 from tests.support.callbacks import APP, NOON

@@ -48,7 +48,7 @@ class NatsServer:
 
     def configure(self, *lines: str) -> None:
         """Write the configuration for the next start."""
-        store = f"jetstream {{ store_dir: {self._directory}/store, max_file: 4GB }}\n"
+        store = f"jetstream {{ store_dir: {self._directory}/store, max_file: 64GB }}\n"
         (self._directory / "nats.conf").write_text("\n".join([*lines, store]))
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from command.address import Address
 from command.sockets import bound_address, reserve
+from tests.support.certificates import Authority
 from tests.support.loopback import listens
 from tests.support.processes import DEADLINE, ROOT, wait_until
 
@@ -23,46 +24,16 @@ NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:{ROOT}/.venv
 ANYWHERE = Address("127.0.0.1", 0)
 
 
-@dataclass(frozen=True)
 class Certificates:
-    """Files that `openssl` made: an authority, and a certificate of it for each side."""
+    """An authority, and certificates of `server` and `client`; that of `stranger` is its own."""
 
-    directory: Path
-
-    @property
-    def authority(self) -> Path:
-        return self.directory / "authority.crt"
-
-    def certificate(self, name: str) -> Path:
-        return self.directory / f"{name}.crt"
-
-    def key(self, name: str) -> Path:
-        return self.directory / f"{name}.key"
-
-    def make(self) -> "Certificates":
-        """Make the files of `server` and `client`; those of `stranger` are signed by itself.
-
-        Files that are there already stay.
-        """
-        if self.authority.exists():
-            return self
-        self._request("authority", "-subj", "/CN=authority")
-        signed = ("-CA", str(self.authority), "-CAkey", str(self.key("authority")))
-        names = "subjectAltName=IP:127.0.0.1,DNS:desk.example"
-        address = ("-addext", names, "-addext", "basicConstraints=CA:FALSE")
-        self._request("server", "-subj", "/CN=server", *signed, *address)
-        self._request("client", "-subj", "/CN=client", *signed, *address)
-        self._request("stranger", "-subj", "/CN=stranger")
-        return self
-
-    def _request(self, name: str, *options: str) -> None:
-        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc")
-        files = ("-keyout", str(self.key(name)), "-out", str(self.certificate(name)))
-        subprocess.run(
-            ["openssl", "req", "-x509", "-days", "2", *curve, *files, *options],
-            check=True,
-            capture_output=True,
-        )
+    def __init__(self, directory: Path) -> None:
+        self.authority = Authority(directory)
+        self.pairs = {
+            "server": self.authority.issue("server", "IP:127.0.0.1,DNS:desk.example"),
+            "client": self.authority.issue("client"),
+            "stranger": Authority(directory, "stranger").own,
+        }
 
 
 @dataclass(frozen=True)
@@ -86,12 +57,17 @@ class RunningNginx:
         return (self.directory / "access.log").read_text()
 
     def client_context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self.certificates.authority)
+        return ssl.create_default_context(cafile=self.certificates.authority.file)
 
 
 @contextmanager
 def running(
-    directory: Path, *, gateway: str, service: str, edits: Mapping[str, str] | None = None
+    directory: Path,
+    *,
+    gateway: str,
+    service: str,
+    certificates: Certificates | None = None,
+    edits: Mapping[str, str] | None = None,
 ) -> Iterator[RunningNginx]:
     """Run nginx in front of two addresses until the block is left.
 
@@ -99,12 +75,14 @@ def running(
         directory: for its files.
         gateway: its address.
         service: its address.
+        certificates: new ones by default.
         edits: regular expressions, and what an operator puts in place of them in the files.
     """
-    certificates = Certificates(directory).make()
+    certificates = certificates or Certificates(directory)
     with closing(reserve(ANYWHERE)) as https, closing(reserve(ANYWHERE)) as grpc:
         ports = {"443": bound_address(https).port, "50443": bound_address(grpc).port}
-        _write(directory, {"127.0.0.1:8080": gateway, "127.0.0.1:50051": service}, ports)
+        backends = {"127.0.0.1:8080": gateway, "127.0.0.1:50051": service}
+        _write(directory, certificates, backends, ports)
         for pattern, text in (edits or {}).items():
             _edit(directory, pattern, text)
         process = subprocess.Popen(_command(directory), stderr=subprocess.PIPE, text=True)
@@ -124,8 +102,7 @@ def running(
 
 def check(directory: Path, *, place: str) -> subprocess.CompletedProcess[str]:
     """Have nginx check the shipped files; `place` is `machine.conf` or `compose.conf`."""
-    Certificates(directory).make()
-    _write(directory, {}, {"443": 443, "50443": 50443}, place)
+    _write(directory, Certificates(directory), {}, {"443": 443, "50443": 50443}, place)
     return subprocess.run(
         [*_command(directory), "-t"], capture_output=True, text=True, check=False, timeout=DEADLINE
     )
@@ -138,6 +115,7 @@ def _command(directory: Path) -> list[str]:
 
 def _write(
     directory: Path,
+    certificates: Certificates,
     backends: dict[str, str],
     ports: dict[str, int],
     place: str = "machine.conf",
@@ -148,8 +126,9 @@ def _write(
         for port, here in ports.items():
             text = text.replace(f"listen {port} ssl", f"listen 127.0.0.1:{here} reuseport ssl")
         text = text.replace("/var/log/nginx", str(directory))
-        text = text.replace("/etc/nginx/tls/server", f"{directory}/server")
-        text = text.replace("/etc/nginx/tls/clients.crt", f"{directory}/authority.crt")
+        text = text.replace("/etc/nginx/tls/server.crt", str(certificates.pairs["server"].chain))
+        text = text.replace("/etc/nginx/tls/server.key", str(certificates.pairs["server"].key))
+        text = text.replace("/etc/nginx/tls/clients.crt", str(certificates.authority.file))
         (directory / name).write_text(confined(directory, text))
     text = (SHIPPED / place).read_text()
     for address, backend in backends.items():

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback whose connections can be cut, and what a server says changed."""
+"""A TCP proxy on loopback: connections can be cut or stalled, and what a server says changed."""
 
 import socket
 import threading
@@ -7,52 +7,78 @@ from contextlib import contextmanager, suppress
 
 Change = Callable[[bytes], bytes]
 
+CONNECT_WITHIN = 1.0
+"""Seconds for a connection to a target: one that is frozen may take no more."""
+
 
 class Proxy:
-    """Forwards connections to a port of this machine.
+    """Forwards connections to ports of this machine, in turn; one that refuses is passed over.
 
     Attributes:
         port: where it listens.
     """
 
-    def __init__(self, target: int, change: Change) -> None:
-        self._target = target
+    def __init__(self, *targets: int, change: Change = bytes) -> None:
+        self._targets = targets
         self._change = change
-        self._ends: set[socket.socket] = set()
+        self._pairs: dict[socket.socket, socket.socket] = {}
+        self._flows = threading.Event()
+        self._flows.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self) -> None:
-        """Cut all connections; new ones are taken."""
-        for end in tuple(self._ends):
-            _close(end)
+    def cut(self, *, single: bool = False) -> None:
+        """Cut all connections, or the one that is open for the longest; new ones are taken."""
+        for ends in tuple(self._pairs.items())[: 1 if single else None]:
+            for end in ends:
+                _close(end)
+
+    def stall(self) -> None:
+        """Forward nothing, and cut nothing, until `flow`."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        self._flows.set()
 
     def close(self) -> None:
         _close(self._listener)
         self.cut()
+        self.flow()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                try:
-                    server = socket.create_connection(("127.0.0.1", self._target))
-                except OSError:
+                server = self._connect()
+                if server is None:
                     _close(client)
                     continue
-                self._ends |= {client, server}
-                self._forward(client, server, bytes)
-                self._forward(server, client, self._change)
+                self._pairs[client] = server
+                self._forward(client, client, server, bytes)
+                self._forward(client, server, client, self._change)
 
-    def _forward(self, source: socket.socket, sink: socket.socket, change: Change) -> None:
+    def _connect(self) -> socket.socket | None:
+        for target in self._targets:
+            with suppress(OSError):
+                server = socket.create_connection(("127.0.0.1", target), CONNECT_WITHIN)
+                server.settimeout(None)
+                place = self._targets.index(target) + 1
+                self._targets = self._targets[place:] + self._targets[:place]
+                return server
+        return None
+
+    def _forward(
+        self, client: socket.socket, source: socket.socket, sink: socket.socket, change: Change
+    ) -> None:
         def work() -> None:
             with suppress(OSError):
                 while data := source.recv(1024 * 1024):
+                    self._flows.wait()
                     sink.sendall(change(data))
             for end in (source, sink):
                 _close(end)
-                self._ends.discard(end)
+            self._pairs.pop(client, None)
 
         threading.Thread(target=work, daemon=True).start()
 
@@ -64,9 +90,9 @@ def _close(end: socket.socket) -> None:
 
 
 @contextmanager
-def proxy(target: int, *, change: Change = bytes) -> Iterator[Proxy]:
-    """Forward to a port; `change` is applied to each piece that the server sends."""
-    running = Proxy(target, change)
+def proxy(*targets: int, change: Change = bytes) -> Iterator[Proxy]:
+    """Forward to ports; `change` is applied to each piece that a server sends."""
+    running = Proxy(*targets, change=change)
     try:
         yield running
     finally:

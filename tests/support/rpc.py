@@ -10,14 +10,14 @@ from typing import Any
 
 import apsw
 import grpc
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from grpc_status import rpc_status
+
 from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from desk.v1.status_pb2 import GetStatusRequest
 from desk.v1.status_pb2_grpc import StatusServiceStub
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
-from grpc_status import rpc_status
-
 from journal.entry import NewEntry
 from journal.memory import MemoryJournal
 from service.follower import Follower

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from random import random
 from time import monotonic, sleep
 
 from journal.entry import Appended, Entry, NewEntry
@@ -26,7 +27,8 @@ class Remote(MemoryJournal):
         lost: answers do not arrive: it takes entries, and appends time out.
         max_body: bytes of the largest body that it takes.
         delivered: requests of entries that were appended, copies included.
-        may_take: cleared: appends wait for it.
+        held: requests of entries that it does not confirm.
+        is_uneven: some entries take longer than others.
     """
 
     def __init__(self) -> None:
@@ -35,8 +37,8 @@ class Remote(MemoryJournal):
         self.lost = False
         self.max_body = 1_000_000
         self.delivered: list[str] = []
-        self.may_take = threading.Event()
-        self.may_take.set()
+        self.held: set[str] = set()
+        self.is_uneven = False
 
     def append(
         self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter] = threading.Event
@@ -46,8 +48,12 @@ class Remote(MemoryJournal):
             raise Unavailable("nobody answers")
         if len(entry.body) > self.max_body:
             raise TooLarge("larger than it may be")
-        if not self.may_take.wait(timeout):
-            raise AppendTimedOut("not confirmed")
+        if self.is_uneven:
+            sleep(random() / 200)
+        while entry.request_id in self.held:
+            if monotonic() > end:
+                raise AppendTimedOut("not confirmed")
+            sleep(0.002)
         appended = super().append(entry, timeout=timeout, event=event)
         self.delivered.append(entry.request_id)
         if self.lost:

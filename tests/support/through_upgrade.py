@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 import grpc
+
+from benchmarks.callbacks import one
 from desk.client import Client, ClientError
 from desk.v1.event_pb2 import EventFilter, Verdict
 from desk.v1.session_service_pb2 import GetSessionRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
-
-from benchmarks.callbacks import one
 from tests.support.processes import SDK_APP_ID
 
 ASK_EVERY = 0.02

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
+
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
-
 from journal.entry import Entry
-from service.history import LIMITS, HistoryEntry, Limits
+from service.history import LIMITS, FoldLimits, HistoryEntry
 from service.positions import ORDINAL_BITS
 from service.projection import Projection
 from service.view import store
@@ -145,7 +145,7 @@ class View(NamedTuple):
 
 @contextmanager
 def view(
-    batches: list[list[Entry]], *, reopen: bool = False, limits: Limits = LIMITS
+    batches: list[list[Entry]], *, reopen: bool = False, limits: FoldLimits = LIMITS
 ) -> Iterator[View]:
     """Apply these batches to a new view, in the hands of a new process each if asked."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:

@@ -2,9 +2,8 @@
 
 from collections import Counter
 
-from desk.v1.event_pb2 import EventType as WireType
-
 from callback.catalogue import RANK_OF_UNKNOWN, RANKS, EventType
+from desk.v1.event_pb2 import EventType as WireType
 from tests.support.model import ORDER
 
 

@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from desk.v1.event_pb2 import Event, SessionRecord
-from desk.v1.session_pb2 import Session
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import ParseDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from command.cli.output import as_json, enum_name, format_duration, printable
+from desk.v1.event_pb2 import Event, SessionRecord
+from desk.v1.session_pb2 import Session
 
 
 def test_large_integers_are_numbers_and_unset_messages_are_left_out():

@@ -4,13 +4,13 @@ import csv
 import io
 
 import pytest
-from desk.v1.session_pb2 import Session
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from command.cli.printers import Csv, Printer, Table
 from command.cli.tables import SESSIONS
+from desk.v1.session_pb2 import Session
 
 ROWS = st.lists(
     st.builds(

@@ -1,6 +1,7 @@
 """A client's key leaves this machine over TLS only."""
 
 import pytest
+
 from desk.client import Client, read_key, tls_credentials
 
 KEY = "desk_board_0123456789"

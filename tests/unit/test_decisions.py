@@ -8,12 +8,12 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 import pytest
-from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
-from desk.v1.session_pb2 import EndReason, Session, SessionState
 from msgspec.structs import replace
 
+from desk.v1.event_pb2 import RejectionReason, SessionRecord, Verdict
+from desk.v1.session_pb2 import EndReason, Session, SessionState
 from journal.entry import Entry
-from service.history import Limits
+from service.history import FoldLimits
 from service.view.reader import Reader
 from tests.support.callbacks import APP, NOON, SESSION, body, entries, entry, life
 from tests.support.views import view
@@ -328,7 +328,7 @@ def test_an_agent_who_comes_back_after_twenty_others_counts_again() -> None:
 
 # ---- Limits of a session ----
 
-FEW = Limits(callbacks=3, revised=100)
+FEW = FoldLimits(callbacks=3, revised=100)
 
 
 def test_a_callback_beyond_the_limit_is_published_rejected_and_changes_nothing_else() -> None:
@@ -380,10 +380,10 @@ def test_repetitions_take_no_room_and_stay_what_they_are_once_it_is_used_up(reop
 def test_a_session_whose_verdicts_were_revised_too_often_takes_no_more() -> None:
     flipped = life(*["ChatBot.UserSendMsg"] * 3, start=NOON + SECOND)
     begin, more = body("SessionBegin", NOON), body("ChatBot.UserSendMsg", LATER)
-    seen = after([*flipped, begin, more], limits=Limits(callbacks=100, revised=3))
+    seen = after([*flipped, begin, more], limits=FoldLimits(callbacks=100, revised=3))
     assert seen.outcomes == ["NOT_BEGUN"] * 3 + ["ACCEPTED"] * 4 + ["SESSION_TOO_LONG"]
     assert (seen.session.user_messages, seen.session.rejected_events) == (3, 1)
-    roomier = after([*flipped, begin, more], limits=Limits(callbacks=100, revised=4))
+    roomier = after([*flipped, begin, more], limits=FoldLimits(callbacks=100, revised=4))
     assert roomier.outcomes[-1] == "ACCEPTED"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, Closed, Overloaded, Unavailable
-from journal.group_commit import LIMITS, GroupCommit, Limits
+from journal.group_commit import LIMITS, CommitLimits, GroupCommit
 from journal.port import Waiter
 from tests.support.journals import PATIENCE, new_entry
 from tests.support.waiting import eventually
@@ -118,7 +118,7 @@ Hanging = tuple[Log, GroupCommit, Future[Appended]]
 
 
 @contextmanager
-def hanging_commit(limits: Limits) -> Iterator[Hanging]:
+def hanging_commit(limits: CommitLimits) -> Iterator[Hanging]:
     """Make a commit hang, with one entry in it, until `log.may` is set."""
     log = Log()
     commits = GroupCommit(log.commit, afterwards=log.checkpoint, limits=limits)
@@ -132,7 +132,7 @@ def hanging_commit(limits: Limits) -> Iterator[Hanging]:
 
 @pytest.fixture
 def hanging() -> Iterator[Hanging]:
-    with hanging_commit(Limits(waiting=3)) as hanging:
+    with hanging_commit(CommitLimits(waiting=3)) as hanging:
         yield hanging
 
 
@@ -182,7 +182,7 @@ def test_a_withdrawn_append_does_not_count_as_waiting(
 
 
 def test_a_commit_that_takes_long_is_trouble_while_it_lasts() -> None:
-    with hanging_commit(Limits(slow=0.0)) as (log, commits, first):
+    with hanging_commit(CommitLimits(slow=0.0)) as (log, commits, first):
         eventually(lambda: commits.trouble() == "the disk does not answer")
         log.may.set()
         first.result(PATIENCE)
@@ -217,7 +217,7 @@ def test_without_appends_a_regular_check_finds_trouble_and_its_end() -> None:
 
     log = Log()
     commits = GroupCommit(
-        log.commit, afterwards=log.checkpoint, check=check, limits=Limits(check_after=0.01)
+        log.commit, afterwards=log.checkpoint, check=check, limits=CommitLimits(check_after=0.01)
     )
     broken.set()
     eventually(lambda: commits.trouble() == "the journal cannot be used: Unavailable")

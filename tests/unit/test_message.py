@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from desk.v1 import event_pb2 as pb
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
+from desk.v1 import event_pb2 as pb
 from service.message import MAX_ELEMENTS, fill
 
 

@@ -3,11 +3,11 @@
 from contextlib import closing
 from pathlib import Path
 
-from desk.v1 import event_pb2, session_pb2
 from msgspec.structs import replace
 
+from desk.v1 import event_pb2, session_pb2
 from journal.entry import DAMAGED
-from service.history import Limits
+from service.history import FoldLimits
 from service.projection import DIGESTS, Projection, row_hash
 from service.view import store
 from service.view.reader import Bounds, Reader
@@ -163,7 +163,7 @@ def test_a_session_that_is_too_long_is_kept_current_and_goes_on_being_so(tmp_pat
     )
     writer = ViewWriter(tmp_path)
     for each in journal:  # a new process each, some before it has begun
-        projection = Projection(writer, JOURNAL, limits=Limits(revised=2))
+        projection = Projection(writer, JOURNAL, limits=FoldLimits(revised=2))
         projection.apply([each], head=5, behind_since=None)
     writer.close()
     made = records(tmp_path)
@@ -180,7 +180,7 @@ def test_a_session_that_is_too_long_is_kept_current_and_goes_on_being_so(tmp_pat
 def test_a_session_that_never_begins_is_bounded_across_restarts(tmp_path: Path) -> None:
     writer = ViewWriter(tmp_path)
     for each in entries(life(*["ChatBot.UserSendMsg"] * 5)):
-        projection = Projection(writer, JOURNAL, limits=Limits(callbacks=3))
+        projection = Projection(writer, JOURNAL, limits=FoldLimits(callbacks=3))
         projection.apply([each], head=5, behind_since=None)
     writer.close()
     reasons = [each.rejection_reason for each in records(tmp_path)]
@@ -206,7 +206,7 @@ def test_what_is_too_long_is_found_by_its_session_but_not_read_with_its_history(
         ]
     )
     writer = ViewWriter(tmp_path)
-    Projection(writer, JOURNAL, limits=Limits(callbacks=3)).apply(
+    Projection(writer, JOURNAL, limits=FoldLimits(callbacks=3)).apply(
         journal, head=5, behind_since=None
     )
     assert [each.revision for each in writer.load_history(1)] == [1, 2, 3]

@@ -4,11 +4,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from desk.v1 import event_pb2
 from msgspec.structs import replace
 
+from desk.v1 import event_pb2
 from journal.entry import Entry
-from service.history import Limits
+from service.history import FoldLimits
 from service.projection import BatchBounds, Projection
 from service.view.writer import ViewWriter
 from tests.support.callbacks import NOON, body, entries, entry, life
@@ -43,7 +43,7 @@ def test_a_repetition_leaves_no_trace_but_that_it_is_counted(
     tmp_path: Path, bounds: BatchBounds, room: int, recognised_by_id: int
 ) -> None:
     writer = ViewWriter(tmp_path)
-    projection = Projection(writer, JOURNAL, limits=Limits(callbacks=room), bounds=bounds)
+    projection = Projection(writer, JOURNAL, limits=FoldLimits(callbacks=room), bounds=bounds)
     journal = fixed_journal()  # 8 callbacks and a malformed body
     apply_all(projection, journal)
     before, progress = content(tmp_path), projection.progress
@@ -148,7 +148,7 @@ def test_the_history_of_a_full_session_is_read_no_more(tmp_path: Path, first: st
         body("ChatBot.UserSendMsg", NOON + each, SatisfactionSelected=each) for each in range(5)
     ]
     writer = CountingWriter(tmp_path)
-    limits, bounds = Limits(callbacks=100), BatchBounds(sessions=0)
+    limits, bounds = FoldLimits(callbacks=100), BatchBounds(sessions=0)
     projection = Projection(writer, JOURNAL, limits=limits, bounds=bounds)
     apply_all(projection, journal)
     before = writer.histories_read
@@ -166,7 +166,7 @@ def test_a_batch_counts_the_ids_that_are_noted_as_sessions_become_full(tmp_path:
     names = ("one", "two", "three")
     journal = entries([each for n in names for each in life(*["Brand.New"] * 10, session_id=n)])
     with closing(ViewWriter(tmp_path)) as writer:
-        limits, bounds = Limits(callbacks=10), BatchBounds(work=15)
+        limits, bounds = FoldLimits(callbacks=10), BatchBounds(work=15)
         projection = Projection(writer, JOURNAL, limits=limits, bounds=bounds)
         projection.apply(journal, head=30, behind_since=None)
         assert projection.progress.applied_revision == 20

@@ -1,6 +1,8 @@
 """Messages put together from bytes are what protobuf would have made of them."""
 
 import pytest
+from google.protobuf.message import Message
+
 from desk.v1.event_pb2 import Event, SessionRecord
 from desk.v1.event_service_pb2 import (
     ListRejectionsResponse,
@@ -15,8 +17,6 @@ from desk.v1.session_service_pb2 import (
     ListSessionsResponse,
 )
 from desk.v1.status_pb2 import ResponseHeader
-from google.protobuf.message import Message
-
 from service.positions import last_of, position_of
 from service.rpc import responses
 from service.rpc.responses import BatchFormat, batches, encode

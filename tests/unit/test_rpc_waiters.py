@@ -3,9 +3,9 @@
 from contextlib import ExitStack
 from itertools import pairwise
 
-from desk.v1.session_pb2 import Session
 from google.protobuf.message import DecodeError
 
+from desk.v1.session_pb2 import Session
 from service.positions import position_of
 from service.rpc.waiters import StateWaiter, Waiters
 from service.view.selection import LiveRow

@@ -3,8 +3,8 @@
 from contextlib import closing
 
 import pytest
-from desk.v1.session_pb2 import Session
 
+from desk.v1.session_pb2 import Session
 from service.positions import complete_revision, last_of, position_of, revision_of
 from service.rpc import reads
 from service.view.reader import FRAMING, Bounds, Reader, cut

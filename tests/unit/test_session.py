@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from callback.catalogue import EndReason, State
 from callback.decoder import MAX_EVENT_TIME
-from service.history import TAIL, History, HistoryEntry, Limits
+from service.history import TAIL, FoldLimits, History, HistoryEntry
 from service.session import Reason, Session, Verdict, explain, without_message
 from tests.support.callbacks import NOON, body, decode, life
 
@@ -345,9 +345,9 @@ def test_a_history_that_was_read_back_once_stays_at_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [Limits(callbacks=2), Limits(revised=1), Limits(redone=1)], ids=str
+    "limits", [FoldLimits(callbacks=2), FoldLimits(revised=1), FoldLimits(redone=1)], ids=str
 )
-def test_a_session_has_no_room_once_a_limit_is_used_up(limits: Limits) -> None:
+def test_a_session_has_no_room_once_a_limit_is_used_up(limits: FoldLimits) -> None:
     history = arriving(body("ChatBot.UserSendMsg", NOON))
     assert not history.usage.is_used_up(limits)
     history.add(placed(2, body("SessionBegin", NOON)))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callback.catalogue import EventType, State
-from callback.decoder import MAX_EVENT_TIME, Malformed
+from callback.decoder import MAX_EVENT_TIME, Malformed, identify
 from service.history import History, HistoryEntry
 from service.session import Outcome, without_message
 from simulator import texts
@@ -218,6 +218,13 @@ def test_duplicates_are_as_many_as_asked_for_and_half_keep_their_request_id() ->
     assert max(twice.values()) == 2
     repeated = len(order) - len({delivery.request_id for delivery in order})
     assert 0.4 < repeated / (len(order) - len(twice)) < 0.6
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"b": -0.000031, "a": 1E+22}', b'{"\xc3\xa9":"\\u00e9"}', b"{", b'["\\ud800"]']
+)
+def test_the_identity_is_that_of_the_service(body: bytes) -> None:
+    assert Ledger(1).identify(body) == identify(1, body).hex()
 
 
 def test_one_delivery_that_was_kept_settles_the_fate_of_its_callback() -> None:

@@ -7,7 +7,7 @@ import apsw
 import pytest
 
 from callback.decoder import MAX_AHEAD, MAX_NAME
-from service.history import Limits
+from service.history import FoldLimits
 from service.view import store
 
 
@@ -38,7 +38,7 @@ def test_a_plan_depends_on_the_statement_alone(tmp_path: Path, opening: object) 
 
 def test_other_limits_make_another_view() -> None:
     assert {MAX_AHEAD, MAX_NAME} <= set(store.BOUNDS)
-    limits, bounds = Limits(callbacks=7), (*store.BOUNDS[:-1], 7)
+    limits, bounds = FoldLimits(callbacks=7), (*store.BOUNDS[:-1], 7)
     views = {
         store.fingerprint(),
         store.fingerprint(limits=limits),

@@ -1,0 +1,433 @@
+"""`desk journal copy`, and the commands that read a journal on NATS, with a real nats-server."""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from journal.errors import Incomplete
+from journal.port import JournalReader
+from journal.sqlite import SqliteReader, SqliteWriter
+from service.follower import Follower
+from service.view.store import locate
+from tests.support.commands import Answer
+from tests.support.copies import Place, append_real, change, real_entry
+from tests.support.journals import PATIENCE, append
+from tests.support.nats import NatsServer, nats_cluster, nats_server
+from tests.support.processes import environment
+from tests.support.proxy import proxy
+from tests.support.views import read
+from tests.support.waiting import eventually
+
+MANY = 6_000
+"""Entries of more than one page."""
+
+
+@pytest.fixture
+def place(nats: NatsServer, tmp_path: Path) -> Place:
+    """A journal of 24 callbacks, with numbers left out in the beginning and in the middle."""
+    place = Place(nats, tmp_path / "data")
+    append_real(place.file, 1, 30)
+    change(place.file, "DELETE FROM entries WHERE revision IN (1, 2, 11, 12, 13, 29)")
+    return place
+
+
+def digest(answer: Answer) -> str:
+    return answer.stderr.partition("; digest ")[2].partition(",")[0]
+
+
+# ---- There and back ----
+
+
+def test_a_journal_goes_to_nats_and_back_with_its_id_and_its_revisions(
+    place: Place, tmp_path: Path
+) -> None:
+    answer = place.to_nats()
+    assert answer.returncode == 0
+    assert f"{place.nats.url} has 24 callbacks up to revision 30; digest " in answer.stderr
+    assert place.stream_entries() == place.file_entries()
+    returned = place.back(tmp_path / "returned")
+    assert returned.returncode == 0
+    assert digest(returned) == digest(answer) != ""
+    assert place.file_entries(tmp_path / "returned") == place.file_entries()
+    with closing(SqliteWriter(tmp_path / "returned" / "journal.db")) as journal:
+        assert append(journal).revision == 31
+
+
+def test_new_callbacks_go_on_behind_the_copied_ones(place: Place) -> None:
+    assert place.to_nats().returncode == 0
+    with closing(place.nats.writer(place.stream)) as journal:
+        assert append(journal, "new").revision == 31
+        assert append(journal, "new").duplicate
+
+
+def test_a_journal_may_return_to_the_file_and_to_the_stream_of_before(place: Place) -> None:
+    assert place.to_nats().returncode == 0
+    with closing(place.nats.writer(place.stream)) as journal:
+        journal.append(real_entry(31), timeout=PATIENCE)
+    assert place.back(place.data).returncode == 0
+    assert place.file_entries()[1][-1].id == real_entry(31).id
+    append_real(place.file, 40, 41)
+    assert place.to_nats().returncode == 0
+    assert place.file_entries() == place.stream_entries()
+
+
+def test_a_journal_without_entries_is_copied(nats: NatsServer, tmp_path: Path) -> None:
+    place = Place(nats, tmp_path / "data")
+    SqliteWriter(place.file).close()
+    assert place.to_nats().returncode == 0
+    assert place.stream_entries() == place.file_entries()
+    assert place.back(tmp_path / "returned").returncode == 0
+    assert place.file_entries(tmp_path / "returned") == place.file_entries()
+
+
+@pytest.mark.tools
+def test_a_gap_of_many_numbers_is_kept(place: Place) -> None:
+    change(place.file, "UPDATE entries SET revision = 10030 WHERE revision = 30")
+    assert place.to_nats().returncode == 0
+    assert place.stream_entries() == place.file_entries()
+
+
+def test_the_view_of_the_file_goes_on_with_the_stream(place: Place) -> None:
+    with closing(SqliteReader(place.file)) as file:
+        follow(file, place.data, 30)
+    assert place.to_nats().returncode == 0
+    before = read(place.data, "SELECT position, record FROM feed")
+    change(locate(place.data), "CREATE TABLE the_same_view (a)")
+    with closing(place.nats.writer(place.stream)) as journal:
+        journal.append(real_entry(50), timeout=PATIENCE)
+        follow(journal, place.data, 31)
+    assert read(place.data, "SELECT * FROM the_same_view") == []
+    after = read(place.data, "SELECT position, record FROM feed")
+    assert (after[:-1], len(after)) == (before, len(before) + 1)
+    assert place.desk_on_nats("journal", "check").returncode == 0
+
+
+def follow(journal: JournalReader, data: Path, revision: int) -> None:
+    """Follow a journal until the view has a revision."""
+    stop = threading.Event()
+    thread = threading.Thread(target=Follower(journal, data, idle=0.02).run, args=(stop,))
+    thread.start()
+    eventually(lambda: applied(data) == revision)
+    stop.set()
+    thread.join(PATIENCE)
+
+
+def applied(data: Path) -> int:
+    try:
+        return int(read(data, "SELECT applied_revision FROM progress")[0][0])
+    except Exception:
+        return -1
+
+
+# ---- Interruptions ----
+
+
+@contextmanager
+def stalled_copy(place: Place, source: str, target: str, *, marker: bytes) -> Iterator[None]:
+    """Run a copy that gets no more of NATS from a marker on; kill it in the end."""
+    go_on = threading.Event()
+
+    def stop_at_marker(data: bytes) -> bytes:
+        if marker in data:
+            go_on.wait(60)
+        return data
+
+    with proxy(place.nats.port, change=stop_at_marker) as slow:
+        places = [each.replace(str(place.nats.port), str(slow.port)) for each in (source, target)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "command", "journal", "copy", *places],
+            env=environment(place.settings()),
+        )
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait(PATIENCE)
+            go_on.set()
+
+
+@pytest.mark.tools
+def test_a_killed_copy_goes_on_and_nobody_uses_the_stream_before(place: Place) -> None:
+    append_real(place.file, 31, MANY)
+    with stalled_copy(place, f"sqlite:{place.data}", place.nats.url, marker=b'"count":'):
+        eventually(place.messages)
+    assert 0 < place.messages() < MANY - 1000
+    with pytest.raises(Incomplete, match="waits for `desk journal copy`"):
+        place.stream_entries()
+    with pytest.raises(Incomplete):
+        place.nats.writer(place.stream)
+    assert place.to_nats().returncode == 0
+    assert place.stream_entries() == place.file_entries()
+
+
+@pytest.mark.tools
+def test_a_copy_goes_on_when_the_connection_was_cut(place: Place) -> None:
+    append_real(place.file, 31, MANY)
+    cuts = iter([True])
+
+    def cut_once(data: bytes) -> bytes:
+        if b'"count":' in data and next(cuts, False):
+            raise OSError
+        return data
+
+    with proxy(place.nats.port, change=cut_once) as cutting:
+        url = f"nats://127.0.0.1:{cutting.port}"
+        answer = place.desk("journal", "copy", f"sqlite:{place.data}", url)
+    assert answer.returncode == 0
+    assert next(cuts, None) is None
+    assert place.stream_entries() == place.file_entries()
+
+
+@pytest.mark.tools
+def test_a_copy_goes_on_when_the_server_that_leads_dies(tmp_path: Path) -> None:
+    with nats_cluster(tmp_path / "nats") as servers:
+        place = Place(servers[0], tmp_path / "data")
+        append_real(place.file, 1, MANY)
+        change(place.file, "DELETE FROM entries WHERE revision % 100 = 0 AND revision < 6000")
+        dead: list[NatsServer] = []
+
+        def kill_once(data: bytes) -> bytes:
+            if b'"count":' in data and not dead:
+                leader = servers[0].manage(lambda js: js.stream_info(place.stream)).cluster.leader
+                dead.append(servers[int(leader.removeprefix("n")) - 1])
+                dead[0].stop()
+            return data
+
+        with proxy(servers[0].port, change=kill_once) as slow:
+
+            def copied() -> bool:
+                """Copy; the servers may not know each other yet, or elect for long."""
+                left = ",".join(server.url for server in servers if server not in dead)
+                target = left if dead else f"nats://127.0.0.1:{slow.port}"
+                arguments = ("journal", "copy", f"sqlite:{place.data}", target)
+                answer = place.desk(*arguments, DESK_NATS_REPLICAS="3")
+                return answer.returncode == 0
+
+            eventually(copied, within=60)
+        assert dead
+        place.nats = next(server for server in servers if server not in dead)
+        assert place.stream_entries() == place.file_entries()
+
+
+@pytest.mark.tools
+def test_a_killed_return_goes_on_and_there_is_no_journal_before(
+    place: Place, tmp_path: Path
+) -> None:
+    append_real(place.file, 31, MANY)
+    assert place.to_nats().returncode == 0
+    data = tmp_path / "returned"
+    partial = data / "journal.db.copying"
+    marker = b"Nats-Sequence: 5000"
+    with stalled_copy(place, place.nats.url, f"sqlite:{data}", marker=marker):
+        eventually(lambda: partial.exists() and count(partial))
+    assert 0 < count(partial) < MANY - 1000
+    assert not (data / "journal.db").exists()
+    assert place.back(data).returncode == 0
+    assert place.file_entries(data) == place.file_entries()
+    assert not partial.exists()
+
+
+def count(file: Path) -> int:
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection:
+        try:
+            return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+        except sqlite3.OperationalError:  # it is being made
+            return 0
+
+
+def test_a_copy_is_finished_when_the_gateway_has_stopped(place: Place) -> None:
+    with closing(SqliteWriter(place.file)) as journal:
+        answer = place.to_nats()
+        assert answer.returncode == 1
+        assert "24 callbacks up to revision 30" in answer.stderr
+        assert f"desk: a gateway writes {place.file}: stop it, and copy again" in answer.stderr
+        journal.append(real_entry(31), timeout=PATIENCE)
+    with pytest.raises(Incomplete):
+        place.stream_entries()
+    assert place.to_nats().returncode == 0
+    assert place.stream_entries() == place.file_entries()
+
+
+def test_the_permissions_and_the_password_of_the_manual_are_enough(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("secret")
+    verbs = ("CREATE", "UPDATE", "INFO", "PURGE", "MSG.GET")
+    publish = ["desk.*.*", "$JS.API.DIRECT.GET.desk", *(f"$JS.API.STREAM.{v}.desk" for v in verbs)]
+    config = (
+        "authorization { users: [ { user: desk, password: secret, permissions { "
+        f'publish: {json.dumps(publish)}, subscribe: ["_INBOX.>", "desk-new"] }} }} ] }}'
+    )
+    with nats_server(tmp_path / "nats", config) as server:
+        place = Place(server, tmp_path / "data")
+        place.stream = "desk"
+        append_real(place.file, 3, 9)
+        signed_in = {"DESK_NATS_USER": "desk", "DESK_NATS_PASSWORD_FILE": str(password)}
+        places = (f"sqlite:{place.data}", server.url)
+        assert place.desk("journal", "copy", *places, **signed_in).returncode == 0
+        answer = place.desk("journal", "copy", *places)
+    assert answer.returncode == 1
+    assert "Authorization Violation" in answer.stderr
+
+
+# ---- Refusals ----
+
+
+def test_a_target_with_another_journal_is_refused(place: Place, tmp_path: Path) -> None:
+    place.nats.writer(place.stream).close()
+    answer = place.to_nats()
+    assert answer.returncode == 1
+    assert answer.stderr == f"desk: the stream {place.stream} holds another journal\n"
+    append_real(tmp_path / "other" / "journal.db", 1, 3)
+    answer = place.back(tmp_path / "other")
+    assert answer.returncode == 1
+    assert answer.stderr == f"desk: {tmp_path}/other/journal.db is another journal\n"
+    assert len(place.file_entries(tmp_path / "other")[1]) == 3
+
+
+def test_a_target_that_is_ahead_is_refused_and_stays_in_use(place: Place) -> None:
+    assert place.to_nats().returncode == 0
+    with closing(place.nats.writer(place.stream)) as journal:
+        append(journal, "a")
+        answer = place.to_nats()
+        assert answer.returncode == 1
+        assert "the target is ahead: it has revision 31, the source 30" in answer.stderr
+    with closing(place.nats.writer(place.stream)) as journal:
+        append(journal, "b")
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE entries SET platform = 'x' WHERE revision = 30", "revision 30 is another entry"),
+        pytest.param(
+            *("UPDATE entries SET platform = 'x' WHERE revision = 7", "differ at revision 7"),
+            marks=pytest.mark.tools,
+        ),
+        pytest.param(
+            *("DELETE FROM entries WHERE revision = 7", "differ at revision 7"),
+            marks=pytest.mark.tools,
+        ),
+        pytest.param(
+            *("UPDATE entries SET revision = 12 WHERE revision = 14", "differ at revision 12"),
+            marks=pytest.mark.tools,
+        ),
+    ],
+)
+def test_a_target_with_other_entries_is_refused_and_stays_in_use(
+    place: Place, statement: str, message: str
+) -> None:
+    assert place.to_nats().returncode == 0
+    change(place.file, statement)
+    answer = place.to_nats()
+    assert answer.returncode == 1
+    assert message in answer.stderr
+    with closing(place.nats.writer(place.stream)) as journal:
+        append(journal)
+
+
+def test_a_file_that_a_gateway_writes_is_no_target(place: Place, tmp_path: Path) -> None:
+    assert place.to_nats().returncode == 0
+    with closing(SqliteWriter(tmp_path / "returned" / "journal.db")):
+        answer = place.back(tmp_path / "returned")
+    assert answer.returncode == 1
+    assert answer.stderr.endswith("journal.db: stop it first\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("sqlite:a", "sqlite:b"), ("nats://a:1", "nats://b:2"), ("a", "b")]
+)
+def test_other_places_are_wrong_usage(place: Place, source: str, target: str) -> None:
+    answer = place.desk("journal", "copy", source, target)
+    assert answer.returncode == 2
+    assert "one must be sqlite:DIR, the other nats://host:port" in answer.stderr
+
+
+def test_wrong_settings_are_one_line(place: Place) -> None:
+    source = f"sqlite:{place.data}"
+    answer = place.desk("journal", "copy", source, place.nats.url, DESK_NATS_REPLICAS="9")
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        "desk: DESK_NATS_REPLICAS must be a whole number from 1 to 5, not '9'\n"
+    )
+
+
+def test_a_directory_without_a_journal_is_one_line(place: Place, tmp_path: Path) -> None:
+    answer = place.desk("journal", "copy", f"sqlite:{tmp_path}", place.nats.url)
+    assert answer.returncode == 1
+    assert answer.stderr == f"desk: {tmp_path}/journal.db: No such file or directory\n"
+
+
+# ---- Repetitions ----
+
+
+def test_a_late_repetition_is_left_out_of_a_file(place: Place, tmp_path: Path) -> None:
+    data = tmp_path / "returned"
+    assert place.to_nats().returncode == 0
+    place.repeat(real_entry(20))
+    answer = place.back(data)
+    assert answer.returncode == 1
+    assert "revision 31 is a repetition, and a file cannot keep its number" in answer.stderr
+    with closing(place.nats.writer(place.stream)) as journal:
+        journal.append(real_entry(32), timeout=PATIENCE)
+    answer = place.back(data)
+    assert answer.returncode == 0
+    assert "25 callbacks up to revision 32, without 1 repetition;" in answer.stderr
+    assert [each.revision for each in place.file_entries(data)[1]][-2:] == [30, 32]
+
+
+# ---- Other commands ----
+
+
+def test_a_backup_of_a_stream_is_a_journals_file(place: Place, tmp_path: Path) -> None:
+    assert place.to_nats().returncode == 0
+    answer = place.desk_on_nats("backup", tmp_path / "backup.db")
+    assert answer.returncode == 0
+    assert answer.stderr.startswith("backed up 24 callbacks up to revision 30")
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "backup.db").rename(tmp_path / "copy" / "journal.db")
+    assert place.file_entries(tmp_path / "copy") == place.file_entries()
+
+
+def test_a_restored_backup_becomes_another_stream(place: Place, tmp_path: Path) -> None:
+    assert place.to_nats().returncode == 0
+    assert place.desk_on_nats("backup", tmp_path / "backup.db").returncode == 0
+    lost_id, lost = place.stream_entries()
+    place.data, place.stream = tmp_path / "restored", f"{place.stream}-2"
+    assert place.desk("restore", tmp_path / "backup.db").returncode == 0
+    assert place.to_nats().returncode == 0
+    journal_id, entries = place.stream_entries()
+    assert entries == lost
+    assert journal_id != lost_id
+
+
+def test_check_and_export_read_a_stream(place: Place) -> None:
+    assert place.to_nats().returncode == 0
+    exported = place.desk_on_nats("journal", "export")
+    assert exported == place.desk("journal", "export")
+    assert exported.stdout.count("\n") == 24
+    answer = place.desk_on_nats("journal", "check")
+    whole = f"stream {place.stream}: nothing is damaged\n"
+    assert (answer.returncode, answer.stdout) == (0, whole)
+    place.publish(b"hello")
+    answer = place.desk_on_nats("journal", "check")
+    assert answer.returncode == 1
+    assert f"stream {place.stream}: revision 31: the entry is damaged" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["restore -", "journal import -", "journal restore --from-view", "view build"],
+)
+def test_commands_that_work_on_the_file_say_so(place: Place, arguments: str) -> None:
+    answer = place.desk_on_nats(*arguments.split())
+    assert answer.returncode == 1
+    assert answer.stderr == (
+        "desk: DESK_JOURNAL is on NATS: this command is for a journal in DESK_DATA_DIR\n"
+    )
