@@ -101,9 +101,7 @@ def test_a_stream_that_cannot_be_used_ends_the_start_in_one_line(
     assert "Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize(
-    "command", [["backup", "/nowhere"], ["restore", "/dev/null"], ["journal", "check"]]
-)
+@pytest.mark.parametrize("command", [["restore", "/dev/null"], ["journal", "import", "/dev/null"]])
 def test_a_command_for_a_file_says_that_the_journal_is_on_nats(command: list[str]) -> None:
     found = run(*command, DESK_JOURNAL="nats://nats:4222")
     assert found.returncode == 1

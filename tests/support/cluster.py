@@ -52,7 +52,7 @@ def variables(directory: Path) -> dict[str, str]:
         "DESK_SDK_APP_IDS": str(SDK_APP_ID),
         "DESK_CALLBACK_TOKENS_FILE": f"{directory}/tokens",
         "DESK_NATS_NKEY": f"{directory}/nkey",
-        "DESK_NATS_PUBLIC_KEY": "U",
+        "NATS_PUBLIC_KEY": "U",
         "TLS_CERTIFICATE_FILE": f"{directory}/authority-nginx.pem",
         "TLS_KEY_FILE": f"{directory}/authority-nginx.key",
         "TLS_CLIENTS_FILE": f"{directory}/authority.pem",
@@ -91,7 +91,7 @@ def _project(directory: Path) -> Project:
     (directory / "nkey").write_bytes(seed)
     (directory / "tokens").write_text(f"{SDK_APP_ID}={TOKEN}\n")
     public = nkeys.from_seed(bytearray(seed)).public_key.decode()
-    given = {"DESK_NATS_PUBLIC_KEY": public, "DESK_NATS_MAX_BYTES": str(64 * MIB)}
+    given = {"NATS_PUBLIC_KEY": public, "DESK_NATS_MAX_BYTES": str(64 * MIB)}
     desk = [sys.executable, "-m", "command"]
     project = Project(
         directory,
