@@ -110,8 +110,8 @@ def test_callbacks_are_kept_while_nats_is_killed_and_the_gateway_as_well(
         own_nats.start()
         wait_until_forwarded(gateway)
         assert post(gateway, 11) == (200, True)
-        events = [each["event"] for each in gateway.records]
-        assert {"spooling_begun", "spooling_ended"} <= {*events}
+        for event in ("spooling_begun", "spooling_ended"):
+            gateway.wait_for(lambda record, event=event: record["event"] == event)
         assert gateway.terminate() == 0
     assert stored(own_nats) == list(range(12))
 
