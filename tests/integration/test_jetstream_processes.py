@@ -13,6 +13,8 @@ from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import SDK_APP_ID, RunningDesk, run, start, wait_until
 from tests.support.scrape import scrape
 
+pytestmark = pytest.mark.tools
+
 BEGIN: dict[str, Any] = {
     "CallbackCommand": "Desk.SessionEventNotify",
     "SessionId": "a-session",

@@ -22,6 +22,8 @@ from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, start, wa
 from tests.support.scrape import Page, scrape
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.tools
+
 QUERY = urlencode({"SdkAppid": SDK_APP_ID, "CallbackCommand": "Desk.SessionEventNotify"})
 FIRST = 1_725_540_020_000
 
@@ -116,7 +118,6 @@ def test_callbacks_are_kept_while_nats_is_killed_and_the_gateway_as_well(
     assert stored(own_nats) == list(range(12))
 
 
-@pytest.mark.tools
 def test_a_frozen_nats_delays_no_answer_beyond_the_budget(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -130,7 +131,6 @@ def test_a_frozen_nats_delays_no_answer_beyond_the_budget(
     assert stored(own_nats) == list(range(7))
 
 
-@pytest.mark.tools
 def test_a_first_start_waits_for_nats(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -141,7 +141,6 @@ def test_a_first_start_waits_for_nats(
         assert post(gateway, 0) == (200, True)
 
 
-@pytest.mark.tools
 def test_a_full_disk_refuses_only_while_nats_is_away(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -162,7 +161,6 @@ def test_a_full_disk_refuses_only_while_nats_is_away(
     assert stored(own_nats) == list(range(taken + 1))
 
 
-@pytest.mark.tools
 def test_nats_that_takes_only_small_messages_does_not_stop_the_others(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -210,7 +208,6 @@ class Session(threading.Thread):
         return self.acknowledged
 
 
-@pytest.mark.tools
 @pytest.mark.parametrize("seed", range(2))
 def test_no_acknowledged_callback_is_lost_or_reordered_by_any_kill(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path, seed: int
@@ -267,7 +264,6 @@ def test_no_acknowledged_callback_is_lost_or_reordered_by_any_kill(
         assert len(found[name]) <= number + 1  # one may have had no answer
 
 
-@pytest.mark.tools
 def test_a_large_spool_is_in_segments_and_gives_its_space_back(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
