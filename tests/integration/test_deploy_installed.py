@@ -110,7 +110,7 @@ class Site:
         done = self.run(
             *("simulate", f"https://127.0.0.1:{self.proxy.https}", *options),
             *("--sessions", str(sessions), "--seed", str(next(self._seeds))),
-            SSL_CERT_FILE=str(self.proxy.certificates.authority),
+            SSL_CERT_FILE=str(self.proxy.certificates.authority.file),
             DESK_SIMULATE_TOKEN=token,
             DESK_CLIENT_KEY_FILE=str(self.key),
         )

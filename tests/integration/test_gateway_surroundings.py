@@ -175,8 +175,8 @@ def test_logs_say_what_happened_and_nothing_of_what_was_said():
 
     assert statuses == [400, 403, 403, 403, 403, 403, 400, 503, 500]
     # Of each minute with traffic, that of earlier tests included, there is a summary.
-    told = [(line["event"], line.get("reason")) for line in logs if line["event"] != "callbacks"]
-    assert told == [
+    logs = [line for line in logs if line["event"] != "callbacks"]
+    assert [(line["event"], line.get("reason")) for line in logs] == [
         ("callback_malformed", "the body is not JSON"),
         ("callback_refused", "wrong_sign"),
         ("callback_refused", "stale"),

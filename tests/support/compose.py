@@ -147,9 +147,11 @@ class Project:
     def _run(self, name: str, program: str, *words: str) -> subprocess.Popen[bytes]:
         here = self._translations[name]
         variables = self._services[name].get("environment", {})
+        # The program itself is none of the container's files, wherever it lies.
+        executable, *options = self._programs.get(program, [here(program)])
         with (self.directory / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [here(word) for word in (*self._programs.get(program, [program]), *words)],
+                [executable, *map(here, (*options, *words))],
                 env=environment({key: here(value) for key, value in variables.items()}),
                 stdout=log,
                 stderr=log,
