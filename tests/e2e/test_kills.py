@@ -67,7 +67,14 @@ def applied(data_dir: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("part", ["gateway", "follower", "rpc-1"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "gateway",
+        pytest.param("follower", marks=pytest.mark.tools),
+        pytest.param("rpc-1", marks=pytest.mark.tools),
+    ],
+)
 def test_a_process_killed_under_load_loses_and_doubles_nothing(part: str, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with start("serve", data_dir=data_dir) as desk:

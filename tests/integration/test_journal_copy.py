@@ -25,6 +25,8 @@ from tests.support.proxy import proxy
 from tests.support.views import read
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.tools
+
 MANY = 6_000
 """Entries of more than one page."""
 
@@ -87,7 +89,6 @@ def test_a_journal_without_entries_is_copied(nats: NatsServer, tmp_path: Path) -
     assert place.file_entries(tmp_path / "returned") == place.file_entries()
 
 
-@pytest.mark.tools
 def test_a_gap_of_many_numbers_is_kept(place: Place) -> None:
     change(place.file, "UPDATE entries SET revision = 10030 WHERE revision = 30")
     assert place.to_nats().returncode == 0
@@ -153,7 +154,6 @@ def stalled_copy(place: Place, source: str, target: str, *, marker: bytes) -> It
             go_on.set()
 
 
-@pytest.mark.tools
 def test_a_killed_copy_goes_on_and_nobody_uses_the_stream_before(place: Place) -> None:
     append_real(place.file, 31, MANY)
     with stalled_copy(place, f"sqlite:{place.data}", place.nats.url, marker=b'"count":'):
@@ -167,7 +167,6 @@ def test_a_killed_copy_goes_on_and_nobody_uses_the_stream_before(place: Place) -
     assert place.stream_entries() == place.file_entries()
 
 
-@pytest.mark.tools
 def test_a_copy_goes_on_when_the_connection_was_cut(place: Place) -> None:
     append_real(place.file, 31, MANY)
     cuts = iter([True])
@@ -185,7 +184,6 @@ def test_a_copy_goes_on_when_the_connection_was_cut(place: Place) -> None:
     assert place.stream_entries() == place.file_entries()
 
 
-@pytest.mark.tools
 def test_a_copy_goes_on_when_the_server_that_leads_dies(tmp_path: Path) -> None:
     with nats_cluster(tmp_path / "nats") as servers:
         place = Place(servers[0], tmp_path / "data")
@@ -216,7 +214,6 @@ def test_a_copy_goes_on_when_the_server_that_leads_dies(tmp_path: Path) -> None:
         assert place.stream_entries() == place.file_entries()
 
 
-@pytest.mark.tools
 def test_a_killed_return_goes_on_and_there_is_no_journal_before(
     place: Place, tmp_path: Path
 ) -> None:

@@ -32,6 +32,8 @@ from tests.support.rpc import (
     worker,
 )
 
+pytestmark = pytest.mark.tools
+
 LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "TransferToHumanSuccess")
 LIMITS = Limits(guard_seconds=0.05, revision_seconds=0.3)
 Status = health_pb2.HealthCheckResponse

@@ -38,6 +38,8 @@ from tests.support.proxy import proxy
 from tests.support.views import read
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.tools
+
 SESSIONS = 40
 """Sessions of the journal, of one callback each."""
 
@@ -585,7 +587,6 @@ def append_large(journal: Journal) -> None:
         journal.append(new, timeout=10)
 
 
-@pytest.mark.tools
 def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
     nats: NatsServer,
     options: JetStreamOptions,
@@ -611,7 +612,6 @@ def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
     assert state(follow(journal, second)) == state(first)
 
 
-@pytest.mark.tools
 def test_a_publisher_that_is_killed_leaves_no_snapshot(
     nats: NatsServer,
     options: JetStreamOptions,
@@ -642,7 +642,6 @@ def test_a_publisher_that_is_killed_leaves_no_snapshot(
     assert not list(first.glob("snapshot-*"))
 
 
-@pytest.mark.tools
 def test_the_first_replica_of_a_version_publishes_and_the_others_load(
     options: JetStreamOptions, journal: JetStreamWriter, tmp_path: Path
 ) -> None:
