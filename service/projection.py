@@ -57,8 +57,8 @@ class BatchBounds(NamedTuple):
 
     Attributes:
         sessions: sessions in memory; the others are read from the view when they are needed.
-        memory: approximate bytes of these sessions, enough for twelve of the longest. A batch that
-            has read back as many ends.
+        memory: approximate bytes of these sessions, enough for about eleven of the longest. A
+            batch that has read back as many ends.
         rows: rows of the feed that are collected before they are written.
         work: steps for late callbacks after which a batch ends, so that other sessions need not
             wait. A callback folded again is 1, published again `PUBLISHED` more; a revised verdict

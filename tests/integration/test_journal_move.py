@@ -1,4 +1,4 @@
-"""An installation moves to NATS and back while callbacks arrive, as docs/operations.md says."""
+"""An installation moves to NATS and back while callbacks arrive, as docs/cluster.md says."""
 
 import http.client
 import json
