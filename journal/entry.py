@@ -26,7 +26,7 @@ class Kind(IntEnum):
     CALLBACK = 1
     """A callback, as it came."""
     FORGET = 2
-    """Reserved: a list of sessions to forget. Nothing writes or obeys it yet."""
+    """Sessions to forget; see `journal.forgetting`."""
 
 
 class NewEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
