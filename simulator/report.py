@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from simulator.words import count_of
+from display.texts import count_of
 
 MAX_DETAILS = 20
 """Differences that are described; the others are only counted."""

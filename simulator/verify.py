@@ -12,6 +12,7 @@ from desk.client import Client, NotFound, Unavailable, Update
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
 from desk.v1.session_pb2 import SessionKey
 from desk.v1.status_pb2 import GetStatusResponse
+from display.texts import count_of
 from simulator.callbacks import Made
 from simulator.comparison import (
     FoundCallback,
@@ -24,7 +25,6 @@ from simulator.comparison import (
 from simulator.ledger import Ledger
 from simulator.report import Report
 from simulator.sender import Fate
-from simulator.words import count_of
 
 ROUNDS = 2
 """Signs of life after which the follower has read the journal up to the last answer: the first may

@@ -17,9 +17,9 @@ from command.cli.offline import (
     progress_bar,
     time_of,
 )
-from command.cli.output import format_size
 from command.processes import JOURNAL_FILE, open_reader, open_snapshots
 from command.settings import Settings
+from display.texts import format_size
 from journal.backup import require_room
 from journal.damage import Report
 from journal.errors import InUse
