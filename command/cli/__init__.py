@@ -29,6 +29,10 @@ COMMANDS = {
         "command.cli.status:status",
         "Show lag, callbacks, disk space and versions of the service.",
     ),
+    "console": (
+        "command.cli.console:console",
+        "Show sessions, rejections, reports and health in a browser.",
+    ),
     "keys": ("command.cli.keys:keys", "Edit and check the clients file: who may call the API."),
     "health": ("command.cli.health:health", "Exit with 0 if a process is ready."),
 }
