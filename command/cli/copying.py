@@ -10,8 +10,8 @@ import click
 
 from command.cli import fail
 from command.cli.offline import become_owner, errors_in_one_line, list_damages, progress_bar
+from command.engines import JOURNAL_FILE, open_file, open_stream, open_stream_target
 from command.nats import SCHEME
-from command.processes import JOURNAL_FILE, open_reader, open_stream, open_stream_target
 from command.settings import NatsSettings
 from journal.backup import sync
 from journal.copying import Compared, Source, check_target, compare, copy_entries
@@ -67,7 +67,7 @@ def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
     become_owner(path.parent)
     with (
         _lock(path) as is_stopped,
-        closing(open_reader(path.parent)) as source,
+        closing(open_file(path.parent)) as source,
         closing(open_stream_target(settings, source.id, first=_first(source))) as target,
         progress_bar() as report,
     ):
