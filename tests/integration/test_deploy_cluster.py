@@ -131,6 +131,7 @@ def test_no_callback_is_lost_while_one_part_of_each_kind_dies(tmp_path: Path) ->
 
 def assert_no_callback_waits_for_a_frozen_gateway(project: Project, load: Load) -> None:
     """Freeze a gateway until nginx has asked the other one for its callbacks."""
+    cluster.await_healthy(project, "gateway-1")
     refused = load.answers("503")
     passed_on = r"200 \d+ [01]\.\d+ 504, 200"
     before = load.answers(passed_on)
