@@ -13,7 +13,7 @@ from command.cli.offline import become_owner, errors_in_one_line, list_damages, 
 from command.engines import JOURNAL_FILE, open_file, open_stream, open_stream_target
 from command.nats import SCHEME
 from command.settings import NatsSettings
-from journal.backup import sync
+from journal.backup import put_in_place
 from journal.copying import Compared, Source, check_target, compare, copy_entries
 from journal.sqlite_copy import FileTarget
 from simulator.words import count_of
@@ -105,8 +105,7 @@ def _to_file(settings: NatsSettings, path: Path) -> tuple[Compared, str]:
                 f"revision {head} is a repetition, and a file cannot keep its number: "
                 "copy again after one more callback"
             )
-        os.replace(partial, path)
-        sync(path.parent)
+        put_in_place(partial, path)
     return compared, ""
 
 
