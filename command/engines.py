@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 JOURNAL_FILE = "journal.db"
 
+COPYING_FILE = "journal.db.copying"
+"""A journal that `desk journal copy` has not finished."""
+
 
 def open_writer(settings: Settings) -> "JournalWriter":
     if settings.is_on_nats:
@@ -28,13 +31,23 @@ def open_writer(settings: Settings) -> "JournalWriter":
     from journal.sqlite import SqliteWriter
 
     path = settings.data_dir / JOURNAL_FILE
-    # A new journal would have its view built anew, and the old view has all that was in the old.
-    if not path.exists() and any(settings.data_dir.glob("view-*.db")):
-        raise Unavailable(
-            f"{path} is gone, and a view of it is there: run `desk journal restore --from-view`, "
-            "or delete the views to begin with an empty journal"
-        )
+    if not path.exists() and (reason := _left_of_a_journal(settings.data_dir)):
+        raise Unavailable(reason)
     return SqliteWriter(path)
+
+
+def _left_of_a_journal(directory: Path) -> str:
+    """Return the reason for which a directory without a journal must not get a new one, or ""."""
+    copying = directory / COPYING_FILE
+    if copying.exists():
+        return f"{copying} is not whole: run `desk journal copy` again, or delete it"
+    # A new journal would have its view built anew, and the old view has all that was in the old.
+    if any(directory.glob("view-*.db")):
+        return (
+            f"{directory / JOURNAL_FILE} is gone, and a view of it is there: run `desk journal "
+            "restore --from-view`, or delete the views to begin with an empty journal"
+        )
+    return ""
 
 
 def _open_spooled(settings: Settings) -> "JournalWriter":

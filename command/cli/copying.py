@@ -10,7 +10,7 @@ import click
 
 from command.cli import fail
 from command.cli.offline import become_owner, errors_in_one_line, list_damages, progress_bar
-from command.engines import JOURNAL_FILE, open_file, open_stream, open_stream_target
+from command.engines import COPYING_FILE, JOURNAL_FILE, open_file, open_stream, open_stream_target
 from command.nats import SCHEME
 from command.settings import NatsSettings
 from journal.backup import put_in_place
@@ -21,8 +21,7 @@ from storage.lock import FileLock
 
 FILE = "sqlite:"
 
-PARTIAL = ".copying"
-"""End of the name of a journal's file that is not whole yet."""
+USAGE = "one must be sqlite:DIR, the other nats://host:port"
 
 
 @click.command()
@@ -43,7 +42,7 @@ def copy(source: str, target: str) -> None:
         elif source.startswith(SCHEME) and target.startswith(FILE):
             compared, missing = _to_file(NatsSettings.load(source), _file(target))
         else:
-            raise click.UsageError("one must be sqlite:DIR, the other nats://host:port")
+            raise click.UsageError(USAGE)
     left_out = f", without {count_of(compared.repetitions, 'repetition')}"
     click.echo(
         f"{target} has {count_of(compared.entries, 'callback')} up to revision "
@@ -58,7 +57,10 @@ def copy(source: str, target: str) -> None:
 
 
 def _file(place: str) -> Path:
-    return Path(place.removeprefix(FILE)).absolute() / JOURNAL_FILE
+    directory = place.removeprefix(FILE)
+    if not directory:
+        raise click.UsageError(USAGE)
+    return Path(directory).absolute() / JOURNAL_FILE
 
 
 def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
@@ -85,7 +87,7 @@ def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
 def _to_file(settings: NatsSettings, path: Path) -> tuple[Compared, str]:
     """Copy, and return what is there then, and why that is not all."""
     become_owner(path.parent)
-    partial = path.with_name(f"{path.name}{PARTIAL}")
+    partial = path.with_name(COPYING_FILE)
     with (
         _lock(path) as is_stopped,
         closing(open_stream(settings)) as source,

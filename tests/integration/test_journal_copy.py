@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from journal.errors import Incomplete
+from command.engines import open_writer
+from command.settings import Settings
+from journal.errors import Incomplete, Unavailable
 from journal.jetstream_message import ID, RECEIVED_AT
 from journal.port import JournalReader
 from journal.sqlite import SqliteReader, SqliteWriter
@@ -246,6 +248,9 @@ def test_a_killed_return_goes_on_and_there_is_no_journal_before(
         eventually(lambda: partial.exists() and count(partial))
     assert 0 < count(partial) < MANY - 1000
     assert not (data / "journal.db").exists()
+    settings = Settings(sdk_app_ids=(1,), data_dir=data)
+    with pytest.raises(Unavailable, match="is not whole: run `desk journal copy` again"):
+        open_writer(settings)
     assert place.back(data).returncode == 0
     assert place.file_entries(data) == place.file_entries()
     assert not partial.exists()
@@ -359,7 +364,14 @@ def test_a_file_that_a_gateway_writes_is_no_target(place: Place, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [("sqlite:a", "sqlite:b"), ("nats://a:1", "nats://b:2"), ("a", "b")]
+    ("source", "target"),
+    [
+        ("sqlite:a", "sqlite:b"),
+        ("nats://a:1", "nats://b:2"),
+        ("a", "b"),
+        ("nats://a:1", "sqlite:"),
+        ("sqlite:", "nats://a:1"),
+    ],
 )
 def test_other_places_are_wrong_usage(place: Place, source: str, target: str) -> None:
     answer = place.desk("journal", "copy", source, target)

@@ -37,11 +37,10 @@ In another terminal:
 
     cd {directory}
     export DESK_SIMULATE_TOKEN={token} SSL_CERT_FILE=authority.pem DESK_CLIENT_TLS_CA=authority.pem
-    {desk} simulate https://{https} --sessions 500 --rate 50 --retry-for 60 \\
-      --verify {services[0]} --tls-name service
+    export DESK_CLIENT_TLS_CERT=authority-client.pem DESK_CLIENT_TLS_KEY=authority-client.key
+    {desk} simulate https://{https} --sessions 500 --rate 50 --retry-for 60 --verify {grpc}
+    {desk} watch --target {grpc}
     {desk} status --target {services[0]},{services[1]} --tls-name service
-    {desk} watch --target {grpc} \\
-      --tls-cert authority-client.pem --tls-key authority-client.key
 
 Meanwhile kill any process. It is started again, and the simulation finds no difference:
 {processes}
