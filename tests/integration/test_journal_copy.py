@@ -329,18 +329,9 @@ def test_a_target_that_is_ahead_is_refused_and_stays_in_use(place: Place) -> Non
     ("statement", "message"),
     [
         ("UPDATE entries SET platform = 'x' WHERE revision = 30", "revision 30 is another entry"),
-        pytest.param(
-            *("UPDATE entries SET platform = 'x' WHERE revision = 7", "differ at revision 7"),
-            marks=pytest.mark.tools,
-        ),
-        pytest.param(
-            *("DELETE FROM entries WHERE revision = 7", "differ at revision 7"),
-            marks=pytest.mark.tools,
-        ),
-        pytest.param(
-            *("UPDATE entries SET revision = 12 WHERE revision = 14", "differ at revision 12"),
-            marks=pytest.mark.tools,
-        ),
+        ("UPDATE entries SET platform = 'x' WHERE revision = 7", "differ at revision 7"),
+        ("DELETE FROM entries WHERE revision = 7", "differ at revision 7"),
+        ("UPDATE entries SET revision = 12 WHERE revision = 14", "differ at revision 12"),
     ],
 )
 def test_a_target_with_other_entries_is_refused_and_stays_in_use(
