@@ -206,6 +206,8 @@ class Connection:
         self._main = asyncio.current_task()
         servers = self._access.servers
         for server in cycle(sample(servers, len(servers))):
+            if self._closed:  # nats-py may swallow the cancellation
+                return
             self._link = Link.new()
             try:
                 await self._use(server)
@@ -228,7 +230,7 @@ class Connection:
         gone = asyncio.Event()
         await self._connect(server, gone)
         passed_at = -math.inf
-        while self._link.client.is_connected:
+        while self._link.client.is_connected and not self._closed:
             try:
                 async with asyncio.timeout(CHECK_WITHIN):
                     await self._check(self._link)

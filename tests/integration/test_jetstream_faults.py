@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import ssl
 import threading
@@ -15,11 +16,12 @@ import nkeys
 import pytest
 from nats.js import JetStreamContext
 
-from journal.errors import Unavailable
+from journal.entry import Appended
+from journal.errors import AppendTimedOut, TooLarge, Unavailable
 from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
 from journal.jetstream_access import Access
 from tests.support.certificates import Authority
-from tests.support.journals import append, read_all
+from tests.support.journals import PATIENCE, append, new_entry, read_all
 from tests.support.nats import NatsServer, nats_server
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import eventually
@@ -147,6 +149,83 @@ def assert_is_left(
         append(journal, "a")
         spoil()
         eventually(lambda: appended(journal, "b", b"x" * 4_000_000))
+
+
+# ---- Answers ----
+
+ACKNOWLEDGED = re.compile(rb'\{"stream":"[^"]+","seq":1\}')
+ANY_ANSWER = re.compile(rb'\{"stream":"[^}]+"seq":1[^}]*\}')
+
+
+def with_long_name(options: JetStreamOptions) -> JetStreamOptions:
+    """Make room in the acknowledgement for what a proxy puts in its place."""
+    return replace(options, stream=replace(options.stream, name=options.stream.name.ljust(32, "-")))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [b'"code":409,"err_code":10158', b'"code":429', b'"code":503'],
+    ids=["in process", "too many requests", "no leader"],
+)
+def test_what_may_do_better_at_once_is_published_again(
+    nats: NatsServer, options: JetStreamOptions, error: bytes
+) -> None:
+    def change(data: bytes) -> bytes:
+        refused = b'{"error":{%b}}' % error
+        return ACKNOWLEDGED.sub(lambda found: refused.ljust(len(found[0])), data)
+
+    way = with_long_name(options)
+    with (
+        proxy(nats.port, change=change) as refusing,
+        closing(JetStreamWriter(at(way, refusing.port))) as journal,
+    ):
+        assert append(journal, "a") == Appended(1, duplicate=True)
+
+
+def test_a_refusal_that_lasts_is_named(nats: NatsServer, options: JetStreamOptions) -> None:
+    def change(data: bytes) -> bytes:
+        refused = b'{"error":{"code":503,"description":"no"}}'
+        return re.sub(
+            rb'\{"stream":"[^}]+"seq":1[^}]*\}', lambda found: refused.ljust(len(found[0])), data
+        )
+
+    way = with_long_name(options)
+    with (
+        proxy(nats.port, change=change) as refusing,
+        closing(JetStreamWriter(at(way, refusing.port))) as journal,
+        pytest.raises(AppendTimedOut, match=r"NATS did not confirm the entry in time: no$"),
+    ):
+        append(journal, "a")
+
+
+def test_an_answer_that_comes_while_the_entry_is_published_again_counts(
+    nats: NatsServer, options: JetStreamOptions
+) -> None:
+    def delay(data: bytes) -> bytes:
+        if ACKNOWLEDGED.search(data):
+            threading.Event().wait(0.6)
+        return data
+
+    with (
+        proxy(nats.port, change=delay) as slow,
+        closing(JetStreamWriter(at(options, slow.port))) as journal,
+    ):
+        assert append(journal, "a") == Appended(1, duplicate=False)
+
+
+def test_headers_count_for_the_size_of_a_message(tmp_path: Path) -> None:
+    with nats_server(tmp_path) as server:
+        server.stop()
+        server.configure("max_payload: 65536")
+        server.start()
+        with closing(server.writer()) as journal:
+            longest = "\N{GRINNING FACE}" * 128
+            entry = new_entry(
+                "a", body=b"x" * 61_000, request_id=longest, client_ip=longest, platform=longest
+            )
+            with pytest.raises(TooLarge):
+                journal.append(entry, timeout=PATIENCE)
+            assert journal.append(new_entry("b", body=b"x" * 65_000), timeout=PATIENCE).revision
 
 
 # ---- Credentials ----
