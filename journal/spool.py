@@ -140,7 +140,7 @@ class SpooledWriter:
     def notice(self) -> str:
         """Return a line about the spool while it is in use or cannot be, otherwise ""."""
         if self._since is None and not self._away():
-            return self._full and f"the spool takes nothing: {self._full}"
+            return self._full
         reason = self._away() or "they are forwarded"
         return f"spooling, {self._files.entries()} callbacks wait: {reason}"
 
@@ -268,8 +268,8 @@ class SpooledWriter:
             self._begin("entries of an earlier time")
 
     def _cannot_spool(self, error: JournalError) -> None:
-        self._full = str(error)
-        log.error("spool_not_usable", reason=self._full, throttle=self._full)
+        self._full = f"the spool cannot be used: {type(error).__name__}"  # for all to see
+        log.error("spool_not_usable", reason=str(error), throttle=str(error))
 
     def _connect_if_known(self) -> None:
         try:
