@@ -289,7 +289,7 @@ def _open_writer(settings: Settings) -> "JournalWriter":
 
     path = settings.data_dir / JOURNAL_FILE
     # A new journal would have its view built anew, and the old view has all that was in the old.
-    if not path.exists() and any(settings.data_dir.glob("view-*.db")):
+    if not path.exists() and _has_views(settings):
         raise Unavailable(
             f"{path} is gone, and a view of it is there: run `desk journal restore --from-view`, "
             "or delete the views to begin with an empty journal"
@@ -297,15 +297,20 @@ def _open_writer(settings: Settings) -> "JournalWriter":
     return SqliteWriter(path)
 
 
+def _has_views(settings: Settings) -> bool:
+    return any(settings.data_dir.glob("view-*.db"))
+
+
 def _open_spooled(settings: Settings) -> "JournalWriter":
     from journal.jetstream import JetStreamWriter
     from journal.spool import SpooledWriter
 
-    def open_remote() -> JetStreamWriter:
-        return JetStreamWriter(_jetstream(settings))
+    def open_remote(journal_id: str) -> JetStreamWriter:
+        is_new = not journal_id and not _has_views(settings)
+        return JetStreamWriter(_jetstream(settings), may_create=is_new)
 
     if settings.spool == "off":
-        return open_remote()
+        return open_remote("")
     folder = settings.data_dir / settings.spool
     return SpooledWriter(open_remote, folder, max_bytes=settings.spool_max_bytes)
 

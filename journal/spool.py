@@ -58,7 +58,7 @@ class SpooledWriter:
 
     def __init__(
         self,
-        open_remote: Callable[[], JournalWriter],
+        open_remote: Callable[[str], JournalWriter],
         folder: Path,
         *,
         max_bytes: int,
@@ -67,7 +67,7 @@ class SpooledWriter:
         """Open the spool, and the remote journal if that is possible now.
 
         Args:
-            open_remote: opens it. Tried again after an error.
+            open_remote: opens it; takes its id, "" if that is not known. Tried again after an error.
             folder: of the spool.
             max_bytes: bytes after which the spool takes no more.
             tick: seconds between two attempts to forward.
@@ -282,7 +282,7 @@ class SpooledWriter:
             self._reason = str(error)
 
     def _connect(self) -> JournalWriter:
-        remote = self._open_remote()
+        remote = self._open_remote(self.id)
         try:
             self._files.bind(remote.id)
         except BaseException:
