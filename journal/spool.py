@@ -67,7 +67,7 @@ class SpooledWriter:
         """Open the spool, and the remote journal if that is possible now.
 
         Args:
-            open_remote: opens it; takes its id, "" if that is not known. Tried again after an error.
+            open_remote: opens it, given its id, "" if not known. Tried again after an error.
             folder: of the spool.
             max_bytes: bytes after which the spool takes no more.
             tick: seconds between two attempts to forward.
