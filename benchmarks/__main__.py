@@ -13,6 +13,7 @@ from benchmarks.measurement import Benchmark, Measurement, NotMeasured, load
 
 NAMES = (
     "acknowledgements",
+    "cluster_acknowledgements",
     "open_loop",
     "end_to_end",
     "fold",
