@@ -13,7 +13,6 @@ from benchmarks.measurement import Benchmark, Measurement, NotMeasured, load
 
 NAMES = (
     "acknowledgements",
-    "cluster_acknowledgements",
     "open_loop",
     "end_to_end",
     "fold",
@@ -22,6 +21,9 @@ NAMES = (
     "subscribe",
     "live",
     "footprint",
+    "cluster_acknowledgements",
+    "cluster_fold",
+    "cluster_replica",
 )
 """All benchmarks, in the order in which they run."""
 

@@ -68,7 +68,7 @@ def _measure(servers: Nats, ports: list[int], run: int, *, quick: bool) -> Itera
 
 def _raw(servers: Nats, in_flight: int, seconds: int) -> float:
     command = (sys.executable, "-m", "benchmarks.peers.raw_publishes",
-               servers.urls, str(in_flight), str(seconds))  # fmt: skip
+               ",".join(servers.urls), str(in_flight), str(seconds))  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60, check=True
     )
