@@ -1,7 +1,7 @@
 """A follower in a process of its own, until SIGTERM.
 
-`python -m benchmarks.following DATA_DIR [SERVERS…]` follows the journal in the directory, or that on
-the nats-servers.
+`python -m benchmarks.following DATA_DIR [NATS…]` follows the journal in the directory, or that on
+nats-servers.
 """
 
 import json
