@@ -25,12 +25,13 @@ PIPELINED = 512
 """Publishes unanswered at once with which nats-py is fastest."""
 
 
-def _of(replicas: int, connections: int) -> str:
+def load(replicas: int, connections: int) -> str:
+    """Return the end of a figure's name."""
     return f" on R{replicas}, {connections} at once"
 
 
 GOALS = tuple(
-    Goal(what=wrk.RATE + _of(3, connections), subject=ONE, of=REFERENCE, bound=0.7)
+    Goal(what=wrk.RATE + load(3, connections), subject=ONE, of=REFERENCE, bound=0.7)
     for connections in CONNECTIONS
 )
 
@@ -56,14 +57,14 @@ def _measure(servers: Nats, ports: list[int], run: int, *, quick: bool) -> Itera
     seconds = 1 if quick else 2
     replicas = len(servers.servers)
     for connections in QUICK_CONNECTIONS if quick else CONNECTIONS:
-        of = _of(replicas, connections)
+        of = load(replicas, connections)
         raw = _raw(servers, connections, seconds)
         yield Measurement(NAME, wrk.RATE + of, REFERENCE, raw, "1/s", run)
         for subject, used in ((ONE, ports[:1]), (TWO, ports)):
             loads = wrk.drive(used, connections=connections, seconds=seconds, kept=servers.kept)
             yield from wrk.measurements(loads, NAME, subject, run, of=of)
     raw = _raw(servers, PIPELINED, seconds)
-    yield Measurement(NAME, wrk.RATE + _of(replicas, PIPELINED), REFERENCE, raw, "1/s", run)
+    yield Measurement(NAME, wrk.RATE + load(replicas, PIPELINED), REFERENCE, raw, "1/s", run)
 
 
 def _raw(servers: Nats, in_flight: int, seconds: int) -> float:

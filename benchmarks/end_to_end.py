@@ -29,13 +29,13 @@ ARRIVED_WITHIN = 20.0
 """Seconds from the last acknowledgement until the last event must have arrived."""
 
 
-def _what(figure: str, rate: int) -> str:
+def what(figure: str, rate: int) -> str:
     return f"{figure} at {rate:,}/s"
 
 
 GOALS = (
-    Goal(what=_what("p50", 1000), subject=OURS, bound=8, at_most=True),
-    Goal(what=_what("p99", 1000), subject=OURS, bound=40, at_most=True),
+    Goal(what=what("p50", 1000), subject=OURS, bound=8, at_most=True),
+    Goal(what=what("p99", 1000), subject=OURS, bound=40, at_most=True),
 )
 
 
@@ -62,11 +62,11 @@ def _measure(
     for rate in RATES:
         report, latencies = asyncio.run(_drive_and_subscribe(port, target, rate, seconds))
         for percent in (50, 99):
-            what = _what(f"p{percent}", rate)
+            figure = what(f"p{percent}", rate)
             ack = report[f"from_sent_p{percent}_ms"]
             event = percentile(latencies, percent)
-            yield Measurement(NAME, what, REFERENCE + suffix, ack, "ms", run)
-            yield Measurement(NAME, what, OURS + suffix, event, "ms", run)
+            yield Measurement(NAME, figure, REFERENCE + suffix, ack, "ms", run)
+            yield Measurement(NAME, figure, OURS + suffix, event, "ms", run)
 
 
 async def _drive_and_subscribe(
