@@ -1,4 +1,4 @@
-"""What a FORGET entry does to a view, case by case; equality of views is in tests/property."""
+"""The effects of a FORGET entry on a view, case by case; tests/property compares whole views."""
 
 from collections.abc import Sequence
 from contextlib import closing
