@@ -133,8 +133,11 @@ class Connection:
             raise Closed("the journal is closed") from None
         try:
             return future.result(timeout + SLACK)
-        except (FutureCancelled, TimeoutError):
+        except FutureCancelled:
             raise Closed("the journal is closed") from None
+        except TimeoutError:  # the thread has no time, or has just ended
+            self.check_open()
+            raise Unavailable("NATS did not answer in time") from None
 
     def check_open(self) -> None:
         """Raise `Closed` if the connection is closed."""
@@ -194,7 +197,7 @@ class Connection:
     # ---- In the thread ----
 
     def _run(self) -> None:
-        logging.getLogger("asyncio").addFilter(_is_news)
+        logging.getLogger("asyncio").addFilter(_is_no_eof_warning)
         while not self._closed:
             with suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(self._keep_connected())
@@ -305,7 +308,7 @@ async def _end_other_tasks() -> None:
         await asyncio.wait(others, timeout=RETRY)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_no_eof_warning(record: logging.LogRecord) -> bool:
     """Return False for a warning of asyncio at the end of each connection of nats-py with TLS."""
     return "eof_received" not in record.getMessage()
 
