@@ -8,7 +8,7 @@ Pure: no I/O, no clock. The order is that of docs/callbacks.md: `(event time, ra
 arrival.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, Self
@@ -18,11 +18,13 @@ import msgspec
 from callback.catalogue import BEGIN_HEAD_START, RANK_OF_UNKNOWN, RANKS, EventType, State
 from service.session import (
     FIRSTS,
+    MAX_STAYS,
     Core,
     Facts,
     Outcome,
     Reason,
     Session,
+    Stay,
     Sum,
     Verdict,
     is_sign_of_life,
@@ -125,6 +127,15 @@ class HistoryEntry(msgspec.Struct, gc=False):
         return cls(key, revision, facts, WEIGHT + CHARACTER * characters, _BEFORE_ALL)
 
 
+class _Start(NamedTuple):
+    """The start of a stay, by the callback that changed the state or the agent."""
+
+    key: Key
+    state: State
+    agent_id: str
+    time: int
+
+
 class _Saved(msgspec.Struct, array_like=True, gc=False):
     """The state from which a history can go on in order."""
 
@@ -157,10 +168,11 @@ class History:
         self._core = _BEFORE_ALL
         self._shown = _shown_of(_BEFORE_ALL)  # the part of the core that the session has, too
         self._last = _EARLIEST
-        self._stays_whole = False  # once a late callback has needed all of it: more may follow
+        self._keeps_all = False  # once a late callback has needed all of it: more may follow
         # _EARLIEST stands for a callback that is not in memory.
         self._holders: dict[str, Key] = {}  # the callback that has offered each of FIRSTS
         self._last_sign = _EARLIEST  # of life
+        self._starts: list[_Start] = []  # of the stays that are listed, or began in the tail
 
     @classmethod
     def replay(cls, callbacks: Iterable[HistoryEntry], usage: Usage | None = None) -> "History":
@@ -175,7 +187,7 @@ class History:
             history.add(entry)
         history.usage = usage or history.usage
         history.changed.update(Session.__struct_fields__)
-        history._stays_whole = True
+        history._keeps_all = True
         return history
 
     @classmethod
@@ -187,12 +199,10 @@ class History:
         history.changed.update(Session.__struct_fields__)
         history._last, history.usage = state.last, state.usage
         history._holders = {name: _EARLIEST for name in FIRSTS if getattr(state.session, name)}
+        history._starts = [
+            _Start(_EARLIEST, stay.state, stay.agent_id, stay.start) for stay in state.session.stays
+        ]
         return history
-
-    @property
-    def queued_since(self) -> int | None:
-        """Return the start of the present stay in the queue; None outside of it."""
-        return self._core.queued_since
 
     def save(self) -> bytes:
         """Write the state from which the history can go on in order."""
@@ -224,6 +234,8 @@ class History:
         self._last = entry.key
         self._core = self._fold(entry, self._core)
         self._take_offers(entry)
+        if start := _start_of(entry, self._core):
+            self._replace_starts(len(self._starts), len(self._starts), [start])
 
     def _insert(self, place: int, entry: HistoryEntry) -> list[HistoryEntry]:
         """Fold a late callback and those behind it; return those that it has changed."""
@@ -234,6 +246,7 @@ class History:
         self.usage.revised += len(revised)
         self._correct_firsts(place, stop)
         self._correct_last_sign(place, stop)
+        self._correct_stays(place, stop)
         return revised
 
     def reject(self, entry: HistoryEntry) -> HistoryEntry:
@@ -255,13 +268,16 @@ class History:
 
     def trim(self, keep: int = TAIL) -> None:
         """Drop the older callbacks from memory, once there are many more than are to be kept."""
-        if not self._stays_whole and len(self.tail) > 2 * keep:
+        if not self._keeps_all and len(self.tail) > 2 * keep:
             del self.tail[:-keep]
             self.weight = sum(entry.weight for entry in self.tail)
+            first = bisect_left(self._starts, self.tail[0].key, key=_key_of)
+            del self._starts[MAX_STAYS:first]
 
     def close(self) -> None:
         """Drop all callbacks from memory: the session takes no more."""
         self.tail.clear()
+        self._starts.clear()
         self.weight = 0
 
     def _place_of(self, key: Key) -> int | None:
@@ -369,6 +385,30 @@ class History:
                     self._last_sign = entry.key
                     break
 
+    def _correct_stays(self, place: int, stop: int) -> None:
+        """Correct the stays, after the callbacks from `place` to `stop` were folded."""
+        folded = self.tail[place:stop]
+        end = self.tail[stop].before if stop < len(self.tail) else self._core
+        cores = [*(entry.before for entry in folded[1:]), end]
+        found = map(_start_of, folded, cores)
+        first = bisect_left(self._starts, folded[0].key, key=_key_of)
+        last = bisect_right(self._starts, folded[-1].key, key=_key_of)
+        self._replace_starts(first, last, [start for start in found if start])
+
+    def _replace_starts(self, first: int, last: int, starts: list[_Start]) -> None:
+        """Replace the starts of stays from `first` to `last`, and show the stays.
+
+        Once starts behind those that are listed have left the memory, the list is final.
+        """
+        if starts == self._starts[first:last]:
+            return
+        count = self.session.stay_count
+        is_whole = count == len(self._starts)
+        self._starts[first:last] = starts
+        self._set("stay_count", count + len(starts) - (last - first))
+        if is_whole:
+            self._set("stays", _stays(self._starts))
+
     def _show(self) -> None:
         """Show the core and the last sign of life in the session."""
         if self._last_sign is not _EARLIEST:
@@ -382,7 +422,28 @@ class History:
             self._shown = shown
 
 
-_SHOWN = ("state", "end_reason", "agent_id", "agent_ids", "satisfaction")
+def _start_of(entry: HistoryEntry, after: Core) -> _Start | None:
+    """Return the start of the stay that a callback has begun, if any."""
+    before = entry.before
+    if after.state is before.state and after.agent_id == before.agent_id:
+        return None
+    return _Start(entry.key, after.state, after.agent_id, entry.facts.event_time)
+
+
+def _stays(starts: Sequence[_Start]) -> tuple[Stay, ...]:
+    """Make the stays that a session lists; each ends when the next one begins."""
+    ends = [*(each.time for each in starts[1 : MAX_STAYS + 1]), None]
+    # A SessionBegin stands in the order before its own time.
+    return tuple(
+        Stay(each.state, each.agent_id, each.time if end is None else min(each.time, end), end)
+        for each, end in zip(starts[:MAX_STAYS], ends, strict=False)
+    )
+
+
+_SHOWN = (
+    *("state", "end_reason", "agent_id", "agent_ids", "satisfaction"),
+    *("live_since", "last_user_message_at", "last_agent_message_at"),
+)
 _shown_of = attrgetter(*_SHOWN)
 _NO_VALUE = {name: getattr(Session(), name) for name in FIRSTS}
 _key_of = attrgetter("key")

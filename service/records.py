@@ -17,7 +17,7 @@ from callback.decoder import Callback
 from desk.v1 import event_pb2, session_pb2
 from journal.entry import Entry
 from service.message import fill
-from service.session import Facts, Outcome, Reason, Session, Verdict, explain
+from service.session import Facts, Outcome, Reason, Session, Stay, Verdict, explain
 
 STATES = {
     state: session_pb2.SESSION_STATE_UNSPECIFIED
@@ -184,13 +184,21 @@ def _show_number(shown: session_pb2.Session, name: str, value: State | EndReason
 DERIVED = {
     "queue_wait": ("queue_time", "queue_stays"),
     "handle_time": ("handled_time", "handled_stays"),
+    "state_since": ("state", "live_since", "closing_at", "ended_at"),
     "first_response": ("first_agent_reply_at", "transfer_requested_at", "agent_joined_at"),
 }
 """Fields of a session as it is shown, by the fields of the fold that they are computed from."""
 
 
+STAYS = "stays"
+"""The last field of a session. It is written apart: finished stays do not change."""
+
 _SHOWN_BY = {
-    name: [(each, _show(each)) for each in _FIELDS if each == name or name in DERIVED.get(each, ())]
+    name: [
+        (each, _show(each))
+        for each in _FIELDS
+        if (each == name or name in DERIVED.get(each, ())) and each != STAYS
+    ]
     for name in Session.__struct_fields__
 }
 """By field of the fold's session: the fields that show it, and their functions."""
@@ -212,6 +220,8 @@ class SessionMessage:
         self.bytes = b""
         self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
         self._replaced = 0  # texts
+        self._stays: Sequence[Stay] = ()
+        self._written_stays = b""
 
     def update(
         self, session: Session, revision: int, changed: Iterable[str] = Session.__struct_fields__
@@ -229,12 +239,27 @@ class SessionMessage:
                 self._replaced += 1
             for name, show in _SHOWN_BY[field]:
                 show(shown, name, getattr(session, name))
+        if session.stays is not self._stays:
+            self._stays = session.stays
+            self._written_stays = b"".join(map(_written_stay, session.stays))
         shown.revision = revision
-        self.bytes = shown.SerializeToString()
+        written = shown.SerializeToString()
+        self.bytes = written + self._written_stays
         if self._replaced > REPLACED:
-            self._message = session_pb2.Session.FromString(self.bytes)
+            self._message = session_pb2.Session.FromString(written)
             self._replaced = 0
         return self.bytes
+
+
+@lru_cache(CACHED)
+def _written_stay(stay: Stay) -> bytes:
+    """Write a session with one stay and nothing else."""
+    session = session_pb2.Session()
+    shown = session.stays.add(state=STATES[stay.state], agent_id=stay.agent_id)
+    set_time(shown.start_time, stay.start)
+    if stay.end is not None:
+        set_time(shown.end_time, stay.end)
+    return session.SerializeToString()
 
 
 def set_time(time: Timestamp | Duration, milliseconds: int) -> None:

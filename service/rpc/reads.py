@@ -47,6 +47,12 @@ def as_of(reader: Reader, key: Key, revision: int) -> SessionAt:
     return SessionAt(progress.journal_id, revision, session)
 
 
+def at_time(reader: Reader, key: Key, time: int) -> SessionAt:
+    """Read a session as of the last of its callbacks that had been received at a time (ms)."""
+    with reader.snapshot() as progress:
+        return SessionAt(progress.journal_id, *reader.session_at_time(*key, time))
+
+
 def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -> bytes | None:
     """Read a session inside a snapshot, as `as_of`; None if it had not begun."""
     now = reader.session(*key)
@@ -58,12 +64,12 @@ def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -
     return reader.session_as_of(*key, revision)
 
 
-def not_found(reader: Reader, key: Key, revision: int = 0) -> CallRefused:
-    """Make the error for a session that has not begun, or (0: now) had not at a revision."""
+def not_found(reader: Reader, key: Key, when: str = "") -> CallRefused:
+    """Make the error for a session that has not begun, or ("": now) had not at some moment."""
     app, name = key
     named = f"session {quoted(name)} in app {app}"
-    if revision and reader.session(app, name) is not None:
-        sentence = f"{named} had not begun at revision {revision}"
+    if when and reader.session(app, name) is not None:
+        sentence = f"{named} had not begun at {when}"
     elif (count := reader.rejected_of(app, name, COUNTED)) is None:
         sentence = f"no {named}: no callback has named it"
     else:

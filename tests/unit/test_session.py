@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from callback.catalogue import EndReason, State
 from callback.decoder import MAX_EVENT_TIME
 from service.history import TAIL, FoldLimits, History, HistoryEntry
-from service.session import Reason, Session, Verdict, explain, without_message
+from service.session import Reason, Session, Stay, Verdict, explain, without_message
 from tests.support.callbacks import NOON, body, decode, life
 
 SECOND = 1_000
@@ -23,6 +23,12 @@ def placed(revision: int, given: bytes) -> HistoryEntry:
 
 def session_of(*bodies: bytes) -> Session:
     return fold(list(bodies)).session
+
+
+def stay(state: State, agent_id: str, start: int, end: int | None) -> Stay:
+    """Make a stay; times in seconds after noon."""
+    until = None if end is None else NOON + end * SECOND
+    return Stay(state, agent_id, NOON + start * SECOND, until)
 
 
 def reasons(history: History) -> list[Reason]:
@@ -67,12 +73,27 @@ def test_a_session_with_an_agent_has_all_its_figures() -> None:
         first_agent_reply_at=NOON + 15 * SECOND,
         closing_at=NOON + 30 * SECOND,
         ended_at=NOON + 31 * SECOND,
+        answered_at=NOON + 10 * SECOND,
         last_event_at=NOON + 40 * SECOND,
+        last_user_message_at=NOON + 11 * SECOND,
+        last_agent_message_at=NOON + 25 * SECOND,
         queue_time=6 * SECOND,
         queue_stays=1,
         handled_time=20 * SECOND,
         handled_stays=1,
+        stay_count=8,
+        stays=(
+            stay(State.CHATBOT, "", 0, 3),
+            stay(State.TRANSFERRING, "", 3, 4),
+            stay(State.QUEUED, "", 4, 10),
+            stay(State.WITH_AGENT, "ann", 10, 20),
+            stay(State.FORWARDED, "bob", 20, 25),
+            stay(State.WITH_AGENT, "bob", 25, 30),
+            stay(State.CLOSING, "bob", 30, 31),
+            stay(State.ENDED, "bob", 31, None),
+        ),
     )
+    assert session.state_since == NOON + 31 * SECOND
     assert (session.queue_wait, session.handle_time) == (6 * SECOND, 20 * SECOND)
     assert session.first_response == 12 * SECOND
 
