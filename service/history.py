@@ -9,8 +9,8 @@ arrival.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -127,13 +127,8 @@ class HistoryEntry(msgspec.Struct, gc=False):
         return cls(key, revision, facts, WEIGHT + CHARACTER * characters, _BEFORE_ALL)
 
 
-class _Start(NamedTuple):
-    """The start of a stay, by the callback that changed the state or the agent."""
-
-    key: Key
-    state: State
-    agent_id: str
-    time: int
+Start = tuple[Key, Stay]
+"""A stay, and the place of the callback that began it."""
 
 
 class _Saved(msgspec.Struct, array_like=True, gc=False):
@@ -172,7 +167,7 @@ class History:
         # _EARLIEST stands for a callback that is not in memory.
         self._holders: dict[str, Key] = {}  # the callback that has offered each of FIRSTS
         self._last_sign = _EARLIEST  # of life
-        self._starts: list[_Start] = []  # of the stays that are listed, or began in the tail
+        self._starts: list[Start] = []  # of `Session.stays`, and of those that began in the tail
 
     @classmethod
     def replay(cls, callbacks: Iterable[HistoryEntry], usage: Usage | None = None) -> "History":
@@ -199,9 +194,7 @@ class History:
         history.changed.update(Session.__struct_fields__)
         history._last, history.usage = state.last, state.usage
         history._holders = {name: _EARLIEST for name in FIRSTS if getattr(state.session, name)}
-        history._starts = [
-            _Start(_EARLIEST, stay.state, stay.agent_id, stay.start) for stay in state.session.stays
-        ]
+        history._starts = [(_EARLIEST, stay) for stay in state.session.stays]
         return history
 
     def save(self) -> bytes:
@@ -235,7 +228,11 @@ class History:
         self._core = self._fold(entry, self._core)
         self._take_offers(entry)
         if start := _start_of(entry, self._core):
-            self._replace_starts(len(self._starts), len(self._starts), [start])
+            self._starts.append(start)
+            session = self.session
+            self._set("stay_count", session.stay_count + 1)
+            if session.stay_count <= MAX_STAYS + 1:
+                session.stays = (*session.stays, start[1])
 
     def _insert(self, place: int, entry: HistoryEntry) -> list[HistoryEntry]:
         """Fold a late callback and those behind it; return those that it has changed."""
@@ -271,8 +268,8 @@ class History:
         if not self._keeps_all and len(self.tail) > 2 * keep:
             del self.tail[:-keep]
             self.weight = sum(entry.weight for entry in self.tail)
-            first = bisect_left(self._starts, self.tail[0].key, key=_key_of)
-            del self._starts[MAX_STAYS:first]
+            first = bisect_left(self._starts, self.tail[0].key, key=_place_of)
+            del self._starts[MAX_STAYS + 1 : first]
 
     def close(self) -> None:
         """Drop all callbacks from memory: the session takes no more."""
@@ -390,24 +387,13 @@ class History:
         folded = self.tail[place:stop]
         end = self.tail[stop].before if stop < len(self.tail) else self._core
         cores = [*(entry.before for entry in folded[1:]), end]
-        found = map(_start_of, folded, cores)
-        first = bisect_left(self._starts, folded[0].key, key=_key_of)
-        last = bisect_right(self._starts, folded[-1].key, key=_key_of)
-        self._replace_starts(first, last, [start for start in found if start])
-
-    def _replace_starts(self, first: int, last: int, starts: list[_Start]) -> None:
-        """Replace the starts of stays from `first` to `last`, and show the stays.
-
-        Once starts behind those that are listed have left the memory, the list is final.
-        """
-        if starts == self._starts[first:last]:
-            return
-        count = self.session.stay_count
-        is_whole = count == len(self._starts)
-        self._starts[first:last] = starts
-        self._set("stay_count", count + len(starts) - (last - first))
-        if is_whole:
-            self._set("stays", _stays(self._starts))
+        found = [start for start in map(_start_of, folded, cores) if start]
+        first = bisect_left(self._starts, folded[0].key, key=_place_of)
+        last = bisect_right(self._starts, folded[-1].key, key=_place_of)
+        if found != self._starts[first:last]:
+            self._starts[first:last] = found
+            self._set("stay_count", self.session.stay_count + len(found) - (last - first))
+            self.session.stays = tuple(stay for _, stay in self._starts[: MAX_STAYS + 1])
 
     def _show(self) -> None:
         """Show the core and the last sign of life in the session."""
@@ -417,28 +403,20 @@ class History:
         shown = _shown_of(self._core)
         if shown != self._shown:
             for name, value, before in zip(_SHOWN, shown, self._shown, strict=True):
-                if value != before:
+                if value is not before:
                     self._set(name, value)
             self._shown = shown
 
 
-def _start_of(entry: HistoryEntry, after: Core) -> _Start | None:
-    """Return the start of the stay that a callback has begun, if any."""
+def _start_of(entry: HistoryEntry, after: Core) -> Start | None:
+    """Return the stay that a callback has begun, if any."""
     before = entry.before
     if after.state is before.state and after.agent_id == before.agent_id:
         return None
-    return _Start(entry.key, after.state, after.agent_id, entry.facts.event_time)
+    return entry.key, Stay(after.state, after.agent_id, entry.facts.event_time)
 
 
-def _stays(starts: Sequence[_Start]) -> tuple[Stay, ...]:
-    """Make the stays that a session lists; each ends when the next one begins."""
-    ends = [*(each.time for each in starts[1 : MAX_STAYS + 1]), None]
-    # A SessionBegin stands in the order before its own time.
-    return tuple(
-        Stay(each.state, each.agent_id, each.time if end is None else min(each.time, end), end)
-        for each, end in zip(starts[:MAX_STAYS], ends, strict=False)
-    )
-
+_place_of: Callable[[Start], Key] = itemgetter(0)
 
 _SHOWN = (
     *("state", "end_reason", "agent_id", "agent_ids", "satisfaction"),

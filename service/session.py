@@ -112,12 +112,11 @@ class Core(msgspec.Struct, array_like=True, gc=False):
 
 
 class Stay(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A time without a change of state or agent, in ms. `end` is None while it lasts."""
+    """A time, from `start` (ms) to the start of the next, without a change of state or agent."""
 
     state: State
     agent_id: str
     start: int
-    end: int | None
 
 
 class Session(msgspec.Struct, omit_defaults=True, gc=False):
@@ -126,7 +125,7 @@ class Session(msgspec.Struct, omit_defaults=True, gc=False):
     Attributes:
         state, end_reason, agent_id, agent_ids, satisfaction, live_since, last_user_message_at,
             last_agent_message_at: as in the last `Core`.
-        stays: the first `MAX_STAYS` of its `stay_count` stays, without gaps.
+        stays: the first of its `stay_count` stays: `MAX_STAYS`, and one that ends the last of them.
         queue_time, handled_time: sums of the finished stays, in ms.
         queue_stays, handled_stays: the number of finished stays.
     """
