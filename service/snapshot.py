@@ -22,8 +22,8 @@ from journal.damage import Report, faults
 from journal.errors import Closed, JournalError, NotKept, Unreadable
 from journal.jetstream_objects import KEEP, ObjectStore, StoredObject
 from journal.port import JournalReader
-from service.projection import DIGESTS, row_hash
 from service.view import store
+from service.view.digest import row_hash
 from service.view.errors import ViewDamaged, ViewError, ViewUnavailable, sqlite_errors
 from service.view.progress import LOAD, Progress
 from service.view.writer import lock
@@ -312,7 +312,7 @@ def _checked(copy: Path) -> Progress:
             raise ViewDamaged(found[0])
         progress = _progress(db)
         total = sum(row_hash(*row) for row in db.execute(FEED))
-    if total % DIGESTS != int.from_bytes(progress.digest):
+    if not progress.fits(total):
         raise ViewDamaged("its feed has another digest than the one that it was written with")
     return progress
 

@@ -18,7 +18,7 @@ from command.cli.offline import (
     time_of,
 )
 from command.cli.output import format_size
-from command.processes import JOURNAL_FILE, open_reader, open_snapshots
+from command.engines import JOURNAL_FILE, open_file, open_snapshots
 from command.settings import Settings
 from journal.backup import require_room
 from journal.damage import Report
@@ -59,7 +59,7 @@ def build() -> None:
         _require_room(directory)
         with (
             building(directory),
-            closing(open_reader(directory)) as journal,
+            closing(open_file(directory)) as journal,
             progress_bar() as report,
         ):
             progress = _build(Follower(journal, directory), directory, report)

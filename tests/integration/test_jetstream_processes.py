@@ -1,7 +1,6 @@
 """`desk gateway`, `desk service` and `desk serve` with the journal on a real nats-server."""
 
 import http.client
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from tests.support.nats import MIB, NatsServer, nats_server
+from tests.support.nats import MIB, NatsServer
 from tests.support.processes import SDK_APP_ID, RunningDesk, run, start, wait_until
 from tests.support.scrape import scrape
 
@@ -21,12 +20,6 @@ BEGIN: dict[str, Any] = {
     "Event": "SessionBegin",
     "EventTime": 1725540020000,
 }
-
-
-@pytest.fixture
-def own_nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with nats_server(tmp_path / "nats") as server:
-        yield server
 
 
 def on(nats: NatsServer) -> dict[str, str]:
