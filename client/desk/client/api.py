@@ -88,8 +88,9 @@ class Client(Connection):
             session_id=session_id,
             min_revision=min_revision,
             as_of_revision=as_of_revision,
-            as_of_time=as_of_time,  # type: ignore[arg-type]  # converted by protobuf
         )
+        if as_of_time is not None:
+            request.as_of_time.FromDatetime(as_of_time)
         answer = await self.call(self.session_service.GetSession, request)
         return FoundSession(
             session=answer.session,
