@@ -99,7 +99,8 @@ LIVE = (_S.CHATBOT, _S.TRANSFERRING, _S.QUEUED, _S.WITH_AGENT, _S.FORWARDED)
 HANDLED = (_S.WITH_AGENT, _S.FORWARDED)
 """States of a session that an agent has."""
 _WITH_BOT = (_S.CHATBOT, _S.TRANSFERRING, _S.QUEUED)
-_WAITING = (_S.TRANSFERRING, _S.QUEUED)
+WAITING = (_S.TRANSFERRING, _S.QUEUED)
+"""States of a session whose user waits for an agent to join."""
 _AFTER_END = Transition((_S.ENDED,), guard=Guard.NO_END_REASON_YET)
 
 
@@ -156,7 +157,7 @@ class EventType(StrEnum):
     TRANSFERRING_TO_HUMAN_WAIT = Row(
         "TransferringToHumanWait",
         rank=40,
-        transitions=(Transition((*_WAITING, _S.FORWARDED), _S.QUEUED),),
+        transitions=(Transition((*WAITING, _S.FORWARDED), _S.QUEUED),),
         effect=Effect.RELEASE,
     )
     NO_AGENT_ONLINE = Row(
@@ -169,7 +170,7 @@ class EventType(StrEnum):
         "TransferToHumanSuccess",
         rank=60,
         transitions=(
-            Transition((*_WAITING, _S.FORWARDED), _S.WITH_AGENT),
+            Transition((*WAITING, _S.FORWARDED), _S.WITH_AGENT),
             Transition((_S.CHATBOT,), _S.WITH_AGENT, Guard.AGENT_CONTACTED_USER),
         ),
         effect=Effect.JOIN,
@@ -178,7 +179,7 @@ class EventType(StrEnum):
     HUMAN_USER_SEND_MSG = Row(
         "Human.UserSendMsg",
         rank=70,
-        transitions=(Transition((*_WAITING, *HANDLED)),),
+        transitions=(Transition((*WAITING, *HANDLED)),),
         effect=Effect.USER_MESSAGE,
         carries=(Field.AGENT, Field.MESSAGE),
     )
@@ -201,7 +202,7 @@ class EventType(StrEnum):
     SESSION_AGENT_END = Row(
         "SessionAgentEnd",
         rank=80,
-        transitions=(Transition((*_WAITING, *HANDLED), _S.CLOSING), _AFTER_END),
+        transitions=(Transition((*WAITING, *HANDLED), _S.CLOSING), _AFTER_END),
         effect=EndReason.AGENT,
         carries=(Field.AGENT,),
     )
@@ -221,7 +222,7 @@ class EventType(StrEnum):
     SESSION_PENDING_AUTO_FINISH_END = Row(
         "SessionPendingAutoFinishEnd",
         rank=80,
-        transitions=(Transition(_WAITING, _S.CLOSING), _AFTER_END),
+        transitions=(Transition(WAITING, _S.CLOSING), _AFTER_END),
         effect=EndReason.QUEUE_ABANDONED,
     )
     SESSION_END = Row(

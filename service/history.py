@@ -8,9 +8,9 @@ Pure: no I/O, no clock. The order is that of docs/callbacks.md: `(event time, ra
 arrival.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -18,11 +18,13 @@ import msgspec
 from callback.catalogue import BEGIN_HEAD_START, RANK_OF_UNKNOWN, RANKS, EventType, State
 from service.session import (
     FIRSTS,
+    MAX_STAYS,
     Core,
     Facts,
     Outcome,
     Reason,
     Session,
+    Stay,
     Sum,
     Verdict,
     is_sign_of_life,
@@ -125,6 +127,10 @@ class HistoryEntry(msgspec.Struct, gc=False):
         return cls(key, revision, facts, WEIGHT + CHARACTER * characters, _BEFORE_ALL)
 
 
+Start = tuple[Key, Stay]
+"""A stay, and the place of the callback that began it."""
+
+
 class _Saved(msgspec.Struct, array_like=True, gc=False):
     """The state from which a history can go on in order."""
 
@@ -157,10 +163,11 @@ class History:
         self._core = _BEFORE_ALL
         self._shown = _shown_of(_BEFORE_ALL)  # the part of the core that the session has, too
         self._last = _EARLIEST
-        self._stays_whole = False  # once a late callback has needed all of it: more may follow
+        self._keeps_all = False  # once a late callback has needed all of it: more may follow
         # _EARLIEST stands for a callback that is not in memory.
         self._holders: dict[str, Key] = {}  # the callback that has offered each of FIRSTS
         self._last_sign = _EARLIEST  # of life
+        self._starts: list[Start] = []  # of `Session.stays`, and of those that began in the tail
 
     @classmethod
     def replay(cls, callbacks: Iterable[HistoryEntry], usage: Usage | None = None) -> "History":
@@ -175,7 +182,7 @@ class History:
             history.add(entry)
         history.usage = usage or history.usage
         history.changed.update(Session.__struct_fields__)
-        history._stays_whole = True
+        history._keeps_all = True
         return history
 
     @classmethod
@@ -187,12 +194,8 @@ class History:
         history.changed.update(Session.__struct_fields__)
         history._last, history.usage = state.last, state.usage
         history._holders = {name: _EARLIEST for name in FIRSTS if getattr(state.session, name)}
+        history._starts = [(_EARLIEST, stay) for stay in state.session.stays]
         return history
-
-    @property
-    def queued_since(self) -> int | None:
-        """Return the start of the present stay in the queue; None outside of it."""
-        return self._core.queued_since
 
     def save(self) -> bytes:
         """Write the state from which the history can go on in order."""
@@ -224,6 +227,12 @@ class History:
         self._last = entry.key
         self._core = self._fold(entry, self._core)
         self._take_offers(entry)
+        if start := _start_of(entry, self._core):
+            self._starts.append(start)
+            session = self.session
+            self._set("stay_count", session.stay_count + 1)
+            if session.stay_count <= MAX_STAYS + 1:
+                session.stays = (*session.stays, start[1])
 
     def _insert(self, place: int, entry: HistoryEntry) -> list[HistoryEntry]:
         """Fold a late callback and those behind it; return those that it has changed."""
@@ -234,6 +243,7 @@ class History:
         self.usage.revised += len(revised)
         self._correct_firsts(place, stop)
         self._correct_last_sign(place, stop)
+        self._correct_stays(place, stop)
         return revised
 
     def reject(self, entry: HistoryEntry) -> HistoryEntry:
@@ -255,13 +265,16 @@ class History:
 
     def trim(self, keep: int = TAIL) -> None:
         """Drop the older callbacks from memory, once there are many more than are to be kept."""
-        if not self._stays_whole and len(self.tail) > 2 * keep:
+        if not self._keeps_all and len(self.tail) > 2 * keep:
             del self.tail[:-keep]
             self.weight = sum(entry.weight for entry in self.tail)
+            first = bisect_left(self._starts, self.tail[0].key, key=_place_of)
+            del self._starts[MAX_STAYS + 1 : first]
 
     def close(self) -> None:
         """Drop all callbacks from memory: the session takes no more."""
         self.tail.clear()
+        self._starts.clear()
         self.weight = 0
 
     def _place_of(self, key: Key) -> int | None:
@@ -369,6 +382,19 @@ class History:
                     self._last_sign = entry.key
                     break
 
+    def _correct_stays(self, place: int, stop: int) -> None:
+        """Correct the stays, after the callbacks from `place` to `stop` were folded."""
+        folded = self.tail[place:stop]
+        end = self.tail[stop].before if stop < len(self.tail) else self._core
+        cores = [*(entry.before for entry in folded[1:]), end]
+        found = [start for start in map(_start_of, folded, cores) if start]
+        first = bisect_left(self._starts, folded[0].key, key=_place_of)
+        last = bisect_right(self._starts, folded[-1].key, key=_place_of)
+        if found != self._starts[first:last]:
+            self._starts[first:last] = found
+            self._set("stay_count", self.session.stay_count + len(found) - (last - first))
+            self.session.stays = tuple(stay for _, stay in self._starts[: MAX_STAYS + 1])
+
     def _show(self) -> None:
         """Show the core and the last sign of life in the session."""
         if self._last_sign is not _EARLIEST:
@@ -377,12 +403,25 @@ class History:
         shown = _shown_of(self._core)
         if shown != self._shown:
             for name, value, before in zip(_SHOWN, shown, self._shown, strict=True):
-                if value != before:
+                if value is not before:
                     self._set(name, value)
             self._shown = shown
 
 
-_SHOWN = ("state", "end_reason", "agent_id", "agent_ids", "satisfaction")
+def _start_of(entry: HistoryEntry, after: Core) -> Start | None:
+    """Return the stay that a callback has begun, if any."""
+    before = entry.before
+    if after.state is before.state and after.agent_id == before.agent_id:
+        return None
+    return entry.key, Stay(after.state, after.agent_id, entry.facts.event_time)
+
+
+_place_of: Callable[[Start], Key] = itemgetter(0)
+
+_SHOWN = (
+    *("state", "end_reason", "agent_id", "agent_ids", "satisfaction"),
+    *("live_since", "last_user_message_at", "last_agent_message_at"),
+)
 _shown_of = attrgetter(*_SHOWN)
 _NO_VALUE = {name: getattr(Session(), name) for name in FIRSTS}
 _key_of = attrgetter("key")

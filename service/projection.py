@@ -331,9 +331,10 @@ class Projection:
             changed_fields = session.history.changed
             snapshot = session.message.update(now, session.revision, changed_fields)
             changed_fields.clear()
-        self._append(_row(session, own, 0, kind, arrival.event, snapshot))
+        received_at = arrival.entry.received_at
+        self._append(_row(session, own, 0, kind, received_at, arrival.event, snapshot))
         for ordinal, callback in enumerate(revised, 1):
-            self._append(_row(session, callback, ordinal, REVISED))
+            self._append(_row(session, callback, ordinal, REVISED, received_at))
         self._work += PUBLISHED * len(revised)
 
     def _append(self, row: FeedRow) -> None:
@@ -470,6 +471,7 @@ def _row(
     callback: HistoryEntry,
     ordinal: int,
     kind: int,
+    received_at: int,
     event: bytes = b"",
     snapshot: bytes | None = None,
 ) -> FeedRow:
@@ -492,6 +494,7 @@ def _row(
         callback.agent_id,
         facts.client_user_id,
         facts.channel_type,
+        received_at,
         record + event,
         len(record),
         snapshot,
@@ -516,6 +519,7 @@ def _malformed_row(arrival: Arrival) -> FeedRow:
         agent_id="",
         client_user_id="",
         channel_type="",
+        received_at=arrival.entry.received_at,
         record=record + arrival.event,
         event_at=len(record),
         session=None,
@@ -538,6 +542,7 @@ def _forgotten_row(entry: Entry, listed: ForgetList) -> FeedRow:
         agent_id="",
         client_user_id="",
         channel_type="",
+        received_at=entry.received_at,
         record=record,
         event_at=len(record),
         session=None,

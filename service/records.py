@@ -19,7 +19,7 @@ from desk.v1.event_service_pb2 import SubscribeResponse
 from journal.entry import DAMAGED, Entry
 from journal.forgetting import ForgetList
 from service.message import fill
-from service.session import Facts, Outcome, Reason, Session, Verdict, explain
+from service.session import MAX_STAYS, Facts, Outcome, Reason, Session, Stay, Verdict, explain
 
 STATES = {
     state: session_pb2.SESSION_STATE_UNSPECIFIED
@@ -202,8 +202,10 @@ def _show(name: str) -> Show:
 def _show_time(shown: session_pb2.Session, name: str, value: int | None) -> None:
     if value is None:
         shown.ClearField(name)  # type: ignore[arg-type]
-    else:
-        set_time(getattr(shown, name), value)
+    else:  # not by `set_time`: most callbacks come here
+        time = getattr(shown, name)
+        time.seconds = value // 1000
+        time.nanos = value % 1000 * 1_000_000
 
 
 def _show_list(shown: session_pb2.Session, name: str, value: Sequence[str]) -> None:
@@ -217,13 +219,18 @@ def _show_number(shown: session_pb2.Session, name: str, value: State | EndReason
 DERIVED = {
     "queue_wait": ("queue_time", "queue_stays"),
     "handle_time": ("handled_time", "handled_stays"),
+    "state_since": ("live_since", "closing_at", "ended_at"),
     "first_response": ("first_agent_reply_at", "transfer_requested_at", "agent_joined_at"),
 }
 """Fields of a session as it is shown, by the fields of the fold that they are computed from."""
 
 
 _SHOWN_BY = {
-    name: [(each, _show(each)) for each in _FIELDS if each == name or name in DERIVED.get(each, ())]
+    name: [
+        (each, _show(each))
+        for each in _FIELDS
+        if (each == name or name in DERIVED.get(each, ())) and each != "stays"
+    ]
     for name in Session.__struct_fields__
 }
 """By field of the fold's session: the fields that show it, and their functions."""
@@ -245,6 +252,7 @@ class SessionMessage:
         self.bytes = b""
         self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
         self._replaced = 0  # texts
+        self._stays: Sequence[Stay] = ()  # as shown
 
     def update(
         self, session: Session, revision: int, changed: Iterable[str] = Session.__struct_fields__
@@ -262,12 +270,34 @@ class SessionMessage:
                 self._replaced += 1
             for name, show in _SHOWN_BY[field]:
                 show(shown, name, getattr(session, name))
+        if session.stays is not self._stays:
+            self._show_stays(session.stays)
         shown.revision = revision
         self.bytes = shown.SerializeToString()
         if self._replaced > REPLACED:
             self._message = session_pb2.Session.FromString(self.bytes)
             self._replaced = 0
         return self.bytes
+
+    def _show_stays(self, stays: Sequence[Stay]) -> None:
+        """Show the new stays; all of them if a late callback has changed one."""
+        shown, known = self._message.stays, len(self._stays)
+        if stays[:known] != self._stays:
+            del shown[:]
+            self._replaced += known
+            known = 0
+        for place, stay in enumerate(stays[known:], known):
+            if place:
+                set_time(shown[place - 1].end_time, stay.start)
+            if place == 1 and stay.start < stays[0].start:
+                # A SessionBegin stands in the order before its own time.
+                set_time(shown[0].start_time, stay.start)
+            if place < MAX_STAYS:
+                added = shown.add()
+                added.state = STATES[stay.state]
+                added.agent_id = stay.agent_id
+                set_time(added.start_time, stay.start)
+        self._stays = stays
 
 
 def set_time(time: Timestamp | Duration, milliseconds: int) -> None:

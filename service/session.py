@@ -13,12 +13,26 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
-from callback.catalogue import HANDLED, Effect, EndReason, EventType, Field, Guard, State, carriers
+from callback.catalogue import (
+    HANDLED,
+    LIVE,
+    WAITING,
+    Effect,
+    EndReason,
+    EventType,
+    Field,
+    Guard,
+    State,
+    carriers,
+)
 from callback.decoder import Callback
 from service import machine
 
 MAX_AGENTS = 20
 """Agents that a session lists. Bounded because each callback is stored with its session."""
+
+MAX_STAYS = 50
+"""Stays that a session lists; bounded likewise."""
 
 
 class Verdict(StrEnum):
@@ -76,7 +90,9 @@ class Core(msgspec.Struct, array_like=True, gc=False):
     Attributes:
         agent_initiated: `IsContactUser` of the session's `SessionBegin`.
         agent_ids: the last `MAX_AGENTS` agents who had the session, the latest last.
-        queued_since, handled_since: the start of the present stay in the queue or with agents.
+        live_since: the time of the last change of the state, while the session goes on. A session
+            is CLOSING or ENDED once, so that these need no time that all later steps depend on.
+        handled_since: the start of the present time with agents.
         user_key, robot_key, agent_key: `MsgKey` of the side's last message.
     """
 
@@ -86,18 +102,30 @@ class Core(msgspec.Struct, array_like=True, gc=False):
     agent_id: str = ""
     agent_ids: tuple[str, ...] = ()
     satisfaction: int = 0
-    queued_since: int | None = None
+    live_since: int | None = None
     handled_since: int | None = None
     user_key: str = ""
     robot_key: str = ""
     agent_key: str = ""
+    last_user_message_at: int | None = None
+    last_agent_message_at: int | None = None
+
+
+class Stay(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A time, from `start` (ms) to the start of the next, without a change of state or agent."""
+
+    state: State
+    agent_id: str
+    start: int
 
 
 class Session(msgspec.Struct, omit_defaults=True, gc=False):
     """A session after its last callback. Fields as in desk.v1.Session; None = has not happened.
 
     Attributes:
-        state, end_reason, agent_id, agent_ids, satisfaction: as in the last `Core`.
+        state, end_reason, agent_id, agent_ids, satisfaction, live_since, last_user_message_at,
+            last_agent_message_at: as in the last `Core`.
+        stays: the first of its `stay_count` stays: `MAX_STAYS`, and one that ends the last of them.
         queue_time, handled_time: sums of the finished stays, in ms.
         queue_stays, handled_stays: the number of finished stays.
     """
@@ -114,10 +142,14 @@ class Session(msgspec.Struct, omit_defaults=True, gc=False):
     transfer_requested_at: int | None = None
     queued_at: int | None = None
     agent_joined_at: int | None = None
+    answered_at: int | None = None
     first_agent_reply_at: int | None = None
     closing_at: int | None = None
     ended_at: int | None = None
     last_event_at: int | None = None
+    live_since: int | None = None
+    last_user_message_at: int | None = None
+    last_agent_message_at: int | None = None
     user_messages: int = 0
     robot_messages: int = 0
     agent_messages: int = 0
@@ -128,6 +160,20 @@ class Session(msgspec.Struct, omit_defaults=True, gc=False):
     queue_stays: int = 0
     handled_time: int = 0
     handled_stays: int = 0
+    stay_count: int = 0
+    stays: tuple[Stay, ...] = ()
+
+    @property
+    def state_since(self) -> int | None:
+        """Time of the last change of the state."""
+        if self.state is _ENDED:
+            return self.ended_at
+        return self.closing_at if self.state is _CLOSING else self.live_since
+
+    @property
+    def never_answered(self) -> bool:
+        """True if an agent was asked for, and none has answered."""
+        return self.transfer_requested_at is not None and self.answered_at is None
 
     @property
     def queue_wait(self) -> int | None:
@@ -167,12 +213,14 @@ _FIRST_ENTERED = {
 FIRSTS = (
     *("client_user_id", "customer_service_id", "channel_type"),
     *_FIRST_ENTERED.values(),
+    "answered_at",
     "first_agent_reply_at",
 )
 """Fields of `Session` that have the first value in time order that a callback offers."""
 
 # In Python 3.11, looking a member up in its class calls a function.
-_NEW, _QUEUED, _CLOSING, _ENDED = State.NEW, State.QUEUED, State.CLOSING, State.ENDED
+_NEW, _QUEUED, _WITH_AGENT = State.NEW, State.QUEUED, State.WITH_AGENT
+_CLOSING, _ENDED = State.CLOSING, State.ENDED
 _ACCEPTED, _REJECTED, _UNRECOGNISED = Verdict.ACCEPTED, Verdict.REJECTED, Verdict.UNRECOGNISED
 _NO_REASON = Reason.UNSPECIFIED
 _WITH_AGENT_ID, _WITH_PREVIOUS_AGENT = carriers(Field.AGENT), carriers(Field.PREVIOUS_AGENT)
@@ -245,6 +293,8 @@ def offers(outcome: Outcome, facts: Facts) -> list[tuple[str, int | str]]:
         offered.append(("channel_type", facts.channel_type))
     if outcome.after is not outcome.before and outcome.after in _FIRST_ENTERED:
         offered.append((_FIRST_ENTERED[outcome.after], facts.event_time))
+    if outcome.after is _WITH_AGENT and outcome.before in WAITING:
+        offered.append(("answered_at", facts.event_time))
     if facts.event in _REPLIES and outcome.before is not _CLOSING:
         offered.append(("first_agent_reply_at", facts.event_time))
     return offered
@@ -287,18 +337,16 @@ def _reason(state: State, event: str) -> Reason:
 
 
 def _move(core: Core, before: State, now: int, sums: list[Sum]) -> None:
-    """Begin and end the stays in the queue and with agents when the state changes."""
+    """Note when the state changed, and sum up the time in the queue and with agents."""
     after = core.state
     if before is _QUEUED:
-        sums += (("queue_time", now - (core.queued_since or now)), ("queue_stays", 1))
-        core.queued_since = None
+        sums += (("queue_time", now - (core.live_since or now)), ("queue_stays", 1))
     if before in HANDLED and after not in HANDLED:
         sums += (("handled_time", now - (core.handled_since or now)), ("handled_stays", 1))
         core.handled_since = None
-    if after is _QUEUED:
-        core.queued_since = now
     if after in HANDLED and before not in HANDLED:
         core.handled_since = now
+    core.live_since = now if after in LIVE else None
 
 
 def _begin(core: Core, facts: Facts, _sums: list[Sum]) -> None:
@@ -313,11 +361,14 @@ def _count_message(total: str, last_key: str, core: Core, facts: Facts, sums: li
     setattr(core, last_key, key)
 
 
-_count_agent_message = partial(_count_message, "agent_messages", "agent_key")
+def _write(core: Core, facts: Facts, sums: list[Sum]) -> None:
+    core.last_user_message_at = facts.event_time
+    _count_message("user_messages", "user_key", core, facts, sums)
 
 
 def _reply(core: Core, facts: Facts, sums: list[Sum]) -> None:
-    _count_agent_message(core, facts, sums)
+    core.last_agent_message_at = facts.event_time
+    _count_message("agent_messages", "agent_key", core, facts, sums)
     if core.state is not _CLOSING:  # a message that crosses with the end is no response
         _join(core, facts, sums)
 
@@ -360,7 +411,7 @@ def _remember(core: Core, agent_id: str, sums: list[Sum]) -> None:
 Apply = Callable[[Core, Facts, list[Sum]], None]
 _FUNCTIONS: Mapping[Effect, Apply] = {
     Effect.BEGIN: _begin,
-    Effect.USER_MESSAGE: partial(_count_message, "user_messages", "user_key"),
+    Effect.USER_MESSAGE: _write,
     Effect.ROBOT_MESSAGE: partial(_count_message, "robot_messages", "robot_key"),
     Effect.AGENT_MESSAGE: _reply,
     Effect.RELEASE: _release,

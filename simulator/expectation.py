@@ -5,6 +5,7 @@ Written from the comments in proto/desk/v1/session.proto, independently of the s
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -22,6 +23,9 @@ from simulator.scripts import (
 
 MOST_AGENTS = 20
 """Agents that a session lists."""
+
+USER_MESSAGES = "ChatBot.UserSendMsg", "Human.UserSendMsg"
+AGENT_MESSAGE = "Human.AgentSendMsg"
 
 Value = TypeVar("Value")
 
@@ -70,10 +74,14 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     transfer_requested_at: int | None
     queued_at: int | None
     agent_joined_at: int | None
+    answered_at: int | None
     first_agent_reply_at: int | None
     closing_at: int | None
     ended_at: int | None
     last_event_at: int
+    state_since: int
+    last_user_message_at: int | None
+    last_agent_message_at: int | None
     queue_wait: int | None
     first_response: int | None
     handle_time: int | None
@@ -90,7 +98,7 @@ def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expec
     count = Counter(event.event for event in accepted if not event.again)
     agents = _agents(accepted)
     asked, joined = _entered(accepted, TRANSFERRING), _entered(accepted, WITH_AGENT)
-    replies = (e.at for e in accepted if e.event == "Human.AgentSendMsg" and e.after != CLOSING)
+    replies = (e.at for e in accepted if e.event == AGENT_MESSAGE and e.after != CLOSING)
     replied = next(replies, None)
     since = joined if asked is None else asked
     return Expectation(
@@ -102,19 +110,23 @@ def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expec
         agent_id="" if _last_live(accepted) in (CHATBOT, TRANSFERRING, QUEUED) else agents[-1],
         agent_ids=_last_agents(agents),
         satisfaction=_last((e.stars for e in accepted if e.event == "SatisfactionSelected"), 0),
-        user_messages=count["ChatBot.UserSendMsg"] + count["Human.UserSendMsg"],
+        user_messages=sum(count[event] for event in USER_MESSAGES),
         robot_messages=count["ChatBot.RobotSendMsg"],
-        agent_messages=count["Human.AgentSendMsg"],
+        agent_messages=count[AGENT_MESSAGE],
         forwards=count["AgentForward"],
         rejected_events=len(life) - len(accepted),
         begun_at=accepted[0].at,
         transfer_requested_at=asked,
         queued_at=_entered(accepted, QUEUED),
         agent_joined_at=joined,
+        answered_at=_answered(accepted),
         first_agent_reply_at=replied,
         closing_at=_entered(accepted, CLOSING),
         ended_at=_entered(accepted, ENDED),
         last_event_at=max(e.at for e in accepted),
+        state_since=_changes(accepted)[-1].at,
+        last_user_message_at=_last((e.at for e in accepted if e.event in USER_MESSAGES), None),
+        last_agent_message_at=_last((e.at for e in accepted if e.event == AGENT_MESSAGE), None),
         queue_wait=_time_in(accepted, QUEUED),
         first_response=None if replied is None or since is None else replied - since,
         handle_time=_time_in(accepted, WITH_AGENT, FORWARDED),
@@ -125,6 +137,20 @@ def _entered(accepted: Sequence[Happened], state: str) -> int | None:
     return next((each.at for each in accepted if each.after == state), None)
 
 
+def _changes(accepted: Sequence[Happened]) -> list[Happened]:
+    """List the events that changed the state."""
+    before = ["", *(each.after for each in accepted)]
+    return [each for each, state in zip(accepted, before, strict=False) if each.after != state]
+
+
+def _answered(accepted: Sequence[Happened]) -> int | None:
+    """Return when an agent first joined a user who was waiting."""
+    for before, each in pairwise(_changes(accepted)):
+        if each.after == WITH_AGENT and before.after in (TRANSFERRING, QUEUED):
+            return each.at
+    return None
+
+
 def _last(values: Iterable[Value], default: Value) -> Value:
     *_, last = (default, *values)
     return last
@@ -132,7 +158,7 @@ def _last(values: Iterable[Value], default: Value) -> Value:
 
 def _agents(accepted: Sequence[Happened]) -> list[str]:
     """List the agents who had the session, in order; a message while CLOSING does not count."""
-    takes = ("TransferToHumanSuccess", "AgentForward", "Human.AgentSendMsg")
+    takes = ("TransferToHumanSuccess", "AgentForward", AGENT_MESSAGE)
     taken = [each for each in accepted if each.event in takes and each.after != CLOSING]
     return [agent for each in taken for agent in (each.previous_agent, each.agent) if agent]
 

@@ -53,6 +53,16 @@ _SESSION = [
     *_range("begun", "Begun"),
     *_range("ended", "Ended"),
     *_range("active", "Last event"),
+    _repeatable("--ever-agent", "ever_agent_ids", str, "Id of an agent who has or had it."),
+    _repeatable("--rating", "ratings", click.IntRange(0, 5), "Rating, 1 to 5, or 0 = not rated."),
+    click.option("--min-forwards", type=click.IntRange(0), help="Handed on at least so often."),
+    click.option(
+        "--min-rejected",
+        "min_rejected_events",
+        type=click.IntRange(0),
+        help="At least so many rejected callbacks.",
+    ),
+    click.option("--never-answered", is_flag=True, help="An agent was asked for; none answered."),
 ]
 _EVENT = [
     *_PARTIES,

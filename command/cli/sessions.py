@@ -1,5 +1,6 @@
 """`desk sessions`: list, get, count, explain or wait for sessions."""
 
+from datetime import datetime
 from typing import Any
 
 import click
@@ -8,7 +9,7 @@ from command.cli import Group
 from command.cli.connection import client_command
 from command.cli.filters import STATE, TIMES, session_filter, session_options
 from command.cli.output import json_option, print_json
-from command.cli.parameters import time_zone_option
+from command.cli.parameters import Moment, time_zone_option
 from command.cli.rows import (
     Output,
     limit_options,
@@ -26,7 +27,7 @@ from display.texts import count_of
 
 ORDERS = [
     f"{field}{way}"
-    for field in ("begun_at", "last_event_at", "ended_at")
+    for field in ("begun_at", "last_event_at", "ended_at", "state_since")
     for way in ("", " asc", " desc")
 ]
 
@@ -62,7 +63,8 @@ def sessions() -> None:
     "--order-by",
     type=click.Choice(ORDERS),
     metavar="FIELD",
-    help="begun_at, last_event_at or ended_at, with asc or desc. Default: 'begun_at desc'.",
+    help="begun_at, last_event_at, ended_at or state_since, with asc or desc. "
+    "Default: 'begun_at desc'.",
 )
 @limit_options
 @_min_revision
@@ -92,7 +94,7 @@ async def list_sessions(
     await print_found(found, output.printer(), limit, nothing="no session matches")
 
 
-@sessions.command("get")
+@sessions.command("get", epilog=TIMES)
 @click.argument("session_id")
 @_app
 @click.option(
@@ -100,6 +102,9 @@ async def list_sessions(
     "as_of_revision",
     type=click.IntRange(1),
     help="Revision: the session as it was then.",
+)
+@click.option(
+    "--as-of-time", type=Moment(), help="The session as it was known at TIME, or at an age."
 )
 @_min_revision
 @time_zone_option
@@ -111,14 +116,16 @@ async def get_session(
     session_id: str,
     sdk_app_id: int | None,
     as_of_revision: int | None,
+    as_of_time: datetime | None,
     min_revision: int | None,
     as_json: bool,
 ) -> None:
-    """Show one session, now or as it was at a revision."""
+    """Show one session, now or as it was before."""
     found = await client.get_session(
         session_id,
         sdk_app_id=sdk_app_id or 0,
         as_of_revision=as_of_revision or 0,
+        as_of_time=as_of_time,
         min_revision=min_revision or 0,
     )
     _print_session(found.session, as_json=as_json)

@@ -16,9 +16,9 @@ from command.cli.printers import Column, Layout, Value, cell_text
 from command.cli.rows import Output
 from desk.client import Explanation
 from desk.v1.event_pb2 import SessionRecord, Verdict
-from desk.v1.session_pb2 import Session
+from desk.v1.session_pb2 import Session, Stay
 from desk.v1.session_service_pb2 import SessionGroup
-from display.texts import count_of, enum_name, format_time
+from display.texts import count_of, enum_name, format_duration, format_time
 
 SHORT_ID = 8
 """Characters of a session's id where there is no room for more."""
@@ -64,8 +64,23 @@ _SESSION_LOOKS: dict[str, dict[str, Any]] = {
     "channel_type": {"title": "CHANNEL", "narrowest": 10},
     "satisfaction": {"title": "RATING", "right": True, "value": _stars},
     "rejected_events": {"title": "REJECTED", "right": True},
+    "stays": {"value": lambda session: _stays(session)},
 }
 """Columns that differ from those of the other fields."""
+
+
+def _stays(session: Session) -> str:
+    return ", ".join(map(_stay_text, session.stays))
+
+
+def _stay_text(stay: Stay) -> str:
+    """Return a stay as `WITH_AGENT ann 2m05s`; one that lasts without its length."""
+    length = Duration()
+    length.FromTimedelta(stay.end_time.ToDatetime() - stay.start_time.ToDatetime())
+    words = [enum_name(stay, "state"), stay.agent_id]
+    if stay.HasField("end_time"):
+        words.append(format_duration(length))
+    return " ".join(filter(None, words))
 
 
 def _since(session: Session, field: str) -> Duration | None:
@@ -109,7 +124,7 @@ def print_session(session: Session) -> None:
             time_text(session, field.name, precision="milliseconds"),
         )
         for field in session.DESCRIPTOR.fields
-        if field.name.endswith("_at")
+        if field.name.endswith(("_at", "_since"))
     ]
     messages = (
         f"{session.user_messages} by the user, {session.robot_messages} by the chatbot, "
@@ -133,6 +148,7 @@ def print_session(session: Session) -> None:
             ("messages", messages),
             ("forwards", str(session.forwards)),
             ("rating", str(session.satisfaction or "-")),
+            ("stays", _stays(session)),
             ("rejected callbacks", str(session.rejected_events)),
             ("revision", str(session.revision)),
         ]

@@ -47,6 +47,12 @@ def as_of(reader: Reader, key: Key, revision: int) -> SessionAt:
     return SessionAt(progress.journal_id, revision, session)
 
 
+def at_time(reader: Reader, key: Key, time: int) -> SessionAt:
+    """Read a session as of the last of its callbacks that had been received at a time (ms)."""
+    with reader.snapshot() as progress:
+        return SessionAt(progress.journal_id, *reader.session_at_time(*key, time))
+
+
 def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -> bytes | None:
     """Read a session inside a snapshot, as `as_of`; None if it had not begun."""
     now = reader.session(*key)
@@ -58,16 +64,23 @@ def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -
     return reader.session_as_of(*key, revision)
 
 
-def not_found(reader: Reader, key: Key, revision: int = 0) -> CallRefused:
-    """Make the error for a session that has not begun, or (0: now) had not at a revision."""
+def not_found(reader: Reader, key: Key, revision: int = 0, when: str = "") -> CallRefused:
+    """Make the error for a session that has not begun, or had not at a revision or another time.
+
+    Args:
+        reader: of the view.
+        key: of the session.
+        revision: asked for; 0 if none was.
+        when: the words for the time asked for; empty = now.
+    """
     app, name = key
     named = f"session {quoted(name)} in app {app}"
-    is_here = bool(revision) and reader.session(app, name) is not None
+    is_here = bool(when) and reader.session(app, name) is not None
     forgotten_at = reader.forgotten_at(app, name)
     if forgotten_at > revision or (forgotten_at and not is_here):
         return forgotten(app, name, forgotten_at)
     if is_here:
-        sentence = f"{named} had not begun at revision {revision}"
+        sentence = f"{named} had not begun at {when}"
     elif (count := reader.rejected_of(app, name, COUNTED)) is None:
         sentence = f"no {named}: no callback has named it"
     else:

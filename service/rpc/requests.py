@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
+from desk.v1.session_service_pb2 import GetSessionRequest
 from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.view.index_pages import Order
 from service.view.selection import Between, EventSelection, SessionSelection, SnapshotSelection
@@ -45,11 +46,12 @@ _EVENT_TYPES = {number: name for name, number in EventType.items()}
 _VERDICTS = {number: name for name, number in Verdict.items() if number}
 _REASONS = {number: name for name, number in RejectionReason.items() if number}
 _STATES = {number: name for name, number in SessionState.items() if number}
+_RATINGS = {stars: str(stars) for stars in range(6)}
 _END_REASONS = {number: name for name, number in EndReason.items()}
 
 _DEFAULT_VERDICTS = Verdict.VERDICT_ACCEPTED, Verdict.VERDICT_UNRECOGNISED
 
-_ORDER = re.compile(r"(begun_at|last_event_at|ended_at)(?: +(asc|desc))?")
+_ORDER = re.compile(r"(begun_at|last_event_at|ended_at|state_since)(?: +(asc|desc))?")
 
 Key = tuple[int, str]
 """SDKAppID and session id."""
@@ -131,11 +133,13 @@ class Check:
     def _bound(self, field: str, asked: TimeRange, end: str) -> int | None:
         if not asked.HasField(end):  # type: ignore[arg-type]
             return None
-        time: Timestamp = getattr(asked, end)
+        # Stored times are whole milliseconds: both ends of a half-open interval round up.
+        return -(-self.nanoseconds(field, getattr(asked, end)) // 1_000_000)
+
+    def nanoseconds(self, field: str, time: Timestamp) -> int:
         if abs(time.seconds) > LATEST or not 0 <= time.nanos < 1_000_000_000:
             self.wrong(field, "is not a time")
-        # Stored times are whole milliseconds: both ends of a half-open interval round up.
-        return time.seconds * 1000 + -(-time.nanos // 1_000_000)
+        return time.seconds * 1_000_000_000 + time.nanos
 
 
 @contextmanager
@@ -245,14 +249,30 @@ def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:
         begun=check.between("filter.begun", asked.begun, present=asked.HasField("begun")),
         ended=check.between("filter.ended", asked.ended, present=asked.HasField("ended")),
         active=check.between("filter.active", asked.active, present=asked.HasField("active")),
+        ever_agent_ids=check.names("filter.ever_agent_ids", asked.ever_agent_ids),
+        ratings=check.numbers("filter.ratings", asked.ratings, _RATINGS),
+        min_forwards=check.not_negative("filter.min_forwards", asked.min_forwards),
+        min_rejected_events=check.not_negative(
+            "filter.min_rejected_events", asked.min_rejected_events
+        ),
+        never_answered=asked.never_answered,
     )
+
+
+def as_of_time(check: Check, request: GetSessionRequest) -> int | None:
+    """Read the time (ms, inclusive) to answer for; None = now."""
+    if not request.HasField("as_of_time"):
+        return None
+    if request.as_of_revision:
+        check.wrong("as_of_time", "cannot be combined with as_of_revision")
+    return check.nanoseconds("as_of_time", request.as_of_time) // 1_000_000
 
 
 def order(check: Check, order_by: str) -> Order:
     """Read the order of sessions; ascending by default (AIP-132)."""
     parsed = _ORDER.fullmatch(order_by.strip() or "begun_at desc")
     if parsed is None:
-        choice = "begun_at, last_event_at or ended_at, then asc or desc"
+        choice = "begun_at, last_event_at, ended_at or state_since, then asc or desc"
         check.wrong("order_by", f"cannot be {quoted(order_by)}: {choice}")
         return Order("begun_at", descending=True)
     return Order(parsed[1], descending=parsed[2] == "desc")

@@ -30,19 +30,25 @@ class SessionService:
         self._explanations = Explanations(self._limits.explained)
 
     async def GetSession(self, request: pb.GetSessionRequest, call: Call) -> bytes:
-        """Return one session, now or as of a revision."""
+        """Return one session, now or as it was before."""
         key = self._apps.key(request.sdk_app_id, request.session_id)
         with checking() as check:
             check.not_negative("min_revision", request.min_revision)
-            check.not_negative("as_of_revision", request.as_of_revision)
+            revision = check.not_negative("as_of_revision", request.as_of_revision)
+            time = requests.as_of_time(check, request)
         await await_revision(self._feed, self._readers.inline, request.min_revision, call)
-        if revision := request.as_of_revision:
+        when = ""
+        if revision:
+            when = f"revision {revision}"
             read = self._readers.questions.run(call.caller, reads.as_of, key, revision)
             found = await read
+        elif time is not None:
+            when = "that time"
+            found = await self._readers.heavy.run(call.caller, reads.at_time, key, time)
         else:
             found = self._readers.inline.now(*key)
         if found.session is None:
-            raise self._not_found(key, revision, call)
+            raise self._not_found(key, revision, when, call)
         header = responses.header(found.journal_id, found.revision)
         return responses.answer(header, [found.session], pb.GetSessionResponse())
 
@@ -121,13 +127,13 @@ class SessionService:
         header = responses.header(self._feed.journal_id, seen.revision)
         return pb.WaitForStateResponse(header=header, session=seen.session)
 
-    def _not_found(self, key: Key, revision: int, call: Call) -> CallRefused:
+    def _not_found(self, key: Key, revision: int, when: str, call: Call) -> CallRefused:
         if key[0] not in self._apps.ids:
             visible = [app for app in self._apps.ids if call.apps is None or app in call.apps]
             choice = ", ".join(map(str, visible[:MAX_VALUES]))
             sentence = f"no session {quoted(key[1])}: app {key[0]} is not configured"
             return CallRefused(ErrorReason.SESSION_NOT_FOUND, f"{sentence}; here: {choice}")
-        return reads.not_found(self._readers.inline, key, revision)
+        return reads.not_found(self._readers.inline, key, revision, when)
 
     def _check_not_forgotten(self, key: Key) -> None:
         reader = self._readers.inline

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from service.records import STATES
 from service.view import queries
 from service.view.reader import Reader, take_bytes
 from service.view.selection import SessionSelection, Where
@@ -89,6 +90,7 @@ _DRIVING = (
     ("agent_ids", "agent_id", "sessions_by_agent"),
     ("states", "state", "sessions_by_state"),
 )
+_STATES = tuple(number for number in STATES.values() if number)
 
 
 def page(
@@ -109,6 +111,11 @@ def page(
 
 def ways_of(selection: SessionSelection, order: Order) -> tuple[list[Walk], SessionSelection]:
     """Return walks that together pass every selected session, and the remaining conditions."""
+    if order.column == "state_since":
+        return [
+            Walk(order, "sessions_by_stay", Where(" AND state = ?", (state,)), FIRST, LAST)
+            for state in selection.states or _STATES
+        ], msgspec.structs.replace(selection, states=())
     span = _RANGES[order.column]
     between = getattr(selection, span)
     rest = msgspec.structs.replace(selection, **{span: type(between)()})

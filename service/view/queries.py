@@ -32,6 +32,15 @@ SELECT session FROM feed WHERE position = max(
               AND revised = 2 AND position <= ?3), 0))
 """
 
+# One session as it was after the last callback of its history that had been received at a time.
+SESSION_AT_TIME = """
+SELECT event_revision, session FROM feed INDEXED BY feed_by_session
+WHERE first_revision = (
+    SELECT first_revision FROM session_keys WHERE session_id = ? AND sdk_app_id = ?)
+  AND revised = 0 AND received_at <= ?
+ORDER BY position DESC LIMIT 1
+"""
+
 # The last FORGET entry that names a session.
 FORGOTTEN_AT = """
 SELECT max(revision) FROM forgotten_sessions WHERE session_id = ? AND sdk_app_id = ?
@@ -165,8 +174,8 @@ SELECT number FROM sessions WHERE number > ? AND number <= ? ORDER BY number LIM
 # Counts of all sessions by app and state, and since when the app's longest waiting one waits.
 SESSION_COUNTS = """
 SELECT sdk_app_id, state, sessions, (
-    SELECT min(queued_since) FROM sessions INDEXED BY sessions_by_queue
-    WHERE sessions.sdk_app_id = session_counts.sdk_app_id AND queued_since IS NOT NULL)
+    SELECT min(state_since) FROM sessions INDEXED BY sessions_by_queue
+    WHERE sessions.sdk_app_id = session_counts.sdk_app_id AND sessions.state = 3)
 FROM session_counts
 """
 

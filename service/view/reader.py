@@ -153,6 +153,15 @@ class Reader:
         """Read a session as it was after a revision, as far as the feed is kept."""
         return self._blob(queries.SESSION_AS_OF, (session_id, sdk_app_id, last_of(revision)))
 
+    def session_at_time(
+        self, sdk_app_id: int, session_id: str, time: int
+    ) -> tuple[int, bytes | None]:
+        """Read a session as of its last callback received by a time (ms), and that revision.
+
+        Callbacks beyond the limits of a session do not count. (0, None) if there is none.
+        """
+        return self._first(queries.SESSION_AT_TIME, (session_id, sdk_app_id, time)) or (0, None)
+
     @sqlite_errors()
     def feed(
         self,

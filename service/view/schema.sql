@@ -48,14 +48,18 @@ CREATE TABLE sessions (
     client_user_id TEXT    NOT NULL,
     channel_type   TEXT    NOT NULL,
     agent_id       TEXT    NOT NULL,
+    agent_ids      TEXT    NOT NULL,     -- a JSON array
     begun_at       INTEGER NOT NULL,
     ended_at       INTEGER,
     last_event_at  INTEGER NOT NULL,
+    state_since    INTEGER NOT NULL,
     satisfaction   INTEGER NOT NULL,     -- 0 = not rated
     queue_wait     INTEGER,
     first_response INTEGER,
     handle_time    INTEGER,
-    queued_since   INTEGER,              -- the start of the present stay in the queue; NULL outside of it
+    forwards       INTEGER NOT NULL,
+    rejected_events INTEGER NOT NULL,    -- that stand
+    never_answered INTEGER NOT NULL,     -- 1 if an agent was asked for, and none has answered
     session        BLOB    NOT NULL,     -- desk.v1.Session
     fold           BLOB    NOT NULL      -- the fold's own state, to go on without its history
 ) STRICT;
@@ -66,7 +70,8 @@ CREATE INDEX sessions_by_ended      ON sessions (ended_at) WHERE ended_at IS NOT
 CREATE INDEX sessions_by_state      ON sessions (state, begun_at);
 CREATE INDEX sessions_by_agent      ON sessions (agent_id, begun_at);
 CREATE INDEX sessions_by_user       ON sessions (client_user_id, begun_at);
-CREATE INDEX sessions_by_queue      ON sessions (sdk_app_id, queued_since) WHERE queued_since IS NOT NULL;
+CREATE INDEX sessions_by_stay       ON sessions (state, state_since);
+CREATE INDEX sessions_by_queue      ON sessions (sdk_app_id, state_since) WHERE state = 3;
 
 -- The number of sessions by app and state: counting them would read an index of all sessions. It is
 -- changed once a batch.
@@ -94,6 +99,7 @@ CREATE TABLE feed (
     agent_id       TEXT    NOT NULL,     -- for filters: as first published, never changed by a revision
     client_user_id TEXT    NOT NULL,
     channel_type   TEXT    NOT NULL,
+    received_at    INTEGER NOT NULL,     -- of the entry with the position's revision
     record         BLOB    NOT NULL,     -- desk.v1.SessionRecord without `session`; its event stands last, and
                                          -- in the event's own row only. If 3: desk.v1.SubscribeResponse
     event_at       INTEGER NOT NULL,     -- bytes of `record` before the event

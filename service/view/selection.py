@@ -28,6 +28,9 @@ APP = "feed.sdk_app_id"
 _values_of = attrgetter(*COLUMNS)
 
 
+EVER_AGENT = " AND EXISTS (SELECT 1 FROM json_each(agent_ids) WHERE TRUE{where})"
+
+
 class LiveRow(NamedTuple):
     """A row of the feed with the columns that filters select by; see schema.sql."""
 
@@ -120,7 +123,7 @@ class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Between(msgspec.Struct, frozen=True):
-    """A half-open interval of milliseconds. None = open."""
+    """A half-open interval, of milliseconds if of times. None = open."""
 
     start: int | None = None
     end: int | None = None
@@ -138,6 +141,11 @@ class SessionSelection(msgspec.Struct, frozen=True, kw_only=True):
     begun: Between = Between()
     ended: Between = Between()
     active: Between = Between()
+    ever_agent_ids: tuple[str, ...] = ()
+    ratings: tuple[int, ...] = ()
+    min_forwards: int = 0
+    min_rejected_events: int = 0
+    never_answered: bool = False
 
     def where(self) -> Where:
         """Return the conditions on the columns of `sessions`."""
@@ -149,12 +157,25 @@ class SessionSelection(msgspec.Struct, frozen=True, kw_only=True):
                 "client_user_id": self.client_user_ids,
                 "channel_type": self.channel_types,
                 "end_reason": self.end_reasons,
+                "satisfaction": self.ratings,
             }
         )
-        times = _within(
-            {"begun_at": self.begun, "ended_at": self.ended, "last_event_at": self.active}
+        ever = one_of({"value": self.ever_agent_ids})
+        if ever.sql:
+            ever = ever._replace(sql=EVER_AGENT.format(where=ever.sql))
+        within = _within(
+            {
+                "begun_at": self.begun,
+                "ended_at": self.ended,
+                "last_event_at": self.active,
+                "forwards": Between(self.min_forwards or None),
+                "rejected_events": Between(self.min_rejected_events or None),
+                "never_answered": Between(self.never_answered or None),
+            }
         )
-        return Where(listed.sql + times.sql, listed.values + times.values)
+        return Where(
+            listed.sql + ever.sql + within.sql, listed.values + ever.values + within.values
+        )
 
 
 class SnapshotSelection(msgspec.Struct, frozen=True, kw_only=True):

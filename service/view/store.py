@@ -16,7 +16,7 @@ from callback.catalogue import BEGIN_HEAD_START, EventType
 from callback.decoder import MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MIN_EVENT_TIME
 from desk.v1 import event_pb2, session_pb2
 from service.history import LIMITS, FoldLimits
-from service.session import MAX_AGENTS, Core, Facts, Session
+from service.session import MAX_AGENTS, MAX_STAYS, Core, Facts, Session, Stay
 from service.view.errors import sqlite_errors
 
 FOLD_VERSION = 2
@@ -43,7 +43,15 @@ WAL_KEPT = 64 * 1024 * 1024
 SCHEMA = files("service.view").joinpath("schema.sql").read_text()
 
 
-BOUNDS = (BEGIN_HEAD_START, MIN_EVENT_TIME, MAX_AHEAD, MAX_BRACKETS, MAX_NAME, MAX_AGENTS)
+BOUNDS = (
+    BEGIN_HEAD_START,
+    MIN_EVENT_TIME,
+    MAX_AHEAD,
+    MAX_BRACKETS,
+    MAX_NAME,
+    MAX_AGENTS,
+    MAX_STAYS,
+)
 """Bounds of single callbacks and sessions that decide what a view contains."""
 
 
@@ -59,7 +67,7 @@ def fingerprint(limits: FoldLimits = LIMITS, bounds: tuple[int, ...] = BOUNDS) -
         str([(event.name, event.row) for event in EventType]),
         str(bounds),
         str(tuple(limits)),
-        str([kind.__struct_fields__ for kind in (Facts, Core, Session)]),
+        str([kind.__struct_fields__ for kind in (Facts, Core, Session, Stay)]),
         SCHEMA,
     ):
         digest.update(part.encode())

@@ -51,6 +51,7 @@ class FeedRow(NamedTuple):
     agent_id: str
     client_user_id: str
     channel_type: str
+    received_at: int
     record: bytes
     event_at: int
     session: bytes | None
@@ -68,14 +69,18 @@ class SessionRow(NamedTuple):
     client_user_id: str
     channel_type: str
     agent_id: str
+    agent_ids: str
     begun_at: int | None
     ended_at: int | None
     last_event_at: int | None
+    state_since: int | None
     satisfaction: int
     queue_wait: int | None
     first_response: int | None
     handle_time: int | None
-    queued_since: int | None
+    forwards: int
+    rejected_events: int
+    never_answered: bool
     session: bytes
     fold: bytes
 
@@ -124,7 +129,7 @@ def _changes(row: Sequence[str], value: str, without: Sequence[str]) -> str:
 
 
 KEY = ("number", "sdk_app_id", "session_id", "first_revision")
-PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at", "queued_since")
+PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at", "state_since")
 """Indexed columns of a session, except its key and the time of its last event. The state is first.
 
 If none of these has changed, all others are updated in place.

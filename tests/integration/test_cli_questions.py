@@ -123,6 +123,10 @@ def test_list_shows_the_newest_first(ask_json):
         (["--ended-since", "2024-09-05"], {"ended"}),
         (["--active-since", "2024-09-05T03:20"], {"nasty"}),
         (["--active-since", "1h"], set()),
+        (["--ever-agent", "bob", "--ever-agent", "nobody"], {"ended"}),
+        (["--rating", "4", "--rating", "5"], {"ended"}),
+        (["--min-forwards", "1"], set()),
+        (["--never-answered"], {"queued", "late"}),
         (["--begun-since", "2024-09-05T11:20", "--time-zone", "Asia/Shanghai"], {"nasty"}),
     ],
 )
@@ -148,6 +152,11 @@ def test_get_shows_a_session_as_it_is_and_as_it_was(ask_json):
     (then,) = ask_json("sessions", "get", "ended", *app, "--as-of", "3")
     assert then["state"] == "SESSION_STATE_QUEUED"
     assert "ended_at" not in then
+    (today,) = ask_json("sessions", "get", "ended", *app, "--as-of-time", "0s")
+    assert today == now
+    assert [stay["state"] for stay in now["stays"]][:3] == [
+        *("SESSION_STATE_CHATBOT", "SESSION_STATE_TRANSFERRING", "SESSION_STATE_QUEUED"),
+    ]
 
 
 def test_get_is_readable(ask):
@@ -156,6 +165,9 @@ def test_get_is_readable(ask):
     assert "ended               2024-09-05 00:06:00.000Z\n" in answer.stdout
     assert "queue wait          1m00s\n" in answer.stdout
     assert "rating              4\n" in answer.stdout
+    assert "state since         2024-09-05 00:06:00.000Z\n" in answer.stdout
+    assert "QUEUED 1m00s, WITH_AGENT bob " in answer.stdout
+    assert answer.stdout.index("stays ") < answer.stdout.index("ENDED bob\n")
 
 
 @pytest.mark.parametrize(

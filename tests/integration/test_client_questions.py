@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -42,6 +43,10 @@ async def test_a_session_comes_with_the_position_from_which_to_follow_it():
     async with asked(*life("SessionBegin", "TransferringToHuman")) as (world, client):
         found = await client.get_session(SESSION)
         earlier = await client.get_session(SESSION, as_of_revision=1)
+        known = datetime.fromtimestamp((NOON + 1) / 1000, UTC)  # when the support's entries arrive
+        assert await client.get_session(SESSION, as_of_time=known) == found
+        with pytest.raises(NotFound):
+            await client.get_session(SESSION, as_of_time=known - timedelta(seconds=1))
         world.append(body("SessionEnd", NOON + 99_000))
         updates = client.subscribe(after_revision=found.revision, journal_id=found.journal_id)
         async with aclosing(updates):

@@ -15,9 +15,10 @@ from desk.v1.session_service_pb2 import (
     ListSessionsRequest,
     WaitForStateRequest,
 )
+from journal.entry import unnumbered
 from service.records import timestamp
 from service.rpc.limits import Limits
-from tests.support.callbacks import APP, NOON, SESSION, body, life
+from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.rpc import began, fields, reason, refusal, service
 
 QUEUE = ("SessionBegin", "TransferringToHuman", "TransferringToHumanWait")
@@ -50,6 +51,30 @@ async def test_a_session_is_returned_as_it_was_at_every_revision():
             *("CHATBOT", "TRANSFERRING", "QUEUED"),
             *("WITH_AGENT", "WITH_AGENT", "WITH_AGENT", "CLOSING", "ENDED"),
         ]
+
+
+async def test_a_session_is_returned_as_it_was_known_at_a_time():
+    bodies = life(*QUEUE)
+    arrivals = [
+        unnumbered(entry(place, each, received_at=NOON + 1_000 * place))
+        for place, each in enumerate(bodies, 1)
+    ]
+    async with service(*arrivals) as (_, worker):
+        for time, revision in ((1_000, 1), (1_999, 1), (2_000, 2), (3_500, 3), (99_000, 3)):
+            answer = await worker.sessions.GetSession(get(as_of_time=timestamp(NOON + time)))
+            assert answer.header.revision == answer.session.revision == revision
+        error = await refusal(worker.sessions.GetSession(get(as_of_time=timestamp(NOON + 999))))
+        assert reason(error) == "SESSION_NOT_FOUND"
+        assert str(error.details()).endswith("had not begun at that time")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [get(as_of_time=timestamp(NOON), as_of_revision=1), get(as_of_time=Timestamp(nanos=-1))],
+)
+async def test_a_time_to_answer_for_must_be_one_and_alone(wrong: GetSessionRequest):
+    async with service(*life(*QUEUE)) as (_, worker):
+        assert fields(await refusal(worker.sessions.GetSession(wrong))) == ["as_of_time"]
 
 
 async def test_as_of_a_revision_before_it_began_a_session_is_not_found():
@@ -235,6 +260,15 @@ def many(count: int) -> list[bytes]:
     return bodies
 
 
+def special() -> list[bytes]:
+    """Sessions that were handed on, rated, rejected in part, or sent back."""
+    return [
+        *life(*SERVED[:4], "AgentForward", "AgentForward", session_id="handed on", AgentId="other"),
+        *life(*SERVED, session_id="rated", SatisfactionSelected=4),
+        *life("SessionBegin", "SessionBegin", session_id="rejected"),
+    ]
+
+
 async def pages(worker: Any, **fields: Any) -> list[Any]:
     """All sessions of a list, page by page."""
     sessions: list[Any] = []
@@ -279,16 +313,30 @@ FILTERS = {
         SessionFilter(active=TimeRange(end_time=timestamp(NOON + 60_000))),
         lambda s: s.last_event_at.ToMilliseconds() < NOON + 60_000,
     ),
+    "agents at any time": (
+        SessionFilter(ever_agent_ids=["agent-1", "other"]),
+        lambda s: {"agent-1", "other"} & set(s.agent_ids),
+    ),
+    "ratings": (SessionFilter(ratings=[0, 4]), lambda s: s.satisfaction in (0, 4)),
+    "forwards": (SessionFilter(min_forwards=1), lambda s: s.forwards >= 1),
+    "rejected callbacks": (
+        SessionFilter(min_rejected_events=1),
+        lambda s: s.rejected_events >= 1,
+    ),
+    "never answered": (
+        SessionFilter(never_answered=True),
+        lambda s: s.HasField("transfer_requested_at") and not s.HasField("answered_at"),
+    ),
     "unknown app": (SessionFilter(sdk_app_ids=[1]), lambda s: s.sdk_app_id == 1),
 }
 
 
 async def test_every_filter_in_every_order_lists_exactly_what_it_selects():
-    async with service(*many(31)) as (_, worker):
+    async with service(*many(31), *special()) as (_, worker):
         everything = await pages(worker, order_by="begun_at")
-        assert len(everything) == 31
+        assert len(everything) == 34
         for selection, selects in FILTERS.values():
-            for column in ("begun_at", "last_event_at", "ended_at"):
+            for column in ("begun_at", "last_event_at", "ended_at", "state_since"):
                 for direction in ("asc", "desc"):
                     listed = await pages(
                         worker, filter=selection, order_by=f"{column} {direction}", page_size=4
@@ -348,6 +396,16 @@ async def test_a_page_token_is_good_for_its_own_request_only():
         (
             ListSessionsRequest(filter=SessionFilter(agent_ids=["a"] * 101)),
             "filter.agent_ids",
+        ),
+        (
+            ListSessionsRequest(filter=SessionFilter(ever_agent_ids=["a" * 257])),
+            "filter.ever_agent_ids",
+        ),
+        (ListSessionsRequest(filter=SessionFilter(ratings=[6])), "filter.ratings"),
+        (ListSessionsRequest(filter=SessionFilter(min_forwards=-1)), "filter.min_forwards"),
+        (
+            ListSessionsRequest(filter=SessionFilter(min_rejected_events=-1)),
+            "filter.min_rejected_events",
         ),
     ],
 )

@@ -87,7 +87,11 @@ def session(session_id: str, expected: Expectation, revision: int) -> Session:
             found.end_reason = EndReason.Value(f"END_REASON_{value or 'UNSPECIFIED'}")
         elif field == "agent_ids":
             found.agent_ids.extend(value)
-        elif field.endswith("_at") or field in ("queue_wait", "first_response", "handle_time"):
+        elif field.endswith(("_at", "_since")) or field in (
+            "queue_wait",
+            "first_response",
+            "handle_time",
+        ):
             if value is not None:
                 getattr(found, field).FromMilliseconds(value)
         else:

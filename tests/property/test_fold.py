@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from callback.decoder import identify
-from desk.v1.session_pb2 import SESSION_STATE_QUEUED, Session
+from desk.v1.session_pb2 import Session
 from journal.entry import Entry
 from service.history import LIMITS, FoldLimits
 from tests.support.callbacks import APP
@@ -150,9 +150,6 @@ def test_sessions_are_counted_by_app_and_state_in_each_transaction(
         assert live.rows("SELECT * FROM session_counts WHERE sessions != 0") == live.rows(
             "SELECT sdk_app_id, state, count(*) FROM sessions GROUP BY 1, 2 ORDER BY 1, 2"
         )
-        is_queued = f"state = {SESSION_STATE_QUEUED}"
-        sql = f"SELECT 1 FROM sessions WHERE ({is_queued}) != (queued_since IS NOT NULL)"
-        assert live.rows(sql) == []
 
 
 def of_app(entry: Entry, app: int) -> Entry:

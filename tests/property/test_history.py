@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from random import Random
+from unittest.mock import patch
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import service.history
 from callback.decoder import Malformed
 from journal.entry import Entry
 from service.history import FoldLimits, History, HistoryEntry
@@ -74,10 +77,21 @@ def outcomes(callbacks: list[HistoryEntry]) -> list[object]:
     return [(each.revision, each.outcome) for each in callbacks]
 
 
-@given(journals(most=40), st.integers(0, 2**32), st.sampled_from([1, 2, 3, 8]), limits)
+@pytest.mark.parametrize("stays", [1, 3, 50])
+@given(
+    journal=journals(most=40),
+    seed=st.integers(0, 2**32),
+    tail=st.sampled_from([1, 2, 3, 8]),
+    limits=limits,
+)
 def test_a_history_gives_the_same_however_little_of_it_is_at_hand(
-    journal: list[Entry], seed: int, tail: int, limits: FoldLimits
+    stays: int, journal: list[Entry], seed: int, tail: int, limits: FoldLimits
 ) -> None:
+    with patch.object(service.history, "MAX_STAYS", stays):
+        compare(journal, seed, tail, limits)
+
+
+def compare(journal: list[Entry], seed: int, tail: int, limits: FoldLimits) -> None:
     whole, partial = History(), Partial(Random(seed), limits, tail)
     for revision, facts in enumerate(facts_of(journal), 1):
         changed = take(whole, HistoryEntry.of(facts, revision), limits)

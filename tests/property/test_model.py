@@ -1,5 +1,6 @@
 """The view has the content that the rules of tests.support.model give, for any callbacks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import given, settings
@@ -96,15 +97,29 @@ def message(figures: dict[str, Any]) -> Session:
     """Return a session with these figures."""
     session = Session()
     for field, value in figures.items():
-        if field in ("state", "end_reason"):
-            enum = SessionState if field == "state" else EndReason
-            prefix = "SESSION_STATE_" if field == "state" else "END_REASON_"
-            setattr(session, field, enum.Value(prefix + value))
+        if field == "state":
+            session.state = state_number(value)
+        elif field == "end_reason":
+            session.end_reason = EndReason.Value(f"END_REASON_{value}")
+        elif field == "stays":
+            for name, agent_id, *times in value:
+                stay = session.stays.add(state=state_number(name), agent_id=agent_id)
+                set_times(stay, ("start_time", "end_time"), times)
         elif isinstance(value, list):
             getattr(session, field).extend(value)
         elif not session.DESCRIPTOR.fields_by_name[field].message_type:
             setattr(session, field, value)
-        elif value is not None:
-            getattr(session, field).FromMilliseconds(value)
-            getattr(session, field).SetInParent()
+        else:
+            set_times(session, [field], [value])
     return session
+
+
+def state_number(name: str) -> SessionState.ValueType:
+    return SessionState.Value(f"SESSION_STATE_{name}")
+
+
+def set_times(message: Any, fields: Sequence[str], values: Sequence[int | None]) -> None:
+    for field, value in zip(fields, values, strict=True):
+        if value is not None:
+            getattr(message, field).FromMilliseconds(value)
+            getattr(message, field).SetInParent()

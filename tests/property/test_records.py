@@ -1,5 +1,6 @@
 """Events, records and sessions in desk.v1, for any callbacks."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -14,7 +15,7 @@ from service import records
 from service.history import History, HistoryEntry
 from service.message import fill
 from service.records import duration, timestamp
-from service.session import Outcome, Reason, Session, Verdict, explain, without_message
+from service.session import Outcome, Reason, Session, Stay, Verdict, explain, without_message
 from tests.support.callbacks import bodies, body, decode, entries, entry
 
 texts = st.text("a\x00é你😀", max_size=5) | st.integers(0, 60).map("é".__mul__)
@@ -157,6 +158,17 @@ def test_a_session_brought_up_to_date_is_as_one_made_anew(given_bodies: list[byt
         assert written == anew
 
 
+def expected_stays(stays: Sequence[Stay]) -> Iterator[session_pb2.Stay]:
+    ends = [*(stay.start for stay in stays), None][1:]
+    for stay, end in zip(stays, ends, strict=True):
+        yield session_pb2.Stay(
+            state=records.STATES[stay.state],
+            agent_id=stay.agent_id,
+            start_time=timestamp(stay.start if end is None else min(stay.start, end)),
+            end_time=None if end is None else timestamp(end),
+        )
+
+
 def expected_session(history: History, revision: int) -> session_pb2.Session:
     session = history.session
     made = session_pb2.Session(
@@ -170,7 +182,9 @@ def expected_session(history: History, revision: int) -> session_pb2.Session:
         value = getattr(session, field.name, None)
         if value is None or field.type == FieldDescriptor.TYPE_ENUM:
             continue
-        if field.type == FieldDescriptor.TYPE_MESSAGE:
+        if field.name == "stays":
+            made.stays.extend(expected_stays(session.stays))
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
             getattr(made, field.name).CopyFrom(TIMES[field.message_type.full_name](value))
         elif field.is_repeated:
             getattr(made, field.name).extend(value)

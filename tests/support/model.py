@@ -5,7 +5,7 @@ Independent of the code under test, and of the catalogue: a mistake in one shows
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from journal.entry import Entry
@@ -51,6 +51,8 @@ def decided() -> dict[tuple[str, str], str]:
 
 TABLE = decided()
 
+USER_MESSAGES = "ChatBot.UserSendMsg", "Human.UserSendMsg"
+
 CONTACT_NEEDED = ("TransferToHumanSuccess", "CHATBOT")
 
 END_REASONS = {
@@ -79,6 +81,7 @@ YEAR_2015 = 1_420_070_400_000
 DAY = 24 * 60 * 60 * 1000
 NAME_BYTES = 256
 AGENTS = 20
+STAYS = 50
 
 Document = dict[str, Any]
 Outcome = tuple[str, str]
@@ -280,16 +283,21 @@ def figures(steps: Steps, too_long: int) -> dict[str, Any]:
         "closing_at": entered(accepted, "CLOSING"),
         "ended_at": entered(accepted, "ENDED"),
         "last_event_at": max(times, default=None),
-        "queue_wait": stays(accepted, {"QUEUED"}),
-        "handle_time": stays(accepted, {"WITH_AGENT", "FORWARDED"}),
+        "state_since": last(accepted, lambda step: step.before != step.after),
+        "answered_at": first(accepted, is_answer),
+        "last_user_message_at": last(accepted, lambda step: step.event in USER_MESSAGES),
+        "last_agent_message_at": last(accepted, lambda step: step.event == "Human.AgentSendMsg"),
+        "queue_wait": time_in(accepted, {"QUEUED"}),
+        "handle_time": time_in(accepted, {"WITH_AGENT", "FORWARDED"}),
         "first_response": None if reply is None or since is None else reply - since,
-        "user_messages": messages(accepted, "ChatBot.UserSendMsg", "Human.UserSendMsg"),
+        "user_messages": messages(accepted, *USER_MESSAGES),
         "robot_messages": messages(accepted, "ChatBot.RobotSendMsg"),
         "agent_messages": messages(accepted, "Human.AgentSendMsg"),
         "forwards": sum(step.event == "AgentForward" for step in accepted),
         "rejected_events": sum(s.outcome[0] == "REJECTED" for s in steps) + too_long,
         "satisfaction": rating(accepted),
         **agents(accepted),
+        **stays(accepted),
     }
 
 
@@ -302,6 +310,14 @@ def first(accepted: Steps, wanted: Callable[[Step], bool]) -> int | None:
     return next((step.document["EventTime"] for step in accepted if wanted(step)), None)
 
 
+def last(accepted: Steps, wanted: Callable[[Step], bool]) -> int | None:
+    return first(accepted[::-1], wanted)
+
+
+def is_answer(step: Step) -> bool:
+    return step.after == "WITH_AGENT" and step.before in ("TRANSFERRING", "QUEUED")
+
+
 def entered(accepted: Steps, state: str) -> int | None:
     return first(accepted, lambda step: step.after == state != step.before)
 
@@ -310,7 +326,21 @@ def first_named(accepted: Steps, field: str) -> str:
     return next(filter(None, (name(step.document, field) for step in accepted)), "")
 
 
-def stays(accepted: Steps, states: set[str]) -> int | None:
+def stays(accepted: Steps) -> dict[str, Any]:
+    """Return the first stays and their number; a stay has one state and one agent."""
+    starts: list[tuple[str, str, int]] = []
+    for step, agent in zip(accepted, present_agents(accepted), strict=True):
+        if [(step.after, agent)] != [stay[:2] for stay in starts[-1:]]:
+            starts.append((step.after, agent, step.document["EventTime"]))
+    ends = [*(time for _, _, time in starts), None][1:]
+    listed = [
+        (state, agent, start if end is None else min(start, end), end)
+        for (state, agent, start), end in zip(starts, ends, strict=True)
+    ]
+    return {"stays": listed[:STAYS], "stay_count": len(listed)}
+
+
+def time_in(accepted: Steps, states: set[str]) -> int | None:
     total, since = None, 0
     for document, _, before, after in accepted:
         if after in states and before not in states:
@@ -335,16 +365,24 @@ def rating(accepted: Steps) -> int:
 
 def agents(accepted: Steps) -> dict[str, Any]:
     """Return the present agent, the last agents, and the number of agents."""
-    current, remembered, count = "", [], 0
+    remembered, count = list[str](), 0
     for step in accepted:
-        if step.event in ("TransferringToHuman", "TransferringToHumanWait", "NoAgentOnline"):
-            current = ""
         for agent in named(step):
             count += agent not in remembered
             remembered = [*(each for each in remembered if each != agent), agent][-AGENTS:]
+    *_, current = ("", *present_agents(accepted))
+    return {"agent_id": current, "agent_ids": remembered, "agent_count": count}
+
+
+def present_agents(accepted: Steps) -> Iterator[str]:
+    """Yield the present agent after each step."""
+    current = ""
+    for step in accepted:
+        if step.event in ("TransferringToHuman", "TransferringToHumanWait", "NoAgentOnline"):
+            current = ""
         if named(step) and name(step.document, "AgentId"):
             current = name(step.document, "AgentId")
-    return {"agent_id": current, "agent_ids": remembered, "agent_count": count}
+        yield current
 
 
 def named(step: Step) -> list[str]:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from callback.catalogue import EndReason, State
 from callback.decoder import MAX_EVENT_TIME
 from service.history import TAIL, FoldLimits, History, HistoryEntry
-from service.session import Reason, Session, Verdict, explain, without_message
+from service.session import Reason, Session, Stay, Verdict, explain, without_message
 from tests.support.callbacks import NOON, body, decode, life
 
 SECOND = 1_000
@@ -23,6 +23,11 @@ def placed(revision: int, given: bytes) -> HistoryEntry:
 
 def session_of(*bodies: bytes) -> Session:
     return fold(list(bodies)).session
+
+
+def stay(state: State, agent_id: str, start: int) -> Stay:
+    """Make a stay that began so many seconds after noon."""
+    return Stay(state, agent_id, NOON + start * SECOND)
 
 
 def reasons(history: History) -> list[Reason]:
@@ -67,12 +72,27 @@ def test_a_session_with_an_agent_has_all_its_figures() -> None:
         first_agent_reply_at=NOON + 15 * SECOND,
         closing_at=NOON + 30 * SECOND,
         ended_at=NOON + 31 * SECOND,
+        answered_at=NOON + 10 * SECOND,
         last_event_at=NOON + 40 * SECOND,
+        last_user_message_at=NOON + 11 * SECOND,
+        last_agent_message_at=NOON + 25 * SECOND,
         queue_time=6 * SECOND,
         queue_stays=1,
         handled_time=20 * SECOND,
         handled_stays=1,
+        stay_count=8,
+        stays=(
+            stay(State.CHATBOT, "", 0),
+            stay(State.TRANSFERRING, "", 3),
+            stay(State.QUEUED, "", 4),
+            stay(State.WITH_AGENT, "ann", 10),
+            stay(State.FORWARDED, "bob", 20),
+            stay(State.WITH_AGENT, "bob", 25),
+            stay(State.CLOSING, "bob", 30),
+            stay(State.ENDED, "bob", 31),
+        ),
     )
+    assert session.state_since == NOON + 31 * SECOND
     assert (session.queue_wait, session.handle_time) == (6 * SECOND, 20 * SECOND)
     assert session.first_response == 12 * SECOND
 
@@ -313,6 +333,62 @@ def test_the_last_time_may_be_that_of_the_begin_which_sorts_before_its_time() ->
     history = arriving(body("SessionBegin", NOON), first, second, body("NoAgentOnline", NOON + 1))
     assert revised_by(history, body("SessionEnd", NOON - 1_500)) == [3, 4]
     assert history.session.last_event_at == NOON
+
+
+def test_a_late_callback_corrects_the_stays_that_it_changes() -> None:
+    history = arriving(
+        body("SessionBegin", NOON),
+        body("TransferringToHuman", NOON + 10 * SECOND),
+        body("TransferToHumanSuccess", NOON + 20 * SECOND, AgentId="ann"),
+        body("SessionUserEnd", NOON + 60 * SECOND),
+    )
+    history.add(placed(5, body("TransferringToHumanWait", NOON + 15 * SECOND)))
+    history.add(placed(6, body("AgentForward", NOON + 40 * SECOND, AgentId="bob")))
+    session = history.session
+    assert session.stays == (
+        stay(State.CHATBOT, "", 0),
+        stay(State.TRANSFERRING, "", 10),
+        stay(State.QUEUED, "", 15),
+        stay(State.WITH_AGENT, "ann", 20),
+        stay(State.FORWARDED, "bob", 40),
+        stay(State.CLOSING, "bob", 60),
+    )
+    assert (session.stay_count, session.state_since) == (6, NOON + 60 * SECOND)
+    history.add(placed(7, body("SessionEnd", NOON + 12 * SECOND)))
+    assert session.stays == (
+        stay(State.CHATBOT, "", 0),
+        stay(State.TRANSFERRING, "", 10),
+        stay(State.ENDED, "", 12),
+    )
+    assert (session.stay_count, session.state_since) == (3, NOON + 12 * SECOND)
+    assert session.answered_at is None
+
+
+def test_a_stay_changes_with_the_agent_although_the_state_does_not() -> None:
+    session = session_of(
+        *life("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId="ann"),
+        body("Human.AgentSendMsg", NOON + 30 * SECOND, AgentId="ann"),
+        body("Human.AgentSendMsg", NOON + 40 * SECOND, AgentId="bob"),
+    )
+    assert session.stays[-2:] == (
+        stay(State.WITH_AGENT, "ann", 20),
+        stay(State.WITH_AGENT, "bob", 40),
+    )
+    assert session.state_since == NOON + 20 * SECOND
+
+
+def test_an_agent_who_contacts_the_user_answers_nobody() -> None:
+    contacted = [
+        body("SessionBegin", NOON, IsContactUser=True),
+        body("TransferToHumanSuccess", NOON + 1 * SECOND, AgentId="ann"),
+    ]
+    forwarded = [
+        body("AgentForward", NOON + 2 * SECOND, AgentId="bob"),
+        body("TransferringToHuman", NOON + 3 * SECOND),
+        body("TransferToHumanSuccess", NOON + 9 * SECOND, AgentId="cid"),
+    ]
+    assert session_of(*contacted).answered_at is None
+    assert session_of(*contacted, *forwarded).answered_at == NOON + 9 * SECOND
 
 
 def test_a_repetition_changes_nothing() -> None:

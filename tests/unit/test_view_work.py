@@ -54,14 +54,19 @@ FILTERS = {
     "begun": Between(100, None),
     "ended": Between(150, None),
     "active": Between(None, 250_000),
+    "ever_agent_ids": ("a", "b"),
+    "ratings": (0, 1),
+    "min_forwards": 1,
+    "min_rejected_events": 1,
+    "never_answered": True,
 }
 COMBINATIONS = [*chain.from_iterable(combinations(FILTERS, n) for n in range(3)), tuple(FILTERS)]
 ORDERS = [
     Order(column, descending)
-    for column in ("begun_at", "last_event_at", "ended_at")
+    for column in ("begun_at", "last_event_at", "ended_at", "state_since")
     for descending in (True, False)
 ]
-LATER = {"begun_at": 0, "ended_at": 50, "last_event_at": 100}
+LATER = {"begun_at": 0, "ended_at": 50, "last_event_at": 100, "state_since": 75}
 """Milliseconds from a session's number, which is when it began."""
 
 BOUNDS = Bounds(revisions=50, rows=200)
@@ -97,14 +102,18 @@ def session(n: int) -> SessionRow:
         client_user_id="uvw"[n % 3],
         channel_type=("SDK", "Web")[n % 2],
         agent_id="abcd"[n % 4],
+        agent_ids=f'["{"abcd"[n % 4]}"]',
         begun_at=n,
         ended_at=n + LATER["ended_at"] if n % 3 else None,
         last_event_at=n + LATER["last_event_at"],
+        state_since=n + LATER["state_since"],
         satisfaction=n % 6,
         queue_wait=1,
         first_response=2,
         handle_time=None,
-        queued_since=None,
+        forwards=n % 2,
+        rejected_events=n % 2,
+        never_answered=n % 3 == 0,
         session=b"session",
         fold=b"fold",
     )
@@ -127,6 +136,7 @@ def records(n: int) -> Iterator[FeedRow]:
             agent_id="abcd"[n % 4],
             client_user_id="u",
             channel_type="SDK",
+            received_at=n,
             record=b"record",
             event_at=1,
             session=None if revised == REVISED else b"session",
@@ -172,6 +182,7 @@ SELECTIVE = EventSelection(agent_ids=("a",), verdicts=10, reasons=(1,))
 QUESTIONS: dict[str, Question] = {
     "a session now": lambda reader: reader.now(APP, f"s{MIDDLE}"),
     "a session as of a revision": lambda reader: reader.session_as_of(APP, f"s{MIDDLE}", SMALL),
+    "a session as of a time": lambda reader: reader.session_at_time(APP, f"s{MIDDLE}", SMALL),
     "the feed": lambda reader: reader.feed(
         EVERYTHING, position_of(MIDDLE), with_session=True, enough=1 << 20
     ),

@@ -1,6 +1,7 @@
 """The client of the API: its methods, and `subscribe`."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from datetime import datetime
 
 from desk.client.answers import Explanation, FoundSession, FoundSessions, SessionCounts
 from desk.client.connection import Connection
@@ -65,17 +66,20 @@ class Client(Connection):
         sdk_app_id: int = 0,
         min_revision: int = 0,
         as_of_revision: int = 0,
+        as_of_time: datetime | None = None,
     ) -> FoundSession:
-        """Return one session, now or at an earlier revision.
+        """Return one session, now or as it was before.
 
         Args:
             session_id: Desk's id.
             sdk_app_id: the app; 0 = the only configured one.
             min_revision: wait until the service has reached this revision; 0 = do not wait.
             as_of_revision: the session at this revision, inclusive; 0 = now.
+            as_of_time: the session after all callbacks received by this time, which has a time
+                zone; None = now.
 
         Raises:
-            NotFound: the session has not begun.
+            NotFound: the session has not begun, or had not then.
             OutOfRange: `as_of_revision` is no longer kept, or not reached yet.
             TimedOut: `min_revision` was not reached in time.
         """
@@ -85,6 +89,8 @@ class Client(Connection):
             min_revision=min_revision,
             as_of_revision=as_of_revision,
         )
+        if as_of_time is not None:
+            request.as_of_time.FromDatetime(as_of_time)
         answer = await self.call(self.session_service.GetSession, request)
         return FoundSession(
             session=answer.session,
@@ -135,7 +141,7 @@ class Client(Connection):
 
         Args:
             session_filter: None = all sessions.
-            order_by: as in ListSessionsRequest, e.g. `ended_at desc`; "" = newest first.
+            order_by: as in ListSessionsRequest, e.g. `state_since`; "" = newest first.
             page_size: sessions per call, 1 to 1,000; 0 = 100.
             min_revision: wait until the service has reached this revision; 0 = do not wait.
 

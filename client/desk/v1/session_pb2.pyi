@@ -152,6 +152,12 @@ class Session(_message.Message):
     FIRST_RESPONSE_FIELD_NUMBER: _builtins.int
     HANDLE_TIME_FIELD_NUMBER: _builtins.int
     AGENT_COUNT_FIELD_NUMBER: _builtins.int
+    STATE_SINCE_FIELD_NUMBER: _builtins.int
+    ANSWERED_AT_FIELD_NUMBER: _builtins.int
+    LAST_USER_MESSAGE_AT_FIELD_NUMBER: _builtins.int
+    LAST_AGENT_MESSAGE_AT_FIELD_NUMBER: _builtins.int
+    STAY_COUNT_FIELD_NUMBER: _builtins.int
+    STAYS_FIELD_NUMBER: _builtins.int
     sdk_app_id: _builtins.int
     """The app that the session belongs to."""
     session_id: _builtins.str
@@ -201,6 +207,8 @@ class Session(_message.Message):
     """Number of agents who have had the session or were handed it. Exact up to
     20; an agent who returns after 20 others is counted again.
     """
+    stay_count: _builtins.int
+    """Number of stays so far, listed in `stays` or not."""
     @_builtins.property
     def agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The agents who have had the session or were handed it, ordered by when each
@@ -260,6 +268,31 @@ class Session(_message.Message):
         before the first stay is over.
         """
 
+    @_builtins.property
+    def state_since(self) -> _timestamp_pb2.Timestamp:
+        """When the session entered `state`."""
+
+    @_builtins.property
+    def answered_at(self) -> _timestamp_pb2.Timestamp:
+        """When an agent first joined a user who was waiting for one (TRANSFERRING or
+        QUEUED). Later than `agent_joined_at` if an agent had contacted the user
+        before; unset if that is all that happened.
+        """
+
+    @_builtins.property
+    def last_user_message_at(self) -> _timestamp_pb2.Timestamp:
+        """When the user last wrote, to the chatbot or to an agent."""
+
+    @_builtins.property
+    def last_agent_message_at(self) -> _timestamp_pb2.Timestamp:
+        """When an agent last wrote."""
+
+    @_builtins.property
+    def stays(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stay]:
+        """The first 50 stays, in time order. They follow one another without gaps,
+        from the begin of the session to the present stay.
+        """
+
     def __init__(
         self,
         *,
@@ -291,14 +324,66 @@ class Session(_message.Message):
         first_response: _duration_pb2.Duration | None = ...,
         handle_time: _duration_pb2.Duration | None = ...,
         agent_count: _builtins.int = ...,
+        state_since: _timestamp_pb2.Timestamp | None = ...,
+        answered_at: _timestamp_pb2.Timestamp | None = ...,
+        last_user_message_at: _timestamp_pb2.Timestamp | None = ...,
+        last_agent_message_at: _timestamp_pb2.Timestamp | None = ...,
+        stay_count: _builtins.int = ...,
+        stays: _abc.Iterable[Global___Stay] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_joined_at", b"agent_joined_at", "begun_at", b"begun_at", "closing_at", b"closing_at", "ended_at", b"ended_at", "first_agent_reply_at", b"first_agent_reply_at", "first_response", b"first_response", "handle_time", b"handle_time", "last_event_at", b"last_event_at", "queue_wait", b"queue_wait", "queued_at", b"queued_at", "transfer_requested_at", b"transfer_requested_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_joined_at", b"agent_joined_at", "answered_at", b"answered_at", "begun_at", b"begun_at", "closing_at", b"closing_at", "ended_at", b"ended_at", "first_agent_reply_at", b"first_agent_reply_at", "first_response", b"first_response", "handle_time", b"handle_time", "last_agent_message_at", b"last_agent_message_at", "last_event_at", b"last_event_at", "last_user_message_at", b"last_user_message_at", "queue_wait", b"queue_wait", "queued_at", b"queued_at", "state_since", b"state_since", "transfer_requested_at", b"transfer_requested_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_count", b"agent_count", "agent_id", b"agent_id", "agent_ids", b"agent_ids", "agent_joined_at", b"agent_joined_at", "agent_messages", b"agent_messages", "begun_at", b"begun_at", "channel_type", b"channel_type", "client_user_id", b"client_user_id", "closing_at", b"closing_at", "customer_service_id", b"customer_service_id", "end_reason", b"end_reason", "ended_at", b"ended_at", "first_agent_reply_at", b"first_agent_reply_at", "first_response", b"first_response", "forwards", b"forwards", "handle_time", b"handle_time", "last_event_at", b"last_event_at", "queue_wait", b"queue_wait", "queued_at", b"queued_at", "rejected_events", b"rejected_events", "revision", b"revision", "robot_messages", b"robot_messages", "satisfaction", b"satisfaction", "sdk_app_id", b"sdk_app_id", "session_id", b"session_id", "state", b"state", "transfer_requested_at", b"transfer_requested_at", "user_messages", b"user_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_count", b"agent_count", "agent_id", b"agent_id", "agent_ids", b"agent_ids", "agent_joined_at", b"agent_joined_at", "agent_messages", b"agent_messages", "answered_at", b"answered_at", "begun_at", b"begun_at", "channel_type", b"channel_type", "client_user_id", b"client_user_id", "closing_at", b"closing_at", "customer_service_id", b"customer_service_id", "end_reason", b"end_reason", "ended_at", b"ended_at", "first_agent_reply_at", b"first_agent_reply_at", "first_response", b"first_response", "forwards", b"forwards", "handle_time", b"handle_time", "last_agent_message_at", b"last_agent_message_at", "last_event_at", b"last_event_at", "last_user_message_at", b"last_user_message_at", "queue_wait", b"queue_wait", "queued_at", b"queued_at", "rejected_events", b"rejected_events", "revision", b"revision", "robot_messages", b"robot_messages", "satisfaction", b"satisfaction", "sdk_app_id", b"sdk_app_id", "session_id", b"session_id", "state", b"state", "state_since", b"state_since", "stay_count", b"stay_count", "stays", b"stays", "transfer_requested_at", b"transfer_requested_at", "user_messages", b"user_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class Stay(_message.Message):
+    """Stay is a part of a session's time in which neither its state nor its agent
+    changed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    state: Global___SessionState.ValueType
+    """The state."""
+    agent_id: _builtins.str
+    """The agent, as `Session.agent_id` was. WITH_AGENT and FORWARDED: the agent's
+    handle time. Empty = none.
+    """
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began. The first one begins at `Session.begun_at`, or when it
+        ended, if that is earlier: an event may be up to 5 s older than the begin.
+        """
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended, which is when the next one began. Unset = it lasts: it is
+        the present one, or the session is ENDED.
+        """
+
+    def __init__(
+        self,
+        *,
+        state: Global___SessionState.ValueType = ...,
+        agent_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "end_time", b"end_time", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stay: _TypeAlias = Stay  # noqa: Y015
 
 @_typing.final
 class SessionKey(_message.Message):
@@ -374,6 +459,24 @@ class SessionFilter(_message.Message):
     BEGUN_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     ACTIVE_FIELD_NUMBER: _builtins.int
+    EVER_AGENT_IDS_FIELD_NUMBER: _builtins.int
+    RATINGS_FIELD_NUMBER: _builtins.int
+    MIN_FORWARDS_FIELD_NUMBER: _builtins.int
+    MIN_REJECTED_EVENTS_FIELD_NUMBER: _builtins.int
+    NEVER_ANSWERED_FIELD_NUMBER: _builtins.int
+    min_forwards: _builtins.int
+    """Sessions that were handed on at least so many times (`Session.forwards`).
+    Must not be negative.
+    """
+    min_rejected_events: _builtins.int
+    """Sessions with at least so many rejected callbacks
+    (`Session.rejected_events`). Must not be negative.
+    """
+    never_answered: _builtins.bool
+    """Sessions in which a live agent was asked for and none has answered
+    (`Session.transfer_requested_at` is set, `Session.answered_at` is not),
+    whether they still wait or not.
+    """
     @_builtins.property
     def sdk_app_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Apps. Unknown apps select nothing; 0 stands for no app and is refused."""
@@ -412,6 +515,16 @@ class SessionFilter(_message.Message):
     def active(self) -> Global___TimeRange:
         """Sessions whose `last_event_at` lies in this range."""
 
+    @_builtins.property
+    def ever_agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Agents who have the session or have had it at any time, as far as
+        `Session.agent_ids` lists them.
+        """
+
+    @_builtins.property
+    def ratings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ratings, 1 to 5 stars. 0 selects sessions that were not rated."""
+
     def __init__(
         self,
         *,
@@ -424,10 +537,15 @@ class SessionFilter(_message.Message):
         begun: Global___TimeRange | None = ...,
         ended: Global___TimeRange | None = ...,
         active: Global___TimeRange | None = ...,
+        ever_agent_ids: _abc.Iterable[_builtins.str] | None = ...,
+        ratings: _abc.Iterable[_builtins.int] | None = ...,
+        min_forwards: _builtins.int = ...,
+        min_rejected_events: _builtins.int = ...,
+        never_answered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "begun", b"begun", "ended", b"ended"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "agent_ids", b"agent_ids", "begun", b"begun", "channel_types", b"channel_types", "client_user_ids", b"client_user_ids", "end_reasons", b"end_reasons", "ended", b"ended", "sdk_app_ids", b"sdk_app_ids", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "agent_ids", b"agent_ids", "begun", b"begun", "channel_types", b"channel_types", "client_user_ids", b"client_user_ids", "end_reasons", b"end_reasons", "ended", b"ended", "ever_agent_ids", b"ever_agent_ids", "min_forwards", b"min_forwards", "min_rejected_events", b"min_rejected_events", "never_answered", b"never_answered", "ratings", b"ratings", "sdk_app_ids", b"sdk_app_ids", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

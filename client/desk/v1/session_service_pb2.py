@@ -26,9 +26,10 @@ from desk.v1 import event_pb2 as desk_dot_v1_dot_event__pb2
 from desk.v1 import session_pb2 as desk_dot_v1_dot_session__pb2
 from desk.v1 import status_pb2 as desk_dot_v1_dot_status__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64\x65sk/v1/session_service.proto\x12\x07\x64\x65sk.v1\x1a\x13\x64\x65sk/v1/event.proto\x1a\x15\x64\x65sk/v1/session.proto\x1a\x14\x64\x65sk/v1/status.proto\x1a\x1egoogle/protobuf/duration.proto\"i\n\x11GetSessionRequest\x12\x12\n\nsdk_app_id\x18\x01 \x01(\x03\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x14\n\x0cmin_revision\x18\x03 \x01(\x03\x12\x16\n\x0e\x61s_of_revision\x18\x04 \x01(\x03\"`\n\x12GetSessionResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12!\n\x07session\x18\x02 \x01(\x0b\x32\x10.desk.v1.Session\"<\n\x17\x42\x61tchGetSessionsRequest\x12!\n\x04keys\x18\x01 \x03(\x0b\x32\x13.desk.v1.SessionKey\"\xb5\x01\n\x18\x42\x61tchGetSessionsResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\"\n\x08sessions\x18\x02 \x03(\x0b\x32\x10.desk.v1.Session\x12$\n\x07missing\x18\x03 \x03(\x0b\x32\x13.desk.v1.SessionKey\x12&\n\tremaining\x18\x04 \x03(\x0b\x32\x13.desk.v1.SessionKey\"\x8c\x01\n\x13ListSessionsRequest\x12&\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x16.desk.v1.SessionFilter\x12\x10\n\x08order_by\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x14\n\x0cmin_revision\x18\x05 \x01(\x03\"|\n\x14ListSessionsResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\"\n\x08sessions\x18\x02 \x03(\x0b\x32\x10.desk.v1.Session\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"e\n\x14\x43ountSessionsRequest\x12&\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x16.desk.v1.SessionFilter\x12%\n\x08group_by\x18\x02 \x01(\x0e\x32\x13.desk.v1.CountGroup\"\x7f\n\x15\x43ountSessionsResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12%\n\x06groups\x18\x02 \x03(\x0b\x32\x15.desk.v1.SessionGroup\x12\x16\n\x0eother_sessions\x18\x03 \x01(\x03\"\xe8\x01\n\x0cSessionGroup\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08sessions\x18\x02 \x01(\x03\x12,\n\nqueue_wait\x18\x03 \x01(\x0b\x32\x18.desk.v1.DurationSummary\x12\x30\n\x0e\x66irst_response\x18\x04 \x01(\x0b\x32\x18.desk.v1.DurationSummary\x12-\n\x0bhandle_time\x18\x05 \x01(\x0b\x32\x18.desk.v1.DurationSummary\x12\x0f\n\x07ratings\x18\x06 \x01(\x03\x12\x19\n\x11mean_satisfaction\x18\x07 \x01(\x01\"t\n\x0f\x44urationSummary\x12\x10\n\x08sessions\x18\x01 \x01(\x03\x12\'\n\x04mean\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03max\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x93\x01\n\x15\x45xplainSessionRequest\x12\x12\n\nsdk_app_id\x18\x01 \x01(\x03\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x15\n\romit_raw_body\x18\x05 \x01(\x08\x12\x14\n\x0comit_message\x18\x06 \x01(\x08\"\xa6\x01\n\x16\x45xplainSessionResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12!\n\x07session\x18\x02 \x01(\x0b\x32\x10.desk.v1.Session\x12\'\n\x07records\x18\x03 \x03(\x0b\x32\x16.desk.v1.SessionRecord\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"d\n\x13WaitForStateRequest\x12\x12\n\nsdk_app_id\x18\x01 \x01(\x03\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.desk.v1.SessionState\"b\n\x14WaitForStateResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12!\n\x07session\x18\x02 \x01(\x0b\x32\x10.desk.v1.Session*\xaa\x01\n\nCountGroup\x12\x1b\n\x17\x43OUNT_GROUP_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43OUNT_GROUP_STATE\x10\x01\x12\x15\n\x11\x43OUNT_GROUP_AGENT\x10\x02\x12\x1c\n\x18\x43OUNT_GROUP_CHANNEL_TYPE\x10\x03\x12\x1a\n\x16\x43OUNT_GROUP_END_REASON\x10\x04\x12\x17\n\x13\x43OUNT_GROUP_SDK_APP\x10\x05\x32\xed\x03\n\x0eSessionService\x12\x45\n\nGetSession\x12\x1a.desk.v1.GetSessionRequest\x1a\x1b.desk.v1.GetSessionResponse\x12W\n\x10\x42\x61tchGetSessions\x12 .desk.v1.BatchGetSessionsRequest\x1a!.desk.v1.BatchGetSessionsResponse\x12K\n\x0cListSessions\x12\x1c.desk.v1.ListSessionsRequest\x1a\x1d.desk.v1.ListSessionsResponse\x12N\n\rCountSessions\x12\x1d.desk.v1.CountSessionsRequest\x1a\x1e.desk.v1.CountSessionsResponse\x12Q\n\x0e\x45xplainSession\x12\x1e.desk.v1.ExplainSessionRequest\x1a\x1f.desk.v1.ExplainSessionResponse\x12K\n\x0cWaitForState\x12\x1c.desk.v1.WaitForStateRequest\x1a\x1d.desk.v1.WaitForStateResponseB%\n\x07\x64\x65sk.v1P\x01Z\x0e\x64\x65sk/v1;deskv1\xaa\x02\x07\x44\x65sk.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64\x65sk/v1/session_service.proto\x12\x07\x64\x65sk.v1\x1a\x13\x64\x65sk/v1/event.proto\x1a\x15\x64\x65sk/v1/session.proto\x1a\x14\x64\x65sk/v1/status.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x01\n\x11GetSessionRequest\x12\x12\n\nsdk_app_id\x18\x01 \x01(\x03\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x14\n\x0cmin_revision\x18\x03 \x01(\x03\x12\x16\n\x0e\x61s_of_revision\x18\x04 \x01(\x03\x12.\n\nas_of_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"`\n\x12GetSessionResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12!\n\x07session\x18\x02 \x01(\x0b\x32\x10.desk.v1.Session\"<\n\x17\x42\x61tchGetSessionsRequest\x12!\n\x04keys\x18\x01 \x03(\x0b\x32\x13.desk.v1.SessionKey\"\xb5\x01\n\x18\x42\x61tchGetSessionsResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\"\n\x08sessions\x18\x02 \x03(\x0b\x32\x10.desk.v1.Session\x12$\n\x07missing\x18\x03 \x03(\x0b\x32\x13.desk.v1.SessionKey\x12&\n\tremaining\x18\x04 \x03(\x0b\x32\x13.desk.v1.SessionKey\"\x8c\x01\n\x13ListSessionsRequest\x12&\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x16.desk.v1.SessionFilter\x12\x10\n\x08order_by\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x14\n\x0cmin_revision\x18\x05 \x01(\x03\"|\n\x14ListSessionsResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\"\n\x08sessions\x18\x02 \x03(\x0b\x32\x10.desk.v1.Session\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"e\n\x14\x43ountSessionsRequest\x12&\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x16.desk.v1.SessionFilter\x12%\n\x08group_by\x18\x02 \x01(\x0e\x32\x13.desk.v1.CountGroup\"\x7f\n\x15\x43ountSessionsResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12%\n\x06groups\x18\x02 \x03(\x0b\x32\x15.desk.v1.SessionGroup\x12\x16\n\x0eother_sessions\x18\x03 \x01(\x03\"\xe8\x01\n\x0cSessionGroup\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08sessions\x18\x02 \x01(\x03\x12,\n\nqueue_wait\x18\x03 \x01(\x0b\x32\x18.desk.v1.DurationSummary\x12\x30\n\x0e\x66irst_response\x18\x04 \x01(\x0b\x32\x18.desk.v1.DurationSummary\x12-\n\x0bhandle_time\x18\x05 \x01(\x0b\x32\x18.desk.v1.DurationSummary\x12\x0f\n\x07ratings\x18\x06 \x01(\x03\x12\x19\n\x11mean_satisfaction\x18\x07 \x01(\x01\"t\n\x0f\x44urationSummary\x12\x10\n\x08sessions\x18\x01 \x01(\x03\x12\'\n\x04mean\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03max\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x93\x01\n\x15\x45xplainSessionRequest\x12\x12\n\nsdk_app_id\x18\x01 \x01(\x03\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x15\n\romit_raw_body\x18\x05 \x01(\x08\x12\x14\n\x0comit_message\x18\x06 \x01(\x08\"\xa6\x01\n\x16\x45xplainSessionResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12!\n\x07session\x18\x02 \x01(\x0b\x32\x10.desk.v1.Session\x12\'\n\x07records\x18\x03 \x03(\x0b\x32\x16.desk.v1.SessionRecord\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"d\n\x13WaitForStateRequest\x12\x12\n\nsdk_app_id\x18\x01 \x01(\x03\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.desk.v1.SessionState\"b\n\x14WaitForStateResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12!\n\x07session\x18\x02 \x01(\x0b\x32\x10.desk.v1.Session*\xaa\x01\n\nCountGroup\x12\x1b\n\x17\x43OUNT_GROUP_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43OUNT_GROUP_STATE\x10\x01\x12\x15\n\x11\x43OUNT_GROUP_AGENT\x10\x02\x12\x1c\n\x18\x43OUNT_GROUP_CHANNEL_TYPE\x10\x03\x12\x1a\n\x16\x43OUNT_GROUP_END_REASON\x10\x04\x12\x17\n\x13\x43OUNT_GROUP_SDK_APP\x10\x05\x32\xed\x03\n\x0eSessionService\x12\x45\n\nGetSession\x12\x1a.desk.v1.GetSessionRequest\x1a\x1b.desk.v1.GetSessionResponse\x12W\n\x10\x42\x61tchGetSessions\x12 .desk.v1.BatchGetSessionsRequest\x1a!.desk.v1.BatchGetSessionsResponse\x12K\n\x0cListSessions\x12\x1c.desk.v1.ListSessionsRequest\x1a\x1d.desk.v1.ListSessionsResponse\x12N\n\rCountSessions\x12\x1d.desk.v1.CountSessionsRequest\x1a\x1e.desk.v1.CountSessionsResponse\x12Q\n\x0e\x45xplainSession\x12\x1e.desk.v1.ExplainSessionRequest\x1a\x1f.desk.v1.ExplainSessionResponse\x12K\n\x0cWaitForState\x12\x1c.desk.v1.WaitForStateRequest\x1a\x1d.desk.v1.WaitForStateResponseB%\n\x07\x64\x65sk.v1P\x01Z\x0e\x64\x65sk/v1;deskv1\xaa\x02\x07\x44\x65sk.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,36 +37,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'desk.v1.session_service_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\007desk.v1P\001Z\016desk/v1;deskv1\252\002\007Desk.V1'
-  _globals['_COUNTGROUP']._serialized_start=1967
-  _globals['_COUNTGROUP']._serialized_end=2137
-  _globals['_GETSESSIONREQUEST']._serialized_start=140
-  _globals['_GETSESSIONREQUEST']._serialized_end=245
-  _globals['_GETSESSIONRESPONSE']._serialized_start=247
-  _globals['_GETSESSIONRESPONSE']._serialized_end=343
-  _globals['_BATCHGETSESSIONSREQUEST']._serialized_start=345
-  _globals['_BATCHGETSESSIONSREQUEST']._serialized_end=405
-  _globals['_BATCHGETSESSIONSRESPONSE']._serialized_start=408
-  _globals['_BATCHGETSESSIONSRESPONSE']._serialized_end=589
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=592
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=732
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=734
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=858
-  _globals['_COUNTSESSIONSREQUEST']._serialized_start=860
-  _globals['_COUNTSESSIONSREQUEST']._serialized_end=961
-  _globals['_COUNTSESSIONSRESPONSE']._serialized_start=963
-  _globals['_COUNTSESSIONSRESPONSE']._serialized_end=1090
-  _globals['_SESSIONGROUP']._serialized_start=1093
-  _globals['_SESSIONGROUP']._serialized_end=1325
-  _globals['_DURATIONSUMMARY']._serialized_start=1327
-  _globals['_DURATIONSUMMARY']._serialized_end=1443
-  _globals['_EXPLAINSESSIONREQUEST']._serialized_start=1446
-  _globals['_EXPLAINSESSIONREQUEST']._serialized_end=1593
-  _globals['_EXPLAINSESSIONRESPONSE']._serialized_start=1596
-  _globals['_EXPLAINSESSIONRESPONSE']._serialized_end=1762
-  _globals['_WAITFORSTATEREQUEST']._serialized_start=1764
-  _globals['_WAITFORSTATEREQUEST']._serialized_end=1864
-  _globals['_WAITFORSTATERESPONSE']._serialized_start=1866
-  _globals['_WAITFORSTATERESPONSE']._serialized_end=1964
-  _globals['_SESSIONSERVICE']._serialized_start=2140
-  _globals['_SESSIONSERVICE']._serialized_end=2633
+  _globals['_COUNTGROUP']._serialized_start=2049
+  _globals['_COUNTGROUP']._serialized_end=2219
+  _globals['_GETSESSIONREQUEST']._serialized_start=174
+  _globals['_GETSESSIONREQUEST']._serialized_end=327
+  _globals['_GETSESSIONRESPONSE']._serialized_start=329
+  _globals['_GETSESSIONRESPONSE']._serialized_end=425
+  _globals['_BATCHGETSESSIONSREQUEST']._serialized_start=427
+  _globals['_BATCHGETSESSIONSREQUEST']._serialized_end=487
+  _globals['_BATCHGETSESSIONSRESPONSE']._serialized_start=490
+  _globals['_BATCHGETSESSIONSRESPONSE']._serialized_end=671
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=674
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=814
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=816
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=940
+  _globals['_COUNTSESSIONSREQUEST']._serialized_start=942
+  _globals['_COUNTSESSIONSREQUEST']._serialized_end=1043
+  _globals['_COUNTSESSIONSRESPONSE']._serialized_start=1045
+  _globals['_COUNTSESSIONSRESPONSE']._serialized_end=1172
+  _globals['_SESSIONGROUP']._serialized_start=1175
+  _globals['_SESSIONGROUP']._serialized_end=1407
+  _globals['_DURATIONSUMMARY']._serialized_start=1409
+  _globals['_DURATIONSUMMARY']._serialized_end=1525
+  _globals['_EXPLAINSESSIONREQUEST']._serialized_start=1528
+  _globals['_EXPLAINSESSIONREQUEST']._serialized_end=1675
+  _globals['_EXPLAINSESSIONRESPONSE']._serialized_start=1678
+  _globals['_EXPLAINSESSIONRESPONSE']._serialized_end=1844
+  _globals['_WAITFORSTATEREQUEST']._serialized_start=1846
+  _globals['_WAITFORSTATEREQUEST']._serialized_end=1946
+  _globals['_WAITFORSTATERESPONSE']._serialized_start=1948
+  _globals['_WAITFORSTATERESPONSE']._serialized_end=2046
+  _globals['_SESSIONSERVICE']._serialized_start=2222
+  _globals['_SESSIONSERVICE']._serialized_end=2715
 # @@protoc_insertion_point(module_scope)

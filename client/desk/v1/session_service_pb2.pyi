@@ -49,6 +49,7 @@ from desk.v1 import status_pb2 as _status_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -108,6 +109,7 @@ class GetSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     AS_OF_REVISION_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     sdk_app_id: _builtins.int
     """The app; 0 means the only configured app."""
     session_id: _builtins.str
@@ -123,6 +125,13 @@ class GetSessionRequest(_message.Message):
     the revision is older than the journal (REVISION_NOT_KEPT) or not applied
     yet (REVISION_IN_FUTURE).
     """
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Return the session as of the last of its callbacks that had been received
+        at this time (`Event.received_at`, inclusive); those beyond the limits of
+        a session do not count. Unset = now. Not together with `as_of_revision`.
+        """
+
     def __init__(
         self,
         *,
@@ -130,10 +139,11 @@ class GetSessionRequest(_message.Message):
         session_id: _builtins.str = ...,
         min_revision: _builtins.int = ...,
         as_of_revision: _builtins.int = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "min_revision", b"min_revision", "sdk_app_id", b"sdk_app_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_revision", b"as_of_revision", "as_of_time", b"as_of_time", "min_revision", b"min_revision", "sdk_app_id", b"sdk_app_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -149,7 +159,9 @@ class GetSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _status_pb2.ResponseHeader:
-        """Its revision is `as_of_revision`, or without that the applied one."""
+        """Its revision is `as_of_revision`; with `as_of_time`, that of the session;
+        otherwise the applied one.
+        """
 
     @_builtins.property
     def session(self) -> _session_pb2.Session:
@@ -250,9 +262,9 @@ class ListSessionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     order_by: _builtins.str
-    """`begun_at`, `last_event_at` or `ended_at`, each optionally followed by
-    ` asc` or ` desc` (AIP-132: ascending unless said otherwise). Empty =
-    `begun_at desc`. Sessions with equal times are ordered, in the same
+    """`begun_at`, `last_event_at`, `ended_at` or `state_since`, each optionally
+    followed by ` asc` or ` desc` (AIP-132: ascending unless said otherwise).
+    Empty = `begun_at desc`. Sessions with equal times are ordered, in the same
     direction, by the revision at which they were first seen to have begun;
     this order is the same on every replica. With `ended_at`, only sessions
     that have ended are listed.

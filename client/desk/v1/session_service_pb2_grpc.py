@@ -72,7 +72,7 @@ class SessionServiceServicer(object):
     """
 
     def GetSession(self, request, context):
-        """GetSession returns one session, now or at an earlier revision. NOT_FOUND
+        """GetSession returns one session, now or as it was before. NOT_FOUND
         (SESSION_NOT_FOUND) if the session had not begun by then; the error's
         message says what is known of it. NOT_FOUND (FORGOTTEN) if it was removed
         for good and has not begun again.

@@ -73,7 +73,7 @@ class SessionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
-    """GetSession returns one session, now or at an earlier revision. NOT_FOUND
+    """GetSession returns one session, now or as it was before. NOT_FOUND
     (SESSION_NOT_FOUND) if the session had not begun by then; the error's
     message says what is known of it. NOT_FOUND (FORGOTTEN) if it was removed
     for good and has not begun again.
@@ -114,7 +114,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
-    """GetSession returns one session, now or at an earlier revision. NOT_FOUND
+    """GetSession returns one session, now or as it was before. NOT_FOUND
     (SESSION_NOT_FOUND) if the session had not begun by then; the error's
     message says what is known of it. NOT_FOUND (FORGOTTEN) if it was removed
     for good and has not begun again.
@@ -158,7 +158,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.GetSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetSessionResponse, _abc.Awaitable[_session_service_pb2.GetSessionResponse]]:
-        """GetSession returns one session, now or at an earlier revision. NOT_FOUND
+        """GetSession returns one session, now or as it was before. NOT_FOUND
         (SESSION_NOT_FOUND) if the session had not begun by then; the error's
         message says what is known of it. NOT_FOUND (FORGOTTEN) if it was removed
         for good and has not begun again.
