@@ -1,11 +1,17 @@
-"""Settings of the console: who may see it."""
+"""Settings of the console: where it is, who may see it, and how it signs in at the service."""
 
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from command.address import Address
+from pydantic import Field
+from pydantic_settings import BaseSettings
+
+from command.address import DEFAULT_CONSOLE, Address
+from command.endpoints import setting
+from command.values import Listen
+from simulator.connection import security_of
 from storage.changes import FileProblem, read_file
 
 if TYPE_CHECKING:
@@ -14,9 +20,55 @@ if TYPE_CHECKING:
 MAX_PASSWORDS = 64 * 1024
 """Bytes of the file of passwords, at most."""
 
+DEFAULT_PROXIES = "127.0.0.1,::1"
+"""Default of DESK_CONSOLE_PROXIES."""
+
+
+class ConsoleSettings(BaseSettings):
+    """The settings of the console that `desk serve` runs; a part of `Settings`.
+
+    Attributes:
+        console_listen: address of the console; None: there is none.
+        console_password_file: file of users and passwords; None: nobody is asked for one.
+        console_user_header: header in which a proxy names the user; empty: there is no such proxy.
+        console_proxies: addresses of such proxies, with commas between them.
+    """
+
+    console_listen: Listen | None = Field(default=DEFAULT_CONSOLE, validate_default=True)
+    console_password_file: Path | None = None
+    console_user_header: str = ""
+    console_proxies: str = DEFAULT_PROXIES
+
+    def console_access(self, address: Address) -> "Access":
+        """Return who may see the console at an address; raises ConsoleError."""
+        file = self.console_password_file
+        passwords = read_passwords(file) if file else {}
+        return access_to(address, passwords, self.console_user_header, self.console_proxies)
+
+
+def client_security() -> dict[str, Any]:
+    """Return TLS and key of a client, from the variables that client commands read.
+
+    Raises:
+        ConsoleError: they cannot be used.
+    """
+    names = ("TLS_CA", "TLS_CERT", "TLS_KEY", "KEY_FILE")
+    ca, cert, key, key_file = (_path(f"DESK_CLIENT_{name}") for name in names)
+    try:
+        return security_of(ca, cert, key, setting("DESK_CLIENT_TLS_NAME"), key_file)
+    except OSError as error:
+        raise ConsoleError(f"{error.filename}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConsoleError(str(error)) from None
+
 
 class ConsoleError(ValueError):
     """The console cannot be shown so. The message says what to set."""
+
+
+def _path(variable: str) -> Path | None:
+    value = setting(variable)
+    return Path(value) if value else None
 
 
 def read_passwords(path: Path) -> dict[str, str]:

@@ -12,14 +12,14 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from shutil import disk_usage
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from setproctitle import setproctitle
@@ -47,6 +47,7 @@ from metrics.instruments import Group
 from storage.changes import FileProblem
 
 if TYPE_CHECKING:
+    from console.protection import Access
     from gateway.authentication import Authenticator
     from journal.late import LateWriter
     from journal.port import JournalReader
@@ -89,6 +90,19 @@ def service_processes(settings: Settings, runtime: Path, address: Address) -> li
     snapshots = ProcessSpec(name="snapshots", run=run_snapshots, arguments=both, stage=1)
     publishes = settings.is_on_nats and settings.snapshot_hours
     return [follower, *workers, *([snapshots] if publishes else [])]
+
+
+def console_processes(
+    settings: Settings,
+    runtime: Path,
+    listener: socket.socket,
+    target: Address,
+    access: "Access",
+    security: Mapping[str, Any],
+) -> list[ProcessSpec]:
+    """Return the console of a service at `target`. It stops with the gateway."""
+    arguments = (settings, runtime, listener, target, access, security)
+    return [ProcessSpec(name="console", run=run_console, arguments=arguments, stage=0)]
 
 
 def run_gateway(
@@ -247,12 +261,55 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         sdk_app_ids=settings.sdk_app_ids,
         journal_backlog=backlog_of(settings),
         journal_size=lambda: journal_size(settings),
-        silent_processes=lambda: [name for name in read_silent(runtime) if name != "gateway"],
+        silent_processes=lambda: [
+            name for name in read_silent(runtime) if name not in ("gateway", "console")
+        ],
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,
         clients=clients,
         limits=Limits(lag_seconds=settings.max_lag or math.inf),
+    )
+    beat.cancel()
+
+
+def run_console(
+    notifier: Notifier,
+    settings: Settings,
+    runtime: Path,
+    listener: socket.socket,
+    target: Address,
+    access: "Access",
+    security: Mapping[str, Any],
+) -> None:
+    """Run the console: show in a browser what the service at `target` answers."""
+    with _process(notifier, settings, runtime, "console"):
+        asyncio.run(_serve_console(notifier, settings, listener, target, access, security))
+
+
+async def _serve_console(
+    notifier: Notifier,
+    settings: Settings,
+    listener: socket.socket,
+    target: Address,
+    access: "Access",
+    security: Mapping[str, Any],
+) -> None:
+    from console.server import serve
+    from desk.client import Client
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    on_stop_request(lambda: _set(loop, stop))
+    beat = asyncio.create_task(_give_signs(notifier))
+    await serve(
+        listener,
+        str(target),
+        connect=lambda each: Client(each, **security),
+        access=access,
+        settings=settings.described(),
+        stop=stop,
+        on_ready=lambda: _report_ready(notifier),
     )
     beat.cancel()
 

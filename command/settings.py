@@ -30,9 +30,10 @@ from command.address import (
     DEFAULT_METRICS,
     Address,
 )
+from command.console import ConsoleSettings
 from command.nats import JournalSettings
 from command.token_file import Tokens, check_apps, read_token_file, read_tokens, tokens_variable
-from command.values import number, parsed, shown, whole_number
+from command.values import Listen, number, parsed, shown, whole_number
 from gateway.options import check_callback_path
 from service.certificates import CertificateFiles
 from service.clients import read_clients
@@ -85,10 +86,9 @@ def _read_app_ids(text: str) -> tuple[int, ...]:
 AnySettings = TypeVar("AnySettings", bound=JournalSettings)
 
 AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
-Listen = Annotated[Address, NoDecode, parsed(Address.parse)]
 
 
-class Settings(JournalSettings):
+class Settings(ConsoleSettings, JournalSettings):
     """The settings of one process, made by `load`.
 
     The order of the fields matters: a check can use only the fields above its own.
@@ -231,10 +231,12 @@ class Settings(JournalSettings):
             raise ValueError(f"{shown(str(path))} is not a directory")
         return path.absolute()
 
-    @check("metrics_listen", mode="before")
+    @check("metrics_listen", "console_listen", mode="before")
     @classmethod
-    def _off_if_empty(cls, value: Any) -> Any:
-        return None if value == DEFAULT_METRICS and cls._is_empty("metrics_listen") else value
+    def _off_if_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        field = str(info.field_name)
+        default = cls.model_fields[field].default
+        return None if value == default and cls._is_empty(field) else value
 
     @check("log_level", "log_format", mode="before")
     @classmethod
@@ -256,6 +258,19 @@ class Settings(JournalSettings):
         given = EnvSettingsSource(cls, env_ignore_empty=False).env_vars
         given = {**DotEnvSettingsSource(cls, env_ignore_empty=False).env_vars, **given}
         return given.get((_PREFIX + field).lower()) == ""
+
+    def described(self) -> list[dict[str, str]]:
+        """Return name, value and source of each setting, for people. Secrets are masked."""
+        environment = EnvSettingsSource(type(self)).env_vars
+        file = DotEnvSettingsSource(type(self)).env_vars
+        described = []
+        for field, info in type(self).model_fields.items():
+            name = (_PREFIX + field).lower()
+            sources = {"environment": environment, ".env": file}
+            source = next((each for each, given in sources.items() if given.get(name)), "default")
+            value = getattr(self, field) if info.repr else "(secret)"
+            described.append({"name": name.upper(), "value": _shown(value), "source": source})
+        return described
 
     def read_tokens_again(self) -> Tokens:
         """Read `callback_tokens_file` once more; raises FileProblem if it is wrong."""
@@ -350,6 +365,10 @@ class NatsSettings(JournalSettings):
     def load(cls, journal: str) -> Self:
         """As `Settings.load`, with the servers' addresses in `journal`."""
         return _loaded(lambda: cls(journal=journal))
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if type(value) is tuple else str(value)
 
 
 def _loaded(make: Callable[[], AnySettings]) -> AnySettings:

@@ -1,9 +1,12 @@
 """Values of settings: how they are read from text, and shown in errors."""
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator
+from pydantic_settings import NoDecode
+
+from command.address import Address
 
 
 def whole_number(text: str, lowest: int, highest: int) -> int:
@@ -24,3 +27,7 @@ def parsed(read: Any) -> BeforeValidator:
 
 def shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+Listen = Annotated[Address, NoDecode, parsed(Address.parse)]
+"""An address as `host:port`."""

@@ -1,8 +1,8 @@
 """The command that runs the console apart from the service."""
 
 import asyncio
-import sys
-from contextlib import closing, suppress
+import signal
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import click
 from command.address import DEFAULT_CONSOLE, Address
 from command.cli.connection import security_target
 from command.cli.parameters import current_zone, time_zone_option
-from command.console import ConsoleError, access_to, read_passwords
+from command.console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
 from command.sockets import CannotListen, bound_address, listen
 from simulator.connection import connect
 
@@ -63,7 +63,7 @@ class _Listen(click.ParamType[Address]):
     "--proxy",
     "proxies",
     envvar="DESK_CONSOLE_PROXIES",
-    default="127.0.0.1,::1",
+    default=DEFAULT_PROXIES,
     show_default=True,
     show_envvar=True,
     help="Addresses of such proxies, with commas between them.",
@@ -96,15 +96,19 @@ def console(
         raise click.UsageError(str(error)) from None
     with closing(listener):
         url = f"http://{bound_address(listener).from_here()}"
-        serving = serve(
-            listener,
-            target,
-            connect=partial(connect, security=security),
-            access=access,
-            zone=current_zone(),
-            stop=asyncio.Event(),
-            on_ready=lambda: click.echo(f"console: {url}"),
-        )
-        with suppress(KeyboardInterrupt):
-            asyncio.run(serving)
-    sys.exit(0)
+
+        async def run() -> None:
+            stop = asyncio.Event()
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+            await serve(
+                listener,
+                target,
+                connect=partial(connect, security=security),
+                access=access,
+                zone=current_zone(),
+                stop=stop,
+                on_ready=lambda: click.echo(f"console: {url}"),
+            )
+
+        asyncio.run(run())
