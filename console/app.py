@@ -6,12 +6,14 @@ from typing import Any
 import falcon
 from falcon.asgi import App, Request, Response
 
+from console.board import Board, options_of
 from console.events import Feed, Rejections
 from console.health import Health
 from console.live import Live, TooManyListeners
 from console.page import Page
 from console.protection import LIVE, Access
 from console.query import BadQuery, Query
+from console.reports import Reports
 from console.sessions import OneSession, Sessions
 from console.site import Site
 from console.table import Table
@@ -35,11 +37,14 @@ def create_app(site: Site, access: Access) -> App[Any, Any]:
     """
     app = App(middleware=[access], cors_enable=False)
     app.req_options.keep_blank_qs_values = False
-    for kind in (Sessions, OneSession, Rejections, Health, Table):
+    app.add_route("/", Start())
+    for kind in (Sessions, OneSession, Rejections, Reports, Health, Table):
         _add(app, kind(site))
-    feed = Feed(site)
+    board, feed = Board(site), Feed(site)
+    _add(app, board)
     _add(app, feed)
-    app.add_route("/feed/live", LivePart(Live(feed.live, "prepend"), feed))
+    app.add_route("/board/live", LivePart(Live(board.live, "replace")))
+    app.add_route("/feed/live", LivePart(Live(feed.live, "prepend")))
     app.add_route("/static/{version}/{name}", Static())
     app.add_route(LIVE, Alive())
     return app
@@ -51,18 +56,24 @@ def _add(app: App[Any, Any], page: Page) -> None:
         app.add_route(f"{page.path}{form}", page)
 
 
+class Start:
+    """Sends the browser to the board."""
+
+    async def on_get(self, request: Request, response: Response) -> None:
+        raise falcon.HTTPFound("/board")
+
+
 class LivePart:
     """Sends the live part of a page as server-sent events."""
 
-    def __init__(self, live: Live, page: Page) -> None:
+    def __init__(self, live: Live) -> None:
         self._live = live
-        self._page = page
 
     async def on_get(self, request: Request, response: Response) -> None:
         """Send events until the browser leaves."""
         query = Query(request.params)
         try:
-            query.session_filter(), query.event_filter()  # before a stream begins
+            query.event_filter(), options_of(query)  # before a stream begins
         except BadQuery as error:
             raise falcon.HTTPBadRequest(description=str(error)) from None
         response.set_header("X-Accel-Buffering", "no")  # nginx passes events on at once

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any
 
 from console.page import Document, Page
-from console.query import Query, names_of
+from console.query import Query, names_of, parsed
 from desk.v1.event_pb2 import EventType, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest
 from display.documents import as_json
@@ -95,7 +95,7 @@ class Feed(Page):
 
     async def live(self, query: str) -> AsyncGenerator[str, None]:
         """Yield the rows of new records, the newest first."""
-        selected = Query(_parsed(query), self.site.zone)
+        selected = Query(parsed(query), self.site.zone)
         updates = self.site.client.subscribe(
             event_filter=selected.event_filter(), omit_raw_body=True, omit_message=True
         )
@@ -104,9 +104,3 @@ class Feed(Page):
                 if update.records:
                     records = list(map(as_json, update.records))[::-1][:ROWS]
                     yield self.site.render("feed_rows.html", records=records)
-
-
-def _parsed(query: str) -> dict[str, list[str]]:
-    from urllib.parse import parse_qs
-
-    return parse_qs(query)

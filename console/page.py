@@ -67,7 +67,7 @@ class Page:
             _put_json(response, document)
         elif form == ".csv":
             response.content_type = "text/csv; charset=utf-8"
-            response.downloadable_as = f"{self.path.strip('/') or 'board'}.csv"
+            response.downloadable_as = f"{self.path.strip('/')}.csv"
             response.text = csv_of(document[self.rows], self.columns)
         else:
             response.content_type = falcon.MEDIA_HTML

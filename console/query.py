@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -121,6 +121,11 @@ class Query:
             channel_types=self.texts("channel"),
             verdicts=self.enums("verdict", Verdict),  # type: ignore[arg-type]
         )
+
+
+def parsed(encoded: str) -> dict[str, list[str]]:
+    """Return the parameters of an encoded query."""
+    return parse_qs(encoded)
 
 
 def names_of(enum: Any) -> list[str]:

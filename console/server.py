@@ -46,6 +46,8 @@ async def serve(
         }
         client = await stack.enter_async_context(connect(target))
         site = Site(client, replicas=clients, zone=zone, settings=settings)
+        sampling = asyncio.create_task(site.depth.run(client))
+        stack.callback(sampling.cancel)
         config = uvicorn.Config(
             create_app(site, access),
             log_config=None,

@@ -1,4 +1,4 @@
-"""What all pages share: the client, the templates and their words."""
+"""The client, the templates and their words, which all pages share."""
 
 import base64
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from console.depth import QueueDepth
 from desk.client import Client
-from display.texts import count_of, format_duration, format_size, format_time
+from display.texts import count_of, format_seconds, format_size, format_time
 
 NAVIGATION = (
-    ("/", "Board"),
+    ("/board", "Board"),
     ("/sessions", "Sessions"),
     ("/rejections", "Rejections"),
     ("/feed", "Feed"),
@@ -25,13 +25,21 @@ NAVIGATION = (
 )
 
 
+_PREFIXES = (
+    *("SESSION_STATE_", "END_REASON_", "REJECTION_REASON_", "VERDICT_", "EVENT_TYPE_"),
+    *("INTERVAL_LENGTH_", "REPORT_GROUP_"),
+)
+"""Prefixes of enum values, which people need not see."""
+
+
 class Site:
-    """What all pages share.
+    """The client and the templates, which all pages share.
 
     Attributes:
         client: of the service, or of its replicas.
         replicas: a client for each, by address.
         zone: of the times shown.
+        depth: of the queue, over the last hours.
         settings: names, values and sources of the settings, secrets masked; empty if unknown.
     """
 
@@ -47,6 +55,7 @@ class Site:
         self.replicas = replicas
         self.zone = zone
         self.settings = settings or []
+        self.depth = QueueDepth()
         self._templates = Environment(
             loader=PackageLoader("console"),
             autoescape=select_autoescape(default=True, default_for_string=True),
@@ -58,7 +67,10 @@ class Site:
             "time": self.time,
             "clock": self.clock,
             "duration": duration,
+            "epoch": epoch,
+            "seconds_to": seconds_to,
             "word": word,
+            "share": share,
             "size": format_size,
             "visible": visible,
             "decoded": decoded,
@@ -94,18 +106,28 @@ def duration(text: str | float | None) -> str:
     """Return a document's duration, such as `12.5s`, or seconds, in one or two units."""
     if text is None or text == "":
         return "–"
-    span = Duration()
-    if isinstance(text, str):
-        span.FromJsonString(text)
-    else:
-        span.FromMilliseconds(round(text * 1000))
-    return format_duration(span)
+    return format_seconds(float(text.removesuffix("s") if isinstance(text, str) else text))
+
+
+def epoch(text: str) -> float:
+    """Return a document's time in seconds since 1970."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def seconds_to(text: str, other: str) -> float:
+    """Return the seconds from one of a document's times to another."""
+    return round(epoch(other) - epoch(text), 1)
+
+
+def share(part: float | None) -> str:
+    """Return a share from 0 to 1 as a percentage."""
+    return "–" if part is None else f"{part * 100:.1f} %"
 
 
 def word(name: str | int) -> str:
     """Return the name of an enum's value for people: `SESSION_STATE_WITH_AGENT`: with agent."""
     text = str(name)
-    for prefix in ("SESSION_STATE_", "END_REASON_", "REJECTION_REASON_", "VERDICT_", "EVENT_TYPE_"):
+    for prefix in _PREFIXES:
         text = text.removeprefix(prefix)
     return "–" if text == "UNSPECIFIED" else text.replace("_", " ").lower()
 

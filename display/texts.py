@@ -32,7 +32,11 @@ def format_time(moment: datetime, *, precision: str = "seconds") -> str:
 
 def format_duration(duration: Duration) -> str:
     """Return a duration in one or two units: `0.4s`, `17s`, `2m05s`, `1h02m` or `3d04h`."""
-    seconds = duration.ToMilliseconds() / 1000
+    return format_seconds(duration.ToMilliseconds() / 1000)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return seconds as `format_duration` does."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(int(seconds), 60)

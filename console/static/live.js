@@ -1,5 +1,6 @@
 "use strict";
-// Live parts, pause, the slider of revisions, and copying. Without it every page still works.
+// Live parts, pause, counting clocks, charts, the slider of revisions, and copying. Without it every
+// page still works.
 
 const policy = globalThis.trustedTypes?.createPolicy("desk", {createHTML: (text) => text});
 
@@ -10,6 +11,43 @@ function parsed(html) {
   return template.content;
 }
 
+function duration(seconds) {
+  const [whole, two] = [Math.max(0, Math.floor(seconds)), (number) => String(number).padStart(2, "0")];
+  if (whole < 60) return `${whole}s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}m${two(whole % 60)}s`;
+  return `${Math.floor(whole / 3600)}h${two(Math.floor(whole / 60) % 60)}m`;
+}
+
+function tick() {
+  for (const clock of document.querySelectorAll("[data-seconds]")) {
+    const seconds = Number(clock.dataset.seconds) + Number(clock.dataset.step);
+    clock.dataset.seconds = seconds;
+    clock.textContent = seconds > 0 ? duration(seconds) : "✕ missed";
+    clock.classList.toggle("bad", seconds <= 0);
+  }
+}
+
+const charts = [];
+
+// The numbers of a chart are those of a table on the page.
+function chart(place) {
+  const names = place.dataset.series.split(",");
+  const ink = (name) => getComputedStyle(place).getPropertyValue(name);
+  const dashes = [[], [8, 4], [2, 4]];
+  const colours = ["--link", "--agent", "--bad"].map(ink);
+  const axis = {stroke: ink("--quiet"), grid: {stroke: ink("--line"), width: 1}, ticks: {show: false}};
+  const numbers = () => {
+    const rows = [...document.querySelectorAll(`${place.dataset.chart} tbody tr`)];
+    const cells = rows.map((row) => [...row.querySelectorAll("[data-value]")].map((cell) => Number(cell.dataset.value)));
+    return [0, ...names.keys()].map((_, column) => cells.map((row) => row[column])).slice(0, names.length + 1);
+  };
+  const size = () => ({width: place.clientWidth, height: 220});
+  const series = names.map((label, at) => ({label, stroke: colours[at], dash: dashes[at], width: 2}));
+  const plot = new uPlot({...size(), series: [{}, ...series], axes: [axis, axis], scales: {y: {range: (_, low, high) => [0, Math.max(high, 1)]}}}, numbers(), place);
+  charts.push(() => plot.setData(numbers()));
+  addEventListener("resize", () => plot.setSize(size()));
+}
+
 function live(part) {
   const pause = document.querySelector("[data-pause]");
   const status = document.querySelector("[data-status]");
@@ -18,7 +56,16 @@ function live(part) {
   let waiting = [];
 
   const say = (text) => { if (status.textContent !== text) status.textContent = text; };
-  const replace = (html) => part.replaceChildren(parsed(html));
+  const replace = (html) => {
+    const reachable = () => [...part.querySelectorAll("a, summary, [tabindex]")];
+    const movable = () => [...part.querySelectorAll("details, .scroll")];
+    const focus = reachable().indexOf(document.activeElement);
+    const kept = movable().map((each) => [each.open, each.scrollLeft]);
+    part.replaceChildren(parsed(html));
+    movable().forEach((each, at) => { if (kept[at]) [each.open, each.scrollLeft] = kept[at]; });
+    reachable()[focus]?.focus({preventScroll: true});
+    charts.forEach((draw) => draw());
+  };
   const prepend = (html) => {
     const rows = parsed(html);
     for (const row of rows.children) row.classList.add("new");
@@ -54,7 +101,9 @@ function live(part) {
   });
 }
 
+for (const place of document.querySelectorAll("[data-chart]")) chart(place);
 for (const part of document.querySelectorAll("[data-live]")) live(part);
+setInterval(() => { if (document.querySelector("[data-pause][aria-pressed=true]") === null) tick(); }, 1000);
 
 for (const input of document.querySelectorAll("[data-submit]")) {
   const output = input.form.querySelector("output");
