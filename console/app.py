@@ -16,6 +16,7 @@ from console.query import BadQuery, Query
 from console.reports import Reports
 from console.sessions import OneSession, Sessions
 from console.site import Site
+from console.subscribers import Subscribers
 from console.table import Table
 
 TYPES = {
@@ -38,7 +39,7 @@ def create_app(site: Site, access: Access) -> App[Any, Any]:
     app = App(middleware=[access], cors_enable=False)
     app.req_options.keep_blank_qs_values = False
     app.add_route("/", Start())
-    for kind in (Sessions, OneSession, Rejections, Reports, Health, Table):
+    for kind in (Sessions, OneSession, Rejections, Reports, Subscribers, Health, Table):
         _add(app, kind(site))
     board, feed = Board(site), Feed(site)
     _add(app, board)

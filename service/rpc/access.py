@@ -32,6 +32,7 @@ SCOPES: dict[str, Scope | None] = {
     "desk.v1.EventService.Subscribe": "feed.read",
     "desk.v1.EventService.ListRejections": "feed.read",
     "desk.v1.StatusService.GetStatus": "status.read",
+    "desk.v1.StatusService.ListSubscribers": "status.read",
     "grpc.health.v1.Health.Check": None,
     "grpc.health.v1.Health.List": None,
     "grpc.health.v1.Health.Watch": None,
@@ -42,6 +43,7 @@ SCOPES: dict[str, Scope | None] = {
 WITHOUT_APPS = frozenset(
     {
         "desk.v1.StatusService.GetStatus",
+        "desk.v1.StatusService.ListSubscribers",
         "grpc.health.v1.Health.Check",
         "grpc.health.v1.Health.List",
         "grpc.health.v1.Health.Watch",

@@ -32,6 +32,7 @@ class Call:
     """A call as the services see it.
 
     Attributes:
+        client: the client's name, or "".
         caller: the client's address.
         apps: those that it may read; None = all.
         reduce: leaves out of an answer what the client may not read or does not want.
@@ -42,14 +43,15 @@ class Call:
     def __init__(
         self,
         context: Any,
-        apps: frozenset[int] | None,
+        grant: Grant,
         reduce: Reduce,
         quota: Quota,
         waiters: Quota,
         count_sent: Callable[[], None],
     ) -> None:
         self.caller = caller_of(context.peer())
-        self.apps = apps
+        self.client = grant.client
+        self.apps = grant.apps
         self.reduce = reduce
         self._write: Callable[[bytes], Awaitable[None]] = context.write
         self._count_sent = count_sent
@@ -137,7 +139,7 @@ class Handler:
         quota = self._quotas.of(self._method)
         reduce = self._gate.reducer(grant)
         count_sent = self._measurement.count_sent
-        call = Call(context, grant.apps, reduce, quota, self._quotas.waiters, count_sent)
+        call = Call(context, grant, reduce, quota, self._quotas.waiters, count_sent)
         _take(quota, call.caller, context)
         return call
 

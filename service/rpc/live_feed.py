@@ -22,6 +22,7 @@ from service.rpc.errors import log_error, shutting_down
 from service.rpc.filter_groups import FilterGroup, FilterIndex
 from service.rpc.limits import Quotas
 from service.rpc.responses import BatchFormat, Encoded
+from service.rpc.subscribers import Places
 from service.rpc.waiters import Waiters
 from service.view.errors import ViewError
 from service.view.reader import Reader, cut, size_of
@@ -92,6 +93,7 @@ class LiveFeed:
         journal_id: of the journal whose revisions the view has.
         quotas, limits: of the worker.
         draining: True once the server is shutting down.
+        places: of the open streams.
         waiters: calls that wait for a revision or a state.
         received_at: time (ms) at which the gateway received the first callback that the last read
             has found.
@@ -108,6 +110,7 @@ class LiveFeed:
         self.limits = limits = quotas.limits
         self.draining = False
         self.waiters = Waiters()
+        self.places = Places()
         head = last_of(progress.applied_revision)
         self.ring = Ring(head, rows=limits.ring_rows, size=limits.ring_bytes)
         self.announced_position = head
@@ -155,6 +158,10 @@ class LiveFeed:
             next_round = clock() + min(most, each * self.subscribers)
             await self._announce()
             await asyncio.sleep(next_round - clock())
+
+    def received_after(self, position: int) -> int:
+        """Return the time (ms) at which the first callback in the ring after a position came."""
+        return _received_at(self.ring.after(max(position, self.ring.floor)))
 
     @contextmanager
     def filter_group(self, selection: EventSelection) -> Iterator[FilterGroup]:

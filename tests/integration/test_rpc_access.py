@@ -127,6 +127,9 @@ STATUS: dict[str, Call] = {
     "GetStatus": lambda worker, app, metadata: worker.status.GetStatus(
         status_pb2.GetStatusRequest(), metadata=metadata
     ),
+    "ListSubscribers": lambda worker, app, metadata: worker.status.ListSubscribers(
+        status_pb2.ListSubscribersRequest(), metadata=metadata
+    ),
     "ServerReflectionInfo": lambda worker, app, metadata: reflection(worker, metadata),
 }
 CALLS = {**SESSIONS, **FEED, **STATUS}
