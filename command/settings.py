@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo
 from pydantic import field_validator as check
@@ -88,11 +88,21 @@ def _read_app_ids(text: str) -> tuple[int, ...]:
 AnySettings = TypeVar("AnySettings", bound=JournalSettings)
 
 
-def _read_service_level(text: str) -> tuple[int, int]:
-    percent, slash, seconds = text.partition("/")
-    if not slash:
-        raise ValueError(f"must be like 80/30 (percent within seconds), not {shown(text)}")
-    return whole_number(percent, 1, 100), whole_number(seconds, 0, MAX_WAIT)
+class ServiceLevel(NamedTuple):
+    """A target: percent of users who are answered within so many seconds."""
+
+    percent: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.percent}/{self.seconds}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        percent, slash, seconds = text.partition("/")
+        if not slash:
+            raise ValueError(f"must be like 80/30 (percent within seconds), not {shown(text)}")
+        return cls(whole_number(percent, 1, 100), whole_number(seconds, 0, MAX_WAIT))
 
 
 def _read_time_zone(text: str) -> str:
@@ -133,8 +143,7 @@ class Settings(JournalSettings):
         metrics_listen: address of the metrics page; None: no page.
         max_lag: seconds of the view behind the journal above which health is NOT_SERVING; 0: never.
         scrub_rate: entries in a second that the scrub compares with the view; 0: none.
-        service_level: the target of board and reports: percent of users who are answered within so
-            many seconds.
+        service_level: the target of board and reports.
         short_abandon: seconds; who gives up within them is not held against the service.
         time_zone: of the days and hours of board and reports.
         hang_timeout: seconds without a sign of life after which a process is restarted; 0: never.
@@ -171,7 +180,9 @@ class Settings(JournalSettings):
     metrics_listen: Listen | None = Field(default=DEFAULT_METRICS, validate_default=True)
     max_lag: Annotated[int, number(0, MAX_LAG)] = 60
     scrub_rate: Annotated[int, number(0, MAX_SCRUB_RATE)] = 200
-    service_level: Annotated[tuple[int, int], NoDecode, parsed(_read_service_level)] = (80, 30)
+    service_level: Annotated[ServiceLevel, NoDecode, parsed(ServiceLevel.parse)] = ServiceLevel(
+        80, 30
+    )
     short_abandon: Annotated[int, number(0, MAX_WAIT)] = 10
     time_zone: Annotated[str, parsed(_read_time_zone)] = "UTC"
     hang_timeout: Annotated[int, number(0, MAX_TIMEOUT)] = 30
