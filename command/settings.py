@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo
 from pydantic import field_validator as check
@@ -33,7 +33,7 @@ from command.address import (
 from command.console import ConsoleSettings
 from command.nats import JournalSettings
 from command.token_file import Tokens, check_apps, read_token_file, read_tokens, tokens_variable
-from command.values import Listen, number, parsed, shown, whole_number
+from command.values import Listen, number, parsed, shown, time_zone, whole_number
 from gateway.options import check_callback_path
 from service.certificates import CertificateFiles
 from service.clients import read_clients
@@ -53,6 +53,9 @@ MAX_TIMEOUT = 24 * 60 * 60
 MAX_LAG = 7 * 24 * 60 * 60
 MAX_SCRUB_RATE = 10_000
 """Guards against a typing error: seconds of DESK_MAX_LAG, entries of DESK_SCRUB_RATE."""
+
+MAX_WAIT = 24 * 60 * 60
+"""Guard against a typing error: seconds of DESK_SERVICE_LEVEL and DESK_SHORT_ABANDON."""
 
 CERTIFICATE_DAYS = 14
 """Days before the end of a certificate in which it is warned of."""
@@ -85,6 +88,32 @@ def _read_app_ids(text: str) -> tuple[int, ...]:
 
 AnySettings = TypeVar("AnySettings", bound=JournalSettings)
 
+
+class ServiceLevel(NamedTuple):
+    """A target: percent of users who are answered within so many seconds."""
+
+    percent: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.percent}/{self.seconds}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        percent, slash, seconds = text.partition("/")
+        if not slash:
+            raise ValueError(f"must be like 80/30 (percent within seconds), not {shown(text)}")
+        return cls(whole_number(percent, 1, 100), whole_number(seconds, 0, MAX_WAIT))
+
+
+def _read_time_zone(text: str) -> str:
+    try:
+        time_zone(text)
+    except ValueError:
+        raise ValueError(f"must be a time zone such as Asia/Shanghai, not {shown(text)}") from None
+    return text
+
+
 AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
 
 
@@ -114,6 +143,9 @@ class Settings(ConsoleSettings, JournalSettings):
         metrics_listen: address of the metrics page; None: no page.
         max_lag: seconds of the view behind the journal above which health is NOT_SERVING; 0: never.
         scrub_rate: entries in a second that the scrub compares with the view; 0: none.
+        service_level: the target of board and reports.
+        short_abandon: seconds; who gives up within them is not held against the service.
+        time_zone: of the days and hours of board and reports.
         hang_timeout: seconds without a sign of life after which a process is restarted; 0: never.
         log_level: the lowest level that is logged.
         log_format: `auto` is console on a terminal and JSON elsewhere.
@@ -148,6 +180,11 @@ class Settings(ConsoleSettings, JournalSettings):
     metrics_listen: Listen | None = Field(default=DEFAULT_METRICS, validate_default=True)
     max_lag: Annotated[int, number(0, MAX_LAG)] = 60
     scrub_rate: Annotated[int, number(0, MAX_SCRUB_RATE)] = 200
+    service_level: Annotated[ServiceLevel, NoDecode, parsed(ServiceLevel.parse)] = ServiceLevel(
+        80, 30
+    )
+    short_abandon: Annotated[int, number(0, MAX_WAIT)] = 10
+    time_zone: Annotated[str, parsed(_read_time_zone)] = "UTC"
     hang_timeout: Annotated[int, number(0, MAX_TIMEOUT)] = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"

@@ -1,21 +1,18 @@
 """The board: who waits now, and the service of today."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
 from console.page import Document, Page
 from console.query import Query, parsed
 from console.targets import cards_of
-from desk.v1.board_service_pb2 import BoardOptions, GetBoardRequest
+from desk.client import FoundBoard
+from desk.v1.board_service_pb2 import BoardOptions
 from desk.v1.figures_pb2 import Thresholds
 from display.documents import as_json
-
-EVERY = 1.0
-"""Seconds between two boards of a live page. All pages with one query share them."""
 
 
 class Board(Page):
@@ -36,24 +33,22 @@ class Board(Page):
 
     async def document(self, query: Query) -> Document:
         """Return the board now."""
-        client, request = self.site.client, GetBoardRequest(options=options_of(query))
-        answer = await client.call(client.board_service.GetBoard, request)
-        return self._document(as_json(answer), query)
+        return self._document(await self.site.client.get_board(options_of(query)), query)
 
     async def live(self, encoded: str) -> AsyncGenerator[str, None]:
         """Yield the board after each change."""
         query = Query(parsed(encoded), self.site.zone)
-        while True:
-            document = await self.document(query)
-            yield self.site.render("board_live.html", query=query, **document)
-            await asyncio.sleep(EVERY)
+        async with aclosing(self.site.client.watch_board(options_of(query))) as boards:
+            async for found in boards:
+                document = self._document(found, query)
+                yield self.site.render("board_live.html", query=query, **document)
 
-    def _document(self, answer: Mapping[str, Any], query: Query) -> Document:
-        board: dict[str, Any] = answer["board"]
+    def _document(self, found: FoundBoard, query: Query) -> Document:
+        board = as_json(found.board)
         now = datetime.now(UTC)
         return {
             **board,
-            "header": answer["header"],
+            "revision": found.revision,
             "as_of": now.isoformat(timespec="milliseconds"),
             "cards": cards_of(board, query, now),
             "depth": self.site.depth.rows(options_of(query)),

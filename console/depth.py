@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from desk.client import Client, ClientError
-from desk.v1.board_service_pb2 import Board, BoardOptions, GetBoardRequest
+from desk.v1.board_service_pb2 import Board, BoardOptions
 
 SAMPLE_EVERY = 30
 """Seconds between two looks at the queue."""
@@ -15,8 +15,6 @@ SAMPLE_EVERY = 30
 DEPTH_FOR = timedelta(hours=2)
 DEPTH_STEP = 120
 """Time that the queue's depth is shown for, and seconds of a row."""
-
-_REQUEST = GetBoardRequest(options=BoardOptions(max_listed=1))
 
 
 class QueueDepth:
@@ -33,7 +31,7 @@ class QueueDepth:
         """Look at the board until cancelled."""
         while True:
             with suppress(ClientError):  # the next look may do better; the page says why by itself
-                answer = await client.call(client.board_service.GetBoard, _REQUEST)
+                answer = await client.get_board(BoardOptions(max_listed=1))
                 self.note(datetime.now(UTC), answer.board)
             await asyncio.sleep(SAMPLE_EVERY)
 

@@ -1,4 +1,4 @@
-"""Reports: what happened in each interval, corrected by late callbacks."""
+"""Reports: figures by interval, corrected by late callbacks."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,10 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from console.board import thresholds_of
 from console.page import Document, Page
 from console.query import Query, names_of
+from desk.client import FORMULAS
 from desk.v1.report_service_pb2 import GetReportRequest, IntervalLength, ReportGroup
 from desk.v1.session_pb2 import TimeRange
 from display.documents import as_json
-from display.formulas import FORMULAS
 
 MAX_ROWS = 2_000
 """Rows on the page; the CSV has all."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from console.query import BadQuery, Query
-from display.formulas import FORMULAS
+from desk.client import FORMULAS
 from display.texts import format_seconds
 
 _PAIR = re.compile(r"(\d{1,6})/(\d{1,6})")

@@ -55,7 +55,9 @@ def test_operations_lists_every_setting_with_its_default() -> None:
 
 
 def described(default: object) -> str:
-    return str(default).lower() if default not in (None, {}) else "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default) if default not in (None, {}) else "none"
 
 
 def kib(size: int) -> str:

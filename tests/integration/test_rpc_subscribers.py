@@ -22,7 +22,7 @@ async def test_a_stream_that_has_everything_is_not_behind():
         (one,) = answer.subscribers
         assert (answer.total, answer.header.revision) == (1, 4)
         assert (one.revision, one.lag, one.lag_time.ToMilliseconds()) == (4, 0, 0)
-        assert (one.client, one.address, one.filter) == ("", "127.0.0.1", "")
+        assert (one.client, one.address, one.filter) == ("", "127.0.0.1", "verdicts: 2")
 
 
 async def test_a_stream_whose_filter_selects_nothing_new_is_not_behind():
@@ -40,7 +40,7 @@ async def test_a_stream_whose_filter_selects_nothing_new_is_not_behind():
         answer = await listed(worker)
         assert [(one.revision, one.lag) for one in answer.subscribers] == [(4, 0), (4, 0)]
         filters = {one.filter for one in answer.subscribers}
-        assert filters == {"", "types: 1, agent_ids: 1"}
+        assert filters == {"verdicts: 2", "types: 1, agent_ids: 1, verdicts: 2"}
         assert "someone" not in str(answer)
 
 

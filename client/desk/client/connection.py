@@ -46,6 +46,8 @@ _RETRIED = {
                 {"service": "desk.v1.SessionService"},
                 {"service": "desk.v1.StatusService"},
                 {"service": "desk.v1.EventService", "method": "ListRejections"},
+                {"service": "desk.v1.BoardService", "method": "GetBoard"},
+                {"service": "desk.v1.ReportService"},
             ],
             "retryPolicy": {
                 "maxAttempts": 4,

@@ -7,9 +7,12 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message
 from grpc.aio import UnaryStreamCall
 
 from desk.client.errors import (
@@ -33,6 +36,8 @@ every 5 s, or every 20 s while it has thousands of streams."""
 
 RECONNECT_DELAY, LONGEST_DELAY = 0.2, 10.0
 """Seconds between two attempts to connect, at most; the first doubles up to the last."""
+
+Response = TypeVar("Response", bound=Message)
 
 Open = Callable[[SubscribeRequest], UnaryStreamCall[SubscribeRequest, SubscribeResponse]]
 
@@ -144,20 +149,50 @@ async def follow(
         Retryable: nothing came for `give_up_after` seconds.
     """
     position = Position(request)
+    responses = reconnecting(
+        lambda: open_stream(position.request()),
+        is_temporary=lambda error: isinstance(error, OutOfRange) and position.is_ahead(error),
+        silence=silence,
+        reconnect_delay=reconnect_delay,
+        give_up_after=give_up_after,
+    )
+    async with aclosing(responses):
+        async for response, resumed in responses:
+            yield position.take(response, resumed=resumed)
+
+
+async def reconnecting(
+    open_stream: Callable[[], UnaryStreamCall[Any, Response]],
+    *,
+    is_temporary: Callable[[ClientError], bool] = lambda error: False,
+    silence: float,
+    reconnect_delay: float,
+    give_up_after: float | None,
+) -> AsyncGenerator[tuple[Response, bool], None]:
+    """Yield the messages of a stream that is opened again whenever it breaks.
+
+    Each comes with True if it is the first one after a break.
+
+    Args:
+        open_stream: calls the method.
+        is_temporary: returns True for an error that will pass although it is not `Retryable`.
+        silence: seconds without a message after which the stream counts as broken.
+        reconnect_delay: seconds before the first new attempt, at most.
+        give_up_after: seconds without a message after which the error is raised; None: never.
+    """
     clock = asyncio.get_running_loop().time
     attempt, last_message_at, resumed = 0, clock(), False
     while True:
         with own_errors():
-            call = open_stream(position.request())
+            call = open_stream()
         try:
             while True:
                 response = await _read(call, silence)
-                update = position.take(response, resumed=resumed)
+                yield response, resumed
                 attempt, resumed = 0, False
-                yield update
                 last_message_at = clock()
-        except (Retryable, OutOfRange) as error:
-            if isinstance(error, OutOfRange) and not position.is_ahead(error):
+        except ClientError as error:
+            if not isinstance(error, Retryable) and not is_temporary(error):
                 raise
             delay = _delay(reconnect_delay, attempt)
             if give_up_after is not None and clock() + delay - last_message_at > give_up_after:
@@ -170,9 +205,7 @@ async def follow(
         await asyncio.sleep(delay)
 
 
-async def _read(
-    call: UnaryStreamCall[SubscribeRequest, SubscribeResponse], silence: float
-) -> SubscribeResponse:
+async def _read(call: UnaryStreamCall[Any, Response], silence: float) -> Response:
     try:
         with own_errors():
             async with asyncio.timeout(silence):
@@ -181,8 +214,8 @@ async def _read(
         raise TimedOut(
             f"nothing came for {silence:g} s", code=grpc.StatusCode.DEADLINE_EXCEEDED
         ) from None
-    if isinstance(response, SubscribeResponse):
-        return response
+    if isinstance(response, Message):
+        return cast(Response, response)
     raise Unavailable("the stream ended", code=grpc.StatusCode.UNAVAILABLE)
 
 

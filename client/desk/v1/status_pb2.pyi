@@ -122,7 +122,7 @@ class Subscriber(_message.Message):
     """Address of the client, without its port; of IPv6 the network of 64 bits."""
     filter: _builtins.str
     """Names of the fields that the stream's filter sets, each with its number of
-    values, such as `types: 2, agent_ids: 1`. Empty: the stream has everything.
+    values, such as `types: 2, verdicts: 2`: those of a request without verdicts.
     """
     revision: _builtins.int
     """The stream has sent everything up to this revision, inclusive."""
@@ -229,7 +229,7 @@ class GetStatusResponse(_message.Message):
     service_version: _builtins.str
     """Version of the service, as `desk --version` prints it."""
     subscribers: _builtins.int
-    """Open Subscribe streams on this worker."""
+    """Open streams on this worker: Subscribe and WatchBoard."""
     damaged_entries: _builtins.int
     """Entries of the journal up to `header.revision` whose content is not what was
     received: the disk has changed it. The feed has each of them as malformed.

@@ -1,10 +1,12 @@
-"""The formulas of figures, to be shown beside them; those of proto/desk/v1."""
+"""The formula of each figure of board and reports, to be shown beside its number.
+
+A formula names other fields of the message, as the comments in proto/desk/v1 do.
+"""
 
 FORMULAS = {
     "service_level": "answered_within / (answered + abandoned - short_abandons)",
-    "abandonment_rate": "(abandoned - short_abandons) / (answered + abandoned - short_abandons)",
+    "abandonment_rate": ("(abandoned - short_abandons) / (answered + abandoned - short_abandons)"),
     "raw_abandonment_rate": "abandoned / offered",
-    "offered": "waiting + answered + abandoned + sent_back + ended_otherwise",
     "transfer_rate": "forwarded / answered",
     "average_handle_time": "handle_time / handled",
     "concurrency": "session_time / busy_time",
@@ -12,4 +14,4 @@ FORMULAS = {
     "csat": "satisfied / ratings",
     "first_contact_resolution": "1 - repeat_contacts / resolvable",
 }
-"""By field. Each is a line of the field's comment in its .proto file."""
+"""By field of ServiceFigures, HandlingFigures and OutcomeFigures."""

@@ -1,0 +1,134 @@
+"""The board of this worker, shared by all calls: brought up to date at most once at a time.
+
+Works only while it is asked for. The view's changes since the last time are read in a thread.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import tzinfo
+from time import time
+from typing import NamedTuple
+
+from desk.v1.board_service_pb2 import GetBoardResponse
+from service.board import BoardSelection, Day, LiveSums
+from service.history import saved_session
+from service.intervals import day_of
+from service.positions import last_of
+from service.rpc import responses
+from service.rpc.errors import CallRefused, ErrorReason
+from service.tally import Thresholds
+from service.view.progress import Progress
+from service.view.reader import Reader
+from service.view.readers import Readers
+
+FAR_BEHIND = 20_000
+"""Revisions after which everything is read anew, rather than each change."""
+
+CACHED = 64
+"""Boards kept for other calls that ask for the same."""
+
+CALLER = "board"
+"""The caller of the reads: they take turns with those of clients."""
+
+
+class Centre(NamedTuple):
+    """The contact centre's settings.
+
+    Attributes:
+        zone: its time zone.
+        zone_name: the name of that, such as Asia/Shanghai.
+        thresholds: unless a call has others.
+        now: returns the Unix time in ms.
+    """
+
+    zone: tzinfo
+    zone_name: str = "UTC"
+    thresholds: Thresholds = Thresholds()
+    now: Callable[[], int] = lambda: int(time() * 1000)
+
+
+class Shown(NamedTuple):
+    """A board as it is sent.
+
+    Attributes:
+        board: the desk.v1.Board, serialised.
+        response: the answer with its header, likewise.
+    """
+
+    board: bytes
+    response: bytes
+
+
+class LiveBoard:
+    """The sums of all sessions that are open or of today, and the boards made of them.
+
+    Attributes:
+        refreshed_at: the loop's time at which the sums were last brought up to date.
+    """
+
+    def __init__(self, readers: Readers, centre: Centre, most_sessions: int) -> None:
+        self.refreshed_at = float("-inf")
+        self._readers = readers
+        self._centre = centre
+        self._most = most_sessions
+        self._turn = asyncio.Lock()
+        self._sums: LiveSums | None = None
+        self._progress: Progress | None = None
+        self._shown: dict[BoardSelection, Shown] = {}
+
+    async def show(self, selection: BoardSelection, *, not_before: float) -> Shown:
+        """Return a board that was brought up to date at a time of the loop, or later.
+
+        Raises:
+            CallRefused: TOO_MANY_SESSIONS.
+        """
+        async with self._turn:
+            refresh = self.refreshed_at < not_before
+            if refresh:
+                # Before the read, so that a change after it is not taken for one before it.
+                refreshed_at = asyncio.get_running_loop().time()
+            shown = None if refresh else self._shown.get(selection)
+            if shown is None:
+                run = self._readers.questions.run
+                shown = await run(CALLER, self._make, selection, refresh)
+                if len(self._shown) >= CACHED:
+                    self._shown.clear()
+                self._shown[selection] = shown
+            if refresh:
+                self.refreshed_at = refreshed_at
+            return shown
+
+    def _make(self, reader: Reader, selection: BoardSelection, refresh: bool) -> Shown:
+        if refresh or self._sums is None or self._progress is None:
+            sums, progress = self._refresh(reader)
+        else:
+            sums, progress = self._sums, self._progress
+        board = sums.board(selection, self._centre.zone_name).SerializeToString()
+        header = responses.header_of(progress)
+        return Shown(board, responses.answer(header, [board], GetBoardResponse()))
+
+    def _refresh(self, reader: Reader) -> tuple[LiveSums, Progress]:
+        day = Day(*day_of(self._centre.now(), self._centre.zone))
+        self._shown.clear()
+        sums, before = self._sums, self._progress
+        self._sums = self._progress = None  # they are of no revision until all is read
+        with reader.snapshot() as progress:
+            applied = progress.applied_revision
+            if (
+                sums
+                and before
+                and sums.day == day
+                and applied - before.applied_revision < FAR_BEHIND
+            ):
+                rows = reader.changed_sessions(last_of(before.applied_revision), last_of(applied))
+            else:
+                sums, rows = LiveSums(day), reader.board_sessions(day.start)
+            for app, session_id, fold in rows:
+                sums.put((app, session_id), saved_session(fold) if fold else None)
+                if len(sums) > self._most:
+                    raise CallRefused(
+                        ErrorReason.TOO_MANY_SESSIONS,
+                        f"more than {self._most:,} sessions are open or of today",
+                    )
+        self._sums, self._progress = sums, progress
+        return sums, progress
