@@ -2,7 +2,7 @@
 
 from console.page import Document, Page
 from console.query import Query
-from desk.v1.status_pb2 import ListSubscribersRequest
+from desk.v1.status_pb2 import ListSubscribersRequest, ListSubscribersResponse
 from display.documents import as_json
 
 
@@ -20,5 +20,7 @@ class Subscribers(Page):
     async def document(self, query: Query) -> Document:
         """Return the streams, the furthest behind first."""
         client = self.site.client
-        request = ListSubscribersRequest()
-        return as_json(await client.call(client.status_service.ListSubscribers, request))
+        answer: ListSubscribersResponse = await client.call(
+            client.status_service.ListSubscribers, ListSubscribersRequest()
+        )
+        return as_json(answer)

@@ -25,7 +25,7 @@ class Place:
 
     def __init__(self, client: str, address: str, group: FilterGroup) -> None:
         self._client = client
-        self._address = address
+        self._address = address.removeprefix("ipv4:")
         self._group = group
         self._started_at = _now()
         self.position = 0
