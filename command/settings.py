@@ -405,6 +405,8 @@ class NatsSettings(JournalSettings):
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return ""
     return ", ".join(map(str, value)) if type(value) is tuple else str(value)
 
 

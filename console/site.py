@@ -67,7 +67,7 @@ class Site:
             "time": self.time,
             "clock": self.clock,
             "duration": duration,
-            "epoch": epoch,
+            "wall": self.wall,
             "seconds_to": seconds_to,
             "word": word,
             "share": share,
@@ -97,6 +97,11 @@ class Site:
         moment = datetime.fromisoformat(text).astimezone(self.zone)
         return format_time(moment, precision=precision)
 
+    def wall(self, text: str) -> float:
+        """Return a document's time as seconds since 1970 of the zone's clock, for charts."""
+        moment = datetime.fromisoformat(text).astimezone(self.zone)
+        return moment.replace(tzinfo=UTC).timestamp()
+
     def clock(self, text: str) -> str:
         """Return a document's time without its day, with milliseconds."""
         return self.time(text, "milliseconds")[len("2025-04-07 ") :] if text else "–"
@@ -109,14 +114,10 @@ def duration(text: str | float | None) -> str:
     return format_seconds(float(text.removesuffix("s") if isinstance(text, str) else text))
 
 
-def epoch(text: str) -> float:
-    """Return a document's time in seconds since 1970."""
-    return datetime.fromisoformat(text).timestamp()
-
-
 def seconds_to(text: str, other: str) -> float:
     """Return the seconds from one of a document's times to another."""
-    return round(epoch(other) - epoch(text), 1)
+    passed = datetime.fromisoformat(other) - datetime.fromisoformat(text)
+    return round(passed.total_seconds(), 1)
 
 
 def share(part: float | None) -> str:

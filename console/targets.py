@@ -81,9 +81,9 @@ def _bounds(query: Query, name: str, default: Bounds) -> Bounds:
     return Bounds(int(pair[1]), int(pair[2]))
 
 
-def _since(moment: str | None, now: datetime) -> float | None:
+def _since(moment: str | None, now: datetime) -> float:
     if not moment:
-        return None
+        return 0.0
     return max(0.0, round((now - datetime.fromisoformat(moment)).total_seconds(), 1))
 
 

@@ -32,10 +32,14 @@ const charts = [];
 // The numbers of a chart are those of a table on the page.
 function chart(place) {
   const names = place.dataset.series.split(",");
-  const ink = (name) => getComputedStyle(place).getPropertyValue(name);
+  const ink = (name) => {
+    place.style.color = `var(${name})`;
+    return getComputedStyle(place).color;
+  };
   const dashes = [[], [8, 4], [2, 4]];
   const colours = ["--link", "--agent", "--bad"].map(ink);
   const axis = {stroke: ink("--quiet"), grid: {stroke: ink("--line"), width: 1}, ticks: {show: false}};
+  const axes = [{...axis, values: "{HH}:{mm}", incrs: [60, 300, 900, 3600, 10800, 86400]}, {...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 1000]}];
   const numbers = () => {
     const rows = [...document.querySelectorAll(`${place.dataset.chart} tbody tr`)];
     const cells = rows.map((row) => [...row.querySelectorAll("[data-value]")].map((cell) => Number(cell.dataset.value)));
@@ -43,7 +47,9 @@ function chart(place) {
   };
   const size = () => ({width: place.clientWidth, height: 220});
   const series = names.map((label, at) => ({label, stroke: colours[at], dash: dashes[at], width: 2}));
-  const plot = new uPlot({...size(), series: [{}, ...series], axes: [axis, axis], scales: {y: {range: (_, low, high) => [0, Math.max(high, 1)]}}}, numbers(), place);
+  const scales = {y: {range: (_, low, high) => [0, Math.max(high, 4)]}};
+  const tzDate = (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"); // the server has shifted it
+  const plot = new uPlot({...size(), series: [{value: "{YYYY}-{MM}-{DD} {HH}:{mm}"}, ...series], axes, scales, tzDate}, numbers(), place);
   charts.push(() => plot.setData(numbers()));
   addEventListener("resize", () => plot.setSize(size()));
 }
@@ -112,7 +118,7 @@ for (const input of document.querySelectorAll("[data-submit]")) {
 }
 
 for (const button of document.querySelectorAll("[data-copy]")) {
-  button.hidden = false;
+  button.hidden = !navigator.clipboard; // there is none without TLS, except on this machine
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(document.querySelector(button.dataset.copy).innerText);
     button.textContent = "Copied";
