@@ -11,12 +11,13 @@ from falcon.asgi import Request, Response
 
 from console.query import BadQuery, Query
 from console.site import Site
-from desk.client import ClientError, Denied, NotFound, OutOfRange, Retryable
+from desk.client import ClientError, Denied, InvalidRequest, NotFound, OutOfRange, Retryable
 
 Document = dict[str, Any]
 
 _STATUSES: dict[type[Exception], int] = {
     BadQuery: 400,
+    InvalidRequest: 400,
     Denied: 403,
     NotFound: 404,
     OutOfRange: 404,
