@@ -75,6 +75,7 @@ LIMITS = {
     "changed verdicts of a session, published again": f"{history.FoldLimits().revised:,}",
     "callbacks of a session looked at again for late ones": f"{history.FoldLimits().redone:,}",
     "agents listed in a session": f"the last {session.MAX_AGENTS}",
+    "stays listed in a session": f"the first {session.MAX_STAYS}",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
     "time to answer a callback": f"{gateway.BUDGET} s",
     "callbacks waiting for the disk": str(group_commit.LIMITS.waiting),
