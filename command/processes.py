@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -174,21 +174,29 @@ def _load_snapshot(
 
     if settings.is_on_nats:
         try:
-            with closing(open_snapshots(settings)) as snapshots:
-                _with_signs(notifier, lambda: snapshots.load(journal, stop))
+            with closing(open_snapshots(settings, journal)) as snapshots:
+                _with_signs(notifier, lambda: snapshots.load(stop))
         except Unavailable as problem:
             log.warning("snapshots_not_found", reason=str(problem))
 
 
 def run_snapshots(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Publish a snapshot of the view now and then, apart from the processes that are in a hurry."""
-    with _process(notifier, settings, runtime, "snapshots"):
+    with (
+        _process(notifier, settings, runtime, "snapshots", metrics.SNAPSHOTS),
+        ExitStack() as opened,
+    ):
         os.nice(NICE)
         stop = threading.Event()
         on_stop_request(stop.set)
-        snapshots = _open_with_retries(lambda: open_snapshots(settings), stop, notifier)
-        if snapshots is not None:
-            with closing(snapshots):
+        journal = _open_with_retries(lambda: open_stream(settings), stop, notifier)
+        if journal is not None:
+            opened.enter_context(closing(journal))
+            snapshots = _open_with_retries(
+                lambda: open_snapshots(settings, journal), stop, notifier
+            )
+            if snapshots is not None:
+                opened.enter_context(closing(snapshots))
                 _report_ready(notifier)
                 hours = settings.snapshot_hours
                 _with_signs(notifier, lambda: snapshots.keep_published(stop, hours))
@@ -336,13 +344,13 @@ def open_stream_target(
     return JetStreamTarget(_jetstream(settings), journal_id, first=first)
 
 
-def open_snapshots(settings: Settings) -> "Snapshots":
+def open_snapshots(settings: Settings, journal: "JournalReader") -> "Snapshots":
     """Open the snapshots of the views of a journal on NATS."""
     from journal.jetstream_objects import ObjectStore
     from service.snapshot import Snapshots
 
     options = _jetstream(settings)
-    return Snapshots(ObjectStore(options.access, options.stream), settings.data_dir)
+    return Snapshots(ObjectStore(options.access, options.stream), journal, settings.data_dir)
 
 
 def _jetstream(settings: JournalSettings) -> "JetStreamOptions":

@@ -18,7 +18,7 @@ from command.cli.offline import (
     time_of,
 )
 from command.cli.output import format_size
-from command.processes import JOURNAL_FILE, open_reader, open_snapshots
+from command.processes import JOURNAL_FILE, open_reader, open_snapshots, open_stream
 from command.settings import Settings
 from journal.backup import require_room
 from journal.damage import Report
@@ -98,7 +98,7 @@ def snapshots() -> None:
     with _open_snapshots() as found:
         for each in found.newest_first():
             stored, own = each.stored, each.fingerprint == store.fingerprint()
-            at, size = time_of(int(1000 * stored.stored_at)), format_size(stored.size)
+            at, size = time_of(int(1000 * each.stored_at)), format_size(stored.size)
             version = "this version" if own else "another version"
             click.echo(f"{stored.name}: revision {each.revision}, {at}, {size}, of {version}")
 
@@ -110,7 +110,10 @@ def _open_snapshots() -> Iterator[Snapshots]:
         if not settings.is_on_nats:
             fail("DESK_JOURNAL is a file: snapshots are for a journal on NATS")
         become_owner(settings.data_dir)
-        with closing(open_snapshots(settings)) as snapshots:
+        with (
+            closing(open_stream(settings)) as journal,
+            closing(open_snapshots(settings, journal)) as snapshots,
+        ):
             yield snapshots
 
 
