@@ -32,6 +32,7 @@ from service.rpc.not_ready import progress_of
 from service.snapshot import Snapshot, Snapshots
 from service.view import store
 from service.view.errors import ViewDamaged, ViewUnavailable
+from service.view.writer import building, lock
 from tests.support.callbacks import NOON, body, entry
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until
@@ -714,6 +715,60 @@ def test_an_operator_publishes_and_a_service_starts_from_that(
         loaded = service.wait_for(lambda record: record["event"] == "snapshot_loaded")
         assert loaded["revision"] == SESSIONS
         wait_until(lambda: "session-39" in run("sessions", "list", target=service.target).stdout)
+        assert service.terminate() == 0
+
+
+def test_a_view_is_built_from_a_snapshot_and_the_stream(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    def build(folder: Path) -> None:
+        built = run("view", "build", DESK_DATA_DIR=str(folder), **settings_of(options))
+        assert (built.returncode, built.stderr) == (0, "")
+        head = journal.head()
+        assert built.stdout.startswith(f"built {store.locate(folder).name} up to revision {head} ")
+        assert state(folder) == state(follow(journal, first))
+
+    build(second.with_name("third"))  # there is no snapshot
+
+    async def purge(js: JetStreamContext) -> None:
+        await js.purge_stream(options.stream.name, seq=SESSIONS)
+
+    publish(objects, journal, first)
+    append(journal, range(SESSIONS, SESSIONS + 3))
+    nats.manage(purge)
+    build(second)
+    (second / "view-0123456789ab.db").touch()
+    dropped = run("view", "drop", DESK_DATA_DIR=str(second), **settings_of(options))
+    assert dropped.stdout == "view-0123456789ab.db: deleted\n"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the right to write a view, as what loads it does."""
+    right = lock(store.locate(folder))
+    try:
+        yield
+    finally:
+        right.release()
+
+
+def test_a_service_that_starts_during_a_build_waits_for_its_end(
+    options: JetStreamOptions, journal: JetStreamWriter, second: Path
+) -> None:
+    with ExitStack() as stack, ExitStack() as build:
+        build.enter_context(building(second))
+        build.enter_context(held(second))
+        service = stack.enter_context(start("service", data_dir=second, **settings_of(options)))
+        with build:
+            waiting = service.wait_for(lambda record: record["event"] == "waiting_for_journal")
+            assert waiting["reason"] == "desk view build is making the view"
+        service.ready()
+        wait_until(lambda: state(second)[0::2] == (SESSIONS, 1))
         assert service.terminate() == 0
 
 
