@@ -3,6 +3,7 @@
 import base64
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -37,6 +38,7 @@ from tests.support.callbacks import NOON, body, entry
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until
 from tests.support.proxy import proxy
+from tests.support.scrape import scrape
 from tests.support.views import read
 from tests.support.waiting import eventually
 
@@ -900,11 +902,15 @@ def test_the_first_replica_of_a_version_publishes_and_the_others_load(
     with ThreadPoolExecutor(64) as threads:
         for _ in threads.map(lambda n: append(journal, range(n, n + 100)), range(0, 10_000, 100)):
             pass
-    settings = settings_of(options)
+    settings = settings_of(options) | {"DESK_METRICS_LISTEN": "127.0.0.1:0"}
     one, two = tmp_path / "one", tmp_path / "two"
     with start("service", data_dir=one, **settings) as first:
         first.wait_for(lambda record: record["event"] == "no_snapshot")
         first.wait_for(lambda record: record["event"] == "snapshot_published")
+        page = scrape(first.ready()["metrics"])
+        assert page.value("desk_snapshot_revision") == 10_000
+        assert 0 < time.time() - page.value("desk_snapshot_timestamp_seconds") < 60
+        assert page.value("desk_snapshot_failures_total") == 0
         with start("service", data_dir=two, **settings) as second:
             second.wait_for(lambda record: record["event"] == "snapshot_loaded")
             wait_until(lambda: state(two)[0::2] == (10_000, 1))
