@@ -595,6 +595,24 @@ def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
     assert nats.manage(subjects) == pieces | {f"$O.{bucket}.C.claim"}
 
 
+def test_a_snapshot_that_is_published_again_leaves_no_pieces_of_the_one_before(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    for _ in range(3):
+        publish(objects, journal, first)
+
+    async def messages(js: JetStreamContext) -> int:
+        return (await js.stream_info(f"OBJ_{options.stream.name}-views")).state.messages
+
+    assert nats.manage(messages) == 2, "a description, and a piece"
+    assert events(load(objects, journal, second)) == ["snapshot_loaded"]
+
+
 def test_snapshots_of_other_versions_are_kept_for_a_day(
     nats: NatsServer,
     options: JetStreamOptions,
