@@ -34,11 +34,8 @@ from service.view.writer import lock
 FORMAT = "1"
 """Version of the stored format: a SQLite file in one zstd frame."""
 
-KEPT = 2
-"""Snapshots of one version that are kept."""
-
 KEEP_OTHERS = 24 * 60 * 60.0
-"""Seconds for which those of other versions are kept, as their views are: for a rollback."""
+"""Seconds for which that of another version is kept, as its view is: for a rollback."""
 
 FEWEST = 10_000
 """Entries that a new snapshot must be ahead: fewer are replayed within a second."""
@@ -137,11 +134,6 @@ class Snapshots:
         own = (store.fingerprint(), self._journal.id)
         return [each for each in self.newest_first() if (each.fingerprint, each.journal_id) == own]
 
-    def _usable(self) -> list[Snapshot]:
-        """Return its own without those ahead of the journal, as they are after a restore of it."""
-        head = self._journal.head()
-        return [each for each in self._own() if each.revision <= head]
-
     def close(self) -> None:
         self._objects.close()
 
@@ -175,8 +167,9 @@ class Snapshots:
         """Publish a snapshot if there is none of less than `age` seconds, and nobody else does."""
         with sqlite_errors(), closing(store.open_reader(self._view)) as db:
             progress = _progress(db)
-        newest = next(iter(self._usable()), None)
-        self._newest = newest
+        # Those ahead of the journal are of entries that are gone since a restore of it.
+        head = self._journal.head()
+        self._newest = newest = next((each for each in self._own() if each.revision <= head), None)
         is_sound = progress.complete and not progress.problem
         if not is_sound or not self._is_due(progress.applied_revision, newest, age):
             return None
@@ -234,12 +227,14 @@ class Snapshots:
         return made
 
     def _make_room(self) -> None:
-        """Delete all but the newest snapshot of this version, and those that nobody will load."""
-        oldest = time.time() - KEEP_OTHERS
-        newest = self._usable()[: KEPT - 1]
+        """Delete all but the newest snapshot of each version, and those that nobody will load."""
+        head, oldest, kept = self._journal.head(), time.time() - KEEP_OTHERS, set[str]()
         for each in self.newest_first():
-            is_own = each.fingerprint == store.fingerprint()
-            if each not in newest and (is_own or each.stored_at < oldest):
+            is_usable = each.journal_id == self._journal.id and each.revision <= head
+            is_kept = each.fingerprint == store.fingerprint() or each.stored_at > oldest
+            if is_usable and is_kept and each.fingerprint not in kept:
+                kept.add(each.fingerprint)
+            else:
                 self._objects.delete(each.stored)
 
     def _copy_checked(self, copy: Path, report: Report) -> Progress:

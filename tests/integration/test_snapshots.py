@@ -613,7 +613,7 @@ def test_a_snapshot_that_is_published_again_leaves_no_pieces_of_the_one_before(
     assert events(load(objects, journal, second)) == ["snapshot_loaded"]
 
 
-def test_snapshots_of_other_versions_are_kept_for_a_day(
+def test_the_newest_snapshot_of_another_version_is_kept_for_a_day(
     nats: NatsServer,
     options: JetStreamOptions,
     objects: ObjectStore,
@@ -622,10 +622,12 @@ def test_snapshots_of_other_versions_are_kept_for_a_day(
 ) -> None:
     bucket = f"$O.{options.stream.name}-views"
 
-    def store_as(name: str, *, age: timedelta) -> None:
+    def store_as(version: str, *, age: timedelta, revision: int = SESSIONS) -> None:
         made = publish(objects, journal, first)
         then = datetime.now(UTC) - age
-        metadata = made.stored.metadata | {"fingerprint": name}
+        name = f"{version}-{revision}"
+        changes = {"fingerprint": version, "revision": str(revision)}
+        metadata = made.stored.metadata | changes
         described = msgspec.structs.replace(
             made.stored, name=name, mtime=then.isoformat(), metadata=metadata
         )
@@ -637,10 +639,16 @@ def test_snapshots_of_other_versions_are_kept_for_a_day(
         nats.manage(describe)
 
     store_as("the-last-version", age=timedelta(hours=23))
+    store_as("the-last-version", age=timedelta(hours=23), revision=SESSIONS - 1)
     store_as("an-old-version", age=timedelta(hours=25))
     publish(objects, journal, first)
-    found = {each.fingerprint for each in Snapshots(objects, journal, first).newest_first()}
-    assert found == {store.fingerprint(), "the-last-version"}
+    found = [
+        (each.fingerprint, each.revision)
+        for each in Snapshots(objects, journal, first).newest_first()
+    ]
+    assert sorted(found) == sorted(
+        [(store.fingerprint(), SESSIONS), ("the-last-version", SESSIONS)]
+    )
 
 
 def test_a_view_that_is_damaged_is_not_published(objects: ObjectStore, first: Path) -> None:
