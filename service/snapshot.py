@@ -168,8 +168,8 @@ class Snapshots:
         with sqlite_errors(), closing(store.open_reader(self._view)) as db:
             progress = _progress(db)
         # Those ahead of the journal are of entries that are gone since a restore of it.
-        head = self._journal.head()
-        self._newest = newest = next((each for each in self._own() if each.revision <= head), None)
+        own, head = self._own(), self._journal.head()
+        self._newest = newest = next((each for each in own if each.revision <= head), None)
         is_sound = progress.complete and not progress.problem
         if not is_sound or not self._is_due(progress.applied_revision, newest, age):
             return None
@@ -228,8 +228,9 @@ class Snapshots:
 
     def _make_room(self) -> None:
         """Delete all but the newest snapshot of each version, and those that nobody will load."""
-        head, oldest, kept = self._journal.head(), time.time() - KEEP_OTHERS, set[str]()
-        for each in self.newest_first():
+        found, head = self.newest_first(), self._journal.head()
+        oldest, kept = time.time() - KEEP_OTHERS, set[str]()
+        for each in found:
             is_usable = each.journal_id == self._journal.id and each.revision <= head
             is_kept = each.fingerprint == store.fingerprint() or each.stored_at > oldest
             if is_usable and is_kept and each.fingerprint not in kept:
@@ -260,11 +261,13 @@ class Snapshots:
         with ExitStack() as held:
             held.callback(lock(self._view).release)
             unusable: set[str] = set()
-            for _ in range(ATTEMPTS):
+            for attempt in range(ATTEMPTS):
                 try:
                     candidates = [each for each in self._own() if each.stored.nuid not in unusable]
                 except _FAILURES as problem:
                     log.warning("snapshots_not_found", reason=str(problem))
+                    if attempt:  # NATS was there before
+                        continue
                     return
                 if not candidates:
                     break

@@ -892,6 +892,30 @@ def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
     assert state(second)[0] == new.revision > old.revision
 
 
+def test_a_snapshot_is_loaded_although_nats_was_away_meanwhile(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    append_large(journal)
+    publish(objects, journal, follow(journal, first))
+    with (
+        stalling(nats, b"Nats-Subject: $O.", 2) as (port, stall),
+        closing(ObjectStore(Access(servers=(f"nats://127.0.0.1:{port}",)), options.stream)) as slow,
+        ThreadPoolExecutor(1) as threads,
+        capture_logs() as lines,
+    ):
+        loading = threads.submit(Snapshots(slow, journal, second).load, threading.Event())
+        eventually(lambda: "snapshots_not_found" in events(lines), within=60)
+        assert stall.reached.is_set()
+        stall.ended.set()
+        loading.result(60)
+    assert state(second)[0] == journal.head()
+
+
 def test_a_publisher_that_is_killed_leaves_no_snapshot(
     nats: NatsServer,
     options: JetStreamOptions,
