@@ -21,6 +21,9 @@ NAMES = (
     "subscribe",
     "live",
     "footprint",
+    "cluster_acknowledgements",
+    "cluster_fold",
+    "cluster_replica",
 )
 """All benchmarks, in the order in which they run."""
 

@@ -22,12 +22,16 @@ class ForgetList(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Attributes:
         session_ids: sessions of the entry's app, each wholly forgotten up to the entry's revision.
         revisions: malformed callbacks, each older than the entry.
+        up_to: the highest revision of a record that is forgotten, as far as the asker's view knew.
+            0: not known, any before the entry. It decides `oldest_revision` of every view: one that
+            is built after the deletion cannot know which revisions there were.
         nonce: makes two entries with the same lists different: a session may come back, and be
             forgotten again.
     """
 
     session_ids: tuple[str, ...] = ()
     revisions: tuple[int, ...] = ()
+    up_to: int = 0
     nonce: str = msgspec.field(default_factory=lambda: token_hex(8))
 
 
@@ -40,14 +44,17 @@ def forget_entry(
     *,
     session_ids: Sequence[str] = (),
     revisions: Sequence[int] = (),
+    up_to: int = 0,
 ) -> NewEntry:
-    """Return an entry that forgets sessions of an app and malformed callbacks.
+    """Return an entry that forgets sessions of an app and malformed callbacks; see `ForgetList`.
 
     Raises:
         ValueError: nothing is listed, too much is, or it can be no session or revision.
     """
     listed = ForgetList(
-        session_ids=tuple(dict.fromkeys(session_ids)), revisions=tuple(dict.fromkeys(revisions))
+        session_ids=tuple(dict.fromkeys(session_ids)),
+        revisions=tuple(dict.fromkeys(revisions)),
+        up_to=up_to,
     )
     _check(listed)
     body = msgspec.json.encode(listed)
@@ -79,7 +86,10 @@ def _check(listed: ForgetList) -> None:
         raise ValueError(f"1 to {MAX_FORGOTTEN} sessions and revisions may be listed, not {count}")
     if not all(listed.session_ids):
         raise ValueError("a session's id is empty")
-    if not all(0 < revision <= MAX_INTEGER for revision in listed.revisions):
+    if not (
+        all(0 < revision <= MAX_INTEGER for revision in listed.revisions)
+        and 0 <= listed.up_to <= MAX_INTEGER
+    ):
         raise ValueError("a revision is out of range")
 
 

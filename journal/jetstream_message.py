@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from journal.entry import Entry, Kind, NewEntry
+from journal.entry import ID_BYTES, Entry, Kind, NewEntry, is_storable
 
 ID = "Nats-Msg-Id"
 """The header by which JetStream recognises a repetition."""
@@ -63,7 +63,7 @@ def entry_of(revision: int, subject: str, headers: Mapping[str, Any], body: byte
     """Read a message. One that was not published by this program becomes a damaged entry."""
     get = headers.get
     try:
-        return Entry(
+        entry = Entry(
             revision=revision,
             id=bytes.fromhex(headers[ID]),
             sdk_app_id=int(subject.split(".")[1]),
@@ -74,8 +74,13 @@ def entry_of(revision: int, subject: str, headers: Mapping[str, Any], body: byte
             body=body,
             kind=int(get(KIND, _CALLBACK)),
         )
+        if is_storable(entry):
+            return entry
     except (LookupError, ValueError):
-        return Entry(revision=revision, id=bytes(16), sdk_app_id=1, received_at=0, body=body)
+        pass
+    # With an id of its own it is no repetition of another one.
+    own = revision.to_bytes(ID_BYTES)
+    return Entry(revision=revision, id=own, sdk_app_id=1, received_at=0, body=body)
 
 
 def _escaped(text: str) -> str:
@@ -85,4 +90,6 @@ def _escaped(text: str) -> str:
 
 
 def _unescaped(text: str) -> str:
+    if not text.isascii():
+        raise ValueError("a header is not as it was written")
     return unquote(text) if "%" in text else text

@@ -7,10 +7,8 @@ Deterministic: what is written depends on the entries alone, not on how they are
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
-from struct import Struct
 from typing import NamedTuple
 
 import structlog
@@ -19,6 +17,7 @@ from msgspec.structs import replace
 from callback.catalogue import State
 from desk.v1 import event_pb2
 from journal.entry import DAMAGED, Entry, Kind
+from journal.forgetting import ForgetList, forget_list_of
 from metrics.definitions import LATE, RECORDS, RECORDS_REVISED
 from service import records
 from service.arrival import Arrival, arrival_of
@@ -26,9 +25,12 @@ from service.history import LIMITS, FoldLimits, History, HistoryEntry, Usage
 from service.positions import position_of
 from service.session import Reason
 from service.session_cache import CachedSession, SessionCache
+from service.view.digest import DIGEST_BYTES, DIGESTS, row_hash
 from service.view.progress import Progress
+from service.view.removal import Removal, Removed
 from service.view.store import fingerprint
 from service.view.writer import (
+    FORGOTTEN,
     NO_HISTORY,
     OWN,
     REVISED,
@@ -43,11 +45,15 @@ from service.view.writer import (
 PUBLISHED = 4
 """The work of publishing a callback again, when folding it again is 1."""
 
+REMOVED = 2
+"""The work of removing a record, likewise."""
+
 DECODED = 250
 """Entries that are decoded at a time."""
 
 # Enum members are slow to look up in Python 3.11.
-_TOO_LONG, _NEW, _CALLBACK = Reason.SESSION_TOO_LONG, State.NEW, Kind.CALLBACK
+_TOO_LONG, _NEW = Reason.SESSION_TOO_LONG, State.NEW
+_CALLBACK, _FORGET = Kind.CALLBACK, Kind.FORGET
 
 log = structlog.get_logger()
 
@@ -62,7 +68,8 @@ class BatchBounds(NamedTuple):
         rows: rows of the feed that are collected before they are written.
         work: steps for late callbacks after which a batch ends, so that other sessions need not
             wait. A callback folded again is 1, published again `PUBLISHED` more; a revised verdict
-            that is read back is 1, and so is an id that is stored because its session is full.
+            that is read back is 1, and so is an id that is stored because its session is full. A
+            record that is forgotten is `REMOVED`.
     """
 
     sessions: int = 2_000
@@ -95,13 +102,16 @@ class Projection:
         self._bounds = bounds
         self._cache = SessionCache(bounds.sessions, bounds.memory)
         self._digest = int.from_bytes(self.progress.digest)
+        self._removed = int.from_bytes(self.progress.removed)
         self._repetitions = self.progress.repetitions
         self._damaged = self.progress.damaged
+        self._oldest = self.progress.oldest_revision
         self._any_refused = writer.refuses_any()
         self._failed = False
         # Of the batch under way:
         self._sessions: dict[SessionKey, CachedSession] = {}
         self._rows: list[FeedRow] = []
+        self._counts: Counter[tuple[int, int]] = Counter()  # changes, by app and state
         self._work = 0
         self._read_bytes = 0  # of histories
 
@@ -142,32 +152,52 @@ class Projection:
         """Take entries until the batch has done enough; return their number."""
         for count, arrival in enumerate(_decoded(entries), 1):
             try:
-                self._take(arrival)
+                done = self._take(arrival)
             except Exception as problem:
                 revision, error = arrival.entry.revision, type(problem).__name__
                 log.warning("entry_not_applied", revision=revision, error=error)
                 raise
-            if self._work >= self._bounds.work or self._read_bytes > self._bounds.memory:
+            if not done:
+                return count - 1
+            if self._has_worked() or self._read_bytes > self._bounds.memory:
                 return count
         return len(entries)
 
-    def _take(self, arrival: Arrival) -> None:
+    def _has_worked(self) -> bool:
+        """Return True if the batch has done enough."""
+        return self._work >= self._bounds.work
+
+    def _take(self, arrival: Arrival) -> bool:
+        """Take an entry; return False if that is not done, and it must be taken again."""
         entry, callback = arrival.entry, arrival.callback
+        if entry.kind == _FORGET:
+            return self._take_forget(entry)
         if entry.kind != _CALLBACK:
             log.error("entry_of_unknown_kind", revision=entry.revision, kind=entry.kind)
-        elif self._any_refused and self._writer.is_refused(entry.id):
-            self._repetitions += 1
+        elif self._any_refused and (owner := self._writer.owner_of(entry.id)):
+            self._repeat(owner, entry)
         elif callback and not arrival.problem:
             self._take_callback(arrival, callback)
-        elif callback and self._contains(arrival.key, callback):
-            self._repetitions += 1
+        elif callback and (owner := self._owner_of(arrival.key, callback)):
+            self._repeat(owner, entry)
         else:
-            if arrival.problem is DAMAGED:  # a copy with the same id may be whole
-                self._damaged += 1
-                log.error("entry_damaged", revision=entry.revision, throttle="")
-            else:
-                self._refuse(entry.id)
-            self._append(_malformed_row(arrival))
+            self._take_malformed(arrival)
+        return True
+
+    def _repeat(self, owner: int, entry: Entry) -> None:
+        self._repetitions += 1
+        self._writer.add_repetition(owner, entry.revision)
+
+    def _take_malformed(self, arrival: Arrival) -> None:
+        entry = arrival.entry
+        if arrival.problem is DAMAGED:  # a copy with the same id may be whole
+            self._damaged += 1
+            log.error("entry_damaged", revision=entry.revision, throttle="")
+        else:
+            self._refuse(entry.id, entry.revision)
+        if arrival.callback:
+            self._writer.add_malformed(entry.revision, arrival.key)
+        self._append(_malformed_row(arrival))
 
     def _take_callback(self, arrival: Arrival, callback: HistoryEntry) -> None:
         session = self._session_for(arrival.key, callback)
@@ -175,7 +205,7 @@ class Projection:
         redone = history.usage.redone
         changed = [history.reject(callback)] if session.is_full else history.add(callback)
         if not changed:
-            self._repetitions += 1
+            self._repeat(session.first_revision, arrival.entry)
             return
         session.first_revision = session.first_revision or callback.revision
         session.revision = callback.revision
@@ -189,10 +219,70 @@ class Projection:
         if not session.is_full and history.usage.is_used_up(self._limits):
             self._close(session)
 
-    def _contains(self, key: SessionKey, callback: HistoryEntry) -> bool:
-        """Return True if a session has a callback already; if it is full, its ids are refused."""
+    def _take_forget(self, entry: Entry) -> bool:
+        """Forget what an entry lists, or whole sessions of it: then it must be taken again.
+
+        The digest changes, and the feed has the entry, once everything is forgotten.
+        """
+        try:
+            listed = forget_list_of(entry)
+        except ValueError:
+            log.exception("forget_entry_invalid", revision=entry.revision)
+            return True
+        self._flush()
+        if not self._forget(entry, listed):
+            return False
+        row = _forgotten_row(entry, listed)
+        self._writer.add_feed([row])
+        self._digest += row_hash(row.position, row.record, None) - self._removed
+        self._removed = 0
+        before = entry.revision - 1
+        self._oldest = max(self._oldest, min(listed.up_to or before, before) + 1)
+        return True
+
+    def _forget(self, entry: Entry, listed: ForgetList) -> bool:
+        """Remove what a FORGET entry lists, until that is enough work; return True at the end."""
+        removal = self._writer.removal(entry.revision)
+        for session_id in listed.session_ids:
+            if self._has_worked():
+                return False
+            key = entry.sdk_app_id, session_id
+            self._forget_session(removal, key)
+            self._writer.note_forgotten(key, entry.revision, entry.received_at)
+        for revision in filter(entry.revision.__gt__, listed.revisions):
+            if self._has_worked():
+                return False
+            self._forget_malformed(removal, entry.sdk_app_id, revision)
+        return True
+
+    def _forget_session(self, removal: Removal, key: SessionKey) -> None:
+        session = self._sessions.pop(key, None) or self._cache.take(key) or self._load(key)
+        self._cache.release(session)
+        if session.first_revision:
+            self._count_removed(removal.session(key, session.first_revision, session.number))
+        if session.saved_place:
+            self._counts[key[0], session.saved_place[0]] -= 1
+        for revision in removal.malformed_of(key):
+            self._forget_malformed(removal, key[0], revision)
+
+    def _forget_malformed(self, removal: Removal, sdk_app_id: int, revision: int) -> None:
+        if record := removal.find_malformed(sdk_app_id, revision):
+            self._damaged -= records.is_of_damaged(record)
+            self._count_removed(removal.malformed(revision))
+
+    def _count_removed(self, removed: Removed) -> None:
+        self._removed += removed.digest
+        self._repetitions -= removed.repetitions
+        self._work += REMOVED * removed.rows
+
+    def _owner_of(self, key: SessionKey, callback: HistoryEntry) -> int:
+        """Return the session that has a callback, by its first revision; 0 if none has.
+
+        The ids of a session that is full are refused.
+        """
         session = self._session_for(key, callback)
-        return not session.is_full and session.history.contains(callback.key)
+        is_in = not session.is_full and session.history.contains(callback.key)
+        return session.first_revision if is_in else 0
 
     def _session_for(self, key: SessionKey, callback: HistoryEntry) -> CachedSession:
         """Return a session, with the part of its history in memory where a callback belongs."""
@@ -235,7 +325,7 @@ class Projection:
         kind = OWN
         if own.outcome.reason is _TOO_LONG:
             kind = NO_HISTORY
-            self._refuse(arrival.entry.id)
+            self._refuse(arrival.entry.id, session.first_revision)
         snapshot = None
         if session.number:
             changed_fields = session.history.changed
@@ -271,7 +361,7 @@ class Projection:
         keys: list[SavedKey] = []
         moved: list[SessionRow] = []
         stayed: list[SessionRow] = []
-        counts: Counter[tuple[int, int]] = Counter()
+        counts = self._counts
         for name in sorted(self._sessions):
             session = self._sessions[name]
             if not session.revision:
@@ -291,6 +381,7 @@ class Projection:
         self._writer.save_sessions(moved)
         self._writer.save_sessions_in_place(stayed)
         self._writer.count_sessions(counts)
+        counts.clear()
 
     def _close(self, session: CachedSession) -> None:
         """Store the ids of a full session, so that repetitions are recognised without it."""
@@ -301,9 +392,9 @@ class Projection:
         session.is_full = True
         session.history.close()
 
-    def _refuse(self, identity: bytes) -> None:
+    def _refuse(self, identity: bytes, owner: int) -> None:
         """Store an id, so that the entry is recognised if it is repeated."""
-        self._writer.refuse(identity)
+        self._writer.refuse(identity, owner)
         self._any_refused = True
 
     def _progress_after(
@@ -315,8 +406,10 @@ class Projection:
             applied_revision=applied,
             applied_id=entries[-1].id if entries else self.progress.applied_id,
             head_revision=max(head, applied),
+            oldest_revision=self._oldest,
             behind_since=behind_since,
-            digest=(self._digest % DIGESTS).to_bytes(DIGEST_BYTES),
+            digest=_bytes(self._digest),
+            removed=_bytes(self._removed),
             complete=self.progress.complete or behind_since is None,
             repetitions=self._repetitions,
             damaged=self._damaged,
@@ -331,7 +424,15 @@ class Projection:
     def begin_at(self, oldest: int) -> None:
         """Make an empty view begin at a revision, as if it were the journal's first."""
         before = oldest - 1
-        self._move(applied_revision=before, head_revision=before, oldest_revision=oldest)
+        self._oldest = oldest
+        self._move(
+            applied_revision=before, head_revision=before, oldest_revision=oldest, begins_at=oldest
+        )
+
+    def note_deleted(self, revisions: Iterable[int]) -> None:
+        """Note that the journal no longer has some entries."""
+        with self._writer.transaction():
+            self._writer.note_deleted(revisions)
 
     def stop_at(self, problem: str) -> None:
         """Store why the journal cannot be read further, until the next batch."""
@@ -350,6 +451,10 @@ def _decoded(entries: Sequence[Entry]) -> Iterator[Arrival]:
         yield from list(map(arrival_of, entries[start : start + DECODED]))
 
 
+def _bytes(digest: int) -> bytes:
+    return (digest % DIGESTS).to_bytes(DIGEST_BYTES)
+
+
 _COUNTED_BY = attrgetter("revised", "sdk_app_id", "verdict", "reason")
 
 
@@ -358,20 +463,6 @@ def _labels(sdk_app_id: int, verdict: int, reason: int) -> tuple[str, str, str]:
     verdicts: dict[int, str] = {n: each.name.lower() for each, n in records.VERDICTS.items()}
     reasons: dict[int, str] = {n: each.name.lower() for each, n in records.REASONS.items()}
     return str(sdk_app_id), verdicts[verdict], reasons[reason] if reason else ""
-
-
-DIGEST_BYTES = 32
-DIGESTS = 1 << 8 * DIGEST_BYTES
-
-_LENGTHS = Struct(">QI")
-_EMPTY = blake2b(digest_size=DIGEST_BYTES)
-
-
-def row_hash(position: int, record: bytes, session: bytes | None) -> int:
-    """Hash a row of the feed. The feed's digest is the sum of these, mod `DIGESTS`."""
-    digest = _EMPTY.copy()  # made faster than a new one
-    digest.update(b"".join((_LENGTHS.pack(position, len(record)), record, session or b"")))
-    return int.from_bytes(digest.digest())
 
 
 def _row(
@@ -426,6 +517,28 @@ def _malformed_row(arrival: Arrival) -> FeedRow:
         client_user_id="",
         channel_type="",
         record=record + arrival.event,
+        event_at=len(record),
+        session=None,
+    )
+
+
+def _forgotten_row(entry: Entry, listed: ForgetList) -> FeedRow:
+    record = records.forgotten(entry, listed)
+    return FeedRow(
+        position=position_of(entry.revision),
+        event_revision=entry.revision,
+        sdk_app_id=entry.sdk_app_id,
+        session_id="",
+        first_revision=0,
+        revised=FORGOTTEN,
+        type=event_pb2.EVENT_TYPE_UNSPECIFIED,
+        verdict=event_pb2.VERDICT_UNSPECIFIED,
+        reason=event_pb2.REJECTION_REASON_UNSPECIFIED,
+        verdicts=-1,
+        agent_id="",
+        client_user_id="",
+        channel_type="",
+        record=record,
         event_at=len(record),
         session=None,
     )

@@ -17,7 +17,7 @@ from journal.port import JournalReader
 from metrics.definitions import SCRUB_DIFFERENCES, SCRUB_REVISION
 from metrics.report import ScrubReport, load, save
 from service.positions import last_of, revision_of
-from service.recovery import COMPARED, OWN, Following, difference
+from service.recovery import COMPARED, OWN, Following, difference, without_record
 from service.view import store
 from service.view.errors import ViewError, sqlite_errors
 from service.view.progress import LOAD, Progress
@@ -30,7 +30,7 @@ MOST_REVISIONS = 10
 
 ROWS = f"""
 SELECT position, {COMPARED} FROM feed
-WHERE position > ? AND position <= ? AND {OWN} ORDER BY position
+WHERE position > ? AND position <= ? AND {OWN} AND revised != 3 ORDER BY position
 """  # noqa: S608
 
 log = structlog.get_logger()
@@ -85,13 +85,14 @@ class Scrub:
     def step(self) -> None:
         """Compare the next entries; at the end of a pass, note that."""
         with sqlite_errors(), closing(store.open_reader(store.locate(self._data_dir))) as db:
-            db.execute("BEGIN")
             progress = Progress.of_row(db.execute(LOAD).fetchone())
             if progress.journal_id != self._journal.id:
                 return
             applied = progress.applied_revision
             after, entries, until = self._read(applied)
-            journal = Following(entries, db, self._note)
+            # The view is read after the journal, which deletes what the view has forgotten before.
+            db.execute("BEGIN")
+            journal = Following(entries, without_record(db, after, until), self._note)
             for position, record, *columns in db.execute(ROWS, _between(after, until)):
                 revision = revision_of(position)
                 if problem := difference(record, columns, journal.at(revision)):

@@ -12,11 +12,11 @@ APP = 1400000001
 
 
 def test_an_entry_lists_what_is_to_be_forgotten() -> None:
-    entry = forget_entry(APP, 5, session_ids=["a", "b", "a"], revisions=[7])
+    entry = forget_entry(APP, 5, session_ids=["a", "b", "a"], revisions=[7], up_to=9)
     validate(entry)
     listed = forget_list_of(entry)
     assert entry.kind == Kind.FORGET
-    assert (listed.session_ids, listed.revisions) == (("a", "b"), (7,))
+    assert (listed.session_ids, listed.revisions, listed.up_to) == (("a", "b"), (7,), 9)
 
 
 def test_the_same_session_can_be_forgotten_twice() -> None:
@@ -31,6 +31,12 @@ def test_the_same_session_can_be_forgotten_twice() -> None:
 def test_an_impossible_list_is_refused(session_ids: Sequence[str], revisions: list[int]) -> None:
     with pytest.raises(ValueError, match=r"revision|id is empty|may be listed"):
         forget_entry(APP, 5, session_ids=session_ids, revisions=revisions)
+
+
+@pytest.mark.parametrize("up_to", [-1, 2**63])
+def test_an_impossible_last_revision_is_refused(up_to: int) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        forget_entry(APP, 5, session_ids=["a"], up_to=up_to)
 
 
 def test_an_entry_that_was_changed_is_not_obeyed() -> None:
