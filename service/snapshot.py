@@ -6,6 +6,7 @@ truth: a snapshot that is not whole, or of other entries, is not used, and the r
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
@@ -34,8 +35,14 @@ from service.view.writer import lock
 FORMAT = "1"
 """Version of the stored format: a SQLite file in one zstd frame."""
 
+KEPT = 2
+"""Snapshots of this version that are kept; of another version one fewer."""
+
 KEEP_OTHERS = 24 * 60 * 60.0
 """Seconds for which that of another version is kept, as its view is: for a rollback."""
+
+KEPT = 2
+"""Snapshots of this version that are kept; of another version one, for `KEEP_OTHERS`."""
 
 FEWEST = 10_000
 """Entries that a new snapshot must be ahead: fewer are replayed within a second."""
@@ -227,14 +234,14 @@ class Snapshots:
         return made
 
     def _make_room(self) -> None:
-        """Delete all but the newest snapshot of each version, and those that nobody will load."""
+        """Delete all but the newest snapshots of each version, and those that nobody will load."""
         found, head = self.newest_first(), self._journal.head()
-        oldest, kept = time.time() - KEEP_OTHERS, set[str]()
+        oldest, kept = time.time() - KEEP_OTHERS, Counter[str]()
         for each in found:
             is_usable = each.journal_id == self._journal.id and each.revision <= head
             is_kept = each.fingerprint == store.fingerprint() or each.stored_at > oldest
-            if is_usable and is_kept and each.fingerprint not in kept:
-                kept.add(each.fingerprint)
+            if is_usable and is_kept and kept[each.fingerprint] < KEPT - 1:
+                kept[each.fingerprint] += 1
             else:
                 self._objects.delete(each.stored)
 
