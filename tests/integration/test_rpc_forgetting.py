@@ -159,6 +159,30 @@ async def test_a_live_stream_is_not_caught_by_the_cut():
         assert (await caught_up(resumed))[-1].header.revision == 6
 
 
+async def test_records_in_memory_are_forgotten_too():
+    async with service() as (world, worker):
+        live = worker.subscribe()
+        await caught_up(live)  # from here on, the worker has all records in memory
+        world.append(*MIXED)
+        await take(live, until="records")
+        world.forget("ann", up_to=3)
+        await take(live, until="forgotten")
+        late = worker.subscribe(after_revision=0, skip_forgotten=True)
+        got = await caught_up(late)
+        assert [record.revision for record in records(got)] == [2, 4]
+        assert told(got) == [(5, ["ann"], [])]
+
+
+async def test_an_explanation_ends_if_its_session_is_forgotten_between_two_pages():
+    async with service(*MIXED) as (world, worker):
+        request = ExplainSessionRequest(session_id="ann", page_size=1)
+        first = await worker.sessions.ExplainSession(request)
+        world.forget("ann", up_to=3)
+        await worker.revision(5)
+        request.page_token = first.next_page_token
+        assert reason(await refusal(worker.sessions.ExplainSession(request))) == "FORGOTTEN"
+
+
 async def test_a_forgotten_session_is_not_found_and_the_error_says_why():
     async with service(*MIXED) as (world, worker):
         world.forget("ann", up_to=3)
