@@ -162,8 +162,26 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
                 if work is not None:
                     if settings.scrub_rate:
                         Scrub(journal, settings.data_dir, rate=settings.scrub_rate).start(stop)
+                    _start_retention(settings, stop)
                     _report_ready(notifier)
                     work.run(stop, notifier.alive)
+
+
+def _start_retention(settings: Settings, stop: threading.Event) -> None:
+    """Forget from now on what is older than DESK_RETENTION, if that is set."""
+    from metrics.report import RetentionReport, discard
+    from service.retention import Retention
+
+    if settings.retention is None:
+        discard(settings.data_dir, RetentionReport)
+        return
+    Retention(
+        settings.data_dir,
+        _appender_of_forget_entries(settings),
+        open_object_store(settings).claim if settings.is_on_nats else lambda _: True,
+        keep=settings.retention,
+        at=settings.retention_at,
+    ).start(stop)
 
 
 def _load_snapshot(
@@ -238,6 +256,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         sdk_app_ids=settings.sdk_app_ids,
         journal_backlog=_backlog(settings),
         journal_size=lambda: _journal_size(settings),
+        forget=_appender_of_forget_entries(settings),
         silent_processes=lambda: [name for name in read_silent(runtime) if name != "gateway"],
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
@@ -338,11 +357,29 @@ def open_stream_target(
 
 def open_snapshots(settings: Settings) -> "Snapshots":
     """Open the snapshots of the views of a journal on NATS."""
-    from journal.jetstream_objects import ObjectStore
     from service.snapshot import Snapshots
 
+    return Snapshots(open_object_store(settings), settings.data_dir)
+
+
+def open_object_store(settings: Settings) -> "ObjectStore":
+    """Open the object store beside a journal on NATS."""
+    from journal.jetstream_objects import ObjectStore
+
     options = _jetstream(settings)
-    return Snapshots(ObjectStore(options.access, options.stream), settings.data_dir)
+    return ObjectStore(options.access, options.stream)
+
+
+def _appender_of_forget_entries(settings: Settings) -> Callable[["NewEntry"], int]:
+    """Return a function for one thread, which opens the journal when it is first called."""
+    opened: list[Eraser] = []
+
+    def append(entry: "NewEntry") -> int:
+        if not opened:
+            opened.append(open_eraser(settings))
+        return opened[0].forget(entry)
+
+    return append
 
 
 def _jetstream(settings: JournalSettings) -> "JetStreamOptions":

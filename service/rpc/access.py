@@ -32,6 +32,8 @@ SCOPES: dict[str, Scope | None] = {
     "desk.v1.EventService.Subscribe": "feed.read",
     "desk.v1.EventService.ListRejections": "feed.read",
     "desk.v1.StatusService.GetStatus": "status.read",
+    "desk.v1.AdminService.Forget": "admin",
+    "desk.v1.AdminService.ListForgotten": "admin",
     "grpc.health.v1.Health.Check": None,
     "grpc.health.v1.Health.List": None,
     "grpc.health.v1.Health.Watch": None,

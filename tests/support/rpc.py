@@ -13,6 +13,7 @@ import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 
+from desk.v1.admin_service_pb2_grpc import AdminServiceStub
 from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
@@ -54,6 +55,10 @@ class World:
             new = NewEntry(**{name: getattr(made, name) for name in NewEntry.__struct_fields__})
             last = self.journal.append(new, timeout=1).revision
         return last
+
+    def forget(self, new: NewEntry) -> int:
+        """Append a FORGET entry; its revision."""
+        return int(self.journal.append(new, timeout=PATIENCE).revision)
 
     def backlog(self, after: int) -> tuple[int, int | None]:
         """Return the journal's head, and the time of the first entry after a revision."""
@@ -171,6 +176,10 @@ class Worker:
         return EventServiceStub(self.channel)
 
     @property
+    def admin(self) -> Any:
+        return AdminServiceStub(self.channel)
+
+    @property
     def status(self) -> Any:
         return StatusServiceStub(self.channel)
 
@@ -216,6 +225,7 @@ async def worker(
         f"127.0.0.1:{port}",
         sdk_app_ids=apps,
         journal_backlog=made.backlog,
+        forget=made.forget,
         stop=stop,
         on_ready=ready.set_result,
         limits=limits,

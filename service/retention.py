@@ -1,0 +1,135 @@
+"""Retention: forgets once a day what is older than may be kept. A thread of the follower's process.
+
+It asks as any other caller does: by entries of the journal, which every replica obeys.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event, Thread
+
+import structlog
+
+from journal.errors import JournalError
+from metrics.definitions import RETENTION_COMPLETED, RETENTION_FORGOTTEN
+from metrics.report import RetentionReport, load, save
+from service import choice
+from service.choice import Append, Start, Target
+from service.view import store
+from service.view.errors import ViewError, ViewUnavailable
+from service.view.reader import Reader
+
+LOOK = 10.0
+"""Seconds between two checks for a run that is due, also after one that failed."""
+
+APPLIED_WITHIN = 60.0
+POLL = 0.05
+"""Seconds in which the view must have applied a step, and between two looks."""
+
+DAY = timedelta(days=1)
+
+log = structlog.get_logger()
+
+
+class Retention:
+    """Forgets sessions that have been silent for long, and malformed callbacks that are as old.
+
+    Attributes:
+        report: the last run.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        append: Append,
+        claim: Callable[[str], bool],
+        *,
+        keep: timedelta,
+        at: timedelta,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            data_dir: directory of the view.
+            append: appends a FORGET entry to the journal.
+            claim: returns True to the first replica that claims a run; a claim holds for a while.
+            keep: the age from which something is forgotten.
+            at: the time of day of a run, in UTC.
+        """
+        self._data_dir = data_dir
+        self._append = append
+        self._claim = claim
+        self._keep = keep
+        self._at = at
+        self.report = load(data_dir, RetentionReport) or RetentionReport()
+        self.report.keep = int(keep.total_seconds())
+
+    def start(self, stop: Event) -> None:
+        """Work from now on, in a thread, until `stop` is set."""
+        save(self.report, self._data_dir)
+        RETENTION_COMPLETED.read_number(lambda: self.report.completed_at / 1000)
+        Thread(target=self._run, args=(stop,), name="retention", daemon=True).start()
+
+    def _run(self, stop: Event) -> None:
+        while not stop.wait(LOOK):
+            self.run_if_due(datetime.now(UTC), stop)
+
+    def run_if_due(self, now: datetime, stop: Event) -> None:
+        """Forget what is too old, unless that was done since the last time of day that is due."""
+        due = now - (now - _midnight(now) - self._at) % DAY
+        if self.report.completed_at >= _milliseconds(due):
+            return
+        try:
+            if not self._claim(f"retention-{due:%Y-%m-%d}"):
+                return
+            self._forget_before(now - self._keep, stop)
+        except (JournalError, ViewError, OSError) as problem:
+            self.report.problem = str(problem)
+            log.warning("retention_failed", reason=str(problem), throttle="")
+        save(self.report, self._data_dir)
+
+    def _forget_before(self, cut: datetime, stop: Event) -> None:
+        log.info("retention_begins", before=f"{cut:%Y-%m-%d %H:%M:%SZ}")
+        report = self.report
+        report.sessions = report.malformed = 0
+        before = _milliseconds(cut)
+        for target in (Target(silent_before=before), Target(malformed_before=before)):
+            start: Start | None = Start()
+            while start:
+                start = self._step(target, start, stop)
+                if stop.is_set():
+                    return
+        report.completed_at, report.problem = time.time_ns() // 1_000_000, ""
+        log.info("retention_completed", sessions=report.sessions, malformed=report.malformed)
+
+    def _step(self, target: Target, start: Start, stop: Event) -> Start | None:
+        with closing(Reader(store.locate(self._data_dir))) as reader:
+            now = time.time_ns() // 1_000_000
+            found, following = choice.step(reader, target, start, now)
+            revisions = choice.forget(found, self._append, now)
+            if revisions:
+                _wait_applied(reader, revisions[-1], stop)
+        sessions = sum(bool(each.session_id) for each in found)
+        self.report.sessions += sessions
+        self.report.malformed += len(found) - sessions
+        RETENTION_FORGOTTEN.values[("session",)] += sessions
+        RETENTION_FORGOTTEN.values[("malformed",)] += len(found) - sessions
+        return following
+
+
+def _wait_applied(reader: Reader, revision: int, stop: Event) -> None:
+    """Wait until the view has applied a revision, so that steps do not pile up."""
+    end = time.monotonic() + APPLIED_WITHIN
+    while reader.progress().applied_revision < revision and not stop.wait(POLL):
+        if time.monotonic() > end:
+            raise ViewUnavailable(f"the view had not reached revision {revision} in time")
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
