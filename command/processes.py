@@ -43,9 +43,11 @@ from storage.sizes import size_of_database
 if TYPE_CHECKING:
     from gateway.authentication import Authenticator
     from journal.backlog import Backlog
+    from journal.entry import NewEntry
     from journal.jetstream import JetStreamOptions, JetStreamReader
     from journal.jetstream_copy import JetStreamTarget
-    from journal.port import JournalReader, JournalWriter
+    from journal.jetstream_objects import ObjectStore
+    from journal.port import Eraser, JournalReader, JournalWriter
     from journal.sqlite import SqliteReader
     from service.follower import Follower
     from service.snapshot import Snapshots

@@ -19,7 +19,9 @@ from simulator.words import count_of
 
 @click.command(epilog=TIMES)
 @click.option("--session", "session_ids", multiple=True, help="Id of a session; may be repeated.")
-@click.option("--user", "client_user_id", help="Id of a user (ClientUserId): all sessions of theirs.")
+@click.option(
+    "--user", "client_user_id", help="Id of a user (ClientUserId): all sessions of theirs."
+)
 @click.option(
     "--agent-messages-of",
     "agent_id",
@@ -61,8 +63,8 @@ async def forget(
 ) -> None:
     """Erase sessions, or malformed callbacks, for good: give one of the first five options.
 
-    A session is erased wholly. Subscribers are told. What cannot be reached from here - backups, logs,
-    copies of others - is listed in docs/forgetting.md. If the command breaks off, run it again.
+    A session is erased wholly, and subscribers are told. Backups, logs and the copies of others
+    cannot be reached from here: see docs/forgetting.md. If the command breaks off, run it again.
     """
     if sum(map(bool, target.values())) != 1:
         names = "--session, --user, --agent-messages-of, --silent-for or --malformed-before"
@@ -105,15 +107,18 @@ def _print(totals: ForgetResponse, verb: str, *, as_json: bool) -> None:
     click.echo(f"{_what(totals)} {verb}")
     if entries := totals.forget_revisions:
         click.echo(
-            f"FORGET entries: {_range(entries[0], entries[-1])}. The service no longer has them; the "
-            "bytes in the journal are deleted in the background"
+            f"The service no longer has them, from {_range(entries[0], entries[-1])} on. The bytes "
+            "in the journal are deleted in the background."
         )
 
 
 def _what(totals: ForgetResponse) -> str:
-    counts = (count_of(totals.sessions, "session"), totals.sessions), (
-        count_of(totals.malformed, "malformed callback"),
-        totals.malformed,
+    counts = (
+        (count_of(totals.sessions, "session"), totals.sessions),
+        (
+            count_of(totals.malformed, "malformed callback"),
+            totals.malformed,
+        ),
     )
     found = " and ".join(text for text, number in counts if number) or "nothing"
     if not totals.last_revision:

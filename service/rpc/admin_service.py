@@ -88,12 +88,12 @@ def _audited(
         client=call.grant.client,
         key_id=call.grant.key_id,
     )
-    log.info("forgetting")
+    log.info("forgetting_begins")
     try:
         yield
     finally:
         log.info(
-            "forgotten",
+            "forgetting_ends",
             sessions=answer.sessions,
             malformed=answer.malformed,
             complete=answer.complete,

@@ -1,6 +1,7 @@
 """AdminService.Forget over a real worker: what is chosen, counted, appended; who may ask."""
 
 from collections.abc import Iterator
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
+from desk.client import Client, InvalidRequest
 from desk.v1.admin_service_pb2 import ForgetRequest, ForgetResponse, SessionIds
 from journal.entry import Kind
 from journal.errors import Unavailable
@@ -128,8 +130,8 @@ async def test_many_are_forgotten_in_steps(made: World, monkeypatch: pytest.Monk
     async with worker(made, apps=(APP, OTHER)) as serving:
         answers = await forget(serving, silent_before=LATER)
     assert [len(each.session_ids) for each in forgotten(made)] == [2, 1, 2]
-    assert [answer.sessions for answer in answers] == [2, 3, 5]
-    assert [answer.complete for answer in answers] == [False, False, True]
+    assert [answer.sessions for answer in answers] == [2, 3, 5, 5]
+    assert [answer.complete for answer in answers] == [False, False, False, True]
     revisions = [number for answer in answers for number in answer.forget_revisions]
     assert revisions == sorted(set(revisions))
 
@@ -139,6 +141,37 @@ async def test_a_session_with_a_late_callback_is_not_silent(made: World):
         received = made.journal.read(0, limit=1)[0].received_at
         (*_, answer) = await forget(serving, silent_before=at(received))
     assert answer.sessions == 0, "their events are old, their callbacks are not"
+
+
+@pytest.mark.parametrize(
+    ("target", "sessions", "malformed"),
+    [
+        ({"session_ids": ["of-bob"]}, 1, 0),
+        ({"client_user_id": "eve"}, 2, 0),
+        ({"agent_id": "ann"}, 3, 0),
+        ({"silent_before": LATER.ToDatetime(UTC)}, 5, 0),
+        ({"malformed_before": LATER.ToDatetime(UTC)}, 0, 1),
+    ],
+)
+async def test_the_client_forgets(made: World, target: Any, sessions: int, malformed: int):
+    async with (
+        worker(made, apps=(APP, OTHER)) as serving,
+        Client(f"127.0.0.1:{serving.port}") as client,
+    ):
+        *_, counted = [each async for each in client.forget(sdk_app_id=APP, dry_run=True, **target)]
+        assert not forgotten(made)
+        *_, answer = [each async for each in client.forget(sdk_app_id=APP, **target)]
+    assert (answer.sessions, answer.malformed) == (sessions, malformed)
+    assert (counted.sessions, counted.malformed) == (sessions, malformed)
+
+
+async def test_the_client_raises_its_own_errors(made: World):
+    async with (
+        worker(made, apps=(APP, OTHER)) as serving,
+        Client(f"127.0.0.1:{serving.port}") as client,
+    ):
+        with pytest.raises(InvalidRequest):
+            await anext(client.forget(sdk_app_id=APP))
 
 
 @pytest.mark.parametrize(
