@@ -164,7 +164,7 @@ def _malformed(reader: Reader, target: Target, after: Place) -> Chosen:
     before, apps = target.malformed_before or 0, target.sdk_app_ids
     seen = [
         (revision_of(position), app, _received_at(record))
-        for position, app, record in reader.malformed(after[0], MAX_FORGOTTEN)
+        for position, record, app in reader.malformed(after[0], MAX_FORGOTTEN)
     ]
     chosen = [
         Found(app, "", revision, revision)

@@ -8,17 +8,27 @@ from contextlib import contextmanager
 
 import structlog
 
-from desk.v1.admin_service_pb2 import ForgetRequest, ForgetResponse, ListForgottenRequest
+from desk.v1.admin_service_pb2 import (
+    ForgetRequest,
+    ForgetResponse,
+    ListForgottenRequest,
+    ListForgottenResponse,
+)
+from desk.v1.event_service_pb2 import SubscribeResponse
 from service import choice
 from service.choice import Append, Found, Start
-from service.rpc import requests
+from service.positions import last_of
+from service.rpc import reads, requests
 from service.rpc.calls import Call
 from service.rpc.errors import CallRefused, ErrorReason, log_error
 from service.rpc.live_feed import LiveFeed
-from service.rpc.requests import Apps
+from service.rpc.page_tokens import PageTokens
+from service.rpc.requests import Apps, checking
 from service.rpc.responses import header_of
 from service.rpc.revisions import not_reached, reach
+from service.view.reader import Reader
 from service.view.readers import Readers
+from service.view.selection import EventSelection
 
 _log = structlog.get_logger()
 
@@ -54,8 +64,25 @@ class AdminService:
                 answer.header.CopyFrom(header_of(self._readers.inline.progress()))
                 await call.write(answer)
 
-    async def ListForgotten(self, request: ListForgottenRequest, call: Call) -> bytes:
-        raise NotImplementedError
+    async def ListForgotten(
+        self, request: ListForgottenRequest, call: Call
+    ) -> ListForgottenResponse:
+        """Return a page of the FORGET entries that were applied."""
+        with checking() as check:
+            selection = EventSelection(sdk_app_ids=check.apps("sdk_app_ids", request.sdk_app_ids))
+            revision = check.not_negative("after_revision", request.after_revision)
+            size = check.page_size(request.page_size)
+        tokens = PageTokens("ListForgotten", self._feed.journal_id, selection, revision, numbers=1)
+        applied = self._readers.inline.progress().applied_revision
+        (after,) = tokens.place(request.page_token) or (last_of(min(revision, applied)),)
+        progress, (rows, following) = await self._readers.questions.run(
+            call.caller, reads.in_snapshot, Reader.forgotten, selection, after, size
+        )
+        return ListForgottenResponse(
+            header=header_of(progress),
+            forgotten=(SubscribeResponse.FromString(row[1]).forgotten for row in rows),
+            next_page_token=tokens.token((following,) if following else None),
+        )
 
     async def _forget(self, found: list[Found]) -> list[int]:
         """Append entries that forget what was found, and wait until the view has applied them."""

@@ -62,10 +62,10 @@ SELECT EXISTS (SELECT 1 FROM feed INDEXED BY feed_by_session
     WHERE first_revision = ? AND revised IN (0, 2) AND {column} = ?)
 """
 
-# Malformed callbacks, in order.
-MALFORMED = """
-SELECT position, sdk_app_id, record FROM feed INDEXED BY feed_by_session
-WHERE first_revision = 0 AND revised = 2 AND position > ? ORDER BY position LIMIT ?
+# What belongs to no session, in order: malformed callbacks (2), or FORGET entries (3).
+WITHOUT_SESSION = """
+SELECT position, record, sdk_app_id FROM feed INDEXED BY feed_by_session
+WHERE first_revision = 0 AND revised = ? AND position > ? {where} ORDER BY position LIMIT ?
 """
 
 # A part of the feed, in order.

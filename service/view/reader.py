@@ -238,9 +238,25 @@ class Reader:
         return bool(self._one(sql, (first_revision, value))[0])
 
     def malformed(self, after: int, limit: int) -> Iterator[Row]:
-        """Read malformed callbacks after a position, one by one: (position, app, record)."""
+        """Read malformed callbacks after a position, one by one: (position, record, app)."""
         with sqlite_errors():
-            yield from self._db.execute(queries.MALFORMED, (after, limit))
+            yield from self._db.execute(queries.WITHOUT_SESSION.format(where=""), (2, after, limit))
+
+    @sqlite_errors()
+    def forgotten(
+        self, selection: EventSelection, after: int, limit: int
+    ) -> tuple[list[Row], int | None]:
+        """Read the rows of FORGET entries after a position: (position, row, app).
+
+        Returns them and the position after which the next page begins, None after the last page.
+        """
+        where = selection.where()
+        sql = queries.WITHOUT_SESSION.format(where=where.sql)
+        cursor = self._db.execute(sql, (3, after, *where.values, limit + 1))
+        rows, cut_off = take_bytes(cursor, lambda row: len(row[1]), self.bounds.size)
+        cursor.close(True)
+        is_last = not cut_off and len(rows) <= limit
+        return rows[:limit], None if is_last else rows[:limit][-1][0]
 
     def rejected_of(self, sdk_app_id: int, session_id: str, limit: int) -> int | None:
         """Count the callbacks of a session that has not begun, up to `limit`.

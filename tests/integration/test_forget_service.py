@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from desk.client import Client, InvalidRequest
 from desk.v1.admin_service_pb2 import ForgetRequest, ForgetResponse, SessionIds
+from desk.v1.event_pb2 import Forgotten
 from journal.entry import Kind
 from journal.errors import Unavailable
 from journal.forgetting import ForgetList, forget_list_of
@@ -163,6 +164,31 @@ async def test_the_client_forgets(made: World, target: Any, sessions: int, malfo
         *_, answer = [each async for each in client.forget(sdk_app_id=APP, **target)]
     assert (answer.sessions, answer.malformed) == (sessions, malformed)
     assert (counted.sessions, counted.malformed) == (sessions, malformed)
+
+
+async def test_what_was_forgotten_is_listed_page_by_page(made: World):
+    async with (
+        worker(made, apps=(APP, OTHER)) as serving,
+        Client(f"127.0.0.1:{serving.port}") as client,
+    ):
+        for app, session in ((APP, "of-bob"), (OTHER, "of-eve"), (APP, "of-eve")):
+            await forget(serving, sdk_app_id=app, sessions=SessionIds(session_ids=[session]))
+        await forget(serving, malformed_before=LATER)
+
+        async def listed(**wanted: Any) -> list[Forgotten]:
+            return [each async for each in client.list_forgotten(page_size=1, **wanted)]
+
+        everything = await listed()
+        of_other = await listed(sdk_app_ids=[OTHER])
+        later = await listed(after_revision=everything[1].revision)
+        nothing = await listed(after_revision=2**62)
+    assert [list(each.session_ids) for each in everything] == [
+        *(["of-bob"], ["of-eve"], ["of-eve"], []),
+    ]
+    assert [len(each.malformed_revisions) for each in everything] == [0, 0, 0, 1]
+    assert of_other == [everything[1]]
+    assert later == everything[2:]
+    assert nothing == []
 
 
 async def test_the_client_raises_its_own_errors(made: World):

@@ -9,13 +9,12 @@ from desk.client.errors import Failed, JournalMismatch, own_errors
 from desk.client.security import with_key
 from desk.client.subscription import SILENCE, Update, follow, read
 from desk.v1.admin_service_pb2 import (
-    ForgetEntry,
     ForgetRequest,
     ForgetResponse,
     ListForgottenRequest,
     SessionIds,
 )
-from desk.v1.event_pb2 import EventFilter, RejectionReason, SessionRecord
+from desk.v1.event_pb2 import EventFilter, Forgotten, RejectionReason, SessionRecord
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.session_pb2 import Session, SessionFilter, SessionKey, SessionState
 from desk.v1.session_service_pb2 import (
@@ -333,7 +332,7 @@ class Client(Connection):
 
     async def list_forgotten(
         self, *, sdk_app_ids: Iterable[int] = (), after_revision: int = 0, page_size: int = 0
-    ) -> AsyncIterator[ForgetEntry]:
+    ) -> AsyncIterator[Forgotten]:
         """Yield the FORGET entries that were applied, in the order of their revisions.
 
         Args:
@@ -345,8 +344,8 @@ class Client(Connection):
             sdk_app_ids=list(sdk_app_ids), after_revision=after_revision, page_size=page_size
         )
         async for page in self._pages(self.admin_service.ListForgotten, request):
-            for entry in page.entries:
-                yield entry
+            for forgotten in page.forgotten:
+                yield forgotten
 
     def subscribe(
         self,

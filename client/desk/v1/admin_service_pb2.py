@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from desk.v1 import event_pb2 as desk_dot_v1_dot_event__pb2
 from desk.v1 import status_pb2 as desk_dot_v1_dot_status__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64\x65sk/v1/admin_service.proto\x12\x07\x64\x65sk.v1\x1a\x14\x64\x65sk/v1/status.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x02\n\rForgetRequest\x12\x12\n\nsdk_app_id\x18\x01 \x01(\x03\x12\'\n\x08sessions\x18\x02 \x01(\x0b\x32\x13.desk.v1.SessionIdsH\x00\x12\x18\n\x0e\x63lient_user_id\x18\x03 \x01(\tH\x00\x12\x12\n\x08\x61gent_id\x18\x04 \x01(\tH\x00\x12\x33\n\rsilent_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x36\n\x10malformed_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x42\x08\n\x06target\"!\n\nSessionIds\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\"\xb9\x01\n\x0e\x46orgetResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\x10\n\x08sessions\x18\x02 \x01(\x03\x12\x11\n\tmalformed\x18\x03 \x01(\x03\x12\x16\n\x0e\x66irst_revision\x18\x04 \x01(\x03\x12\x15\n\rlast_revision\x18\x05 \x01(\x03\x12\x18\n\x10\x66orget_revisions\x18\x06 \x03(\x03\x12\x10\n\x08\x63omplete\x18\x07 \x01(\x08\"j\n\x14ListForgottenRequest\x12\x13\n\x0bsdk_app_ids\x18\x01 \x03(\x03\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\x80\x01\n\x15ListForgottenResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12%\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x14.desk.v1.ForgetEntry\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\x97\x01\n\x0b\x46orgetEntry\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x12\n\nsdk_app_id\x18\x02 \x01(\x03\x12\x30\n\x0c\x66orgotten_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bsession_ids\x18\x04 \x03(\t\x12\x1b\n\x13malformed_revisions\x18\x05 \x03(\x03\x32\x9b\x01\n\x0c\x41\x64minService\x12;\n\x06\x46orget\x12\x16.desk.v1.ForgetRequest\x1a\x17.desk.v1.ForgetResponse0\x01\x12N\n\rListForgotten\x12\x1d.desk.v1.ListForgottenRequest\x1a\x1e.desk.v1.ListForgottenResponseB%\n\x07\x64\x65sk.v1P\x01Z\x0e\x64\x65sk/v1;deskv1\xaa\x02\x07\x44\x65sk.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64\x65sk/v1/admin_service.proto\x12\x07\x64\x65sk.v1\x1a\x13\x64\x65sk/v1/event.proto\x1a\x14\x64\x65sk/v1/status.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x02\n\rForgetRequest\x12\x12\n\nsdk_app_id\x18\x01 \x01(\x03\x12\'\n\x08sessions\x18\x02 \x01(\x0b\x32\x13.desk.v1.SessionIdsH\x00\x12\x18\n\x0e\x63lient_user_id\x18\x03 \x01(\tH\x00\x12\x12\n\x08\x61gent_id\x18\x04 \x01(\tH\x00\x12\x33\n\rsilent_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x36\n\x10malformed_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x42\x08\n\x06target\"!\n\nSessionIds\x12\x13\n\x0bsession_ids\x18\x01 \x03(\t\"\xb9\x01\n\x0e\x46orgetResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\x10\n\x08sessions\x18\x02 \x01(\x03\x12\x11\n\tmalformed\x18\x03 \x01(\x03\x12\x16\n\x0e\x66irst_revision\x18\x04 \x01(\x03\x12\x15\n\rlast_revision\x18\x05 \x01(\x03\x12\x18\n\x10\x66orget_revisions\x18\x06 \x03(\x03\x12\x10\n\x08\x63omplete\x18\x07 \x01(\x08\"j\n\x14ListForgottenRequest\x12\x13\n\x0bsdk_app_ids\x18\x01 \x03(\x03\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\x80\x01\n\x15ListForgottenResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12%\n\tforgotten\x18\x02 \x03(\x0b\x32\x12.desk.v1.Forgotten\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t2\x9b\x01\n\x0c\x41\x64minService\x12;\n\x06\x46orget\x12\x16.desk.v1.ForgetRequest\x1a\x17.desk.v1.ForgetResponse0\x01\x12N\n\rListForgotten\x12\x1d.desk.v1.ListForgottenRequest\x1a\x1e.desk.v1.ListForgottenResponseB%\n\x07\x64\x65sk.v1P\x01Z\x0e\x64\x65sk/v1;deskv1\xaa\x02\x07\x44\x65sk.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,18 +35,16 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'desk.v1.admin_service_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\007desk.v1P\001Z\016desk/v1;deskv1\252\002\007Desk.V1'
-  _globals['_FORGETREQUEST']._serialized_start=96
-  _globals['_FORGETREQUEST']._serialized_end=354
-  _globals['_SESSIONIDS']._serialized_start=356
-  _globals['_SESSIONIDS']._serialized_end=389
-  _globals['_FORGETRESPONSE']._serialized_start=392
-  _globals['_FORGETRESPONSE']._serialized_end=577
-  _globals['_LISTFORGOTTENREQUEST']._serialized_start=579
-  _globals['_LISTFORGOTTENREQUEST']._serialized_end=685
-  _globals['_LISTFORGOTTENRESPONSE']._serialized_start=688
-  _globals['_LISTFORGOTTENRESPONSE']._serialized_end=816
-  _globals['_FORGETENTRY']._serialized_start=819
-  _globals['_FORGETENTRY']._serialized_end=970
-  _globals['_ADMINSERVICE']._serialized_start=973
-  _globals['_ADMINSERVICE']._serialized_end=1128
+  _globals['_FORGETREQUEST']._serialized_start=117
+  _globals['_FORGETREQUEST']._serialized_end=375
+  _globals['_SESSIONIDS']._serialized_start=377
+  _globals['_SESSIONIDS']._serialized_end=410
+  _globals['_FORGETRESPONSE']._serialized_start=413
+  _globals['_FORGETRESPONSE']._serialized_end=598
+  _globals['_LISTFORGOTTENREQUEST']._serialized_start=600
+  _globals['_LISTFORGOTTENREQUEST']._serialized_end=706
+  _globals['_LISTFORGOTTENRESPONSE']._serialized_start=709
+  _globals['_LISTFORGOTTENRESPONSE']._serialized_end=837
+  _globals['_ADMINSERVICE']._serialized_start=840
+  _globals['_ADMINSERVICE']._serialized_end=995
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 Forgetting: sessions and malformed callbacks are erased for good."""
 
 from collections import abc as _abc
+from desk.v1 import event_pb2 as _event_pb2
 from desk.v1 import status_pb2 as _status_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -173,10 +174,11 @@ class ListForgottenRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
-    """Entries after this revision, exclusive; 0 = from the first one that is kept."""
+    """Entries after this revision, exclusive; 0 = all that are kept."""
     page_size: _builtins.int
     """At most this many entries. 0 = 100; more than 1,000 counts as 1,000; negative
-    is an error. A page may be shorter, or empty, although more follow.
+    is an error. A page may be shorter, or empty, although more follow: it holds
+    at most about 1 MiB.
     """
     page_token: _builtins.str
     """`next_page_token` of the page before, with the same request."""
@@ -207,7 +209,7 @@ class ListForgottenResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
-    ENTRIES_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Pass it to get the next page. Empty = this was the last."""
@@ -216,64 +218,20 @@ class ListForgottenResponse(_message.Message):
         """The page is as of its revision."""
 
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ForgetEntry]:
-        """The entries, in ascending order of their revisions."""
+    def forgotten(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Forgotten]:
+        """The entries, in ascending order of their revisions, as the feed has them."""
 
     def __init__(
         self,
         *,
         header: _status_pb2.ResponseHeader | None = ...,
-        entries: _abc.Iterable[Global___ForgetEntry] | None = ...,
+        forgotten: _abc.Iterable[_event_pb2.Forgotten] | None = ...,
         next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "header", b"header", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten", b"forgotten", "header", b"header", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListForgottenResponse: _TypeAlias = ListForgottenResponse  # noqa: Y015
-
-@_typing.final
-class ForgetEntry(_message.Message):
-    """ForgetEntry is one FORGET entry of the journal."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REVISION_FIELD_NUMBER: _builtins.int
-    SDK_APP_ID_FIELD_NUMBER: _builtins.int
-    FORGOTTEN_AT_FIELD_NUMBER: _builtins.int
-    SESSION_IDS_FIELD_NUMBER: _builtins.int
-    MALFORMED_REVISIONS_FIELD_NUMBER: _builtins.int
-    revision: _builtins.int
-    """Its revision. Callbacks of the sessions with higher revisions are kept."""
-    sdk_app_id: _builtins.int
-    """The app of the sessions."""
-    @_builtins.property
-    def forgotten_at(self) -> _timestamp_pb2.Timestamp:
-        """The time at which it was appended, by the clock of the process that did it."""
-
-    @_builtins.property
-    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The sessions that it forgets. At most 1,000, malformed callbacks included."""
-
-    @_builtins.property
-    def malformed_revisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Revisions of the malformed callbacks that it forgets."""
-
-    def __init__(
-        self,
-        *,
-        revision: _builtins.int = ...,
-        sdk_app_id: _builtins.int = ...,
-        forgotten_at: _timestamp_pb2.Timestamp | None = ...,
-        session_ids: _abc.Iterable[_builtins.str] | None = ...,
-        malformed_revisions: _abc.Iterable[_builtins.int] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["forgotten_at", b"forgotten_at"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["forgotten_at", b"forgotten_at", "malformed_revisions", b"malformed_revisions", "revision", b"revision", "sdk_app_id", b"sdk_app_id", "session_ids", b"session_ids"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ForgetEntry: _TypeAlias = ForgetEntry  # noqa: Y015
