@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from journal.backlog import Backlog
     from journal.jetstream import JetStreamOptions, JetStreamReader
     from journal.jetstream_copy import JetStreamTarget
-    from journal.port import JournalReader, JournalWriter
+    from journal.port import Eraser, JournalReader, JournalWriter
     from journal.sqlite import SqliteReader
     from service.follower import Follower
     from service.snapshot import Snapshots
@@ -325,6 +325,17 @@ def open_stream(settings: JournalSettings) -> "JetStreamReader":
     from journal.jetstream import JetStreamReader
 
     return JetStreamReader(_jetstream(settings))
+
+
+def open_eraser(settings: Settings) -> "Eraser":
+    """Open the journal to forget sessions, beside its writers."""
+    if settings.is_on_nats:
+        from journal.jetstream_eraser import JetStreamEraser
+
+        return JetStreamEraser(_jetstream(settings))
+    from journal.sqlite_eraser import SqliteEraser
+
+    return SqliteEraser(settings.data_dir / JOURNAL_FILE)
 
 
 def open_stream_target(
