@@ -348,6 +348,17 @@ def open_stream(settings: JournalSettings) -> "JetStreamReader":
     return JetStreamReader(_jetstream(settings))
 
 
+def open_eraser(settings: Settings) -> "Eraser":
+    """Open the journal to forget sessions, beside its writers."""
+    if settings.is_on_nats:
+        from journal.jetstream_eraser import JetStreamEraser
+
+        return JetStreamEraser(_jetstream(settings))
+    from journal.sqlite_eraser import SqliteEraser
+
+    return SqliteEraser(settings.data_dir / JOURNAL_FILE)
+
+
 def open_stream_target(
     settings: JournalSettings, journal_id: str, *, first: int
 ) -> "JetStreamTarget":

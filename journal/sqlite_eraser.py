@@ -1,0 +1,134 @@
+"""Forgetting in a journal's SQLite file, beside the process that writes it.
+
+Works in short transactions, with pauses: SQLite lets one connection write at a time, and the
+writer waits for the others. Each call opens a connection of its own, so that none goes on in a file
+that was replaced.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+
+import apsw
+from msgspec.structs import astuple
+
+from journal.entry import NewEntry, validate
+from journal.errors import Unavailable
+from journal.sqlite_file import connect_to_erase, map_errors
+
+FORGET_WITHIN_MS = 5_000
+"""Milliseconds that a FORGET entry waits for the writer."""
+
+BUSY_MS = 500
+"""Milliseconds that a deletion waits for the writer, which commits in a few."""
+
+STEP = 0.003
+"""Seconds after which a transaction ends: the writer waits for as long at most."""
+
+REST = 4.0
+"""Length of the pause after a transaction, as a multiple of its own."""
+
+PAGES = 16
+"""Pages that are given back to the file system in one transaction."""
+
+TRUNCATE_MS = 20
+"""Milliseconds that the truncation of the WAL waits for readers; nobody can write meanwhile."""
+
+ATTEMPTS, AGAIN = 20, 0.1
+"""Attempts to truncate the WAL, and seconds between two."""
+
+INSERT = "INSERT INTO entries ({columns}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"
+FIND = "SELECT revision FROM entries WHERE id = ?"
+# The newest row stays: SQLite would give its number to the next one.
+DELETE = "DELETE FROM entries WHERE revision = ? AND revision < (SELECT max(revision) FROM entries)"
+
+INCREMENTAL = 2
+"""The number of `PRAGMA auto_vacuum = INCREMENTAL`."""
+
+
+class SqliteEraser:
+    """`journal.port.Eraser` on a file."""
+
+    def __init__(self, path: Path, journal_id: str = "") -> None:
+        """Open the journal at `path`, which must have `journal_id` unless that is empty.
+
+        Raises:
+            Unavailable: there is none yet, it is of an older version, or the storage failed.
+            Unreadable: it is no journal, of a newer version, or another journal.
+        """
+        self._path = path
+        self._id = journal_id
+        with self._connection():
+            pass
+
+    def forget(self, entry: NewEntry) -> int:
+        validate(entry)
+        columns = NewEntry.__struct_fields__
+        insert = INSERT.format(columns=", ".join(columns), marks=", ".join("?" * len(columns)))
+        with self._connection() as connection:
+            connection.set_busy_timeout(FORGET_WITHIN_MS)
+            connection.execute(insert, astuple(entry))
+            revision = int(connection.execute(FIND, (entry.id,)).get)
+            # The writer takes a file for truncated that has become smaller and grown in the WAL.
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        return revision
+
+    def delete(self, revisions: Sequence[int]) -> None:
+        left = list(reversed(revisions))
+        with self._connection() as connection:
+            _let_others_sync(connection)
+            while left:
+                with _step(connection) as end:
+                    while left and monotonic() < end:
+                        connection.execute(DELETE, (left.pop(),))
+
+    def sweep(self) -> None:
+        with self._connection() as connection:
+            _let_others_sync(connection)
+            if connection.pragma("auto_vacuum") == INCREMENTAL:
+                for _ in range(0, connection.pragma("freelist_count"), PAGES):
+                    with _step(connection):
+                        connection.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
+            _truncate_wal(connection)
+
+    def close(self) -> None:
+        """Nothing is open between two calls."""
+
+    @contextmanager
+    def _connection(self) -> Iterator[apsw.Connection]:
+        with map_errors(self._path), closing(connect_to_erase(self._path, self._id)) as connection:
+            connection.set_busy_timeout(BUSY_MS)
+            yield connection
+
+
+def _let_others_sync(connection: apsw.Connection) -> None:
+    """Leave the syncs to the writer's commits and to the checkpoint: a deletion is repeatable."""
+    connection.pragma("synchronous", "normal")
+
+
+@contextmanager
+def _step(connection: apsw.Connection) -> Iterator[float]:
+    """Make the block a transaction; give the time at which it should end. Then rest."""
+    connection.execute("BEGIN IMMEDIATE")
+    began = monotonic()
+    yield began + STEP
+    connection.execute("COMMIT")
+    time.sleep(REST * (monotonic() - began))
+
+
+def _truncate_wal(connection: apsw.Connection) -> None:
+    """Move all of the WAL to the database, and make it empty.
+
+    Raises:
+        Unavailable: a reader needs it, as a backup may for minutes.
+    """
+    connection.set_busy_timeout(TRUNCATE_MS)
+    for _ in range(ATTEMPTS):
+        with suppress(apsw.BusyError):
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            return
+        time.sleep(AGAIN)
+    raise Unavailable("a reader keeps deleted entries in the WAL")
