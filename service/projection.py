@@ -209,8 +209,8 @@ class Projection:
     def _take_forget(self, entry: Entry) -> None:
         try:
             listed = forget_list_of(entry)
-        except ValueError as problem:
-            log.error("forget_entry_invalid", revision=entry.revision, problem=str(problem))
+        except ValueError:
+            log.exception("forget_entry_invalid", revision=entry.revision)
             return
         self._flush()
         self._forget(entry, listed)
