@@ -9,6 +9,8 @@ from service.history import HistoryEntry
 from service.session import without_message
 from service.view.writer import SessionKey
 
+_CALLBACK = Kind.CALLBACK  # Enum members are slow to look up in Python 3.11
+
 
 class Arrival(msgspec.Struct, gc=False):
     """A decoded entry.
@@ -33,9 +35,11 @@ def arrival_of(entry: Entry) -> Arrival:
     One that came too early is malformed, although its content can be read. Of one that is damaged
     nothing is believed.
     """
+    if entry.kind != _CALLBACK:
+        return Arrival(entry, b"", (entry.sdk_app_id, ""))
     reading = read(entry.sdk_app_id, entry.body, entry.received_at)
     callback, problem = reading.callback, reading.problem
-    if reading.identity != entry.id and entry.kind == Kind.CALLBACK:
+    if reading.identity != entry.id:
         callback, problem = None, DAMAGED
     if callback is None:
         return Arrival(entry, records.event(entry), (entry.sdk_app_id, ""), problem)

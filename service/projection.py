@@ -7,10 +7,8 @@ Deterministic: what is written depends on the entries alone, not on how they are
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
-from struct import Struct
 from typing import NamedTuple
 
 import structlog
@@ -19,6 +17,7 @@ from msgspec.structs import replace
 from callback.catalogue import State
 from desk.v1 import event_pb2
 from journal.entry import DAMAGED, Entry, Kind
+from journal.forgetting import ForgetList, forget_list_of
 from metrics.definitions import LATE, RECORDS, RECORDS_REVISED
 from service import records
 from service.arrival import Arrival, arrival_of
@@ -26,9 +25,12 @@ from service.history import LIMITS, FoldLimits, History, HistoryEntry, Usage
 from service.positions import position_of
 from service.session import Reason
 from service.session_cache import CachedSession, SessionCache
+from service.view.digest import DIGEST_BYTES, DIGESTS, row_hash
 from service.view.progress import Progress
+from service.view.removal import Removed
 from service.view.store import fingerprint
 from service.view.writer import (
+    FORGOTTEN,
     NO_HISTORY,
     OWN,
     REVISED,
@@ -47,7 +49,8 @@ DECODED = 250
 """Entries that are decoded at a time."""
 
 # Enum members are slow to look up in Python 3.11.
-_TOO_LONG, _NEW, _CALLBACK = Reason.SESSION_TOO_LONG, State.NEW, Kind.CALLBACK
+_TOO_LONG, _NEW = Reason.SESSION_TOO_LONG, State.NEW
+_CALLBACK, _FORGET = Kind.CALLBACK, Kind.FORGET
 
 log = structlog.get_logger()
 
@@ -97,11 +100,13 @@ class Projection:
         self._digest = int.from_bytes(self.progress.digest)
         self._repetitions = self.progress.repetitions
         self._damaged = self.progress.damaged
+        self._oldest = self.progress.oldest_revision
         self._any_refused = writer.refuses_any()
         self._failed = False
         # Of the batch under way:
         self._sessions: dict[SessionKey, CachedSession] = {}
         self._rows: list[FeedRow] = []
+        self._counts: Counter[tuple[int, int]] = Counter()  # changes, by app and state
         self._work = 0
         self._read_bytes = 0  # of histories
 
@@ -153,21 +158,33 @@ class Projection:
 
     def _take(self, arrival: Arrival) -> None:
         entry, callback = arrival.entry, arrival.callback
-        if entry.kind != _CALLBACK:
+        if entry.kind == _FORGET:
+            self._take_forget(entry)
+        elif entry.kind != _CALLBACK:
             log.error("entry_of_unknown_kind", revision=entry.revision, kind=entry.kind)
-        elif self._any_refused and self._writer.is_refused(entry.id):
-            self._repetitions += 1
+        elif self._any_refused and (owner := self._writer.owner_of(entry.id)):
+            self._repeat(owner, entry)
         elif callback and not arrival.problem:
             self._take_callback(arrival, callback)
-        elif callback and self._contains(arrival.key, callback):
-            self._repetitions += 1
+        elif callback and (owner := self._owner_of(arrival.key, callback)):
+            self._repeat(owner, entry)
         else:
-            if arrival.problem is DAMAGED:  # a copy with the same id may be whole
-                self._damaged += 1
-                log.error("entry_damaged", revision=entry.revision, throttle="")
-            else:
-                self._refuse(entry.id)
-            self._append(_malformed_row(arrival))
+            self._take_malformed(arrival)
+
+    def _repeat(self, owner: int, entry: Entry) -> None:
+        self._repetitions += 1
+        self._writer.add_repetition(owner, entry.revision)
+
+    def _take_malformed(self, arrival: Arrival) -> None:
+        entry = arrival.entry
+        if arrival.problem is DAMAGED:  # a copy with the same id may be whole
+            self._damaged += 1
+            log.error("entry_damaged", revision=entry.revision, throttle="")
+        else:
+            self._refuse(entry.id, entry.revision)
+        if arrival.callback:
+            self._writer.add_malformed(entry.revision, arrival.key)
+        self._append(_malformed_row(arrival))
 
     def _take_callback(self, arrival: Arrival, callback: HistoryEntry) -> None:
         session = self._session_for(arrival.key, callback)
@@ -175,7 +192,7 @@ class Projection:
         redone = history.usage.redone
         changed = [history.reject(callback)] if session.is_full else history.add(callback)
         if not changed:
-            self._repetitions += 1
+            self._repeat(session.first_revision, arrival.entry)
             return
         session.first_revision = session.first_revision or callback.revision
         session.revision = callback.revision
@@ -189,10 +206,52 @@ class Projection:
         if not session.is_full and history.usage.is_used_up(self._limits):
             self._close(session)
 
-    def _contains(self, key: SessionKey, callback: HistoryEntry) -> bool:
-        """Return True if a session has a callback already; if it is full, its ids are refused."""
+    def _take_forget(self, entry: Entry) -> None:
+        try:
+            listed = forget_list_of(entry)
+        except ValueError:
+            log.exception("forget_entry_invalid", revision=entry.revision)
+            return
+        self._flush()
+        self._forget(entry, listed)
+        row = _forgotten_row(entry, listed)
+        self._writer.add_feed([row])
+        self._digest += row_hash(row.position, row.record, None)
+        before = entry.revision - 1
+        self._oldest = max(self._oldest, min(listed.up_to or before, before) + 1)
+
+    def _forget(self, entry: Entry, listed: ForgetList) -> None:
+        """Remove what a FORGET entry lists."""
+        removal = self._writer.removal(entry.revision)
+        keys = [(entry.sdk_app_id, session_id) for session_id in listed.session_ids]
+        malformed = dict.fromkeys(listed.revisions)
+        for key in keys:
+            malformed |= dict.fromkeys(removal.malformed_of(key))
+            session = self._sessions.pop(key, None) or self._cache.take(key) or self._load(key)
+            self._cache.release(session)
+            if session.first_revision:
+                self._count_removed(removal.session(key, session.first_revision, session.number))
+            if session.saved_place:
+                self._counts[entry.sdk_app_id, session.saved_place[0]] -= 1
+        for revision in filter(entry.revision.__gt__, malformed):
+            if record := removal.find_malformed(entry.sdk_app_id, revision):
+                self._damaged -= records.is_of_damaged(record)
+                self._count_removed(removal.malformed(revision))
+        self._writer.note_forgotten(keys, entry.revision, entry.received_at)
+
+    def _count_removed(self, removed: Removed) -> None:
+        self._digest -= removed.digest
+        self._repetitions -= removed.repetitions
+        self._work += PUBLISHED * removed.rows
+
+    def _owner_of(self, key: SessionKey, callback: HistoryEntry) -> int:
+        """Return the session that has a callback, by its first revision; 0 if none has.
+
+        The ids of a session that is full are refused.
+        """
         session = self._session_for(key, callback)
-        return not session.is_full and session.history.contains(callback.key)
+        is_in = not session.is_full and session.history.contains(callback.key)
+        return session.first_revision if is_in else 0
 
     def _session_for(self, key: SessionKey, callback: HistoryEntry) -> CachedSession:
         """Return a session, with the part of its history in memory where a callback belongs."""
@@ -235,7 +294,7 @@ class Projection:
         kind = OWN
         if own.outcome.reason is _TOO_LONG:
             kind = NO_HISTORY
-            self._refuse(arrival.entry.id)
+            self._refuse(arrival.entry.id, session.first_revision)
         snapshot = None
         if session.number:
             changed_fields = session.history.changed
@@ -271,7 +330,7 @@ class Projection:
         keys: list[SavedKey] = []
         moved: list[SessionRow] = []
         stayed: list[SessionRow] = []
-        counts: Counter[tuple[int, int]] = Counter()
+        counts = self._counts
         for name in sorted(self._sessions):
             session = self._sessions[name]
             if not session.revision:
@@ -291,6 +350,7 @@ class Projection:
         self._writer.save_sessions(moved)
         self._writer.save_sessions_in_place(stayed)
         self._writer.count_sessions(counts)
+        counts.clear()
 
     def _close(self, session: CachedSession) -> None:
         """Store the ids of a full session, so that repetitions are recognised without it."""
@@ -301,9 +361,9 @@ class Projection:
         session.is_full = True
         session.history.close()
 
-    def _refuse(self, identity: bytes) -> None:
+    def _refuse(self, identity: bytes, owner: int) -> None:
         """Store an id, so that the entry is recognised if it is repeated."""
-        self._writer.refuse(identity)
+        self._writer.refuse(identity, owner)
         self._any_refused = True
 
     def _progress_after(
@@ -315,6 +375,7 @@ class Projection:
             applied_revision=applied,
             applied_id=entries[-1].id if entries else self.progress.applied_id,
             head_revision=max(head, applied),
+            oldest_revision=self._oldest,
             behind_since=behind_since,
             digest=(self._digest % DIGESTS).to_bytes(DIGEST_BYTES),
             complete=self.progress.complete or behind_since is None,
@@ -331,7 +392,15 @@ class Projection:
     def begin_at(self, oldest: int) -> None:
         """Make an empty view begin at a revision, as if it were the journal's first."""
         before = oldest - 1
-        self._move(applied_revision=before, head_revision=before, oldest_revision=oldest)
+        self._oldest = oldest
+        self._move(
+            applied_revision=before, head_revision=before, oldest_revision=oldest, begins_at=oldest
+        )
+
+    def note_deleted(self, revisions: Iterable[int]) -> None:
+        """Note that the journal no longer has some entries."""
+        with self._writer.transaction():
+            self._writer.note_deleted(revisions)
 
     def stop_at(self, problem: str) -> None:
         """Store why the journal cannot be read further, until the next batch."""
@@ -358,20 +427,6 @@ def _labels(sdk_app_id: int, verdict: int, reason: int) -> tuple[str, str, str]:
     verdicts: dict[int, str] = {n: each.name.lower() for each, n in records.VERDICTS.items()}
     reasons: dict[int, str] = {n: each.name.lower() for each, n in records.REASONS.items()}
     return str(sdk_app_id), verdicts[verdict], reasons[reason] if reason else ""
-
-
-DIGEST_BYTES = 32
-DIGESTS = 1 << 8 * DIGEST_BYTES
-
-_LENGTHS = Struct(">QI")
-_EMPTY = blake2b(digest_size=DIGEST_BYTES)
-
-
-def row_hash(position: int, record: bytes, session: bytes | None) -> int:
-    """Hash a row of the feed. The feed's digest is the sum of these, mod `DIGESTS`."""
-    digest = _EMPTY.copy()  # made faster than a new one
-    digest.update(b"".join((_LENGTHS.pack(position, len(record)), record, session or b"")))
-    return int.from_bytes(digest.digest())
 
 
 def _row(
@@ -426,6 +481,28 @@ def _malformed_row(arrival: Arrival) -> FeedRow:
         client_user_id="",
         channel_type="",
         record=record + arrival.event,
+        event_at=len(record),
+        session=None,
+    )
+
+
+def _forgotten_row(entry: Entry, listed: ForgetList) -> FeedRow:
+    record = records.forgotten(entry, listed)
+    return FeedRow(
+        position=position_of(entry.revision),
+        event_revision=entry.revision,
+        sdk_app_id=entry.sdk_app_id,
+        session_id="",
+        first_revision=0,
+        revised=FORGOTTEN,
+        type=event_pb2.EVENT_TYPE_UNSPECIFIED,
+        verdict=event_pb2.VERDICT_UNSPECIFIED,
+        reason=event_pb2.REJECTION_REASON_UNSPECIFIED,
+        verdicts=-1,
+        agent_id="",
+        client_user_id="",
+        channel_type="",
+        record=record,
         event_at=len(record),
         session=None,
     )

@@ -15,7 +15,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from callback.catalogue import EndReason, EventType, Field, State, carriers
 from callback.decoder import Callback
 from desk.v1 import event_pb2, session_pb2
-from journal.entry import Entry
+from desk.v1.event_service_pb2 import SubscribeResponse
+from journal.entry import DAMAGED, Entry
+from journal.forgetting import ForgetList
 from service.message import fill
 from service.session import Facts, Outcome, Reason, Session, Verdict, explain
 
@@ -147,6 +149,37 @@ def record(fields: event_pb2.SessionRecord, revision: int, ordinal: int = 0) -> 
     if ordinal:  # only of fields that are revised: none is left over in the others
         fields.ordinal = ordinal
     return fields.SerializeToString()
+
+
+def is_of_damaged(record: bytes) -> bool:
+    """Return True if a record is of an entry that was damaged."""
+    return event_pb2.SessionRecord.FromString(record).rejection_detail == DAMAGED
+
+
+def forgotten(entry: Entry, listed: ForgetList) -> bytes:
+    """Write the row of the feed for a FORGET entry: a SubscribeResponse without its header."""
+    content = event_pb2.Forgotten(
+        revision=entry.revision,
+        sdk_app_id=entry.sdk_app_id,
+        session_ids=listed.session_ids,
+        malformed_revisions=listed.revisions,
+        requested_at=timestamp(entry.received_at),
+    )
+    return SubscribeResponse(forgotten=content).SerializeToString()
+
+
+_FORGOTTEN = bytes([SubscribeResponse.FORGOTTEN_FIELD_NUMBER << 3 | 2])
+
+
+def is_forgotten(row: bytes) -> bool:
+    """Return True if a row of the feed is from `forgotten`: a record begins with its revision."""
+    return row.startswith(_FORGOTTEN)
+
+
+@lru_cache(16)
+def forgotten_sessions(row: bytes) -> frozenset[str]:
+    """Return the sessions in a row of `forgotten`, and "" for what is malformed."""
+    return frozenset((*SubscribeResponse.FromString(row).forgotten.session_ids, ""))
 
 
 _FIELDS = session_pb2.Session.DESCRIPTOR.fields_by_name

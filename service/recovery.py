@@ -18,14 +18,15 @@ from journal.damage import Damage, faults
 from journal.entry import DAMAGED, Entry
 from service.arrival import arrival_of
 from service.positions import ORDINAL_BITS, revision_of
-from service.projection import DIGESTS, row_hash
+from service.records import is_forgotten
+from service.view.digest import DIGESTS, row_hash
 from service.view.errors import sqlite_errors
 from service.view.progress import LOAD, Progress
 from service.view.store import open_reader
 
 OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
-ENTRIES = f"SELECT record FROM feed WHERE {OWN} ORDER BY position"  # noqa: S608
+ENTRIES = f"SELECT record FROM feed WHERE {OWN} AND revised != 3 ORDER BY position"  # noqa: S608
 COMPARED = """
     record,
     event_revision, sdk_app_id, session_id, type, verdict, reason, client_user_id, channel_type
@@ -94,7 +95,7 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
         for position, session, record, *columns in db.execute(FEED):
             total += row_hash(position, record, session)
             revision = revision_of(position)
-            if position != revision << ORDINAL_BITS:
+            if position != revision << ORDINAL_BITS or is_forgotten(record):
                 continue
             if problem := difference(record, columns, following.at(revision)):
                 damages.append(Damage(revision, revision, problem))

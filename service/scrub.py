@@ -30,7 +30,7 @@ MOST_REVISIONS = 10
 
 ROWS = f"""
 SELECT position, {COMPARED} FROM feed
-WHERE position > ? AND position <= ? AND {OWN} ORDER BY position
+WHERE position > ? AND position <= ? AND {OWN} AND revised != 3 ORDER BY position
 """  # noqa: S608
 
 log = structlog.get_logger()

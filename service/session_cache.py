@@ -81,6 +81,10 @@ class SessionCache:
         """Take a session out, so that it stays in memory; its bytes still count."""
         return self._sessions.pop(key, None)
 
+    def release(self, session: CachedSession) -> None:
+        """Count the bytes of a session that was taken out no longer."""
+        self._bytes -= session.weight
+
     def put_back(self, sessions: dict[SessionKey, CachedSession]) -> None:
         """Put sessions in, as the most recently used ones."""
         for session in sessions.values():

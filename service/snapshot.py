@@ -22,8 +22,8 @@ from journal.damage import Report, faults
 from journal.errors import Closed, JournalError, NotKept, Unreadable
 from journal.jetstream_objects import KEEP, ObjectStore, StoredObject
 from journal.port import JournalReader
-from service.projection import DIGESTS, row_hash
 from service.view import store
+from service.view.digest import DIGESTS, row_hash
 from service.view.errors import ViewDamaged, ViewError, ViewUnavailable, sqlite_errors
 from service.view.progress import LOAD, Progress
 from service.view.writer import lock

@@ -15,12 +15,14 @@ import msgspec
 
 from command.cli.connection import FAILED, CallFailed, client_command
 from command.cli.filters import VERDICT, event_filter, event_options
+from command.cli.output import print_json
 from command.cli.parameters import time_zone_option
 from command.cli.printers import Printer, terminal_width
 from command.cli.rows import Output, mask_options, row_options
 from command.cli.tables import FEED, clock_text, exact_text
 from desk.client import Client, Denied, JournalMismatch, Update
-from desk.v1.event_pb2 import SessionRecord, Verdict
+from desk.v1.event_pb2 import Forgotten, SessionRecord, Verdict
+from desk.v1.event_service_pb2 import SubscribeResponse
 
 VERDICTS = "Verdict, such as REJECTED. Default: every verdict but REJECTED."
 
@@ -53,6 +55,11 @@ class Checkpoint(msgspec.Struct, frozen=True):
     "--include-session", is_flag=True, help="With --json: add the session after each record."
 )
 @click.option(
+    "--skip-forgotten",
+    is_flag=True,
+    help="Start although records of forgotten sessions are missing since then.",
+)
+@click.option(
     "--checkpoint-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Resume from the revision in this file, and keep it up to date. At the first start, the "
@@ -69,6 +76,7 @@ async def watch(
     from_start: bool,
     until_caught_up: bool,
     include_session: bool,
+    skip_forgotten: bool,
     checkpoint_file: Path | None,
     output: Output[SessionRecord],
     mask: dict[str, bool],
@@ -79,7 +87,8 @@ async def watch(
     Reconnects when the connection is lost, and resumes. STATE is the state of the session after all
     its callbacks so far, EFFECT what the event changed at its place in time order. NOTE says `late`
     and by how much an event is older than the newest of its session; an event whose verdict a late
-    callback changed is printed again, marked `revised`.
+    callback changed is printed again, marked `revised`. Sessions that are forgotten are reported on
+    stderr, with --json on stdout as an object `forgotten`.
     """
     if from_start and after is not None:
         raise click.UsageError("--after and --from-start exclude each other")
@@ -93,6 +102,7 @@ async def watch(
         journal_id=start.journal_id if start else "",
         event_filter=event_filter(**options),
         include_session=include_session or output.form != "json",  # it tells which events are late
+        skip_forgotten=skip_forgotten,
         **mask,
     )
     narrow = partial(clock_text, precision="seconds")
@@ -102,6 +112,8 @@ async def watch(
         async with aclosing(updates):
             async for update in updates:
                 _print(update, printer, live=output.is_table and not until_caught_up)
+                if update.forgotten:
+                    _print_forgotten(update.forgotten, as_json=output.form == "json")
                 saved.note(Checkpoint(update.journal_id, update.revision))
                 if until_caught_up and update.caught_up:
                     break
@@ -165,6 +177,15 @@ def _print(update: Update, printer: Printer[SessionRecord], *, live: bool) -> No
         click.secho(f"-- caught up at revision {update.revision}", dim=True)
     if update.fell_behind:
         click.echo("desk: events come faster than they can be printed; catching up", err=True)
+
+
+def _print_forgotten(forgotten: Forgotten, *, as_json: bool) -> None:
+    if as_json:
+        print_json(SubscribeResponse(forgotten=forgotten))
+        return
+    number = len(forgotten.session_ids) + len(forgotten.malformed_revisions)
+    what = f"{number:,} sessions or malformed callbacks of app {forgotten.sdk_app_id}"
+    click.echo(f"desk: at revision {forgotten.revision} forgotten: {what}", err=True)
 
 
 _COLOURS = {Verdict.VERDICT_REJECTED: "red", Verdict.VERDICT_UNRECOGNISED: "yellow"}

@@ -45,6 +45,7 @@ class ErrorReason(Enum):
     SCOPE_MISSING = "SCOPE_MISSING", Code.PERMISSION_DENIED
     APP_NOT_ALLOWED = "APP_NOT_ALLOWED", Code.PERMISSION_DENIED
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND", Code.NOT_FOUND
+    FORGOTTEN = "FORGOTTEN", Code.NOT_FOUND
     JOURNAL_MISMATCH = "JOURNAL_MISMATCH", Code.FAILED_PRECONDITION
     SDK_APP_ID_REQUIRED = "SDK_APP_ID_REQUIRED", Code.FAILED_PRECONDITION
     REVISION_NOT_KEPT = "REVISION_NOT_KEPT", Code.OUT_OF_RANGE
@@ -82,6 +83,15 @@ def shutting_down() -> CallRefused:
     """Make the error that ends open calls when the server drains."""
     return CallRefused(
         ErrorReason.SHUTTING_DOWN, "the server is shutting down; try another, or again"
+    )
+
+
+def forgotten(sdk_app_id: int, session_id: str, revision: int) -> CallRefused:
+    """Make the error for a session that was forgotten at a revision."""
+    return CallRefused(
+        ErrorReason.FORGOTTEN,
+        f"session {quoted(session_id)} in app {sdk_app_id} was forgotten at revision {revision}",
+        forgotten_revision=revision,
     )
 
 

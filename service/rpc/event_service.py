@@ -68,8 +68,10 @@ class EventService:
             )
         if not request.HasField("after_revision"):
             return progress.applied_revision
-        after = request.after_revision or progress.oldest_revision - 1
-        check_kept(after, progress.oldest_revision)
+        oldest = progress.begins_at if request.skip_forgotten else progress.oldest_revision
+        after = request.after_revision or oldest - 1
+        remedy = "; with skip_forgotten the stream begins anywhere" * (after >= progress.begins_at)
+        check_kept(after, oldest, progress.journal_id, remedy)
         if not await reach(self._feed, reader, after, self._feed.limits.revision_seconds):
             applied = reader.progress().applied_revision
             raise (not_reached if request.journal_id else in_future)(after, applied)

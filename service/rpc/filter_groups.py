@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from service.records import is_forgotten
 from service.view.selection import EventSelection, LiveRow
 
 
@@ -123,10 +124,21 @@ class FilterIndex:
         Groups may come and go between two steps.
         """
         for row in reversed(rows):
+            if is_forgotten(row.record):
+                yield from self._announce_forgotten(row, announced)
             found = [self._by_value[key] for key in row.index_keys() if key in self._by_value]
             # A group whose last match is not earlier has been woken for a later row.
             for group in [g for g in chain(*found) if g.last_match < row.position]:
                 if group.selects(row):
                     group.match(row.position, announced)
                 yield
+            yield
+
+    def _announce_forgotten(self, row: LiveRow, announced: int) -> Iterator[None]:
+        """Wake every group, in small steps: streams that do not select the row get a checkpoint."""
+        for group in self:
+            if group.last_match < row.position and group.selects(row):
+                group.match(row.position, announced)
+            else:
+                group.wake()
             yield

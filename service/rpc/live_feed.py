@@ -15,6 +15,7 @@ from typing import cast
 
 from desk.v1.event_pb2 import SessionRecord
 from service.positions import complete_revision, last_of
+from service.records import is_forgotten
 from service.rpc import responses
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.errors import log_error, shutting_down
@@ -94,6 +95,8 @@ class LiveFeed:
         waiters: calls that wait for a revision or a state.
         received_at: time (ms) at which the gateway received the first callback that the last read
             has found.
+        last_forgotten: position of the last row of a FORGET entry; every live stream sends a
+            revision that is not older.
         announced_position: every stream has been woken for the rows up to here that it selects.
         ended: the loop's time at which all streams of that time were ended.
     """
@@ -108,6 +111,7 @@ class LiveFeed:
         head = last_of(progress.applied_revision)
         self.ring = Ring(head, rows=limits.ring_rows, size=limits.ring_bytes)
         self.announced_position = head
+        self.last_forgotten = 0
         self.received_at = 0
         self.ended = 0.0
         self._reader = reader
@@ -212,6 +216,8 @@ class LiveFeed:
         if last_of(revision) == window.reached:
             self.ring.extend(rows, window.reached)
             self.received_at = _received_at(rows) or self.received_at
+            positions = [row.position for row in rows if is_forgotten(row.record)]
+            self.last_forgotten = max([self.last_forgotten, *positions])
         else:
             # One revision is larger than a message: streams read it from the view.
             revision += 1

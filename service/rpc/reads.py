@@ -14,7 +14,7 @@ from desk.v1.session_service_pb2 import (
     SessionGroup,
 )
 from service.records import duration
-from service.rpc.errors import CallRefused, ErrorReason, quoted
+from service.rpc.errors import CallRefused, ErrorReason, forgotten, quoted
 from service.rpc.requests import Key
 from service.rpc.responses import header_of
 from service.rpc.revisions import check_kept, in_future
@@ -50,7 +50,7 @@ def as_of(reader: Reader, key: Key, revision: int) -> SessionAt:
 def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -> bytes | None:
     """Read a session inside a snapshot, as `as_of`; None if it had not begun."""
     now = reader.session(*key)
-    check_kept(revision, progress.oldest_revision)
+    check_kept(revision, progress.begins_at, progress.journal_id)
     if revision > progress.applied_revision:
         raise in_future(revision, progress.applied_revision)
     if now is None or Session.FromString(now).revision <= revision:
@@ -62,7 +62,11 @@ def not_found(reader: Reader, key: Key, revision: int = 0) -> CallRefused:
     """Make the error for a session that has not begun, or (0: now) had not at a revision."""
     app, name = key
     named = f"session {quoted(name)} in app {app}"
-    if revision and reader.session(app, name) is not None:
+    is_here = bool(revision) and reader.session(app, name) is not None
+    forgotten_at = reader.forgotten_at(app, name)
+    if forgotten_at > revision or (forgotten_at and not is_here):
+        return forgotten(app, name, forgotten_at)
+    if is_here:
         sentence = f"{named} had not begun at revision {revision}"
     elif (count := reader.rejected_of(app, name, COUNTED)) is None:
         sentence = f"no {named}: no callback has named it"

@@ -15,6 +15,7 @@ from desk.v1.event_service_pb2 import RecordBatch, SessionBatch, SubscribeRespon
 from desk.v1.session_service_pb2 import GetSessionResponse
 from desk.v1.status_pb2 import ResponseHeader
 from service.positions import complete_revision, last_of, revision_of
+from service.records import is_forgotten
 from service.view.progress import Progress
 from service.view.reader import Row
 
@@ -98,14 +99,28 @@ def encode(
 ) -> Encoded:
     """Make messages of all rows up to and including the position `reached`."""
     messages = [
-        records(
-            header(journal_id, complete_revision(end)),
-            batch,
-            with_session=batch_format.with_session,
-        )
-        for batch, end in batches(rows, reached, batch_format.max_batch)
+        _message(header(journal_id, complete_revision(end)), batch, batch_format.with_session)
+        for part, reaches in _runs(rows, reached)
+        for batch, end in batches(part, reaches, batch_format.max_batch)
     ]
     return Encoded(messages, reached)
+
+
+def _runs(rows: Sequence[Row], reached: int) -> Iterator[tuple[Sequence[Row], int]]:
+    """Cut rows into runs of records, and single rows of FORGET entries; each with its end."""
+    start = 0
+    for place in [place for place, row in enumerate(rows) if is_forgotten(row[1])]:
+        revision = _revision(rows[place])
+        yield rows[start:place], last_of(revision - 1)
+        start = place + 1
+        yield rows[place:start], last_of(revision) if start < len(rows) else reached
+    yield rows[start:], reached
+
+
+def _message(header: ResponseHeader, rows: Sequence[Row], with_session: bool) -> bytes:
+    if is_forgotten(rows[0][1]):
+        return b"".join((*_head(header), rows[0][1]))
+    return records(header, rows, with_session=with_session)
 
 
 def batches(

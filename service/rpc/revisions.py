@@ -8,13 +8,14 @@ from service.rpc.live_feed import LiveFeed
 from service.view.reader import Reader
 
 
-def check_kept(after: int, oldest: int) -> None:
+def check_kept(after: int, oldest: int, journal_id: str, remedy: str = "") -> None:
     """Check that everything after a revision can still be read; raises REVISION_NOT_KEPT."""
     if after < oldest - 1:
         raise CallRefused(
             ErrorReason.REVISION_NOT_KEPT,
-            f"revisions before {oldest} are no longer kept",
+            f"revisions before {oldest} are no longer kept{remedy}",
             oldest_revision=oldest,
+            journal_id=journal_id,
         )
 
 

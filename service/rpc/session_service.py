@@ -8,7 +8,7 @@ from desk.v1 import session_service_pb2 as pb
 from desk.v1.session_pb2 import Session, SessionKey
 from service.rpc import reads, requests, responses
 from service.rpc.calls import Call
-from service.rpc.errors import CallRefused, ErrorReason, quoted
+from service.rpc.errors import CallRefused, ErrorReason, forgotten, quoted
 from service.rpc.explanation import Explanations
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
@@ -116,6 +116,7 @@ class SessionService:
         with self._feed.following(), self._feed.waiters.state(key, states) as waiter:
             seen = self._now(key, waiter)
             if seen is None:
+                self._check_not_forgotten(key)
                 seen = await _next(waiter, call.time_left(self._limits.state_seconds))
         header = responses.header(self._feed.journal_id, seen.revision)
         return pb.WaitForStateResponse(header=header, session=seen.session)
@@ -127,6 +128,11 @@ class SessionService:
             sentence = f"no session {quoted(key[1])}: app {key[0]} is not configured"
             return CallRefused(ErrorReason.SESSION_NOT_FOUND, f"{sentence}; here: {choice}")
         return reads.not_found(self._readers.inline, key, revision)
+
+    def _check_not_forgotten(self, key: Key) -> None:
+        reader = self._readers.inline
+        if (revision := reader.forgotten_at(*key)) and reader.session(*key) is None:
+            raise forgotten(*key, revision)
 
     def _now(self, key: Key, waiter: StateWaiter) -> Seen | None:
         """Return the session if it is in a wanted state; else set where the waiter begins."""

@@ -7,6 +7,7 @@ that is being sent, and the next one only while its caller has few unread bytes.
 import asyncio
 import random
 from time import time
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -39,6 +40,7 @@ class Stream:
     ) -> None:
         limits = feed.limits
         self._position = 0
+        self._sent = 0  # position in the last header
         self._caller = call.caller
         self._feed = feed
         self._bytes = feed.quotas.stream_bytes
@@ -59,7 +61,7 @@ class Stream:
         Raises:
             CallRefused: SHUTTING_DOWN, after a last checkpoint; REVISION_NOT_KEPT.
         """
-        self._position = position
+        self._position = self._sent = position
         wakeup = Wakeup()
         self._group.wakeups.add(wakeup)
         try:
@@ -68,12 +70,12 @@ class Stream:
         finally:
             self._group.wakeups.discard(wakeup)
             wakeup.close()
-        await self._send_checkpoint()
+        await self._send_mark(checkpoint=Checkpoint())
         raise shutting_down()
 
     async def send_sessions(self, revision: int) -> None:
         """Send the sessions that the filter selects as of a revision, before `run`."""
-        self._position = last_of(revision)
+        self._position = self._sent = last_of(revision)
         reached, complete = 0, False
         while not complete and not self._feed.draining:
             part = await self._readers.catch_ups.run(
@@ -99,7 +101,11 @@ class Stream:
         self._due = self._next_checkpoint()
 
     def _is_due(self) -> bool:
-        return self._clock() >= self._due
+        """Return True if it is time for a sign of life, or something was forgotten since the last.
+
+        A client that resumes from before that could be refused.
+        """
+        return self._clock() >= self._due or self._sent < self._feed.last_forgotten < self._position
 
     def _next_checkpoint(self) -> float:
         streams = self._feed.limits.checkpoint_streams
@@ -123,7 +129,7 @@ class Stream:
     async def _idle(self, wakeup: Wakeup) -> None:
         if not self._live:
             self._live = True
-            await self._send(SubscribeResponse(header=self._header(), caught_up=CaughtUp()))
+            await self._send_mark(caught_up=CaughtUp())
         elif not await self._checkpoint_if_due():
             # Nothing is awaited between the look at `last_match` and this: no row is missed.
             await wakeup.sleep(self._due)
@@ -132,7 +138,7 @@ class Stream:
         if self._live:
             self._live = False
             FELL_BEHIND.values[()] += 1
-            await self._send(SubscribeResponse(header=self._header(), fell_behind=FellBehind()))
+            await self._send_mark(fell_behind=FellBehind())
 
     async def _send_live(self) -> None:
         """Send rows of the ring."""
@@ -143,7 +149,7 @@ class Stream:
             await self._send_all(encoded.messages)
         if encoded.messages and self._feed.received_at:
             STREAM_DELAY.observe(max(0.0, time() - self._feed.received_at / 1000))
-        await self._move(encoded.reached)
+        await self._move(encoded)
 
     async def _catch_up(self) -> None:
         """Send from the view, part by part.
@@ -165,7 +171,7 @@ class Stream:
                     if self._bytes.allow_read_ahead(self._caller):
                         part = self._start_reading(encoded.reached)
                     await self._send_all(encoded.messages[-1:])
-                await self._move(encoded.reached)
+                await self._move(encoded)
                 part = part or self._start_reading(encoded.reached)
         finally:
             if part:
@@ -187,24 +193,27 @@ class Stream:
         )
         if window.progress.journal_id != self._feed.journal_id:
             raise shutting_down()  # the view was replaced, and the worker opens it again
-        check_kept(complete_revision(position), window.progress.oldest_revision)
-        return responses.encode(
-            window.progress.journal_id, window.rows, window.reached, self._format
-        )
+        progress = window.progress
+        check_kept(complete_revision(position), progress.begins_at, progress.journal_id)
+        return responses.encode(progress.journal_id, window.rows, window.reached, self._format)
 
     async def _send_all(self, messages: list[bytes]) -> None:
         for message in messages:
             await self._send(message)
 
-    async def _move(self, position: int) -> None:
-        self._position = position
+    async def _move(self, encoded: Encoded) -> None:
+        self._position = encoded.reached
+        if encoded.messages:
+            self._sent = encoded.reached
         await self._checkpoint_if_due()
 
-    async def _send_checkpoint(self) -> None:
-        await self._send(SubscribeResponse(header=self._header(), checkpoint=Checkpoint()))
+    async def _send_mark(self, **content: Any) -> None:
+        """Send a message that has no records, with the revision to resume after."""
+        self._sent = self._position
+        await self._send(SubscribeResponse(header=self._header(), **content))
 
     async def _checkpoint_if_due(self) -> bool:
         if not self._is_due():
             return False
-        await self._send_checkpoint()
+        await self._send_mark(checkpoint=Checkpoint())
         return True

@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 
 from desk.v1.session_pb2 import Session
 from service.positions import revision_of
-from service.rpc.errors import CallRefused
+from service.records import forgotten_sessions, is_forgotten
+from service.rpc.errors import CallRefused, forgotten
 from service.rpc.requests import Key
 from service.view.selection import LiveRow
 
@@ -70,6 +71,8 @@ class Waiters:
         Waiters may come and go between two steps.
         """
         for row in rows:
+            if is_forgotten(row.record):
+                yield from self._end_forgotten(row)
             by_state = self._states.get((row.sdk_app_id, row.session_id))
             if by_state and row.session:
                 yield
@@ -78,6 +81,14 @@ class Waiters:
             if not future.done():
                 future.set_result(None)
                 yield
+
+    def _end_forgotten(self, row: LiveRow) -> Iterator[None]:
+        revision = revision_of(row.position)
+        for key in [(row.sdk_app_id, each) for each in forgotten_sessions(row.record)]:
+            for waiter in _all(self._states.get(key, {})):
+                if revision > waiter.after and not waiter.seen.done():
+                    waiter.seen.set_exception(forgotten(*key, revision))
+                    yield
 
     def fail(self, error: Callable[[], CallRefused]) -> None:
         """End the wait of every call with an error."""

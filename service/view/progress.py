@@ -16,6 +16,7 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     applied_id: bytes = b""
     head_revision: int = 0
     oldest_revision: int = 1
+    begins_at: int = 1
     behind_since: int | None = None
     digest: bytes = bytes(32)
     complete: bool = False

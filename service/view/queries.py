@@ -32,6 +32,21 @@ SELECT session FROM feed WHERE position = max(
               AND revised = 2 AND position <= ?3), 0))
 """
 
+# The last FORGET entry that names a session.
+FORGOTTEN_AT = """
+SELECT max(revision) FROM forgotten_sessions WHERE session_id = ? AND sdk_app_id = ?
+"""
+
+# Rows of FORGET entries, newest first.
+FORGOTTEN = """
+SELECT position, record FROM feed INDEXED BY feed_by_session
+WHERE first_revision = 0 AND revised = 3 AND position < ? ORDER BY position DESC LIMIT ?
+"""
+
+# Entries whose bytes are to be deleted, the newest first: what repeats an entry goes before it. If
+# only a part is deleted, a view that is built then still finds the owner of each repetition.
+ENTRIES_TO_DELETE = "SELECT revision FROM entries_to_delete ORDER BY revision DESC LIMIT ?"
+
 # The number of callbacks that have named a session, up to a limit; no row if none has.
 CALLBACKS_OF_SESSION = """
 SELECT session_id, (SELECT count(*) FROM (
@@ -47,13 +62,18 @@ WHERE position > ? AND position <= ? {where}
 ORDER BY position
 """
 
-# The positions of some sessions' records; bare positions are cheap to sort.
-FEED_OF_SESSIONS = """
+# The positions of some sessions' records, and of the FORGET entries that name them; bare positions
+# are cheap to sort. What is malformed shares its key with all FORGET entries.
+FEED_OF_SESSIONS = f"""
 SELECT position FROM feed INDEXED BY feed_by_session
-WHERE position > ? AND position <= ? AND revised IN (0, 1, 2) AND first_revision IN (
-    SELECT first_revision FROM session_keys WHERE TRUE {where})
-ORDER BY position LIMIT ?
-"""
+WHERE position > ?1 AND position <= ?2 AND revised IN (0, 1, 2, 3) AND first_revision IN (
+    SELECT first_revision FROM session_keys WHERE session_id IN (SELECT value FROM json_each(?3)))
+UNION
+SELECT revision << {ORDINAL_BITS} FROM forgotten_sessions
+WHERE session_id IN (SELECT value FROM json_each(?3))
+  AND revision << {ORDINAL_BITS} > ?1 AND revision << {ORDINAL_BITS} <= ?2
+ORDER BY position LIMIT ?4
+"""  # noqa: S608 -- a number of ours
 
 # One record, if it is selected.
 FEED_AT = "SELECT {columns} FROM feed WHERE position = ? {where}"

@@ -21,7 +21,6 @@ from service.view.selection import (
     LiveRow,
     SessionSelection,
     SnapshotSelection,
-    one_of,
 )
 from service.view.store import open_reader
 
@@ -190,10 +189,9 @@ class Reader:
     def _of_sessions(
         self, selection: EventSelection, after: int, end: int, columns: str
     ) -> tuple[apsw.Cursor, int]:
-        sessions = one_of({"session_id": selection.session_ids})
-        sql = queries.FEED_OF_SESSIONS.format(where=sessions.sql)
-        values = (after, end, *sessions.values, self.bounds.revisions)
-        positions = self._all(sql, values)
+        sessions = msgspec.json.encode(selection.session_ids).decode()
+        values = (after, end, sessions, self.bounds.revisions)
+        positions = self._all(queries.FEED_OF_SESSIONS, values)
         if len(positions) == self.bounds.revisions:
             positions, end = _whole(positions, positions[-1][0])
         where = msgspec.structs.replace(selection, session_ids=()).where()
@@ -215,6 +213,18 @@ class Reader:
         values = (session_id, sdk_app_id, revised, last_of(revision))
         with sqlite_errors():
             yield from self._db.execute(queries.HISTORY_OF_SESSION, values)
+
+    def forgotten_at(self, sdk_app_id: int, session_id: str) -> int:
+        """Return the revision at which a session was forgotten last; 0 if it never was."""
+        return self._one(queries.FORGOTTEN_AT, (session_id, sdk_app_id))[0] or 0
+
+    def forgotten(self, before: int, limit: int) -> list[Row]:
+        """Read what was forgotten before a position, newest first: (position, row)."""
+        return self._all(queries.FORGOTTEN, (before, limit))
+
+    def entries_to_delete(self, limit: int) -> list[int]:
+        """Return revisions of entries that the journal may still have, in order of deletion."""
+        return [revision for (revision,) in self._all(queries.ENTRIES_TO_DELETE, (limit,))]
 
     def records(self, positions: Iterable[int]) -> Iterator[Row]:
         """Read records that exist, one by one: (position, record)."""

@@ -9,7 +9,8 @@ CREATE TABLE progress (
     applied_revision INTEGER NOT NULL,  -- the last revision in the view
     applied_id       BLOB    NOT NULL,  -- the id of its entry: a journal restored from a backup has another
     head_revision    INTEGER NOT NULL,  -- the journal's newest revision, as last seen
-    oldest_revision  INTEGER NOT NULL,  -- the oldest revision still kept
+    oldest_revision  INTEGER NOT NULL,  -- the oldest revision from which on nothing is missing
+    begins_at        INTEGER NOT NULL,  -- the first revision of the journal when the view was begun
     behind_since     INTEGER,           -- received_at of the first entry not applied; NULL when caught up
     digest           BLOB    NOT NULL,  -- sum of the hashes of the feed's rows: see service.projection
     complete         INTEGER NOT NULL,  -- 1 once the view has caught up for the first time
@@ -83,7 +84,7 @@ CREATE TABLE feed (
     first_revision INTEGER NOT NULL,     -- as in session_keys
     revised        INTEGER NOT NULL,     -- 0 in an event's own row (ordinal 0), 1 where a late one has changed it,
                                          -- 2 in the own row of an event that is in no history: malformed, or of
-                                         -- a session that had no room for it
+                                         -- a session that had no room for it; 3 where sessions were forgotten
     type           INTEGER NOT NULL,
     verdict        INTEGER NOT NULL,
     reason         INTEGER NOT NULL,
@@ -92,7 +93,7 @@ CREATE TABLE feed (
     client_user_id TEXT    NOT NULL,
     channel_type   TEXT    NOT NULL,
     record         BLOB    NOT NULL,     -- desk.v1.SessionRecord without `session`; its event stands last, and
-                                         -- in the event's own row only
+                                         -- in the event's own row only. If 3: desk.v1.SubscribeResponse
     event_at       INTEGER NOT NULL,     -- bytes of `record` before the event
     session        BLOB                  -- desk.v1.Session after the revision; in ordinal 0 only;
                                          -- NULL while the session has not begun
@@ -103,8 +104,42 @@ CREATE INDEX feed_by_session ON feed (first_revision, revised);
 
 -- Ids of entries that are recognised without a history: malformed ones, and all of sessions that are full.
 CREATE TABLE refused_ids (
-    id BLOB PRIMARY KEY
+    id    BLOB    PRIMARY KEY,
+    owner INTEGER NOT NULL     -- first_revision of the session, or the revision of the malformed entry
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX refused_by_owner ON refused_ids (owner);
+
+-- Entries that repeat another one, and so have no record. They are forgotten with their owner.
+CREATE TABLE repetitions (
+    owner    INTEGER NOT NULL,  -- as in refused_ids
+    revision INTEGER NOT NULL,
+    PRIMARY KEY (owner, revision)
+) STRICT, WITHOUT ROWID;
+
+-- Malformed callbacks that can be read, and so name a session. They are forgotten with it.
+CREATE TABLE malformed_callbacks (
+    revision   INTEGER PRIMARY KEY,
+    sdk_app_id INTEGER NOT NULL,
+    session_id TEXT    NOT NULL
+) STRICT;
+
+CREATE INDEX malformed_by_session ON malformed_callbacks (session_id, sdk_app_id);
+
+-- Sessions that were forgotten, each time. They may have begun again since.
+CREATE TABLE forgotten_sessions (
+    session_id TEXT    NOT NULL,
+    sdk_app_id INTEGER NOT NULL,
+    revision   INTEGER NOT NULL,  -- of the FORGET entry
+    at         INTEGER NOT NULL,  -- its received_at
+    PRIMARY KEY (session_id, sdk_app_id, revision)
+) STRICT, WITHOUT ROWID;
+
+-- Entries that are forgotten, and may still be in the journal: their bytes are to be deleted.
+CREATE TABLE entries_to_delete (
+    revision        INTEGER PRIMARY KEY,
+    forget_revision INTEGER NOT NULL      -- of the FORGET entry
+) STRICT;
 
 -- The rejections that stand now: where in the feed each was published.
 CREATE TABLE rejections (

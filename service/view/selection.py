@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from service.records import forgotten_sessions, is_forgotten
+
 Values = tuple[int, ...] | tuple[str, ...]
 
 IndexKey = tuple[str, int | str]
@@ -20,6 +22,8 @@ ANY: IndexKey = ("", "")
 COLUMNS = ("session_id", "client_user_id", "agent_id", "channel_type", "type", "sdk_app_id")
 """Columns of the feed that filters select by, the most selective first. The field of an
 `EventSelection` is the plural."""
+
+APP = "feed.sdk_app_id"
 
 _values_of = attrgetter(*COLUMNS)
 
@@ -53,6 +57,8 @@ class Where(NamedTuple):
 class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
     """A choice of records. Empty = any.
 
+    A row of a FORGET entry is selected by its app and its sessions alone.
+
     Attributes:
         verdicts: mask of bits `1 << verdict`; a record with any of them is selected.
         reasons: rejection reasons; `predicate` does not check them.
@@ -69,13 +75,15 @@ class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
 
     def where(self) -> Where:
         """Return the conditions on the feed's columns."""
-        listed = one_of(
-            {f"feed.{column}": values for column, values in self._wanted().items()}
-            | {"feed.reason": self.reasons}
-        )
-        if not self.verdicts:
-            return listed
-        return Where(f"{listed.sql} AND feed.verdicts & ? != 0", (*listed.values, self.verdicts))
+        columns = {f"feed.{column}": values for column, values in self._wanted().items()}
+        apps = one_of({APP: columns.pop(APP, ())})
+        others = one_of(columns | {"feed.reason": self.reasons})
+        sql, values = apps.sql, apps.values + others.values
+        if others.sql:
+            sql += f" AND (feed.revised = 3 OR (TRUE{others.sql}))"
+        if self.verdicts:  # a row of a FORGET entry has all bits
+            sql, values = f"{sql} AND feed.verdicts & ? != 0", (*values, self.verdicts)
+        return Where(sql, values)
 
     def index_keys(self) -> list[IndexKey]:
         """Return the keys of the most selective field; each selected row has one of them."""
@@ -92,12 +100,20 @@ class EventSelection(msgspec.Struct, frozen=True, kw_only=True):
         mask = self.verdicts or -1
 
         def selects(row: LiveRow) -> bool:
+            if is_forgotten(row.record):
+                return self._selects_forgotten(row)
             for column, values in wanted:
                 if row[column] not in values:
                     return False
             return row.verdicts & mask != 0
 
         return selects
+
+    def _selects_forgotten(self, row: LiveRow) -> bool:
+        if self.sdk_app_ids and row.sdk_app_id not in self.sdk_app_ids:
+            return False
+        sessions = forgotten_sessions(row.record)
+        return not self.session_ids or not sessions.isdisjoint(self.session_ids)
 
     def _wanted(self) -> dict[str, Values]:
         return {column: values for column in COLUMNS if (values := getattr(self, f"{column}s"))}

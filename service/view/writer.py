@@ -17,17 +17,21 @@ from service.records import facts_of
 from service.view import progress, store
 from service.view.errors import ViewDamaged, ViewError, sqlite_errors, view_error
 from service.view.progress import Progress
+from service.view.removal import Removal
 from storage.files import DatabaseFiles
 from storage.lock import FileLock
 from storage.sizes import size_of_database
 
 log = structlog.get_logger()
 
+TRUNCATE_TIMEOUT = 200
+"""Milliseconds that emptying the WAL waits for readers; nothing is applied meanwhile."""
+
 SessionKey = tuple[int, str]
 """SDKAppID, session id."""
 
 
-OWN, REVISED, NO_HISTORY = range(3)
+OWN, REVISED, NO_HISTORY, FORGOTTEN = range(4)
 """Values of the column `revised`; see schema.sql."""
 
 
@@ -156,9 +160,13 @@ LOAD_REVISIONS = """
     SELECT event_revision, verdicts FROM feed INDEXED BY feed_by_session
     WHERE first_revision = ? AND revised = 1 ORDER BY position
 """
-ADD_REFUSED_ID = "INSERT INTO refused_ids VALUES (?)"
-FIND_REFUSED_ID = "SELECT 1 FROM refused_ids WHERE id = ?"
+ADD_REFUSED_ID = "INSERT INTO refused_ids VALUES (?, ?)"
+FIND_REFUSED_ID = "SELECT owner FROM refused_ids WHERE id = ?"
 ANY_REFUSED_ID = "SELECT 1 FROM refused_ids LIMIT 1"
+ADD_REPETITION = "INSERT INTO repetitions VALUES (?, ?)"
+ADD_MALFORMED = "INSERT INTO malformed_callbacks VALUES (?, ?, ?)"
+ADD_FORGOTTEN = "INSERT INTO forgotten_sessions VALUES (?, ?, ?, ?)"
+DROP_DELETED = "DELETE FROM entries_to_delete WHERE revision = ?"
 
 place: Callable[[SessionRow], tuple[Any, ...]] = attrgetter(*PLACE)
 """Returns the values of `PLACE`."""
@@ -177,6 +185,7 @@ class ViewWriter:
         self._background = ThreadPoolExecutor(1, "view-commit")
         self._committing: Future[None] | None = None
         self._sizes = (0, 0)
+        self._wal_has_removed = True  # perhaps, before the last process ended
         try:
             self._open_or_renew()
         except BaseException:
@@ -239,6 +248,22 @@ class ViewWriter:
         self._db = store.open_writer(self.path)
         self._files = DatabaseFiles.at(self.path)
         self._sizes = (0, 0)
+
+    def truncate_wal(self) -> None:
+        """Empty the WAL if it may have what was removed; try again later if it is being read."""
+        if not self._wal_has_removed:
+            return
+        self._end_transaction()
+        with sqlite_errors():
+            self._db.set_busy_timeout(TRUNCATE_TIMEOUT)
+            try:
+                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except apsw.BusyError:
+                return
+            finally:
+                self._db.set_busy_timeout(store.BUSY_TIMEOUT)
+        self._wal_has_removed = False
+        self._sizes = size_of_database(self.path)
 
     def sign_of_life(self) -> None:
         """Set the time of the lock's file, which shows that the follower works."""
@@ -353,19 +378,42 @@ class ViewWriter:
     def refuse_history(self, first_revision: int) -> None:
         """Note the identities of all of a session's history, which is full."""
         history = self.load_history(first_revision)
-        self._write(ADD_REFUSED_ID, sorted((each.facts.identity,) for each in history))
+        rows = sorted((each.facts.identity, first_revision) for each in history)
+        self._write(ADD_REFUSED_ID, rows)
 
-    def refuse(self, identity: bytes) -> None:
+    def refuse(self, identity: bytes, owner: int) -> None:
         """Note the identity of an entry that is to be recognised without a history."""
-        self._write(ADD_REFUSED_ID, [(identity,)])
+        self._write(ADD_REFUSED_ID, [(identity, owner)])
 
-    def is_refused(self, identity: bytes) -> bool:
-        """Return True if `refuse` has noted an identity."""
-        return bool(self._rows(FIND_REFUSED_ID, (identity,)))
+    def owner_of(self, identity: bytes) -> int | None:
+        """Return the owner of an identity that `refuse` has noted; None if it has not."""
+        rows = self._rows(FIND_REFUSED_ID, (identity,))
+        return int(rows[0][0]) if rows else None
 
     def refuses_any(self) -> bool:
         """Return True if `refuse` has noted any identity."""
         return bool(self._rows(ANY_REFUSED_ID))
+
+    def add_repetition(self, owner: int, revision: int) -> None:
+        """Note an entry that repeats one of a session, or a malformed one."""
+        self._write(ADD_REPETITION, [(owner, revision)])
+
+    def add_malformed(self, revision: int, key: SessionKey) -> None:
+        """Note a malformed callback that names a session."""
+        self._write(ADD_MALFORMED, [(revision, *key)])
+
+    def removal(self, forget_revision: int) -> Removal:
+        """Begin to remove what a FORGET entry lists."""
+        self._wal_has_removed = True
+        return Removal(self._db, forget_revision)
+
+    def note_forgotten(self, keys: Sequence[SessionKey], revision: int, at: int) -> None:
+        """Note that sessions were forgotten at a revision and a time (ms)."""
+        self._write(ADD_FORGOTTEN, [(name, app, revision, at) for app, name in keys])
+
+    def note_deleted(self, revisions: Iterable[int]) -> None:
+        """Note that the journal no longer has some entries."""
+        self._write(DROP_DELETED, [(revision,) for revision in revisions])
 
     # Not by `sqlite_errors`: the fold asks for each session.
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:

@@ -290,7 +290,8 @@ async def test_a_revision_of_a_replica_that_is_ahead_may_be_asked_for_again():
 async def test_what_is_no_longer_kept_is_refused_never_skipped():
     async with service(*life(*WHOLE)) as (world, worker):
         world.edit(
-            "DELETE FROM feed WHERE position < 3 << 20; UPDATE progress SET oldest_revision = 3"
+            "DELETE FROM feed WHERE position < 3 << 20;"
+            "UPDATE progress SET oldest_revision = 3, begins_at = 3"
         )
         error = await refusal(worker.subscribe(after_revision=1))
         assert error.code() is grpc.StatusCode.OUT_OF_RANGE

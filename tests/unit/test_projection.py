@@ -8,8 +8,9 @@ from msgspec.structs import replace
 from desk.v1 import event_pb2, session_pb2
 from journal.entry import DAMAGED
 from service.history import FoldLimits
-from service.projection import DIGESTS, Projection, row_hash
+from service.projection import Projection
 from service.view import store
+from service.view.digest import DIGESTS, row_hash
 from service.view.reader import Bounds, Reader
 from service.view.selection import EventSelection
 from service.view.writer import NO_HISTORY, ViewWriter

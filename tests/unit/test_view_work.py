@@ -6,12 +6,15 @@ from itertools import chain, combinations, product
 from pathlib import Path
 
 import apsw
+import msgspec
 import pytest
 
 from service.positions import position_of
 from service.view import index_pages, store
 from service.view.index_pages import Order
+from service.view.progress import Progress
 from service.view.reader import EVERYTHING, Bounds, Reader
+from service.view.removal import Removal
 from service.view.selection import (
     Between,
     EventSelection,
@@ -19,7 +22,10 @@ from service.view.selection import (
     SnapshotSelection,
 )
 from service.view.writer import (
+    ADD_MALFORMED,
+    ADD_REFUSED_ID,
     ADD_REJECTION,
+    ADD_REPETITION,
     INSERT_FEED,
     LOAD_HISTORY,
     LOAD_REVISIONS,
@@ -69,12 +75,15 @@ def fill(path: Path, sessions: int) -> None:
     """Make a view of sessions that differ in everything that a filter may ask about."""
     numbers = range(1, sessions + 1)
     with closing(store.open_writer(path)) as db, db:
-        progress = ("j", "f", sessions, b"", sessions, 1, None, bytes(32), True, 0, 0, "")
-        db.execute(SAVE_PROGRESS, progress)
+        progress = Progress("j", "f", sessions, b"", sessions, digest=bytes(32), complete=True)
+        db.execute(SAVE_PROGRESS, msgspec.structs.astuple(progress))
         db.executemany(SAVE_SESSION, map(session, numbers))
         db.executemany(SAVE_KEY, (SavedKey(f"s{n}", n % 2 + 1, n, n, False) for n in numbers))
         db.executemany(INSERT_FEED, chain.from_iterable(map(records, numbers)))
         db.executemany(ADD_REJECTION, ((position_of(n), n) for n in numbers if n % 2))
+        db.executemany(ADD_REFUSED_ID, ((b"%d" % n, n) for n in numbers))
+        db.executemany(ADD_REPETITION, ((n, sessions + n) for n in numbers))
+        db.executemany(ADD_MALFORMED, ((n, n % 2 + 1, f"s{n}") for n in numbers))
 
 
 def session(n: int) -> SessionRow:
@@ -220,6 +229,22 @@ def test_the_follower_reads_back_a_session_with_as_much_work_in_a_large_view(
             for _ in range(10):  # one takes few steps
                 assert list(db.execute(sql, values))
             costs.append(steps[0])
+
+    assert costs[1] <= costs[0] * 1.15 + 2
+
+
+def test_removing_a_session_is_as_much_work_in_a_large_view(views: dict[int, Path]) -> None:
+    key, costs = (APP, f"s{MIDDLE}"), []
+    for path in views.values():
+        with counted() as steps, closing(store.open_writer(path)) as db:
+            db.execute("BEGIN")
+            removal, steps[0] = Removal(db, 2 * LARGE), 0
+            assert removal.malformed_of(key) == [MIDDLE]
+            assert removal.session(key, MIDDLE, MIDDLE)[::2] == (2, 1)
+            assert removal.find_malformed(APP, MIDDLE) is None
+            assert removal.malformed(MIDDLE + 1)[::2] == (1, 1)
+            costs.append(steps[0])
+            db.execute("ROLLBACK")
 
     assert costs[1] <= costs[0] * 1.15 + 2
 

@@ -283,6 +283,7 @@ class Client(Connection):
         max_batch: int = 0,
         omit_raw_body: bool = False,
         omit_message: bool = False,
+        skip_forgotten: bool = False,
         silence: float = SILENCE,
         give_up_after: float | None = None,
     ) -> AsyncGenerator[Update, None]:
@@ -301,6 +302,7 @@ class Client(Connection):
             max_batch: records per update, at most 1,000; 0 = 500.
             omit_raw_body: leave `Event.raw_body` out of the records.
             omit_message: leave `Event.message` out of the records.
+            skip_forgotten: begin anywhere, although records of forgotten sessions are missing.
             silence: seconds without a message after which to connect again.
             give_up_after: seconds without a message after which to raise; None = never.
 
@@ -320,6 +322,7 @@ class Client(Connection):
             max_batch=max_batch,
             omit_raw_body=omit_raw_body,
             omit_message=omit_message,
+            skip_forgotten=skip_forgotten,
         )
         return follow(
             request,

@@ -21,7 +21,7 @@ from desk.client.errors import (
     Unavailable,
     own_errors,
 )
-from desk.v1.event_pb2 import SessionRecord
+from desk.v1.event_pb2 import Forgotten, SessionRecord
 from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from desk.v1.session_pb2 import Session
 
@@ -49,6 +49,7 @@ class Update:
         records: ascending by (revision, ordinal); none was shown before.
         sessions: part of the current sessions, with `sessions_first`.
         sessions_complete: true in the last part of them.
+        forgotten: sessions that were removed for good; delete your copies. None in most updates.
         caught_up: the stream has reached the present; what follows is live.
         fell_behind: this client reads more slowly than events come; `caught_up` will follow.
         resumed: the first update after the connection was lost. If `sessions_first` was not
@@ -61,6 +62,7 @@ class Update:
     records: Sequence[SessionRecord] = ()
     sessions: Sequence[Session] = ()
     sessions_complete: bool = False
+    forgotten: Forgotten | None = None
     caught_up: bool = False
     fell_behind: bool = False
     resumed: bool = False
@@ -89,6 +91,7 @@ class Position:
             records=fresh,
             sessions=response.sessions.sessions,
             sessions_complete=response.sessions.complete,
+            forgotten=response.forgotten if response.HasField("forgotten") else None,
             caught_up=response.HasField("caught_up"),
             fell_behind=response.HasField("fell_behind"),
             resumed=resumed,

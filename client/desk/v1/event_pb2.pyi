@@ -650,6 +650,59 @@ class SessionRecord(_message.Message):
 Global___SessionRecord: _TypeAlias = SessionRecord  # noqa: Y015
 
 @_typing.final
+class Forgotten(_message.Message):
+    """Forgotten says that sessions and malformed callbacks were removed for good:
+    delete every copy of them. It stands in the feed at its revision, among the
+    records, whether or not anything of them was there.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    SDK_APP_ID_FIELD_NUMBER: _builtins.int
+    SESSION_IDS_FIELD_NUMBER: _builtins.int
+    MALFORMED_REVISIONS_FIELD_NUMBER: _builtins.int
+    REQUESTED_AT_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision of the order to forget. All callbacks of the sessions up to it
+    are gone. Later ones are those of a new session with the same id.
+    """
+    sdk_app_id: _builtins.int
+    """The app of the sessions and of the malformed callbacks."""
+    @_builtins.property
+    def session_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The sessions, in the order of the request to forget them. At most 1,000,
+        together with `malformed_revisions`.
+        """
+
+    @_builtins.property
+    def malformed_revisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """`SessionRecord.revision` of the malformed callbacks, likewise. They belong
+        to no session.
+        """
+
+    @_builtins.property
+    def requested_at(self) -> _timestamp_pb2.Timestamp:
+        """The time of the request to forget them."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        sdk_app_id: _builtins.int = ...,
+        session_ids: _abc.Iterable[_builtins.str] | None = ...,
+        malformed_revisions: _abc.Iterable[_builtins.int] | None = ...,
+        requested_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["requested_at", b"requested_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["malformed_revisions", b"malformed_revisions", "requested_at", b"requested_at", "revision", b"revision", "sdk_app_id", b"sdk_app_id", "session_ids", b"session_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Forgotten: _TypeAlias = Forgotten  # noqa: Y015
+
+@_typing.final
 class EventFilter(_message.Message):
     """EventFilter selects records. Fields that are set must all hold; within a
     repeated field any one value is enough. At most 100 values per field.

@@ -27,7 +27,7 @@ from desk.v1 import session_pb2 as desk_dot_v1_dot_session__pb2
 from desk.v1 import status_pb2 as desk_dot_v1_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64\x65sk/v1/event_service.proto\x12\x07\x64\x65sk.v1\x1a\x13\x64\x65sk/v1/event.proto\x1a\x15\x64\x65sk/v1/session.proto\x1a\x14\x64\x65sk/v1/status.proto\"\xed\x01\n\x10SubscribeRequest\x12\x1b\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\njournal_id\x18\x02 \x01(\t\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.desk.v1.EventFilter\x12\x17\n\x0finclude_session\x18\x04 \x01(\x08\x12\x16\n\x0esessions_first\x18\x05 \x01(\x08\x12\x11\n\tmax_batch\x18\x06 \x01(\x05\x12\x15\n\romit_raw_body\x18\x07 \x01(\x08\x12\x14\n\x0comit_message\x18\x08 \x01(\x08\x42\x11\n\x0f_after_revision\"\x9a\x02\n\x11SubscribeResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\'\n\x07records\x18\x02 \x01(\x0b\x32\x14.desk.v1.RecordBatchH\x00\x12)\n\x08sessions\x18\x03 \x01(\x0b\x32\x15.desk.v1.SessionBatchH\x00\x12&\n\tcaught_up\x18\x04 \x01(\x0b\x32\x11.desk.v1.CaughtUpH\x00\x12)\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x13.desk.v1.CheckpointH\x00\x12*\n\x0b\x66\x65ll_behind\x18\x06 \x01(\x0b\x32\x13.desk.v1.FellBehindH\x00\x42\t\n\x07\x63ontent\"6\n\x0bRecordBatch\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.desk.v1.SessionRecord\"D\n\x0cSessionBatch\x12\"\n\x08sessions\x18\x01 \x03(\x0b\x32\x10.desk.v1.Session\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"\n\n\x08\x43\x61ughtUp\"\x0c\n\nCheckpoint\"\x0c\n\nFellBehind\"\xbc\x01\n\x15ListRejectionsRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.desk.v1.EventFilter\x12)\n\x07reasons\x18\x04 \x03(\x0e\x32\x18.desk.v1.RejectionReason\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\romit_raw_body\x18\x05 \x01(\x08\x12\x14\n\x0comit_message\x18\x06 \x01(\x08\"\x83\x01\n\x16ListRejectionsResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\'\n\x07records\x18\x02 \x03(\x0b\x32\x16.desk.v1.SessionRecord\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t2\xa7\x01\n\x0c\x45ventService\x12\x44\n\tSubscribe\x12\x19.desk.v1.SubscribeRequest\x1a\x1a.desk.v1.SubscribeResponse0\x01\x12Q\n\x0eListRejections\x12\x1e.desk.v1.ListRejectionsRequest\x1a\x1f.desk.v1.ListRejectionsResponseB%\n\x07\x64\x65sk.v1P\x01Z\x0e\x64\x65sk/v1;deskv1\xaa\x02\x07\x44\x65sk.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x64\x65sk/v1/event_service.proto\x12\x07\x64\x65sk.v1\x1a\x13\x64\x65sk/v1/event.proto\x1a\x15\x64\x65sk/v1/session.proto\x1a\x14\x64\x65sk/v1/status.proto\"\x85\x02\n\x10SubscribeRequest\x12\x1b\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\njournal_id\x18\x02 \x01(\t\x12$\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x14.desk.v1.EventFilter\x12\x17\n\x0finclude_session\x18\x04 \x01(\x08\x12\x16\n\x0esessions_first\x18\x05 \x01(\x08\x12\x11\n\tmax_batch\x18\x06 \x01(\x05\x12\x15\n\romit_raw_body\x18\x07 \x01(\x08\x12\x14\n\x0comit_message\x18\x08 \x01(\x08\x12\x16\n\x0eskip_forgotten\x18\t \x01(\x08\x42\x11\n\x0f_after_revision\"\xc3\x02\n\x11SubscribeResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\'\n\x07records\x18\x02 \x01(\x0b\x32\x14.desk.v1.RecordBatchH\x00\x12)\n\x08sessions\x18\x03 \x01(\x0b\x32\x15.desk.v1.SessionBatchH\x00\x12&\n\tcaught_up\x18\x04 \x01(\x0b\x32\x11.desk.v1.CaughtUpH\x00\x12)\n\ncheckpoint\x18\x05 \x01(\x0b\x32\x13.desk.v1.CheckpointH\x00\x12*\n\x0b\x66\x65ll_behind\x18\x06 \x01(\x0b\x32\x13.desk.v1.FellBehindH\x00\x12\'\n\tforgotten\x18\x07 \x01(\x0b\x32\x12.desk.v1.ForgottenH\x00\x42\t\n\x07\x63ontent\"6\n\x0bRecordBatch\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.desk.v1.SessionRecord\"D\n\x0cSessionBatch\x12\"\n\x08sessions\x18\x01 \x03(\x0b\x32\x10.desk.v1.Session\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"\n\n\x08\x43\x61ughtUp\"\x0c\n\nCheckpoint\"\x0c\n\nFellBehind\"\xbc\x01\n\x15ListRejectionsRequest\x12$\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x14.desk.v1.EventFilter\x12)\n\x07reasons\x18\x04 \x03(\x0e\x32\x18.desk.v1.RejectionReason\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x15\n\romit_raw_body\x18\x05 \x01(\x08\x12\x14\n\x0comit_message\x18\x06 \x01(\x08\"\x83\x01\n\x16ListRejectionsResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\'\n\x07records\x18\x02 \x03(\x0b\x32\x16.desk.v1.SessionRecord\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t2\xa7\x01\n\x0c\x45ventService\x12\x44\n\tSubscribe\x12\x19.desk.v1.SubscribeRequest\x1a\x1a.desk.v1.SubscribeResponse0\x01\x12Q\n\x0eListRejections\x12\x1e.desk.v1.ListRejectionsRequest\x1a\x1f.desk.v1.ListRejectionsResponseB%\n\x07\x64\x65sk.v1P\x01Z\x0e\x64\x65sk/v1;deskv1\xaa\x02\x07\x44\x65sk.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,23 +36,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\007desk.v1P\001Z\016desk/v1;deskv1\252\002\007Desk.V1'
   _globals['_SUBSCRIBEREQUEST']._serialized_start=107
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=344
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=347
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=629
-  _globals['_RECORDBATCH']._serialized_start=631
-  _globals['_RECORDBATCH']._serialized_end=685
-  _globals['_SESSIONBATCH']._serialized_start=687
-  _globals['_SESSIONBATCH']._serialized_end=755
-  _globals['_CAUGHTUP']._serialized_start=757
-  _globals['_CAUGHTUP']._serialized_end=767
-  _globals['_CHECKPOINT']._serialized_start=769
-  _globals['_CHECKPOINT']._serialized_end=781
-  _globals['_FELLBEHIND']._serialized_start=783
-  _globals['_FELLBEHIND']._serialized_end=795
-  _globals['_LISTREJECTIONSREQUEST']._serialized_start=798
-  _globals['_LISTREJECTIONSREQUEST']._serialized_end=986
-  _globals['_LISTREJECTIONSRESPONSE']._serialized_start=989
-  _globals['_LISTREJECTIONSRESPONSE']._serialized_end=1120
-  _globals['_EVENTSERVICE']._serialized_start=1123
-  _globals['_EVENTSERVICE']._serialized_end=1290
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=368
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=371
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=694
+  _globals['_RECORDBATCH']._serialized_start=696
+  _globals['_RECORDBATCH']._serialized_end=750
+  _globals['_SESSIONBATCH']._serialized_start=752
+  _globals['_SESSIONBATCH']._serialized_end=820
+  _globals['_CAUGHTUP']._serialized_start=822
+  _globals['_CAUGHTUP']._serialized_end=832
+  _globals['_CHECKPOINT']._serialized_start=834
+  _globals['_CHECKPOINT']._serialized_end=846
+  _globals['_FELLBEHIND']._serialized_start=848
+  _globals['_FELLBEHIND']._serialized_end=860
+  _globals['_LISTREJECTIONSREQUEST']._serialized_start=863
+  _globals['_LISTREJECTIONSREQUEST']._serialized_end=1051
+  _globals['_LISTREJECTIONSRESPONSE']._serialized_start=1054
+  _globals['_LISTREJECTIONSRESPONSE']._serialized_end=1185
+  _globals['_EVENTSERVICE']._serialized_start=1188
+  _globals['_EVENTSERVICE']._serialized_end=1355
 # @@protoc_insertion_point(module_scope)

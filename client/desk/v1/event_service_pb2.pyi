@@ -35,9 +35,10 @@ class SubscribeRequest(_message.Message):
     MAX_BATCH_FIELD_NUMBER: _builtins.int
     OMIT_RAW_BODY_FIELD_NUMBER: _builtins.int
     OMIT_MESSAGE_FIELD_NUMBER: _builtins.int
+    SKIP_FORGOTTEN_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
-    """Stream the records after this revision, exclusive. 0 = all records that are
-    kept. Unset = records from now on.
+    """Stream the records after this revision, exclusive. 0 = all records from
+    `GetStatusResponse.oldest_revision` on. Unset = records from now on.
     """
     journal_id: _builtins.str
     """The journal that `after_revision` counts in, from any earlier header.
@@ -61,6 +62,12 @@ class SubscribeRequest(_message.Message):
     """Leave `Event.message` out of the records. `raw_body` still has the text: omit
     both to receive none.
     """
+    skip_forgotten: _builtins.bool
+    """Begin anywhere in the feed, although records of forgotten sessions are
+    missing after `after_revision`. With `after_revision` 0 the stream begins at
+    the oldest record that is kept. Set it if you handle `Forgotten`, or need no
+    forgotten sessions.
+    """
     @_builtins.property
     def filter(self) -> _event_pb2.EventFilter:
         """Which records."""
@@ -76,10 +83,11 @@ class SubscribeRequest(_message.Message):
         max_batch: _builtins.int = ...,
         omit_raw_body: _builtins.bool = ...,
         omit_message: _builtins.bool = ...,
+        skip_forgotten: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "filter", b"filter", "include_session", b"include_session", "journal_id", b"journal_id", "max_batch", b"max_batch", "omit_message", b"omit_message", "omit_raw_body", b"omit_raw_body", "sessions_first", b"sessions_first"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision", "after_revision", b"after_revision", "filter", b"filter", "include_session", b"include_session", "journal_id", b"journal_id", "max_batch", b"max_batch", "omit_message", b"omit_message", "omit_raw_body", b"omit_raw_body", "sessions_first", b"sessions_first", "skip_forgotten", b"skip_forgotten"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__after_revision: _TypeAlias = _typing.Literal["after_revision"]  # noqa: Y015
     _WhichOneofArgType__after_revision: _TypeAlias = _typing.Literal["_after_revision", b"_after_revision"]  # noqa: Y015
@@ -99,6 +107,7 @@ class SubscribeResponse(_message.Message):
     CAUGHT_UP_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     FELL_BEHIND_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _status_pb2.ResponseHeader:
         """`header.revision` is the revision to resume after."""
@@ -119,7 +128,7 @@ class SubscribeResponse(_message.Message):
     def checkpoint(self) -> Global___Checkpoint:
         """No record passed the filter; a new revision to resume after. Sent at
         least every 5 s (every 20 s while thousands of streams are open on the
-        worker), and before a planned close.
+        worker), when sessions were forgotten, and before a planned close.
         """
 
     @_builtins.property
@@ -127,6 +136,10 @@ class SubscribeResponse(_message.Message):
         """The client reads more slowly than events come. CaughtUp follows when it
         has reached the present again.
         """
+
+    @_builtins.property
+    def forgotten(self) -> _event_pb2.Forgotten:
+        """Sessions were forgotten at `header.revision`."""
 
     def __init__(
         self,
@@ -137,12 +150,13 @@ class SubscribeResponse(_message.Message):
         caught_up: Global___CaughtUp | None = ...,
         checkpoint: Global___Checkpoint | None = ...,
         fell_behind: Global___FellBehind | None = ...,
+        forgotten: _event_pb2.Forgotten | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "content", b"content", "fell_behind", b"fell_behind", "header", b"header", "records", b"records", "sessions", b"sessions"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "content", b"content", "fell_behind", b"fell_behind", "forgotten", b"forgotten", "header", b"header", "records", b"records", "sessions", b"sessions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "content", b"content", "fell_behind", b"fell_behind", "header", b"header", "records", b"records", "sessions", b"sessions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caught_up", b"caught_up", "checkpoint", b"checkpoint", "content", b"content", "fell_behind", b"fell_behind", "forgotten", b"forgotten", "header", b"header", "records", b"records", "sessions", b"sessions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["records", "sessions", "caught_up", "checkpoint", "fell_behind"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["records", "sessions", "caught_up", "checkpoint", "fell_behind", "forgotten"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 

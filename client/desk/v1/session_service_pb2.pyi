@@ -10,7 +10,7 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
   INVALID_ARGUMENT     INVALID_REQUEST, INVALID_PAGE_TOKEN
   UNAUTHENTICATED      UNAUTHENTICATED
   PERMISSION_DENIED    SCOPE_MISSING, APP_NOT_ALLOWED
-  NOT_FOUND            SESSION_NOT_FOUND
+  NOT_FOUND            SESSION_NOT_FOUND, FORGOTTEN
   FAILED_PRECONDITION  JOURNAL_MISMATCH, SDK_APP_ID_REQUIRED
   OUT_OF_RANGE         REVISION_NOT_KEPT, REVISION_IN_FUTURE
   DEADLINE_EXCEEDED    REVISION_NOT_REACHED, STATE_NOT_REACHED
@@ -120,8 +120,8 @@ class GetSessionRequest(_message.Message):
     """
     as_of_revision: _builtins.int
     """Return the session as of this revision, inclusive. 0 = now. OUT_OF_RANGE if
-    the revision is no longer kept (REVISION_NOT_KEPT) or not applied yet
-    (REVISION_IN_FUTURE).
+    the revision is older than the journal (REVISION_NOT_KEPT) or not applied
+    yet (REVISION_IN_FUTURE).
     """
     def __init__(
         self,

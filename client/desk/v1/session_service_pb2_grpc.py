@@ -74,7 +74,8 @@ class SessionServiceServicer(object):
     def GetSession(self, request, context):
         """GetSession returns one session, now or at an earlier revision. NOT_FOUND
         (SESSION_NOT_FOUND) if the session had not begun by then; the error's
-        message says what is known of it.
+        message says what is known of it. NOT_FOUND (FORGOTTEN) if it was removed
+        for good and has not begun again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +123,8 @@ class SessionServiceServicer(object):
         """WaitForState returns as soon as the session is in one of the states: at
         once if it already is. The session need not have begun. DEADLINE_EXCEEDED
         (STATE_NOT_REACHED) when the call's deadline, or 60 s without one, passes
-        first.
+        first. NOT_FOUND (FORGOTTEN) if it was forgotten, before or meanwhile, and
+        has not begun again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

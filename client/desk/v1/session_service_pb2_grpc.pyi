@@ -10,7 +10,7 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
   INVALID_ARGUMENT     INVALID_REQUEST, INVALID_PAGE_TOKEN
   UNAUTHENTICATED      UNAUTHENTICATED
   PERMISSION_DENIED    SCOPE_MISSING, APP_NOT_ALLOWED
-  NOT_FOUND            SESSION_NOT_FOUND
+  NOT_FOUND            SESSION_NOT_FOUND, FORGOTTEN
   FAILED_PRECONDITION  JOURNAL_MISMATCH, SDK_APP_ID_REQUIRED
   OUT_OF_RANGE         REVISION_NOT_KEPT, REVISION_IN_FUTURE
   DEADLINE_EXCEEDED    REVISION_NOT_REACHED, STATE_NOT_REACHED
@@ -75,7 +75,8 @@ class SessionServiceStub:
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """GetSession returns one session, now or at an earlier revision. NOT_FOUND
     (SESSION_NOT_FOUND) if the session had not begun by then; the error's
-    message says what is known of it.
+    message says what is known of it. NOT_FOUND (FORGOTTEN) if it was removed
+    for good and has not begun again.
     """
     BatchGetSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.BatchGetSessionsRequest, _session_service_pb2.BatchGetSessionsResponse]
     """BatchGetSessions returns many sessions as of one revision. Sessions that do
@@ -103,7 +104,8 @@ class SessionServiceStub:
     """WaitForState returns as soon as the session is in one of the states: at
     once if it already is. The session need not have begun. DEADLINE_EXCEEDED
     (STATE_NOT_REACHED) when the call's deadline, or 60 s without one, passes
-    first.
+    first. NOT_FOUND (FORGOTTEN) if it was forgotten, before or meanwhile, and
+    has not begun again.
     """
 
 @_typing.type_check_only
@@ -114,7 +116,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """GetSession returns one session, now or at an earlier revision. NOT_FOUND
     (SESSION_NOT_FOUND) if the session had not begun by then; the error's
-    message says what is known of it.
+    message says what is known of it. NOT_FOUND (FORGOTTEN) if it was removed
+    for good and has not begun again.
     """
     BatchGetSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.BatchGetSessionsRequest, _session_service_pb2.BatchGetSessionsResponse]  # type: ignore[assignment]
     """BatchGetSessions returns many sessions as of one revision. Sessions that do
@@ -142,7 +145,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """WaitForState returns as soon as the session is in one of the states: at
     once if it already is. The session need not have begun. DEADLINE_EXCEEDED
     (STATE_NOT_REACHED) when the call's deadline, or 60 s without one, passes
-    first.
+    first. NOT_FOUND (FORGOTTEN) if it was forgotten, before or meanwhile, and
+    has not begun again.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -156,7 +160,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.GetSessionResponse, _abc.Awaitable[_session_service_pb2.GetSessionResponse]]:
         """GetSession returns one session, now or at an earlier revision. NOT_FOUND
         (SESSION_NOT_FOUND) if the session had not begun by then; the error's
-        message says what is known of it.
+        message says what is known of it. NOT_FOUND (FORGOTTEN) if it was removed
+        for good and has not begun again.
         """
 
     @_abc_1.abstractmethod
@@ -214,7 +219,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """WaitForState returns as soon as the session is in one of the states: at
         once if it already is. The session need not have begun. DEADLINE_EXCEEDED
         (STATE_NOT_REACHED) when the call's deadline, or 60 s without one, passes
-        first.
+        first. NOT_FOUND (FORGOTTEN) if it was forgotten, before or meanwhile, and
+        has not begun again.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

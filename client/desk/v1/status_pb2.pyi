@@ -101,9 +101,9 @@ class GetStatusResponse(_message.Message):
     value of the follower's last report (`follower_seen_at`).
     """
     oldest_revision: _builtins.int
-    """The oldest revision that is kept. Streams can resume after
-    `oldest_revision - 1` and any later revision. 1 while nothing has been
-    removed.
+    """The oldest revision from which on nothing is missing from the feed. Streams
+    can resume after `oldest_revision - 1` and any later revision. 1 while
+    nothing has been forgotten or removed.
     """
     lag: _builtins.int
     """The distance of the view behind the journal, in callbacks:
