@@ -67,11 +67,11 @@ class Made(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class CallbackWriter:
     """Writes one session's callbacks as Desk writes them, meaningless defaults included."""
 
-    def __init__(self, random: Random, session_id: str) -> None:
+    def __init__(self, random: Random, session_id: str, user: str = "") -> None:
         self._random = random
-        self._session_id = session_id
+        self.session_id = session_id
         self._channel = random.choice(("SDK", "Web (H5)"))
-        self._user = f"user_{random.getrandbits(40):x}"
+        self._user = user or f"user_{random.getrandbits(40):x}"
         self._service = f"@customer_service_{random.randint(1, 3)}"
         self._platform = random.choice(PLATFORMS)
         self._client_ip = f"203.0.113.{random.randint(1, 254)}"
@@ -86,7 +86,7 @@ class CallbackWriter:
     def write(self, happening: Happening) -> Made:
         """Make the callback of an event."""
         return Made(
-            session_id=self._session_id,
+            session_id=self.session_id,
             at=happening.at,
             body=msgspec.json.encode(self._document(happening)),
             client_ip=self._client_ip,
@@ -101,7 +101,7 @@ class CallbackWriter:
 
         The cut is behind the session id: a body that is the same in every run is a duplicate.
         """
-        body, name = callback.body, self._session_id.encode()
+        body, name = callback.body, self.session_id.encode()
         broken = self._random.choice(
             (
                 body[: self._random.randrange(body.index(name) + len(name), len(body))],
@@ -121,7 +121,7 @@ class CallbackWriter:
     def _document(self, happening: Happening) -> dict[str, Any]:
         document = {
             "CallbackCommand": "Desk.SessionEventNotify",
-            "SessionId": self._session_id,
+            "SessionId": self.session_id,
             "Event": happening.event,
             "EventTime": happening.at,
             "ChannelType": self._channel,

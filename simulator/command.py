@@ -9,12 +9,17 @@ import click
 
 from callback.decoder import SAMPLE_SDK_APP_ID
 from simulator.connection import security_options
-from simulator.parameters import CallbackUrl, Share, read_token
+from simulator.day import DayPlan
+from simulator.parameters import NOW, BeginOfDay, CallbackUrl, Share, read_token
 from simulator.run import Plan, Run
 from simulator.sender import SendOptions
 
 MAX_VERIFIED = 100_000
 """Sessions of a verified run at most: it keeps about 1 kB in memory for each callback."""
+
+
+SESSIONS, SESSIONS_OF_A_DAY = 100, 2_000
+"""Sessions of a run, unless told otherwise."""
 
 
 @click.command()
@@ -29,9 +34,7 @@ MAX_VERIFIED = 100_000
 @click.option(
     "--sessions",
     type=click.IntRange(1, 1_000_000),
-    default=100,
-    show_default=True,
-    help="Number of sessions; each is about ten callbacks.",
+    help="Number of sessions; each is about ten callbacks. Default: 100; of a day, 2000.",
 )
 @click.option(
     "--rate",
@@ -45,6 +48,28 @@ MAX_VERIFIED = 100_000
     default=32,
     show_default=True,
     help="Callbacks in flight at once, at most.",
+)
+@click.option(
+    "--day",
+    is_flag=True,
+    help="Send a day at a contact centre: a day's curve of arrivals, one line, agents on shifts.",
+)
+@click.option(
+    "--agents",
+    type=click.IntRange(1, 10_000),
+    help="With --day: agents at work over the day. Default: one for 200 sessions.",
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(1, 100_000),
+    help="With --day: simulated seconds per second. Default: as fast as the service answers.",
+)
+@click.option(
+    "--begin",
+    type=BeginOfDay(),
+    help="With --day: its midnight, such as 2026-03-01 or 2026-03-01T00:00+08:00 (UTC unless it "
+    "says otherwise). now: events happen when they are sent, in quick motion. "
+    "Default: the day ends with the run.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same sessions.")
 @click.option("--duplicates", type=Share(), default="0", help="Share sent twice.")
@@ -87,9 +112,13 @@ def simulate(
     *,
     url: str,
     app: int,
-    sessions: int,
+    sessions: int | None,
     rate: float | None,
     concurrency: int,
+    day: bool,
+    agents: int | None,
+    speed: float | None,
+    begin: int | None,
     seed: int,
     duplicates: float,
     shuffle: float,
@@ -113,7 +142,10 @@ def simulate(
     desk simulate http://127.0.0.1:8080 --app 1400000001 --sessions 1000
     desk simulate http://127.0.0.1:8080 --duplicates 10% --shuffle 30% --impossible 5% \\
                   --verify 127.0.0.1:50051
+    desk simulate http://127.0.0.1:8080 --day --speed 60
     """  # noqa: D301 (click's mark for text that is not to be wrapped)
+    plan_of_day = _day(day, agents=agents, speed=speed, begin=begin, rate=rate)
+    sessions = sessions or (SESSIONS_OF_A_DAY if day else SESSIONS)
     if target and sessions > MAX_VERIFIED:
         raise click.UsageError(
             f"--verify keeps all callbacks in memory: {MAX_VERIFIED} sessions at most"
@@ -123,6 +155,7 @@ def simulate(
         sdk_app_id=app,
         token=read_token(token_file),
         rate=rate,
+        speed=plan_of_day.sending_speed if plan_of_day else None,
         concurrency=concurrency,
         timeout=timeout,
         retry_for=retry_for,
@@ -135,8 +168,33 @@ def simulate(
         shuffle=shuffle,
         impossible=impossible,
         malformed=malformed,
+        day=plan_of_day,
     )
     run = Run(options, plan, target, security)
     code = run.execute()
     click.echo(run.as_json() if as_json else run.as_text())
     sys.exit(code)
+
+
+def _day(
+    is_wanted: bool,
+    *,
+    agents: int | None,
+    speed: float | None,
+    begin: int | None,
+    rate: float | None,
+) -> DayPlan | None:
+    if not is_wanted:
+        if agents or speed or begin is not None:
+            raise click.UsageError("--agents, --speed and --begin belong to --day")
+        return None
+    if rate:
+        raise click.UsageError("--day has a --speed, not a --rate")
+    if begin == NOW and not speed:
+        raise click.UsageError("--begin now needs a --speed")
+    return DayPlan(
+        agents=agents,
+        speed=speed,
+        begin=None if begin == NOW else begin,
+        is_compressed=begin == NOW,
+    )

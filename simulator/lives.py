@@ -66,12 +66,13 @@ def make_lives(
     for number in range(count):
         random = Random(f"{seed}/{number}")  # noqa: S311 (repeatable, not secret)
         start = now - BEFORE_NOW + number * SPAN // count
-        yield _life(random, _session_id(seed, run, number), start, impossible, malformed)
+        yield _life(random, session_id_of(seed, run, number), start, impossible, malformed)
         if random.random() < impossible / len(_STRAY):
-            yield _stray(random, _session_id(seed, run, number, "stray"), start)
+            yield _stray(random, session_id_of(seed, run, number, "stray"), start)
 
 
-def _session_id(*parts: object) -> str:
+def session_id_of(*parts: object) -> str:
+    """Return the session id that belongs to seed, run and number."""
     name = "/".join(map(str, parts)).encode()
     return str(uuid.UUID(bytes=blake2b(name, digest_size=16).digest(), version=4))
 
@@ -80,15 +81,24 @@ def _life(random: Random, session_id: str, start: int, impossible: float, malfor
     script = [step for step in random.choice(list(SCRIPTS.values())) if _takes_place(random, step)]
     if random.random() < _UNFINISHED:
         del script[random.randint(1, len(script)) :]
-    script = list(_with_unscripted(random, script))
-    legal = _happen(random, script, start)
+    legal = _happen(random, list(_with_unscripted(random, script)), start)
+    return life_of(random, CallbackWriter(random, session_id), legal, impossible, malformed)
+
+
+def life_of(
+    random: Random,
+    writer: CallbackWriter,
+    legal: list[Happening],
+    impossible: float,
+    malformed: float,
+) -> Life:
+    """Return the life of legal happenings, with impossible and malformed ones added."""
     happenings = [*legal, *_intruders(random, legal, impossible)]
     happenings.sort(key=lambda happening: happening.place)
-    writer = CallbackWriter(random, session_id)
     callbacks = [writer.write(happening) for happening in happenings]
     callbacks += [writer.spoil(callback) for callback in callbacks if random.random() < malformed]
     expectation = expect(happenings, customer=writer.customer)
-    return Life(session_id, tuple(callbacks), expectation)
+    return Life(writer.session_id, tuple(callbacks), expectation)
 
 
 def _stray(random: Random, session_id: str, start: int) -> Life:

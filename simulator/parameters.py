@@ -2,6 +2,7 @@
 
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,31 @@ class CallbackUrl(click.ParamType[str]):
         if url.scheme not in ("http", "https") or not url.host or url.user or url.password:
             self.fail(f"{value!r} is not a URL such as http://host:8080/path", param, ctx)
         return str(value)
+
+
+NOW = -1
+"""The begin of a day whose events happen when they are sent."""
+
+
+class BeginOfDay(click.ParamType[int]):
+    """A time, as Unix time in milliseconds, or `NOW`."""
+
+    name = "time|now"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the time; one without a zone is in UTC."""
+        if isinstance(value, int):
+            return value
+        if value == "now":
+            return NOW
+        try:
+            time = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a time such as 2026-03-01 nor now", param, ctx)
+        begin = round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+        if begin < 0:
+            self.fail(f"{value!r} is before 1970", param, ctx)
+        return begin
 
 
 def read_token(file: Path | None) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import AsyncExitStack
+from functools import partial
 from time import time
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 from desk.client import ClientError, Retryable
 from simulator import summary
 from simulator.connection import connect, failure_text
+from simulator.day import DayPlan, lives_of_a_day
 from simulator.ledger import Ledger
 from simulator.lives import make_lives
 from simulator.progress import ProgressBars
@@ -34,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shuffle: float
     impossible: float
     malformed: float
+    day: DayPlan | None = None
 
 
 class Run:
@@ -84,7 +87,8 @@ class Run:
 
     async def _send(self, ledger: Ledger | None, progress: ProgressBars) -> None:
         plan = self._plan
-        lives = make_lives(
+        make = partial(lives_of_a_day, plan.day) if plan.day else make_lives
+        lives = make(
             plan.sessions,
             seed=plan.seed,
             run=plan.run,

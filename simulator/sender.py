@@ -62,6 +62,7 @@ class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
         sdk_app_id: the app.
         token: signs each attempt; empty if callback authentication is off.
         rate: callbacks per second; None for as fast as the service answers.
+        speed: seconds of event time per second, instead of a rate.
         concurrency: callbacks in flight at once, at most.
         timeout: seconds for one attempt.
         retry_for: seconds from the first attempt during which an unanswered callback is repeated.
@@ -71,6 +72,7 @@ class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
     sdk_app_id: int
     token: str = ""
     rate: float | None = None
+    speed: float | None = None
     concurrency: int = 32
     timeout: float = 5.0
     retry_for: float = 10.0
@@ -82,9 +84,9 @@ class SendOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Sender:
     """Sends deliveries, many at once, and counts the results.
 
-    With a rate the loop is open: each delivery is due at a time of its own, whether or not earlier
-    ones have been answered, and its latency counts from that time. A slow service cannot improve
-    its latencies by slowing the sender down.
+    With a rate or a speed the loop is open: each delivery is due at a time of its own, whether or
+    not earlier ones have been answered, and its latency counts from that time. A slow service
+    cannot improve its latencies by slowing the sender down.
     """
 
     def __init__(
@@ -138,9 +140,14 @@ class Sender:
     def _schedule(
         self, deliveries: Iterator[Delivery], started: float
     ) -> Iterator[tuple[float, Delivery]]:
-        rate = self._options.rate
+        rate, speed = self._options.rate, self._options.speed
+        first: int | None = None
         for number, delivery in enumerate(deliveries):
-            yield (started + number / rate if rate else self._clock()), delivery
+            first = delivery.at if first is None else first
+            if speed:
+                yield started + (delivery.at - first) / 1000 / speed, delivery
+            else:
+                yield (started + number / rate if rate else self._clock()), delivery
 
     async def _work(
         self, http: aiohttp.ClientSession, due: Iterator[tuple[float, Delivery]]

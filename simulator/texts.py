@@ -43,6 +43,14 @@ AGENTS = tuple(
     for name in ("mira", "wei", "putri", "omar", "hana", "joao", "lena", "thu", "kofi", "sana")
 )
 
+
+def agent(number: int) -> str:
+    """Return the name of an agent, another one for each number."""
+    name, domain = AGENTS[number % len(AGENTS)].split("@")
+    again = number // len(AGENTS)
+    return f"{name}{again + 1 if again else ''}@{domain}"
+
+
 STRANGER = "nobody@desk.example"
 """Agent in fields that have no meaning and in impossible events. It must not show anywhere."""
 

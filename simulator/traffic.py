@@ -14,10 +14,11 @@ WINDOW = 60_000
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """A callback to send, and its `RequestID`."""
+    """A callback to send, its `RequestID`, and the event time at which it is sent, ms."""
 
     callback: Made
     request_id: str
+    at: int = 0
 
 
 def deliveries(
@@ -42,7 +43,7 @@ def deliveries(
         for callback in life.callbacks:
             for at, request_id in _times(random, callback.at, duplicates, shuffle):
                 number += 1  # breaks ties: deliveries have no order
-                heapq.heappush(waiting, (at, number, Delivery(callback, request_id)))
+                heapq.heappush(waiting, (at, number, Delivery(callback, request_id, at)))
     while waiting:
         yield heapq.heappop(waiting)[2]
 

@@ -62,6 +62,7 @@ def begin(session_id: str) -> dict[str, object]:
     return {"SessionId": session_id, "Event": "SessionBegin", "EventTime": 1_725_540_020_000}
 
 
+@pytest.mark.tools
 async def test_a_client_that_resumes_at_a_restored_journal_is_told_to_start_over(
     tmp_path: Path,
 ) -> None:

@@ -37,6 +37,7 @@ def put(path, text):
     new.replace(path)
 
 
+@pytest.mark.tools
 def test_a_running_gateway_follows_its_tokens_and_never_switches_the_check_off(tmp_path):
     file = tmp_path / "tokens"
     put(file, f"{SDK_APP_ID}=old\n")
@@ -65,6 +66,7 @@ def test_a_running_gateway_follows_its_tokens_and_never_switches_the_check_off(t
         assert (post(desk, "new"), desk.post(BEGIN)[0]) == (403, 403)
 
 
+@pytest.mark.tools
 def test_a_gateway_that_is_started_again_reads_its_tokens_again(tmp_path):
     file = tmp_path / "tokens"
     put(file, f"{SDK_APP_ID}=old\n")
@@ -138,6 +140,7 @@ def test_a_gateway_warns_of_an_app_without_a_token_wherever_it_listens(tmp_path)
         )
 
 
+@pytest.mark.tools
 def test_a_running_service_follows_its_clients_and_its_certificate(tmp_path):
     ours, theirs, clients = Authority(tmp_path), Authority(tmp_path, "other"), Clients(tmp_path)
     (tmp_path / "key").write_text(clients.add("ours"))

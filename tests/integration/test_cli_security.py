@@ -190,6 +190,7 @@ def test_wrong_options_are_wrong_usage(shared, settings, message):
     assert message in done.stderr
 
 
+@pytest.mark.tools
 def test_with_an_authority_of_clients_each_command_shows_its_certificate(tmp_path):
     with protected(tmp_path, DESK_GRPC_CLIENT_CA=str(tmp_path / "authority.pem")) as running:
         done = running.run("status", **running.client())

@@ -46,6 +46,7 @@ def guide(running):
     return "\n".join(running.stdout)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("tokens", ["", "1600012345=xxxxyyyy"])
 def test_what_serve_suggests_works_as_it_stands(tmp_path, tokens):
     data = tmp_path / "data"

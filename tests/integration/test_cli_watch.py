@@ -212,6 +212,7 @@ def test_watch_connects_again_and_misses_nothing(desk, head, since):
         assert revisions(watch.records(2)) == [head + 1, head + 2]
 
 
+@pytest.mark.tools
 def test_watch_goes_on_when_the_whole_service_is_restarted(tmp_path):
     data_dir = tmp_path / "data"
     with start("serve", data_dir=data_dir) as first:

@@ -7,6 +7,8 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from journal.entry import DAMAGED
 from tests.support.commands import invoke
 from tests.support.processes import SDK_APP_ID, RunningDesk, start, wait_until
@@ -40,6 +42,7 @@ def wait_for_revision(running: RunningDesk, revision: int) -> None:
     assert answer.returncode == 0, answer.stderr
 
 
+@pytest.mark.tools
 def test_a_changed_bit_is_found_at_the_next_build_and_the_rest_goes_on(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with start("serve", data_dir=data) as desk:
@@ -82,6 +85,7 @@ def post_many(running: RunningDesk, first: int, last: int) -> None:
         assert running.post(begin(f"session-{number:05d}"))[0] == 200
 
 
+@pytest.mark.tools
 def test_a_damaged_page_stops_the_follower_before_it_and_nothing_else(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with start("serve", data_dir=data) as desk:
@@ -112,6 +116,7 @@ def test_a_damaged_page_stops_the_follower_before_it_and_nothing_else(tmp_path: 
         assert invoke("health", "service", desk.target).returncode == 0
 
 
+@pytest.mark.tools
 def test_a_build_that_finds_a_damaged_page_leaves_the_gateway_alone(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with start("gateway", data_dir=data) as gateway:

@@ -46,6 +46,7 @@ def kill_gateway(running: RunningDesk) -> None:
     os.kill(next(r["pid"] for r in started if r["name"] == "gateway"), signal.SIGKILL)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])
 def test_a_deleted_wal_of_the_journal_loses_nothing_that_was_acknowledged(
     suffix: str, tmp_path: Path
@@ -87,6 +88,7 @@ def truncate_wal(view: Path) -> None:
     os.truncate(f"{view}-wal", 5000)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(
     "damage",
     [remove(""), remove("-wal"), remove("-shm"), remove("", "-wal", "-shm"), truncate_wal],
@@ -108,6 +110,7 @@ def test_a_view_whose_files_were_deleted_heals_by_itself(
         assert not [r for r in desk.records if r["event"] == "process_died"]
 
 
+@pytest.mark.tools
 def test_no_empty_journal_is_made_where_a_view_has_what_was_in_the_lost_one(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with start("serve", data_dir=data) as desk:

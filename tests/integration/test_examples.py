@@ -31,6 +31,7 @@ def desk(tmp_path: Path) -> Iterator[RunningDesk]:
         yield running
 
 
+@pytest.mark.tools
 def test_the_consumer_resumes_where_it_stopped_and_starts_over_with_another_journal(
     desk: RunningDesk, tmp_path: Path
 ) -> None:

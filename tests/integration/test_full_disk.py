@@ -54,6 +54,7 @@ def wait_until_it_listens(desk: RunningDesk, port: int) -> None:
     wait_until(answers)
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("there", ["nothing", "journal and view", "what a crash left"])
 def test_serve_on_a_full_disk_answers_503_and_begins_when_there_is_room(
     there: str, tmp_path: Path

@@ -265,6 +265,7 @@ def test_a_process_that_hangs_is_left_out_and_holds_nobody_up(desk: RunningDesk)
     eventually(lambda: "follower" in processes(address))
 
 
+@pytest.mark.tools
 def test_the_runtime_folder_is_private_and_goes_with_the_service(tmp_path: Path) -> None:
     with (
         tempfile.TemporaryDirectory() as folder,

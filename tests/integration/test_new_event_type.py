@@ -115,6 +115,7 @@ def callback(event: str, seconds: int) -> dict[str, object]:
     return {"SessionId": "s", "Event": event, "EventTime": time, "AgentId": "ann"}
 
 
+@pytest.mark.tools
 def test_a_new_event_type_is_a_row_and_a_number(tree: Path, tmp_path: Path) -> None:
     events = ("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", "MadeUp.Away")
     with start("serve", data_dir=tmp_path / "data", **settings(tree)) as desk:
@@ -133,6 +134,7 @@ def test_a_new_event_type_is_a_row_and_a_number(tree: Path, tmp_path: Path) -> N
     assert "| `MadeUp.Away` | The agent has left the session. | 45 | `AgentId` |" in page
 
 
+@pytest.mark.tools
 def test_the_simulator_sends_a_new_event_type_and_expects_what_comes_out(
     tree: Path, tmp_path: Path
 ) -> None:

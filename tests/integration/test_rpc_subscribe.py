@@ -366,6 +366,7 @@ async def all_there(worker: Worker, count: int) -> bool:
     return await worker.subscribers() == count
 
 
+@pytest.mark.tools
 async def test_two_thousand_idle_streams_are_held_by_one_worker():
     async with service() as (world, worker):
         channels = [worker.connect() for _ in range(4)]

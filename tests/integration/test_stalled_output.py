@@ -46,6 +46,7 @@ def status(port, method, target, body=None):
         connection.close()
 
 
+@pytest.mark.tools
 def test_callbacks_are_acknowledged_and_sigterm_is_heard(tmp_path, full_pipe):
     port = free_port()
     settings = {

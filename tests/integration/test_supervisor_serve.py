@@ -137,6 +137,7 @@ def test_a_first_start_is_nothing_to_be_warned_of(shared):
     assert not [r for r in first_start if r["level"] not in ("debug", "info")]
 
 
+@pytest.mark.tools
 def test_a_follower_that_cannot_begin_is_a_failed_start(tmp_path):
     data_dir = tmp_path / "data"
     with start("gateway", data_dir=data_dir) as gateway:

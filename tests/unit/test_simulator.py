@@ -16,6 +16,7 @@ from service.history import History, HistoryEntry
 from service.session import Outcome, without_message
 from simulator import texts
 from simulator.callbacks import Made
+from simulator.day import DayPlan, lives_of_a_day
 from simulator.ledger import Ledger
 from simulator.lives import Life, make_lives
 from simulator.parameters import CallbackUrl, Share, read_token
@@ -96,7 +97,8 @@ def test_every_script_is_played() -> None:
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(), impossible=st.sampled_from([0, 0.05, 0.5]))
 def test_the_services_own_fold_agrees_with_every_life(seed: int, impossible: float) -> None:
-    for life in lives(20, seed=seed, impossible=impossible):
+    day = lives_of_a_day(DayPlan(), 20, seed=seed, run="run", now=NOW, impossible=impossible)
+    for life in [*lives(20, seed=seed, impossible=impossible), *day]:
         history = History()
         session = history.session
         for number, callback in enumerate(life.callbacks):
