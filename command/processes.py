@@ -5,6 +5,7 @@ not load gRPC, nor the service waitress.
 """
 
 import asyncio
+import datetime
 import gc
 import math
 import os
@@ -182,7 +183,7 @@ def _start_retention(settings: Settings, stop: threading.Event) -> None:
         _appender_of_forget_entries(settings),
         open_object_store(settings).claim if settings.is_on_nats else lambda _: True,
         keep=settings.retention,
-        at=settings.retention_at,
+        at=datetime.time.fromisoformat(settings.retention_at),
     ).start(stop)
 
 

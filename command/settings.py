@@ -92,17 +92,10 @@ def _read_days(text: str) -> timedelta:
     return timedelta(days=whole_number(text.removesuffix("d"), 1, MAX_RETENTION))
 
 
-def _read_time_of_day(text: str) -> timedelta:
-    if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", text):
-        raise ValueError(f"must be a time of day from 00:00 to 23:59, not {shown(text)}")
-    return timedelta(hours=int(text[:2]), minutes=int(text[3:]))
-
-
 AnySettings = TypeVar("AnySettings", bound=JournalSettings)
 
 AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
 Days = Annotated[timedelta, NoDecode, parsed(_read_days)]
-TimeOfDay = Annotated[timedelta, NoDecode, parsed(_read_time_of_day)]
 Listen = Annotated[Address, NoDecode, parsed(Address.parse)]
 
 
@@ -169,7 +162,7 @@ class Settings(JournalSettings):
     max_lag: Annotated[int, number(0, MAX_LAG)] = 60
     scrub_rate: Annotated[int, number(0, MAX_SCRUB_RATE)] = 200
     retention: Days | None = None
-    retention_at: TimeOfDay = timedelta(hours=3)
+    retention_at: str = "03:00"
     hang_timeout: Annotated[int, number(0, MAX_TIMEOUT)] = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
@@ -245,6 +238,13 @@ class Settings(JournalSettings):
             f"{listen} leaves this machine and {missing}, listen on loopback, or set "
             "DESK_GRPC_INSECURE=true if the network is trusted"
         )
+
+    @check("retention_at")
+    @classmethod
+    def _time_of_day(cls, text: str) -> str:
+        if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", text):
+            raise ValueError(f"must be a time of day from 00:00 to 23:59, not {shown(text)}")
+        return text
 
     @check("data_dir")
     @classmethod

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from datetime import time as clock_time
 from pathlib import Path
 from threading import Event, Thread
 
@@ -47,7 +48,7 @@ class Retention:
         claim: Callable[[str], bool],
         *,
         keep: timedelta,
-        at: timedelta,
+        at: clock_time,
     ) -> None:
         """Prepare.
 
@@ -78,7 +79,9 @@ class Retention:
 
     def run_if_due(self, now: datetime, stop: Event) -> None:
         """Forget what is too old, unless that was done since the last time of day that is due."""
-        due = now - (now - _midnight(now) - self._at) % DAY
+        due = datetime.combine(now.date(), self._at, UTC)
+        if due > now:
+            due -= DAY
         if self.report.completed_at >= _milliseconds(due):
             return
         try:
@@ -125,10 +128,6 @@ def _wait_applied(reader: Reader, revision: int, stop: Event) -> None:
     while reader.progress().applied_revision < revision and not stop.wait(POLL):
         if time.monotonic() > end:
             raise ViewUnavailable(f"the view had not reached revision {revision} in time")
-
-
-def _midnight(moment: datetime) -> datetime:
-    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -253,7 +253,7 @@ class Reader:
             yield from self._db.execute(queries.WITHOUT_SESSION.format(where=""), (2, after, limit))
 
     @sqlite_errors()
-    def forgotten(
+    def forget_rows(
         self, selection: EventSelection, after: int, limit: int
     ) -> tuple[list[Row], int | None]:
         """Read the rows of FORGET entries after a position: (position, row, app).

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from datetime import time as clock_time
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,7 +20,7 @@ from tests.support.callbacks import NOON, life
 from tests.support.rpc import World, worker, world
 
 KEEP = timedelta(days=400)
-AT = timedelta(hours=3)
+AT = clock_time(3)
 SENT = datetime.fromtimestamp(NOON / 1000, UTC)
 OLD = SENT + KEEP + timedelta(days=1)
 """A time at which everything in the journal is too old."""
