@@ -150,6 +150,7 @@ def _follow_tokens(
 def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
+        from service.erasure import Erasure
         from service.scrub import Scrub
 
         stop = threading.Event()
@@ -158,8 +159,12 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
         if journal is not None:
             with closing(journal):
                 _load_snapshot(journal, settings, stop, notifier)
-                work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
+                erasure = Erasure(lambda: open_eraser(settings), settings.data_dir)
+                work = _open_with_retries(
+                    lambda: _make_follower(journal, settings, erasure.take_deleted), stop, notifier
+                )
                 if work is not None:
+                    erasure.start(stop)
                     if settings.scrub_rate:
                         Scrub(journal, settings.data_dir, rate=settings.scrub_rate).start(stop)
                     _report_ready(notifier)
@@ -396,7 +401,9 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
         raise Unavailable(str(error)) from error
 
 
-def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
+def _make_follower(
+    journal: "JournalReader", settings: Settings, take_deleted: Callable[[], list[int]]
+) -> "Follower":
     """Open the view for writing. A disk may do better later, and a build will end."""
     from journal.errors import Unavailable
     from service.follower import Follower
@@ -407,7 +414,12 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
         raise Unavailable("desk view build is making the view")
     try:
         # A restored file has a new id. Nobody replaces a stream, but by mistake.
-        return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
+        return Follower(
+            journal,
+            settings.data_dir,
+            may_start_over=not settings.is_on_nats,
+            take_deleted=take_deleted,
+        )
     except ViewUnavailable:
         raise
     except (ViewError, OSError) as error:
