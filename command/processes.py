@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from shutil import disk_usage
@@ -153,6 +153,7 @@ def _follow_tokens(
 def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
+        from service.erasure import Erasure
         from service.scrub import Scrub
 
         stop = threading.Event()
@@ -161,8 +162,12 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
         if journal is not None:
             with closing(journal):
                 _load_snapshot(journal, settings, stop, notifier)
-                work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
+                erasure = Erasure(lambda: open_eraser(settings), settings.data_dir)
+                work = _open_with_retries(
+                    lambda: _make_follower(journal, settings, erasure.take_deleted), stop, notifier
+                )
                 if work is not None:
+                    erasure.start(stop)
                     if settings.scrub_rate:
                         Scrub(journal, settings.data_dir, rate=settings.scrub_rate).start(stop)
                     _start_retention(settings, stop)
@@ -180,7 +185,7 @@ def _start_retention(settings: Settings, stop: threading.Event) -> None:
         return
     Retention(
         settings.data_dir,
-        _appender_of_forget_entries(settings),
+        partial(append_forget_entry, settings),
         open_object_store(settings).claim if settings.is_on_nats else lambda _: True,
         keep=settings.retention,
         at=datetime.time.fromisoformat(settings.retention_at),
@@ -259,7 +264,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         sdk_app_ids=settings.sdk_app_ids,
         journal_backlog=_backlog(settings),
         journal_size=lambda: _journal_size(settings),
-        forget=_appender_of_forget_entries(settings),
+        forget=partial(append_forget_entry, settings),
         silent_processes=lambda: [name for name in read_silent(runtime) if name != "gateway"],
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
@@ -384,16 +389,10 @@ def open_object_store(settings: Settings) -> "ObjectStore":
     return ObjectStore(options.access, options.stream)
 
 
-def _appender_of_forget_entries(settings: Settings) -> Callable[["NewEntry"], int]:
-    """Return a function for one thread, which opens the journal when it is first called."""
-    opened: list[Eraser] = []
-
-    def append(entry: "NewEntry") -> int:
-        if not opened:
-            opened.append(open_eraser(settings))
-        return opened[0].forget(entry)
-
-    return append
+def append_forget_entry(settings: Settings, entry: "NewEntry") -> int:
+    """Append a FORGET entry to the journal, and return its revision."""
+    with closing(open_eraser(settings)) as eraser:
+        return eraser.forget(entry)
 
 
 def _jetstream(settings: JournalSettings) -> "JetStreamOptions":
@@ -436,7 +435,9 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
         raise Unavailable(str(error)) from error
 
 
-def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
+def _make_follower(
+    journal: "JournalReader", settings: Settings, take_deleted: Callable[[], list[int]]
+) -> "Follower":
     """Open the view for writing. A disk may do better later, and a build will end."""
     from journal.errors import Unavailable
     from service.follower import Follower
@@ -447,7 +448,12 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
         raise Unavailable("desk view build is making the view")
     try:
         # A restored file has a new id. Nobody replaces a stream, but by mistake.
-        return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
+        return Follower(
+            journal,
+            settings.data_dir,
+            may_start_over=not settings.is_on_nats,
+            take_deleted=take_deleted,
+        )
     except ViewUnavailable:
         raise
     except (ViewError, OSError) as error:

@@ -150,11 +150,7 @@ def temporary(directory: Path, name: str = "journal") -> Iterator[Path]:
 
     It is locked as long as it is in use.
     """
-    for abandoned in directory.glob(f"{name}-*{PARTIAL}"):
-        with suppress(OSError):
-            lock = FileLock(abandoned)
-            _delete(abandoned)
-            lock.release()
+    delete_abandoned(directory, name)
     descriptor, path = tempfile.mkstemp(prefix=f"{name}-", suffix=PARTIAL, dir=directory)
     os.close(descriptor)
     lock = FileLock(Path(path))
@@ -163,6 +159,15 @@ def temporary(directory: Path, name: str = "journal") -> Iterator[Path]:
     finally:
         _delete(Path(path))
         lock.release()
+
+
+def delete_abandoned(directory: Path, name: str) -> None:
+    """Delete the temporary files of processes that were killed."""
+    for abandoned in directory.glob(f"{name}-*{PARTIAL}"):
+        with suppress(OSError):
+            lock = FileLock(abandoned)
+            _delete(abandoned)
+            lock.release()
 
 
 def _delete(file: Path) -> None:

@@ -134,6 +134,11 @@ class Eraser(Protocol):
     An id that was deleted is no repetition any more, once it has left the engine's window.
     """
 
+    @property
+    def id(self) -> str:
+        """The same as the writer's."""
+        ...
+
     def forget(self, entry: NewEntry) -> int:
         """Make a FORGET entry durable, unless its id is there already; return its revision.
 

@@ -14,6 +14,7 @@ from time import monotonic
 import apsw
 from msgspec.structs import astuple
 
+from journal import sqlite_format
 from journal.entry import NewEntry, validate
 from journal.errors import Unavailable
 from journal.sqlite_file import connect_to_erase, map_errors
@@ -51,17 +52,17 @@ INCREMENTAL = 2
 class SqliteEraser:
     """`journal.port.Eraser` on a file."""
 
-    def __init__(self, path: Path, journal_id: str = "") -> None:
-        """Open the journal at `path`, which must have `journal_id` unless that is empty.
+    def __init__(self, path: Path) -> None:
+        """Open the journal at `path`. Another one in its place is refused later.
 
         Raises:
             Unavailable: there is none yet, it is of an older version, or the storage failed.
-            Unreadable: it is no journal, of a newer version, or another journal.
+            Unreadable: it is no journal, or of a newer version.
         """
         self._path = path
-        self._id = journal_id
-        with self._connection():
-            pass
+        self.id = ""
+        with self._connection() as connection:
+            self.id = sqlite_format.journal_id(connection)
 
     def forget(self, entry: NewEntry) -> int:
         validate(entry)
@@ -98,7 +99,7 @@ class SqliteEraser:
 
     @contextmanager
     def _connection(self) -> Iterator[apsw.Connection]:
-        with map_errors(self._path), closing(connect_to_erase(self._path, self._id)) as connection:
+        with map_errors(self._path), closing(connect_to_erase(self._path, self.id)) as connection:
             connection.set_busy_timeout(BUSY_MS)
             yield connection
 

@@ -110,6 +110,7 @@ class Follower:
         idle: float = IDLE,
         keep_views: float = KEEP_VIEWS,
         may_start_over: bool = True,
+        take_deleted: Callable[[], Sequence[int]] = tuple,
     ) -> None:
         """Open the view.
 
@@ -121,6 +122,7 @@ class Follower:
             idle: seconds between two looks at `stop` while there is nothing to do.
             keep_views: seconds that the views of other versions are kept.
             may_start_over: a journal with another id replaces this one, as a restored file does.
+            take_deleted: returns the forgotten entries that were deleted since its last call.
         """
         self._journal = journal
         self._data_dir = data_dir
@@ -134,6 +136,7 @@ class Follower:
         self._one_by_one_until = 0  # the last revision of a batch that could not be applied
         self._skipped = 0  # in a row
         self._may_start_over = may_start_over
+        self._take_deleted = take_deleted
         self._looks = 0  # in a row that found the journal behind the view
 
     def run(self, stop: Event, alive: Callable[[], None] = lambda: None) -> None:
@@ -234,6 +237,9 @@ class Follower:
     def _step(self, projection: Projection) -> None:
         """Apply the next batch; if there is none, record that the view is complete."""
         self._writer.check_files()
+        if deleted := self._take_deleted():
+            projection.note_deleted(deleted)
+        self._writer.truncate_wal()
         progress = projection.progress
         entries, following = self._read_batch(progress)
         self._looks = 0

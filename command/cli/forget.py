@@ -1,6 +1,8 @@
 """`desk forget`: erase sessions, or malformed callbacks, for good."""
 
+import asyncio
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -11,10 +13,14 @@ from command.cli.filters import TIMES
 from command.cli.offline import progress_bar
 from command.cli.output import json_option, print_json
 from command.cli.parameters import Moment, time_zone_option
-from desk.client import Client
+from desk.client import Client, Denied
 from desk.v1.admin_service_pb2 import ForgetResponse
 from journal.damage import Report
 from simulator.words import count_of
+
+DELETED_WITHIN = 30.0
+POLL = 0.2
+"""Seconds to wait for the deletion of the bytes, and between two looks."""
 
 
 @click.command(epilog=TIMES)
@@ -80,7 +86,10 @@ async def forget(
         _confirm(chosen)
     with progress_bar() as report:
         done = await _run(client, report, total, **target)
+        deleted = await _wait_deleted(client, report)
     _print(done, "forgotten", as_json=as_json)
+    if not as_json:
+        click.echo(f"The bytes in the journal {'are' if deleted else 'will be'} deleted.")
 
 
 async def _run(client: Client, report: Report, total: int, **request: Any) -> ForgetResponse:
@@ -94,6 +103,17 @@ async def _run(client: Client, report: Report, total: int, **request: Any) -> Fo
     return totals
 
 
+async def _wait_deleted(client: Client, report: Report) -> bool:
+    """Wait a while until the bytes are deleted; return True if they are known to be."""
+    with suppress(Denied, TimeoutError):
+        async with asyncio.timeout(DELETED_WITHIN):
+            while left := (await client.status()).entries_to_delete:
+                report(f"deleting {left:,} entries", 0, 0)
+                await asyncio.sleep(POLL)
+            return True
+    return False
+
+
 def _confirm(chosen: ForgetResponse) -> None:
     if not sys.stdin.isatty():
         fail(f"{_what(chosen)} would be forgotten for good: nothing was done; --yes does it")
@@ -103,13 +123,8 @@ def _confirm(chosen: ForgetResponse) -> None:
 def _print(totals: ForgetResponse, verb: str, *, as_json: bool) -> None:
     if as_json:
         print_json(totals)
-        return
-    click.echo(f"{_what(totals)} {verb}")
-    if entries := totals.forget_revisions:
-        click.echo(
-            f"The service no longer has them, from {_range(entries[0], entries[-1])} on. The bytes "
-            "in the journal are deleted in the background."
-        )
+    else:
+        click.echo(f"{_what(totals)} {verb}")
 
 
 def _what(totals: ForgetResponse) -> str:

@@ -150,6 +150,7 @@ def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("damaged entries", str(status.damaged_entries or "")),
         ("scrub", _scrub(status)),
         ("retention", _retention(status)),
+        ("entries to delete", str(status.entries_to_delete or "")),
         ("fingerprint", status.fingerprint),
         ("feed digest", status.feed_digest),
         ("apps", ", ".join(map(str, status.sdk_app_ids))),

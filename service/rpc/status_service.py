@@ -42,6 +42,10 @@ JournalBacklog = Callable[[int], tuple[int, int | None]]
 revision was received; None if there is none."""
 
 
+MOST_COUNTED = 5_000
+"""Entries to delete that are counted."""
+
+
 class Outside(NamedTuple):
     """Functions that reach what is not in the view; see `service.rpc.server.serve`."""
 
@@ -96,6 +100,7 @@ class StatusService:
             silent_processes=self._outside.silent_processes(),
             not_serving_reason=self._readiness.reason,
             scrub=_scrub(load(self._readers.path.parent, ScrubReport), progress.journal_id),
+            entries_to_delete=len(self._readers.inline.entries_to_delete(MOST_COUNTED)),
             retention=_retention(load(self._readers.path.parent, RetentionReport)),
             gateway=_gateway(load(self._readers.path.parent, GatewayReport)),
             disk_usage=self._disk_usage(),

@@ -35,7 +35,7 @@ def memory(_request: pytest.FixtureRequest, _directory: Path) -> Parts:
 
 def sqlite(_request: pytest.FixtureRequest, directory: Path) -> Parts:
     journal = SqliteWriter(directory / "journal.db")
-    return Parts(journal, SqliteEraser(directory / "journal.db", journal.id))
+    return Parts(journal, SqliteEraser(directory / "journal.db"))
 
 
 def jetstream(request: pytest.FixtureRequest, _directory: Path) -> Parts:

@@ -56,7 +56,7 @@ def test_no_file_has_the_bytes_of_a_deleted_entry(
     seed: int, journal: SqliteWriter, path: Path
 ) -> None:
     marked = fill(journal, 600, random.Random(seed))
-    eraser = SqliteEraser(path, journal.id)
+    eraser = SqliteEraser(path)
     eraser.forget(forget_entry(APP, 1, session_ids=["a"]))
     size = path.stat().st_size
     with capture_logs() as logs:
@@ -85,7 +85,7 @@ def test_a_file_that_cannot_become_smaller_loses_the_bytes_all_the_same(path: Pa
     with closing(SqliteWriter(path)) as journal:
         append(journal, "last")
         size = path.stat().st_size
-        eraser = SqliteEraser(path, journal.id)
+        eraser = SqliteEraser(path)
         eraser.delete(marked)
         eraser.sweep()
         assert files_with(MARK, path.parent) == []
@@ -94,7 +94,7 @@ def test_a_file_that_cannot_become_smaller_loses_the_bytes_all_the_same(path: Pa
 
 def test_the_newest_entry_is_not_deleted(journal: SqliteWriter, path: Path) -> None:
     revisions = [append(journal, name).revision for name in "abc"]
-    SqliteEraser(path, journal.id).delete(revisions)
+    SqliteEraser(path).delete(revisions)
     assert [entry.revision for entry in read_all(journal)] == revisions[-1:]
 
 
@@ -103,7 +103,7 @@ def test_a_reader_in_the_way_delays_the_sweep(
 ) -> None:
     monkeypatch.setattr(sqlite_eraser, "ATTEMPTS", 2)
     marked = fill(journal, 30, random.Random(1))
-    eraser = SqliteEraser(path, journal.id)
+    eraser = SqliteEraser(path)
     with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as reader:
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM entries").get == 30
@@ -120,10 +120,11 @@ def test_a_journal_that_is_not_there_or_another_one_is_not_touched(path: Path) -
         SqliteEraser(path)
     SqliteWriter(path).close()
     eraser = SqliteEraser(path)
-    with pytest.raises(Unreadable, match="was replaced by another journal"):
-        SqliteEraser(path, "0" * 32)
     os.replace(path, path.with_name("other.db"))
     with pytest.raises(Unavailable, match="there is no journal"):
+        eraser.delete([1])
+    SqliteWriter(path).close()
+    with pytest.raises(Unreadable, match="was replaced by another journal"):
         eraser.delete([1])
 
 
@@ -131,6 +132,6 @@ def test_a_reader_goes_on_while_entries_are_deleted(journal: SqliteWriter, path:
     all_ = [append(journal, number).revision for number in range(100)]
     with closing(SqliteReader(path)) as reader:
         first = reader.read(0, limit=10)
-        SqliteEraser(path, journal.id).delete(all_[5:90])
+        SqliteEraser(path).delete(all_[5:90])
         rest = reader.read(first[-1].revision, limit=100)
     assert [entry.revision for entry in rest] == all_[90:]
