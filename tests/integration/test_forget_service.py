@@ -233,7 +233,7 @@ async def test_a_journal_that_takes_no_entry_is_unavailable(made: World):
     def refuse(_: Any) -> int:
         raise Unavailable("the disk is full")
 
-    made.forget = refuse  # type: ignore[method-assign]
+    made.append = refuse  # type: ignore[method-assign]
     async with worker(made, apps=(APP, OTHER)) as serving:
         request = ForgetRequest(sdk_app_id=APP, client_user_id="eve")
         error = await refusal(serving.admin.Forget(request))

@@ -36,7 +36,7 @@ def made() -> Iterator[World]:
 
 
 def retention(made: World, **options: Any) -> Retention:
-    made_with = {"claim": lambda _: True, "keep": KEEP, "at": AT, "append": made.forget, **options}
+    made_with = {"claim": lambda _: True, "keep": KEEP, "at": AT, "append": made.append, **options}
     return Retention(made.folder, **made_with)
 
 
@@ -122,7 +122,7 @@ def test_a_run_stops_between_two_steps(made: World, monkeypatch: pytest.MonkeyPa
 
     def append_and_stop(entry: Any) -> int:
         stop.set()
-        return made.forget(entry)
+        return made.append(entry)
 
     work = retention(made, append=append_and_stop)
     work.run_if_due(OLD, stop)
