@@ -7,6 +7,7 @@ An entry that fails because of its content is skipped with an error, so that oth
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Event
 
 import structlog
@@ -61,6 +62,9 @@ KEEP_VIEWS = 24 * 60 * 60.0
 DISCARD_EVERY = 600.0
 """Seconds between two looks for views that are no longer kept."""
 
+TRUNCATE_EVERY = 1.0
+"""Seconds between two attempts to empty a WAL that has what was forgotten."""
+
 REPORT = 5.0
 """Seconds between two log lines on the progress of a long catch-up."""
 
@@ -110,7 +114,6 @@ class Follower:
         idle: float = IDLE,
         keep_views: float = KEEP_VIEWS,
         may_start_over: bool = True,
-        take_deleted: Callable[[], Sequence[int]] = tuple,
     ) -> None:
         """Open the view.
 
@@ -122,7 +125,6 @@ class Follower:
             idle: seconds between two looks at `stop` while there is nothing to do.
             keep_views: seconds that the views of other versions are kept.
             may_start_over: a journal with another id replaces this one, as a restored file does.
-            take_deleted: returns the forgotten entries that were deleted since its last call.
         """
         self._journal = journal
         self._data_dir = data_dir
@@ -136,8 +138,13 @@ class Follower:
         self._one_by_one_until = 0  # the last revision of a batch that could not be applied
         self._skipped = 0  # in a row
         self._may_start_over = may_start_over
-        self._take_deleted = take_deleted
         self._looks = 0  # in a row that found the journal behind the view
+        self._deleted: SimpleQueue[Sequence[int]] = SimpleQueue()
+        self._truncate_at = 0.0
+
+    def note_deleted(self, revisions: Sequence[int]) -> None:
+        """Note that the journal no longer has some entries; from any thread, takes effect later."""
+        self._deleted.put(revisions)
 
     def run(self, stop: Event, alive: Callable[[], None] = lambda: None) -> None:
         """Follow until `stop` is set; return after the batch under way.
@@ -237,9 +244,9 @@ class Follower:
     def _step(self, projection: Projection) -> None:
         """Apply the next batch; if there is none, record that the view is complete."""
         self._writer.check_files()
-        if deleted := self._take_deleted():
-            projection.note_deleted(deleted)
-        self._writer.truncate_wal()
+        self._truncate_wal()
+        while not self._deleted.empty():
+            projection.note_deleted(self._deleted.get())
         progress = projection.progress
         entries, following = self._read_batch(progress)
         self._looks = 0
@@ -320,6 +327,12 @@ class Follower:
         (entry,) = problem.entries
         log.error("entry_skipped", revision=entry.revision)
         self._projection().skip(entry)
+
+    def _truncate_wal(self) -> None:
+        """Empty the WAL soon after something was forgotten."""
+        if time.monotonic() >= self._truncate_at:
+            self._truncate_at = time.monotonic() + TRUNCATE_EVERY
+            self._writer.truncate_wal()
 
     def _report(self, progress: Progress) -> None:
         lag = progress.head_revision - progress.applied_revision

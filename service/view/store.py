@@ -141,6 +141,8 @@ def open_writer(path: Path) -> apsw.Connection:
     connection.pragma("synchronous", "normal")
     connection.pragma("cache_size", -CACHE_KIB)
     connection.pragma("journal_size_limit", WAL_KEPT)
+    # What is forgotten must not stay in pages that are free, nor in free parts of others.
+    connection.pragma("secure_delete", True)
     # Statement journals stay in memory: a file would cost as much as the statement.
     connection.pragma("temp_store", "memory")
     connection.wal_autocheckpoint(CHECKPOINT_PAGES)
