@@ -21,6 +21,7 @@ NAMES = (
     "subscribe",
     "live",
     "footprint",
+    "forgetting",
 )
 """All benchmarks, in the order in which they run."""
 

@@ -162,12 +162,10 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
         if journal is not None:
             with closing(journal):
                 _load_snapshot(journal, settings, stop, notifier)
-                erasure = Erasure(lambda: open_eraser(settings), settings.data_dir)
-                work = _open_with_retries(
-                    lambda: _make_follower(journal, settings, erasure.take_deleted), stop, notifier
-                )
+                work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
                 if work is not None:
-                    erasure.start(stop)
+                    data_dir = settings.data_dir
+                    Erasure(lambda: open_eraser(settings), data_dir, work.note_deleted).start(stop)
                     if settings.scrub_rate:
                         Scrub(journal, settings.data_dir, rate=settings.scrub_rate).start(stop)
                     _start_retention(settings, stop)
@@ -435,9 +433,7 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
         raise Unavailable(str(error)) from error
 
 
-def _make_follower(
-    journal: "JournalReader", settings: Settings, take_deleted: Callable[[], list[int]]
-) -> "Follower":
+def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
     """Open the view for writing. A disk may do better later, and a build will end."""
     from journal.errors import Unavailable
     from service.follower import Follower
@@ -448,12 +444,7 @@ def _make_follower(
         raise Unavailable("desk view build is making the view")
     try:
         # A restored file has a new id. Nobody replaces a stream, but by mistake.
-        return Follower(
-            journal,
-            settings.data_dir,
-            may_start_over=not settings.is_on_nats,
-            take_deleted=take_deleted,
-        )
+        return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
     except ViewUnavailable:
         raise
     except (ViewError, OSError) as error:

@@ -6,7 +6,7 @@ unfinished copies, snapshots.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
@@ -33,6 +33,9 @@ PAUSE = 0.5
 RETRY = 10.0
 """Seconds before another attempt after a failure."""
 
+NOTED_WITHIN = 10.0
+"""Seconds after which entries are deleted again that the follower has not taken from the list."""
+
 PARTIALS = ("journal", "snapshot")
 """Beginnings of the names of unfinished copies."""
 
@@ -46,6 +49,7 @@ class Erasure:
         self,
         open_eraser: Callable[[], Eraser],
         data_dir: Path,
+        note_deleted: Callable[[Sequence[int]], None],
         *,
         delete_copies: Callable[[], None] = lambda: None,
         pause: float = PAUSE,
@@ -56,6 +60,7 @@ class Erasure:
         Args:
             open_eraser: opens the journal.
             data_dir: directory of the view.
+            note_deleted: has the follower take entries from the list.
             delete_copies: deletes what was forgotten from copies that lie elsewhere.
             pause: seconds between two looks for entries to delete.
             retry: seconds before another attempt after a failure.
@@ -65,7 +70,8 @@ class Erasure:
         self._delete_copies = delete_copies
         self._pause = pause
         self._retry = retry
-        self._deleted: list[int] = []
+        self._note_deleted = note_deleted
+        self._noted, self._noted_until = 0, 0.0  # the first of the entries deleted last
         self._stop = Event()
 
     def start(self, stop: Event) -> None:
@@ -73,21 +79,16 @@ class Erasure:
         self._stop = stop
         Thread(target=self._run, name="erasure", daemon=True).start()
 
-    def take_deleted(self) -> list[int]:
-        """Return the entries that were deleted since the last call, for the follower to note."""
-        deleted, self._deleted = self._deleted, []
-        return deleted
-
     def step(self) -> int:
         """Delete the next entries that the view lists; return their number.
 
         Raises:
             JournalError, ViewError, OSError: some are left.
         """
-        journal_id, revisions = ("", []) if self._deleted else self._listed()
-        if not revisions:
-            return 0
+        journal_id, revisions = self._listed()
         began = time.monotonic()
+        if not revisions or (revisions[0] == self._noted and began < self._noted_until):
+            return 0
         self._delete_other_files()
         with closing(self._open()) as eraser:
             if eraser.id != journal_id:  # a restored one, and the view is not renewed yet
@@ -97,7 +98,8 @@ class Erasure:
                     return 0
                 eraser.delete(revisions[start : start + STEP])
             eraser.sweep()
-        self._deleted = revisions
+        self._note_deleted(revisions)
+        self._noted, self._noted_until = revisions[0], time.monotonic() + NOTED_WITHIN
         seconds = round(time.monotonic() - began, 1)
         log.info("entries_deleted", entries=len(revisions), after_s=seconds)
         return len(revisions)
