@@ -28,7 +28,7 @@ Append = Callable[[NewEntry], int]
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """What to forget. One field is set beside the apps.
+    """Choice of what to forget. One field is set beside the apps.
 
     Attributes:
         sdk_app_ids: of these apps; empty = of all.
@@ -62,7 +62,7 @@ class Found(NamedTuple):
 
 
 Chosen = tuple[list[Found], Place | None]
-"""What a walk has found, and the place after which it goes on; None at its end."""
+"""Findings of a walk, and the place after which it goes on; None at its end."""
 
 Walk = Callable[[Reader, Target, Place], Chosen]
 
@@ -75,7 +75,7 @@ class Start(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a step has found, and where the next one begins; None at the end."""
+    """Findings of a step, and the beginning of the next one; None at the end."""
 
     found: list[Found]
     following: Start | None
