@@ -70,6 +70,7 @@ class Retention:
     def start(self, stop: Event) -> None:
         """Work from now on, in a thread, until `stop` is set."""
         save(self.report, self._data_dir)
+        RETENTION_FORGOTTEN.values |= {("session",): 0, ("malformed",): 0}
         RETENTION_COMPLETED.read_number(lambda: self.report.completed_at / 1000)
         Thread(target=self._run, args=(stop,), name="retention", daemon=True).start()
 
