@@ -64,11 +64,6 @@ class StoredObject(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, int] = {}
     deleted: bool = False
 
-    @property
-    def stored_at(self) -> float:
-        """Unix time in seconds, by the clock of the process that stored it."""
-        return datetime.fromisoformat(self.mtime).timestamp()
-
 
 _DECODER = msgspec.json.Decoder(StoredObject)
 
@@ -109,8 +104,11 @@ class ObjectStore:
     def claim(self, name: str) -> bool:
         """Return True to the first process that claims `name`, within `CLAIMED` seconds."""
         self._make_bucket()
-        mark = uuid4().hex.encode()
-        return not self._publish(self._subject("C", "claim"), mark, {Header.MSG_ID.value: name})
+        mark, subject = uuid4().hex.encode(), self._subject("C", "claim")
+        if not self._publish(subject, mark, {Header.MSG_ID.value: name}):
+            return True
+        # It may have been stored by an attempt of which the answer was lost.
+        return self._run(lambda link: link.js.get_last_msg(self._stream, subject)).data == mark
 
     def put(self, name: str, source: Source, metadata: Mapping[str, str]) -> StoredObject:
         """Store a file, and read back that it is whole.
