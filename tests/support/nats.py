@@ -46,10 +46,11 @@ class NatsServer:
         self.port = -1
         self.configure("max_payload: 8MB", config)
 
-    def configure(self, *lines: str) -> None:
+    def configure(self, *lines: str, has_jetstream: bool = True) -> None:
         """Write the configuration for the next start."""
         store = f"jetstream {{ store_dir: {self._directory}/store, max_file: 64GB }}\n"
-        (self._directory / "nats.conf").write_text("\n".join([*lines, store]))
+        content = [*lines, store] if has_jetstream else lines
+        (self._directory / "nats.conf").write_text("\n".join(content))
 
     @property
     def url(self) -> str:
