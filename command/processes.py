@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -197,22 +197,31 @@ def _load_snapshot(
     from journal.errors import Unavailable
 
     if settings.is_on_nats:
+        _open_with_retries(lambda: _refuse_during_build(settings), stop, notifier)
         try:
-            with closing(open_snapshots(settings)) as snapshots:
-                _with_signs(notifier, lambda: snapshots.load(journal, stop))
+            with closing(open_snapshots(settings, journal, settings.data_dir)) as snapshots:
+                _with_signs(notifier, lambda: snapshots.load(stop))
         except Unavailable as problem:
             log.warning("snapshots_not_found", reason=str(problem))
 
 
 def run_snapshots(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Publish a snapshot of the view now and then, apart from the processes that are in a hurry."""
-    with _process(notifier, settings, runtime, "snapshots"):
+    with (
+        _process(notifier, settings, runtime, "snapshots", metrics.SNAPSHOTS),
+        ExitStack() as opened,
+    ):
         os.nice(NICE)
         stop = threading.Event()
         on_stop_request(stop.set)
-        snapshots = _open_with_retries(lambda: open_snapshots(settings), stop, notifier)
-        if snapshots is not None:
-            with closing(snapshots):
+        journal = _open_with_retries(lambda: open_stream(settings), stop, notifier)
+        if journal is not None:
+            opened.enter_context(closing(journal))
+            snapshots = _open_with_retries(
+                lambda: open_snapshots(settings, journal, settings.data_dir), stop, notifier
+            )
+            if snapshots is not None:
+                opened.enter_context(closing(snapshots))
                 _report_ready(notifier)
                 hours = settings.snapshot_hours
                 _with_signs(notifier, lambda: snapshots.keep_published(stop, hours))
@@ -256,12 +265,13 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
 
     on_stop_request(lambda: _set(loop, stop), reload=reload)
     beat = asyncio.create_task(_give_signs(notifier))
+    journal_backlog, journal_size = _journal_figures(settings)
     await serve(
         locate(settings.data_dir),
         str(address),
         sdk_app_ids=settings.sdk_app_ids,
-        journal_backlog=_backlog(settings),
-        journal_size=lambda: _journal_size(settings),
+        journal_backlog=journal_backlog,
+        journal_size=journal_size,
         forget=partial(append_forget_entry, settings),
         silent_processes=lambda: [name for name in read_silent(runtime) if name != "gateway"],
         stop=stop,
@@ -341,10 +351,6 @@ def _notice(journal: "JournalWriter | None") -> str:
     return journal.notice() if isinstance(journal, SpooledWriter) else ""
 
 
-def _open_reader(settings: Settings) -> "JournalReader":
-    return open_stream(settings) if settings.is_on_nats else open_reader(settings.data_dir)
-
-
 def open_stream(settings: JournalSettings) -> "JetStreamReader":
     """Open the journal on NATS for reading."""
     from journal.jetstream import JetStreamReader
@@ -372,14 +378,16 @@ def open_stream_target(
     return JetStreamTarget(_jetstream(settings), journal_id, first=first)
 
 
-def open_snapshots(settings: Settings) -> "Snapshots":
+def open_snapshots(
+    settings: JournalSettings, journal: "JournalReader", data_dir: Path
+) -> "Snapshots":
     """Open the snapshots of the views of a journal on NATS."""
     from service.snapshot import Snapshots
 
-    return Snapshots(open_object_store(settings), settings.data_dir)
+    return Snapshots(open_object_store(settings), journal, data_dir)
 
 
-def open_object_store(settings: Settings) -> "ObjectStore":
+def open_object_store(settings: JournalSettings) -> "ObjectStore":
     """Open the object store beside a journal on NATS."""
     from journal.jetstream_objects import ObjectStore
 
@@ -428,7 +436,7 @@ def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
     from journal.errors import Damaged, Unavailable
 
     try:
-        return _open_reader(settings)
+        return open_stream(settings) if settings.is_on_nats else open_reader(settings.data_dir)
     except Damaged as error:
         raise Unavailable(str(error)) from error
 
@@ -438,10 +446,8 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
     from journal.errors import Unavailable
     from service.follower import Follower
     from service.view.errors import ViewError, ViewUnavailable
-    from service.view.writer import is_being_built
 
-    if is_being_built(settings.data_dir):
-        raise Unavailable("desk view build is making the view")
+    _refuse_during_build(settings)
     try:
         # A restored file has a new id. Nobody replaces a stream, but by mistake.
         return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
@@ -451,16 +457,28 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
         raise Unavailable(f"the view cannot be opened: {error}") from error
 
 
-def _journal_size(settings: Settings) -> tuple[int, int]:
-    if settings.is_on_nats:  # the servers' disks, not this one
-        return 0, 0
-    return size_of_database(settings.data_dir / JOURNAL_FILE)
+def _refuse_during_build(settings: Settings) -> None:
+    from journal.errors import Unavailable
+    from service.view.writer import is_being_built
+
+    if is_being_built(settings.data_dir):
+        raise Unavailable("desk view build is making the view")
 
 
-def _backlog(settings: Settings) -> "Backlog":
+def _journal_figures(settings: Settings) -> tuple["Backlog", Callable[[], tuple[int, int]]]:
+    """Return functions that tell what is not applied yet, and how large the journal is."""
     from journal.backlog import Backlog
 
-    return Backlog(lambda: _open_reader(settings))
+    if not settings.is_on_nats:
+        path = settings.data_dir / JOURNAL_FILE
+        return Backlog(lambda: open_reader(settings.data_dir)), lambda: size_of_database(path)
+    streams: list[JetStreamReader] = []
+
+    def open_() -> "JetStreamReader":
+        streams[:] = [open_stream(settings)]
+        return streams[0]
+
+    return Backlog(open_), lambda: (sum(each.bytes for each in streams), 0)
 
 
 def _open_with_retries(

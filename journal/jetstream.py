@@ -60,7 +60,11 @@ class JetStreamOptions:
 
 
 class JetStreamReader:
-    """`journal.port.JournalReader` on a stream."""
+    """`journal.port.JournalReader` on a stream.
+
+    Attributes:
+        bytes: of one copy of the stream, as it was when NATS was last asked.
+    """
 
     def __init__(self, options: JetStreamOptions) -> None:
         """Connect.
@@ -72,6 +76,7 @@ class JetStreamReader:
         self._options = options.stream
         self._name = options.stream.name
         self.id = ""
+        self.bytes = 0
         self._pages = Pages(options.access, self._name)
         self._reading = threading.Lock()
         self._connection = Connection(options.access, self._check)
@@ -133,7 +138,7 @@ class JetStreamReader:
         journal_id = jetstream_stream.check(info.config, self._options)
         if self.id and journal_id != self.id:
             raise OtherJournal(f"the stream {self._name} holds another journal now")
-        self.id = journal_id
+        self.id, self.bytes = journal_id, info.state.bytes
 
     async def _missing(self, link: Link) -> StreamInfo:
         raise Unavailable(f"there is no stream {self._name} yet")
@@ -143,6 +148,7 @@ class JetStreamReader:
         info = await link.js.stream_info(self._name)
         if (info.config.metadata or {}).get(jetstream_stream.JOURNAL_ID) != self.id:
             raise OtherJournal(f"the stream {self._name} holds another journal now")
+        self.bytes = info.state.bytes
         return info
 
     async def _verified(self, entries: list[Entry], after: int) -> list[Entry]:

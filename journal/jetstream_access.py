@@ -15,11 +15,11 @@ _JWT = re.compile(r"BEGIN NATS USER JWT-+\s+(\S+)")
 _SEED = re.compile(r"BEGIN USER NKEY SEED-+\s+(\S+)")
 
 
-class _TlsContext(ssl.SSLContext):
-    """A context that notes its use: nats-py goes on without TLS if a server offers none.
+class TlsContext(ssl.SSLContext):
+    """A context for one connection. nats-py goes on without TLS if a server offers none.
 
     Attributes:
-        used: since the last `reset`.
+        used: for a handshake.
     """
 
     used = False
@@ -55,8 +55,8 @@ class Access:
     def requires_tls(self) -> bool:
         return bool(self.tls_ca or self.tls_cert)
 
-    def tls(self) -> _TlsContext:
-        context = _TlsContext(ssl.PROTOCOL_TLS_CLIENT)
+    def tls(self) -> TlsContext:
+        context = TlsContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.tls_ca:
             context.load_verify_locations(self.tls_ca)
         else:
@@ -65,15 +65,15 @@ class Access:
             context.load_cert_chain(self.tls_cert, self.tls_key)
         return context
 
-    def options(self, tls: _TlsContext) -> dict[str, Any]:
-        """Return the options of nats-py."""
+    def options(self, server: str, tls: TlsContext) -> dict[str, Any]:
+        """Return the options of nats-py for a connection to a server."""
 
         def password() -> str:  # asked for when the connection would have TLS
             self.check_tls(used=tls.used)
             return self._password()
 
         return {
-            "servers": list(self.servers),
+            "servers": [server],
             "user_credentials": self.creds,
             "nkeys_seed": str(self.nkey) if self.nkey else None,
             "user": self.user,
@@ -93,7 +93,7 @@ class Access:
             return {"jwt": jwt[1], "sig": _signed(seed[1], server)}
         if self.nkey:
             seed_text = self.nkey.read_text().strip()
-            public = nkeys.from_seed(bytearray(seed_text.encode())).public_key.decode()
+            public = _pair(seed_text).public_key.decode()
             return {"nkey": public, "sig": _signed(seed_text, server)}
         return {}
 
@@ -111,5 +111,11 @@ class Access:
 
 
 def _signed(seed: str, server: Mapping[str, Any]) -> str:
-    pair = nkeys.from_seed(bytearray(seed.encode()))
-    return base64.b64encode(pair.sign(str(server.get("nonce", "")).encode())).decode()
+    return base64.b64encode(_pair(seed).sign(str(server.get("nonce", "")).encode())).decode()
+
+
+def _pair(seed: str) -> nkeys.KeyPair:
+    try:
+        return nkeys.from_seed(bytearray(seed.encode()))
+    except nkeys.NkeysError as error:
+        raise ValueError(str(error)) from None

@@ -4,10 +4,14 @@ Knows nothing of journals. Blocking callers hand it coroutines.
 """
 
 import asyncio
+import logging
+import math
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError as FutureCancelled
 from contextlib import suppress
+from itertools import cycle
+from random import sample
 from time import monotonic
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -18,6 +22,7 @@ from nats.js import JetStreamContext
 
 from journal.errors import Closed, JournalError, OtherJournal, Unavailable
 from journal.jetstream_access import Access
+from journal.jetstream_wire import Wire
 
 RETRY = 0.2
 """Seconds between two attempts to connect to a server, or to use it."""
@@ -27,6 +32,12 @@ CONNECT_WITHIN = 2.0
 
 CHECK_WITHIN = 1.0
 """Seconds that the check of a connection may take."""
+
+CHECK_EVERY = 1.0
+"""Seconds between two checks of a connection that is used."""
+
+LEAVE_AFTER = 3.0
+"""Seconds of failed checks after which another server is tried."""
 
 CLOSE_WITHIN = 1.0
 """Seconds that the end of a connection may take: a server that is frozen takes no bytes."""
@@ -43,13 +54,15 @@ PING_EVERY = 1
 MAX_REASON = 200
 """Characters of an error of NATS that are shown."""
 
-_FOR_EVER: dict[str, Any] = {
-    "max_reconnect_attempts": -1,
+OPTIONS: dict[str, Any] = {
+    "name": "desk",
+    "allow_reconnect": False,
     "connect_timeout": CONNECT_WITHIN,
-    "reconnect_time_wait": RETRY,
     "ping_interval": PING_EVERY,
     "pending_size": 0,  # nothing is kept for a server that is not there
 }
+"""Options of nats-py, which connects to one server, once: its own way to connect again hangs at a
+server that is frozen, and ends at an error that it does not expect."""
 
 SLACK = 5.0
 """Seconds more than it should take, after which a caller no longer waits for the thread."""
@@ -72,7 +85,7 @@ class Link(NamedTuple):
 
 
 class Connection:
-    """A connection that is usable after `check` has accepted it, at each connect anew."""
+    """A connection that is usable while `check` accepts it, which is asked every second."""
 
     def __init__(self, access: Access, check: Callable[[Link], Awaitable[None]]) -> None:
         """Connect.
@@ -90,13 +103,12 @@ class Connection:
         self._loop = asyncio.new_event_loop()
         self._link = Link.new()
         self._usable = asyncio.Event()
-        self._checking: asyncio.Task[None] | None = None
         self._main: asyncio.Task[None] | None = None
         self._closed = False
         self._refusal: JournalError | None = None
         self._reason = "no server has answered yet"
         self._down_since: float | None = monotonic()
-        self._failures = 0
+        self._failed: set[str] = set()  # servers
         self._settled = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nats", daemon=True)
         self._thread.start()
@@ -182,78 +194,83 @@ class Connection:
     # ---- In the thread ----
 
     def _run(self) -> None:
-        with suppress(asyncio.CancelledError):
-            self._loop.run_until_complete(self._keep_connected())
+        logging.getLogger("asyncio").addFilter(_is_news)
+        while not self._closed:
+            with suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(self._keep_connected())
         self._loop.run_until_complete(_end_other_tasks())
         self._loop.close()
 
     async def _keep_connected(self) -> None:
-        """Connect again whenever nats-py gives up, as it does after some errors of a server."""
+        """Connect to one server after the other, whenever one is lost."""
         self._main = asyncio.current_task()
-        while not self._closed:
-            gone = asyncio.Event()
+        servers = self._access.servers
+        for server in cycle(sample(servers, len(servers))):
+            if self._closed:  # nats-py may swallow the cancellation
+                return
+            self._link = Link.new()
             try:
-                await self._connect(gone)
-                await gone.wait()
+                await self._use(server)
             except Exception as error:  # whatever it is, the thread must go on
-                self._note(error)
+                self._lose()
+                self._note(server, error)
             finally:
                 self._lose()
                 with suppress(Exception):
                     async with asyncio.timeout(CLOSE_WITHIN):
                         await self._link.client.close()
             await asyncio.sleep(RETRY)
-            self._link = Link.new()
 
-    async def _connect(self, gone: asyncio.Event) -> None:
-        async def on_closed() -> None:
-            gone.set()
+    async def _use(self, server: str) -> None:
+        """Connect to a server, and check it until it is lost, or fails the check for long.
 
-        tls = self._access.tls()
-
-        async def on_disconnect() -> None:
-            tls.used = False
-            self._lose()
-
-        async def on_connect() -> None:
-            self._access.check_tls(used=tls.used)
-            self._begin_check()
-
-        async def on_error(error: Exception) -> None:
-            self._note(error)
-
-        await self._link.client.connect(
-            **self._access.options(tls),
-            name="desk",
-            closed_cb=on_closed,
-            disconnected_cb=on_disconnect,
-            reconnected_cb=on_connect,
-            error_cb=on_error,
-            **_FOR_EVER,
-        )
-        await on_connect()
-
-    def _begin_check(self) -> None:
-        if self._checking:
-            self._checking.cancel()
-        self._checking = asyncio.create_task(self._check_until_usable(self._link))
-
-    async def _check_until_usable(self, link: Link) -> None:
-        while link.client.is_connected:
+        Raises:
+            Exception: that of the check; at once if it has never passed.
+        """
+        gone = asyncio.Event()
+        await self._connect(server, gone)
+        passed_at = -math.inf
+        while self._link.client.is_connected and not self._closed:
             try:
                 async with asyncio.timeout(CHECK_WITHIN):
-                    await self._check(link)
-            except Exception as error:  # whatever it is, the check must go on
-                self._refusal = error if isinstance(error, JournalError) else None
-                self._note(error)
-            else:
-                self._accept(link.client)
-                return
-            await asyncio.sleep(RETRY)
+                    await self._check(self._link)
+                passed_at = monotonic()
+                self._accept(server)
+            except Exception as error:  # of any kind: it comes from nats-py as well
+                if monotonic() - passed_at > LEAVE_AFTER:
+                    raise
+                if isinstance(error, JournalError):  # it is not slow, but wrong
+                    self._lose()
+                    self._note(server, error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(gone.wait(), CHECK_EVERY)
 
-    def _accept(self, client: Client) -> None:
-        url = client.connected_url
-        log.info("nats_connected", server=url.netloc if url else "")
+    async def _connect(self, server: str, gone: asyncio.Event) -> None:
+        """Connect to a server; set `gone` when the connection is lost."""
+        client, tls = self._link.client, self._access.tls()
+        is_connected = False
+
+        async def on_error(error: Exception) -> None:
+            if not is_connected:
+                raise error  # nats-py would try again
+            self._note(server, error)
+
+        async def on_loss() -> None:
+            self._lose()
+            gone.set()
+
+        options = self._access.options(server, tls)
+        with suppress(ConnectionResetError, BrokenPipeError):
+            await client.connect(**options, **OPTIONS, error_cb=on_error, disconnected_cb=on_loss)
+        if not client.is_connected:  # nats-py has lost what the server said before it closed
+            await asyncio.to_thread(lambda: Wire(self._access, server).close())
+            raise ConnectionResetError("the connection was closed")
+        is_connected = True
+        self._access.check_tls(used=tls.used)
+
+    def _accept(self, server: str) -> None:
+        if self._down_since is not None:
+            log.info("nats_connected", server=server)
         self._refusal = None
         self._down_since = None
         self._usable.set()
@@ -266,13 +283,14 @@ class Connection:
             self._reason = "the connection is lost"
             log.warning("nats_disconnected")
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, server: str, error: Exception) -> None:
         reason = _line(error)
         if reason != self._reason and self._settled.is_set() and not self._closed:
-            log.warning("nats_trouble", reason=reason)
+            log.warning("nats_trouble", server=server, reason=reason, throttle=server)
         self._reason = reason
-        self._failures += 1
-        if self._failures >= len(self._access.servers):
+        self._refusal = error if isinstance(error, JournalError) else None
+        self._failed.add(server)
+        if len(self._failed) == len(self._access.servers):
             self._settled.set()
 
 
@@ -285,6 +303,11 @@ async def _end_other_tasks() -> None:
         for task in others:
             task.cancel()
         await asyncio.wait(others, timeout=RETRY)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return False for a warning of asyncio at the end of each connection of nats-py with TLS."""
+    return "eof_received" not in record.getMessage()
 
 
 def _line(error: Exception) -> str:

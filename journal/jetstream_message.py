@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from journal.entry import Entry, Kind, NewEntry
+from journal.entry import ID_BYTES, MAX_INTEGER, Entry, Kind, NewEntry
 
 ID = "Nats-Msg-Id"
 """The header by which JetStream recognises a repetition."""
@@ -70,7 +70,7 @@ def entry_of(revision: int, subject: str, headers: Mapping[str, Any], body: byte
     """Read a message. One that was not published by this program becomes a damaged entry."""
     get = headers.get
     try:
-        return Entry(
+        entry = Entry(
             revision=revision,
             id=bytes.fromhex(headers[ID]),
             sdk_app_id=int(subject.split(".")[1]),
@@ -81,8 +81,12 @@ def entry_of(revision: int, subject: str, headers: Mapping[str, Any], body: byte
             body=body,
             kind=int(get(KIND, _CALLBACK)),
         )
+        is_ours = len(entry.id) == ID_BYTES and 0 < entry.sdk_app_id <= MAX_INTEGER
+        if is_ours and 0 <= entry.received_at <= MAX_INTEGER and 0 < entry.kind <= MAX_INTEGER:
+            return entry
     except (LookupError, ValueError):
-        return Entry(revision=revision, id=bytes(16), sdk_app_id=1, received_at=0, body=body)
+        pass
+    return Entry(revision=revision, id=bytes(ID_BYTES), sdk_app_id=1, received_at=0, body=body)
 
 
 def _escaped(text: str) -> str:

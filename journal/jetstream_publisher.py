@@ -4,7 +4,8 @@ Many entries are one atomic batch (NATS ADR-50), for which JetStream syncs once 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 from uuid import uuid4
@@ -39,29 +40,40 @@ BATCH, NUMBER, COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Comm
 IN_PROCESS = 10158
 """JetStream's error while another copy of a message is on its way through the replicas."""
 
-TOO_LARGE = 10054
-"""JetStream's error of a message that is larger than the stream, or the server, takes."""
+TOO_LARGE = 10054, 10097
+"""JetStream's errors of a message, or of headers, that are larger than it takes."""
 
-MAX_HEADERS = 4096
-"""Bytes that the headers of a message take at most. The server closes the connection of a client
-that sends it more than `max_payload`."""
+STORE_FAILED = 10077
+"""JetStream's error of a stream that has no room, or whose disk fails."""
 
-FULL = 10077
-"""JetStream's error of a stream that has no room."""
+NOT_NOW = 429, 503
+"""JetStream's codes of what may do better at once, as while a leader is elected; and of
+`STORE_FAILED`."""
 
-NOT_NOW = 503
-"""JetStream's code of what may do better at once, as while a leader is elected; and of `FULL`."""
-
-Entries = Sequence[tuple[int, NewEntry]]
-"""Entries with their places in the batch of the caller."""
+MAX_REASON = 200
+"""Characters of an error of JetStream that are shown."""
 
 Outcome = Appended | JournalError
+
+
+@dataclass(slots=True, eq=False)
+class _Append:
+    """An entry, and its outcome as soon as that is known."""
+
+    entry: NewEntry
+    outcome: Outcome | None = None
 
 
 class _Error(msgspec.Struct):
     code: int = 0
     err_code: int = 0
     description: str = ""
+
+    def asks_for_another(self) -> bool:
+        """Return True if the entries are to be published again."""
+        if self.err_code == STORE_FAILED:
+            return False
+        return self.err_code == IN_PROCESS or self.code in NOT_NOW
 
 
 class _Answer(msgspec.Struct):
@@ -84,76 +96,87 @@ class Publisher:
         self._stream = stream
         self._client: Client | None = None
         self._inbox = ""
+        self._reason = ""
         self._tokens = count()
-        self._answers: dict[str, asyncio.Future[_Answer]] = {}
+        self._asked: dict[str, tuple[Sequence[_Append], asyncio.Future[_Error | None]]] = {}
 
     async def publish(self, entries: Sequence[NewEntry]) -> list[Outcome]:
         """Return the outcome of each entry, in order.
 
         An entry that is published again, because the answer was lost, is a duplicate.
         """
-        outcomes: dict[int, Outcome] = {}
-        places = {entry.id: place for place, entry in reversed(tuple(enumerate(entries)))}
-        left = [(place, entries[place]) for place in sorted(places.values())]
-        problem: JournalError = AppendTimedOut("NATS did not confirm the entry in time")
-        end = monotonic() + PUBLISH_WITHIN
-        while left and monotonic() < end:
-            try:
-                await self._attempt(left, outcomes, min(end, monotonic() + ATTEMPT))
-            except Unavailable as error:
-                problem = error
-                break
-            left = [each for each in left if each[0] not in outcomes]
-            if left:
-                await asyncio.sleep(AGAIN)
+        appends: dict[bytes, _Append] = {}
+        for entry in entries:
+            appends.setdefault(entry.id, _Append(entry))
+        try:
+            problem = await self._publish(list(appends.values()))
+        finally:
+            self._asked.clear()
+        outcomes = [(appends[entry.id], entry) for entry in entries]
         return [
-            _of_copy(outcomes.get(places[entry.id], problem), place == places[entry.id])
-            for place, entry in enumerate(entries)
+            _of_copy(append.outcome or problem, is_first=append.entry is entry)
+            for append, entry in outcomes
         ]
 
-    async def _attempt(self, entries: Entries, outcomes: dict[int, Outcome], end: float) -> None:
-        """Publish entries once, and note the outcomes that are known then.
+    async def _publish(self, appends: Sequence[_Append]) -> JournalError:
+        """Find out the outcomes of appends; return that of the others."""
+        end = monotonic() + PUBLISH_WITHIN
+        self._reason = "nothing was answered"
+        try:
+            while monotonic() < end and _unknown(appends):
+                await self._attempt(appends, min(end, monotonic() + ATTEMPT))
+                if _unknown(appends):
+                    await asyncio.sleep(AGAIN)
+        except Unavailable as error:
+            return error
+        return AppendTimedOut(f"NATS did not confirm the entry in time: {self._reason}")
+
+    async def _attempt(self, appends: Sequence[_Append], end: float) -> None:
+        """Publish once the entries whose outcomes are not known.
 
         A batch with a repetition is refused as a whole: then its halves are published.
 
         Raises:
             Unavailable: there is no connection.
         """
-        if 1 < len(entries) < TOGETHER:
-            await asyncio.gather(*(self._attempt([each], outcomes, end) for each in entries))
+        appends = _unknown(appends)
+        if 1 < len(appends) < TOGETHER:
+            await asyncio.gather(*(self._attempt([each], end) for each in appends))
             return
-        answer = await self._ask(entries, end)
-        if answer is None or _asks_for_another(answer.error):
+        error = await self._ask(appends, end) if appends else None
+        if error is None:
             return
-        if answer.error is None:
-            outcomes |= _revisions(entries, answer)
-        elif len(entries) > 1:
-            half = len(entries) // 2
-            parts = entries[:half], entries[half:]
-            await asyncio.gather(*(self._attempt(part, outcomes, end) for part in parts))
-        else:
-            kind = TooLarge if answer.error.err_code == TOO_LARGE else Unavailable
-            refusal = kind(f"JetStream refuses it: {answer.error.description}")
-            outcomes[entries[0][0]] = refusal
+        self._reason = error.description[:MAX_REASON]
+        if error.asks_for_another():
+            return
+        if len(appends) > 1:
+            half = len(appends) // 2
+            parts = appends[:half], appends[half:]
+            await asyncio.gather(*(self._attempt(part, end) for part in parts))
+        elif appends[0].outcome is None:
+            kind = TooLarge if error.err_code in TOO_LARGE else Unavailable
+            appends[0].outcome = kind(f"JetStream refuses it: {self._reason}")
 
-    async def _ask(self, entries: Entries, end: float) -> _Answer | None:
-        """Publish entries, and return the answer to the last one; None if there is none."""
+    async def _ask(self, appends: Sequence[_Append], end: float) -> _Error | None:
+        """Publish entries; return the error of the answer to the last one, if there is any.
+
+        An answer that comes later, while they are published again, counts as well.
+        """
         client = (await self._connection.link()).client
         token = str(next(self._tokens))
-        answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        self._answers[token] = answer
+        error: asyncio.Future[_Error | None] = asyncio.get_running_loop().create_future()
+        self._asked[token] = appends, error
         try:
             await self._listen(client)
-            await self._send(client, entries, f"{self._inbox}.{token}")
+            await self._send(client, appends, f"{self._inbox}.{token}")
             async with asyncio.timeout(end - monotonic()):
-                return await answer
+                return await error
         except MaxPayloadError:
-            larger = "larger than max_payload of the server"
-            return _Answer(error=_Error(err_code=TOO_LARGE, description=larger))
-        except (NatsError, TimeoutError):  # the connection is lost, or the answer
+            return _Error(
+                err_code=TOO_LARGE[0], description="larger than max_payload of the server"
+            )
+        except (NatsError, TimeoutError):  # the connection is lost, or the answer is late
             return None
-        finally:
-            del self._answers[token]
 
     async def _listen(self, client: Client) -> None:
         if client is not self._client:
@@ -161,48 +184,60 @@ class Publisher:
             await client.subscribe(f"{self._inbox}.*", cb=self._note)
             self._client = client
 
-    async def _send(self, client: Client, entries: Entries, reply: str) -> None:
+    async def _send(self, client: Client, appends: Sequence[_Append], reply: str) -> None:
         batch = uuid4().hex[:8]  # kept with each message
-        for number, (_, entry) in enumerate(entries, start=1):
-            if len(entry.body) + MAX_HEADERS > client.max_payload:
-                raise MaxPayloadError
-            headers = headers_of(entry)
-            is_last = number == len(entries)
-            if len(entries) > 1:
-                headers |= {BATCH: batch, NUMBER: str(number)} | ({COMMIT: "1"} if is_last else {})
-            subject = subject_of(self._stream, entry)
-            await client.publish(subject, entry.body, reply if is_last else "", headers)
+        messages = []
+        for number, append in enumerate(appends, start=1):
+            headers = headers_of(append.entry)
+            if len(appends) > 1:
+                headers |= {BATCH: batch, NUMBER: str(number)}
+            if 1 < number == len(appends):
+                headers[COMMIT] = "1"
+            messages.append((subject_of(self._stream, append.entry), append.entry.body, headers))
+        # The server closes the connection of a client that sends more.
+        if any(_size(body, headers) > client.max_payload for _, body, headers in messages):
+            raise MaxPayloadError
+        for subject, body, headers in messages[:-1]:
+            await client.publish(subject, body, "", headers)
+        subject, body, headers = messages[-1]
+        await client.publish(subject, body, reply, headers)
 
     async def _note(self, message: Msg) -> None:
-        answer = self._answers.get(message.subject.rpartition(".")[2])
-        if answer is None or answer.done():
+        appends, waiting = self._asked.get(message.subject.rpartition(".")[2], ((), None))
+        if waiting is None:
             return
         try:
-            answer.set_result(_ANSWER.decode(message.data))
+            answer = _ANSWER.decode(message.data)
         except msgspec.DecodeError:  # nobody answers for the stream
-            answer.set_result(_Answer(error=_Error(NOT_NOW)))
+            answer = _Answer(error=_Error(NOT_NOW[1], description="the stream has no leader"))
+        if answer.error is None:
+            _note_revisions(appends, answer)
+        if not waiting.done():
+            waiting.set_result(answer.error)
 
 
-def _asks_for_another(error: _Error | None) -> bool:
-    """Return True if the entries are to be published again."""
-    if error is None or error.err_code == FULL:
-        return False
-    return error.err_code == IN_PROCESS or error.code == NOT_NOW
+def _unknown(appends: Sequence[_Append]) -> list[_Append]:
+    return [each for each in appends if each.outcome is None]
 
 
-def _revisions(entries: Entries, answer: _Answer) -> dict[int, Outcome]:
-    """Return the outcomes of acknowledged entries; none if the answer is not to all of them."""
-    first = answer.seq - len(entries) + 1
-    if answer.count != len(entries) or first < 1:
-        return {}
+def _size(body: bytes, headers: Mapping[str, str]) -> int:
+    """Return the bytes of a message, as the server counts them. Headers are ASCII."""
+    lines = sum(len(name) + len(value) + len(": \r\n") for name, value in headers.items())
+    return len("NATS/1.0\r\n\r\n") + lines + len(body)
+
+
+def _note_revisions(appends: Sequence[_Append], answer: _Answer) -> None:
+    """Note the outcomes of acknowledged entries, unless the answer is not to all of them."""
+    first = answer.seq - len(appends) + 1
+    if answer.count != len(appends) or first < 1:
+        return
     DUPLICATES.values[("append",)] += answer.duplicate
-    return {
-        place: Appended(revision, answer.duplicate)
-        for revision, (place, _) in enumerate(entries, first)
-    }
+    for revision, append in enumerate(appends, first):
+        if not isinstance(append.outcome, Appended):
+            append.outcome = Appended(revision, answer.duplicate)
 
 
-def _of_copy(outcome: Outcome, is_first: bool) -> Outcome:
+def _of_copy(outcome: Outcome, *, is_first: bool) -> Outcome:
     """Return the outcome of an entry that has that of the first copy in its batch."""
     if is_first or not isinstance(outcome, Appended):
         return outcome

@@ -20,7 +20,7 @@ from journal.entry import Appended, Entry, NewEntry, unnumbered, validate
 from journal.errors import Closed, Incomplete, JournalError, TooLarge, Unavailable
 from journal.jetstream_message import subject_of
 from journal.port import JournalWriter, Waiter
-from journal.spool_files import Place, SpoolFiles
+from journal.spool_files import NOWHERE, Place, SpoolFiles
 from metrics.definitions import SPOOL_ENTRIES, SPOOL_OLDEST, SPOOL_REFUSED
 
 KEEP_WITHIN = 0.4
@@ -72,10 +72,12 @@ class SpooledWriter:
             max_bytes: bytes after which the spool takes no more.
             tick: seconds between two attempts to forward.
 
+        A spool that cannot be opened now is opened later: the remote journal is enough.
+
         Raises:
             InUse: another process has the spool.
-            Unavailable: the spool cannot be opened; or the remote journal cannot, and it is not
-                known: it was never open.
+            Unavailable: the remote journal cannot be opened, and it is not known: it was never
+                open, or the spool cannot be read.
             Unreadable: the remote journal cannot be used, or the spool has entries of another one.
         """
         self._open_remote = open_remote
@@ -86,10 +88,10 @@ class SpooledWriter:
         self._remote: JournalWriter | None = None
         self._reason = ""
         self._lock = threading.Lock()
-        self._at_start = self._latest = self._files.head()  # the place of the last entry
+        self._at_start = self._latest = NOWHERE  # the place of the last entry
         self._last: dict[str, Place] = {}  # the same by subject, since the start
         self._turns: list[Waiter] = []  # of appends that wait for the spool to be empty
-        self._done: set[int] = set()  # revisions beyond the forwarded position
+        self._done: set[bytes] = set()  # ids of entries beyond the forwarded position
         self._page = 1
         self._since: float | None = None
         self._forwarded = 0
@@ -97,12 +99,11 @@ class SpooledWriter:
         self._work = threading.Event()
         self._closed = threading.Event()
         try:
+            self._open_files()
             self._connect_if_known()
         except BaseException:
             self._files.close()
             raise
-        if self._files.entries():
-            self._begin("entries of an earlier time")
         self._pool = ThreadPoolExecutor(LANES, "spool")
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
         self._thread.start()
@@ -137,9 +138,9 @@ class SpooledWriter:
         return self._full or self._files.trouble()
 
     def notice(self) -> str:
-        """Return a line about the spool while it is in use, otherwise ""."""
+        """Return a line about the spool while it is in use or cannot be, otherwise ""."""
         if self._since is None and not self._away():
-            return ""
+            return self._full and f"the spool takes nothing: {self._full}"
         reason = self._away() or "they are forwarded"
         return f"spooling, {self._files.entries()} callbacks wait: {reason}"
 
@@ -245,11 +246,30 @@ class SpooledWriter:
 
     def _look_after_files(self) -> None:
         try:
+            self._open_files()
             self._files.tidy()
             self._full = self._files.shortage(self._max_bytes)
-        except JournalError as error:  # a full disk, which only forwarding may empty
-            self._note(error)
+        except JournalError as error:  # as of a full disk, which only forwarding may empty
+            self._cannot_spool(error)
         self._report()
+
+    def _open_files(self) -> None:
+        """Open the spool, unless it is open."""
+        try:
+            if not self._files.open():
+                return
+        except Unavailable as error:
+            self._cannot_spool(error)
+            return
+        with self._lock:
+            self._at_start = self._latest = self._files.head()
+            self._last.clear()
+        if self._files.entries():
+            self._begin("entries of an earlier time")
+
+    def _cannot_spool(self, error: JournalError) -> None:
+        self._full = str(error)
+        log.error("spool_not_usable", reason=self._full, throttle=self._full)
 
     def _connect_if_known(self) -> None:
         try:
@@ -258,7 +278,7 @@ class SpooledWriter:
             if isinstance(error, Incomplete):
                 self._files.bind(error.journal_id)
             if not self.id:
-                raise
+                raise Unavailable("; ".join(filter(None, (str(error), self._full)))) from error
             self._reason = str(error)
 
     def _connect(self) -> JournalWriter:
@@ -275,14 +295,15 @@ class SpooledWriter:
         """Forward the oldest entries; return False if one of them was not taken."""
         lanes: defaultdict[str, list[Entry]] = defaultdict(list)
         for entry in entries:
-            if entry.revision not in self._done:
+            if entry.id not in self._done:
                 lanes[subject_of("", entry)].append(entry)
         for taken in self._pool.map(partial(self._send, remote), lanes.values()):
             self._done |= taken
         position = 0
         for entry in entries:
-            if entry.revision not in self._done:
+            if entry.id not in self._done:
                 break
+            self._done.remove(entry.id)
             position = entry.revision
             self._forwarded += 1
         if position:
@@ -290,16 +311,15 @@ class SpooledWriter:
             self._give_turns()
         is_complete = position == entries[-1].revision
         self._page = PAGE if is_complete else 1
-        self._done = {revision for revision in self._done if revision > position}
         return is_complete
 
-    def _send(self, remote: JournalWriter, entries: Sequence[Entry]) -> set[int]:
-        """Forward entries one after the other; return the revisions of those that are done."""
-        done: set[int] = set()
+    def _send(self, remote: JournalWriter, entries: Sequence[Entry]) -> set[bytes]:
+        """Forward entries one after the other; return the ids of those that are done."""
+        done: set[bytes] = set()
         for entry in entries:
             if self._closed.is_set() or not self._send_one(remote, unnumbered(entry)):
                 break
-            done.add(entry.revision)
+            done.add(entry.id)
         return done
 
     def _send_one(self, remote: JournalWriter, entry: NewEntry) -> bool:

@@ -6,16 +6,17 @@ journal's file, with its forwarded position in a file beside it. Knows nothing o
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from shutil import disk_usage
+from time import monotonic
 from typing import NamedTuple
 
 import structlog
 
 from journal.entry import Appended, Entry, NewEntry
-from journal.errors import Closed, Damaged, Unreadable
+from journal.errors import Closed, Damaged, JournalError, Unavailable, Unreadable
 from journal.group_commit import GroupCommit
 from journal.port import Waiter
 from journal.sqlite import CLOSE_TIMEOUT, SqliteReader
@@ -29,6 +30,10 @@ SEGMENT = 64 * 1024 * 1024
 
 SMALL = 1024 * 1024
 """The same when all entries are forwarded: a new segment gives the space of the others back."""
+
+QUIET = 10.0
+"""Seconds after the last entry until that is done for a smaller one as well: what is forgotten must
+not stay in a spool."""
 
 FREE = 64 * 1024 * 1024
 """Bytes of the disk that are left to others."""
@@ -46,6 +51,9 @@ class Place(NamedTuple):
     revision: int
 
 
+NOWHERE = Place(0, 0)
+
+
 class Segment:
     """A journal's file of which the first entries are forwarded.
 
@@ -53,6 +61,7 @@ class Segment:
         number: of the segment.
         head: revision of the last entry.
         position: revision up to which all entries are forwarded.
+        is_sealed: it takes no more entries.
     """
 
     def __init__(self, folder: Path, number: int) -> None:
@@ -76,14 +85,20 @@ class Segment:
             self._file.commit, afterwards=self._file.checkpoint, check=self._file.check
         )
         self.trouble = self._commits.trouble
-        self._is_sealed = False
+        self.is_sealed = False
+        self._used_at = monotonic()
         self._noting = threading.Lock()
 
     def append(self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter]) -> Appended:
         appended = self._commits.append(entry, timeout=timeout, event=event)
         with self._noting:
             self.head = max(self.head, appended.revision)
+            self._used_at = monotonic()
         return appended
+
+    def is_quiet(self) -> bool:
+        """Return True if there are entries, and the last one came some time ago."""
+        return self.head > 0 and monotonic() - self._used_at > QUIET
 
     def pending(self, limit: int) -> list[Entry]:
         """Return the first entries that are not forwarded. Entries that are damaged are skipped."""
@@ -113,12 +128,14 @@ class Segment:
 
     def seal(self) -> None:
         """Finish the appends under way and refuse others; all entries are then in one file."""
-        if self._is_sealed:
+        if self.is_sealed:
             return
-        self._is_sealed = True
+        self.is_sealed = True
         if self._commits.close(timeout=CLOSE_TIMEOUT):
             self._file.close()
-            self.head = max(self.head, self._reader.head())
+            with suppress(JournalError):  # the disk fails, or the file is gone
+                self.head = max(self.head, self._reader.head())
+        self._reader.release()  # there may be many segments
 
     def close(self) -> None:
         self.seal()
@@ -155,30 +172,61 @@ class SpoolFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Take the folder; create it if there is none.
+        self.journal_id = ""
+        self._folder = folder
+        self._setting_aside = threading.Lock()
+        self._lock: FileLock | None = None
+        self._segments: list[Segment] = []
+
+    def open(self) -> bool:
+        """Take the folder, unless it is taken and still there. Create it if there is none.
+
+        Returns True if it was taken now.
 
         Raises:
             InUse: it belongs to another process.
-            Unavailable, Unreadable: as `journal.errors` has it.
+            Unavailable: that is not possible now; appends are refused until it is.
+            Unreadable: there are entries for another journal.
         """
-        self._folder = folder
-        self._setting_aside = threading.Lock()
-        self._segments: list[Segment] = []
-        with map_errors(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = FileLock(folder / "lock")
+        if self._segments:
+            if (self._folder / "lock").exists():
+                return False
+            log.error("spool_deleted", folder=str(self._folder), entries=self.entries())
+            self.close()
+        bound_to = self.journal_id
         try:
-            with map_errors(folder):
+            with map_errors(self._folder):
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._lock = FileLock(self._folder / "lock")
+                _sync(self._folder.parent)
                 self.journal_id = self._saved_id()
-                names = [path.stem for path in folder.glob("*.db")]
-            numbers = sorted(int(name) for name in names if name.isdecimal())
-            for number in numbers or [1]:
-                if self._segments:
-                    self._segments[-1].seal()
-                self._segments.append(Segment(folder, number))
+                stems = [path.stem for path in self._folder.glob("*.db")]
+            self._segments = self._opened(sorted(int(stem) for stem in stems if stem.isdecimal()))
+            self.bind(bound_to or self.journal_id)
         except BaseException:
             self.close()
+            self.journal_id = bound_to
             raise
+        return True
+
+    def _opened(self, numbers: Sequence[int]) -> list[Segment]:
+        """Return the segments that can be read; the last one takes entries."""
+        segments: list[Segment] = []
+        try:
+            for number in numbers:
+                if segments:
+                    segments[-1].seal()  # there may be many
+                try:
+                    segments.append(Segment(self._folder, number))
+                except Unreadable as error:
+                    log.error("spool_damaged", reason=str(error))  # noqa: TRY400
+            if not segments or segments[-1].is_sealed:
+                segments.append(Segment(self._folder, max(numbers, default=0) + 1))
+        except BaseException:
+            for segment in segments:
+                segment.close()
+            raise
+        return segments
 
     def bind(self, journal_id: str) -> None:
         """Note which journal the entries are for.
@@ -186,7 +234,8 @@ class SpoolFiles:
         Raises:
             Unreadable: there are entries for another one.
         """
-        if journal_id == self.journal_id:
+        if journal_id == self.journal_id or not self._segments:
+            self.journal_id = journal_id
             return
         if self.journal_id and (entries := self.entries()):
             raise Unreadable(
@@ -208,19 +257,23 @@ class SpoolFiles:
         self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter]
     ) -> tuple[Place, bool]:
         """Make an entry durable; return its place, and True if it was there already."""
-        while True:
-            segment = self._segments[-1]
+        while segments := self._segments:
+            segment = segments[-1]
             try:
                 appended = segment.append(entry, timeout=timeout, event=event)
             except Closed:
-                if segment is self._segments[-1]:
+                if not segment.is_sealed:
                     raise
             else:
                 return Place(segment.number, appended.revision), appended.duplicate
+        raise Unavailable("the spool is not open")
 
     def pending(self, limit: int) -> list[Entry]:
         """Return the oldest entries that are not forwarded, all of one segment."""
-        while not (entries := self._segments[0].pending(limit)) and len(self._segments) > 1:
+        entries: list[Entry] = []
+        while self._segments and not (entries := self._segments[0].pending(limit)):
+            if len(self._segments) == 1:
+                break
             self._segments.pop(0).remove()
         return entries
 
@@ -229,9 +282,12 @@ class SpoolFiles:
         self._segments[0].advance(revision)
 
     def tidy(self) -> None:
-        """Begin a new segment if the last one is large."""
+        """Begin a new segment if the last one is large, or has only what is forwarded."""
+        if not self._segments:
+            return
         last = self._segments[-1]
-        if last.size() > (SEGMENT if self.entries() else SMALL):
+        is_done = not self.entries()
+        if last.size() > (SMALL if is_done else SEGMENT) or (is_done and last.is_quiet()):
             self._segments.append(Segment(self._folder, last.number + 1))
             last.seal()
             self.pending(1)  # which removes what is forwarded
@@ -243,13 +299,11 @@ class SpoolFiles:
 
     def forwarded(self) -> Place:
         """Return the place up to which all entries are forwarded."""
-        first = self._segments[0]
-        return Place(first.number, first.position)
+        return next((Place(each.number, each.position) for each in self._segments), NOWHERE)
 
     def head(self) -> Place:
         """Return the place of the last entry."""
-        last = self._segments[-1]
-        return Place(last.number, last.head)
+        return next((Place(each.number, each.head) for each in reversed(self._segments)), NOWHERE)
 
     def entries(self) -> int:
         """Return the number of entries that are not forwarded."""
@@ -272,12 +326,15 @@ class SpoolFiles:
 
     def trouble(self) -> str:
         """Return the reason for which an append would probably fail, or ""."""
-        return self._segments[-1].trouble()
+        return next((each.trouble() for each in reversed(self._segments)), "the spool is not open")
 
     def close(self) -> None:
-        for segment in self._segments:
+        segments, self._segments = self._segments, []
+        for segment in segments:
             segment.close()
-        self._lock.release()
+        if self._lock:
+            self._lock.release()
+            self._lock = None
 
     def _saved_id(self) -> str:
         try:

@@ -83,17 +83,17 @@ class SqliteReader:
         with self._reading() as connection:
             return int(connection.execute(OLDEST).get)
 
+    def release(self) -> None:
+        """Close the files; the next read opens them again."""
+        with self._lock:
+            self._handle.drop()
+
     def close(self) -> None:
         with self._lock:
             self._closed.set()
             self._handle.drop()
             while self._idle_watches:
                 self._idle_watches.pop().close()
-
-    def _let_go(self) -> None:
-        """Close the connection; the next read opens another."""
-        with self._lock:
-            self._handle.drop()
 
     @contextmanager
     def _reading(self) -> Iterator[apsw.Connection]:
@@ -140,7 +140,7 @@ class SqliteWriter(SqliteReader):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._close_timeout = close_timeout
         self._writer = writer = Writer(
-            path, checkpoint_pages=checkpoint_pages, on_replaced=self._let_go
+            path, checkpoint_pages=checkpoint_pages, on_replaced=self.release
         )
         try:
             super().__init__(path)

@@ -2,7 +2,7 @@
 
 The view lists the entries, so that the work goes on after a crash, and the follower takes from the
 list what is done. Other files with the same texts are deleted first: views of other versions,
-unfinished copies, snapshots.
+unfinished copies. Who publishes snapshots deletes old ones.
 """
 
 import time
@@ -51,7 +51,6 @@ class Erasure:
         data_dir: Path,
         note_deleted: Callable[[Sequence[int]], None],
         *,
-        delete_copies: Callable[[], None] = lambda: None,
         pause: float = PAUSE,
         retry: float = RETRY,
     ) -> None:
@@ -61,13 +60,11 @@ class Erasure:
             open_eraser: opens the journal.
             data_dir: directory of the view.
             note_deleted: has the follower take entries from the list.
-            delete_copies: deletes what was forgotten from copies that lie elsewhere.
             pause: seconds between two looks for entries to delete.
             retry: seconds before another attempt after a failure.
         """
         self._open = open_eraser
         self._data_dir = data_dir
-        self._delete_copies = delete_copies
         self._pause = pause
         self._retry = retry
         self._note_deleted = note_deleted
@@ -133,4 +130,3 @@ class Erasure:
             path.unlink(missing_ok=True)
         for name in PARTIALS:
             delete_abandoned(self._data_dir, name)
-        self._delete_copies()

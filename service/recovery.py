@@ -3,7 +3,7 @@
 A view stores every body with its revision. Reads only.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from heapq import merge
 from itertools import groupby
@@ -11,11 +11,12 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+import apsw
 from google.protobuf.message import DecodeError
 
 from desk.v1.event_pb2 import SessionRecord
 from journal.damage import Damage, faults
-from journal.entry import DAMAGED, Entry
+from journal.entry import DAMAGED, Entry, Kind
 from service.arrival import arrival_of
 from service.positions import ORDINAL_BITS, revision_of
 from service.records import is_forgotten
@@ -23,6 +24,7 @@ from service.view.digest import DIGESTS, row_hash
 from service.view.errors import sqlite_errors
 from service.view.progress import LOAD, Progress
 from service.view.store import open_reader
+from service.view.writer import FIND_REFUSED_ID
 
 OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
@@ -42,6 +44,13 @@ SELECT number FROM sessions WHERE session IS NOT (
 )
 """
 
+COPIES = f"""
+SELECT record FROM feed INDEXED BY feed_by_session WHERE {OWN} AND first_revision = (
+    SELECT first_revision FROM session_keys WHERE sdk_app_id = ? AND session_id = ?
+)
+"""  # noqa: S608
+"""The callbacks of a session."""
+
 revision_of_entry = attrgetter("revision")
 
 
@@ -53,9 +62,7 @@ def entries_of(view: Path) -> Iterator[Entry]:
     """
     with sqlite_errors(), closing(open_reader(view)) as db:
         for (record,) in db.execute(ENTRIES):
-            made = _parsed(record)
-            entry = made and _entry(made)
-            if entry:
+            if entry := _kept(record):
                 yield entry
 
 
@@ -91,32 +98,64 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
             found.append("it is the view of another journal")
         total = 0
         damages: list[Damage] = []
-        following = Following(journal)
+
+        def note(revision: int, problem: str) -> None:
+            damages.append(Damage(revision, revision, problem))
+
+        following = Following(journal, db, note)
         for position, session, record, *columns in db.execute(FEED):
             total += row_hash(position, record, session)
             revision = revision_of(position)
             if position != revision << ORDINAL_BITS or is_forgotten(record):
                 continue
             if problem := difference(record, columns, following.at(revision)):
-                damages.append(Damage(revision, revision, problem))
+                note(revision, problem)
+        following.pass_over(progress.applied_revision)
         for (number,) in db.execute(OTHER_SESSIONS):
-            damages.append(Damage(number, number, "the view has another session than its feed"))
+            note(number, "the view has another session than its feed")
         if total % DIGESTS != int.from_bytes(progress.digest):
             found.append("its feed has another digest than the one that it was written with")
     return Checked(progress.applied_revision, damages, found)
 
 
 class Following:
-    """Entries in order, of which some are asked for, in order."""
+    """Entries in order, of which those that the view has are asked for, in order.
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    Args:
+        entries: of the journal.
+        view: in which the others must have a copy, because they repeat an earlier entry.
+        note: is given the revision of an entry that the view lacks, and the problem.
+    """
+
+    def __init__(
+        self, entries: Iterable[Entry], view: apsw.Connection, note: Callable[[int, str], None]
+    ) -> None:
         self._entries = iter(entries)
         self._next = next(self._entries, None)
+        self._view = view
+        self._note = note
 
     def at(self, revision: int) -> Entry | None:
-        while self._next and self._next.revision < revision:
+        self.pass_over(revision - 1)
+        if self._next and self._next.revision == revision:
+            entry, self._next = self._next, next(self._entries, None)
+            return entry
+        return None
+
+    def pass_over(self, until: int) -> None:
+        """Check the entries up to a revision that were not asked for."""
+        while self._next and self._next.revision <= until:
+            if _lacks(self._view, self._next):
+                self._note(self._next.revision, "the view lacks an entry that the journal has")
             self._next = next(self._entries, None)
-        return self._next if self._next and self._next.revision == revision else None
+
+
+def _lacks(view: apsw.Connection, entry: Entry) -> bool:
+    """Return True if a view should have an entry: there is no copy of it."""
+    if entry.kind != Kind.CALLBACK or view.execute(FIND_REFUSED_ID, (entry.id,)).fetchone():
+        return False
+    copies = (_kept(record) for (record,) in view.execute(COPIES, arrival_of(entry).key))
+    return all(copy is None or copy.id != entry.id for copy in copies)
 
 
 def difference(record: bytes, columns: list[object], entry: Entry | None) -> str:
@@ -140,6 +179,11 @@ def _columns(made: SessionRecord) -> list[object]:
         *(event.revision, event.sdk_app_id, event.session_id, event.type),
         *(made.verdict, made.rejection_reason, event.client_user_id, event.channel_type),
     ]
+
+
+def _kept(record: bytes) -> Entry | None:
+    made = _parsed(record)
+    return _entry(made) if made else None
 
 
 def _parsed(record: bytes) -> SessionRecord | None:

@@ -1,11 +1,11 @@
 """The scrub: reads the journal again, slowly and for ever, and compares it with the view.
 
-It finds what nobody asks for: entries that a disk has changed, and replicas of a stream that hold
-different entries. It changes nothing, and stops nothing.
+It finds what nobody asks for: entries that a disk has changed, replicas of a stream that hold
+different entries, entries that a view lacks. It changes nothing, and stops nothing.
 """
 
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
 
@@ -75,8 +75,12 @@ class Scrub:
             is_between = not self.report.revision and self.report.completed_at
             if is_between and time.time() < self.report.completed_at / 1000 + self._pass_every:
                 continue
-            with suppress(JournalError, ViewError):  # they may be away for a while
+            try:
                 self.step()
+            except (JournalError, ViewError):  # they may be away for a while
+                continue
+            except Exception:  # whatever it is, the thread must go on
+                log.exception("scrub_failed", revision=self.report.revision, throttle="")
 
     def step(self) -> None:
         """Compare the next entries; at the end of a pass, note that."""
@@ -87,11 +91,12 @@ class Scrub:
                 return
             applied = progress.applied_revision
             after, entries, until = self._read(applied)
-            journal = Following(entries)
+            journal = Following(entries, db, self._note)
             for position, record, *columns in db.execute(ROWS, _between(after, until)):
                 revision = revision_of(position)
                 if problem := difference(record, columns, journal.at(revision)):
                     self._note(revision, problem)
+            journal.pass_over(until)
         self.report.revision = until
         if until >= applied:
             self._end_pass()

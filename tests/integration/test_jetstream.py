@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import signal
 import threading
 import time
@@ -433,23 +432,6 @@ def number_of_entries(journal: JetStreamWriter) -> int:
         return len(read_all(journal))
     except Unavailable:
         return -1
-
-
-def test_a_copy_that_is_in_process_is_published_again(
-    nats: NatsServer, options: JetStreamOptions
-) -> None:
-    in_process = b'{"error":{"code":409,"err_code":10158}}'
-    acknowledgement = re.compile(rb'\{"stream":"[^"]+","seq":1\}')
-
-    def change(data: bytes) -> bytes:
-        return acknowledgement.sub(lambda found: in_process.ljust(len(found[0])), data)
-
-    longer = replace(options, stream=replace(options.stream, name=name_of(options) + "-longer"))
-    with (
-        proxy(nats.port, change=change) as way,
-        closing(JetStreamWriter(through(way.port, longer))) as journal,
-    ):
-        assert append(journal, "a") == Appended(1, duplicate=True)
 
 
 def test_a_message_that_got_lost_on_the_way_makes_no_gap(

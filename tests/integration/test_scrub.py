@@ -5,20 +5,22 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
+import apsw
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from journal.entry import Entry
+from journal.entry import Entry, Kind
 from journal.errors import Damaged, NotKept, Unavailable
 from journal.memory import MemoryJournal
 from metrics.definitions import SCRUB_DIFFERENCES
 from metrics.report import ScrubReport, load
+from service.recovery import check
 from service.scrub import Scrub
 from service.view import store
 from service.view.errors import ViewUnavailable
 from tests.support.callbacks import NOON, body, entry
-from tests.support.views import JOURNAL, project
+from tests.support.views import JOURNAL, project, records
 from tests.support.waiting import eventually
 
 SESSIONS = 10
@@ -95,6 +97,32 @@ def test_an_entry_that_differs_is_reported(
     assert load(tmp_path, ScrubReport) == report
 
 
+@pytest.mark.parametrize("revision", [1, 3, 10])
+def test_an_entry_that_the_view_lacks_is_reported(tmp_path: Path, revision: int) -> None:
+    with closing(apsw.Connection(str(store.locate(tmp_path)))) as db:
+        db.execute("DELETE FROM feed WHERE event_revision = ?", (revision,))
+    report = scrubbed(tmp_path, Changed(ENTRIES))
+    assert report.shown == 1
+    problem = "the view lacks an entry that the journal has"
+    assert report.first_difference == f"revision {revision}: {problem}"
+    found = check(store.locate(tmp_path), JOURNAL, ENTRIES).damages[0]
+    assert (found.first, found.problem) == (revision, problem)
+
+
+def test_a_repetition_and_an_entry_of_another_kind_are_no_difference(tmp_path: Path) -> None:
+    early = body("ChatBot.UserSendMsg", NOON + 10**11, session_id="s4")
+    unread = [b"not json", early, ENTRIES[4].body, b"not json", early, ENTRIES[2].body]
+    others = [entry(SESSIONS + number, each) for number, each in enumerate(unread, 1)]
+    kind = replace(entry(SESSIONS + 7, b"of a later version"), kind=Kind.FORGET)
+    entries = [*ENTRIES, *others, kind]
+    new = tmp_path / "new"
+    new.mkdir(mode=0o700)
+    project(new, entries).close()
+    assert len(records(new)) == SESSIONS + 2
+    assert scrubbed(new, Changed(entries), steps=6).shown == 0
+    assert check(store.locate(new), JOURNAL, entries).damages == []
+
+
 def test_entries_that_were_lost_at_the_end_are_reported(tmp_path: Path) -> None:
     report = scrubbed(tmp_path, Changed(ENTRIES[:7]))
     assert report.shown == 3
@@ -168,6 +196,8 @@ def test_the_scrub_works_beside_the_follower_and_survives_a_journal_that_is_away
             found = super().read(after, limit=limit)
             if len(self.reads) == 1:
                 raise Unavailable("for a moment")
+            if len(self.reads) == 2:
+                raise ValueError("of a kind that nobody expects")
             return found
 
     stop = Event()

@@ -1,15 +1,18 @@
 """The spool before a journal that can be away: nothing is lost, and nothing overtakes."""
 
 import json
+import os
+import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
+from journal import spool_files
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, Closed, InUse, TooLarge, Unavailable, Unreadable
 from journal.jetstream_message import subject_of
@@ -329,6 +332,22 @@ def test_space_is_given_back_when_all_is_forwarded(
     assert len(remote.requests()) == 41
 
 
+def test_what_is_forwarded_is_soon_in_no_file(
+    remote: Remote, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_files, "QUIET", 0.05)
+    with closing(spooled(remote, folder)) as journal:
+        remote.away = True
+        append(journal, "a", body=b"MARKED01")
+        assert b"MARKED01" in (folder / "1.db-wal").read_bytes()
+        remote.away = False
+        forwarded(journal)
+        eventually(lambda: not (folder / "1.db").exists())
+        assert not any(b"MARKED01" in file.read_bytes() for file in folder.iterdir())
+        remote.away = True
+        assert append(journal, "b") == KEPT
+
+
 def test_a_disk_that_fails_matters_only_while_the_spool_is_needed(
     remote: Remote, folder: Path
 ) -> None:
@@ -356,9 +375,79 @@ def test_a_disk_that_takes_nothing_more_is_forwarded(remote: Remote, folder: Pat
         disk.fail("write", OSError("no space"))
         (folder / "1.new").mkdir()  # the position cannot be saved
         remote.away = False
-        forwarded(journal)
-        assert len(remote.requests()) == 30
+        eventually(lambda: len(remote.requests()) == 30)
+        eventually(lambda: "the spool takes nothing" in journal.notice())
+        assert append(journal, "more").revision
         disk.heal()
+        forwarded(journal)
+
+
+def test_a_spool_that_cannot_be_opened_keeps_nobody_from_the_journal(
+    journal: SpooledWriter, remote: Remote, folder: Path
+) -> None:
+    remote.away = True
+    journal.append(of_session("s", 0), timeout=PATIENCE)
+    journal.close()
+    again = Remote()
+    again._id = remote.id
+    with faulty_disk() as disk:
+        disk.fail("read", OSError("broken"))
+        with closing(spooled(again, folder)) as restarted:
+            assert append(restarted, "a").revision == 1
+            assert restarted.trouble() == ""
+            assert "the spool takes nothing" in restarted.notice()
+            again.away = True
+            with pytest.raises(Unavailable, match="broken"):
+                append(restarted, "b")
+            assert "broken" in restarted.trouble()
+            disk.heal()
+            eventually(lambda: not restarted.trouble())
+            assert restarted.append(of_session("s", 1), timeout=PATIENCE) == KEPT
+            again.away = False
+            forwarded(restarted)
+    assert again.requests() == ["request-a", "request-s-0", "request-s-1"]
+
+
+def test_a_start_with_neither_journal_nor_spool_names_both(remote: Remote, folder: Path) -> None:
+    folder.write_text("a file in the place of the folder")
+    remote.away = True
+    with pytest.raises(Unavailable, match=r"nobody answers; .*spool: FileExistsError"):
+        spooled(remote, folder)
+
+
+def test_a_spool_that_was_deleted_is_made_again(
+    journal: SpooledWriter, remote: Remote, folder: Path
+) -> None:
+    shutil.rmtree(folder)
+    eventually(lambda: (folder / "1.db").exists() and (folder / "journal").exists())
+    remote.away = True
+    eventually(lambda: kept(journal, "a"))
+    remote.away = False
+    forwarded(journal)
+    assert remote.requests() == ["request-a"]
+    journal.close()
+
+
+def kept(journal: SpooledWriter, name: str) -> bool:
+    with suppress(Unavailable):
+        return append(journal, name) == KEPT
+    return False
+
+
+def test_many_segments_take_no_file_descriptors(
+    journal: SpooledWriter, remote: Remote, folder: Path
+) -> None:
+    remote.away = True
+    append(journal)
+    journal.close()
+    for number in range(2, 30):
+        shutil.copy(folder / "1.db", folder / f"{number}.db")
+    before = len(os.listdir("/proc/self/fd"))
+    again = Remote()
+    again._id, again.away = remote.id, True
+    with closing(spooled(again, folder)) as restarted:
+        assert waiting(restarted) == 29
+        assert len(os.listdir("/proc/self/fd")) - before < 20
 
 
 # ---- Entries that cannot be forwarded ----
@@ -415,6 +504,25 @@ def test_damaged_entries_are_skipped_and_their_file_is_kept(
     assert 40 < len(again.requests()) < 60
     assert set(again.requests()) < {f"request-{name}" for name in names}
     assert (folder / "1.damaged").exists()
+
+
+def test_a_file_that_is_no_spool_stops_only_itself(
+    journal: SpooledWriter, remote: Remote, folder: Path
+) -> None:
+    remote.away = True
+    append(journal, "a")
+    journal.close()
+    (folder / "2.db").write_bytes(b"\xaa" * 100_000)
+    again = Remote()
+    again._id = remote.id
+    with closing(spooled(again, folder)) as restarted:
+        forwarded(restarted)
+        again.away = True
+        assert append(restarted, "b") == KEPT
+        again.away = False
+        forwarded(restarted)
+    assert again.requests() == ["request-a", "request-b"]
+    assert (folder / "2.db").read_bytes() == b"\xaa" * 100_000
 
 
 LEAF = """

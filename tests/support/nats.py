@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -46,10 +46,11 @@ class NatsServer:
         self.port = -1
         self.configure("max_payload: 8MB", config)
 
-    def configure(self, *lines: str) -> None:
+    def configure(self, *lines: str, has_jetstream: bool = True) -> None:
         """Write the configuration for the next start."""
         store = f"jetstream {{ store_dir: {self._directory}/store, max_file: 64GB }}\n"
-        (self._directory / "nats.conf").write_text("\n".join([*lines, store]))
+        content = [*lines, store] if has_jetstream else lines
+        (self._directory / "nats.conf").write_text("\n".join(content))
 
     @property
     def url(self) -> str:
@@ -79,6 +80,13 @@ class NatsServer:
     def stop(self, signum: int = signal.SIGKILL) -> None:
         self.process.send_signal(signum)
         self.process.wait(DEADLINE)
+
+    def contents(self) -> Iterator[bytes]:
+        """Read the files of the store."""
+        for file in (self._directory / "store").rglob("*"):
+            with suppress(OSError):  # it was removed since
+                if file.is_file():
+                    yield file.read_bytes()
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)

@@ -28,6 +28,10 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def is_used(self) -> bool:
+        """Return True if a connection is open."""
+        return bool(self._pairs)
+
     def cut(self, *, single: bool = False) -> None:
         """Cut all connections, or the one that is open for the longest; new ones are taken."""
         for ends in tuple(self._pairs.items())[: 1 if single else None]:

@@ -73,14 +73,24 @@ def test_a_body_that_names_no_session_has_a_subject_all_the_same(body: bytes) ->
     assert subject_of("desk", new_entry(body=body)).startswith("desk.1400000001.")
 
 
+OURS = {"Nats-Msg-Id": "01" * 16, "Desk-Received-At": "1"}
+
+
 @pytest.mark.parametrize(
     ("subject", "headers"),
     [
         ("desk.1.aa", {}),
-        ("desk", {"Nats-Msg-Id": "00" * 16, "Desk-Received-At": "1"}),
-        ("desk.x.aa", {"Nats-Msg-Id": "00" * 16, "Desk-Received-At": "1"}),
-        ("desk.1.aa", {"Nats-Msg-Id": "x", "Desk-Received-At": "1"}),
-        ("desk.1.aa", {"Nats-Msg-Id": "00" * 16, "Desk-Received-At": "soon"}),
+        ("desk", OURS),
+        ("desk.x.aa", OURS),
+        ("desk.0.aa", OURS),
+        (f"desk.{2**63}.aa", OURS),
+        ("desk.1.aa", OURS | {"Nats-Msg-Id": "x"}),
+        ("desk.1.aa", OURS | {"Nats-Msg-Id": "01" * 15}),
+        ("desk.1.aa", OURS | {"Desk-Received-At": "soon"}),
+        ("desk.1.aa", OURS | {"Desk-Received-At": "-1"}),
+        ("desk.1.aa", OURS | {"Desk-Received-At": str(2**63)}),
+        ("desk.1.aa", OURS | {"Desk-Kind": "0"}),
+        ("desk.1.aa", OURS | {"Desk-Kind": str(2**63)}),
     ],
 )
 def test_a_message_of_somebody_else_is_an_entry_that_counts_as_damaged(

@@ -1,0 +1,118 @@
+"""A connection to NATS over a socket that the calling thread reads, for one question at a time.
+
+The protocol: docs.nats.io/reference/reference-protocols/nats-protocol. Knows nothing of journals.
+"""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from time import monotonic
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from journal.jetstream_access import Access
+
+BUFFER = 256 * 1024
+"""Bytes that are read from the socket at once."""
+
+MAX_LINE = 64 * 1024
+"""Bytes of a line of the protocol, INFO included."""
+
+ANSWER_WITHIN = 2.0
+"""Seconds without a byte after which a server is given up."""
+
+END_WITHIN = 30.0
+"""Seconds in which an answer must have come to its end."""
+
+OPTIONS = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True}
+"""Fields of CONNECT."""
+
+Message = tuple[dict[str, str], bytes]
+"""Headers and body."""
+
+
+class Wire:
+    """A connection to one server, signed in."""
+
+    def __init__(self, access: Access, server: str) -> None:
+        """Connect, and sign in.
+
+        Raises:
+            OSError, LookupError: that is not possible.
+            ValueError: the server refuses, or its answer cannot be read.
+            NatsError: it offers no TLS, and TLS is required.
+        """
+        self._inbox = f"_INBOX.{uuid4().hex}"
+        self._end = monotonic() + END_WITHIN
+        address = urlsplit(server)
+        host = address.hostname or ""
+        self._socket = socket.create_connection((host, address.port or 4222), ANSWER_WITHIN)
+        try:
+            self._file = self._socket.makefile("rb", BUFFER)
+            info = json.loads(self._line().removeprefix(b"INFO"))
+            has_tls = bool(info.get("tls_required"))
+            access.check_tls(used=has_tls)
+            if has_tls:
+                self._socket = access.tls().wrap_socket(self._socket, server_hostname=host)
+                self._file = self._socket.makefile("rb", BUFFER)
+            connect = json.dumps({**OPTIONS, **access.sign_in(info)})
+            # In one piece: a server that refuses resets the connection if more comes, and then its
+            # reason may be lost.
+            self._send(f"CONNECT {connect}\r\nSUB {self._inbox} 1\r\nPING")
+            while self._command() != [b"PONG"]:
+                pass
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, subject: str, request: bytes) -> Iterator[Message]:
+        """Yield the messages of an answer, without the one that ends it."""
+        self._end = monotonic() + END_WITHIN
+        self._send(f"PUB {subject} {self._inbox} {len(request)}", request)
+        while True:
+            words = self._command()
+            if words[0] == b"HMSG":
+                message = self._message(int(words[-2]), int(words[-1]))
+                if "Nats-Sequence" not in message[0]:  # 204, 404, or no responders
+                    return
+                yield message
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def _command(self) -> list[bytes]:
+        """Return the words of the next line. PING is answered.
+
+        Raises:
+            ValueError: the line is an error.
+            TimeoutError: the answer does not end.
+        """
+        if monotonic() > self._end:
+            raise TimeoutError("the answer does not end")
+        words = self._line().split()
+        if words[0] == b"PING":
+            self._send("PONG")
+        elif words[0] == b"-ERR":
+            raise ValueError(b" ".join(words[1:]).decode(errors="replace"))
+        return words
+
+    def _message(self, header_size: int, size: int) -> Message:
+        content = self._file.read(size + 2)
+        if len(content) < size:
+            raise ConnectionError("the connection was closed")
+        lines = content[:header_size].decode(errors="replace").split("\r\n")
+        headers = {name: value for name, _, value in [line.partition(": ") for line in lines]}
+        return headers, content[header_size:size]
+
+    def _line(self) -> bytes:
+        line = self._file.readline(MAX_LINE)
+        if not line.endswith(b"\n"):
+            raise ConnectionError("the connection was closed")
+        return line
+
+    def _send(self, line: str, payload: bytes | None = None) -> None:
+        end = b"" if payload is None else payload + b"\r\n"
+        self._socket.sendall(line.encode() + b"\r\n" + end)
