@@ -17,6 +17,7 @@ from service.positions import position_of, revision_of
 from service.view import index_pages
 from service.view.errors import ViewUnavailable
 from service.view.index_pages import FIRST, Order, Place
+from service.view.progress import Progress
 from service.view.reader import Reader
 from service.view.selection import Between, SessionSelection
 
@@ -85,18 +86,28 @@ def step(reader: Reader, target: Target, start: Start, now: int) -> Step:
     """Choose at most `MAX_FORGOTTEN` sessions or callbacks, at `now` (Unix time, ms).
 
     Raises:
-        ViewUnavailable: the view is behind the journal, which may have more of what is selected, or
-            a callback of a session that seems to be silent.
+        ViewUnavailable: as `check_current`.
     """
     walks = _walks(target)
     with reader.snapshot() as progress:
-        if progress.problem or now - (progress.behind_since or now) > BEHIND:
-            raise ViewUnavailable("the view is behind the journal")
+        check_current(progress, now)
         found, after = walks[start.walk](reader, target, start.after)
     if after:
         return Step(found, start._replace(after=after))
     following = start.walk + 1
     return Step(found, Start(following) if following < len(walks) else None)
+
+
+def check_current(progress: Progress, now: int) -> None:
+    """Refuse to choose from a view that is behind the journal.
+
+    The journal may have more of what is selected, or a callback of a session that seems silent.
+
+    Raises:
+        ViewUnavailable: it is behind.
+    """
+    if progress.problem or now - (progress.behind_since or now) > BEHIND:
+        raise ViewUnavailable("the view is behind the journal")
 
 
 def forget(found: Iterable[Found], append: Append, now: int) -> list[int]:

@@ -86,6 +86,7 @@ class Retention:
         if self.report.completed_at >= _milliseconds(due):
             return
         try:
+            self._check_view()  # before the claim: another replica may do better
             if not self._claim(f"retention-{due:%Y-%m-%d}"):
                 return
             self._forget_before(now - self._keep, stop)
@@ -93,6 +94,10 @@ class Retention:
             self.report.problem = str(problem)
             log.warning("retention_failed", reason=str(problem), throttle="")
         save(self.report, self._data_dir)
+
+    def _check_view(self) -> None:
+        with closing(Reader(store.locate(self._data_dir))) as reader:
+            choice.check_current(reader.progress(), _milliseconds(datetime.now(UTC)))
 
     def _forget_before(self, cut: datetime, stop: Event) -> None:
         log.info("retention_begins", before=f"{cut:%Y-%m-%d %H:%M:%SZ}")
@@ -105,12 +110,12 @@ class Retention:
                 start = self._step(target, start, stop)
                 if stop.is_set():
                     return
-        report.completed_at, report.problem = time.time_ns() // 1_000_000, ""
+        report.completed_at, report.problem = _milliseconds(datetime.now(UTC)), ""
         log.info("retention_completed", sessions=report.sessions, malformed=report.malformed)
 
     def _step(self, target: Target, start: Start, stop: Event) -> Start | None:
         with closing(Reader(store.locate(self._data_dir))) as reader:
-            now = time.time_ns() // 1_000_000
+            now = _milliseconds(datetime.now(UTC))
             found, following = choice.step(reader, target, start, now)
             revisions = choice.forget(found, self._append, now)
             if revisions:

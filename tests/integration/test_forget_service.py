@@ -90,6 +90,13 @@ async def test_sessions_are_chosen_by(made: World, target: Any, expected: set[st
     assert (answer.complete, answer.sessions, answer.malformed) == (True, len(expected), 0)
 
 
+async def test_a_thousand_long_ids_are_one_request(made: World):
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        ids = [*(f"{'x' * 900}-{number}" for number in range(999)), "of-bob"]
+        (*_, answer) = await forget(serving, sessions=SessionIds(session_ids=ids))
+    assert answer.sessions == 1
+
+
 async def test_malformed_callbacks_are_forgotten_by_their_revision(made: World):
     async with worker(made, apps=(APP, OTHER)) as serving:
         (answer,) = await forget(serving, malformed_before=LATER)

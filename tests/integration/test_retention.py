@@ -131,7 +131,7 @@ def test_a_run_stops_between_two_steps(made: World, monkeypatch: pytest.MonkeyPa
 
 def test_a_view_that_is_behind_forgets_nothing(made: World):
     made.edit("UPDATE progress SET behind_since = 1")
-    work = retention(made, append=pytest.fail)
+    work = retention(made, append=pytest.fail, claim=pytest.fail)
     work.run_if_due(OLD, Event())
     assert "behind" in work.report.problem
 

@@ -181,15 +181,6 @@ def test_entries_are_deleted_from_the_newest_and_then_listed_no_more(tmp_path: P
         assert reader.entries_to_delete(3) == [2, 1]
 
 
-def test_what_was_forgotten_is_listed_newest_first(tmp_path: Path) -> None:
-    applied(tmp_path, [*entries([b"not json"]), *(forgetting(n, f"s{n}") for n in (2, 3, 4))])
-    with closing(ViewWriter(tmp_path)) as writer, closing(Reader(writer.path)) as reader:
-        newest = reader.forgotten(1 << 62, 2)
-        oldest = reader.forgotten(newest[-1][0], 2)
-    revisions = [SubscribeResponse.FromString(row).forgotten.revision for _, row in newest + oldest]
-    assert revisions == [4, 3, 2]
-
-
 def test_no_file_of_the_view_has_a_text_of_a_forgotten_session(tmp_path: Path) -> None:
     journal = entries(sorted(talk("secret") + talk("public"), key=len))
     last = journal[-1].revision + 1
