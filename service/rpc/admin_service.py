@@ -76,7 +76,7 @@ class AdminService:
         applied = self._readers.inline.progress().applied_revision
         (after,) = tokens.place(request.page_token) or (last_of(min(revision, applied)),)
         progress, (rows, following) = await self._readers.questions.run(
-            call.caller, reads.in_snapshot, Reader.forgotten, selection, after, size
+            call.caller, reads.in_snapshot, Reader.forget_entries, selection, after, size
         )
         return ListForgottenResponse(
             header=header_of(progress),

@@ -37,6 +37,12 @@ FORGOTTEN_AT = """
 SELECT max(revision) FROM forgotten_sessions WHERE session_id = ? AND sdk_app_id = ?
 """
 
+# Rows of FORGET entries, newest first.
+FORGOTTEN = """
+SELECT position, record FROM feed INDEXED BY feed_by_session
+WHERE first_revision = 0 AND revised = 3 AND position < ? ORDER BY position DESC LIMIT ?
+"""
+
 # Entries whose bytes are to be deleted, the newest first: what repeats an entry goes before it. If
 # only a part is deleted, a view that is built then still finds the owner of each repetition.
 ENTRIES_TO_DELETE = "SELECT revision FROM entries_to_delete ORDER BY revision DESC LIMIT ?"

@@ -218,6 +218,10 @@ class Reader:
         """Return the revision at which a session was forgotten last; 0 if it never was."""
         return self._one(queries.FORGOTTEN_AT, (session_id, sdk_app_id))[0] or 0
 
+    def forgotten(self, before: int, limit: int) -> list[Row]:
+        """Read what was forgotten before a position, newest first: (position, row)."""
+        return self._all(queries.FORGOTTEN, (before, limit))
+
     def entries_to_delete(self, limit: int) -> list[int]:
         """Return revisions of entries that the journal may still have, in order of deletion."""
         return [revision for (revision,) in self._all(queries.ENTRIES_TO_DELETE, (limit,))]
@@ -249,7 +253,7 @@ class Reader:
             yield from self._db.execute(queries.WITHOUT_SESSION.format(where=""), (2, after, limit))
 
     @sqlite_errors()
-    def forgotten(
+    def forget_entries(
         self, selection: EventSelection, after: int, limit: int
     ) -> tuple[list[Row], int | None]:
         """Read the rows of FORGET entries after a position: (position, row, app).

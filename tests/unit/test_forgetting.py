@@ -13,7 +13,9 @@ from desk.v1.event_service_pb2 import SubscribeResponse
 from journal.entry import Entry, numbered
 from journal.forgetting import forget_entry
 from service.history import LIMITS, FoldLimits
-from service.projection import Projection
+from service.projection import BatchBounds, Projection
+from service.view import store
+from service.view.digest import row_hash
 from service.view.reader import Reader
 from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, EVENTS, NOON, body, entries, entry, life
@@ -170,6 +172,42 @@ def test_an_entry_that_cannot_be_believed_is_obeyed_by_nobody(tmp_path: Path) ->
     assert read(tmp_path, "SELECT count(*) FROM feed") == [(2,)]
 
 
+def test_many_sessions_are_forgotten_one_after_the_other_and_each_at_once(tmp_path: Path) -> None:
+    names = [f"s{n}" for n in range(4)]
+    journal = entries([each for name in names for each in life(*TWO, session_id=name)])
+    order, bounds = forgetting(9, *names, up_to=8), BatchBounds(work=5)
+    once = tmp_path / "once"
+    once.mkdir()
+    applied(once, [*journal, order])
+    with closing(ViewWriter(tmp_path)) as writer, closing(Reader(writer.path)) as reader:
+        Projection(writer, JOURNAL).apply(journal, head=8, behind_since=None)
+        before, seen = reader.progress(), []
+        while reader.progress().applied_revision < 9:
+            assert reader.progress().digest == before.digest
+            assert reader.progress().oldest_revision == 1
+            assert is_sound(tmp_path)
+            # A restart after each transaction.
+            Projection(writer, JOURNAL, bounds=bounds).apply([order], head=9, behind_since=None)
+            rows = read(tmp_path, "SELECT session_id, count(*) FROM feed GROUP BY 1")
+            seen.append([(name, count) for name, count in rows if name])
+            assert [reader.forgotten_at(APP, each) > 0 for each in names] == [
+                (each, 2) not in rows for each in names
+            ]
+    assert seen == [[("s2", 2), ("s3", 2)], []]
+    columns = "digest, removed, oldest_revision, applied_revision"
+    assert progress(tmp_path, columns) == progress(once, columns)
+    assert is_sound(tmp_path)
+
+
+def is_sound(folder: Path) -> bool:
+    """Return True if the digest is the one of the feed."""
+    total = sum(
+        row_hash(*row) for row in read(folder, "SELECT position, record, session FROM feed")
+    )
+    with closing(Reader(store.locate(folder))) as reader:
+        return reader.progress().fits(total)
+
+
 def test_entries_are_deleted_from_the_newest_and_then_listed_no_more(tmp_path: Path) -> None:
     with closing(ViewWriter(tmp_path)) as writer, closing(Reader(writer.path)) as reader:
         projection = Projection(writer, JOURNAL)
@@ -179,6 +217,15 @@ def test_entries_are_deleted_from_the_newest_and_then_listed_no_more(tmp_path: P
         projection.note_deleted([4, 3])
         projection.note_deleted([3, 77])
         assert reader.entries_to_delete(3) == [2, 1]
+
+
+def test_what_was_forgotten_is_listed_newest_first(tmp_path: Path) -> None:
+    applied(tmp_path, [*entries([b"not json"]), *(forgetting(n, f"s{n}") for n in (2, 3, 4))])
+    with closing(ViewWriter(tmp_path)) as writer, closing(Reader(writer.path)) as reader:
+        newest = reader.forgotten(1 << 62, 2)
+        oldest = reader.forgotten(newest[-1][0], 2)
+    revisions = [SubscribeResponse.FromString(row).forgotten.revision for _, row in newest + oldest]
+    assert revisions == [4, 3, 2]
 
 
 def test_no_file_of_the_view_has_a_text_of_a_forgotten_session(tmp_path: Path) -> None:
