@@ -27,7 +27,7 @@ from service.session import Reason
 from service.session_cache import CachedSession, SessionCache
 from service.view.digest import DIGEST_BYTES, DIGESTS, row_hash
 from service.view.progress import Progress
-from service.view.removal import Removed
+from service.view.removal import Removal, Removed
 from service.view.store import fingerprint
 from service.view.writer import (
     FORGOTTEN,
@@ -44,6 +44,9 @@ from service.view.writer import (
 
 PUBLISHED = 4
 """The work of publishing a callback again, when folding it again is 1."""
+
+REMOVED = 2
+"""The work of removing a record, likewise."""
 
 DECODED = 250
 """Entries that are decoded at a time."""
@@ -65,7 +68,8 @@ class BatchBounds(NamedTuple):
         rows: rows of the feed that are collected before they are written.
         work: steps for late callbacks after which a batch ends, so that other sessions need not
             wait. A callback folded again is 1, published again `PUBLISHED` more; a revised verdict
-            that is read back is 1, and so is an id that is stored because its session is full.
+            that is read back is 1, and so is an id that is stored because its session is full. A
+            record that is forgotten is `REMOVED`.
     """
 
     sessions: int = 2_000
@@ -98,6 +102,7 @@ class Projection:
         self._bounds = bounds
         self._cache = SessionCache(bounds.sessions, bounds.memory)
         self._digest = int.from_bytes(self.progress.digest)
+        self._removed = int.from_bytes(self.progress.removed)
         self._repetitions = self.progress.repetitions
         self._damaged = self.progress.damaged
         self._oldest = self.progress.oldest_revision
@@ -147,20 +152,27 @@ class Projection:
         """Take entries until the batch has done enough; return their number."""
         for count, arrival in enumerate(_decoded(entries), 1):
             try:
-                self._take(arrival)
+                done = self._take(arrival)
             except Exception as problem:
                 revision, error = arrival.entry.revision, type(problem).__name__
                 log.warning("entry_not_applied", revision=revision, error=error)
                 raise
-            if self._work >= self._bounds.work or self._read_bytes > self._bounds.memory:
+            if not done:
+                return count - 1
+            if self._has_worked() or self._read_bytes > self._bounds.memory:
                 return count
         return len(entries)
 
-    def _take(self, arrival: Arrival) -> None:
+    def _has_worked(self) -> bool:
+        """Return True if the batch has done enough."""
+        return self._work >= self._bounds.work
+
+    def _take(self, arrival: Arrival) -> bool:
+        """Take an entry; return False if that is not done, and it must be taken again."""
         entry, callback = arrival.entry, arrival.callback
         if entry.kind == _FORGET:
-            self._take_forget(entry)
-        elif entry.kind != _CALLBACK:
+            return self._take_forget(entry)
+        if entry.kind != _CALLBACK:
             log.error("entry_of_unknown_kind", revision=entry.revision, kind=entry.kind)
         elif self._any_refused and (owner := self._writer.owner_of(entry.id)):
             self._repeat(owner, entry)
@@ -170,6 +182,7 @@ class Projection:
             self._repeat(owner, entry)
         else:
             self._take_malformed(arrival)
+        return True
 
     def _repeat(self, owner: int, entry: Entry) -> None:
         self._repetitions += 1
@@ -206,43 +219,61 @@ class Projection:
         if not session.is_full and history.usage.is_used_up(self._limits):
             self._close(session)
 
-    def _take_forget(self, entry: Entry) -> None:
+    def _take_forget(self, entry: Entry) -> bool:
+        """Forget what an entry lists, or whole sessions of it: then it must be taken again.
+
+        The digest changes, and the feed has the entry, once everything is forgotten.
+        """
         try:
             listed = forget_list_of(entry)
         except ValueError:
             log.exception("forget_entry_invalid", revision=entry.revision)
-            return
+            return True
         self._flush()
-        self._forget(entry, listed)
+        if not self._forget(entry, listed):
+            return False
         row = _forgotten_row(entry, listed)
         self._writer.add_feed([row])
-        self._digest += row_hash(row.position, row.record, None)
+        self._digest += row_hash(row.position, row.record, None) - self._removed
+        self._removed = 0
         before = entry.revision - 1
         self._oldest = max(self._oldest, min(listed.up_to or before, before) + 1)
+        return True
 
-    def _forget(self, entry: Entry, listed: ForgetList) -> None:
-        """Remove what a FORGET entry lists."""
+    def _forget(self, entry: Entry, listed: ForgetList) -> bool:
+        """Remove what a FORGET entry lists, until that is enough work; return True at the end."""
         removal = self._writer.removal(entry.revision)
-        keys = [(entry.sdk_app_id, session_id) for session_id in listed.session_ids]
-        malformed = dict.fromkeys(listed.revisions)
-        for key in keys:
-            malformed |= dict.fromkeys(removal.malformed_of(key))
-            session = self._sessions.pop(key, None) or self._cache.take(key) or self._load(key)
-            self._cache.release(session)
-            if session.first_revision:
-                self._count_removed(removal.session(key, session.first_revision, session.number))
-            if session.saved_place:
-                self._counts[entry.sdk_app_id, session.saved_place[0]] -= 1
-        for revision in filter(entry.revision.__gt__, malformed):
-            if record := removal.find_malformed(entry.sdk_app_id, revision):
-                self._damaged -= records.is_of_damaged(record)
-                self._count_removed(removal.malformed(revision))
-        self._writer.note_forgotten(keys, entry.revision, entry.received_at)
+        for session_id in listed.session_ids:
+            if self._has_worked():
+                return False
+            key = entry.sdk_app_id, session_id
+            self._forget_session(removal, key)
+            self._writer.note_forgotten(key, entry.revision, entry.received_at)
+        for revision in filter(entry.revision.__gt__, listed.revisions):
+            if self._has_worked():
+                return False
+            self._forget_malformed(removal, entry.sdk_app_id, revision)
+        return True
+
+    def _forget_session(self, removal: Removal, key: SessionKey) -> None:
+        session = self._sessions.pop(key, None) or self._cache.take(key) or self._load(key)
+        self._cache.release(session)
+        if session.first_revision:
+            self._count_removed(removal.session(key, session.first_revision, session.number))
+        if session.saved_place:
+            self._counts[key[0], session.saved_place[0]] -= 1
+        for revision in removal.malformed_of(key):
+            self._forget_malformed(removal, key[0], revision)
+
+    def _forget_malformed(self, removal: Removal, sdk_app_id: int, revision: int) -> None:
+        if record := removal.find_malformed(sdk_app_id, revision):
+            self._damaged -= records.is_of_damaged(record)
+            self._count_removed(removal.malformed(revision))
 
     def _count_removed(self, removed: Removed) -> None:
-        self._digest -= removed.digest
+        self._removed += removed.digest
         self._repetitions -= removed.repetitions
-        self._work += PUBLISHED * removed.rows
+        self._work += REMOVED * removed.rows
 
     def _owner_of(self, key: SessionKey, callback: HistoryEntry) -> int:
         """Return the session that has a callback, by its first revision; 0 if none has.
@@ -377,7 +408,8 @@ class Projection:
             head_revision=max(head, applied),
             oldest_revision=self._oldest,
             behind_since=behind_since,
-            digest=(self._digest % DIGESTS).to_bytes(DIGEST_BYTES),
+            digest=_bytes(self._digest),
+            removed=_bytes(self._removed),
             complete=self.progress.complete or behind_since is None,
             repetitions=self._repetitions,
             damaged=self._damaged,
@@ -417,6 +449,10 @@ def _decoded(entries: Sequence[Entry]) -> Iterator[Arrival]:
     """Decode entries, some at a time: fast, because neither code nor data leave the CPU's cache."""
     for start in range(0, len(entries), DECODED):
         yield from list(map(arrival_of, entries[start : start + DECODED]))
+
+
+def _bytes(digest: int) -> bytes:
+    return (digest % DIGESTS).to_bytes(DIGEST_BYTES)
 
 
 _COUNTED_BY = attrgetter("revised", "sdk_app_id", "verdict", "reason")

@@ -20,7 +20,7 @@ from journal.entry import DAMAGED, Entry, Kind
 from service.arrival import arrival_of
 from service.positions import ORDINAL_BITS, revision_of
 from service.records import is_forgotten
-from service.view.digest import DIGESTS, row_hash
+from service.view.digest import row_hash
 from service.view.errors import sqlite_errors
 from service.view.progress import LOAD, Progress
 from service.view.store import open_reader
@@ -113,7 +113,7 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
         following.pass_over(progress.applied_revision)
         for (number,) in db.execute(OTHER_SESSIONS):
             note(number, "the view has another session than its feed")
-        if total % DIGESTS != int.from_bytes(progress.digest):
+        if not progress.fits(total):
             found.append("its feed has another digest than the one that it was written with")
     return Checked(progress.applied_revision, damages, found)
 

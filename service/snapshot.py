@@ -28,7 +28,7 @@ from metrics.definitions import SNAPSHOT_FAILURES, SNAPSHOT_REVISION, SNAPSHOT_S
 from service.positions import revision_of
 from service.recovery import OTHER_SESSIONS
 from service.view import store
-from service.view.digest import DIGESTS, row_hash
+from service.view.digest import row_hash
 from service.view.errors import ViewDamaged, ViewError, ViewUnavailable, sqlite_errors
 from service.view.progress import LOAD, Progress
 from service.view.reader import Reader
@@ -370,7 +370,7 @@ def _checked(copy: Path) -> Progress:
         for (number,) in db.execute(OTHER_SESSIONS):
             raise ViewDamaged(f"session {number} is another one than in the feed")
         total = sum(row_hash(*row) for row in db.execute(FEED))
-    if total % DIGESTS != int.from_bytes(progress.digest):
+    if not progress.fits(total):
         raise ViewDamaged("its feed has another digest than the one that it was written with")
     return progress
 

@@ -4,6 +4,7 @@ from typing import Self
 
 import msgspec
 
+from service.view.digest import DIGEST_BYTES, DIGESTS
 from service.view.errors import ViewUnavailable
 
 
@@ -18,11 +19,17 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     oldest_revision: int = 1
     begins_at: int = 1
     behind_since: int | None = None
-    digest: bytes = bytes(32)
+    digest: bytes = bytes(DIGEST_BYTES)
+    removed: bytes = bytes(DIGEST_BYTES)
     complete: bool = False
     repetitions: int = 0
     damaged: int = 0
     problem: str = ""
+
+    def fits(self, total: int) -> bool:
+        """Return True if `total` is the sum of the hashes of the feed's rows."""
+        digest, removed = int.from_bytes(self.digest), int.from_bytes(self.removed)
+        return (total + removed - digest) % DIGESTS == 0
 
     @classmethod
     def of_row(cls, row: object) -> Self:

@@ -12,7 +12,9 @@ CREATE TABLE progress (
     oldest_revision  INTEGER NOT NULL,  -- the oldest revision from which on nothing is missing
     begins_at        INTEGER NOT NULL,  -- the first revision of the journal when the view was begun
     behind_since     INTEGER,           -- received_at of the first entry not applied; NULL when caught up
-    digest           BLOB    NOT NULL,  -- sum of the hashes of the feed's rows: see service.projection
+    digest           BLOB    NOT NULL,  -- sum of the hashes of the feed's rows: see service.view.digest
+    removed          BLOB    NOT NULL,  -- the part of it that is of rows that the next entry, which forgets many,
+                                        -- has removed already
     complete         INTEGER NOT NULL,  -- 1 once the view has caught up for the first time
     repetitions      INTEGER NOT NULL,  -- entries that repeat an earlier one, and so have no record
     damaged          INTEGER NOT NULL,  -- entries that are not as they were appended: malformed in the feed
@@ -128,8 +130,8 @@ CREATE INDEX malformed_by_session ON malformed_callbacks (session_id, sdk_app_id
 
 -- Sessions that were forgotten, each time. They may have begun again since.
 CREATE TABLE forgotten_sessions (
-    session_id TEXT    NOT NULL,
     sdk_app_id INTEGER NOT NULL,
+    session_id TEXT    NOT NULL,
     revision   INTEGER NOT NULL,  -- of the FORGET entry
     at         INTEGER NOT NULL,  -- its received_at
     PRIMARY KEY (session_id, sdk_app_id, revision)

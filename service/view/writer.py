@@ -165,7 +165,7 @@ FIND_REFUSED_ID = "SELECT owner FROM refused_ids WHERE id = ?"
 ANY_REFUSED_ID = "SELECT 1 FROM refused_ids LIMIT 1"
 ADD_REPETITION = "INSERT INTO repetitions VALUES (?, ?)"
 ADD_MALFORMED = "INSERT INTO malformed_callbacks VALUES (?, ?, ?)"
-ADD_FORGOTTEN = "INSERT INTO forgotten_sessions VALUES (?, ?, ?, ?)"
+ADD_FORGOTTEN = "REPLACE INTO forgotten_sessions VALUES (?, ?, ?, ?)"
 DROP_DELETED = "DELETE FROM entries_to_delete WHERE revision = ?"
 
 place: Callable[[SessionRow], tuple[Any, ...]] = attrgetter(*PLACE)
@@ -411,9 +411,9 @@ class ViewWriter:
         self._wal_has_removed = True
         return Removal(self._db, forget_revision)
 
-    def note_forgotten(self, keys: Sequence[SessionKey], revision: int, at: int) -> None:
-        """Note that sessions were forgotten at a revision and a time (ms)."""
-        self._write(ADD_FORGOTTEN, [(name, app, revision, at) for app, name in keys])
+    def note_forgotten(self, key: SessionKey, revision: int, at: int) -> None:
+        """Note that a session was forgotten at a revision and a time (ms)."""
+        self._rows(ADD_FORGOTTEN, (*key, revision, at))
 
     def note_deleted(self, revisions: Iterable[int]) -> None:
         """Note that the journal no longer has some entries."""

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from journal.entry import Entry, Kind, NewEntry
 from journal.errors import Damaged, OtherJournal
+from journal.forgetting import forget_entry
 from journal.memory import MemoryJournal
 from journal.port import Journal
 from journal.sqlite import SqliteReader, SqliteWriter
@@ -25,7 +26,7 @@ from service.projection import Projection
 from service.view import store
 from service.view.errors import ViewUnavailable
 from service.view.writer import ViewWriter, lock
-from tests.support.callbacks import NOON, body, entry, life
+from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.sparse_journal import SparseJournal
 from tests.support.waiting import eventually
 
@@ -375,7 +376,7 @@ def test_a_view_that_is_past_what_was_removed_stays_as_it_is(tmp_path: Path) -> 
     assert len(rows(tmp_path, "SELECT 1 FROM sessions")) == 2
 
 
-def test_an_entry_that_is_no_callback_is_skipped_with_an_error(tmp_path: Path) -> None:
+def test_a_forget_entry_that_is_invalid_is_skipped_with_an_error(tmp_path: Path) -> None:
     journal = MemoryJournal()
     begun = life(*LIFE)
     append(journal, [b"first"], kind=Kind.FORGET)
@@ -388,10 +389,8 @@ def test_an_entry_that_is_no_callback_is_skipped_with_an_error(tmp_path: Path) -
         append(journal, [b"later"], kind=Kind.FORGET)
         eventually(lambda: applied(tmp_path) == 9 and progress(tmp_path)[3] is None)
         eventually(lambda: rows(tmp_path, "SELECT complete FROM progress") == [(1,)])
-    errors = lines(logs, "entry_of_unknown_kind")
-    assert [(line["revision"], line["kind"]) for line in errors] == [
-        (revision, Kind.FORGET) for revision in (1, 4, 5, 8, 9)
-    ]
+    errors = lines(logs, "forget_entry_invalid")
+    assert [line["revision"] for line in errors] == [1, 4, 5, 8, 9]
     fed = rows(tmp_path, "SELECT event_revision, verdict, session_id FROM feed ORDER BY position")
     assert [revision for revision, *_ in fed] == [2, 3, 6, 7]
     append(journal, [body("SessionEnd", NOON + 60_000)])
@@ -589,3 +588,43 @@ def connected_with(change: Callable[[apsw.Connection], object]) -> Iterator[None
         yield
     finally:
         apsw.connection_hooks.remove(change)
+
+
+def test_what_was_forgotten_leaves_the_files_and_deleted_entries_the_list(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    append(journal, life(*LIFE))
+    follower = Follower(journal, tmp_path, idle=SOON)
+    stop = threading.Event()
+    thread = threading.Thread(target=follower.run, args=(stop,))
+    thread.start()
+    try:
+        journal.append(forget_entry(APP, NOON, session_ids=[SESSION]), timeout=1)
+        listed = "SELECT revision FROM entries_to_delete"
+        eventually(lambda: rows(tmp_path, listed) == [(1,), (2,), (3,), (4,)])
+        # The user is in every event, and in no list of what was forgotten.
+        eventually(lambda: b"user-1" not in b"".join(map(Path.read_bytes, tmp_path.iterdir())))
+        follower.note_deleted([4, 3, 2])
+        eventually(lambda: rows(tmp_path, listed) == [(1,)])
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_wal_that_is_being_read_is_emptied_later(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    append(journal, life(*LIFE))
+    wal = Path(f"{store.locate(tmp_path)}-wal")
+    with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 4)
+        with closing(store.open_reader(store.locate(tmp_path))) as db:
+            db.execute("BEGIN")
+            assert db.execute("SELECT count(*) FROM feed").fetchone() == (4,)
+            journal.append(forget_entry(APP, NOON, session_ids=[SESSION]), timeout=1)
+            eventually(lambda: applied(tmp_path) == 5)
+            append(journal, [body("SessionBegin", NOON, session_id="next")])
+            eventually(lambda: applied(tmp_path) == 6)
+            assert wal.stat().st_size
+            assert db.execute("SELECT count(*) FROM feed").fetchone() == (4,)
+        eventually(lambda: not wal.stat().st_size)
+        append(journal, [body("SessionBegin", NOON, session_id="later")])
+        eventually(lambda: applied(tmp_path) == 7)

@@ -15,11 +15,10 @@ from desk.v1.session_service_pb2 import (
     ListSessionsRequest,
     WaitForStateRequest,
 )
-from desk.v1.status_pb2 import GetStatusRequest
 from service.records import timestamp
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, SESSION, body, life
-from tests.support.rpc import fields, reason, refusal, service
+from tests.support.rpc import began, fields, reason, refusal, service
 
 QUEUE = ("SessionBegin", "TransferringToHuman", "TransferringToHumanWait")
 SERVED = (*QUEUE, "TransferToHumanSuccess", "Human.AgentSendMsg", "SatisfactionSelected")
@@ -474,10 +473,3 @@ async def test_only_states_that_a_session_can_be_in_are_waited_for(states: tuple
     async with service() as (_, worker):
         error = await refusal(worker.sessions.WaitForState(wait(*states)))
         assert (reason(error), fields(error)) == ("INVALID_REQUEST", ["states"])
-
-
-async def began(call: Any, worker: Any) -> None:
-    """Wait until a call has been taken up: gRPC keeps the order of calls on one connection."""
-    assert not call.done()
-    for _ in range(2):
-        await worker.status.GetStatus(GetStatusRequest())

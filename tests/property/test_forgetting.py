@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from journal.entry import Entry, Kind, numbered
 from journal.forgetting import forget_entry
 from service.history import LIMITS, FoldLimits
+from service.projection import BatchBounds
 from tests.support.callbacks import APP, NOON
 from tests.support.histories import batches, repetitive
 from tests.support.views import View, view
@@ -51,7 +52,8 @@ def test_views_are_equal_whenever_they_were_built(
 ) -> None:
     cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
     stop = data.draw(st.integers(0, len(journal)))
-    with view(cut, reopen=reopen, limits=limits) as lived:
+    bounds = BatchBounds(work=data.draw(st.sampled_from([1, 10, 50_000])))
+    with view(cut, reopen=reopen, limits=limits, bounds=bounds) as lived:
         expected, doomed = content(lived), to_delete(lived)
     with view([journal], limits=limits) as rebuilt:
         assert (content(rebuilt), to_delete(rebuilt)) == (expected, doomed)
@@ -79,7 +81,7 @@ def test_of_a_forgotten_session_nothing_is_left(journal: list[Entry]) -> None:
 
 
 def content(seen: View) -> list[object]:
-    columns = "applied_revision, oldest_revision, repetitions, damaged"
+    columns = "applied_revision, oldest_revision, repetitions, damaged, removed"
     return [
         *seen.everything(),
         seen.rows("SELECT * FROM session_counts WHERE sessions != 0"),

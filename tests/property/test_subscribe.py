@@ -9,15 +9,18 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
+from desk.v1.event_pb2 import EventFilter, Forgotten, SessionRecord, Verdict
+from desk.v1.event_service_pb2 import SubscribeResponse
 from desk.v1.session_pb2 import Session
+from journal.forgetting import forget_entry
 from service.positions import complete_revision, last_of
+from service.records import is_forgotten
 from service.rpc import reads, requests
 from service.rpc.explanation import Explanations
 from service.rpc.responses import BatchFormat, encode
 from service.view.reader import Bounds, Reader
 from service.view.selection import EventSelection, LiveRow, SnapshotSelection
-from tests.support.callbacks import APP, bodies
+from tests.support.callbacks import APP, NOON, bodies
 from tests.support.rpc import PATIENCE, World, worker, world
 
 ENOUGH = 1 << 20
@@ -28,6 +31,15 @@ EVERY_VERDICT = EventFilter(verdicts=[Verdict.Value(v) for v in Verdict.keys()[1
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 journals = st.lists(bodies(), min_size=1, max_size=25, unique=True)
+
+forgets = st.builds(
+    forget_entry,
+    st.just(APP),
+    st.just(NOON),
+    session_ids=st.lists(st.sampled_from(["s1", "s2", "nobody"]), min_size=1, unique=True),
+    revisions=st.lists(st.integers(1, 20), max_size=5),
+)
+with_forgets = st.lists(bodies() | bodies() | forgets, min_size=1, max_size=30)
 
 
 def some(values: list[Any]) -> st.SearchStrategy[list[Any]]:
@@ -47,8 +59,8 @@ filters = st.builds(
 
 
 @contextmanager
-def viewed(callbacks: list[bytes]) -> Iterator[Reader]:
-    """A reader of the view of these callbacks."""
+def viewed(callbacks: list[Any]) -> Iterator[Reader]:
+    """A reader of the view of these callbacks and other entries."""
     with world(callbacks) as made:
         made.wait()
         with closing(Reader(made.view)) as opened:
@@ -67,9 +79,9 @@ def whole_feed(opened: Reader) -> list[LiveRow]:
 
 
 @FEW
-@given(journals, filters, st.integers(0, 25))
+@given(journals | with_forgets, filters, st.integers(0, 25))
 @example([b"not JSON"], EventFilter(session_ids=[""], verdicts=[Verdict.VERDICT_REJECTED]), 0)
-def test_sql_and_predicate_select_the_same(callbacks: list[bytes], asked: EventFilter, after: int):
+def test_sql_and_predicate_select_the_same(callbacks: list[Any], asked: EventFilter, after: int):
     selection = selection_of(asked)
     with viewed(callbacks) as opened:
         start = last_of(after)
@@ -79,9 +91,11 @@ def test_sql_and_predicate_select_the_same(callbacks: list[bytes], asked: EventF
 
 
 @FEW
-@given(journals, filters, st.integers(1, 5), st.integers(1, 3_000), st.integers(1, 4))
+@given(
+    journals | with_forgets, filters, st.integers(1, 5), st.integers(1, 3_000), st.integers(1, 4)
+)
 def test_windows_of_any_size_make_up_the_feed_in_whole_revisions(
-    callbacks: list[bytes], asked: EventFilter, revisions: int, size: int, max_batch: int
+    callbacks: list[Any], asked: EventFilter, revisions: int, size: int, max_batch: int
 ):
     selection = selection_of(asked)
     with viewed(callbacks) as opened:
@@ -144,16 +158,51 @@ def published(opened: Reader, row: LiveRow, include_session: bool) -> SessionRec
     return record
 
 
+@FEW
+@given(
+    with_forgets,
+    filters | st.just(EVERY_VERDICT),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8)), max_size=8),
+    st.integers(1, 6),
+)
+def test_who_deletes_what_is_forgotten_has_what_is_in_the_feed(
+    journal: list[Any], asked: EventFilter, breaks: list[tuple[int, int]], max_batch: int
+):
+    with world() as made:
+        got = asyncio.run(broken(made, journal, breaks, asked, max_batch, False))
+        made.wait()
+        with closing(Reader(made.view)) as opened:
+            selects = selection_of(asked).predicate()
+            rows = [row.record for row in whole_feed(opened) if selects(row)]
+    told = [each for each in got if isinstance(each, Forgotten)]
+    assert told == [
+        SubscribeResponse.FromString(row).forgotten for row in filter(is_forgotten, rows)
+    ]
+    kept = {(each.revision, each.ordinal): each for each in got if isinstance(each, SessionRecord)}
+    for each in told:
+        kept = {place: record for place, record in kept.items() if outlasts(record, each)}
+    assert list(kept.values()) == [
+        SessionRecord.FromString(row) for row in rows if not is_forgotten(row)
+    ]
+
+
+def outlasts(record: SessionRecord, forgotten: Forgotten) -> bool:
+    name = record.event.session_id
+    named = name in forgotten.session_ids if name else None
+    listed = record.event.revision in forgotten.malformed_revisions
+    return record.revision > forgotten.revision or not (listed if named is None else named)
+
+
 async def broken(
     made: World,
-    callbacks: list[bytes],
+    callbacks: list[Any],
     breaks: list[tuple[int, int]],
     asked: EventFilter,
     max_batch: int,
     include_session: bool,
-) -> list[SessionRecord]:
+) -> list[Any]:
     """Read with breaks: after so many messages, with so many more callbacks appended before."""
-    got: list[SessionRecord] = []
+    got: list[Any] = []
     after, left = 0, list(callbacks)
     async with worker(made) as serving:
         for messages, more in (*breaks, (None, len(callbacks))):
@@ -166,6 +215,7 @@ async def broken(
                 filter=asked,
                 max_batch=max_batch,
                 include_session=include_session,
+                skip_forgotten=True,
             )
             after = await read(call, after, messages, got)
             call.cancel()
@@ -179,6 +229,7 @@ async def read(call: Any, after: int, messages: int | None, got: list[Any]) -> i
         while messages is None or count < messages:
             message = await call.read()
             got += message.records.records
+            got += [message.forgotten] if message.HasField("forgotten") else []
             assert message.header.revision >= after
             after = message.header.revision
             count += 1

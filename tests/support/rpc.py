@@ -18,7 +18,8 @@ from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from desk.v1.status_pb2 import GetStatusRequest
 from desk.v1.status_pb2_grpc import StatusServiceStub
-from journal.entry import NewEntry
+from journal.entry import NewEntry, unnumbered
+from journal.forgetting import forget_entry
 from journal.memory import MemoryJournal
 from service.follower import Follower
 from service.rpc.limits import Limits
@@ -26,7 +27,7 @@ from service.rpc.server import serve
 from service.view import store
 from service.view.errors import ViewError
 from service.view.reader import Reader
-from tests.support.callbacks import APP, entry
+from tests.support.callbacks import APP, NOON, entry
 from tests.support.waiting import eventually
 
 LIMITS = Limits()
@@ -46,14 +47,18 @@ class World:
         self._stop = Event()
         self._thread: Thread | None = None
 
-    def append(self, *bodies: bytes, app: int = APP) -> int:
-        """Add callbacks; the revision of the last."""
+    def append(self, *bodies: bytes | NewEntry, app: int = APP) -> int:
+        """Add callbacks, or other entries; the revision of the last."""
         last = 0
         for each in bodies:
-            made = entry(1, each, sdk_app_id=app)
-            new = NewEntry(**{name: getattr(made, name) for name in NewEntry.__struct_fields__})
-            last = self.journal.append(new, timeout=1).revision
+            if isinstance(each, bytes):
+                each = unnumbered(entry(1, each, sdk_app_id=app))
+            last = self.journal.append(each, timeout=1).revision
         return last
+
+    def forget(self, *session_ids: str, app: int = APP, **listed: Any) -> int:
+        """Forget sessions; the revision of the entry."""
+        return self.append(forget_entry(app, NOON, session_ids=session_ids, **listed))
 
     def backlog(self, after: int) -> tuple[int, int | None]:
         """Return the journal's head, and the time of the first entry after a revision."""
@@ -110,7 +115,7 @@ class World:
 
 
 @contextmanager
-def world(bodies: Iterable[bytes] = (), *, follow: bool = True) -> Any:
+def world(bodies: Iterable[bytes | NewEntry] = (), *, follow: bool = True) -> Any:
     """A journal of these callbacks, followed."""
     with tempfile.TemporaryDirectory() as folder:
         made = World(Path(folder))
@@ -238,13 +243,20 @@ async def _end(stop: asyncio.Event, task: asyncio.Task[None]) -> None:
 
 
 @asynccontextmanager
-async def service(*bodies: bytes, **options: Any) -> AsyncIterator[tuple[World, Worker]]:
+async def service(*bodies: bytes | NewEntry, **options: Any) -> AsyncIterator[tuple[World, Worker]]:
     """A followed journal of these callbacks and a worker that has seen all of them."""
     with world(bodies) as made:
         made.wait()  # sooner than the worker's own look for a complete view
         async with worker(made, **options) as serving:
             await serving.revision(made.journal.head())
             yield made, serving
+
+
+async def began(call: Any, worker: Worker) -> None:
+    """Wait until a call has been taken up: gRPC keeps the order of calls on one connection."""
+    assert not call.done()
+    for _ in range(2):
+        await worker.status.GetStatus(GetStatusRequest())
 
 
 async def until(condition: Callable[[], Any], *, within: float = PATIENCE) -> Any:
@@ -303,6 +315,11 @@ def reason(error: grpc.aio.AioRpcError) -> str:
     info = _detail(error, ErrorInfo)
     assert info.domain == "desk.v1"
     return str(info.reason)
+
+
+def metadata(error: grpc.aio.AioRpcError) -> dict[str, str]:
+    """`ErrorInfo.metadata` of an error."""
+    return dict(_detail(error, ErrorInfo).metadata)
 
 
 def fields(error: grpc.aio.AioRpcError) -> list[str]:

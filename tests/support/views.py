@@ -11,9 +11,10 @@ import apsw
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from journal.entry import Entry
+from journal.forgetting import MAX_FORGOTTEN
 from service.history import LIMITS, FoldLimits, HistoryEntry
 from service.positions import ORDINAL_BITS
-from service.projection import Projection
+from service.projection import BOUNDS, BatchBounds, Projection
 from service.view import store
 from service.view.reader import EVERYTHING, Bounds, Reader
 from service.view.writer import SavedSession, SessionKey, ViewWriter
@@ -145,14 +146,18 @@ class View(NamedTuple):
 
 @contextmanager
 def view(
-    batches: list[list[Entry]], *, reopen: bool = False, limits: FoldLimits = LIMITS
+    batches: list[list[Entry]],
+    *,
+    reopen: bool = False,
+    limits: FoldLimits = LIMITS,
+    bounds: BatchBounds = BOUNDS,
 ) -> Iterator[View]:
     """Apply these batches to a new view, in the hands of a new process each if asked."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         for part in [[batch] for batch in batches] if reopen else [batches]:
             writer = ViewWriter(Path(folder))
             try:
-                projection = Projection(writer, JOURNAL, limits=limits)
+                projection = Projection(writer, JOURNAL, limits=limits, bounds=bounds)
                 for batch in part:
                     apply_all(projection, batch)
             finally:
@@ -163,10 +168,11 @@ def view(
 def apply_all(projection: Projection, journal: list[Entry]) -> int:
     """Apply entries, of which a batch may take a part only; return the number of batches."""
     head = journal[-1].revision
-    for batches in range(len(journal)):
+    most = len(journal) * MAX_FORGOTTEN
+    for batches in range(most):
         rest = [each for each in journal if each.revision > projection.progress.applied_revision]
         if not rest:
             return batches
         projection.apply(rest, head=head, behind_since=None)
     assert projection.progress.applied_revision == head
-    return len(journal)
+    return most
