@@ -18,7 +18,7 @@ from desk.v1.event_pb2 import SessionRecord
 from journal.damage import Damage, faults
 from journal.entry import DAMAGED, Entry, Kind
 from service.arrival import arrival_of
-from service.positions import ORDINAL_BITS, revision_of
+from service.positions import ORDINAL_BITS, position_of, revision_of
 from service.records import is_forgotten
 from service.view.digest import row_hash
 from service.view.errors import sqlite_errors
@@ -50,6 +50,9 @@ SELECT record FROM feed INDEXED BY feed_by_session WHERE {OWN} AND first_revisio
 )
 """  # noqa: S608
 """The callbacks of a session."""
+
+FIND_FORGOTTEN = "SELECT 1 FROM entries_to_delete WHERE revision = ?"
+FIND_ROW = "SELECT 1 FROM feed WHERE position = ?"
 
 revision_of_entry = attrgetter("revision")
 
@@ -108,7 +111,8 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
             revision = revision_of(position)
             if position != revision << ORDINAL_BITS or is_forgotten(record):
                 continue
-            if problem := difference(record, columns, following.at(revision)):
+            problem = difference(record, columns, following.at(revision))
+            if problem and not forgotten_since(view, revision):
                 note(revision, problem)
         following.pass_over(progress.applied_revision)
         for (number,) in db.execute(OTHER_SESSIONS):
@@ -154,8 +158,16 @@ def _lacks(view: apsw.Connection, entry: Entry) -> bool:
     """Return True if a view should have an entry: there is no copy of it."""
     if entry.kind != Kind.CALLBACK or view.execute(FIND_REFUSED_ID, (entry.id,)).fetchone():
         return False
+    if view.execute(FIND_FORGOTTEN, (entry.revision,)).fetchone():  # it will be deleted
+        return False
     copies = (_kept(record) for (record,) in view.execute(COPIES, arrival_of(entry).key))
     return all(copy is None or copy.id != entry.id for copy in copies)
+
+
+def forgotten_since(view: Path, revision: int) -> bool:
+    """Return True if a view has forgotten an entry since a transaction that still has it began."""
+    with closing(open_reader(view)) as now:
+        return not now.execute(FIND_ROW, (position_of(revision),)).fetchone()
 
 
 def difference(record: bytes, columns: list[object], entry: Entry | None) -> str:

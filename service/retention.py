@@ -76,7 +76,10 @@ class Retention:
 
     def _run(self, stop: Event) -> None:
         while not stop.wait(LOOK):
-            self.run_if_due(datetime.now(UTC), stop)
+            try:
+                self.run_if_due(datetime.now(UTC), stop)
+            except Exception:  # whatever it is, the next attempt may do better
+                log.exception("retention_failed", throttle="")
 
     def run_if_due(self, now: datetime, stop: Event) -> None:
         """Forget what is too old, unless that was done since the last time of day that is due."""

@@ -1,5 +1,6 @@
 """AdminService.Forget over a real worker: what is chosen, counted, appended; who may ask."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
@@ -11,7 +12,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
 from desk.client import Client, InvalidRequest
-from desk.v1.admin_service_pb2 import ForgetRequest, ForgetResponse, SessionIds
+from desk.v1.admin_service_pb2 import (
+    ForgetRequest,
+    ForgetResponse,
+    ListForgottenRequest,
+    SessionIds,
+)
 from desk.v1.event_pb2 import Forgotten
 from journal.entry import Kind
 from journal.errors import Unavailable
@@ -88,6 +94,33 @@ async def test_sessions_are_chosen_by(made: World, target: Any, expected: set[st
     listed = forgotten(made)
     assert {name for each in listed for name in each.session_ids} == expected
     assert (answer.complete, answer.sessions, answer.malformed) == (True, len(expected), 0)
+
+
+async def test_an_agent_whom_many_followed_took_part(made: World):
+    names = [f"agent-{number}" for number in range(25)]
+    made.append(
+        *life("SessionBegin", "TransferringToHuman", session_id="long"),
+        body("TransferToHumanSuccess", NOON + 30_000, session_id="long", AgentId="the-first"),
+        *(
+            body("AgentForward", NOON + 40_000 + n, session_id="long", AgentId=name)
+            for n, name in enumerate(names)
+        ),
+    )
+    made.wait()
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        (*_, answer) = await forget(serving, agent_id="the-first")
+    assert answer.sessions == 1
+    assert forgotten(made)[-1].session_ids == ("long",)
+
+
+async def test_two_calls_at_once_do_no_harm(made: World):
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        calls = [forget(serving, client_user_id="eve") for _ in range(2)]
+        for *_, answer in await asyncio.gather(*calls):
+            assert answer.complete
+            assert answer.sessions <= 2
+        (answer,) = (await forget(serving, client_user_id="eve", dry_run=True))[-1:]
+    assert answer.sessions == 0
 
 
 async def test_a_thousand_long_ids_are_one_request(made: World):
@@ -250,6 +283,7 @@ async def test_a_journal_that_takes_no_entry_is_unavailable(made: World):
 async def test_only_the_scope_admin_may_forget_and_only_in_its_apps(made: World, tmp_path: Path):
     clients = Clients(tmp_path)
     reader, admin = clients.add("reader"), clients.add("admin", apps=[APP], scopes=("admin",))
+    everything = clients.add("everything", scopes=("admin",))
     options = {"apps": (APP, OTHER), "clients": clients.file()}
     async with worker(made, **options) as serving:
         request = ForgetRequest(sdk_app_id=APP, client_user_id="eve")
@@ -260,7 +294,10 @@ async def test_only_the_scope_admin_may_forget_and_only_in_its_apps(made: World,
         assert reason(error) == "APP_NOT_ALLOWED"
         assert not forgotten(made)
         await forget(serving, sdk_app_id=0, client_user_id="eve", metadata=bearer(admin))
-    assert len(forgotten(made)) == 2
+        await forget(serving, sdk_app_id=OTHER, client_user_id="eve", metadata=bearer(everything))
+        listed = serving.admin.ListForgotten(ListForgottenRequest(), metadata=bearer(admin))
+        assert {each.sdk_app_id for each in (await listed).forgotten} == {APP}
+    assert len(forgotten(made)) == 3
 
 
 async def test_the_audit_log_says_who_forgot_how_much_and_names_no_person(

@@ -10,8 +10,9 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from journal.entry import Entry, Kind
+from journal.entry import Entry, Kind, numbered
 from journal.errors import Damaged, NotKept, Unavailable
+from journal.forgetting import forget_entry
 from journal.memory import MemoryJournal
 from metrics.definitions import SCRUB_DIFFERENCES
 from metrics.report import ScrubReport, load
@@ -19,7 +20,7 @@ from service.recovery import check
 from service.scrub import Scrub
 from service.view import store
 from service.view.errors import ViewUnavailable
-from tests.support.callbacks import NOON, body, entry
+from tests.support.callbacks import APP, NOON, body, entry
 from tests.support.views import JOURNAL, project, records
 from tests.support.waiting import eventually
 
@@ -207,3 +208,27 @@ def test_the_scrub_works_beside_the_follower_and_survives_a_journal_that_is_away
         passes = 3 * 4
         eventually(lambda: len(journal.reads) > passes)
         stop.set()
+
+
+def test_what_is_forgotten_is_no_difference_before_and_after_its_deletion(tmp_path: Path) -> None:
+    forget = numbered(forget_entry(APP, NOON, session_ids=["s3", "s7"]), SESSIONS + 1)
+    all_ = [*ENTRIES, forget]
+    project(tmp_path, [forget]).close()
+    kept = [entry for entry in all_ if entry.revision not in (3, 7)]
+    for entries in (all_, kept):
+        assert scrubbed(tmp_path, Changed(entries)).shown == 0
+        assert check(store.locate(tmp_path), JOURNAL, entries).damages == []
+
+
+def test_what_is_forgotten_and_deleted_meanwhile_is_no_difference(tmp_path: Path) -> None:
+    class Forgetting(Changed):
+        """A journal from which an entry vanishes at the first look at it."""
+
+        def read(self, after: int, *, limit: int) -> list[Entry]:
+            if not self.reads:
+                forget = forget_entry(APP, NOON, session_ids=["s3"])
+                project(tmp_path, [numbered(forget, SESSIONS + 1)]).close()
+                self._entries = at(3, lambda _: None)
+            return super().read(after, limit=limit)
+
+    assert scrubbed(tmp_path, Forgetting(ENTRIES)).shown == 0
