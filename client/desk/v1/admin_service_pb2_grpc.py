@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class AdminServiceStub(object):
     """AdminService erases what may no longer be kept, and lists what was erased. Its
-    methods need the scope `admin`.
+    methods need the scope `admin`. Where the service does not know its clients,
+    only calls from its own machine are allowed (SCOPE_MISSING).
     """
 
     def __init__(self, channel):
@@ -50,7 +51,8 @@ class AdminServiceStub(object):
 
 class AdminServiceServicer(object):
     """AdminService erases what may no longer be kept, and lists what was erased. Its
-    methods need the scope `admin`.
+    methods need the scope `admin`. Where the service does not know its clients,
+    only calls from its own machine are allowed (SCOPE_MISSING).
     """
 
     def Forget(self, request, context):
@@ -104,7 +106,8 @@ def add_AdminServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AdminService(object):
     """AdminService erases what may no longer be kept, and lists what was erased. Its
-    methods need the scope `admin`.
+    methods need the scope `admin`. Where the service does not know its clients,
+    only calls from its own machine are allowed (SCOPE_MISSING).
     """
 
     @staticmethod

@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class AdminServiceStub:
     """AdminService erases what may no longer be kept, and lists what was erased. Its
-    methods need the scope `admin`.
+    methods need the scope `admin`. Where the service does not know its clients,
+    only calls from its own machine are allowed (SCOPE_MISSING).
     """
 
     @_typing.overload
@@ -59,7 +60,8 @@ class AdminServiceStub:
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
     """AdminService erases what may no longer be kept, and lists what was erased. Its
-    methods need the scope `admin`.
+    methods need the scope `admin`. Where the service does not know its clients,
+    only calls from its own machine are allowed (SCOPE_MISSING).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -86,7 +88,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """AdminService erases what may no longer be kept, and lists what was erased. Its
-    methods need the scope `admin`.
+    methods need the scope `admin`. Where the service does not know its clients,
+    only calls from its own machine are allowed (SCOPE_MISSING).
     """
 
     @_abc_1.abstractmethod
