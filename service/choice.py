@@ -81,6 +81,11 @@ class Step(NamedTuple):
     found: list[Found]
     following: Start | None
 
+    def counts(self) -> tuple[int, int]:
+        """Return the numbers of sessions and of malformed callbacks."""
+        sessions = sum(bool(each.session_id) for each in self.found)
+        return sessions, len(self.found) - sessions
+
 
 def step(reader: Reader, target: Target, start: Start, now: int) -> Step:
     """Choose at most `MAX_FORGOTTEN` sessions or callbacks, at `now` (Unix time, ms).

@@ -119,16 +119,18 @@ class Retention:
     def _step(self, target: Target, start: Start, stop: Event) -> Start | None:
         with closing(Reader(store.locate(self._data_dir))) as reader:
             now = _milliseconds(datetime.now(UTC))
-            found, following = choice.step(reader, target, start, now)
-            revisions = choice.forget(found, self._append, now)
+            step = choice.step(reader, target, start, now)
+            revisions = choice.forget(step.found, self._append, now)
+            self._count(*step.counts())
             if revisions:
                 _wait_applied(reader, revisions[-1], stop)
-        sessions = sum(bool(each.session_id) for each in found)
+        return step.following
+
+    def _count(self, sessions: int, malformed: int) -> None:
         self.report.sessions += sessions
-        self.report.malformed += len(found) - sessions
+        self.report.malformed += malformed
         RETENTION_FORGOTTEN.values[("session",)] += sessions
-        RETENTION_FORGOTTEN.values[("malformed",)] += len(found) - sessions
-        return following
+        RETENTION_FORGOTTEN.values[("malformed",)] += malformed
 
 
 def _wait_applied(reader: Reader, revision: int, stop: Event) -> None:

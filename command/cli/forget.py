@@ -25,9 +25,7 @@ POLL = 0.2
 
 @click.command(epilog=TIMES)
 @click.option("--session", "session_ids", multiple=True, help="Id of a session; may be repeated.")
-@click.option(
-    "--user", "client_user_id", help="Id of a user (ClientUserId): all sessions of theirs."
-)
+@click.option("--user", "client_user_id", help="Id of a user (ClientUserId): all its sessions.")
 @click.option(
     "--agent-messages-of",
     "agent_id",
@@ -128,18 +126,10 @@ def _print(totals: ForgetResponse, verb: str, *, as_json: bool) -> None:
 
 
 def _what(totals: ForgetResponse) -> str:
-    counts = (
-        (count_of(totals.sessions, "session"), totals.sessions),
-        (
-            count_of(totals.malformed, "malformed callback"),
-            totals.malformed,
-        ),
-    )
-    found = " and ".join(text for text, number in counts if number) or "nothing"
-    if not totals.last_revision:
-        return found
-    return f"{found}, {_range(totals.first_revision, totals.last_revision)},"
-
-
-def _range(first: int, last: int) -> str:
-    return f"revision {first}" if first == last else f"revisions {first} to {last}"
+    counts = {"session": totals.sessions, "malformed callback": totals.malformed}
+    found = [count_of(number, noun) for noun, number in counts.items() if number]
+    if not found:
+        return "nothing"
+    first, last = totals.first_revision, totals.last_revision
+    span = f"revision {first}" if first == last else f"revisions {first} to {last}"
+    return f"{' and '.join(found)}, {span},"

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -16,7 +16,7 @@ from desk.v1.admin_service_pb2 import (
 )
 from desk.v1.event_service_pb2 import SubscribeResponse
 from service import choice
-from service.choice import Append, Found, Start
+from service.choice import Append, Found, Start, Step
 from service.positions import last_of
 from service.rpc import reads, requests
 from service.rpc.calls import Call
@@ -59,7 +59,8 @@ class AdminService:
                 start = step.following
                 if not request.dry_run:
                     answer.forget_revisions[:] = await self._forget(step.found)
-                _add(answer, step.found)
+                _add(answer, step)
+                await self._wait_applied(answer.forget_revisions)
                 answer.complete = start is None
                 answer.header.CopyFrom(header_of(self._readers.inline.progress()))
                 await call.write(answer)
@@ -85,10 +86,10 @@ class AdminService:
         )
 
     async def _forget(self, found: list[Found]) -> list[int]:
-        """Append entries that forget what was found, and wait until the view has applied them."""
+        """Append entries that forget what was found, and return their revisions."""
         loop = asyncio.get_running_loop()
         try:
-            revisions = await loop.run_in_executor(
+            return await loop.run_in_executor(
                 self._thread, choice.forget, found, self._append, _now()
             )
         except Exception as error:  # the journal's errors; rpc does not import them
@@ -96,10 +97,11 @@ class AdminService:
             raise CallRefused(
                 ErrorReason.JOURNAL_NOT_WRITABLE, "the journal takes no entry just now; try again"
             ) from None
+
+    async def _wait_applied(self, revisions: Sequence[int]) -> None:
         reader, seconds = self._readers.inline, self._feed.limits.forget_seconds
         if revisions and not await reach(self._feed, reader, revisions[-1], seconds):
             raise not_reached(revisions[-1], reader.progress().applied_revision)
-        return revisions
 
 
 @contextmanager
@@ -127,15 +129,15 @@ def _audited(
         )
 
 
-def _add(answer: ForgetResponse, found: list[Found]) -> None:
+def _add(answer: ForgetResponse, step: Step) -> None:
     """Add what a step has found to the totals."""
-    sessions = sum(bool(each.session_id) for each in found)
+    sessions, malformed = step.counts()
     answer.sessions += sessions
-    answer.malformed += len(found) - sessions
-    if found:
-        first = min(each.first for each in found)
+    answer.malformed += malformed
+    if step.found:
+        first = min(each.first for each in step.found)
         answer.first_revision = min(first, answer.first_revision or first)
-        answer.last_revision = max(answer.last_revision, *(each.last for each in found))
+        answer.last_revision = max(answer.last_revision, *(each.last for each in step.found))
 
 
 def _now() -> int:

@@ -23,6 +23,7 @@ from journal.entry import Kind
 from journal.errors import Unavailable
 from journal.forgetting import ForgetList, forget_list_of
 from service import choice
+from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, body, life
 from tests.support.clients import Clients, bearer
 from tests.support.rpc import Worker, World, fields, reason, refusal, worker, world
@@ -278,6 +279,18 @@ async def test_a_journal_that_takes_no_entry_is_unavailable(made: World):
         request = ForgetRequest(sdk_app_id=APP, client_user_id="eve")
         error = await refusal(serving.admin.Forget(request))
     assert (error.code(), reason(error)) == (CODES.UNAVAILABLE, "JOURNAL_NOT_WRITABLE")
+
+
+async def test_what_the_view_does_not_apply_in_time_is_an_error_and_in_the_log(made: World):
+    made.stop_following()
+    with capture_logs() as lines:
+        async with worker(made, apps=(APP, OTHER), limits=Limits(forget_seconds=0.1)) as serving:
+            request = ForgetRequest(sdk_app_id=APP, client_user_id="eve")
+            error = await refusal(serving.admin.Forget(request))
+    assert (error.code(), reason(error)) == (CODES.DEADLINE_EXCEEDED, "REVISION_NOT_REACHED")
+    (ended,) = (line for line in lines if line["event"] == "forgetting_ends")
+    assert (ended["sessions"], ended["complete"]) == (1, False)
+    assert forgotten(made)[0].session_ids == ("of-eve",)
 
 
 async def test_only_the_scope_admin_may_forget_and_only_in_its_apps(made: World, tmp_path: Path):
