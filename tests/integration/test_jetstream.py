@@ -5,7 +5,6 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,25 +23,6 @@ from tests.support.journals import PATIENCE, append, append_together, new_entry,
 from tests.support.nats import MIB, NatsServer, nats_server, operator_config
 from tests.support.proxy import proxy
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-def own_nats(tmp_path: Path) -> Iterator[NatsServer]:
-    """A server that the test may kill."""
-    with nats_server(tmp_path / "nats") as server:
-        yield server
-
-
-@pytest.fixture
-def options(nats: NatsServer) -> JetStreamOptions:
-    """Options of a journal that is not there yet."""
-    return nats.options()
-
-
-@pytest.fixture
-def journal(options: JetStreamOptions) -> Iterator[JetStreamWriter]:
-    with closing(JetStreamWriter(options)) as journal:
-        yield journal
 
 
 def through(port: int, options: JetStreamOptions) -> JetStreamOptions:
