@@ -43,7 +43,7 @@ def _left_of_a_journal(directory: Path) -> str:
     if copying.exists():
         return f"{copying} is not whole: run `desk journal copy` again, or delete it"
     # A new journal would have its view built anew, and the old view has all that was in the old.
-    if any(directory.glob("view-*.db")):
+    if _has_views(directory):
         return (
             f"{directory / JOURNAL_FILE} is gone, and a view of it is there: run `desk journal "
             "restore --from-view`, or delete the views to begin with an empty journal"
@@ -51,15 +51,20 @@ def _left_of_a_journal(directory: Path) -> str:
     return ""
 
 
+def _has_views(directory: Path) -> bool:
+    return any(directory.glob("view-*.db"))
+
+
 def _open_spooled(settings: Settings) -> "JournalWriter":
     from journal.jetstream import JetStreamWriter
     from journal.spool import SpooledWriter
 
-    def open_remote() -> JetStreamWriter:
-        return JetStreamWriter(_jetstream(settings))
+    def open_remote(journal_id: str) -> JetStreamWriter:
+        is_new = not journal_id and not _has_views(settings.data_dir)
+        return JetStreamWriter(_jetstream(settings), may_create=is_new)
 
     if settings.spool == "off":
-        return open_remote()
+        return open_remote("")
     folder = settings.data_dir / settings.spool
     return SpooledWriter(open_remote, folder, max_bytes=settings.spool_max_bytes)
 

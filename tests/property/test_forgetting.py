@@ -6,12 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from callback.decoder import identify
 from journal.entry import Entry, Kind, numbered
 from journal.forgetting import forget_entry
 from service.history import LIMITS, FoldLimits
 from service.projection import BatchBounds
+from tests.support import histories
 from tests.support.callbacks import APP, NOON
-from tests.support.histories import batches, repetitive
+from tests.support.histories import batches
+from tests.support.model import DAY
 from tests.support.views import View, view
 
 few = st.builds(FoldLimits, st.integers(1, 20), st.integers(1, 8), st.integers(1, 40))
@@ -20,15 +23,36 @@ few = st.builds(FoldLimits, st.integers(1, 20), st.integers(1, 8), st.integers(1
 
 @st.composite
 def journals(draw: st.DrawFn) -> list[Entry]:
-    """Draw a journal with FORGET entries, repetitions, and entries that are damaged."""
+    """Draw a journal with FORGET entries, with malformed and repeated ones before and after."""
     random = Random(draw(st.integers(0, 2**64 - 1)))
-    entries = [replace(each, revision=10 * each.revision) for each in draw(repetitive())]
-    for place in random.sample(range(len(entries)), min(len(entries), random.choice([0, 0, 2]))):
-        entries[place] = replace(entries[place], body=b"damaged" + entries[place].body)
+    entries = draw(histories.journals())
+    for place in random.sample(range(len(entries)), min(len(entries), random.choice([0, 2, 4]))):
+        entries[place] = random.choice(MALFORMED)(entries[place])
+    for _ in range(draw(st.integers(0, 8))):
+        source = random.randrange(len(entries))
+        copy = histories.again(random, entries[source])
+        entries.insert(source + random.randint(1, len(entries)), copy)
+    entries = [replace(each, revision=10 * place) for place, each in enumerate(entries, 1)]
     orders = min(len(entries), draw(st.integers(1, 4)))
     for place in sorted(random.sample(range(1, len(entries) + 1), orders), reverse=True):
         entries.insert(place, forget(random, entries[:place]))
     return entries
+
+
+def damaged(entry: Entry) -> Entry:
+    return replace(entry, body=b"damaged" + entry.body)
+
+
+def no_callback(entry: Entry) -> Entry:
+    body = b"no JSON %d" % entry.revision
+    return replace(entry, body=body, id=identify(APP, body))
+
+
+def early(entry: Entry) -> Entry:
+    return replace(entry, received_at=NOON - 9 * DAY)
+
+
+MALFORMED = [damaged, no_callback, early, early]
 
 
 def forget(random: Random, before: list[Entry]) -> Entry:

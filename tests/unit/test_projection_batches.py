@@ -7,11 +7,12 @@ import pytest
 from msgspec.structs import replace
 
 from desk.v1 import event_pb2
-from journal.entry import Entry
+from journal.entry import Entry, numbered
+from journal.forgetting import forget_entry
 from service.history import FoldLimits
 from service.projection import BatchBounds, Projection
 from service.view.writer import ViewWriter
-from tests.support.callbacks import NOON, body, entries, entry, life
+from tests.support.callbacks import APP, NOON, body, entries, entry, life
 from tests.support.views import (
     JOURNAL,
     CountingWriter,
@@ -95,6 +96,19 @@ def test_a_session_in_order_takes_little_room_however_long_it_is(
     tmp_path: Path, room: int, times: int
 ) -> None:
     assert sessions_read(tmp_path, BatchBounds(memory=room)) == times
+
+
+def test_a_session_that_is_forgotten_leaves_its_room_to_others(tmp_path: Path) -> None:
+    talk = [body("Brand.New", NOON + n, session_id="gone") for n in range(40)]
+    with closing(CountingWriter(tmp_path)) as writer:
+        projection = Projection(writer, JOURNAL, bounds=BatchBounds(memory=100_000))
+        for start in range(1, 1_000, 50):
+            kept = entry(start, body("Brand.New", NOON + start))
+            batch = [kept, *(entry(start + n, each) for n, each in enumerate(talk, 1))]
+            projection.apply(batch, head=1_000, behind_since=None)
+            order = forget_entry(APP, NOON, session_ids=["gone"])
+            projection.apply([numbered(order, start + 49)], head=1_000, behind_since=None)
+    assert writer.sessions_read == 1 + 20  # the kept one, and each new one
 
 
 def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(
