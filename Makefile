@@ -184,6 +184,10 @@ compose-check: $(DEV)
 bench: $(BENCH) wrk  ## compare with peers and with the limit, in 15 minutes; ARGS=--quick in one
 	$(RUN) benchmarks $(ARGS)
 
+.PHONY: figures
+figures: $(DEV)  ## write the figures of the last report into docs/
+	$(RUN) benchmarks.pages
+
 # The load generator is no Python package. Without it the benchmarks say what they could not measure.
 .PHONY: wrk
 wrk:

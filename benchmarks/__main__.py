@@ -22,6 +22,9 @@ NAMES = (
     "live",
     "footprint",
     "forgetting",
+    "cluster_acknowledgements",
+    "cluster_fold",
+    "cluster_replica",
 )
 """All benchmarks, in the order in which they run."""
 

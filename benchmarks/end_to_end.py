@@ -1,7 +1,8 @@
 """Latency from a callback to its event at a gRPC subscriber, and to its acknowledgement.
 
-The whole system runs as `desk serve`. One process sends callbacks on schedule, with the send time
-as RequestID; another one subscribes and compares.
+The whole system runs as `desk serve`; and as `desk gateway` and `desk service`, with the journal on
+three nats-servers that sync before they answer. One process sends callbacks on schedule, with the
+send time as RequestID; another one subscribes and compares.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
 
+from benchmarks import nats
 from benchmarks.driver import drive
 from benchmarks.measurement import Goal, Measurement, percentile
 from benchmarks.work import desk, directory
@@ -18,6 +20,8 @@ from desk.client import Client
 NAME = "end_to_end"
 REFERENCE = "the acknowledgement alone"
 OURS = "at a subscriber"
+CLUSTER = ", on NATS"
+"""Added to the names of both."""
 RATES = (100, 1000)
 SECONDS, QUICK_SECONDS = 3.0, 1.0
 
@@ -25,13 +29,13 @@ ARRIVED_WITHIN = 20.0
 """Seconds from the last acknowledgement until the last event must have arrived."""
 
 
-def _what(figure: str, rate: int) -> str:
+def what(figure: str, rate: int) -> str:
     return f"{figure} at {rate:,}/s"
 
 
 GOALS = (
-    Goal(what=_what("p50", 1000), subject=OURS, bound=8, at_most=True),
-    Goal(what=_what("p99", 1000), subject=OURS, bound=40, at_most=True),
+    Goal(what=what("p50", 1000), subject=OURS, bound=8, at_most=True),
+    Goal(what=what("p99", 1000), subject=OURS, bound=40, at_most=True),
 )
 
 
@@ -39,16 +43,30 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
     """Measure both with the same requests."""
     seconds = QUICK_SECONDS if quick else SECONDS
     with directory("serve") as data_dir, desk("serve", data_dir=data_dir) as ready:
-        port, target = int(ready.said["http"].rpartition(":")[2]), ready.said["grpc"]
-        asyncio.run(_drive_and_subscribe(port, target, 500, 0.5))
-        for rate in RATES:
-            report, latencies = asyncio.run(_drive_and_subscribe(port, target, rate, seconds))
-            for percent in (50, 99):
-                what = _what(f"p{percent}", rate)
-                ack = report[f"from_sent_p{percent}_ms"]
-                event = percentile(latencies, percent)
-                yield Measurement(NAME, what, REFERENCE, ack, "ms", run)
-                yield Measurement(NAME, what, OURS, event, "ms", run)
+        yield from _measure(ready.said["http"], ready.said["grpc"], run, seconds)
+    with (
+        nats.running(3) as servers,
+        directory("gateway") as gateways,
+        directory("service") as services,
+        desk("gateway", data_dir=gateways, **servers.settings) as gateway,
+        desk("service", data_dir=services, **servers.settings) as service,
+    ):
+        yield from _measure(gateway.said["http"], service.said["grpc"], run, seconds, CLUSTER)
+
+
+def _measure(
+    http: str, target: str, run: int, seconds: float, suffix: str = ""
+) -> Iterator[Measurement]:
+    port = int(http.rpartition(":")[2])
+    asyncio.run(_drive_and_subscribe(port, target, 500, 0.5))
+    for rate in RATES:
+        report, latencies = asyncio.run(_drive_and_subscribe(port, target, rate, seconds))
+        for percent in (50, 99):
+            figure = what(f"p{percent}", rate)
+            ack = report[f"from_sent_p{percent}_ms"]
+            event = percentile(latencies, percent)
+            yield Measurement(NAME, figure, REFERENCE + suffix, ack, "ms", run)
+            yield Measurement(NAME, figure, OURS + suffix, event, "ms", run)
 
 
 async def _drive_and_subscribe(

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import cache
@@ -54,6 +54,11 @@ class Followed(NamedTuple):
     callbacks: int
     seconds: float
     peak_mb: float
+
+    @property
+    def rate(self) -> float:
+        """Callbacks per second."""
+        return self.callbacks / self.seconds
 
 
 def prepare(populations: Iterable[Population]) -> None:
@@ -119,11 +124,14 @@ def write_journal(data_dir: Path, entries: Iterable[NewEntry]) -> None:
             writer.checkpoint()
 
 
-def follow(data_dir: Path) -> Followed:
-    """Run a follower, in a process of its own, until the view is at the journal's head."""
-    command = (sys.executable, "-m", "benchmarks.following", str(data_dir))
+def follow(data_dir: Path, servers: Sequence[str] = ()) -> Followed:
+    """Run a follower, in a process of its own, until the view is at the journal's head.
+
+    The journal is in the directory, or on nats-servers.
+    """
+    command = (sys.executable, "-m", "benchmarks.following", str(data_dir), *servers)
     with child(*command, is_ready=_began) as follower:
-        end, revision = _await_complete(locate(data_dir))
+        end, revision = await_complete(locate(data_dir))
         return Followed(revision, end - follower.said, peak_rss_mb(follower.pid))
 
 
@@ -131,7 +139,7 @@ def _began(line: str) -> float | None:
     return float(json.loads(line)["began"]) if line.startswith('{"began"') else None
 
 
-def _await_complete(view: Path) -> tuple[float, int]:
+def await_complete(view: Path) -> tuple[float, int]:
     """Wait for the complete view. Return the time (monotonic seconds) and the revision."""
     deadline = time.monotonic() + MADE_WITHIN
     while time.monotonic() < deadline:

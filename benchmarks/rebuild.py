@@ -39,10 +39,9 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
         (SHORT, populations.followed(sessions)),
         (TRAFFIC, _rebuild(traffic)),
     ):
-        rate = followed.callbacks / followed.seconds
         if not quick:
-            yield Measurement(NAME, MILLION, subject, 1e6 / rate, "s", run)
-        yield Measurement(NAME, "callbacks/s of a rebuild", subject, rate, "1/s", run)
+            yield Measurement(NAME, MILLION, subject, 1e6 / followed.rate, "s", run)
+        yield Measurement(NAME, "callbacks/s of a rebuild", subject, followed.rate, "1/s", run)
         yield Measurement(NAME, "callbacks of the rebuild", subject, followed.callbacks, "", run)
         yield Measurement(NAME, "peak memory of a rebuild", subject, followed.peak_mb, "MB", run)
 

@@ -77,8 +77,8 @@ def _table(
             ratio = figures.ratio(what, subject, reference) if subject != reference else None
             if spread:
                 yield (
-                    f"| {what} | {subject} | {_shown(spread, figures.units[what])} "
-                    f"| {_shown(ratio) if ratio else ''} | {spread.runs} |"
+                    f"| {what} | {subject} | {shown(spread, figures.units[what])} "
+                    f"| {shown(ratio) if ratio else ''} | {spread.runs} |"
                 )
 
 
@@ -99,10 +99,10 @@ def _goals(goals: Sequence[Goal], figures: Figures) -> Iterator[str]:
         spread, met = reached
         said = f"{'met' if met else '**missed**'} · goal: {goal}"
         runs = f"{spread.runs} run{'s' if spread.runs > 1 else ''}"
-        yield f"- {said}; measured {_shown(spread)} in {runs}"
+        yield f"- {said}; measured {shown(spread)} in {runs}"
 
 
-def _shown(spread: Spread, unit: str = "") -> str:
+def shown(spread: Spread, unit: str = "") -> str:
     figures = f"{_figure(spread.median)} ({_figure(spread.low)}–{_figure(spread.high)})"
     return f"{figures} {unit}".rstrip()
 

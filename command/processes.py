@@ -28,7 +28,17 @@ from setproctitle import setproctitle
 from command import logs
 from command.address import Address
 from command.background import leave
-from command.nats import JournalSettings
+from command.engines import (
+    append_forget_entry,
+    journal_figures,
+    notice_of,
+    open_eraser,
+    open_object_store,
+    open_reader,
+    open_snapshots,
+    open_stream,
+    open_writer,
+)
 from command.runtime import read_silent
 from command.settings import Settings
 from command.signals import on_stop_request
@@ -39,21 +49,13 @@ from metrics import tracing
 from metrics.endpoint import open_endpoint
 from metrics.instruments import Group
 from storage.changes import FileProblem
-from storage.sizes import size_of_database
 
 if TYPE_CHECKING:
     from gateway.authentication import Authenticator
-    from journal.backlog import Backlog
-    from journal.entry import NewEntry
-    from journal.jetstream import JetStreamOptions, JetStreamReader
-    from journal.jetstream_copy import JetStreamTarget
-    from journal.jetstream_objects import ObjectStore
-    from journal.port import Eraser, JournalReader, JournalWriter
-    from journal.sqlite import SqliteReader
+    from journal.late import LateWriter
+    from journal.port import JournalReader
+    from metrics.tracing import WSGI
     from service.follower import Follower
-    from service.snapshot import Snapshots
-
-JOURNAL_FILE = "journal.db"
 
 OPEN_RETRY = 0.2
 """Seconds between two attempts to open a journal that is not there yet."""
@@ -98,46 +100,54 @@ def run_gateway(
 ) -> None:
     """Run the gateway: receive callbacks on `listener`, append them to the journal."""
     with _process(notifier, settings, runtime, "gateway", metrics.GATEWAY, metrics.JOURNAL):
-        from gateway.app import create_app
-        from gateway.authentication import Authenticator
         from gateway.limits import Limits
-        from gateway.options import LIVE, READY
-        from gateway.reporter import start_reporter
-        from gateway.waitress_server import GreenletEvent, Server
+        from gateway.waitress_server import Server
         from journal.late import LateWriter
 
         stop = threading.Event()
         tokens = CallbackTokens(settings)
         on_stop_request(stop.set, reload=tokens.reload)
-        apps = frozenset(settings.sdk_app_ids)
-        authenticator = Authenticator(apps, tokens.refresh(time.time()))
-        metrics.TOKEN_LAST_USED.read = authenticator.last_used
         journal = LateWriter(
-            lambda: _open_writer(settings),
+            lambda: open_writer(settings),
             on_open=lambda: _report_ready(notifier),
             on_failure=stop.set,
             on_wait=_WaitingLog(),
         )
         with closing(journal):
-            path = settings.callback_path
-            app = create_app(
-                journal,
-                authenticator,
-                path=path,
-                event=GreenletEvent,
-                notice=lambda: _notice(journal.opened),
-            )
-            traced = tracing.traced_app(app, path, [LIVE, READY])
-            metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
-            metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
-            _follow_tokens(tokens, authenticator, stop)
-            start_reporter(authenticator, settings.data_dir)
+            app = _gateway_app(journal, settings, tokens, stop)
             limits = Limits(per_address=settings.http_connections_per_address)
-            server = Server(traced, listener, limits)
+            server = Server(app, listener, limits)
             _when_set(stop, server.stop)
             server.run(notifier.alive)
         if journal.failure:
             raise journal.failure
+
+
+def _gateway_app(
+    journal: "LateWriter", settings: Settings, tokens: CallbackTokens, stop: threading.Event
+) -> "WSGI":
+    """Make the app on a journal, with its metrics. It follows the tokens until `stop`."""
+    from gateway.app import create_app
+    from gateway.authentication import Authenticator
+    from gateway.options import LIVE, READY
+    from gateway.reporter import start_reporter
+    from gateway.waitress_server import GreenletEvent
+
+    authenticator = Authenticator(frozenset(settings.sdk_app_ids), tokens.refresh(time.time()))
+    metrics.TOKEN_LAST_USED.read = authenticator.last_used
+    metrics.DISK_FREE.read_number(lambda: disk_usage(settings.data_dir).free)
+    metrics.DISK_SIZE.read_number(lambda: disk_usage(settings.data_dir).total)
+    _follow_tokens(tokens, authenticator, stop)
+    start_reporter(authenticator, settings.data_dir)
+    path = settings.callback_path
+    app = create_app(
+        journal,
+        authenticator,
+        path=path,
+        event=GreenletEvent,
+        notice=lambda: notice_of(journal.opened),
+    )
+    return tracing.traced_app(app, path, [LIVE, READY])
 
 
 def _follow_tokens(
@@ -265,7 +275,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
 
     on_stop_request(lambda: _set(loop, stop), reload=reload)
     beat = asyncio.create_task(_give_signs(notifier))
-    journal_backlog, journal_size = _journal_figures(settings)
+    journal_backlog, journal_size = journal_figures(settings)
     await serve(
         locate(settings.data_dir),
         str(address),
@@ -313,130 +323,12 @@ def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
     threading.Thread(target=wait, name="when-set", daemon=True).start()
 
 
-# The journal's engine is chosen here and nowhere else.
-
-
-def _open_writer(settings: Settings) -> "JournalWriter":
-    if settings.is_on_nats:
-        return _open_spooled(settings)
-    from journal.errors import Unavailable
-    from journal.sqlite import SqliteWriter
-
-    path = settings.data_dir / JOURNAL_FILE
-    # A new journal would have its view built anew, and the old view has all that was in the old.
-    if not path.exists() and any(settings.data_dir.glob("view-*.db")):
-        raise Unavailable(
-            f"{path} is gone, and a view of it is there: run `desk journal restore --from-view`, "
-            "or delete the views to begin with an empty journal"
-        )
-    return SqliteWriter(path)
-
-
-def _open_spooled(settings: Settings) -> "JournalWriter":
-    from journal.jetstream import JetStreamWriter
-    from journal.spool import SpooledWriter
-
-    def open_remote() -> JetStreamWriter:
-        return JetStreamWriter(_jetstream(settings))
-
-    if settings.spool == "off":
-        return open_remote()
-    folder = settings.data_dir / settings.spool
-    return SpooledWriter(open_remote, folder, max_bytes=settings.spool_max_bytes)
-
-
-def _notice(journal: "JournalWriter | None") -> str:
-    from journal.spool import SpooledWriter
-
-    return journal.notice() if isinstance(journal, SpooledWriter) else ""
-
-
-def open_stream(settings: JournalSettings) -> "JetStreamReader":
-    """Open the journal on NATS for reading."""
-    from journal.jetstream import JetStreamReader
-
-    return JetStreamReader(_jetstream(settings))
-
-
-def open_eraser(settings: Settings) -> "Eraser":
-    """Open the journal to forget sessions, beside its writers."""
-    if settings.is_on_nats:
-        from journal.jetstream_eraser import JetStreamEraser
-
-        return JetStreamEraser(_jetstream(settings))
-    from journal.sqlite_eraser import SqliteEraser
-
-    return SqliteEraser(settings.data_dir / JOURNAL_FILE)
-
-
-def open_stream_target(
-    settings: JournalSettings, journal_id: str, *, first: int
-) -> "JetStreamTarget":
-    """Open the journal on NATS, or make it, as the target of a copy."""
-    from journal.jetstream_copy import JetStreamTarget
-
-    return JetStreamTarget(_jetstream(settings), journal_id, first=first)
-
-
-def open_snapshots(
-    settings: JournalSettings, journal: "JournalReader", data_dir: Path
-) -> "Snapshots":
-    """Open the snapshots of the views of a journal on NATS."""
-    from service.snapshot import Snapshots
-
-    return Snapshots(open_object_store(settings), journal, data_dir)
-
-
-def open_object_store(settings: JournalSettings) -> "ObjectStore":
-    """Open the object store beside a journal on NATS."""
-    from journal.jetstream_objects import ObjectStore
-
-    options = _jetstream(settings)
-    return ObjectStore(options.access, options.stream)
-
-
-def append_forget_entry(settings: Settings, entry: "NewEntry") -> int:
-    """Append a FORGET entry to the journal, and return its revision."""
-    with closing(open_eraser(settings)) as eraser:
-        return eraser.forget(entry)
-
-
-def _jetstream(settings: JournalSettings) -> "JetStreamOptions":
-    from journal.jetstream import JetStreamOptions
-    from journal.jetstream_access import Access
-    from journal.jetstream_stream import StreamOptions
-
-    access = Access(
-        servers=settings.nats_servers,
-        creds=settings.nats_creds,
-        nkey=settings.nats_nkey,
-        user=settings.nats_user,
-        password_file=settings.nats_password_file,
-        tls_ca=settings.nats_tls_ca,
-        tls_cert=settings.nats_tls_cert,
-        tls_key=settings.nats_tls_key,
-    )
-    stream = StreamOptions(
-        name=settings.nats_stream,
-        replicas=settings.nats_replicas,
-        max_bytes=settings.nats_max_bytes,
-    )
-    return JetStreamOptions(access=access, stream=stream)
-
-
-def open_reader(data_dir: Path) -> "SqliteReader":
-    """Open the journal in a directory for reading."""
-    from journal.sqlite import SqliteReader
-
-    return SqliteReader(data_dir / JOURNAL_FILE)
-
-
 def _open_reader_of_damaged(settings: Settings) -> "JournalReader":
     """Open the journal for the follower, which waits for a damaged one to be mended."""
     from journal.errors import Damaged, Unavailable
 
     try:
-        return open_stream(settings) if settings.is_on_nats else open_reader(settings.data_dir)
+        return open_reader(settings)
     except Damaged as error:
         raise Unavailable(str(error)) from error
 
@@ -463,22 +355,6 @@ def _refuse_during_build(settings: Settings) -> None:
 
     if is_being_built(settings.data_dir):
         raise Unavailable("desk view build is making the view")
-
-
-def _journal_figures(settings: Settings) -> tuple["Backlog", Callable[[], tuple[int, int]]]:
-    """Return functions that tell what is not applied yet, and how large the journal is."""
-    from journal.backlog import Backlog
-
-    if not settings.is_on_nats:
-        path = settings.data_dir / JOURNAL_FILE
-        return Backlog(lambda: open_reader(settings.data_dir)), lambda: size_of_database(path)
-    streams: list[JetStreamReader] = []
-
-    def open_() -> "JetStreamReader":
-        streams[:] = [open_stream(settings)]
-        return streams[0]
-
-    return Backlog(open_), lambda: (sum(each.bytes for each in streams), 0)
 
 
 def _open_with_retries(

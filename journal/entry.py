@@ -86,6 +86,16 @@ def unnumbered(entry: Entry) -> NewEntry:
     return NewEntry(**{name: getattr(entry, name) for name in NewEntry.__struct_fields__})
 
 
+def is_storable(entry: NewEntry) -> bool:
+    """Return True if every engine can store an entry's id and numbers."""
+    return (
+        len(entry.id) == ID_BYTES
+        and 0 < entry.sdk_app_id <= MAX_INTEGER
+        and 0 <= entry.received_at <= MAX_INTEGER
+        and 0 < entry.kind <= MAX_INTEGER
+    )
+
+
 def validate(entry: NewEntry) -> None:
     """Refuse an entry that no engine could store, before it can fail a batch of others.
 
@@ -93,10 +103,8 @@ def validate(entry: NewEntry) -> None:
         ValueError: the id has another length, a number is out of range, a text is not Unicode, or
             the kind is none of ours.
     """
-    if len(entry.id) != ID_BYTES:
-        raise ValueError(f"an entry's id has {ID_BYTES} bytes")
-    if not (0 < entry.sdk_app_id <= MAX_INTEGER and 0 <= entry.received_at <= MAX_INTEGER):
-        raise ValueError("an entry's number is out of range")
+    if not is_storable(entry):
+        raise ValueError(f"an entry's id has not {ID_BYTES} bytes, or a number is out of range")
     Kind(entry.kind)
     for text in (entry.request_id, entry.client_ip, entry.platform):
         text.encode()  # a lone surrogate raises UnicodeEncodeError, which is a ValueError

@@ -203,12 +203,15 @@ class JetStreamReader:
 class JetStreamWriter(JetStreamReader):
     """`journal.port.Journal` on a stream: one of any number of writers."""
 
-    def __init__(self, options: JetStreamOptions, *, limits: CommitLimits = LIMITS) -> None:
-        """Connect; create the stream if there is none.
+    def __init__(
+        self, options: JetStreamOptions, *, may_create: bool = True, limits: CommitLimits = LIMITS
+    ) -> None:
+        """Connect; create the stream if there is none and `may_create`.
 
         Raises:
             Unavailable, Unreadable: as `JetStreamReader`.
         """
+        self._may_create = may_create
         super().__init__(options)
         self._publisher = Publisher(self._connection, self._name)
         self._commits = GroupCommit(
@@ -254,6 +257,11 @@ class JetStreamWriter(JetStreamReader):
     async def _missing(self, link: Link) -> StreamInfo:
         if self.id:
             raise Unavailable(f"the stream {self._name} is gone")
+        if not self._may_create:
+            raise Unavailable(
+                f"there is no stream {self._name}, and a spool or a view of a journal is here: "
+                "delete them to begin with an empty journal"
+            )
         with suppress(BadRequestError):  # another process was faster
             await link.js.add_stream(jetstream_stream.wanted(self._options, uuid4().hex))
         return await link.js.stream_info(self._name)

@@ -3,7 +3,8 @@
 import base64
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,17 +57,29 @@ class Access:
         return bool(self.tls_ca or self.tls_cert)
 
     def tls(self) -> TlsContext:
+        """Return a new context.
+
+        Raises:
+            ValueError: a file cannot be used.
+        """
         context = TlsContext(ssl.PROTOCOL_TLS_CLIENT)
         if self.tls_ca:
-            context.load_verify_locations(self.tls_ca)
+            with _named(self.tls_ca):
+                context.load_verify_locations(self.tls_ca)
         else:
             context.load_default_certs()
         if self.tls_cert:
-            context.load_cert_chain(self.tls_cert, self.tls_key)
+            with _named(self.tls_cert):
+                context.load_cert_chain(self.tls_cert, self.tls_key)
         return context
 
     def options(self, server: str, tls: TlsContext) -> dict[str, Any]:
-        """Return the options of nats-py for a connection to a server."""
+        """Return the options of nats-py for a connection to a server.
+
+        Raises:
+            OSError, ValueError: a file cannot be used.
+        """
+        self.sign_in({})  # its errors are clearer than those of nats-py
 
         def password() -> str:  # asked for when the connection would have TLS
             self.check_tls(used=tls.used)
@@ -85,16 +98,16 @@ class Access:
         """Return the fields of CONNECT that answer a server's INFO."""
         if self.user:
             return {"user": self.user, "pass": self._password()}
+        nonce = str(server.get("nonce", "")).encode()
         if self.creds:
             text = self.creds.read_text()
             jwt, seed = _JWT.search(text), _SEED.search(text)
             if not (jwt and seed):
                 raise ValueError(f"{self.creds} has no JWT or no seed")
-            return {"jwt": jwt[1], "sig": _signed(seed[1], server)}
+            return {"jwt": jwt[1], "sig": _signed(_pair(seed[1], self.creds), nonce)}
         if self.nkey:
-            seed_text = self.nkey.read_text().strip()
-            public = _pair(seed_text).public_key.decode()
-            return {"nkey": public, "sig": _signed(seed_text, server)}
+            pair = _pair(self.nkey.read_text().strip(), self.nkey)
+            return {"nkey": pair.public_key.decode(), "sig": _signed(pair, nonce)}
         return {}
 
     def check_tls(self, *, used: bool) -> None:
@@ -110,12 +123,21 @@ class Access:
         return self.password_file.read_text().strip() if self.password_file else ""
 
 
-def _signed(seed: str, server: Mapping[str, Any]) -> str:
-    return base64.b64encode(_pair(seed).sign(str(server.get("nonce", "")).encode())).decode()
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Name the file in an error of TLS."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror or error}") from None
 
 
-def _pair(seed: str) -> nkeys.KeyPair:
+def _pair(seed: str, file: Path) -> nkeys.KeyPair:
     try:
         return nkeys.from_seed(bytearray(seed.encode()))
     except nkeys.NkeysError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _signed(pair: nkeys.KeyPair, nonce: bytes) -> str:
+    return base64.b64encode(pair.sign(nonce)).decode()

@@ -133,8 +133,11 @@ class Connection:
             raise Closed("the journal is closed") from None
         try:
             return future.result(timeout + SLACK)
-        except (FutureCancelled, TimeoutError):
+        except FutureCancelled:
             raise Closed("the journal is closed") from None
+        except TimeoutError:  # the thread has no time, or has just ended
+            self.check_open()
+            raise Unavailable("NATS did not answer in time") from None
 
     def check_open(self) -> None:
         """Raise `Closed` if the connection is closed."""

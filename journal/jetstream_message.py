@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from journal.entry import ID_BYTES, MAX_INTEGER, Entry, Kind, NewEntry
+from journal.entry import ID_BYTES, Entry, Kind, NewEntry, is_storable
 
 ID = "Nats-Msg-Id"
 """The header by which JetStream recognises a repetition."""
@@ -81,12 +81,13 @@ def entry_of(revision: int, subject: str, headers: Mapping[str, Any], body: byte
             body=body,
             kind=int(get(KIND, _CALLBACK)),
         )
-        is_ours = len(entry.id) == ID_BYTES and 0 < entry.sdk_app_id <= MAX_INTEGER
-        if is_ours and 0 <= entry.received_at <= MAX_INTEGER and 0 < entry.kind <= MAX_INTEGER:
+        if is_storable(entry):
             return entry
     except (LookupError, ValueError):
         pass
-    return Entry(revision=revision, id=bytes(ID_BYTES), sdk_app_id=1, received_at=0, body=body)
+    # With an id of its own it is no repetition of another one.
+    own = revision.to_bytes(ID_BYTES)
+    return Entry(revision=revision, id=own, sdk_app_id=1, received_at=0, body=body)
 
 
 def _escaped(text: str) -> str:
@@ -96,4 +97,6 @@ def _escaped(text: str) -> str:
 
 
 def _unescaped(text: str) -> str:
+    if not text.isascii():
+        raise ValueError("a header is not as it was written")
     return unquote(text) if "%" in text else text

@@ -58,7 +58,7 @@ class SpooledWriter:
 
     def __init__(
         self,
-        open_remote: Callable[[], JournalWriter],
+        open_remote: Callable[[str], JournalWriter],
         folder: Path,
         *,
         max_bytes: int,
@@ -67,7 +67,7 @@ class SpooledWriter:
         """Open the spool, and the remote journal if that is possible now.
 
         Args:
-            open_remote: opens it. Tried again after an error.
+            open_remote: opens it, given its id, "" if not known. Tried again after an error.
             folder: of the spool.
             max_bytes: bytes after which the spool takes no more.
             tick: seconds between two attempts to forward.
@@ -140,7 +140,7 @@ class SpooledWriter:
     def notice(self) -> str:
         """Return a line about the spool while it is in use or cannot be, otherwise ""."""
         if self._since is None and not self._away():
-            return self._full and f"the spool takes nothing: {self._full}"
+            return self._full
         reason = self._away() or "they are forwarded"
         return f"spooling, {self._files.entries()} callbacks wait: {reason}"
 
@@ -268,8 +268,8 @@ class SpooledWriter:
             self._begin("entries of an earlier time")
 
     def _cannot_spool(self, error: JournalError) -> None:
-        self._full = str(error)
-        log.error("spool_not_usable", reason=self._full, throttle=self._full)
+        self._full = f"the spool cannot be used: {type(error).__name__}"  # for all to see
+        log.error("spool_not_usable", reason=str(error), throttle=str(error))
 
     def _connect_if_known(self) -> None:
         try:
@@ -282,7 +282,7 @@ class SpooledWriter:
             self._reason = str(error)
 
     def _connect(self) -> JournalWriter:
-        remote = self._open_remote()
+        remote = self._open_remote(self.id)
         try:
             self._files.bind(remote.id)
         except BaseException:

@@ -58,6 +58,14 @@ class Ledger:
         if revision is not None and revision not in sent.revisions:
             sent.revisions = (*sent.revisions, revision)
 
+    def spooled(self) -> set[str]:
+        """Return the identities of what was acknowledged before it had a revision."""
+        return {
+            identity
+            for identity, sent in self.callbacks.items()
+            if sent.fate is Fate.KEPT and not sent.revisions
+        }
+
     def identify(self, body: bytes) -> str:
         """Return a callback's identity as in docs/callbacks.md, without the service's own code."""
         try:

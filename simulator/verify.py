@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from desk.client import Client, NotFound, Unavailable, Update
+from desk.client import Answer, Client, NotFound, Unavailable, Update
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
-from desk.v1.session_pb2 import SessionKey
+from desk.v1.session_pb2 import Session, SessionKey
 from desk.v1.status_pb2 import GetStatusResponse
 from simulator.callbacks import Made
 from simulator.comparison import (
@@ -26,29 +25,25 @@ from simulator.report import Report
 from simulator.sender import Fate
 from simulator.words import count_of
 
-ROUNDS = 2
-"""Signs of life after which the follower has read the journal up to the last answer: the first may
-end a round that began before that answer."""
-
 PATIENCE = 30.0
 """Seconds without progress after which the service counts as stuck."""
 
 POLL_EVERY = 0.1
-"""Seconds between two calls of GetStatus."""
+"""Seconds between two attempts at a call."""
 
 MAX_EXPLAINED = 200
 """Sessions whose explanation is compared, at most: each takes a call."""
 
+_VERDICTS = [
+    Verdict.VERDICT_ACCEPTED,
+    Verdict.VERDICT_REJECTED,
+    Verdict.VERDICT_UNRECOGNISED,
+]
+
 OnProgress = Callable[[int, int], None]
 """Called with the revision of the view and the revision to be reached."""
 
-Answer = TypeVar("Answer")
-
-
-class Repeat(Protocol):
-    """Makes calls that only read, again while the service cannot be reached."""
-
-    async def __call__(self, call: Callable[[], Awaitable[Answer]]) -> Answer: ...
+Result = TypeVar("Result")
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -79,121 +74,135 @@ async def verify(
 ) -> Report:
     """Wait until the view has all callbacks of a run, and compare it with the ledger.
 
+    Behind a proxy, each call may be answered by another replica, and one may be behind the others.
+
     Args:
         client: of the service.
         ledger: the callbacks sent.
         start: the position before the run.
         on_progress: called while the view catches up.
-        patience: seconds without progress, of the follower or the view, until `Stuck`.
-        poll_every: seconds between two looks at the service's status.
+        patience: seconds without progress until `Stuck`.
+        poll_every: seconds between two attempts at a call.
 
     Raises:
         Stuck: the service made no progress.
         ClientError: a call failed.
     """
     report = Report()
-    repeat: Repeat = partial(_repeat, patience=patience, poll_every=poll_every)
-    head = await _CatchingUp(client, repeat, patience, poll_every, on_progress).wait()
-    found = await _read_feed(client, ledger, start, head, report, patience)
+    service = _Service(client, patience, poll_every)
+    head = await _catch_up(service, ledger, on_progress)
+    feed = _Feed(ledger, report, start)
+    await feed.read(client, head, patience)
+    found = feed.found
     incomplete = _incomplete_sessions(ledger, found)
     for identity, sent in ledger.callbacks.items():
         whole_session = sent.callback.session_id not in incomplete
         compare_callback(report, sent, found.get(identity), whole_session=whole_session)
     whole = [session_id for session_id in ledger.sessions if session_id not in incomplete]
     report.skipped = len(incomplete)
-    await _compare_sessions(client, repeat, ledger, whole, found, report)
-    await _compare_explanations(client, repeat, ledger, whole, report)
+    await _compare_sessions(service, ledger, whole, feed, report)
+    await _compare_explanations(service, ledger, whole, feed.revision, report)
     return report
 
 
-async def _repeat(
-    call: Callable[[], Awaitable[Answer]], *, patience: float, poll_every: float
-) -> Answer:
-    """Wait for a service that restarts."""
-    clock = asyncio.get_running_loop().time
-    until = clock() + patience
-    while True:
-        try:
-            return await call()
-        except Unavailable:
-            if clock() > until:
-                raise
-        await asyncio.sleep(poll_every)
+class _Progress:
+    """The time since something was last reached for the first time."""
+
+    def __init__(self, patience: float) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._patience = patience
+        self._reached: object = None
+        self._since = self._clock()
+
+    def ended(self, reached: object) -> bool:
+        """Return True if this has been reached for longer than the patience."""
+        if reached != self._reached:
+            self._reached, self._since = reached, self._clock()
+        return self._clock() - self._since > self._patience
 
 
-class _CatchingUp:
-    """The wait for a view that contains all acknowledged callbacks."""
+class _Service:
+    """The calls of a verification, which are repeated while a service restarts or is behind."""
 
-    def __init__(
-        self,
-        client: Client,
-        repeat: Repeat,
-        patience: float,
-        poll_every: float,
-        on_progress: OnProgress,
-    ) -> None:
+    def __init__(self, client: Client, patience: float, poll_every: float) -> None:
         self._client = client
-        self._repeat = repeat
         self._patience = patience
         self._poll_every = poll_every
-        self._on_progress = on_progress
-        self._clock = asyncio.get_running_loop().time
 
-    async def wait(self) -> int:
-        """Wait until the view contains the journal's present head. Return that revision."""
-        await self._await_follower()
-        status = await self._repeat(self._client.status)
-        head, reached, moved_at = status.head_revision, status.header.revision, self._clock()
-        while reached < head:
-            stuck = f"the view stays at revision {reached}; the journal is at {head}"
-            revision = (await self._next_status(moved_at, stuck)).header.revision
-            if revision > reached:
-                reached, moved_at = revision, self._clock()
-            self._on_progress(reached, head)
-        return head
+    def progress(self) -> _Progress:
+        return _Progress(self._patience)
 
-    async def _await_follower(self) -> None:
-        # `head_revision` is as old as the follower's last sign of life.
-        seen, rounds, seen_at = (
-            (await self._repeat(self._client.status)).follower_seen_at,
-            0,
-            self._clock(),
-        )
-        while rounds < ROUNDS:
-            stuck = "the follower is silent: the view does not have all acknowledged callbacks yet"
-            now = (await self._next_status(seen_at, stuck)).follower_seen_at
-            if now != seen:
-                seen, rounds, seen_at = now, rounds + 1, self._clock()
+    async def status(self) -> GetStatusResponse:
+        return await self._repeated(self._client.status)
 
-    async def _next_status(self, since: float, stuck: str) -> GetStatusResponse:
-        if self._clock() - since > self._patience:
-            raise Stuck(stuck)
+    async def next_status(self) -> GetStatusResponse:
         await asyncio.sleep(self._poll_every)
-        return await self._repeat(self._client.status)
+        return await self.status()
+
+    async def sessions(self, keys: Sequence[SessionKey], revision: int) -> Sequence[Session]:
+        """Return sessions at a revision or later."""
+
+        async def read() -> Sequence[Session]:
+            answer = await self._client.batch_get_sessions(keys)
+            _check_revision(answer, revision)
+            return answer.sessions
+
+        return await self._repeated(read)
+
+    async def explanation(
+        self, key: SessionKey, revision: int, doubt: _Progress
+    ) -> list[SessionRecord]:
+        """Return the records of a session at a revision or later.
+
+        Raises:
+            NotFound: no replica knows the session, also at the end of the doubt.
+        """
+
+        async def read() -> list[SessionRecord]:
+            try:
+                found = await self._client.explain_session(
+                    key.session_id, sdk_app_id=key.sdk_app_id
+                )
+            except NotFound:
+                if doubt.ended(None):
+                    raise
+                raise Stuck(f"session {key.session_id} is unknown to a replica") from None
+            _check_revision(found, revision)
+            return [record async for record in found.records]
+
+        return await self._repeated(read)
+
+    async def _repeated(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        progress = self.progress()
+        while True:
+            try:
+                return await call()
+            except (Unavailable, Stuck):
+                if progress.ended(None):
+                    raise
+            await asyncio.sleep(self._poll_every)
 
 
-async def _read_feed(
-    client: Client, ledger: Ledger, start: Start, head: int, report: Report, patience: float
-) -> dict[str, FoundCallback]:
-    """Return the callbacks of the run in the feed up to revision `head`, by identity."""
-    reading = _Feed(ledger, report, start)
-    updates = client.subscribe(
-        after_revision=start.revision,
-        journal_id=start.journal_id,
-        event_filter=EventFilter(
-            sdk_app_ids=[ledger.sdk_app_id],
-            verdicts=[
-                Verdict.VERDICT_ACCEPTED, Verdict.VERDICT_REJECTED, Verdict.VERDICT_UNRECOGNISED
-            ],
-        ),
-        give_up_after=patience,
-    )  # fmt: skip
-    async with aclosing(updates):
-        async for update in updates:
-            reading.take(update)
-            if update.revision >= head:
-                break
-    return reading.found
+def _check_revision(answer: Answer, revision: int) -> None:
+    if answer.revision < revision:
+        raise Stuck(f"a replica stays at revision {answer.revision}; others are at {revision}")
+
+
+async def _catch_up(service: _Service, ledger: Ledger, on_progress: OnProgress) -> int:
+    """Wait until the view contains the journal's present head; return that revision."""
+    numbers = (number for sent in ledger.callbacks.values() for number in sent.revisions)
+    status = await service.status()
+    head = max(status.head_revision, *numbers, 0)
+    reached, progress = status.header.revision, service.progress()
+    while reached < head:
+        if progress.ended(reached):
+            raise Stuck(
+                f"the view stays at revision {reached}; the journal is at {head}: "
+                "it does not have all acknowledged callbacks yet"
+            )
+        reached = max(reached, (await service.next_status()).header.revision)
+        on_progress(reached, head)
+    return head
 
 
 class _Feed:
@@ -201,16 +210,44 @@ class _Feed:
 
     Attributes:
         found: by identity.
+        revision: up to which it was read.
     """
 
     def __init__(self, ledger: Ledger, report: Report, start: Start) -> None:
         self.found: dict[str, FoundCallback] = {}
+        self.revision = start.revision
         self._ledger = ledger
         self._report = report
+        self._journal_id = start.journal_id
         self._position = (start.revision, 1 << 31)
         self._resumed = False
 
-    def take(self, update: Update) -> None:
+    async def read(self, client: Client, head: int, patience: float) -> None:
+        """Read up to `head`, and on while callbacks are missing that a gateway has in its spool.
+
+        Raises:
+            Stuck: `head` is not reached.
+        """
+        updates = client.subscribe(
+            after_revision=self.revision,
+            journal_id=self._journal_id,
+            event_filter=EventFilter(sdk_app_ids=[self._ledger.sdk_app_id], verdicts=_VERDICTS),
+            give_up_after=patience,
+        )
+        progress = _Progress(patience)
+        spooled = self._ledger.spooled()
+        async with aclosing(updates):
+            async for update in updates:
+                self._take(update)
+                missing = spooled - self.found.keys()
+                ended = progress.ended((self.revision, len(missing)))
+                if self.revision >= head and (ended or not missing):
+                    return
+                if ended:
+                    raise Stuck(f"the feed stays at revision {self.revision} of {head}")
+
+    def _take(self, update: Update) -> None:
+        self.revision = update.revision
         self._resumed |= update.resumed
         if update.dropped and not self._resumed:
             repeated = count_of(update.dropped, "record")
@@ -248,19 +285,14 @@ def _incomplete_sessions(ledger: Ledger, found: dict[str, FoundCallback]) -> set
 
 
 async def _compare_sessions(
-    client: Client,
-    repeat: Repeat,
-    ledger: Ledger,
-    whole: Sequence[str],
-    found: dict[str, FoundCallback],
-    report: Report,
+    service: _Service, ledger: Ledger, whole: Sequence[str], feed: _Feed, report: Report
 ) -> None:
     if not whole:
         return
-    revisions = _last_revisions(ledger, found)
+    revisions = _last_revisions(ledger, feed.found)
     keys = [SessionKey(sdk_app_id=ledger.sdk_app_id, session_id=each) for each in whole]
-    answer = await repeat(lambda: client.batch_get_sessions(keys))
-    sessions = {session.session_id: session for session in answer.sessions}
+    found = await service.sessions(keys, feed.revision)
+    sessions = {session.session_id: session for session in found}
     for each in whole:
         compare_session(
             report, each, ledger.sessions[each], sessions.get(each), revisions.get(each, 0)
@@ -276,13 +308,8 @@ def _last_revisions(ledger: Ledger, found: dict[str, FoundCallback]) -> dict[str
     return last
 
 
-async def _explanation(client: Client, sdk_app_id: int, session_id: str) -> list[SessionRecord]:
-    explanation = await client.explain_session(session_id, sdk_app_id=sdk_app_id)
-    return [record async for record in explanation.records]
-
-
 async def _compare_explanations(
-    client: Client, repeat: Repeat, ledger: Ledger, whole: Sequence[str], report: Report
+    service: _Service, ledger: Ledger, whole: Sequence[str], revision: int, report: Report
 ) -> None:
     """Compare the verdict on each callback at its place, for sessions spread over the run."""
     chosen = whole[:: len(whole) // MAX_EXPLAINED + 1]
@@ -290,9 +317,11 @@ async def _compare_explanations(
     for sent in ledger.callbacks.values():
         if sent.callback.session_id in expected:
             expected[sent.callback.session_id].append(sent.callback)
+    doubt = service.progress()
     for session_id, callbacks in expected.items():
+        key = SessionKey(sdk_app_id=ledger.sdk_app_id, session_id=session_id)
         try:
-            records = await repeat(partial(_explanation, client, ledger.sdk_app_id, session_id))
+            records = await service.explanation(key, revision, doubt)
         except NotFound:
             report.differ(f"session {session_id}: there is nothing to explain")
             continue

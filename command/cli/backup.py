@@ -25,7 +25,7 @@ from command.cli.offline import (
     time_of,
 )
 from command.endpoints import data_directory
-from command.processes import JOURNAL_FILE, open_stream
+from command.engines import JOURNAL_FILE, open_stream
 from journal import backup as journal_backup
 from journal.backup import Content
 from journal.errors import JournalError

@@ -10,10 +10,10 @@ import click
 
 from command.cli import fail
 from command.cli.offline import become_owner, errors_in_one_line, list_damages, progress_bar
+from command.engines import COPYING_FILE, JOURNAL_FILE, open_file, open_stream, open_stream_target
 from command.nats import SCHEME
-from command.processes import JOURNAL_FILE, open_reader, open_stream, open_stream_target
 from command.settings import NatsSettings
-from journal.backup import sync
+from journal.backup import put_in_place
 from journal.copying import Compared, Source, check_target, compare, copy_entries
 from journal.sqlite_copy import FileTarget
 from simulator.words import count_of
@@ -21,8 +21,7 @@ from storage.lock import FileLock
 
 FILE = "sqlite:"
 
-PARTIAL = ".copying"
-"""End of the name of a journal's file that is not whole yet."""
+USAGE = "one must be sqlite:DIR, the other nats://host:port"
 
 
 @click.command()
@@ -43,7 +42,7 @@ def copy(source: str, target: str) -> None:
         elif source.startswith(SCHEME) and target.startswith(FILE):
             compared, missing = _to_file(NatsSettings.load(source), _file(target))
         else:
-            raise click.UsageError("one must be sqlite:DIR, the other nats://host:port")
+            raise click.UsageError(USAGE)
     left_out = f", without {count_of(compared.repetitions, 'repetition')}"
     click.echo(
         f"{target} has {count_of(compared.entries, 'callback')} up to revision "
@@ -58,7 +57,10 @@ def copy(source: str, target: str) -> None:
 
 
 def _file(place: str) -> Path:
-    return Path(place.removeprefix(FILE)).absolute() / JOURNAL_FILE
+    directory = place.removeprefix(FILE)
+    if not directory:
+        raise click.UsageError(USAGE)
+    return Path(directory).absolute() / JOURNAL_FILE
 
 
 def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
@@ -67,7 +69,7 @@ def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
     become_owner(path.parent)
     with (
         _lock(path) as is_stopped,
-        closing(open_reader(path.parent)) as source,
+        closing(open_file(path.parent)) as source,
         closing(open_stream_target(settings, source.id, first=_first(source))) as target,
         progress_bar() as report,
     ):
@@ -85,7 +87,7 @@ def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
 def _to_file(settings: NatsSettings, path: Path) -> tuple[Compared, str]:
     """Copy, and return what is there then, and why that is not all."""
     become_owner(path.parent)
-    partial = path.with_name(f"{path.name}{PARTIAL}")
+    partial = path.with_name(COPYING_FILE)
     with (
         _lock(path) as is_stopped,
         closing(open_stream(settings)) as source,
@@ -105,8 +107,7 @@ def _to_file(settings: NatsSettings, path: Path) -> tuple[Compared, str]:
                 f"revision {head} is a repetition, and a file cannot keep its number: "
                 "copy again after one more callback"
             )
-        os.replace(partial, path)
-        sync(path.parent)
+        put_in_place(partial, path)
     return compared, ""
 
 

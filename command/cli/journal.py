@@ -29,7 +29,7 @@ from command.cli.offline import (
     stopped,
 )
 from command.endpoints import data_directory
-from command.processes import JOURNAL_FILE, open_stream
+from command.engines import JOURNAL_FILE, open_stream
 from journal import backup, sqlite_format
 from journal.copying import damages_of, entries_of
 from journal.damage import Damage, changed, damages, faults, header_faults, scan

@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from command.cli import error_text, fail
 from command.cli.owner import user_name
 from command.endpoints import data_directory, setting
+from command.engines import JOURNAL_FILE
 from command.nats import SCHEME
-from command.processes import JOURNAL_FILE
 from command.settings import NatsSettings, SettingsError
 from journal.damage import Damage, Report
 from journal.errors import JournalError

@@ -5,7 +5,7 @@ import pwd
 from pathlib import Path
 
 from command.cli import fail
-from command.processes import JOURNAL_FILE
+from command.engines import JOURNAL_FILE
 
 
 def require_owner(directory: Path) -> None:

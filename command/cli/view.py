@@ -19,7 +19,7 @@ from command.cli.offline import (
 )
 from command.cli.output import format_size
 from command.endpoints import data_directory
-from command.processes import JOURNAL_FILE, open_reader, open_snapshots, open_stream
+from command.engines import JOURNAL_FILE, open_file, open_snapshots, open_stream
 from command.settings import NatsSettings, Settings
 from journal.backup import require_room
 from journal.damage import Report
@@ -139,7 +139,7 @@ def _open_journal(directory: Path, nats: NatsSettings | None) -> JournalReader:
     """
     if not nats:
         _require_room(directory, (directory / JOURNAL_FILE).stat().st_size)
-        return open_reader(directory)
+        return open_file(directory)
     stream = open_stream(nats)
     _require_room(directory, stream.bytes)
     with closing(open_snapshots(nats, stream, directory)) as snapshots:

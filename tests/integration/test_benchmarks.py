@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,38 +13,48 @@ from tests.support.processes import ROOT
 pytestmark = pytest.mark.tools
 
 
-def test_views_and_streams_are_measured_on_what_was_made_beforehand(tmp_path: Path) -> None:
-    names = ["fold", "rebuild", "subscribe"]
+def quick(out: Path, *names: str) -> dict[str, Any]:
+    """Run benchmarks; return the results."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *names, "--quick", "--out", str(tmp_path)],
+        [sys.executable, "-m", "benchmarks", *names, "--quick", "--out", str(out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
-
     assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "latest.json").read_text())
+    return json.loads((out / "latest.json").read_text())
+
+
+def test_views_and_streams_are_measured_on_what_was_made_beforehand(tmp_path: Path) -> None:
+    names = ["fold", "rebuild", "subscribe"]
+    results = quick(tmp_path, *names)
+
     assert {each["benchmark"] for each in results["measurements"]} == set(names)
     assert all(each["value"] > 0 for each in results["measurements"] if each["unit"] == "1/s")
 
 
-def test_a_quick_run_reports_what_it_measured(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "end_to_end", "--quick", "--out", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+def test_a_journal_on_nats_is_compared_with_a_file(tmp_path: Path) -> None:
+    results = quick(tmp_path, "cluster_fold", "cluster_replica")
 
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "latest.json").read_text())
+    assert {each["subject"] for each in results["measurements"]} == {
+        "from JetStream",
+        "from SQLite",
+        "by replay",
+        "by snapshot",
+    }
+    assert all(each["value"] > 0 for each in results["measurements"])
+
+
+def test_a_quick_run_reports_what_it_measured(tmp_path: Path) -> None:
+    results = quick(tmp_path, "end_to_end")
+
     assert {each["subject"] for each in results["measurements"]} == {
         "at a subscriber",
         "the acknowledgement alone",
+        "at a subscriber, on NATS",
+        "the acknowledgement alone, on NATS",
     }
     assert all(each["value"] > 0 for each in results["measurements"])
     text = (tmp_path / "latest.md").read_text()

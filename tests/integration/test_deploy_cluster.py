@@ -1,14 +1,15 @@
 """docker-compose.cluster.yml without Docker: any part dies, and nobody notices."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ MEANWHILE = 20
 
 
 class Load:
-    """Callbacks through nginx, one run after the other; each service verifies every other run.
+    """Callbacks through nginx, one run after the other, each verified through nginx.
 
     Attributes:
         runs: summaries of the runs in which something was sent.
@@ -63,27 +64,37 @@ class Load:
         before = self._acknowledged()
         eventually(lambda: self._acknowledged() >= before + MEANWHILE, within=cluster.WITHIN)
 
+    def answers(self, status: str) -> int:
+        """Count callbacks by the status that Desk got, and those of the gateways."""
+        return len(re.findall(rf'"POST /" {status} ', self._log.read_text()))
+
     def _acknowledged(self) -> int:
-        return self._log.read_text().count('"POST /" 200 ')
+        return self.answers("200")
 
     def _run(self) -> None:
-        authority = str(self._project.directory / "authority.pem")
-        for service in cycle(("service-1", "service-2")):
+        while not self._stop.is_set():
             done = run(
                 *("simulate", f"https://{self._project.address('nginx', 443)}"),
                 *("--sessions", "30", "--rate", "100", "--duplicates", "10%", "--shuffle", "20%"),
-                *("--retry-for", "60", "--verify", self._project.address(service, 50051), "--json"),
-                SSL_CERT_FILE=authority,
+                *("--retry-for", "60", "--verify", self._project.address("nginx", 50443), "--json"),
                 DESK_SIMULATE_TOKEN=cluster.TOKEN,
-                DESK_CLIENT_TLS_CA=authority,
-                DESK_CLIENT_TLS_NAME="service",
                 timeout=cluster.WITHIN,
+                **certified(self._project),
             )
             summary = json.loads(done.stdout)
-            if summary["sent"]:  # the service was there when the run began
+            if summary["sent"]:  # a service was there when the run began
                 self.runs.append(summary)
-            if self._stop.is_set():
-                return
+
+
+def certified(project: Project) -> dict[str, str]:
+    """Return the settings of a client with a certificate."""
+    authority = f"{project.directory}/authority"
+    return {
+        "SSL_CERT_FILE": f"{authority}.pem",
+        "DESK_CLIENT_TLS_CA": f"{authority}.pem",
+        "DESK_CLIENT_TLS_CERT": f"{authority}-client.pem",
+        "DESK_CLIENT_TLS_KEY": f"{authority}-client.key",
+    }
 
 
 @pytest.mark.skipif(not (NGINX and PROMETHEUS), reason="there is no nginx, or no Prometheus")
@@ -102,6 +113,7 @@ def test_no_callback_is_lost_while_one_part_of_each_kind_dies(tmp_path: Path) ->
                     load.go_on()
                 project.start(name)
                 load.go_on()
+            assert_no_callback_waits_for_a_frozen_gateway(project, load)
         for name in victims:
             cluster.await_healthy(project, name)
         assert replicas_agree(project)
@@ -115,6 +127,20 @@ def test_no_callback_is_lost_while_one_part_of_each_kind_dies(tmp_path: Path) ->
         assert summary["refused"] == {}
         assert summary["verification"]["sessions"] == 30
         assert summary["verification"]["details"] == []
+
+
+def assert_no_callback_waits_for_a_frozen_gateway(project: Project, load: Load) -> None:
+    """Freeze a gateway until nginx has asked the other one for its callbacks."""
+    cluster.await_healthy(project, "gateway-1")
+    refused = load.answers("503")
+    passed_on = r"200 \d+ [01]\.\d+ 504, 200"
+    before = load.answers(passed_on)
+    os.killpg(project.processes()["gateway-2"], signal.SIGSTOP)
+    try:
+        eventually(lambda: load.answers(passed_on) > before, within=cluster.WITHIN)
+    finally:
+        os.killpg(project.processes()["gateway-2"], signal.SIGCONT)
+    assert load.answers("503") == refused
 
 
 def leader(project: Project) -> str:
@@ -135,13 +161,7 @@ def replicas_agree(project: Project) -> bool:
 
 def status_through_nginx(project: Project) -> int:
     """Ask one of the services with a certificate; return the exit code."""
-    directory = project.directory
-    return run(
-        *("status", "--tls-ca", f"{directory}/authority.pem"),
-        *("--tls-cert", f"{directory}/authority-client.pem"),
-        *("--tls-key", f"{directory}/authority-client.key"),
-        target=project.address("nginx", 50443),
-    ).returncode
+    return run("status", target=project.address("nginx", 50443), **certified(project)).returncode
 
 
 def test_compose_accepts_the_file() -> None:

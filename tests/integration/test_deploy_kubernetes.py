@@ -248,6 +248,7 @@ def test_two_of_each_run_as_the_one_does_each_on_a_volume_of_its_own(name: str) 
         assert container[part] == containers()[name][part]
     assert set(environment(name)) <= set(given) <= SETTINGS
     assert given["DESK_NATS_NKEY"].startswith(mounts["nats"])
+    assert {"secretName": f"desk-{name}-nats"} in [each.get("secret") for each in here["volumes"]]
 
 
 @pytest.mark.parametrize("name", ["gateway", "service"])
@@ -271,3 +272,18 @@ def test_the_nats_of_the_cluster_syncs_before_it_acknowledges() -> None:
 
     assert values["config"]["jetstream"]["merge"]["sync_interval"] == "always"
     assert str(values["config"]["cluster"]["replicas"]) == settings["DESK_NATS_REPLICAS"]
+
+
+def test_the_users_of_nats_have_the_permissions_that_those_of_compose_have() -> None:
+    (values,) = documents("cluster/nats.values.yaml")
+    *limited, operator = values["config"]["merge"]["authorization"]["users"]
+    conf = (ROOT / "deploy/nats/nats.conf").read_text()
+
+    assert "permissions" not in operator
+    for given, user in zip(limited, ("GATEWAY", "SERVICE"), strict=True):
+        (block,) = re.findall(rf"nkey: \$NATS_{user}, permissions: (.*?)\}}", conf, re.DOTALL)
+        publish, subscribe = (
+            set(re.findall(r'"(.*?)"', part)) for part in block.split("subscribe")
+        )
+        assert set(given["permissions"]["publish"]) == publish
+        assert set(given["permissions"]["subscribe"]) == subscribe

@@ -21,6 +21,7 @@ from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from gateway import limits
 from gateway.answers import Answer
 from gateway.limits import BUDGET, MAX_BODY, MAX_HEAD
+from journal.spool import KEEP_WITHIN
 from service.clients import new_key
 from service.rpc import server
 from service.rpc.limits import Limits
@@ -369,6 +370,10 @@ def directive(file: str, name: str) -> list[str]:
     return str(found).split()
 
 
+DESK_WAITS = 2.0
+"""Seconds after which Desk gives up a callback."""
+
+
 def seconds(text: str) -> float:
     number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", text).groups()  # type: ignore[union-attr]
     return int(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
@@ -390,10 +395,17 @@ def test_nginx_refuses_what_the_gateway_would_refuse() -> None:
 
 
 def test_nginx_gives_up_after_the_gateway_and_not_before() -> None:
-    waits = seconds(directive("callbacks.conf", "proxy_read_timeout")[0])
-
-    assert BUDGET < waits <= 2.0  # how long Desk waits
+    for place in ("machine.conf", "compose.conf"):
+        assert BUDGET < seconds(directive(place, "proxy_read_timeout")[0]) <= DESK_WAITS
     assert seconds(directive("compose.conf", "resolver_timeout")[0]) <= 2.0
+
+
+def test_a_callback_has_time_for_another_gateway_when_the_first_does_not_answer() -> None:
+    waits = seconds(directive("cluster.conf", "proxy_read_timeout")[0])
+
+    assert waits > BUDGET - KEEP_WITHIN  # a gateway may use its spool
+    assert waits < seconds(directive("callbacks.conf", "proxy_next_upstream_timeout")[0])
+    assert waits + 0.5 <= DESK_WAITS
 
 
 def test_nginx_closes_idle_connections_before_gateway_and_service_do() -> None:

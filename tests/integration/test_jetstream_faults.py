@@ -69,6 +69,7 @@ def test_a_stream_that_is_replaced_gets_no_entries_of_the_old_journal(
         assert [entry.request_id for entry in read_all(other)] == ["request-b"]
 
 
+@pytest.mark.tools
 def test_a_setting_that_is_changed_is_noticed_and_so_is_its_repair(
     nats: NatsServer, options: JetStreamOptions, journal: JetStreamWriter
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_server_that_is_too_old_is_passed_over(
                 assert journal.trouble() == ""
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("pings", [True, False], ids=["answers pings", "is frozen"])
 def test_a_server_that_answers_no_more_is_left_for_another(
     nats: NatsServer, options: JetStreamOptions, pings: bool
@@ -264,6 +266,17 @@ def test_a_seed_that_is_changed_is_used_and_a_broken_one_repaired(tmp_path: Path
 
 def public(seed: bytes) -> str:
     return nkeys.from_seed(bytearray(seed)).public_key.decode()
+
+
+@pytest.mark.parametrize("setting", ["creds", "nkey", "tls_ca", "tls_cert"])
+def test_a_file_that_cannot_be_used_is_named(
+    nats: NatsServer, options: JetStreamOptions, tmp_path: Path, setting: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("garbage")
+    access = replace(options.access, **{setting: file})
+    with pytest.raises(Unavailable, match=f"{file}"):
+        JetStreamWriter(replace(options, access=access))
 
 
 class Impostor(threading.Thread):

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
-from tests.support.nats import MIB, NatsServer, nats_server
+from tests.support.nats import MIB, NatsServer
 from tests.support.processes import SDK_APP_ID, RunningDesk, run, start, wait_until
 from tests.support.scrape import scrape
 
@@ -22,12 +21,6 @@ BEGIN: dict[str, Any] = {
     "Event": "SessionBegin",
     "EventTime": 1725540020000,
 }
-
-
-@pytest.fixture
-def own_nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with nats_server(tmp_path / "nats") as server:
-        yield server
 
 
 def on(nats: NatsServer) -> dict[str, str]:

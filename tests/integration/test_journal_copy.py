@@ -1,6 +1,7 @@
 """`desk journal copy`, and the commands that read a journal on NATS, with a real nats-server."""
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from command.engines import open_writer
+from command.settings import Settings
 from journal.entry import Kind
-from journal.errors import Incomplete
+from journal.errors import Incomplete, Unavailable
 from journal.forgetting import forget_entry
+from journal.jetstream_message import ID, RECEIVED_AT
 from journal.port import JournalReader
 from journal.sqlite import SqliteReader, SqliteWriter
 from service.follower import Follower
@@ -95,6 +99,24 @@ def test_a_journal_may_return_to_the_file_and_to_the_stream_of_before(place: Pla
     append_real(place.file, 40, 41)
     assert place.to_nats().returncode == 0
     assert place.file_entries() == place.stream_entries()
+
+
+def test_a_journal_returns_to_where_a_killed_gateway_left_its_log(
+    place: Place, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with closing(SqliteWriter(place.file)) as journal:
+        for number in range(31, 60):
+            journal.append(real_entry(number), timeout=PATIENCE)
+        for file in ("journal.db", "journal.db-wal"):
+            shutil.copy(place.data / file, killed / file)
+    assert place.to_nats().returncode == 0
+    with closing(place.nats.writer(place.stream)) as stream:
+        stream.append(real_entry(60), timeout=PATIENCE)
+    (killed / "journal.db").unlink()
+    assert place.back(killed).returncode == 0
+    assert place.file_entries(killed) == place.stream_entries()
 
 
 def test_a_journal_without_entries_is_copied(nats: NatsServer, tmp_path: Path) -> None:
@@ -243,6 +265,9 @@ def test_a_killed_return_goes_on_and_there_is_no_journal_before(
         eventually(lambda: partial.exists() and count(partial))
     assert 0 < count(partial) < MANY - 1000
     assert not (data / "journal.db").exists()
+    settings = Settings(sdk_app_ids=(1,), data_dir=data)
+    with pytest.raises(Unavailable, match="is not whole: run `desk journal copy` again"):
+        open_writer(settings)
     assert place.back(data).returncode == 0
     assert place.file_entries(data) == place.file_entries()
     assert not partial.exists()
@@ -321,18 +346,9 @@ def test_a_target_that_is_ahead_is_refused_and_stays_in_use(place: Place) -> Non
     ("statement", "message"),
     [
         ("UPDATE entries SET platform = 'x' WHERE revision = 30", "revision 30 is another entry"),
-        pytest.param(
-            *("UPDATE entries SET platform = 'x' WHERE revision = 7", "differ at revision 7"),
-            marks=pytest.mark.tools,
-        ),
-        pytest.param(
-            *("DELETE FROM entries WHERE revision = 7", "differ at revision 7"),
-            marks=pytest.mark.tools,
-        ),
-        pytest.param(
-            *("UPDATE entries SET revision = 12 WHERE revision = 14", "differ at revision 12"),
-            marks=pytest.mark.tools,
-        ),
+        ("UPDATE entries SET platform = 'x' WHERE revision = 7", "differ at revision 7"),
+        ("DELETE FROM entries WHERE revision = 7", "differ at revision 7"),
+        ("UPDATE entries SET revision = 12 WHERE revision = 14", "differ at revision 12"),
     ],
 )
 def test_a_target_with_other_entries_is_refused_and_stays_in_use(
@@ -356,7 +372,14 @@ def test_a_file_that_a_gateway_writes_is_no_target(place: Place, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [("sqlite:a", "sqlite:b"), ("nats://a:1", "nats://b:2"), ("a", "b")]
+    ("source", "target"),
+    [
+        ("sqlite:a", "sqlite:b"),
+        ("nats://a:1", "nats://b:2"),
+        ("a", "b"),
+        ("nats://a:1", "sqlite:"),
+        ("sqlite:", "nats://a:1"),
+    ],
 )
 def test_other_places_are_wrong_usage(place: Place, source: str, target: str) -> None:
     answer = place.desk("journal", "copy", source, target)
@@ -408,6 +431,17 @@ def test_a_backup_of_a_stream_is_a_journals_file(place: Place, tmp_path: Path) -
     (tmp_path / "copy").mkdir()
     (tmp_path / "backup.db").rename(tmp_path / "copy" / "journal.db")
     assert place.file_entries(tmp_path / "copy") == place.file_entries()
+
+
+def test_a_backup_has_all_messages_that_are_no_entries(place: Place, tmp_path: Path) -> None:
+    assert place.to_nats().returncode == 0
+    place.publish(b"hello")
+    place.publish(b"world")
+    place.publish(b"", subject="1" * 30, headers={ID: "00" * 16, RECEIVED_AT: "9" * 30})
+    answer = place.desk_on_nats("backup", tmp_path / "backup.db")
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("backed up 27 callbacks up to revision 33")
+    assert answer.stderr.count("the entry is damaged") == 3
 
 
 def test_a_restored_backup_becomes_another_stream(place: Place, tmp_path: Path) -> None:

@@ -9,16 +9,10 @@ from pathlib import Path
 import pytest
 
 from desk.client import Client
-from tests.support.nats import MIB, NatsServer, nats_server
+from tests.support.nats import MIB, NatsServer
 from tests.support.processes import DEADLINE, RunningDesk, run, start, wait_until
 
 pytestmark = pytest.mark.tools
-
-
-@pytest.fixture
-def own_nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with nats_server(tmp_path / "nats") as server:
-        yield server
 
 
 @contextmanager

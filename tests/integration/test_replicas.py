@@ -20,7 +20,7 @@ from journal.entry import NewEntry
 from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
 from service.rpc.limits import Limits
 from tests.support.callbacks import NOON, entry, life
-from tests.support.nats import NatsServer, nats_server
+from tests.support.nats import NatsServer
 from tests.support.rpc import (
     PATIENCE,
     Worker,
@@ -37,23 +37,6 @@ pytestmark = pytest.mark.tools
 LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "TransferToHumanSuccess")
 LIMITS = Limits(guard_seconds=0.05, revision_seconds=0.3)
 Status = health_pb2.HealthCheckResponse
-
-
-@pytest.fixture
-def own_nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with nats_server(tmp_path / "nats") as server:
-        yield server
-
-
-@pytest.fixture
-def options(nats: NatsServer) -> JetStreamOptions:
-    return nats.options()
-
-
-@pytest.fixture
-def journal(options: JetStreamOptions) -> Iterator[JetStreamWriter]:
-    with closing(JetStreamWriter(options)) as journal:
-        yield journal
 
 
 def append(journal: JetStreamWriter, bodies: Sequence[bytes]) -> int:

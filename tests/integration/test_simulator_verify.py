@@ -1,15 +1,21 @@
 """Verification against a service that is right, and against one that is wrong in one thing."""
 
+import asyncio
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import grpc
 import pytest
 
 from desk.v1.event_pb2 import Event, RejectionReason, SessionRecord, Verdict
+from desk.v1.event_service_pb2 import SubscribeRequest
 from desk.v1.session_pb2 import EndReason, Session, SessionState
-from desk.v1.session_service_pb2 import BatchGetSessionsRequest
-from desk.v1.status_pb2 import GetStatusResponse
+from desk.v1.session_service_pb2 import (
+    BatchGetSessionsRequest,
+    BatchGetSessionsResponse,
+    ExplainSessionResponse,
+)
 from simulator.callbacks import Made
 from simulator.expectation import Expectation
 from simulator.ledger import Ledger
@@ -17,7 +23,7 @@ from simulator.lives import Life, make_lives
 from simulator.report import MAX_DETAILS, Report
 from simulator.sender import Fate
 from simulator.verify import Start, Stuck, verify
-from tests.support.feed_server import JOURNAL_ID, FeedServer, connected
+from tests.support.feed_server import JOURNAL_ID, FeedServer, connected, fail
 
 APP = 1400000001
 
@@ -25,7 +31,10 @@ START = Start(JOURNAL_ID, 0)
 
 
 POLL_EVERY = 0.002
-"""Seconds. The follower of these tests gives a sign of life with each answer."""
+"""Seconds."""
+
+IMPATIENT = 0.3
+"""Seconds of patience with what does not come."""
 
 
 def lives(count: int) -> Iterator[Life]:
@@ -33,11 +42,11 @@ def lives(count: int) -> Iterator[Life]:
 
 
 def sent(count: int = 12) -> Ledger:
-    """A run, all of which was acknowledged."""
+    """A run, all of which was acknowledged, with the revisions of `right`."""
     ledger = Ledger(APP)
     assert list(ledger.record(lives(count)))
-    for sent_callback in ledger.callbacks.values():
-        sent_callback.fate = Fate.KEPT
+    for revision, sent_callback in enumerate(ledger.callbacks.values(), 1):
+        sent_callback.fate, sent_callback.revisions = Fate.KEPT, (revision,)
     return ledger
 
 
@@ -102,9 +111,9 @@ def right(ledger: Ledger, count: int = 12) -> FeedServer:
     return FeedServer(feed=feed, batch=100, sessions=sessions, stories=stories)
 
 
-async def check(server: FeedServer, ledger: Ledger) -> Report:
+async def check(server: FeedServer, ledger: Ledger, *, patience: float = 20) -> Report:
     async with connected(server) as client:
-        return await verify(client, ledger, START, poll_every=POLL_EVERY)
+        return await verify(client, ledger, START, patience=patience, poll_every=POLL_EVERY)
 
 
 async def test_a_service_that_is_right_differs_in_nothing() -> None:
@@ -284,7 +293,9 @@ async def test_a_callback_that_was_refused_must_not_be_there() -> None:
 
 async def test_only_the_first_differences_are_told_and_all_are_counted() -> None:
     ledger = sent(40)
-    report = await check(FeedServer(), ledger)
+    for sent_callback in ledger.callbacks.values():
+        sent_callback.revisions = (0,)
+    report = await check(FeedServer(), ledger, patience=IMPATIENT)
     assert report.differences >= len(ledger.callbacks)
     assert len(report.details) == MAX_DETAILS
     assert f"… and {report.differences - MAX_DETAILS} more" in report.as_text()
@@ -294,39 +305,113 @@ async def test_a_view_that_stands_still_is_said_to_be_stuck() -> None:
     ledger = sent()
     server = right(ledger)
     server.ahead = 1
-    async with connected(server) as client:
-        with pytest.raises(Stuck, match=f"revision {server.head}; the journal"):
-            await verify(client, ledger, START, patience=0.3, poll_every=POLL_EVERY)
+    with pytest.raises(Stuck, match=f"revision {server.head}; the journal"):
+        await check(server, ledger, patience=IMPATIENT)
 
 
-class SlowServer(FeedServer):
-    """A service whose follower notices the newest callbacks in the second round."""
+async def test_what_the_journal_does_not_say_yet_is_waited_for() -> None:
+    ledger = sent()
+    server = right(ledger)
+    server.feed = server.feed[:-3]
+    with pytest.raises(Stuck, match="does not have all acknowledged"):
+        await check(server, ledger, patience=IMPATIENT)
+
+
+class Spool(FeedServer):
+    """A service whose journal gets the newest callbacks of a gateway's spool one by one, if ever.
+
+    Attributes:
+        newest: the records of these.
+    """
 
     newest: list[SessionRecord]
 
-    async def GetStatus(self, request: Any, context: Any) -> GetStatusResponse:  # noqa: N802
-        if self.signs == 2:
-            self.feed = [*self.feed, *self.newest]
-        return await super().GetStatus(request, context)
+    async def Subscribe(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        for message in self._messages(request):
+            yield message
+        while True:
+            await asyncio.sleep(0.02)
+            after = SubscribeRequest(after_revision=self.head)
+            self.feed = [*self.feed, *self.newest[:1]]
+            del self.newest[:1]
+            for message in self._messages(after):
+                yield message
 
 
-async def test_what_the_follower_has_not_noticed_yet_is_waited_for() -> None:
+def with_spool(ledger: Ledger, newest: int) -> Spool:
+    known = right(ledger)
+    for each in known.feed[-newest:]:
+        ledger.callbacks[each.event.id].revisions = ()
+    server = Spool(
+        feed=known.feed[:-newest], batch=100, sessions=known.sessions, stories=known.stories
+    )
+    server.newest = list(known.feed[-newest:])
+    return server
+
+
+async def test_callbacks_in_a_spool_are_waited_for() -> None:
+    ledger = sent()
+    assert (await check(with_spool(ledger, 3), ledger)).details == []
+
+
+async def test_a_callback_that_never_leaves_the_spool_is_lost() -> None:
+    ledger = sent()
+    server = with_spool(ledger, 3)
+    del server.newest[1:2]
+    report = await check(server, ledger, patience=IMPATIENT)
+    assert sum("acknowledged, and lost" in each for each in report.details) == 1
+
+
+class Replicas(FeedServer):
+    """Two replicas behind a proxy that sends calls to each in turn. One of them begins empty."""
+
+    calls = 0
+    turns = 2
+    behind_until = 8
+
+    def _is_behind(self) -> bool:
+        self.calls += 1
+        return self.calls % self.turns == 0 and self.calls <= self.behind_until
+
+    async def BatchGetSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self._is_behind():
+            return BatchGetSessionsResponse()
+        return await super().BatchGetSessions(request, context)
+
+    async def ExplainSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if self._is_behind():
+            if self.calls > self.behind_until / 2:
+                return ExplainSessionResponse()
+            await fail(context, grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
+        return await super().ExplainSession(request, context)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_replica_that_is_behind_is_asked_again(first: int) -> None:
     ledger = sent()
     known = right(ledger)
-    server = SlowServer(
-        feed=known.feed[:-3], batch=100, sessions=known.sessions, stories=known.stories
-    )
-    server.newest = list(known.feed[-3:])
+    server = Replicas(feed=known.feed, batch=100, sessions=known.sessions, stories=known.stories)
+    server.calls = first
     assert (await check(server, ledger)).details == []
+    assert server.calls > server.behind_until
 
 
-async def test_what_a_silent_follower_has_not_noticed_is_not_called_lost() -> None:
+async def test_a_replica_that_stays_behind_is_stuck() -> None:
+    ledger = sent()
+    known = right(ledger)
+    server = Replicas(feed=known.feed, batch=100, sessions=known.sessions, stories=known.stories)
+    server.turns, server.behind_until = 1, 1_000_000
+    with pytest.raises(Stuck, match="a replica stays at revision 0; others are at"):
+        await check(server, ledger, patience=IMPATIENT)
+
+
+async def test_a_session_that_no_replica_can_explain_is_a_difference() -> None:
     ledger = sent()
     server = right(ledger)
-    server.feed, server.silent = server.feed[:-3], True
-    async with connected(server) as client:
-        with pytest.raises(Stuck, match="does not have all acknowledged"):
-            await verify(client, ledger, START, patience=0.3, poll_every=POLL_EVERY)
+    missing = server.sessions[0].session_id
+    del server.stories[missing]
+    report = await check(server, ledger, patience=IMPATIENT)
+    assert report.details == [f"session {missing}: there is nothing to explain"]
 
 
 class SmallAnswers(FeedServer):

@@ -55,11 +55,6 @@ Lines = list[Mapping[str, Any]]
 
 
 @pytest.fixture
-def options(nats: NatsServer) -> JetStreamOptions:
-    return nats.options()
-
-
-@pytest.fixture
 def journal(options: JetStreamOptions) -> Iterator[JetStreamWriter]:
     with closing(JetStreamWriter(options)) as journal:
         append(journal, range(SESSIONS))

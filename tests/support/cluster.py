@@ -25,6 +25,9 @@ FILE = ROOT / "docker-compose.cluster.yml"
 
 TOKEN = "xxxxyyyy"
 
+USERS = ("gateway", "service", "operator")
+"""The users of NATS."""
+
 WITHIN = 90.0
 """Seconds until a part must be healthy: many times what it takes on a quiet machine."""
 
@@ -34,11 +37,10 @@ In another terminal:
 
     cd {directory}
     export DESK_SIMULATE_TOKEN={token} SSL_CERT_FILE=authority.pem DESK_CLIENT_TLS_CA=authority.pem
-    {desk} simulate https://{https} --sessions 500 --rate 50 --retry-for 60 \\
-      --verify {services[0]} --tls-name service
+    export DESK_CLIENT_TLS_CERT=authority-client.pem DESK_CLIENT_TLS_KEY=authority-client.key
+    {desk} simulate https://{https} --sessions 500 --rate 50 --retry-for 60 --verify {grpc}
+    {desk} watch --target {grpc}
     {desk} status --target {services[0]},{services[1]} --tls-name service
-    {desk} watch --target {grpc} \\
-      --tls-cert authority-client.pem --tls-key authority-client.key
 
 Meanwhile kill any process. It is started again, and the simulation finds no difference:
 {processes}
@@ -51,8 +53,9 @@ def variables(directory: Path) -> dict[str, str]:
     return {
         "DESK_SDK_APP_IDS": str(SDK_APP_ID),
         "DESK_CALLBACK_TOKENS_FILE": f"{directory}/tokens",
-        "DESK_NATS_NKEY": f"{directory}/nkey",
-        "NATS_PUBLIC_KEY": "U",
+        "GATEWAY_NKEY_FILE": f"{directory}/gateway.nk",
+        "SERVICE_NKEY_FILE": f"{directory}/service.nk",
+        **{f"NATS_{user.upper()}_KEY": "U" for user in USERS},
         "TLS_CERTIFICATE_FILE": f"{directory}/authority-nginx.pem",
         "TLS_KEY_FILE": f"{directory}/authority-nginx.key",
         "TLS_CLIENTS_FILE": f"{directory}/authority.pem",
@@ -87,11 +90,9 @@ def await_healthy(project: Project, name: str) -> None:
 
 def _project(directory: Path) -> Project:
     authority = Authority(directory)
-    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
-    (directory / "nkey").write_bytes(seed)
     (directory / "tokens").write_text(f"{SDK_APP_ID}={TOKEN}\n")
-    public = nkeys.from_seed(bytearray(seed)).public_key.decode()
-    given = {"NATS_PUBLIC_KEY": public, "DESK_NATS_MAX_BYTES": str(64 * MIB)}
+    keys = {f"NATS_{user.upper()}_KEY": new_nkey(directory / f"{user}.nk") for user in USERS}
+    given = {**keys, "DESK_NATS_MAX_BYTES": str(64 * MIB)}
     desk = [sys.executable, "-m", "command"]
     project = Project(
         directory,
@@ -115,6 +116,13 @@ def _project(directory: Path) -> Project:
     inside = [name for name in project.names if name.startswith(("nats", "service"))]
     authority.issue("cluster", f"{_names(project, *inside)},DNS:service")
     return project
+
+
+def new_nkey(file: Path) -> str:
+    """Write the seed of a user of NATS; return the public half."""
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    file.write_bytes(seed)
+    return nkeys.from_seed(bytearray(seed)).public_key.decode()
 
 
 def _names(project: Project, *parts: str) -> str:

@@ -91,11 +91,13 @@ class Place:
 
         return self.nats.manage(count)
 
-    def publish(self, payload: bytes) -> None:
+    def publish(
+        self, payload: bytes, *, subject: str = "1", headers: dict[str, str] | None = None
+    ) -> None:
         """Add a message that is no entry."""
 
         async def publish(js: JetStreamContext) -> None:
-            await js.publish(f"{self.stream}.1.aa", payload)
+            await js.publish(f"{self.stream}.{subject}.aa", payload, headers=headers)
 
         self.nats.manage(publish)
 

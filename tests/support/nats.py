@@ -40,15 +40,16 @@ class NatsServer:
         port: where it listens.
     """
 
-    def __init__(self, directory: Path, config: str = "") -> None:
+    def __init__(self, directory: Path, config: str = "", jetstream: str = "") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
+        self._jetstream = f"store_dir: {directory}/store, max_file: 64GB\n{jetstream}\n"
         self.port = -1
         self.configure("max_payload: 8MB", config)
 
     def configure(self, *lines: str, has_jetstream: bool = True) -> None:
         """Write the configuration for the next start."""
-        store = f"jetstream {{ store_dir: {self._directory}/store, max_file: 64GB }}\n"
+        store = f"jetstream {{ {self._jetstream} }}\n"
         content = [*lines, store] if has_jetstream else lines
         (self._directory / "nats.conf").write_text("\n".join(content))
 
@@ -120,8 +121,8 @@ class NatsServer:
 
 
 @contextmanager
-def nats_server(directory: Path, config: str = "") -> Iterator[NatsServer]:
-    server = NatsServer(directory, config)
+def nats_server(directory: Path, config: str = "", jetstream: str = "") -> Iterator[NatsServer]:
+    server = NatsServer(directory, config, jetstream)
     server.start()
     try:
         yield server
@@ -130,7 +131,9 @@ def nats_server(directory: Path, config: str = "") -> Iterator[NatsServer]:
 
 
 @contextmanager
-def nats_cluster(directory: Path, config: str = "") -> Iterator[list[NatsServer]]:
+def nats_cluster(
+    directory: Path, config: str = "", jetstream: str = ""
+) -> Iterator[list[NatsServer]]:
     """Three servers that know each other."""
     with ExitStack() as stack:
         routes = [_free_port() for _ in range(3)]
@@ -141,6 +144,7 @@ def nats_cluster(directory: Path, config: str = "") -> Iterator[list[NatsServer]
                     directory / f"n{number}",
                     f"server_name: n{number}\ncluster {{ name: desk, "
                     f"listen: 127.0.0.1:{port}, routes: [{known}] }}\n{config}",
+                    jetstream,
                 )
             )
             for number, port in enumerate(routes, start=1)

@@ -74,7 +74,7 @@ class SpooledJournal(SpooledWriter):
 
     def __init__(self, folder: Path) -> None:
         self._all = MemoryJournal()
-        super().__init__(lambda: self._all, folder, max_bytes=MAX_BYTES)
+        super().__init__(lambda _: self._all, folder, max_bytes=MAX_BYTES)
 
     def read(self, after: int, *, limit: int) -> list[Entry]:
         return self._all.read(after, limit=limit)
@@ -87,7 +87,7 @@ class SpooledJournal(SpooledWriter):
 
 
 def spooled(remote: Remote, folder: Path, max_bytes: int = MAX_BYTES) -> SpooledWriter:
-    def open_() -> Remote:
+    def open_(_: str) -> Remote:
         if remote.away:
             raise Unavailable("nobody answers")
         return remote

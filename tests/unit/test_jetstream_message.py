@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from journal.entry import Kind, NewEntry, numbered
+from journal.damage import changed
+from journal.entry import Kind, NewEntry, is_storable, numbered
 from journal.jetstream_message import entry_of, headers_of, subject_of
 from tests.support.journals import new_entry
 
@@ -90,6 +91,7 @@ OURS = {"Nats-Msg-Id": "01" * 16, "Desk-Received-At": "1"}
         ("desk.1.aa", OURS | {"Desk-Received-At": "-1"}),
         ("desk.1.aa", OURS | {"Desk-Received-At": str(2**63)}),
         ("desk.1.aa", OURS | {"Desk-Kind": "0"}),
+        ("desk.1.aa", OURS | {"Desk-Platform": "é"}),
         ("desk.1.aa", OURS | {"Desk-Kind": str(2**63)}),
     ],
 )
@@ -97,4 +99,7 @@ def test_a_message_of_somebody_else_is_an_entry_that_counts_as_damaged(
     subject: str, headers: dict[str, str]
 ) -> None:
     entry = entry_of(7, subject, headers, b"hello")
-    assert (entry.revision, entry.id, entry.body) == (7, bytes(16), b"hello")
+    assert (entry.revision, entry.body) == (7, b"hello")
+    assert is_storable(entry)
+    assert changed(entry)
+    assert entry.id != entry_of(8, subject, headers, b"hello").id

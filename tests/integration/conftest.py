@@ -1,0 +1,29 @@
+"""Journals on a real nats-server."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from journal.jetstream import JetStreamOptions, JetStreamWriter
+from tests.support.nats import NatsServer, nats_server
+
+
+@pytest.fixture
+def own_nats(tmp_path: Path) -> Iterator[NatsServer]:
+    """A server that the test may kill."""
+    with nats_server(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+def options(nats: NatsServer) -> JetStreamOptions:
+    """Options of a journal that is not there yet."""
+    return nats.options()
+
+
+@pytest.fixture
+def journal(options: JetStreamOptions) -> Iterator[JetStreamWriter]:
+    with closing(JetStreamWriter(options)) as journal:
+        yield journal
