@@ -1,6 +1,7 @@
 """The daily forgetting: when it is due, what it takes, what it reports; several replicas."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from datetime import time as clock_time
 from pathlib import Path
@@ -13,10 +14,12 @@ from desk.v1.status_pb2 import GetStatusRequest
 from journal.entry import Kind
 from journal.errors import Unavailable
 from journal.forgetting import forget_list_of
+from journal.jetstream_objects import ObjectStore
 from metrics.report import RetentionReport, load
 from service import choice
 from service.retention import Retention
 from tests.support.callbacks import NOON, life
+from tests.support.nats import NatsServer
 from tests.support.rpc import World, worker, world
 
 KEEP = timedelta(days=400)
@@ -101,6 +104,20 @@ def test_one_of_several_replicas_forgets_and_a_second_run_finds_nothing(made: Wo
     assert [each.report.sessions for each in replicas] == [2, 0]
     assert not replicas[1].report.completed_at, "it tries again when the claim has ended"
     assert len(forgotten(made)) == 3
+
+
+def test_replicas_on_nats_claim_a_run_by_its_day(made: World, nats: NatsServer):
+    options = nats.options()
+    with ExitStack() as stack:
+        stores = [ObjectStore(options.access, options.stream) for _ in range(2)]
+        for each in stores:
+            stack.callback(each.close)
+        replicas = [retention(made, claim=each.claim) for each in stores]
+        for each in replicas:
+            each.run_if_due(OLD, Event())
+        assert [each.report.sessions for each in replicas] == [2, 0]
+        replicas[1].run_if_due(OLD + timedelta(days=1), Event())
+        assert replicas[1].report.completed_at, "another day is another run"
 
 
 def test_a_run_that_fails_says_why_and_is_tried_again(made: World):
