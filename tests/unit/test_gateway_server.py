@@ -76,7 +76,7 @@ def test_of_a_burst_no_more_are_taken_than_there_may_be():
 
 def test_of_a_connection_a_turn_reads_and_answers_one_request():
     app = CountingApp()
-    with looping(3, SMALLEST * 300, app) as loop:
+    with looping(3, SMALLEST * 300, app, answering=60.0) as loop:
         loop.turn(1.0)  # which accepts
         for turns in range(1, 11):
             loop.turn(1.0)
