@@ -24,7 +24,7 @@ from journal.sqlite_file import connect_to_erase, map_errors
 BUSY_MS = 5_000
 """Milliseconds that a step waits for the writer, which commits in a few."""
 
-STEP = 0.003
+STEP = 0.002
 """Seconds that a step should take: the writer waits for as long."""
 
 ROWS = 256
@@ -34,7 +34,7 @@ PAGES = 4
 """Pages that are given back to the file system in one step. SQLite returns after each, and the GIL
 may be taken then."""
 
-REST, MOST_REST = 4.0, 1.0
+REST, MOST_REST = 9.0, 1.0
 """Length of the pause after a step, as a multiple of the step, and in seconds at most."""
 
 TRUNCATE_MS = 20
