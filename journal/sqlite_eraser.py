@@ -5,9 +5,11 @@ writer waits for the others. Each call opens a connection of its own, so that no
 that was replaced.
 """
 
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -19,20 +21,21 @@ from journal.entry import NewEntry, validate
 from journal.errors import Unavailable
 from journal.sqlite_file import connect_to_erase, map_errors
 
-FORGET_WITHIN_MS = 5_000
-"""Milliseconds that a FORGET entry waits for the writer."""
+BUSY_MS = 5_000
+"""Milliseconds that a step waits for the writer, which commits in a few."""
 
-BUSY_MS = 500
-"""Milliseconds that a deletion waits for the writer, which commits in a few."""
+STEP = 0.002
+"""Seconds that a step should take: the writer waits for as long."""
 
-STEP = 0.003
-"""Seconds after which a transaction ends: the writer waits for as long at most."""
+ROWS = 256
+"""Entries that are deleted in one step, if that is fast enough."""
 
-REST = 4.0
-"""Length of the pause after a transaction, as a multiple of its own."""
+PAGES = 4
+"""Pages that are given back to the file system in one step. SQLite returns after each, and the GIL
+may be taken then."""
 
-PAGES = 16
-"""Pages that are given back to the file system in one transaction."""
+REST, MOST_REST = 9.0, 1.0
+"""Length of the pause after a step, as a multiple of the step, and in seconds at most."""
 
 TRUNCATE_MS = 20
 """Milliseconds that the truncation of the WAL waits for readers; nobody can write meanwhile."""
@@ -42,8 +45,13 @@ ATTEMPTS, AGAIN = 20, 0.1
 
 INSERT = "INSERT INTO entries ({columns}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"
 FIND = "SELECT revision FROM entries WHERE id = ?"
-# The newest row stays: SQLite would give its number to the next one.
-DELETE = "DELETE FROM entries WHERE revision = ? AND revision < (SELECT max(revision) FROM entries)"
+# One statement is one transaction: nothing waits for the GIL while it holds the lock. The newest
+# row stays: SQLite would give its number to the next one.
+DELETE = """
+DELETE FROM entries WHERE revision IN (SELECT value FROM json_each(?))
+AND revision < (SELECT max(revision) FROM entries)
+"""
+VACUUM = f"PRAGMA incremental_vacuum({PAGES})"
 
 INCREMENTAL = 2
 """The number of `PRAGMA auto_vacuum = INCREMENTAL`."""
@@ -69,7 +77,6 @@ class SqliteEraser:
         columns = NewEntry.__struct_fields__
         insert = INSERT.format(columns=", ".join(columns), marks=", ".join("?" * len(columns)))
         with self._connection() as connection:
-            connection.set_busy_timeout(FORGET_WITHIN_MS)
             connection.execute(insert, astuple(entry))
             revision = int(connection.execute(FIND, (entry.id,)).get)
             # The writer takes a file for truncated that has become smaller and grown in the WAL.
@@ -77,21 +84,21 @@ class SqliteEraser:
         return revision
 
     def delete(self, revisions: Sequence[int]) -> None:
-        left = list(reversed(revisions))
+        done, rows = 0, 1
         with self._connection() as connection:
             _let_others_sync(connection)
-            while left:
-                with _step(connection) as end:
-                    while left and monotonic() < end:
-                        connection.execute(DELETE, (left.pop(),))
+            while done < len(revisions):
+                step = json.dumps(revisions[done : done + rows])
+                took = _rested(partial(connection.execute, DELETE, (step,)))
+                done += rows
+                rows = min(2 * rows, ROWS) if took < STEP / 2 else max(1, int(rows * STEP / took))
 
     def sweep(self) -> None:
         with self._connection() as connection:
             _let_others_sync(connection)
             if connection.pragma("auto_vacuum") == INCREMENTAL:
                 for _ in range(0, connection.pragma("freelist_count"), PAGES):
-                    with _step(connection):
-                        connection.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
+                    _rested(lambda: connection.execute(VACUUM).fetchall())
             _truncate_wal(connection)
 
     def close(self) -> None:
@@ -109,14 +116,13 @@ def _let_others_sync(connection: apsw.Connection) -> None:
     connection.pragma("synchronous", "normal")
 
 
-@contextmanager
-def _step(connection: apsw.Connection) -> Iterator[float]:
-    """Make the block a transaction; give the time at which it should end. Then rest."""
-    connection.execute("BEGIN IMMEDIATE")
+def _rested(step: Callable[[], object]) -> float:
+    """Take a step, and rest; return the seconds that the step took."""
     began = monotonic()
-    yield began + STEP
-    connection.execute("COMMIT")
-    time.sleep(REST * (monotonic() - began))
+    step()
+    took = monotonic() - began
+    time.sleep(min(REST * took, MOST_REST))
+    return took
 
 
 def _truncate_wal(connection: apsw.Connection) -> None:

@@ -21,6 +21,9 @@ from storage.sizes import size_of_database
 BUSY_MS = 200
 """Milliseconds to wait for another connection's lock; locks are held for a few at most."""
 
+COMMIT_MS = 1_000
+"""The same for a commit: an eraser that empties the WAL waits for the disk as well."""
+
 WAL_KEPT = 64 * 1024 * 1024
 """Bytes of the WAL that are kept for reuse after a slow reader had made it grow."""
 
@@ -211,6 +214,7 @@ def connect_to_write(path: Path, journal_id: str) -> apsw.Connection:
     with suppress(apsw.BusyError):  # another process has it open: no crash left this WAL
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     sqlite_format.migrate(connection, version, str(path))
+    connection.set_busy_timeout(COMMIT_MS)
     connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)  # count pages from here on
     return connection
 

@@ -2,7 +2,8 @@
 
 import random
 import signal
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,17 @@ from journal.forgetting import forget_entry
 from journal.jetstream import JetStreamOptions, JetStreamWriter
 from journal.jetstream_access import Access
 from journal.jetstream_eraser import JetStreamEraser
+from tests.support import callbacks
+from tests.support.callbacks import life
 from tests.support.journals import append, read_all
 from tests.support.nats import NatsServer, nats_cluster
+from tests.support.rpc import World
+from tests.support.views import digest, read
 from tests.support.waiting import eventually
 
 APP = 1400000001
+
+LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "SessionEnd")
 
 
 @pytest.fixture
@@ -43,6 +50,41 @@ def test_a_forgotten_beginning_is_no_loss_and_a_purged_one_is(
         nats.manage(lambda js: js.purge_stream(name_of(options), seq=later[-1]))
         with pytest.raises(NotKept):
             journal.read(forgotten, limit=9)
+
+
+def test_a_replica_that_was_stopped_goes_on_behind_a_beginning_that_is_deleted(
+    options: JetStreamOptions, tmp_path: Path
+) -> None:
+    with (
+        closing(JetStreamWriter(options)) as journal,
+        closing(JetStreamEraser(options)) as eraser,
+        world(tmp_path / "stopped", journal) as stopped,
+        world(tmp_path / "running", journal) as running,
+    ):
+        revisions = [stopped.append(*life(*LIFE[:1], session_id="gone"))]
+        stopped.wait()
+        stopped.stop_following()
+        revisions += [stopped.append(each) for each in life(*LIFE, session_id="gone")[1:]]
+        running.append(*life(*LIFE, session_id="kept"))
+        running.wait()
+        eraser.forget(forget_entry(callbacks.APP, 1, session_ids=["gone"]))
+        running.wait()
+        eraser.delete(revisions)
+        assert journal.oldest() > revisions[-1]
+        stopped.follow()
+        stopped.wait()
+        assert digest(stopped.folder) == digest(running.folder)
+        assert read(stopped.folder, "SELECT count(*) FROM feed WHERE revised = 0") == [(len(LIFE),)]
+
+
+@contextmanager
+def world(folder: Path, journal: JetStreamWriter) -> Iterator[World]:
+    """A replica that follows a journal, which stays open."""
+    folder.mkdir()
+    made = World(folder, journal)
+    made.follow()
+    yield made
+    made.stop_following()
 
 
 def test_a_forget_entry_has_a_subject_of_its_own(
