@@ -13,8 +13,8 @@ from command.cli import EXIT_CODES
 from command.settings import Settings
 from gateway import authentication
 from gateway import limits as gateway
-from journal import group_commit, jetstream_objects
-from service import history, message, session, snapshot
+from journal import forgetting, group_commit, jetstream_objects
+from service import history, message, projection, session, snapshot
 from service.rpc import requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
@@ -103,6 +103,10 @@ LIMITS = {
     "gRPC connections of a worker": f"{rpc.MAX_CONNECTIONS:,}, or what `ulimit -n` allows",
     "wait for `min_revision`, for a state, without a deadline": (
         f"{calls.revision_seconds:.0f} s, {calls.state_seconds:.0f} s"
+    ),
+    "sessions and malformed callbacks of one FORGET entry": f"{forgetting.MAX_FORGOTTEN:,}",
+    "records forgotten in one transaction": (
+        f"{projection.BOUNDS.work // projection.REMOVED:,}, and the rest of a session"
     ),
     "silence of a stream": (
         f"{math.ceil(max(calls.checkpoint_seconds))} s; "
