@@ -66,6 +66,9 @@ WARN_AFTER = 5.0
 NICE = 10
 """Priority of what nobody waits for, as nice(1) takes it."""
 
+ASIDE = ("gateway", "snapshots")
+"""Processes on which the answers of gRPC do not depend."""
+
 TOKENS_EVERY = 1.0
 """Seconds between two looks at the callback tokens."""
 
@@ -275,15 +278,15 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
 
     on_stop_request(lambda: _set(loop, stop), reload=reload)
     beat = asyncio.create_task(_give_signs(notifier))
-    journal_backlog, journal_size = journal_figures(settings)
+    backlog, size = journal_figures(settings)
     await serve(
         locate(settings.data_dir),
         str(address),
         sdk_app_ids=settings.sdk_app_ids,
-        journal_backlog=journal_backlog,
-        journal_size=journal_size,
+        journal_backlog=backlog,
+        journal_size=size,
+        silent_processes=lambda: silent_of_service(runtime),
         forget=partial(append_forget_entry, settings),
-        silent_processes=lambda: [name for name in read_silent(runtime) if name != "gateway"],
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,
@@ -291,6 +294,11 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         limits=Limits(lag_seconds=settings.max_lag or math.inf),
     )
     beat.cancel()
+
+
+def silent_of_service(runtime: Path) -> list[str]:
+    """Return the processes without a sign of life for which health is NOT_SERVING."""
+    return [name for name in read_silent(runtime) if name not in ASIDE]
 
 
 async def _give_signs(notifier: Notifier) -> None:

@@ -47,6 +47,9 @@ POLL = 0.25
 ROOM = 512 * 1024
 """Bytes that must be left in the stream: more than one entry takes."""
 
+NAME_IN_USE = 10058
+"""JetStream's error of a stream that another process has just made."""
+
 CLOSE_TIMEOUT = 5.0
 """Seconds that `close` grants to appends under way."""
 
@@ -262,6 +265,9 @@ class JetStreamWriter(JetStreamReader):
                 f"there is no stream {self._name}, and a spool or a view of a journal is here: "
                 "delete them to begin with an empty journal"
             )
-        with suppress(BadRequestError):  # another process was faster
+        try:
             await link.js.add_stream(jetstream_stream.wanted(self._options, uuid4().hex))
+        except BadRequestError as error:
+            if error.err_code != NAME_IN_USE:
+                raise
         return await link.js.stream_info(self._name)

@@ -118,8 +118,9 @@ class ObjectStore:
             Unavailable: it is not stored, also because there is no room.
         """
         self._make_bucket()
-        nuid = f"{name}-{uuid4().hex[:8]}"
-        pieces = self._subject("C", nuid)
+        nuid, description = f"{name}-{uuid4().hex[:8]}", self._subject("M", _encoded(name))
+        pieces, stored = self._subject("C", nuid), None
+        replaced = self._described(description)
         try:
             size, chunks, digest = self._put_pieces(pieces, source)
             stored = StoredObject(
@@ -133,12 +134,15 @@ class ObjectStore:
                 metadata=dict(metadata),
                 options={"max_chunk_size": PIECE},
             )
-            description = self._subject("M", _encoded(name))
             self._publish(description, msgspec.json.encode(stored), {Header.ROLLUP.value: "sub"})
             self._check_whole(stored)
         except BaseException:
             self._erase(pieces)
+            if stored and self._described(description) == stored:
+                self._purge(description)
             raise
+        if replaced:
+            self._erase(self._subject("C", replaced.nuid))
         return stored
 
     def open(self, stored: StoredObject) -> "Download":

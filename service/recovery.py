@@ -3,7 +3,7 @@
 A view stores every body with its revision. Reads only.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import closing
 from heapq import merge
 from itertools import groupby
@@ -24,7 +24,6 @@ from service.view.digest import row_hash
 from service.view.errors import sqlite_errors
 from service.view.progress import LOAD, Progress
 from service.view.store import open_reader
-from service.view.writer import FIND_REFUSED_ID
 
 OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
@@ -44,14 +43,12 @@ SELECT number FROM sessions WHERE session IS NOT (
 )
 """
 
-COPIES = f"""
-SELECT record FROM feed INDEXED BY feed_by_session WHERE {OWN} AND first_revision = (
-    SELECT first_revision FROM session_keys WHERE sdk_app_id = ? AND session_id = ?
-)
-"""  # noqa: S608
-"""The callbacks of a session."""
+WITHOUT_RECORD = """
+SELECT revision FROM repetitions WHERE revision > ?1 AND revision <= ?2
+UNION SELECT revision FROM entries_to_delete WHERE revision > ?1 AND revision <= ?2
+"""
+"""Entries that have no record in the feed: repetitions, and those that were forgotten."""
 
-FIND_FORGOTTEN = "SELECT 1 FROM entries_to_delete WHERE revision = ?"
 FIND_ROW = "SELECT 1 FROM feed WHERE position = ?"
 
 revision_of_entry = attrgetter("revision")
@@ -65,7 +62,9 @@ def entries_of(view: Path) -> Iterator[Entry]:
     """
     with sqlite_errors(), closing(open_reader(view)) as db:
         for (record,) in db.execute(ENTRIES):
-            if entry := _kept(record):
+            made = _parsed(record)
+            entry = made and _entry(made)
+            if entry:
                 yield entry
 
 
@@ -105,7 +104,7 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
         def note(revision: int, problem: str) -> None:
             damages.append(Damage(revision, revision, problem))
 
-        following = Following(journal, db, note)
+        following = Following(journal, without_record(db, 0, progress.applied_revision), note)
         for position, session, record, *columns in db.execute(FEED):
             total += row_hash(position, record, session)
             revision = revision_of(position)
@@ -122,21 +121,29 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
     return Checked(progress.applied_revision, damages, found)
 
 
+def without_record(db: apsw.Connection, after: int, until: int) -> set[int]:
+    """Return the revisions between two for which the feed need not have a record."""
+    return {revision for (revision,) in db.execute(WITHOUT_RECORD, (after, until))}
+
+
 class Following:
     """Entries in order, of which those that the view has are asked for, in order.
 
     Args:
         entries: of the journal.
-        view: in which the others must have a copy, because they repeat an earlier entry.
+        without_record: revisions that the view need not have.
         note: is given the revision of an entry that the view lacks, and the problem.
     """
 
     def __init__(
-        self, entries: Iterable[Entry], view: apsw.Connection, note: Callable[[int, str], None]
+        self,
+        entries: Iterable[Entry],
+        without_record: Container[int],
+        note: Callable[[int, str], None],
     ) -> None:
         self._entries = iter(entries)
         self._next = next(self._entries, None)
-        self._view = view
+        self._without_record = without_record
         self._note = note
 
     def at(self, revision: int) -> Entry | None:
@@ -149,19 +156,9 @@ class Following:
     def pass_over(self, until: int) -> None:
         """Check the entries up to a revision that were not asked for."""
         while self._next and self._next.revision <= until:
-            if _lacks(self._view, self._next):
-                self._note(self._next.revision, "the view lacks an entry that the journal has")
-            self._next = next(self._entries, None)
-
-
-def _lacks(view: apsw.Connection, entry: Entry) -> bool:
-    """Return True if a view should have an entry: there is no copy of it."""
-    if entry.kind != Kind.CALLBACK or view.execute(FIND_REFUSED_ID, (entry.id,)).fetchone():
-        return False
-    if view.execute(FIND_FORGOTTEN, (entry.revision,)).fetchone():  # it will be deleted
-        return False
-    copies = (_kept(record) for (record,) in view.execute(COPIES, arrival_of(entry).key))
-    return all(copy is None or copy.id != entry.id for copy in copies)
+            entry, self._next = self._next, next(self._entries, None)
+            if entry.kind == Kind.CALLBACK and entry.revision not in self._without_record:
+                self._note(entry.revision, "the view lacks an entry that the journal has")
 
 
 def forgotten_since(view: Path, revision: int) -> bool:
@@ -191,11 +188,6 @@ def _columns(made: SessionRecord) -> list[object]:
         *(event.revision, event.sdk_app_id, event.session_id, event.type),
         *(made.verdict, made.rejection_reason, event.client_user_id, event.channel_type),
     ]
-
-
-def _kept(record: bytes) -> Entry | None:
-    made = _parsed(record)
-    return _entry(made) if made else None
 
 
 def _parsed(record: bytes) -> SessionRecord | None:

@@ -17,7 +17,7 @@ from journal.port import JournalReader
 from metrics.definitions import SCRUB_DIFFERENCES, SCRUB_REVISION
 from metrics.report import ScrubReport, load, save
 from service.positions import last_of, revision_of
-from service.recovery import COMPARED, OWN, Following, difference, forgotten_since
+from service.recovery import COMPARED, OWN, Following, difference, without_record
 from service.view import store
 from service.view.errors import ViewError, sqlite_errors
 from service.view.progress import LOAD, Progress
@@ -84,19 +84,18 @@ class Scrub:
 
     def step(self) -> None:
         """Compare the next entries; at the end of a pass, note that."""
-        view = store.locate(self._data_dir)
-        with sqlite_errors(), closing(store.open_reader(view)) as db:
-            db.execute("BEGIN")
+        with sqlite_errors(), closing(store.open_reader(store.locate(self._data_dir))) as db:
             progress = Progress.of_row(db.execute(LOAD).fetchone())
             if progress.journal_id != self._journal.id:
                 return
             applied = progress.applied_revision
             after, entries, until = self._read(applied)
-            journal = Following(entries, db, self._note)
+            # The view is read after the journal, which deletes what the view has forgotten before.
+            db.execute("BEGIN")
+            journal = Following(entries, without_record(db, after, until), self._note)
             for position, record, *columns in db.execute(ROWS, _between(after, until)):
                 revision = revision_of(position)
-                problem = difference(record, columns, journal.at(revision))
-                if problem and not forgotten_since(view, revision):
+                if problem := difference(record, columns, journal.at(revision)):
                     self._note(revision, problem)
             journal.pass_over(until)
         self.report.revision = until

@@ -6,6 +6,7 @@ truth: a snapshot that is not whole, or of other entries, is not used, and the r
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
@@ -38,10 +39,13 @@ FORMAT = "1"
 """Version of the stored format: a SQLite file in one zstd frame."""
 
 KEPT = 2
-"""Snapshots of one version that are kept."""
+"""Snapshots of this version that are kept; of another version one fewer."""
 
 KEEP_OTHERS = 24 * 60 * 60.0
-"""Seconds for which those of other versions are kept, as their views are: for a rollback."""
+"""Seconds for which that of another version is kept, as its view is: for a rollback."""
+
+KEPT = 2
+"""Snapshots of this version that are kept; of another version one, for `KEEP_OTHERS`."""
 
 FEWEST = 10_000
 """Entries that a new snapshot must be ahead: fewer are replayed within a second."""
@@ -140,11 +144,6 @@ class Snapshots:
         own = (store.fingerprint(), self._journal.id)
         return [each for each in self.newest_first() if (each.fingerprint, each.journal_id) == own]
 
-    def _usable(self) -> list[Snapshot]:
-        """Return its own without those ahead of the journal, as they are after a restore of it."""
-        head = self._journal.head()
-        return [each for each in self._own() if each.revision <= head]
-
     def close(self) -> None:
         self._objects.close()
 
@@ -179,8 +178,9 @@ class Snapshots:
         """Publish a snapshot if there is none of less than `age` seconds, and nobody else does."""
         with sqlite_errors(), closing(store.open_reader(self._view)) as db:
             progress = _progress(db)
-        newest = next(iter(self._usable()), None)
-        self._newest = newest
+        # Those ahead of the journal are of entries that are gone since a restore of it.
+        own, head = self._own(), self._journal.head()
+        self._newest = newest = next((each for each in own if each.revision <= head), None)
         is_sound = progress.complete and not progress.problem
         if not is_sound or not self._is_due(progress.applied_revision, newest, age):
             return None
@@ -247,12 +247,15 @@ class Snapshots:
         return made
 
     def _make_room(self) -> None:
-        """Delete all but the newest snapshot of this version, and those that nobody will load."""
-        oldest = time.time() - KEEP_OTHERS
-        newest = self._usable()[: KEPT - 1]
-        for each in self.newest_first():
-            is_own = each.fingerprint == store.fingerprint()
-            if each not in newest and (is_own or each.stored_at < oldest):
+        """Delete all but the newest snapshots of each version, and those that nobody will load."""
+        found, head = self.newest_first(), self._journal.head()
+        oldest, kept = time.time() - KEEP_OTHERS, Counter[str]()
+        for each in found:
+            is_usable = each.journal_id == self._journal.id and each.revision <= head
+            is_kept = each.fingerprint == store.fingerprint() or each.stored_at > oldest
+            if is_usable and is_kept and kept[each.fingerprint] < KEPT - 1:
+                kept[each.fingerprint] += 1
+            else:
                 self._objects.delete(each.stored)
 
     def _copy_checked(self, copy: Path, report: Report) -> Progress:
@@ -278,11 +281,13 @@ class Snapshots:
         with ExitStack() as held:
             held.callback(lock(self._view).release)
             unusable: set[str] = set()
-            for _ in range(ATTEMPTS):
+            for attempt in range(ATTEMPTS):
                 try:
                     candidates = [each for each in self._own() if each.stored.nuid not in unusable]
                 except _FAILURES as problem:
                     log.warning("snapshots_not_found", reason=str(problem))
+                    if attempt:  # NATS was there before
+                        continue
                     return
                 if not candidates:
                     break

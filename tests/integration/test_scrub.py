@@ -7,19 +7,21 @@ from threading import Event
 
 import apsw
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from structlog.testing import capture_logs
 
-from journal.entry import Entry, Kind, numbered
+from journal.entry import Entry, Kind
 from journal.errors import Damaged, NotKept, Unavailable
 from journal.forgetting import forget_entry
 from journal.memory import MemoryJournal
 from metrics.definitions import SCRUB_DIFFERENCES
 from metrics.report import ScrubReport, load
+from service.projection import Projection
 from service.recovery import check
 from service.scrub import Scrub
 from service.view import store
 from service.view.errors import ViewUnavailable
+from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, body, entry
 from tests.support.views import JOURNAL, project, records
 from tests.support.waiting import eventually
@@ -124,6 +126,35 @@ def test_a_repetition_and_an_entry_of_another_kind_are_no_difference(tmp_path: P
     assert check(store.locate(new), JOURNAL, entries).damages == []
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+def test_forgotten_entries_are_no_difference_before_and_after_they_are_deleted(
+    tmp_path: Path, deleted: bool
+) -> None:
+    order = forget_entry(APP, NOON, session_ids=["s3", "s7"])
+    entries = [*ENTRIES, Entry(revision=SESSIONS + 1, **asdict(order))]
+    new = tmp_path / "new"
+    new.mkdir(mode=0o700)
+    project(new, entries).close()
+    kept = [each for each in entries if not (deleted and each.revision in (3, 7))]
+    assert scrubbed(new, Changed(kept)).shown == 0
+    assert check(store.locate(new), JOURNAL, kept).damages == []
+
+
+def test_what_is_forgotten_and_deleted_while_the_scrub_reads_is_no_difference(
+    tmp_path: Path,
+) -> None:
+    class Deleting(Changed):
+        def read(self, after: int, *, limit: int) -> list[Entry]:
+            if not self.reads:
+                order = forget_entry(APP, NOON, session_ids=["s3"])
+                with closing(ViewWriter(tmp_path)) as writer:
+                    last = Entry(revision=SESSIONS + 1, **asdict(order))
+                    Projection(writer, JOURNAL).apply([last], head=SESSIONS + 1, behind_since=None)
+            return super().read(after, limit=limit)
+
+    assert scrubbed(tmp_path, Deleting(at(3, lambda _: None))).shown == 0
+
+
 def test_entries_that_were_lost_at_the_end_are_reported(tmp_path: Path) -> None:
     report = scrubbed(tmp_path, Changed(ENTRIES[:7]))
     assert report.shown == 3
@@ -208,27 +239,3 @@ def test_the_scrub_works_beside_the_follower_and_survives_a_journal_that_is_away
         passes = 3 * 4
         eventually(lambda: len(journal.reads) > passes)
         stop.set()
-
-
-def test_what_is_forgotten_is_no_difference_before_and_after_its_deletion(tmp_path: Path) -> None:
-    forget = numbered(forget_entry(APP, NOON, session_ids=["s3", "s7"]), SESSIONS + 1)
-    all_ = [*ENTRIES, forget]
-    project(tmp_path, [forget]).close()
-    kept = [entry for entry in all_ if entry.revision not in (3, 7)]
-    for entries in (all_, kept):
-        assert scrubbed(tmp_path, Changed(entries)).shown == 0
-        assert check(store.locate(tmp_path), JOURNAL, entries).damages == []
-
-
-def test_what_is_forgotten_and_deleted_meanwhile_is_no_difference(tmp_path: Path) -> None:
-    class Forgetting(Changed):
-        """A journal from which an entry vanishes at the first look at it."""
-
-        def read(self, after: int, *, limit: int) -> list[Entry]:
-            if not self.reads:
-                forget = forget_entry(APP, NOON, session_ids=["s3"])
-                project(tmp_path, [numbered(forget, SESSIONS + 1)]).close()
-                self._entries = at(3, lambda _: None)
-            return super().read(after, limit=limit)
-
-    assert scrubbed(tmp_path, Forgetting(ENTRIES)).shown == 0

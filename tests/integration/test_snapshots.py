@@ -617,7 +617,25 @@ def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
     assert nats.manage(subjects) == pieces | {f"$O.{bucket}.C.claim"}
 
 
-def test_snapshots_of_other_versions_are_kept_for_a_day(
+def test_a_snapshot_that_is_published_again_leaves_no_pieces_of_the_one_before(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    for _ in range(3):
+        publish(objects, journal, first)
+
+    async def messages(js: JetStreamContext) -> int:
+        return (await js.stream_info(f"OBJ_{options.stream.name}-views")).state.messages
+
+    assert nats.manage(messages) == 2, "a description, and a piece"
+    assert events(load(objects, journal, second)) == ["snapshot_loaded"]
+
+
+def test_the_newest_snapshot_of_another_version_is_kept_for_a_day(
     nats: NatsServer,
     options: JetStreamOptions,
     objects: ObjectStore,
@@ -626,10 +644,12 @@ def test_snapshots_of_other_versions_are_kept_for_a_day(
 ) -> None:
     bucket = f"$O.{options.stream.name}-views"
 
-    def store_as(name: str, *, age: timedelta) -> None:
+    def store_as(version: str, *, age: timedelta, revision: int = SESSIONS) -> None:
         made = publish(objects, journal, first)
         then = datetime.now(UTC) - age
-        metadata = made.stored.metadata | {"fingerprint": name}
+        name = f"{version}-{revision}"
+        changes = {"fingerprint": version, "revision": str(revision)}
+        metadata = made.stored.metadata | changes
         described = msgspec.structs.replace(
             made.stored, name=name, mtime=then.isoformat(), metadata=metadata
         )
@@ -641,10 +661,16 @@ def test_snapshots_of_other_versions_are_kept_for_a_day(
         nats.manage(describe)
 
     store_as("the-last-version", age=timedelta(hours=23))
+    store_as("the-last-version", age=timedelta(hours=23), revision=SESSIONS - 1)
     store_as("an-old-version", age=timedelta(hours=25))
     publish(objects, journal, first)
-    found = {each.fingerprint for each in Snapshots(objects, journal, first).newest_first()}
-    assert found == {store.fingerprint(), "the-last-version"}
+    found = [
+        (each.fingerprint, each.revision)
+        for each in Snapshots(objects, journal, first).newest_first()
+    ]
+    assert sorted(found) == sorted(
+        [(store.fingerprint(), SESSIONS), ("the-last-version", SESSIONS)]
+    )
 
 
 def test_a_view_that_is_damaged_is_not_published(objects: ObjectStore, first: Path) -> None:
@@ -886,6 +912,30 @@ def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
         stall.ended.set()
         loading.result(30)
     assert state(second)[0] == new.revision > old.revision
+
+
+def test_a_snapshot_is_loaded_although_nats_was_away_meanwhile(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    append_large(journal)
+    publish(objects, journal, follow(journal, first))
+    with (
+        stalling(nats, b"Nats-Subject: $O.", 2) as (port, stall),
+        closing(ObjectStore(Access(servers=(f"nats://127.0.0.1:{port}",)), options.stream)) as slow,
+        ThreadPoolExecutor(1) as threads,
+        capture_logs() as lines,
+    ):
+        loading = threads.submit(Snapshots(slow, journal, second).load, threading.Event())
+        eventually(lambda: "snapshots_not_found" in events(lines), within=60)
+        assert stall.reached.is_set()
+        stall.ended.set()
+        loading.result(60)
+    assert state(second)[0] == journal.head()
 
 
 def test_a_publisher_that_is_killed_leaves_no_snapshot(
