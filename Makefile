@@ -181,7 +181,7 @@ compose-check: $(DEV)
 # ---- Measure ----
 
 .PHONY: bench
-bench: $(BENCH) wrk  ## compare with peers and with the limit, in 15 minutes; ARGS=--quick in one
+bench: $(BENCH) wrk  ## compare with peers and with the limit, in 15 minutes; ARGS=--quick in two
 	$(RUN) benchmarks $(ARGS)
 
 .PHONY: figures

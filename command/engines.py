@@ -3,6 +3,7 @@
 A function imports the engine that it opens, so that no process loads what it does not use.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,13 +95,15 @@ def open_stream_target(
     return JetStreamTarget(_jetstream(settings), journal_id, first=first)
 
 
-def open_snapshots(settings: Settings) -> "Snapshots":
+def open_snapshots(
+    settings: JournalSettings, journal: "JournalReader", data_dir: Path
+) -> "Snapshots":
     """Open the snapshots of the views of a journal on NATS."""
     from journal.jetstream_objects import ObjectStore
     from service.snapshot import Snapshots
 
     options = _jetstream(settings)
-    return Snapshots(ObjectStore(options.access, options.stream), settings.data_dir)
+    return Snapshots(ObjectStore(options.access, options.stream), journal, data_dir)
 
 
 def _jetstream(settings: JournalSettings) -> "JetStreamOptions":
@@ -133,13 +136,17 @@ def open_file(data_dir: Path) -> "SqliteReader":
     return SqliteReader(data_dir / JOURNAL_FILE)
 
 
-def journal_size(settings: Settings) -> tuple[int, int]:
-    if settings.is_on_nats:  # the servers' disks, not this one
-        return 0, 0
-    return size_of_database(settings.data_dir / JOURNAL_FILE)
-
-
-def backlog_of(settings: Settings) -> "Backlog":
+def journal_figures(settings: Settings) -> tuple["Backlog", Callable[[], tuple[int, int]]]:
+    """Return functions that tell what is not applied yet, and how large the journal is."""
     from journal.backlog import Backlog
 
-    return Backlog(lambda: open_reader(settings))
+    if not settings.is_on_nats:
+        path = settings.data_dir / JOURNAL_FILE
+        return Backlog(lambda: open_file(settings.data_dir)), lambda: size_of_database(path)
+    streams: list[JetStreamReader] = []
+
+    def open_() -> "JetStreamReader":
+        streams[:] = [open_stream(settings)]
+        return streams[0]
+
+    return Backlog(open_), lambda: (sum(each.bytes for each in streams), 0)

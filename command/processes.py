@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -28,11 +28,11 @@ from command import logs
 from command.address import Address
 from command.background import leave
 from command.engines import (
-    backlog_of,
-    journal_size,
+    journal_figures,
     notice_of,
     open_reader,
     open_snapshots,
+    open_stream,
     open_writer,
 )
 from command.runtime import read_silent
@@ -61,6 +61,9 @@ WARN_AFTER = 5.0
 
 NICE = 10
 """Priority of what nobody waits for, as nice(1) takes it."""
+
+ASIDE = ("gateway", "snapshots")
+"""Processes on which the answers of gRPC do not depend."""
 
 TOKENS_EVERY = 1.0
 """Seconds between two looks at the callback tokens."""
@@ -182,22 +185,31 @@ def _load_snapshot(
     from journal.errors import Unavailable
 
     if settings.is_on_nats:
+        _open_with_retries(lambda: _refuse_during_build(settings), stop, notifier)
         try:
-            with closing(open_snapshots(settings)) as snapshots:
-                _with_signs(notifier, lambda: snapshots.load(journal, stop))
+            with closing(open_snapshots(settings, journal, settings.data_dir)) as snapshots:
+                _with_signs(notifier, lambda: snapshots.load(stop))
         except Unavailable as problem:
             log.warning("snapshots_not_found", reason=str(problem))
 
 
 def run_snapshots(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Publish a snapshot of the view now and then, apart from the processes that are in a hurry."""
-    with _process(notifier, settings, runtime, "snapshots"):
+    with (
+        _process(notifier, settings, runtime, "snapshots", metrics.SNAPSHOTS),
+        ExitStack() as opened,
+    ):
         os.nice(NICE)
         stop = threading.Event()
         on_stop_request(stop.set)
-        snapshots = _open_with_retries(lambda: open_snapshots(settings), stop, notifier)
-        if snapshots is not None:
-            with closing(snapshots):
+        journal = _open_with_retries(lambda: open_stream(settings), stop, notifier)
+        if journal is not None:
+            opened.enter_context(closing(journal))
+            snapshots = _open_with_retries(
+                lambda: open_snapshots(settings, journal, settings.data_dir), stop, notifier
+            )
+            if snapshots is not None:
+                opened.enter_context(closing(snapshots))
                 _report_ready(notifier)
                 hours = settings.snapshot_hours
                 _with_signs(notifier, lambda: snapshots.keep_published(stop, hours))
@@ -241,13 +253,14 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
 
     on_stop_request(lambda: _set(loop, stop), reload=reload)
     beat = asyncio.create_task(_give_signs(notifier))
+    backlog, size = journal_figures(settings)
     await serve(
         locate(settings.data_dir),
         str(address),
         sdk_app_ids=settings.sdk_app_ids,
-        journal_backlog=backlog_of(settings),
-        journal_size=lambda: journal_size(settings),
-        silent_processes=lambda: [name for name in read_silent(runtime) if name != "gateway"],
+        journal_backlog=backlog,
+        journal_size=size,
+        silent_processes=lambda: silent_of_service(runtime),
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,
@@ -255,6 +268,11 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         limits=Limits(lag_seconds=settings.max_lag or math.inf),
     )
     beat.cancel()
+
+
+def silent_of_service(runtime: Path) -> list[str]:
+    """Return the processes without a sign of life for which health is NOT_SERVING."""
+    return [name for name in read_silent(runtime) if name not in ASIDE]
 
 
 async def _give_signs(notifier: Notifier) -> None:
@@ -302,10 +320,8 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
     from journal.errors import Unavailable
     from service.follower import Follower
     from service.view.errors import ViewError, ViewUnavailable
-    from service.view.writer import is_being_built
 
-    if is_being_built(settings.data_dir):
-        raise Unavailable("desk view build is making the view")
+    _refuse_during_build(settings)
     try:
         # A restored file has a new id. Nobody replaces a stream, but by mistake.
         return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
@@ -313,6 +329,14 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
         raise
     except (ViewError, OSError) as error:
         raise Unavailable(f"the view cannot be opened: {error}") from error
+
+
+def _refuse_during_build(settings: Settings) -> None:
+    from journal.errors import Unavailable
+    from service.view.writer import is_being_built
+
+    if is_being_built(settings.data_dir):
+        raise Unavailable("desk view build is making the view")
 
 
 def _open_with_retries(

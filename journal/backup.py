@@ -3,6 +3,7 @@
 A backup is a journal's file in one piece, without a WAL. Knows nothing of views and settings.
 """
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -76,10 +77,11 @@ def back_up(target: Path, make: Callable[[Path], Content]) -> Content:
     """Have a backup made in an empty file, and give it the name of a file that is not there yet.
 
     Raises:
-        FileExistsError: the target exists.
+        FileExistsError: the target exists, or a log that SQLite would apply to it.
     """
-    if os.path.lexists(target):
-        raise FileExistsError(target)
+    for file in (str(target), f"{target}-wal", f"{target}-journal"):
+        if os.path.lexists(file):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), file)
     with temporary(target.parent) as copy:
         content = make(copy)
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

@@ -47,6 +47,9 @@ POLL = 0.25
 ROOM = 512 * 1024
 """Bytes that must be left in the stream: more than one entry takes."""
 
+NAME_IN_USE = 10058
+"""JetStream's error of a stream that another process has just made."""
+
 CLOSE_TIMEOUT = 5.0
 """Seconds that `close` grants to appends under way."""
 
@@ -60,7 +63,11 @@ class JetStreamOptions:
 
 
 class JetStreamReader:
-    """`journal.port.JournalReader` on a stream."""
+    """`journal.port.JournalReader` on a stream.
+
+    Attributes:
+        bytes: of one copy of the stream, as it was when NATS was last asked.
+    """
 
     def __init__(self, options: JetStreamOptions) -> None:
         """Connect.
@@ -72,6 +79,7 @@ class JetStreamReader:
         self._options = options.stream
         self._name = options.stream.name
         self.id = ""
+        self.bytes = 0
         self._pages = Pages(options.access, self._name)
         self._reading = threading.Lock()
         self._connection = Connection(options.access, self._check)
@@ -133,7 +141,7 @@ class JetStreamReader:
         journal_id = jetstream_stream.check(info.config, self._options)
         if self.id and journal_id != self.id:
             raise OtherJournal(f"the stream {self._name} holds another journal now")
-        self.id = journal_id
+        self.id, self.bytes = journal_id, info.state.bytes
 
     async def _missing(self, link: Link) -> StreamInfo:
         raise Unavailable(f"there is no stream {self._name} yet")
@@ -143,6 +151,7 @@ class JetStreamReader:
         info = await link.js.stream_info(self._name)
         if (info.config.metadata or {}).get(jetstream_stream.JOURNAL_ID) != self.id:
             raise OtherJournal(f"the stream {self._name} holds another journal now")
+        self.bytes = info.state.bytes
         return info
 
     async def _verified(self, entries: list[Entry], after: int) -> list[Entry]:
@@ -247,6 +256,9 @@ class JetStreamWriter(JetStreamReader):
                 f"there is no stream {self._name}, and a spool or a view of a journal is here: "
                 "delete them to begin with an empty journal"
             )
-        with suppress(BadRequestError):  # another process was faster
+        try:
             await link.js.add_stream(jetstream_stream.wanted(self._options, uuid4().hex))
+        except BadRequestError as error:
+            if error.err_code != NAME_IN_USE:
+                raise
         return await link.js.stream_info(self._name)

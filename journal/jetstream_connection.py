@@ -197,7 +197,7 @@ class Connection:
     # ---- In the thread ----
 
     def _run(self) -> None:
-        logging.getLogger("asyncio").addFilter(_is_news)
+        logging.getLogger("asyncio").addFilter(_is_no_eof_warning)
         while not self._closed:
             with suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(self._keep_connected())
@@ -308,7 +308,7 @@ async def _end_other_tasks() -> None:
         await asyncio.wait(others, timeout=RETRY)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_no_eof_warning(record: logging.LogRecord) -> bool:
     """Return False for a warning of asyncio at the end of each connection of nats-py with TLS."""
     return "eof_received" not in record.getMessage()
 

@@ -64,11 +64,6 @@ class StoredObject(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, int] = {}
     deleted: bool = False
 
-    @property
-    def stored_at(self) -> float:
-        """Unix time in seconds, by the clock of the process that stored it."""
-        return datetime.fromisoformat(self.mtime).timestamp()
-
 
 _DECODER = msgspec.json.Decoder(StoredObject)
 
@@ -109,8 +104,11 @@ class ObjectStore:
     def claim(self, name: str) -> bool:
         """Return True to the first process that claims `name`, within `CLAIMED` seconds."""
         self._make_bucket()
-        mark = uuid4().hex.encode()
-        return not self._publish(self._subject("C", "claim"), mark, {Header.MSG_ID.value: name})
+        mark, subject = uuid4().hex.encode(), self._subject("C", "claim")
+        if not self._publish(subject, mark, {Header.MSG_ID.value: name}):
+            return True
+        # It may have been stored by an attempt of which the answer was lost.
+        return self._run(lambda link: link.js.get_last_msg(self._stream, subject)).data == mark
 
     def put(self, name: str, source: Source, metadata: Mapping[str, str]) -> StoredObject:
         """Store a file, and read back that it is whole.
@@ -119,8 +117,9 @@ class ObjectStore:
             Unavailable: it is not stored, also because there is no room.
         """
         self._make_bucket()
-        nuid = f"{name}-{uuid4().hex[:8]}"
-        pieces = self._subject("C", nuid)
+        nuid, description = f"{name}-{uuid4().hex[:8]}", self._subject("M", _encoded(name))
+        pieces, stored = self._subject("C", nuid), None
+        replaced = self._described(description)
         try:
             size, chunks, digest = self._put_pieces(pieces, source)
             stored = StoredObject(
@@ -134,12 +133,15 @@ class ObjectStore:
                 metadata=dict(metadata),
                 options={"max_chunk_size": PIECE},
             )
-            description = self._subject("M", _encoded(name))
             self._publish(description, msgspec.json.encode(stored), {Header.ROLLUP.value: "sub"})
             self._check_whole(stored)
         except BaseException:
             self._purge(pieces)
+            if stored and self._described(description) == stored:
+                self._purge(description)
             raise
+        if replaced:
+            self._purge(self._subject("C", replaced.nuid))
         return stored
 
     def open(self, stored: StoredObject) -> "Download":

@@ -5,6 +5,8 @@ nats-py takes several times as long for a message, and the fold would wait for t
 
 import json
 from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from nats.errors import Error as NatsError
 
@@ -12,10 +14,24 @@ from journal.entry import Entry
 from journal.errors import Unavailable
 from journal.jetstream_access import Access
 from journal.jetstream_message import entry_of
-from journal.jetstream_wire import Wire
+from journal.jetstream_wire import Message, Wire
 from journal.port import READ_BYTES
 
+AHEAD = 1_000
+"""Entries of a page from which on the next page is asked for at once: a reader catches up."""
+
+HEADERS = 320
+"""Bytes of the headers of a message, about. JetStream counts them as bytes of an answer, too."""
+
 _FAILURES = (OSError, ValueError, LookupError, NatsError)
+
+
+class _Question(NamedTuple):
+    """A question after a revision, and the messages of its answer."""
+
+    after: int
+    limit: int
+    messages: Iterator[Message]
 
 
 class Pages:
@@ -26,6 +42,7 @@ class Pages:
         self._servers = deque(access.servers)
         self._subject = f"$JS.API.DIRECT.GET.{stream}"
         self._wire: Wire | None = None
+        self._ahead: _Question | None = None
 
     def read(self, after: int, limit: int) -> list[Entry]:
         """Return entries after a revision, up to the first that did not arrive.
@@ -46,16 +63,34 @@ class Pages:
 
     def close(self) -> None:
         """Close the connection. Another thread that reads from it gets an error."""
-        wire, self._wire = self._wire, None
+        wire, self._wire, self._ahead = self._wire, None, None
         if wire:
             wire.close()
 
     def _page(self, wire: Wire, after: int, limit: int) -> list[Entry]:
-        request = {"seq": after + 1, "batch": limit, "max_bytes": READ_BYTES, "next_by_subj": ">"}
         entries: list[Entry] = []
-        previous = 0
-        for headers, body in wire.ask(self._subject, json.dumps(request).encode()):
-            if int(headers["Nats-Last-Sequence"]) == previous:
-                previous = int(headers["Nats-Sequence"])
+        previous, left, room = 0, 0, READ_BYTES
+        question = self._question(wire, after, limit)
+        for headers, body in question.messages:
+            if room > 0 and int(headers["Nats-Last-Sequence"]) == previous:
+                room -= len(body)
+                previous, left = int(headers["Nats-Sequence"]), int(headers["Nats-Num-Pending"])
                 entries.append(entry_of(previous, headers["Nats-Subject"], headers, body))
+        if left and len(entries) == question.limit >= AHEAD:
+            # A follower applies all but the last, and reads the last one that it applied again.
+            self._ahead = self._ask(wire, entries[-2].revision - 1, limit)
         return entries
+
+    def _question(self, wire: Wire, after: int, limit: int) -> _Question:
+        """Return the question that was asked ahead, if it fits, or ask."""
+        ahead, self._ahead = self._ahead, None
+        if ahead and ahead.after == after and ahead.limit <= limit:
+            return ahead
+        for _ in ahead.messages if ahead else ():
+            pass
+        return self._ask(wire, after, limit)
+
+    def _ask(self, wire: Wire, after: int, limit: int) -> _Question:
+        max_bytes = READ_BYTES + limit * HEADERS
+        request = {"seq": after + 1, "batch": limit, "max_bytes": max_bytes, "next_by_subj": ">"}
+        return _Question(after, limit, wire.ask(self._subject, json.dumps(request).encode()))

@@ -31,7 +31,7 @@ ATTEMPT = 0.4
 AGAIN = 0.05
 """Seconds between two attempts."""
 
-TOGETHER = 32
+TOGETHER = 8
 """Entries from which on they are one atomic batch. Fewer are faster one by one."""
 
 BATCH, NUMBER, COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"

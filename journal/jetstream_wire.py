@@ -67,9 +67,15 @@ class Wire:
             raise
 
     def ask(self, subject: str, request: bytes) -> Iterator[Message]:
-        """Yield the messages of an answer, without the one that ends it."""
-        self._end = monotonic() + END_WITHIN
+        """Return the messages of an answer, without the one that ends it.
+
+        The server sends them meanwhile. They must be read before the next question.
+        """
         self._send(f"PUB {subject} {self._inbox} {len(request)}", request)
+        return self._answer()
+
+    def _answer(self) -> Iterator[Message]:
+        self._end = monotonic() + END_WITHIN
         while True:
             words = self._command()
             if words[0] == b"HMSG":

@@ -66,13 +66,13 @@ class SpooledWriter:
     ) -> None:
         """Open the spool, and the remote journal if that is possible now.
 
+        A spool that cannot be opened now is opened later: the remote journal is enough.
+
         Args:
             open_remote: opens it, given its id, "" if not known. Tried again after an error.
             folder: of the spool.
             max_bytes: bytes after which the spool takes no more.
             tick: seconds between two attempts to forward.
-
-        A spool that cannot be opened now is opened later: the remote journal is enough.
 
         Raises:
             InUse: another process has the spool.

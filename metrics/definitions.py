@@ -166,6 +166,23 @@ FOLLOWER: Group = (
     DUPLICATES, DAMAGED_ENTRIES, SCRUB_REVISION, SCRUB_DIFFERENCES, SESSIONS, LONGEST_WAIT,
 )  # fmt: skip
 
+# ---- The process that publishes snapshots of the view, with the journal on NATS ----
+
+SNAPSHOT_STORED = Gauge(
+    "desk_snapshot_timestamp_seconds",
+    "Unix time at which the newest snapshot of this version's view was stored, by any replica; "
+    "absent if there is none.",
+)
+SNAPSHOT_REVISION = Gauge(
+    "desk_snapshot_revision",
+    "Revision of that snapshot: a new replica reads the journal from there on.",
+)
+SNAPSHOT_FAILURES = Counter(
+    "desk_snapshot_failures",
+    "Attempts of this replica to look for snapshots, or to publish one, that failed.",
+)
+SNAPSHOTS: Group = (SNAPSHOT_STORED, SNAPSHOT_REVISION, SNAPSHOT_FAILURES)
+
 # ---- The rpc workers ----
 
 GRPC_STARTED = Counter(

@@ -240,7 +240,7 @@ class _Feed:
             async for update in updates:
                 self._take(update)
                 missing = spooled - self.found.keys()
-                ended = progress.ended((self.revision, len(missing)))
+                ended = progress.ended((min(self.revision, head), len(missing)))
                 if self.revision >= head and (ended or not missing):
                     return
                 if ended:

@@ -61,8 +61,8 @@ def backup(file: Path | None, to_stdout: bool, keep: int | None) -> None:
             target = directory / f"{datetime.now(UTC):{NAME}}" if directory else file
             try:
                 content = journal_backup.back_up(target, make)
-            except FileExistsError:
-                fail(f"{target} exists already: nothing was written")
+            except FileExistsError as error:
+                fail(f"{error.filename} exists already: nothing was written")
         else:
             content = _to_stdout(make)
     click.echo(f"backed up {_content(content)}", err=True)

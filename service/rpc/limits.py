@@ -59,6 +59,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     round_seconds: tuple[float, float] = (0.0001, 0.1)  # between writes: for each stream; at most
     guard_seconds: float = 2.0  # between two checks of the view's file
     lag_seconds: float = inf  # of the view behind the journal, beyond which health is NOT_SERVING
+    stale_seconds: float = 30.0  # that a stream may last while health is NOT_SERVING
     handshake_seconds: float = 5.0  # of a connection
     # For calls to end once the server drains. One client that reads nothing uses all of it up.
     grace_seconds: float = 1.0

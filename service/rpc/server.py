@@ -270,7 +270,8 @@ def _server(quotas: Quotas, grants: Grants, servicers: Sequence[object]) -> grpc
 async def _guard(readers: Readers, feed: LiveFeed, health: Health, readiness: Readiness) -> None:
     """Check again and again that the view is the one that was opened, and that it is kept up.
 
-    Streams end when it no longer is: their clients find a replica that is.
+    Streams end when it no longer is, and now and then until it is again: their clients find a
+    replica that is kept up, and one that came here by chance does not stay.
 
     Raises:
         ViewReplaced: it is not.
@@ -289,6 +290,8 @@ async def _guard(readers: Readers, feed: LiveFeed, health: Health, readiness: Re
         await health.report(serving=readiness.update(progress))
         if was_ready and readiness.reason:
             _log.warning("rpc_not_serving", reason=readiness.reason)
+        stale = asyncio.get_running_loop().time() - feed.ended > feed.limits.stale_seconds
+        if readiness.reason and (was_ready or stale):
             feed.end_streams()
 
 

@@ -146,12 +146,15 @@ def test_a_backup_is_one_file_for_its_owner_with_all_entries(data: Path, tmp_pat
     assert bodies(tmp_path / "copy") == bodies(data)
 
 
-def test_a_backup_does_not_overwrite(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "b.db").write_text("precious")
+@pytest.mark.parametrize("name", ["b.db", "b.db-wal", "b.db-journal"])
+def test_a_backup_does_not_overwrite_nor_take_the_log_of_another_file(
+    data: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("precious")
     answer = desk("backup", tmp_path / "b.db", data=data)
     assert answer.returncode == 1
-    assert answer.stderr == f"desk: {tmp_path}/b.db exists already: nothing was written\n"
-    assert (tmp_path / "b.db").read_text() == "precious"
+    assert answer.stderr == f"desk: {tmp_path}/{name} exists already: nothing was written\n"
+    assert (tmp_path / name).read_text() == "precious"
 
 
 def test_a_directory_keeps_as_many_backups_as_it_is_told(data: Path, tmp_path: Path) -> None:

@@ -80,6 +80,17 @@ def test_a_server_that_is_not_there_is_unavailable(options: JetStreamOptions) ->
         JetStreamReader(through(1, options))
 
 
+def test_a_stream_that_cannot_be_made_is_unavailable_and_the_reason_is_named(
+    nats: NatsServer, options: JetStreamOptions
+) -> None:
+    async def take(js: JetStreamContext) -> None:
+        await js.add_stream(name=f"{name_of(options)}-other", subjects=[f"{name_of(options)}.1.*"])
+
+    nats.manage(take)
+    with pytest.raises(Unavailable, match="subjects overlap with an existing stream"):
+        JetStreamWriter(options)
+
+
 def test_writers_that_start_together_make_one_journal(options: JetStreamOptions) -> None:
     writers: list[JetStreamWriter] = []
     starts = [

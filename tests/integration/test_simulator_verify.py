@@ -320,6 +320,8 @@ async def test_what_the_journal_does_not_say_yet_is_waited_for() -> None:
 class Spool(FeedServer):
     """A service whose journal gets the newest callbacks of a gateway's spool one by one, if ever.
 
+    Then others come for ever.
+
     Attributes:
         newest: the records of these.
     """
@@ -332,7 +334,9 @@ class Spool(FeedServer):
         while True:
             await asyncio.sleep(0.02)
             after = SubscribeRequest(after_revision=self.head)
-            self.feed = [*self.feed, *self.newest[:1]]
+            number = self.head + 1
+            other = SessionRecord(revision=number, event=Event(revision=number))
+            self.feed = [*self.feed, *(self.newest[:1] or [other])]
             del self.newest[:1]
             for message in self._messages(after):
                 yield message

@@ -384,7 +384,7 @@ class DiskUsage(_message.Message):
     VIEW_BYTES_FIELD_NUMBER: _builtins.int
     VIEW_WAL_BYTES_FIELD_NUMBER: _builtins.int
     journal_bytes: _builtins.int
-    """Bytes of the journal's database."""
+    """Bytes of the journal's database; of one copy of the stream if it is on NATS."""
     journal_wal_bytes: _builtins.int
     """Bytes of the journal's write-ahead log (WAL)."""
     view_bytes: _builtins.int
