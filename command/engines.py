@@ -4,6 +4,7 @@ A function imports the engine that it opens, so that no process loads what it do
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from storage.sizes import size_of_database
 
 if TYPE_CHECKING:
     from journal.backlog import Backlog
+    from journal.entry import NewEntry
     from journal.jetstream import JetStreamOptions, JetStreamReader
     from journal.jetstream_copy import JetStreamTarget
-    from journal.port import JournalReader, JournalWriter
+    from journal.jetstream_objects import ObjectStore
+    from journal.port import Eraser, JournalReader, JournalWriter
     from journal.sqlite import SqliteReader
     from service.snapshot import Snapshots
 
@@ -95,15 +98,38 @@ def open_stream_target(
     return JetStreamTarget(_jetstream(settings), journal_id, first=first)
 
 
+def open_eraser(settings: Settings) -> "Eraser":
+    """Open the journal to forget sessions, beside its writers."""
+    if settings.is_on_nats:
+        from journal.jetstream_eraser import JetStreamEraser
+
+        return JetStreamEraser(_jetstream(settings))
+    from journal.sqlite_eraser import SqliteEraser
+
+    return SqliteEraser(settings.data_dir / JOURNAL_FILE)
+
+
+def append_forget_entry(settings: Settings, entry: "NewEntry") -> int:
+    """Append a FORGET entry to the journal, and return its revision."""
+    with closing(open_eraser(settings)) as eraser:
+        return eraser.forget(entry)
+
+
 def open_snapshots(
     settings: JournalSettings, journal: "JournalReader", data_dir: Path
 ) -> "Snapshots":
     """Open the snapshots of the views of a journal on NATS."""
-    from journal.jetstream_objects import ObjectStore
     from service.snapshot import Snapshots
 
+    return Snapshots(open_object_store(settings), journal, data_dir)
+
+
+def open_object_store(settings: JournalSettings) -> "ObjectStore":
+    """Open the object store beside a journal on NATS."""
+    from journal.jetstream_objects import ObjectStore
+
     options = _jetstream(settings)
-    return Snapshots(ObjectStore(options.access, options.stream), journal, data_dir)
+    return ObjectStore(options.access, options.stream)
 
 
 def _jetstream(settings: JournalSettings) -> "JetStreamOptions":

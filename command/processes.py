@@ -5,6 +5,7 @@ not load gRPC, nor the service waitress.
 """
 
 import asyncio
+import datetime
 import gc
 import math
 import os
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from shutil import disk_usage
@@ -28,8 +29,11 @@ from command import logs
 from command.address import Address
 from command.background import leave
 from command.engines import (
+    append_forget_entry,
     journal_figures,
     notice_of,
+    open_eraser,
+    open_object_store,
     open_reader,
     open_snapshots,
     open_stream,
@@ -162,6 +166,7 @@ def _follow_tokens(
 def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
+        from service.erasure import Erasure
         from service.scrub import Scrub
 
         stop = threading.Event()
@@ -172,10 +177,30 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
                 _load_snapshot(journal, settings, stop, notifier)
                 work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
                 if work is not None:
+                    data_dir = settings.data_dir
+                    Erasure(lambda: open_eraser(settings), data_dir, work.note_deleted).start(stop)
                     if settings.scrub_rate:
                         Scrub(journal, settings.data_dir, rate=settings.scrub_rate).start(stop)
+                    _start_retention(settings, stop)
                     _report_ready(notifier)
                     work.run(stop, notifier.alive)
+
+
+def _start_retention(settings: Settings, stop: threading.Event) -> None:
+    """Forget from now on what is older than DESK_RETENTION, if that is set."""
+    from metrics.report import RetentionReport, discard
+    from service.retention import Retention
+
+    if settings.retention is None:
+        discard(settings.data_dir, RetentionReport)
+        return
+    Retention(
+        settings.data_dir,
+        partial(append_forget_entry, settings),
+        open_object_store(settings).claim if settings.is_on_nats else lambda _: True,
+        keep=settings.retention,
+        at=datetime.time.fromisoformat(settings.retention_at),
+    ).start(stop)
 
 
 def _load_snapshot(
@@ -261,6 +286,7 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         journal_backlog=backlog,
         journal_size=size,
         silent_processes=lambda: silent_of_service(runtime),
+        forget=partial(append_forget_entry, settings),
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,

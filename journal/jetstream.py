@@ -28,7 +28,7 @@ from journal.errors import (
 from journal.group_commit import LIMITS, CommitLimits, GroupCommit
 from journal.jetstream_access import Access
 from journal.jetstream_connection import Connection, Link
-from journal.jetstream_message import entry_of
+from journal.jetstream_message import FORGET, entry_of
 from journal.jetstream_pages import Pages
 from journal.jetstream_publisher import PUBLISH_WITHIN, Outcome, Publisher
 from journal.jetstream_stream import StreamOptions, announcements
@@ -158,14 +158,23 @@ class JetStreamReader:
         """Return the entries after a revision, of which a page has shown `entries`.
 
         Raises:
-            NotKept: the beginning of them was removed.
+            NotKept: the beginning of them was removed, and not because it was forgotten.
         """
         state = (await self._info()).state
-        if state.first_seq > after + 1:
+        if state.first_seq > after + 1 and not await self._forgets(after):
             raise NotKept(state.first_seq)
         if not entries and state.last_seq > after:  # the replica that answered is behind
             return await self._first_of_leader(after)
         return entries
+
+    async def _forgets(self, after: int) -> bool:
+        """Return True if there is a FORGET entry after a revision: it explains gaps before it."""
+        link = await self._connection.link()
+        try:
+            last = await link.js.get_last_msg(self._name, f"{self._name}.*.{FORGET}")
+        except NotFoundError:
+            return False
+        return (last.seq or 0) > after
 
     async def _first_of_leader(self, after: int) -> list[Entry]:
         link = await self._connection.link()

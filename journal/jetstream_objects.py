@@ -8,6 +8,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
@@ -136,27 +137,28 @@ class ObjectStore:
             self._publish(description, msgspec.json.encode(stored), {Header.ROLLUP.value: "sub"})
             self._check_whole(stored)
         except BaseException:
-            self._purge(pieces)
+            self._erase(pieces)
             if stored and self._described(description) == stored:
                 self._purge(description)
             raise
         if replaced:
-            self._purge(self._subject("C", replaced.nuid))
+            self._erase(self._subject("C", replaced.nuid))
         return stored
 
     def open(self, stored: StoredObject) -> "Download":
         return Download(stored, lambda after: self._piece(stored, after))
 
     def delete(self, stored: StoredObject) -> None:
-        for subject in (("M", _encoded(stored.name)), ("C", stored.nuid)):
-            self._purge(self._subject(*subject))
+        """Delete an object, and have the servers overwrite it."""
+        self._purge(self._subject("M", _encoded(stored.name)))
+        self._erase(self._subject("C", stored.nuid))
 
     def delete_incomplete(self, prefix: str) -> None:
         """Delete the pieces of objects that were begun with a name, and are not complete."""
         whole = {self._subject("C", stored.nuid) for stored in self.all()}
         for subject in set(self._pieces(self._subject("C", "*"))) - whole:
             if subject.startswith(self._subject("C", prefix)):
-                self._purge(subject)
+                self._erase(subject)
 
     def _subject(self, kind: str, token: str) -> str:
         return f"$O.{self._bucket}.{kind}.{token}"
@@ -213,6 +215,17 @@ class ObjectStore:
         except NotFoundError:  # nothing was stored yet
             return {}
         return info.state.subjects or {}
+
+    def _erase(self, subject: str) -> None:
+        """Delete messages one by one: a purge leaves their bytes in the servers' files."""
+
+        async def delete_next(link: Link) -> None:
+            found = await link.js.get_msg(self._stream, 1, subject, next=True)
+            await link.js.delete_msg(self._stream, found.seq or 0)
+
+        with suppress(NotFoundError):  # no more
+            while True:
+                self._run(delete_next)
 
     def _purge(self, subject: str) -> None:
         self._run(lambda link: link.js.purge_stream(self._stream, subject=subject))

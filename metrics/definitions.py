@@ -150,6 +150,16 @@ SCRUB_DIFFERENCES = Gauge(
     "Entries that are damaged, or of which view and journal differ, as the scrub has found them in "
     "its last pass, or in this one if those are more; absent without a scrub.",
 )
+RETENTION_FORGOTTEN = Counter(
+    "desk_retention_forgotten",
+    "What this replica's daily runs have forgotten: sessions and malformed callbacks.",
+    "what",
+)
+RETENTION_COMPLETED = Gauge(
+    "desk_retention_completed_timestamp_seconds",
+    "Unix time of the end of the last daily run that went through; 0: none has; absent without "
+    "DESK_RETENTION.",
+)
 SESSIONS = Gauge(
     "desk_sessions",
     "Sessions in the view, ended ones included. Absent while a new view is being built.",
@@ -163,7 +173,8 @@ LONGEST_WAIT = Gauge(
 )
 FOLLOWER: Group = (
     APPLIED_REVISION, LAG_ENTRIES, LAG_SECONDS, BUILD_PROGRESS, RECORDS, RECORDS_REVISED, LATE,
-    DUPLICATES, DAMAGED_ENTRIES, SCRUB_REVISION, SCRUB_DIFFERENCES, SESSIONS, LONGEST_WAIT,
+    DUPLICATES, DAMAGED_ENTRIES, SCRUB_REVISION, SCRUB_DIFFERENCES,
+    RETENTION_FORGOTTEN, RETENTION_COMPLETED, SESSIONS, LONGEST_WAIT,
 )  # fmt: skip
 
 # ---- The process that publishes snapshots of the view, with the journal on NATS ----

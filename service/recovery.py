@@ -18,7 +18,7 @@ from desk.v1.event_pb2 import SessionRecord
 from journal.damage import Damage, faults
 from journal.entry import DAMAGED, Entry, Kind
 from service.arrival import arrival_of
-from service.positions import ORDINAL_BITS, revision_of
+from service.positions import ORDINAL_BITS, position_of, revision_of
 from service.records import is_forgotten
 from service.view.digest import row_hash
 from service.view.errors import sqlite_errors
@@ -48,6 +48,8 @@ SELECT revision FROM repetitions WHERE revision > ?1 AND revision <= ?2
 UNION SELECT revision FROM entries_to_delete WHERE revision > ?1 AND revision <= ?2
 """
 """Entries that have no record in the feed: repetitions, and those that were forgotten."""
+
+FIND_ROW = "SELECT 1 FROM feed WHERE position = ?"
 
 revision_of_entry = attrgetter("revision")
 
@@ -108,7 +110,8 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
             revision = revision_of(position)
             if position != revision << ORDINAL_BITS or is_forgotten(record):
                 continue
-            if problem := difference(record, columns, following.at(revision)):
+            problem = difference(record, columns, following.at(revision))
+            if problem and not forgotten_since(view, revision):
                 note(revision, problem)
         following.pass_over(progress.applied_revision)
         for (number,) in db.execute(OTHER_SESSIONS):
@@ -156,6 +159,12 @@ class Following:
             entry, self._next = self._next, next(self._entries, None)
             if entry.kind == Kind.CALLBACK and entry.revision not in self._without_record:
                 self._note(entry.revision, "the view lacks an entry that the journal has")
+
+
+def forgotten_since(view: Path, revision: int) -> bool:
+    """Return True if a view has forgotten an entry since a transaction that still has it began."""
+    with closing(open_reader(view)) as now:
+        return not now.execute(FIND_ROW, (position_of(revision),)).fetchone()
 
 
 def difference(record: bytes, columns: list[object], entry: Entry | None) -> str:

@@ -21,15 +21,18 @@ import zstandard
 
 from journal.backup import copy_database, require_room, sync, temporary
 from journal.damage import Report, faults
+from journal.entry import MAX_INTEGER
 from journal.errors import Closed, JournalError, NotKept, Unavailable, Unreadable
 from journal.jetstream_objects import KEEP, ObjectStore, StoredObject
 from journal.port import JournalReader
 from metrics.definitions import SNAPSHOT_FAILURES, SNAPSHOT_REVISION, SNAPSHOT_STORED
+from service.positions import revision_of
 from service.recovery import OTHER_SESSIONS
 from service.view import store
 from service.view.digest import row_hash
 from service.view.errors import ViewDamaged, ViewError, ViewUnavailable, sqlite_errors
 from service.view.progress import LOAD, Progress
+from service.view.reader import Reader
 from service.view.writer import lock
 
 FORMAT = "1"
@@ -155,6 +158,7 @@ class Snapshots:
         SNAPSHOT_REVISION.read_number(lambda: self._newest and self._newest.revision)
         while not stop.wait(LOOK):
             try:
+                self.delete_forgotten()
                 self.publish_if_due(hours * HOUR, _until(stop))
             except ViewUnavailable:  # it is not there yet
                 continue
@@ -187,6 +191,15 @@ class Snapshots:
             return None
         self._objects.delete_incomplete(store.fingerprint())
         return self.publish(report)
+
+    def delete_forgotten(self) -> None:
+        """Delete the snapshots with something that this replica's view has forgotten since."""
+        with closing(Reader(self._view)) as view:
+            position = next((row[0] for row in view.forgotten(MAX_INTEGER, limit=1)), 0)
+        for each in self.newest_first() if position else ():
+            if each.journal_id == self._journal.id and each.revision < revision_of(position):
+                self._objects.delete(each.stored)
+                log.info("snapshot_forgotten", name=each.stored.name)
 
     def _is_due(self, revision: int, newest: Snapshot | None, age: float) -> bool:
         if newest is None:

@@ -17,9 +17,11 @@ import structlog
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
-from desk.v1 import event_service_pb2, session_service_pb2, status_pb2
+from desk.v1 import admin_service_pb2, event_service_pb2, session_service_pb2, status_pb2
 from metrics.definitions import CERTIFICATE_NOT_AFTER, SERVING, STREAMS_OPEN
+from service.choice import Append
 from service.clients import Clients
+from service.rpc.admin_service import AdminService
 from service.rpc.calls import Handler
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.event_service import EventService
@@ -76,10 +78,11 @@ _DESCRIPTORS: tuple[Any, ...] = (
     session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     status_pb2.DESCRIPTOR.services_by_name["StatusService"],
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
 )
-SERVICES: tuple[str, ...] = tuple(each.full_name for each in _DESCRIPTORS[:3])
+SERVICES: tuple[str, ...] = tuple(each.full_name for each in _DESCRIPTORS[:4])
 
 OnReady = Callable[[int], None]
 
@@ -94,6 +97,7 @@ async def serve(
     journal_backlog: JournalBacklog,
     journal_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
     silent_processes: Callable[[], Sequence[str]] = lambda: (),
+    forget: Append,
     stop: asyncio.Event,
     on_ready: OnReady,
     tls: Tls | None = None,
@@ -110,6 +114,7 @@ async def serve(
         journal_backlog: called in a thread, and given up after `backlog_seconds`.
         journal_size: returns the bytes of the journal's database and of its WAL.
         silent_processes: returns the processes of the service that give no sign of life.
+        forget: appends a FORGET entry to the journal.
         stop: ends serving, and the wait for the view.
         on_ready: called with the port once calls are answered; again if the view was replaced.
         tls: of the port; None = plain text.
@@ -131,7 +136,7 @@ async def serve(
         gc.callbacks.append(_freeze_survivors)
         try:
             apps, quotas = Apps(sdk_app_ids), Quotas(limits)
-            outside = Outside(journal_backlog, journal_size, silent_processes)
+            outside = Outside(journal_backlog, journal_size, silent_processes, forget)
             grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
             await _serve(readers, address, tls, grants, apps, outside, quotas, stop, on_ready)
         except ViewReplaced:
@@ -202,9 +207,12 @@ async def _serve(
         STREAMS_OPEN.read_number(lambda: feed.subscribers)
         readiness = Readiness(readers.path, feed.limits.lag_seconds, outside.silent_processes)
         SERVING.read_number(lambda: not readiness.reason)
-        with closing(StatusService(readers, feed, apps, outside, readiness)) as status:
+        with (
+            closing(StatusService(readers, feed, apps, outside, readiness)) as status,
+            closing(AdminService(readers, feed, apps, outside.forget)) as admin,
+        ):
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
-            server = _server(quotas, grants, (sessions, events, status, health))
+            server = _server(quotas, grants, (sessions, events, status, admin, health))
             port = _bind(server, address, tls)
             CERTIFICATE_NOT_AFTER.read_number(lambda: tls.ends_at if tls else None)
             guard = _guard(readers, feed, health, readiness)

@@ -86,7 +86,7 @@ LIMITS = {
     "head of a request": kib(gateway.MAX_HEAD),
     "parts of a message": str(message.MAX_ELEMENTS),
     "processes that answer gRPC (workers)": str(settings.MAX_RPC_WORKERS),
-    "gRPC request; `BatchGetSessions`": (
+    "gRPC request; `BatchGetSessions`, `Forget`": (
         f"{kib(MAX_REQUEST_BYTES)}; "
         f"{dict(rpc.OPTIONS)['grpc.max_receive_message_length'] // 2**20} MiB"
     ),
@@ -96,6 +96,7 @@ LIMITS = {
     ),
     "keys in `BatchGetSessions`": f"{requests.MAX_KEYS:,}",
     "answer of `BatchGetSessions`": f"about {calls.batch_bytes // 2**20} MiB",
+    "sessions in `Forget` by id; in a step of it": f"{forgetting.MAX_FORGOTTEN:,}",
     "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (

@@ -57,6 +57,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDesk]:
         DESK_METRICS_LISTEN="127.0.0.1:0",
         DESK_SDK_APP_IDS=f"{APP},{SIGNED}",
         DESK_CALLBACK_TOKENS=f"{SIGNED}=secret",
+        DESK_RETENTION="400d",
     ) as running:
         running.ready()
         yield running

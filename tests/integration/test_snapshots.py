@@ -23,8 +23,10 @@ from structlog.testing import capture_logs
 from journal.backup import NoRoom
 from journal.entry import NewEntry
 from journal.errors import Unavailable, Unreadable
+from journal.forgetting import forget_entry
 from journal.jetstream import JetStreamOptions, JetStreamWriter
 from journal.jetstream_access import Access
+from journal.jetstream_eraser import JetStreamEraser
 from journal.jetstream_objects import ObjectStore
 from journal.jetstream_stream import StreamOptions, wanted
 from journal.port import Journal
@@ -34,7 +36,7 @@ from service.snapshot import Snapshot, Snapshots
 from service.view import store
 from service.view.errors import ViewDamaged, ViewUnavailable
 from service.view.writer import building, lock
-from tests.support.callbacks import NOON, body, entry
+from tests.support.callbacks import APP, NOON, body, entry
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until
 from tests.support.proxy import proxy
@@ -521,6 +523,31 @@ def test_a_claim_whose_answer_was_lost_is_not_taken_for_anothers(
     assert lost
 
 
+def test_a_snapshot_with_what_was_forgotten_is_deleted_to_the_last_byte(
+    objects: ObjectStore,
+    options: JetStreamOptions,
+    journal: JetStreamWriter,
+    first: Path,
+    nats: NatsServer,
+) -> None:
+    snapshots = Snapshots(objects, journal, first)
+    old = snapshots.publish(lambda *_: None)
+    content = content_of(objects, old)
+    samples = [content[place : place + 32] for place in range(0, len(content) - 32, 5_000)]
+    assert samples
+    snapshots.delete_forgotten()
+    assert snapshots.newest_first() == [old]
+    with closing(JetStreamEraser(options)) as eraser:
+        eraser.forget(forget_entry(APP, NOON, session_ids=["session-1"]))
+    follow(journal, first)
+    snapshots.delete_forgotten()
+    assert snapshots.newest_first() == []
+    assert not any(sample in stored for stored in nats.contents() for sample in samples)
+    new = snapshots.publish(lambda *_: None)
+    snapshots.delete_forgotten()
+    assert snapshots.newest_first() == [new]
+
+
 def test_of_two_replicas_one_publishes(
     options: JetStreamOptions, journal: JetStreamWriter, first: Path, second: Path
 ) -> None:
@@ -692,8 +719,8 @@ def test_a_service_needs_few_permissions(
 ) -> None:
     bucket = "desk-views"
     stream = f"OBJ_{bucket}"
-    api = ("STREAM.INFO", "STREAM.CREATE", "STREAM.PURGE", "STREAM.MSG.GET", "DIRECT.GET")
-    publishes = [f"$O.{bucket}.>", *(f"$JS.API.{each}.{stream}" for each in api)]
+    api = [f"STREAM.{each}" for each in ("INFO", "CREATE", "PURGE", "MSG.GET", "MSG.DELETE")]
+    publishes = [f"$O.{bucket}.>", *(f"$JS.API.{each}.{stream}" for each in (*api, "DIRECT.GET"))]
     password = tmp_path / "password"
     password.write_text("right")
     config = (

@@ -13,6 +13,7 @@ from desk.client.errors import Failed, Retryable, Unavailable, own_errors
 from desk.client.replicas import Replicas, targets_of
 from desk.client.security import check_key, with_key
 from desk.client.subscription import RECONNECT_DELAY
+from desk.v1.admin_service_pb2_grpc import AdminServiceStub
 from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from desk.v1.status_pb2_grpc import StatusServiceStub
@@ -36,7 +37,7 @@ Page = TypeVar("Page", bound=_Page)
 TIMEOUT = 10.0
 """Seconds that a unary call may take by default."""
 
-# All unary methods only read: gRPC itself may repeat them within their deadline.
+# These methods only read: gRPC itself may repeat them within their deadline.
 _RETRIED = {
     "methodConfig": [
         {
@@ -44,6 +45,7 @@ _RETRIED = {
                 {"service": "desk.v1.SessionService"},
                 {"service": "desk.v1.StatusService"},
                 {"service": "desk.v1.EventService", "method": "ListRejections"},
+                {"service": "desk.v1.AdminService", "method": "ListForgotten"},
             ],
             "retryPolicy": {
                 "maxAttempts": 4,
@@ -126,6 +128,7 @@ class Connection:
         self.session_service = SessionServiceStub(channel)
         self.event_service = EventServiceStub(channel)
         self.status_service = StatusServiceStub(channel)
+        self.admin_service = AdminServiceStub(channel)
 
     async def __aenter__(self) -> Self:
         return self

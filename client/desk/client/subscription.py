@@ -8,8 +8,10 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message
 from grpc.aio import UnaryStreamCall
 
 from desk.client.errors import (
@@ -33,6 +35,8 @@ every 5 s, or every 20 s while it has thousands of streams."""
 
 RECONNECT_DELAY, LONGEST_DELAY = 0.2, 10.0
 """Seconds between two attempts to connect, at most; the first doubles up to the last."""
+
+Response = TypeVar("Response")
 
 Open = Callable[[SubscribeRequest], UnaryStreamCall[SubscribeRequest, SubscribeResponse]]
 
@@ -151,7 +155,7 @@ async def follow(
             call = open_stream(position.request())
         try:
             while True:
-                response = await _read(call, silence)
+                response = await read(call, silence)
                 update = position.take(response, resumed=resumed)
                 attempt, resumed = 0, False
                 yield update
@@ -170,9 +174,13 @@ async def follow(
         await asyncio.sleep(delay)
 
 
-async def _read(
-    call: UnaryStreamCall[SubscribeRequest, SubscribeResponse], silence: float
-) -> SubscribeResponse:
+async def read(call: UnaryStreamCall[Any, Response], silence: float) -> Response:
+    """Read the next message of a stream.
+
+    Raises:
+        TimedOut: none came for `silence` seconds.
+        Unavailable: the stream has ended.
+    """
     try:
         with own_errors():
             async with asyncio.timeout(silence):
@@ -181,8 +189,8 @@ async def _read(
         raise TimedOut(
             f"nothing came for {silence:g} s", code=grpc.StatusCode.DEADLINE_EXCEEDED
         ) from None
-    if isinstance(response, SubscribeResponse):
-        return response
+    if isinstance(response, Message):
+        return cast(Response, response)
     raise Unavailable("the stream ended", code=grpc.StatusCode.UNAVAILABLE)
 
 
