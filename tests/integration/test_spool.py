@@ -418,7 +418,7 @@ def test_a_start_with_neither_journal_nor_spool_names_both(remote: Remote, folde
 def test_a_spool_that_was_deleted_is_made_again(
     journal: SpooledWriter, remote: Remote, folder: Path
 ) -> None:
-    shutil.rmtree(folder)
+    shutil.rmtree(folder.rename(folder.with_name("deleted")))  # at once: it is made again at once
     eventually(lambda: (folder / "1.db").exists() and (folder / "journal").exists())
     remote.away = True
     eventually(lambda: kept(journal, "a"))
