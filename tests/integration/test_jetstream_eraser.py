@@ -111,6 +111,7 @@ def test_no_file_of_the_server_has_the_bytes_of_a_deleted_entry(
 
 
 @pytest.mark.tools
+@pytest.mark.timeout(360)  # a server that is busy leaves its Raft log to the next compaction
 def test_no_file_of_a_cluster_has_the_bytes_once_its_logs_are_compacted(tmp_path: Path) -> None:
     with nats_cluster(tmp_path) as servers:
         options = servers[0].options(replicas=3)
@@ -121,11 +122,13 @@ def test_no_file_of_a_cluster_has_the_bytes_once_its_logs_are_compacted(tmp_path
             with closing(JetStreamEraser(options)) as eraser:
                 eraser.forget(forget_entry(APP, 1, session_ids=["a"]))
                 eraser.delete(marked)
-            for server in servers:  # it compacts its Raft logs when it ends, and every few minutes
+            for server in (
+                servers * 2
+            ):  # it compacts its Raft logs when it ends, and every few minutes
                 server.stop(signal.SIGTERM)
                 server.start()
                 eventually(lambda: are_current(servers[0], name_of(options)), within=60.0)
-            eventually(lambda: not with_mark(servers), within=60.0)
+            eventually(lambda: not with_mark(servers), within=200.0)
             assert len(read_all(journal)) == 200 + 1
 
 

@@ -1,6 +1,6 @@
 """The scrub: finds what differs between journal and view, and goes on where it was."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -153,6 +153,18 @@ def test_what_is_forgotten_and_deleted_while_the_scrub_reads_is_no_difference(
             return super().read(after, limit=limit)
 
     assert scrubbed(tmp_path, Deleting(at(3, lambda _: None))).shown == 0
+
+
+def test_what_is_forgotten_and_deleted_while_a_view_is_checked_is_no_difference(
+    tmp_path: Path,
+) -> None:
+    def deleting() -> Iterator[Entry]:
+        yield ENTRIES[0]
+        order = forget_entry(APP, NOON, session_ids=["s3"])
+        project(tmp_path, [Entry(revision=SESSIONS + 1, **asdict(order))]).close()
+        yield from at(3, lambda _: None)[1:]
+
+    assert check(store.locate(tmp_path), JOURNAL, deleting()).damages == []
 
 
 def test_entries_that_were_lost_at_the_end_are_reported(tmp_path: Path) -> None:

@@ -82,9 +82,10 @@ class NatsServer:
         self.process.send_signal(signum)
         self.process.wait(DEADLINE)
 
-    def contents(self) -> Iterator[bytes]:
-        """Read the files of the store."""
-        for file in (self._directory / "store").rglob("*"):
+    def contents(self, stream: str = "") -> Iterator[bytes]:
+        """Read the files of the store, or of one stream."""
+        pattern = f"{stream}/**/*" if stream else "*"
+        for file in (self._directory / "store").rglob(pattern):
             with suppress(OSError):  # it was removed since
                 if file.is_file():
                     yield file.read_bytes()
