@@ -21,6 +21,7 @@ NAMES = (
     "subscribe",
     "live",
     "footprint",
+    "forgetting",
     "cluster_acknowledgements",
     "cluster_fold",
     "cluster_replica",

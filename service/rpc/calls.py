@@ -24,7 +24,7 @@ from service.rpc.measurement import Measurement
 MAX_REQUEST_BYTES = 16 * 1024
 """Bytes of a request. A call that stays open keeps them, including unknown fields."""
 
-LARGE = frozenset({"BatchGetSessions"})
+LARGE = frozenset({"BatchGetSessions", "Forget"})
 """Methods whose requests may be as large as gRPC allows."""
 
 
@@ -33,7 +33,7 @@ class Call:
 
     Attributes:
         caller: the client's address.
-        apps: those that it may read; None = all.
+        grant: the rights of the client.
         reduce: leaves out of an answer what the client may not read or does not want.
         abort: ends the call with a status.
         time_remaining: seconds until the deadline; None without one.
@@ -42,14 +42,14 @@ class Call:
     def __init__(
         self,
         context: Any,
-        apps: frozenset[int] | None,
+        grant: Grant,
         reduce: Reduce,
         quota: Quota,
         waiters: Quota,
         count_sent: Callable[[], None],
     ) -> None:
         self.caller = caller_of(context.peer())
-        self.apps = apps
+        self.grant = grant
         self.reduce = reduce
         self._write: Callable[[bytes], Awaitable[None]] = context.write
         self._count_sent = count_sent
@@ -137,7 +137,7 @@ class Handler:
         quota = self._quotas.of(self._method)
         reduce = self._gate.reducer(grant)
         count_sent = self._measurement.count_sent
-        call = Call(context, grant.apps, reduce, quota, self._quotas.waiters, count_sent)
+        call = Call(context, grant, reduce, quota, self._quotas.waiters, count_sent)
         _take(quota, call.caller, context)
         return call
 
