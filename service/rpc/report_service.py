@@ -44,13 +44,13 @@ class ReportService:
             check.not_negative("min_revision", request.min_revision)
         await await_revision(self._feed, self._readers.inline, request.min_revision, call)
         end = time.monotonic() + call.time_left(math.inf)
-        work = _Work(selection, since, end, limits.count_seconds, limits.report_rows)
+        work = Computation(selection, since, end, limits.count_seconds, limits.report_rows)
         response = await self._readers.heavy.run(call.caller, work.compute, centre.now())
         response.time_zone = centre.zone_name
         return response
 
 
-class _Work:
+class Computation:
     """The computing of one report, in a thread.
 
     Args:
