@@ -64,5 +64,10 @@ class BoardService:
             requests.thresholds(
                 check, "options.thresholds", asked.thresholds, self._centre.thresholds
             ),
-            check.size("options.max_listed", asked.max_listed, default=20, most=200),
+            check.size(
+                "options.max_listed",
+                asked.max_listed,
+                default=requests.DEFAULT_LISTED,
+                most=requests.MAX_LISTED,
+            ),
         )

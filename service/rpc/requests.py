@@ -51,6 +51,10 @@ FEW = 5
 LATEST = 253_402_300_799
 """Seconds: the end of the year 9999, the last that a Timestamp may hold."""
 
+DEFAULT_LISTED = 20
+MAX_LISTED = 200
+"""Sessions and agents in a list of a board."""
+
 MAX_INTERVALS = 3_000
 MAX_RANGE = 400 * 86_400_000
 """Milliseconds of a report."""
