@@ -30,7 +30,8 @@ from tests.support.views import JOURNAL, MEMORY, apply_all
 
 ALL = BoardSelection(frozenset(), frozenset(), Thresholds(), max_listed=20)
 CENTRE = Centre(UTC, now=lambda: NOON)
-HOURS = bounds(NOON - HOUR, NOON + 2 * HOUR, Length.HOUR, UTC)
+SHORT = [NOON - HOUR, *range(NOON - 8_000, NOON + 40_000, 1_000), NOON + HOUR]
+"""Bounds of intervals so short that the sessions of a journal leave and enter them."""
 
 
 def views(cut: list[list[Entry]]) -> Iterator[Reader]:
@@ -55,7 +56,7 @@ def board(sums: ViewSums, reader: Reader) -> tuple[int, Board]:
 
 
 def report(reader: Reader, since: int = 0) -> tuple[int, list[ReportInterval]]:
-    selection = ReportSelection(HOURS, True, True, True, (), (), (), Thresholds())
+    selection = ReportSelection(SHORT, True, True, True, (), (), (), Thresholds())
     answer = Computation(selection, since, float("inf"), 60, 1_000).compute(reader, NOON)
     return answer.header.revision, list(answer.intervals)
 
