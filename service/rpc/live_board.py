@@ -133,6 +133,14 @@ class LiveBoard:
         Raises:
             CallRefused: TOO_MANY_SESSIONS.
         """
+        if self.refreshed_at >= not_before and selection in self._shown:
+            return self._shown[selection]
+        # A task of its own: the turn lasts as long as the thread works, also if the call ends.
+        made = asyncio.ensure_future(self._make(selection, not_before))
+        made.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(made)
+
+    async def _make(self, selection: BoardSelection, not_before: float) -> Shown:
         async with self._turn:
             if self.refreshed_at < not_before:
                 # Taken before the read: a later change must not count as seen.

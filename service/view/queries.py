@@ -291,7 +291,7 @@ WHERE last_event_at - begun_at > 21600000 AND last_event_at >= ?1 AND begun_at <
 # Records after a position whose verdict a late callback has changed: their event, and since when to
 # when their session lies now.
 REVISED_AFTER = f"""
-SELECT own.record, begun_at, last_event_at
+SELECT feed.sdk_app_id, own.record, begun_at, last_event_at
 FROM feed JOIN feed AS own ON own.position = feed.event_revision << {ORDINAL_BITS}
 LEFT JOIN sessions ON sessions.number = (
     SELECT number FROM session_keys

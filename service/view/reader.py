@@ -370,7 +370,7 @@ class Reader:
             yield from self._db.execute(queries.REPORT_SESSIONS, (start, end))
 
     def revised_after(self, after: int, *, seconds: float) -> Iterator[Row]:
-        """Read records revised after a position: (record, begun_at, last_event_at)."""
+        """Read records revised after a position: (app, record, begun_at, last_event_at)."""
         with sqlite_errors(), self._limited(seconds):
             yield from self._db.execute(queries.REVISED_AFTER, (after,))
 

@@ -1,12 +1,14 @@
 """BoardService on a real channel: now, live, corrected by late callbacks, within its limits."""
 
 import asyncio
+from contextlib import aclosing
 from datetime import UTC
 from typing import Any
 
 import grpc
 import pytest
 
+from desk.client import Client
 from desk.v1.board_service_pb2 import (
     Board,
     BoardOptions,
@@ -20,7 +22,8 @@ from service.records import duration
 from service.rpc.limits import Limits
 from service.rpc.live_board import Centre
 from tests.support.callbacks import APP, NOON, body, life
-from tests.support.rpc import Worker, fields, reason, refusal, service, until
+from tests.support.rpc import Worker, fields, reason, refusal, service, until, world
+from tests.support.rpc import worker as worker_of
 
 QUEUE = ("SessionBegin", "TransferringToHuman", "TransferringToHumanWait")
 TALK = (*QUEUE, "TransferToHumanSuccess", "Human.UserSendMsg")
@@ -193,3 +196,29 @@ async def _rest(stream: Any) -> None:
     while await stream.read() is not grpc.aio.EOF:
         pass
     raise AssertionError(await stream.code())
+
+
+async def test_a_call_that_is_left_early_does_not_disturb_the_others():
+    async with service(*a_day(), centre=CENTRE) as (_, worker):
+        calls = [worker.board.GetBoard(GetBoardRequest()) for _ in range(40)]
+        for each in calls[::2]:
+            each.cancel()
+        answers = await asyncio.gather(*calls[1::2])
+        assert {each.board.total.waiting for each in answers} == {1}
+        assert (await board(worker)).total.today.offered == 4
+
+
+async def test_a_client_goes_on_watching_when_the_service_is_restarted():
+    with world(a_day()) as made:
+        made.wait()
+        async with worker_of(made, centre=CENTRE, limits=QUICK) as serving:
+            client = Client(f"127.0.0.1:{serving.port}", reconnect_delay=0.02)
+            async with client, aclosing(client.watch_board()) as boards:
+                assert (await anext(boards)).board.total.waiting == 1
+                serving.stop.set()
+                await serving.task
+                revision = made.append(body("SessionUserEnd", NOON + 50_000, session_id="waits"))
+                made.wait()
+                async with worker_of(made, port=serving.port, centre=CENTRE, limits=QUICK):
+                    found = await anext(boards)
+                    assert (found.revision, found.board.total.waiting) == (revision, 0)

@@ -18,7 +18,7 @@ from desk.v1.session_pb2 import TimeRange
 from service.records import duration, timestamp
 from service.rpc.limits import Limits
 from service.rpc.live_board import Centre
-from tests.support.callbacks import NOON, SESSION, body, life
+from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import Worker, fields, reason, refusal, service
 
 HOUR, DAY = 3_600_000, 86_400_000
@@ -204,3 +204,16 @@ async def test_a_wrong_request_is_named(options: dict[str, Any], field: str):
             )
             call = worker.report.GetReport(GetReportRequest(range=between, **options))
         assert field in fields(await refusal(call))
+
+
+async def test_a_change_of_another_app_is_none_of_the_report():
+    async with service(*life(*LEFT)) as (world, worker):
+        since = world.journal.head()
+        world.append(*life(*QUEUE, session_id="other"), app=APP + 1)
+        world.append(body("SessionEnd", NOON + 5_000, session_id="other"), app=APP + 1)
+        await worker.revision(world.forget("other", app=APP + 1))
+        found = await report(worker, sdk_app_ids=[APP], since_revision=since)
+        assert [each.changed for each in found.intervals] == [False]
+        assert found.intervals[0].revision == since
+        [all_apps] = (await report(worker, since_revision=since)).intervals
+        assert all_apps.changed
