@@ -268,6 +268,11 @@ def live(visits: Sequence[Visit]) -> Found:
     }
 
 
+def busy_agents(visits: Sequence[Visit]) -> set[str]:
+    """Return the agents who have sessions now."""
+    return {each.session.agent_id for each in visits if each.session.state in HANDLED}
+
+
 def _since(visit: Visit, states: tuple[str, ...]) -> int:
     """Return the start of the last stays that are all in some states."""
     since = visit.stays[-1].start

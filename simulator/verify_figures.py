@@ -12,7 +12,7 @@ from desk.v1.board_service_pb2 import Board, BoardFigures, BoardOptions
 from desk.v1.figures_pb2 import Thresholds
 from desk.v1.report_service_pb2 import IntervalLength, ReportGroup, ReportRow
 from desk.v1.session_pb2 import SessionFilter, SessionState
-from simulator.figures import Expected, Visit, live, offers, service
+from simulator.figures import Expected, Visit, busy_agents, live, offers, service
 from simulator.ledger import Ledger
 from simulator.report import Report
 
@@ -64,6 +64,7 @@ def _compare_board(report: Report, visits: Sequence[Visit], board: Board) -> Non
         today = [each for each in offers(chosen) if start <= each.at < end]
         expected = live(chosen) | {"today": service(today, *_limits(board.thresholds))}
         _compare(report, f"board {name}".rstrip(), expected, cell)
+    _compare(report, "board", {"agent_count": len(busy_agents(visits))}, board)
 
 
 async def _compare_report(
