@@ -3,6 +3,8 @@
 A function imports the engine that it opens, so that no process loads what it does not use.
 """
 
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +14,11 @@ from storage.sizes import size_of_database
 
 if TYPE_CHECKING:
     from journal.backlog import Backlog
+    from journal.entry import NewEntry
     from journal.jetstream import JetStreamOptions, JetStreamReader
     from journal.jetstream_copy import JetStreamTarget
-    from journal.port import JournalReader, JournalWriter
+    from journal.jetstream_objects import ObjectStore
+    from journal.port import Eraser, JournalReader, JournalWriter
     from journal.sqlite import SqliteReader
     from service.snapshot import Snapshots
 
@@ -94,13 +98,38 @@ def open_stream_target(
     return JetStreamTarget(_jetstream(settings), journal_id, first=first)
 
 
-def open_snapshots(settings: Settings) -> "Snapshots":
+def open_eraser(settings: Settings) -> "Eraser":
+    """Open the journal to forget sessions, beside its writers."""
+    if settings.is_on_nats:
+        from journal.jetstream_eraser import JetStreamEraser
+
+        return JetStreamEraser(_jetstream(settings))
+    from journal.sqlite_eraser import SqliteEraser
+
+    return SqliteEraser(settings.data_dir / JOURNAL_FILE)
+
+
+def append_forget_entry(settings: Settings, entry: "NewEntry") -> int:
+    """Append a FORGET entry to the journal, and return its revision."""
+    with closing(open_eraser(settings)) as eraser:
+        return eraser.forget(entry)
+
+
+def open_snapshots(
+    settings: JournalSettings, journal: "JournalReader", data_dir: Path
+) -> "Snapshots":
     """Open the snapshots of the views of a journal on NATS."""
-    from journal.jetstream_objects import ObjectStore
     from service.snapshot import Snapshots
 
+    return Snapshots(open_object_store(settings), journal, data_dir)
+
+
+def open_object_store(settings: JournalSettings) -> "ObjectStore":
+    """Open the object store beside a journal on NATS."""
+    from journal.jetstream_objects import ObjectStore
+
     options = _jetstream(settings)
-    return Snapshots(ObjectStore(options.access, options.stream), settings.data_dir)
+    return ObjectStore(options.access, options.stream)
 
 
 def _jetstream(settings: JournalSettings) -> "JetStreamOptions":
@@ -133,13 +162,17 @@ def open_file(data_dir: Path) -> "SqliteReader":
     return SqliteReader(data_dir / JOURNAL_FILE)
 
 
-def journal_size(settings: Settings) -> tuple[int, int]:
-    if settings.is_on_nats:  # the servers' disks, not this one
-        return 0, 0
-    return size_of_database(settings.data_dir / JOURNAL_FILE)
-
-
-def backlog_of(settings: Settings) -> "Backlog":
+def journal_figures(settings: Settings) -> tuple["Backlog", Callable[[], tuple[int, int]]]:
+    """Return functions that tell what is not applied yet, and how large the journal is."""
     from journal.backlog import Backlog
 
-    return Backlog(lambda: open_reader(settings))
+    if not settings.is_on_nats:
+        path = settings.data_dir / JOURNAL_FILE
+        return Backlog(lambda: open_file(settings.data_dir)), lambda: size_of_database(path)
+    streams: list[JetStreamReader] = []
+
+    def open_() -> "JetStreamReader":
+        streams[:] = [open_stream(settings)]
+        return streams[0]
+
+    return Backlog(open_), lambda: (sum(each.bytes for each in streams), 0)

@@ -5,6 +5,7 @@ not load gRPC, nor the service waitress.
 """
 
 import asyncio
+import datetime
 import gc
 import math
 import os
@@ -14,8 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
-from functools import cache
+from contextlib import ExitStack, closing, contextmanager
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from shutil import disk_usage
@@ -28,11 +29,14 @@ from command import logs
 from command.address import Address
 from command.background import leave
 from command.engines import (
-    backlog_of,
-    journal_size,
+    append_forget_entry,
+    journal_figures,
     notice_of,
+    open_eraser,
+    open_object_store,
     open_reader,
     open_snapshots,
+    open_stream,
     open_writer,
 )
 from command.runtime import read_silent
@@ -64,6 +68,9 @@ WARN_AFTER = 5.0
 
 NICE = 10
 """Priority of what nobody waits for, as nice(1) takes it."""
+
+ASIDE = ("console", "gateway", "snapshots")
+"""Processes on which the answers of gRPC do not depend."""
 
 TOKENS_EVERY = 1.0
 """Seconds between two looks at the callback tokens."""
@@ -175,6 +182,7 @@ def _follow_tokens(
 def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Run the follower: fold the journal into the view."""
     with _process(notifier, settings, runtime, "follower", metrics.FOLLOWER):
+        from service.erasure import Erasure
         from service.scrub import Scrub
 
         stop = threading.Event()
@@ -185,10 +193,30 @@ def run_follower(notifier: Notifier, settings: Settings, runtime: Path) -> None:
                 _load_snapshot(journal, settings, stop, notifier)
                 work = _open_with_retries(lambda: _make_follower(journal, settings), stop, notifier)
                 if work is not None:
+                    data_dir = settings.data_dir
+                    Erasure(lambda: open_eraser(settings), data_dir, work.note_deleted).start(stop)
                     if settings.scrub_rate:
                         Scrub(journal, settings.data_dir, rate=settings.scrub_rate).start(stop)
+                    _start_retention(settings, stop)
                     _report_ready(notifier)
                     work.run(stop, notifier.alive)
+
+
+def _start_retention(settings: Settings, stop: threading.Event) -> None:
+    """Forget from now on what is older than DESK_RETENTION, if that is set."""
+    from metrics.report import RetentionReport, discard
+    from service.retention import Retention
+
+    if settings.retention is None:
+        discard(settings.data_dir, RetentionReport)
+        return
+    Retention(
+        settings.data_dir,
+        partial(append_forget_entry, settings),
+        open_object_store(settings).claim if settings.is_on_nats else lambda _: True,
+        keep=settings.retention,
+        at=datetime.time.fromisoformat(settings.retention_at),
+    ).start(stop)
 
 
 def _load_snapshot(
@@ -198,22 +226,31 @@ def _load_snapshot(
     from journal.errors import Unavailable
 
     if settings.is_on_nats:
+        _open_with_retries(lambda: _refuse_during_build(settings), stop, notifier)
         try:
-            with closing(open_snapshots(settings)) as snapshots:
-                _with_signs(notifier, lambda: snapshots.load(journal, stop))
+            with closing(open_snapshots(settings, journal, settings.data_dir)) as snapshots:
+                _with_signs(notifier, lambda: snapshots.load(stop))
         except Unavailable as problem:
             log.warning("snapshots_not_found", reason=str(problem))
 
 
 def run_snapshots(notifier: Notifier, settings: Settings, runtime: Path) -> None:
     """Publish a snapshot of the view now and then, apart from the processes that are in a hurry."""
-    with _process(notifier, settings, runtime, "snapshots"):
+    with (
+        _process(notifier, settings, runtime, "snapshots", metrics.SNAPSHOTS),
+        ExitStack() as opened,
+    ):
         os.nice(NICE)
         stop = threading.Event()
         on_stop_request(stop.set)
-        snapshots = _open_with_retries(lambda: open_snapshots(settings), stop, notifier)
-        if snapshots is not None:
-            with closing(snapshots):
+        journal = _open_with_retries(lambda: open_stream(settings), stop, notifier)
+        if journal is not None:
+            opened.enter_context(closing(journal))
+            snapshots = _open_with_retries(
+                lambda: open_snapshots(settings, journal, settings.data_dir), stop, notifier
+            )
+            if snapshots is not None:
+                opened.enter_context(closing(snapshots))
                 _report_ready(notifier)
                 hours = settings.snapshot_hours
                 _with_signs(notifier, lambda: snapshots.keep_published(stop, hours))
@@ -257,15 +294,15 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
 
     on_stop_request(lambda: _set(loop, stop), reload=reload)
     beat = asyncio.create_task(_give_signs(notifier))
+    backlog, size = journal_figures(settings)
     await serve(
         locate(settings.data_dir),
         str(address),
         sdk_app_ids=settings.sdk_app_ids,
-        journal_backlog=backlog_of(settings),
-        journal_size=lambda: journal_size(settings),
-        silent_processes=lambda: [
-            name for name in read_silent(runtime) if name not in ("gateway", "console")
-        ],
+        journal_backlog=backlog,
+        journal_size=size,
+        silent_processes=lambda: silent_of_service(runtime),
+        forget=partial(append_forget_entry, settings),
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,
@@ -327,6 +364,11 @@ def _centre(settings: Settings) -> "Centre":
     return Centre(time_zone(settings.time_zone), settings.time_zone, thresholds)
 
 
+def silent_of_service(runtime: Path) -> list[str]:
+    """Return the processes without a sign of life for which health is NOT_SERVING."""
+    return [name for name in read_silent(runtime) if name not in ASIDE]
+
+
 async def _give_signs(notifier: Notifier) -> None:
     while True:
         notifier.alive()
@@ -372,10 +414,8 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
     from journal.errors import Unavailable
     from service.follower import Follower
     from service.view.errors import ViewError, ViewUnavailable
-    from service.view.writer import is_being_built
 
-    if is_being_built(settings.data_dir):
-        raise Unavailable("desk view build is making the view")
+    _refuse_during_build(settings)
     try:
         # A restored file has a new id. Nobody replaces a stream, but by mistake.
         return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
@@ -383,6 +423,14 @@ def _make_follower(journal: "JournalReader", settings: Settings) -> "Follower":
         raise
     except (ViewError, OSError) as error:
         raise Unavailable(f"the view cannot be opened: {error}") from error
+
+
+def _refuse_during_build(settings: Settings) -> None:
+    from journal.errors import Unavailable
+    from service.view.writer import is_being_built
+
+    if is_being_built(settings.data_dir):
+        raise Unavailable("desk view build is making the view")
 
 
 def _open_with_retries(

@@ -6,10 +6,11 @@ secret.
 
 import difflib
 import math
+import re
 import stat
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
@@ -50,6 +51,9 @@ MAX_CONNECTIONS = 1_000_000
 MAX_TIMEOUT = 24 * 60 * 60
 """Guard against a typing error: seconds of DESK_HANG_TIMEOUT."""
 
+MAX_RETENTION = 36_500
+"""Guard against a typing error: days of DESK_RETENTION."""
+
 MAX_LAG = 7 * 24 * 60 * 60
 MAX_SCRUB_RATE = 10_000
 """Guards against a typing error: seconds of DESK_MAX_LAG, entries of DESK_SCRUB_RATE."""
@@ -86,6 +90,12 @@ def _read_app_ids(text: str) -> tuple[int, ...]:
     return tuple(sorted({whole_number(part, 1, MAX_SDK_APP_ID) for part in parts}))
 
 
+def _read_days(text: str) -> timedelta:
+    if not text.endswith("d"):
+        raise ValueError(f"must be a number of days such as 400d, not {shown(text)}")
+    return timedelta(days=whole_number(text.removesuffix("d"), 1, MAX_RETENTION))
+
+
 AnySettings = TypeVar("AnySettings", bound=JournalSettings)
 
 
@@ -115,6 +125,7 @@ def _read_time_zone(text: str) -> str:
 
 
 AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
+Days = Annotated[timedelta, NoDecode, parsed(_read_days)]
 
 
 class Settings(ConsoleSettings, JournalSettings):
@@ -146,6 +157,8 @@ class Settings(ConsoleSettings, JournalSettings):
         service_level: the target of board and reports.
         short_abandon: seconds; who gives up within them is not held against the service.
         time_zone: of the days and hours of board and reports.
+        retention: the age from which sessions and malformed callbacks are forgotten; None: never.
+        retention_at: the time of day, in UTC, at which that is done.
         hang_timeout: seconds without a sign of life after which a process is restarted; 0: never.
         log_level: the lowest level that is logged.
         log_format: `auto` is console on a terminal and JSON elsewhere.
@@ -185,6 +198,8 @@ class Settings(ConsoleSettings, JournalSettings):
     )
     short_abandon: Annotated[int, number(0, MAX_WAIT)] = 10
     time_zone: Annotated[str, parsed(_read_time_zone)] = "UTC"
+    retention: Days | None = None
+    retention_at: str = "03:00"
     hang_timeout: Annotated[int, number(0, MAX_TIMEOUT)] = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "json", "console"] = "auto"
@@ -260,6 +275,13 @@ class Settings(ConsoleSettings, JournalSettings):
             f"{listen} leaves this machine and {missing}, listen on loopback, or set "
             "DESK_GRPC_INSECURE=true if the network is trusted"
         )
+
+    @check("retention_at")
+    @classmethod
+    def _time_of_day(cls, text: str) -> str:
+        if not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", text):
+            raise ValueError(f"must be a time of day from 00:00 to 23:59, not {shown(text)}")
+        return text
 
     @check("data_dir")
     @classmethod

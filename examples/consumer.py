@@ -13,6 +13,7 @@ import sqlite3
 import sys
 
 from desk.client import Client, JournalMismatch, OutOfRange, Update
+from desk.v1.event_pb2 import Forgotten
 from desk.v1.session_pb2 import Session, SessionState
 
 SCHEMA = """
@@ -52,6 +53,8 @@ class Copy:
             for record in update.records:
                 if record.HasField("session"):
                     self._put(record.session)
+            if update.forgotten:
+                self._delete(update.forgotten)
             if complete:
                 self._database.execute(
                     "INSERT OR REPLACE INTO position VALUES (1, ?, ?)",
@@ -69,6 +72,12 @@ class Copy:
                 session.begun_at.ToJsonString(),
             ),
         )
+
+    def _delete(self, forgotten: Forgotten) -> None:
+        """Delete what must not be kept any longer: that is why it was forgotten."""
+        keys = [(forgotten.sdk_app_id, session_id) for session_id in forgotten.session_ids]
+        sql = "DELETE FROM sessions WHERE sdk_app_id = ? AND session_id = ?"
+        self._database.executemany(sql, keys)
 
 
 async def load(client: Client, copy: Copy) -> None:
@@ -91,6 +100,7 @@ async def resume(client: Client, copy: Copy, journal_id: str, revision: int) -> 
     updates = client.subscribe(
         journal_id=journal_id,
         after_revision=revision,
+        skip_forgotten=True,  # the copy has them, and is told to delete them
         include_session=True,
         omit_message=True,
         omit_raw_body=True,

@@ -18,11 +18,12 @@ from msgspec.structs import astuple
 from journal import sqlite_format
 from journal.copying import Source, compare, copy_entries
 from journal.damage import Damage, Report, damages, faults
-from journal.entry import MAX_INTEGER, Entry, validate
+from journal.entry import MAX_INTEGER, Entry, NewEntry, numbered, validate
 from journal.errors import JournalError, Unreadable
+from journal.forgetting import forget_entry, forget_list_of
 from journal.sqlite_copy import FileTarget
 from journal.sqlite_file import connect_to_read, map_errors, open_read_only
-from journal.sqlite_page import COLUMNS
+from journal.sqlite_page import COLUMNS, HEAD
 from storage.lock import FileLock
 
 STEP = 1_000
@@ -38,8 +39,11 @@ SUMMARY = "SELECT count(*), ifnull(max(revision), 0), ifnull(max(received_at), 0
 INSERT = f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
 SET_OLDEST = "UPDATE header SET oldest_revision = ?"
 SET_ID = "UPDATE header SET journal_id = ?"
+HAS_ID = "SELECT EXISTS (SELECT 1 FROM entries WHERE id = ?)"
 LOST = """
-SELECT count(*), min(revision), max(revision), min(received_at)
+SELECT count(*) FILTER (WHERE kind != 2), min(revision) FILTER (WHERE kind != 2),
+       max(revision) FILTER (WHERE kind != 2), min(received_at) FILTER (WHERE kind != 2),
+       count(*) FILTER (WHERE kind = 2)
 FROM entries WHERE id NOT IN (SELECT id FROM kept.entries)
 """
 
@@ -65,12 +69,21 @@ class Content(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Entries of the present journal that a backup lacks; `since` is a time (ms)."""
+    """Entries of the present journal that a backup lacks.
+
+    Attributes:
+        entries: number of callbacks.
+        first: the lowest revision of these.
+        last: the highest one.
+        since: the time (ms) at which the first of these was received.
+        forgotten: number of FORGET entries.
+    """
 
     entries: int
     first: int
     last: int
     since: int
+    forgotten: int
 
 
 def back_up(target: Path, make: Callable[[Path], Content]) -> Content:
@@ -139,11 +152,7 @@ def temporary(directory: Path, name: str = "journal") -> Iterator[Path]:
 
     It is locked as long as it is in use.
     """
-    for abandoned in directory.glob(f"{name}-*{PARTIAL}"):
-        with suppress(OSError):
-            lock = FileLock(abandoned)
-            _delete(abandoned)
-            lock.release()
+    delete_abandoned(directory, name)
     descriptor, path = tempfile.mkstemp(prefix=f"{name}-", suffix=PARTIAL, dir=directory)
     os.close(descriptor)
     lock = FileLock(Path(path))
@@ -152,6 +161,15 @@ def temporary(directory: Path, name: str = "journal") -> Iterator[Path]:
     finally:
         _delete(Path(path))
         lock.release()
+
+
+def delete_abandoned(directory: Path, name: str) -> None:
+    """Delete the temporary files of processes that were killed."""
+    for abandoned in directory.glob(f"{name}-*{PARTIAL}"):
+        with suppress(OSError):
+            lock = FileLock(abandoned)
+            _delete(abandoned)
+            lock.release()
 
 
 def _delete(file: Path) -> None:
@@ -212,6 +230,37 @@ def make_another(copy: Path, *, name: str) -> None:
         connection.execute(SET_ID, (uuid4().hex,))
 
 
+def forget_again(copy: Path, entries: Iterable[Entry]) -> int:
+    """Append to a copy the FORGET entries that it lacks; return their number.
+
+    Raises:
+        ValueError: an entry is no FORGET entry, or damaged.
+    """
+    with map_errors(copy), closing(apsw.Connection(str(copy))) as connection, connection:
+        oldest = head = int(connection.execute(HEAD).get)
+        for entry in entries:
+            made = None if connection.execute(HAS_ID, (entry.id,)).get else _again(entry, oldest)
+            if made:
+                head += 1
+                connection.execute(INSERT, astuple(numbered(made, head)))
+    return head - oldest
+
+
+def _again(entry: Entry, head: int) -> NewEntry | None:
+    """Make a FORGET entry for a journal that ends at `head`, if it lists what may be there."""
+    listed = forget_list_of(entry)
+    revisions = [each for each in listed.revisions if each <= head]
+    if not listed.session_ids and not revisions:
+        return None
+    return forget_entry(
+        entry.sdk_app_id,
+        entry.received_at,
+        session_ids=listed.session_ids,
+        revisions=revisions,
+        up_to=min(listed.up_to, head),
+    )
+
+
 def loss(journal: Path, copy: Path) -> Loss:
     """Return the entries of a journal that nobody writes which a copy lacks.
 
@@ -220,8 +269,8 @@ def loss(journal: Path, copy: Path) -> Loss:
     """
     with map_errors(journal), closing(connect_to_read(journal, "")) as connection:
         connection.execute("ATTACH ? AS kept", (str(copy),))
-        count, first, last, since = connection.execute(LOST).get
-    return Loss(count, first or 0, last or 0, since or 0)
+        row = connection.execute(LOST).get
+    return Loss._make(number or 0 for number in row)
 
 
 def put_in_place(copy: Path, journal: Path) -> None:

@@ -10,6 +10,7 @@ import apsw
 
 from callback.decoder import identify
 from journal.entry import DAMAGED, MAX_INTEGER, Entry, Kind
+from journal.forgetting import forget_list_of
 from journal.sqlite_page import HEAD, read_page
 
 HEADER = "SELECT oldest_revision, (SELECT min(revision) FROM entries) FROM header"
@@ -59,8 +60,11 @@ def scan(connection: apsw.Connection) -> Iterator[Entry | Damage]:
 def changed(entry: Entry) -> bool:
     """Return True if an entry is not the one that was appended."""
     try:
+        if entry.kind == Kind.FORGET:
+            forget_list_of(entry)
+            return False
         is_callback = identify(entry.sdk_app_id, entry.body) == entry.id
-    except TypeError:  # a changed bit can change the type of a value
+    except (TypeError, ValueError):  # a changed bit can change the type of a value
         return True
     return is_callback is not (entry.kind == Kind.CALLBACK)
 

@@ -28,7 +28,7 @@ from journal.errors import (
 from journal.group_commit import LIMITS, CommitLimits, GroupCommit
 from journal.jetstream_access import Access
 from journal.jetstream_connection import Connection, Link
-from journal.jetstream_message import entry_of
+from journal.jetstream_message import FORGET, entry_of
 from journal.jetstream_pages import Pages
 from journal.jetstream_publisher import PUBLISH_WITHIN, Outcome, Publisher
 from journal.jetstream_stream import StreamOptions, announcements
@@ -63,7 +63,11 @@ class JetStreamOptions:
 
 
 class JetStreamReader:
-    """`journal.port.JournalReader` on a stream."""
+    """`journal.port.JournalReader` on a stream.
+
+    Attributes:
+        bytes: of one copy of the stream, as it was when NATS was last asked.
+    """
 
     def __init__(self, options: JetStreamOptions) -> None:
         """Connect.
@@ -75,6 +79,7 @@ class JetStreamReader:
         self._options = options.stream
         self._name = options.stream.name
         self.id = ""
+        self.bytes = 0
         self._pages = Pages(options.access, self._name)
         self._reading = threading.Lock()
         self._connection = Connection(options.access, self._check)
@@ -136,7 +141,7 @@ class JetStreamReader:
         journal_id = jetstream_stream.check(info.config, self._options)
         if self.id and journal_id != self.id:
             raise OtherJournal(f"the stream {self._name} holds another journal now")
-        self.id = journal_id
+        self.id, self.bytes = journal_id, info.state.bytes
 
     async def _missing(self, link: Link) -> StreamInfo:
         raise Unavailable(f"there is no stream {self._name} yet")
@@ -146,20 +151,30 @@ class JetStreamReader:
         info = await link.js.stream_info(self._name)
         if (info.config.metadata or {}).get(jetstream_stream.JOURNAL_ID) != self.id:
             raise OtherJournal(f"the stream {self._name} holds another journal now")
+        self.bytes = info.state.bytes
         return info
 
     async def _verified(self, entries: list[Entry], after: int) -> list[Entry]:
         """Return the entries after a revision, of which a page has shown `entries`.
 
         Raises:
-            NotKept: the beginning of them was removed.
+            NotKept: the beginning of them was removed, and not because it was forgotten.
         """
         state = (await self._info()).state
-        if state.first_seq > after + 1:
+        if state.first_seq > after + 1 and not await self._forgets(after):
             raise NotKept(state.first_seq)
         if not entries and state.last_seq > after:  # the replica that answered is behind
             return await self._first_of_leader(after)
         return entries
+
+    async def _forgets(self, after: int) -> bool:
+        """Return True if there is a FORGET entry after a revision: it explains gaps before it."""
+        link = await self._connection.link()
+        try:
+            last = await link.js.get_last_msg(self._name, f"{self._name}.*.{FORGET}")
+        except NotFoundError:
+            return False
+        return (last.seq or 0) > after
 
     async def _first_of_leader(self, after: int) -> list[Entry]:
         link = await self._connection.link()

@@ -23,19 +23,26 @@ KIND = "Desk-Kind"
 """Headers of the other fields. An empty text has none, nor has the kind of a callback."""
 
 
+FORGET = "forget"
+"""The last token of the subject of a FORGET entry."""
+
+
 class _Named(msgspec.Struct, rename="pascal"):
     session_id: str = ""
 
 
-_CALLBACK = Kind.CALLBACK  # Enum members are slow to look up in Python 3.11
+_CALLBACK, _FORGET = Kind.CALLBACK, Kind.FORGET  # Enum members are slow to look up in Python 3.11
 _NAMED = msgspec.json.Decoder(_Named)
 
 
 def subject_of(stream: str, entry: NewEntry) -> str:
     """Return `<stream>.<app>.<2 hex digits>`; all callbacks of a session have the same digits.
 
-    A stream can be divided by them into several, each with whole sessions.
+    A stream can be divided by them into several, each with whole sessions. A FORGET entry has
+    `forget` instead of the digits.
     """
+    if entry.kind == _FORGET:
+        return f"{stream}.{entry.sdk_app_id}.{FORGET}"
     try:
         session = _NAMED.decode(entry.body).session_id
     except (ValueError, RecursionError):  # malformed: of no session

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
@@ -64,11 +65,6 @@ class StoredObject(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, int] = {}
     deleted: bool = False
 
-    @property
-    def stored_at(self) -> float:
-        """Unix time in seconds, by the clock of the process that stored it."""
-        return datetime.fromisoformat(self.mtime).timestamp()
-
 
 _DECODER = msgspec.json.Decoder(StoredObject)
 
@@ -109,8 +105,11 @@ class ObjectStore:
     def claim(self, name: str) -> bool:
         """Return True to the first process that claims `name`, within `CLAIMED` seconds."""
         self._make_bucket()
-        mark = uuid4().hex.encode()
-        return not self._publish(self._subject("C", "claim"), mark, {Header.MSG_ID.value: name})
+        mark, subject = uuid4().hex.encode(), self._subject("C", "claim")
+        if not self._publish(subject, mark, {Header.MSG_ID.value: name}):
+            return True
+        # It may have been stored by an attempt of which the answer was lost.
+        return self._run(lambda link: link.js.get_last_msg(self._stream, subject)).data == mark
 
     def put(self, name: str, source: Source, metadata: Mapping[str, str]) -> StoredObject:
         """Store a file, and read back that it is whole.
@@ -119,8 +118,9 @@ class ObjectStore:
             Unavailable: it is not stored, also because there is no room.
         """
         self._make_bucket()
-        nuid = f"{name}-{uuid4().hex[:8]}"
-        pieces = self._subject("C", nuid)
+        nuid, description = f"{name}-{uuid4().hex[:8]}", self._subject("M", _encoded(name))
+        pieces, stored = self._subject("C", nuid), None
+        replaced = self._described(description)
         try:
             size, chunks, digest = self._put_pieces(pieces, source)
             stored = StoredObject(
@@ -134,27 +134,31 @@ class ObjectStore:
                 metadata=dict(metadata),
                 options={"max_chunk_size": PIECE},
             )
-            description = self._subject("M", _encoded(name))
             self._publish(description, msgspec.json.encode(stored), {Header.ROLLUP.value: "sub"})
             self._check_whole(stored)
         except BaseException:
-            self._purge(pieces)
+            self._erase(pieces)
+            if stored and self._described(description) == stored:
+                self._purge(description)
             raise
+        if replaced:
+            self._erase(self._subject("C", replaced.nuid))
         return stored
 
     def open(self, stored: StoredObject) -> "Download":
         return Download(stored, lambda after: self._piece(stored, after))
 
     def delete(self, stored: StoredObject) -> None:
-        for subject in (("M", _encoded(stored.name)), ("C", stored.nuid)):
-            self._purge(self._subject(*subject))
+        """Delete an object, and have the servers overwrite it."""
+        self._purge(self._subject("M", _encoded(stored.name)))
+        self._erase(self._subject("C", stored.nuid))
 
     def delete_incomplete(self, prefix: str) -> None:
         """Delete the pieces of objects that were begun with a name, and are not complete."""
         whole = {self._subject("C", stored.nuid) for stored in self.all()}
         for subject in set(self._pieces(self._subject("C", "*"))) - whole:
             if subject.startswith(self._subject("C", prefix)):
-                self._purge(subject)
+                self._erase(subject)
 
     def _subject(self, kind: str, token: str) -> str:
         return f"$O.{self._bucket}.{kind}.{token}"
@@ -211,6 +215,17 @@ class ObjectStore:
         except NotFoundError:  # nothing was stored yet
             return {}
         return info.state.subjects or {}
+
+    def _erase(self, subject: str) -> None:
+        """Delete messages one by one: a purge leaves their bytes in the servers' files."""
+
+        async def delete_next(link: Link) -> None:
+            found = await link.js.get_msg(self._stream, 1, subject, next=True)
+            await link.js.delete_msg(self._stream, found.seq or 0)
+
+        with suppress(NotFoundError):  # no more
+            while True:
+                self._run(delete_next)
 
     def _purge(self, subject: str) -> None:
         self._run(lambda link: link.js.purge_stream(self._stream, subject=subject))

@@ -2,7 +2,7 @@
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from uuid import uuid4
 
@@ -10,9 +10,12 @@ from journal.entry import Appended, Entry, NewEntry, numbered, validate
 from journal.errors import Closed, NotKept
 from journal.port import READ_BYTES, Waiter
 
+FORGET_WITHIN = 1.0
+"""Seconds; memory takes no time."""
+
 
 class MemoryJournal:
-    """`journal.port.Journal` for as long as the process lives."""
+    """`journal.port.Journal`, and its own `Eraser`, for as long as the process lives."""
 
     def __init__(self) -> None:
         self._id = uuid4().hex
@@ -66,6 +69,20 @@ class MemoryJournal:
         with self._changed:
             self._check_open()
             return self._head()
+
+    def forget(self, entry: NewEntry) -> int:
+        return self.append(entry, timeout=FORGET_WITHIN).revision
+
+    def delete(self, revisions: Sequence[int]) -> None:
+        with self._changed:
+            self._check_open()
+            gone = {revision for revision in revisions if revision < self._head()}
+            self._entries = [each for each in self._entries if each.revision not in gone]
+            known = self._revisions.items()
+            self._revisions = {id_: revision for id_, revision in known if revision not in gone}
+
+    def sweep(self) -> None:
+        """Nothing is left of what was deleted."""
 
     def close(self) -> None:
         with self._changed:

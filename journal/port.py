@@ -1,7 +1,7 @@
 """The journal's promises, which every engine keeps and the conformance suite checks."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from journal.entry import Appended, Entry, NewEntry
@@ -98,8 +98,9 @@ class JournalReader(Protocol):
         that is missing in between was left out or its entry removed: that is no error.
 
         Raises:
-            NotKept: entries after `after` may have been removed. The error says from where on
-                reading is possible: from 1, unless the beginning was removed.
+            NotKept: entries after `after` may have been removed, and no FORGET entry after it
+                explains that. The error says from where on reading is possible: from 1, unless the
+                beginning was removed.
             Unavailable: the storage failed; `OtherJournal` if it has another journal now.
             Damaged: the next entry cannot be read; the message names the revision.
         """
@@ -119,6 +120,54 @@ class JournalReader(Protocol):
 
     def close(self) -> None:
         """Release everything. Ends a `wait` under way. May be called twice."""
+        ...
+
+
+class Eraser(Protocol):
+    """The side of the journal on which it forgets, beside its writers, in any number of processes.
+
+    * **Ordered.** A FORGET entry is appended first, and what it lists is deleted later.
+    * **Gentle.** Erasing works in small steps and rests between them, so that appends need not
+      wait for long.
+    * **Repeatable.** After a crash the same calls finish the work.
+
+    An id that was deleted is no repetition any more, once it has left the engine's window.
+    """
+
+    @property
+    def id(self) -> str:
+        """The same as the writer's."""
+        ...
+
+    def forget(self, entry: NewEntry) -> int:
+        """Make a FORGET entry durable, unless its id is there already; return its revision.
+
+        Raises:
+            Unavailable: the storage failed. The outcome is unknown: call again with the same entry.
+        """
+        ...
+
+    def delete(self, revisions: Sequence[int]) -> None:
+        """Delete entries for good, all of them older than the newest one.
+
+        Those that are gone already are passed over. Copies of their bytes may stay in other places
+        of the engine until `sweep`.
+
+        Raises:
+            Unavailable: the storage failed. Some may be deleted.
+        """
+        ...
+
+    def sweep(self) -> None:
+        """Overwrite or remove what is left of the deleted entries in the engine's files.
+
+        Raises:
+            Unavailable: that is not possible now; a reader may be in the way. Call again later.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release everything. May be called twice."""
         ...
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from shutil import disk_usage
+from time import monotonic
 from typing import NamedTuple
 
 import structlog
@@ -29,6 +30,10 @@ SEGMENT = 64 * 1024 * 1024
 
 SMALL = 1024 * 1024
 """The same when all entries are forwarded: a new segment gives the space of the others back."""
+
+QUIET = 10.0
+"""Seconds after the last entry until that is done for a smaller one as well: what is forgotten must
+not stay in a spool."""
 
 FREE = 64 * 1024 * 1024
 """Bytes of the disk that are left to others."""
@@ -81,13 +86,19 @@ class Segment:
         )
         self.trouble = self._commits.trouble
         self.is_sealed = False
+        self._used_at = monotonic()
         self._noting = threading.Lock()
 
     def append(self, entry: NewEntry, *, timeout: float, event: Callable[[], Waiter]) -> Appended:
         appended = self._commits.append(entry, timeout=timeout, event=event)
         with self._noting:
             self.head = max(self.head, appended.revision)
+            self._used_at = monotonic()
         return appended
+
+    def is_quiet(self) -> bool:
+        """Return True if there are entries, and the last one came some time ago."""
+        return self.head > 0 and monotonic() - self._used_at > QUIET
 
     def pending(self, limit: int) -> list[Entry]:
         """Return the first entries that are not forwarded. Entries that are damaged are skipped."""
@@ -271,11 +282,12 @@ class SpoolFiles:
         self._segments[0].advance(revision)
 
     def tidy(self) -> None:
-        """Begin a new segment if the last one is large."""
+        """Begin a new segment if the last one is large, or has only what is forwarded."""
         if not self._segments:
             return
         last = self._segments[-1]
-        if last.size() > (SEGMENT if self.entries() else SMALL):
+        is_done = not self.entries()
+        if last.size() > (SMALL if is_done else SEGMENT) or (is_done and last.is_quiet()):
             self._segments.append(Segment(self._folder, last.number + 1))
             last.seal()
             self.pending(1)  # which removes what is forwarded

@@ -21,11 +21,20 @@ from storage.sizes import size_of_database
 BUSY_MS = 200
 """Milliseconds to wait for another connection's lock; locks are held for a few at most."""
 
+COMMIT_MS = 1_000
+"""The same for a commit: an eraser that empties the WAL waits for the disk as well."""
+
 WAL_KEPT = 64 * 1024 * 1024
 """Bytes of the WAL that are kept for reuse after a slow reader had made it grow."""
 
 FULL = 2
 """The number of `PRAGMA synchronous = FULL`."""
+
+WAL_HEADER, FRAME_HEADER = 32, 24
+"""Bytes before the first page in a WAL, and before each (sqlite.org/fileformat2.html#walformat)."""
+
+LOOKS = 5
+"""Looks at files that change meanwhile."""
 
 Connect = Callable[[Path, str], apsw.Connection]
 """Opens the journal at a path. Raises `Unreadable` if its id is another than the one given."""
@@ -124,7 +133,7 @@ class Handle:
         return self._connection
 
     def _leave_truncated(self) -> None:
-        """Close the writer's connection if another program has truncated its files.
+        """Close the writer's connection if its files were truncated without SQLite.
 
         SQLite would not notice: it moves the pages of the WAL that its index lists to the database,
         also those that are gone, as zeros.
@@ -132,6 +141,10 @@ class Handle:
         connection, now = self._connection, size_of_database(self._path)
         if connection is None or connection.readonly("main") or all(map(ge, now, self._sizes)):
             return
+        with suppress(apsw.CorruptError):
+            if _is_whole(connection, self._path):  # an eraser has made them smaller
+                self._sizes = now
+                return
         log.error("journal_file_truncated", journal=str(self._path), sizes=now, before=self._sizes)
         if now[1] < self._sizes[1]:
             connection.close(True)
@@ -147,6 +160,22 @@ class Handle:
         if connection.readonly("main"):
             return self._files.replaced_by(now)
         return now != self._files
+
+
+def _is_whole(connection: apsw.Connection, path: Path) -> bool:
+    """Return True if the WAL has all frames that its index lists, and the database all pages.
+
+    Looks again while another connection changes them.
+    """
+    size = connection.pragma("page_size")
+    for _ in range(LOOKS):
+        pages = connection.pragma("page_count")
+        frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        database, wal = size_of_database(path)
+        has_frames = frames == 0 or wal >= WAL_HEADER + frames * (size + FRAME_HEADER)
+        if has_frames and database >= pages * size:
+            return True
+    return False
 
 
 @contextmanager
@@ -185,18 +214,24 @@ def connect_to_write(path: Path, journal_id: str) -> apsw.Connection:
     with suppress(apsw.BusyError):  # another process has it open: no crash left this WAL
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
     sqlite_format.migrate(connection, version, str(path))
+    connection.set_busy_timeout(COMMIT_MS)
     connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)  # count pages from here on
+    return connection
+
+
+def connect_to_erase(path: Path, journal_id: str) -> apsw.Connection:
+    """Open an existing journal to forget entries, beside its writer."""
+    connection = _connect(path, apsw.SQLITE_OPEN_READWRITE)
+    _check_current(connection, path, journal_id)
+    _prepare_to_write(connection)
+    connection.pragma("secure_delete", "on")
     return connection
 
 
 def connect_to_read(path: Path, journal_id: str) -> apsw.Connection:
     """Open an existing journal as one of its readers."""
     connection = open_read_only(path)
-    version = _check(connection, path, journal_id)
-    if version != sqlite_format.VERSION:
-        raise Unavailable(
-            f"{path} is of version {version}; its writer migrates it: start the gateway"
-        )
+    _check_current(connection, path, journal_id)
     # SQLite reads the commits that a crash left in the WAL, durable or not.
     with suppress(FileNotFoundError), Path(f"{path}-wal").open("rb") as wal:
         os.fsync(wal)
@@ -226,7 +261,17 @@ def _check(connection: apsw.Connection, path: Path, journal_id: str) -> int:
     return version
 
 
+def _check_current(connection: apsw.Connection, path: Path, journal_id: str) -> None:
+    """Refuse a journal of an older version."""
+    version = _check(connection, path, journal_id)
+    if version != sqlite_format.VERSION:
+        raise Unavailable(
+            f"{path} is of version {version}; its writer migrates it: start the gateway"
+        )
+
+
 def _prepare_to_write(connection: apsw.Connection) -> None:
+    sqlite_format.prepare_to_forget(connection)
     mode = connection.pragma("journal_mode", "wal")
     connection.pragma("synchronous", FULL)
     connection.pragma("journal_size_limit", WAL_KEPT)

@@ -35,8 +35,18 @@ def is_empty(connection: apsw.Connection) -> bool:
     return (tables, connection.pragma("application_id")) == (0, 0)
 
 
+def prepare_to_forget(connection: apsw.Connection) -> None:
+    """Keep a writer from leaving copies of entries in unused parts of pages.
+
+    Also lets a file become smaller later, by `PRAGMA incremental_vacuum`, if it is still empty.
+    """
+    connection.pragma("auto_vacuum", "incremental")
+    connection.pragma("secure_delete", "fast")
+
+
 def create(connection: apsw.Connection) -> None:
     """Make an empty file a journal, all of it or nothing."""
+    prepare_to_forget(connection)
     with connection:
         connection.execute(
             f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"

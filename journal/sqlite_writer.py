@@ -15,7 +15,7 @@ from msgspec.structs import astuple
 
 from journal.entry import Appended, NewEntry
 from journal.errors import JournalError, Unavailable
-from journal.sqlite_file import BUSY_MS, Handle, connect_to_write, map_errors
+from journal.sqlite_file import BUSY_MS, COMMIT_MS, Handle, connect_to_write, map_errors
 from metrics.definitions import DUPLICATES
 from storage.lock import FileLock
 
@@ -103,7 +103,7 @@ class Writer:
                     log.warning("journal_checkpoint_delayed")
                 self._delayed = True
             finally:
-                connection.set_busy_timeout(BUSY_MS)
+                connection.set_busy_timeout(COMMIT_MS)
 
     def close(self) -> None:
         """Leave all entries in the database file itself, and release the lock."""

@@ -150,6 +150,16 @@ SCRUB_DIFFERENCES = Gauge(
     "Entries that are damaged, or of which view and journal differ, as the scrub has found them in "
     "its last pass, or in this one if those are more; absent without a scrub.",
 )
+RETENTION_FORGOTTEN = Counter(
+    "desk_retention_forgotten",
+    "What this replica's daily runs have forgotten: sessions and malformed callbacks.",
+    "what",
+)
+RETENTION_COMPLETED = Gauge(
+    "desk_retention_completed_timestamp_seconds",
+    "Unix time of the end of the last daily run that went through; 0: none has; absent without "
+    "DESK_RETENTION.",
+)
 SESSIONS = Gauge(
     "desk_sessions",
     "Sessions in the view, ended ones included. Absent while a new view is being built.",
@@ -163,8 +173,26 @@ LONGEST_WAIT = Gauge(
 )
 FOLLOWER: Group = (
     APPLIED_REVISION, LAG_ENTRIES, LAG_SECONDS, BUILD_PROGRESS, RECORDS, RECORDS_REVISED, LATE,
-    DUPLICATES, DAMAGED_ENTRIES, SCRUB_REVISION, SCRUB_DIFFERENCES, SESSIONS, LONGEST_WAIT,
+    DUPLICATES, DAMAGED_ENTRIES, SCRUB_REVISION, SCRUB_DIFFERENCES,
+    RETENTION_FORGOTTEN, RETENTION_COMPLETED, SESSIONS, LONGEST_WAIT,
 )  # fmt: skip
+
+# ---- The process that publishes snapshots of the view, with the journal on NATS ----
+
+SNAPSHOT_STORED = Gauge(
+    "desk_snapshot_timestamp_seconds",
+    "Unix time at which the newest snapshot of this version's view was stored, by any replica; "
+    "absent if there is none.",
+)
+SNAPSHOT_REVISION = Gauge(
+    "desk_snapshot_revision",
+    "Revision of that snapshot: a new replica reads the journal from there on.",
+)
+SNAPSHOT_FAILURES = Counter(
+    "desk_snapshot_failures",
+    "Attempts of this replica to look for snapshots, or to publish one, that failed.",
+)
+SNAPSHOTS: Group = (SNAPSHOT_STORED, SNAPSHOT_REVISION, SNAPSHOT_FAILURES)
 
 # ---- The rpc workers ----
 

@@ -60,12 +60,34 @@ class ScrubReport(msgspec.Struct, kw_only=True):
         return max(self.differences, self.differences_before)
 
 
-FILES: dict[type[msgspec.Struct], str] = {GatewayReport: "gateway.json", ScrubReport: "scrub.json"}
+class RetentionReport(msgspec.Struct, kw_only=True):
+    """The daily forgetting; see `service.retention`.
 
-Report = TypeVar("Report", GatewayReport, ScrubReport)
+    Attributes:
+        keep: seconds that something is kept.
+        completed_at: Unix time (ms) at which the last run ended that went through; 0: none has.
+        sessions: those that the last run has forgotten, also one that is under way.
+        malformed: malformed callbacks, likewise.
+        problem: why the last run did not go through.
+    """
+
+    keep: int = 0
+    completed_at: int = 0
+    sessions: int = 0
+    malformed: int = 0
+    problem: str = ""
 
 
-def save(report: GatewayReport | ScrubReport, data_dir: Path) -> None:
+FILES: dict[type[msgspec.Struct], str] = {
+    GatewayReport: "gateway.json",
+    ScrubReport: "scrub.json",
+    RetentionReport: "retention.json",
+}
+
+Report = TypeVar("Report", GatewayReport, ScrubReport, RetentionReport)
+
+
+def save(report: GatewayReport | ScrubReport | RetentionReport, data_dir: Path) -> None:
     """Replace a report; on a full disk, leave it as it is."""
     name = FILES[type(report)]
     new = data_dir / f"{name}.new"
@@ -80,3 +102,9 @@ def load(data_dir: Path, kind: type[Report]) -> Report | None:
     with suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode((data_dir / FILES[kind]).read_bytes(), type=kind)
     return None
+
+
+def discard(data_dir: Path, kind: type[Report]) -> None:
+    """Delete the report of a kind, if there is one."""
+    with suppress(OSError):
+        (data_dir / FILES[kind]).unlink()

@@ -235,9 +235,9 @@ class Follower:
                 taken_over = True
             if taken_over and time.monotonic() >= self._discard_at:
                 self._discard_old_views()
-            self._writer.sign_of_life()
             alive()
             if progress.behind_since is None:
+                self._writer.sign_of_life()
                 stop.wait(min(time.monotonic() - began, REST))
             self._journal.wait(progress.applied_revision, timeout=self._idle)
 

@@ -182,6 +182,11 @@ def forgotten_sessions(row: bytes) -> frozenset[str]:
     return frozenset((*SubscribeResponse.FromString(row).forgotten.session_ids, ""))
 
 
+def forgotten_revisions(row: bytes) -> frozenset[int]:
+    """Return the revisions of the malformed callbacks in a row of `forgotten`."""
+    return frozenset(SubscribeResponse.FromString(row).forgotten.malformed_revisions)
+
+
 _FIELDS = session_pb2.Session.DESCRIPTOR.fields_by_name
 _NUMBERS: dict[str, dict[Any, Any]] = {"state": STATES, "end_reason": END_REASONS}
 

@@ -3,7 +3,7 @@
 A view stores every body with its revision. Reads only.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import closing
 from heapq import merge
 from itertools import groupby
@@ -11,13 +11,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+import apsw
 from google.protobuf.message import DecodeError
 
 from desk.v1.event_pb2 import SessionRecord
 from journal.damage import Damage, faults
-from journal.entry import DAMAGED, Entry
+from journal.entry import DAMAGED, Entry, Kind
 from service.arrival import arrival_of
-from service.positions import ORDINAL_BITS, revision_of
+from service.positions import ORDINAL_BITS, position_of, revision_of
 from service.records import is_forgotten
 from service.view.digest import row_hash
 from service.view.errors import sqlite_errors
@@ -41,6 +42,14 @@ SELECT number FROM sessions WHERE session IS NOT (
     )
 )
 """
+
+WITHOUT_RECORD = """
+SELECT revision FROM repetitions WHERE revision > ?1 AND revision <= ?2
+UNION SELECT revision FROM entries_to_delete WHERE revision > ?1 AND revision <= ?2
+"""
+"""Entries that have no record in the feed: repetitions, and those that were forgotten."""
+
+FIND_ROW = "SELECT 1 FROM feed WHERE position = ?"
 
 revision_of_entry = attrgetter("revision")
 
@@ -91,32 +100,71 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
             found.append("it is the view of another journal")
         total = 0
         damages: list[Damage] = []
-        following = Following(journal)
+
+        def note(revision: int, problem: str) -> None:
+            damages.append(Damage(revision, revision, problem))
+
+        following = Following(journal, without_record(db, 0, progress.applied_revision), note)
         for position, session, record, *columns in db.execute(FEED):
             total += row_hash(position, record, session)
             revision = revision_of(position)
             if position != revision << ORDINAL_BITS or is_forgotten(record):
                 continue
-            if problem := difference(record, columns, following.at(revision)):
-                damages.append(Damage(revision, revision, problem))
+            problem = difference(record, columns, following.at(revision))
+            if problem and not forgotten_since(view, revision):
+                note(revision, problem)
+        following.pass_over(progress.applied_revision)
         for (number,) in db.execute(OTHER_SESSIONS):
-            damages.append(Damage(number, number, "the view has another session than its feed"))
+            note(number, "the view has another session than its feed")
         if not progress.fits(total):
             found.append("its feed has another digest than the one that it was written with")
     return Checked(progress.applied_revision, damages, found)
 
 
-class Following:
-    """Entries in order, of which some are asked for, in order."""
+def without_record(db: apsw.Connection, after: int, until: int) -> set[int]:
+    """Return the revisions between two for which the feed need not have a record."""
+    return {revision for (revision,) in db.execute(WITHOUT_RECORD, (after, until))}
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+
+class Following:
+    """Entries in order, of which those that the view has are asked for, in order.
+
+    Args:
+        entries: of the journal.
+        without_record: revisions that the view need not have.
+        note: is given the revision of an entry that the view lacks, and the problem.
+    """
+
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        without_record: Container[int],
+        note: Callable[[int, str], None],
+    ) -> None:
         self._entries = iter(entries)
         self._next = next(self._entries, None)
+        self._without_record = without_record
+        self._note = note
 
     def at(self, revision: int) -> Entry | None:
-        while self._next and self._next.revision < revision:
-            self._next = next(self._entries, None)
-        return self._next if self._next and self._next.revision == revision else None
+        self.pass_over(revision - 1)
+        if self._next and self._next.revision == revision:
+            entry, self._next = self._next, next(self._entries, None)
+            return entry
+        return None
+
+    def pass_over(self, until: int) -> None:
+        """Check the entries up to a revision that were not asked for."""
+        while self._next and self._next.revision <= until:
+            entry, self._next = self._next, next(self._entries, None)
+            if entry.kind == Kind.CALLBACK and entry.revision not in self._without_record:
+                self._note(entry.revision, "the view lacks an entry that the journal has")
+
+
+def forgotten_since(view: Path, revision: int) -> bool:
+    """Return True if a view has forgotten an entry since a transaction that still has it began."""
+    with closing(open_reader(view)) as now:
+        return not now.execute(FIND_ROW, (position_of(revision),)).fetchone()
 
 
 def difference(record: bytes, columns: list[object], entry: Entry | None) -> str:

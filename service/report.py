@@ -44,10 +44,11 @@ class ReportSelection(NamedTuple):
     agent_ids: Collection[str]
     thresholds: Thresholds
 
-    def selects(self, sdk_app_id: int, channel_type: str) -> bool:
-        return (not self.sdk_app_ids or sdk_app_id in self.sdk_app_ids) and (
-            not self.channel_types or channel_type in self.channel_types
-        )
+    def selects_app(self, sdk_app_id: int) -> bool:
+        return not self.sdk_app_ids or sdk_app_id in self.sdk_app_ids
+
+    def selects_channel(self, channel_type: str) -> bool:
+        return not self.channel_types or channel_type in self.channel_types
 
 
 class _Row:
@@ -135,9 +136,12 @@ class Report:
 
     def add(self, reported: Reported) -> None:
         """Add a session's figures."""
+        if not self._selection.selects_app(reported.sdk_app_id):
+            return
+        # Also of other channels: a late callback may have brought the session there.
         for place in self._places(reported.start - SPARE, reported.end):
             self._revisions[place] = max(self._revisions[place], reported.revision)
-        if self._selection.selects(reported.sdk_app_id, reported.session.channel_type):
+        if self._selection.selects_channel(reported.session.channel_type):
             self._add_offer(reported)
             self._add_handling(reported)
             self._add_outcome(reported)

@@ -1,11 +1,11 @@
 """The scrub: reads the journal again, slowly and for ever, and compares it with the view.
 
-It finds what nobody asks for: entries that a disk has changed, and replicas of a stream that hold
-different entries. It changes nothing, and stops nothing.
+It finds what nobody asks for: entries that a disk has changed, replicas of a stream that hold
+different entries, entries that a view lacks. It changes nothing, and stops nothing.
 """
 
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from threading import Event, Thread
 
@@ -17,7 +17,7 @@ from journal.port import JournalReader
 from metrics.definitions import SCRUB_DIFFERENCES, SCRUB_REVISION
 from metrics.report import ScrubReport, load, save
 from service.positions import last_of, revision_of
-from service.recovery import COMPARED, OWN, Following, difference
+from service.recovery import COMPARED, OWN, Following, difference, without_record
 from service.view import store
 from service.view.errors import ViewError, sqlite_errors
 from service.view.progress import LOAD, Progress
@@ -75,23 +75,29 @@ class Scrub:
             is_between = not self.report.revision and self.report.completed_at
             if is_between and time.time() < self.report.completed_at / 1000 + self._pass_every:
                 continue
-            with suppress(JournalError, ViewError):  # they may be away for a while
+            try:
                 self.step()
+            except (JournalError, ViewError):  # they may be away for a while
+                continue
+            except Exception:  # whatever it is, the thread must go on
+                log.exception("scrub_failed", revision=self.report.revision, throttle="")
 
     def step(self) -> None:
         """Compare the next entries; at the end of a pass, note that."""
         with sqlite_errors(), closing(store.open_reader(store.locate(self._data_dir))) as db:
-            db.execute("BEGIN")
             progress = Progress.of_row(db.execute(LOAD).fetchone())
             if progress.journal_id != self._journal.id:
                 return
             applied = progress.applied_revision
             after, entries, until = self._read(applied)
-            journal = Following(entries)
+            # The view is read after the journal, which deletes what the view has forgotten before.
+            db.execute("BEGIN")
+            journal = Following(entries, without_record(db, after, until), self._note)
             for position, record, *columns in db.execute(ROWS, _between(after, until)):
                 revision = revision_of(position)
                 if problem := difference(record, columns, journal.at(revision)):
                     self._note(revision, problem)
+            journal.pass_over(until)
         self.report.revision = until
         if until >= applied:
             self._end_pass()

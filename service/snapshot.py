@@ -6,8 +6,10 @@ truth: a snapshot that is not whole, or of other entries, is not used, and the r
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import BinaryIO, NamedTuple, Self, cast
@@ -19,26 +21,37 @@ import zstandard
 
 from journal.backup import copy_database, require_room, sync, temporary
 from journal.damage import Report, faults
-from journal.errors import Closed, JournalError, NotKept, Unreadable
+from journal.entry import MAX_INTEGER
+from journal.errors import Closed, JournalError, NotKept, Unavailable, Unreadable
 from journal.jetstream_objects import KEEP, ObjectStore, StoredObject
 from journal.port import JournalReader
+from metrics.definitions import SNAPSHOT_FAILURES, SNAPSHOT_REVISION, SNAPSHOT_STORED
+from service.positions import revision_of
+from service.recovery import OTHER_SESSIONS
 from service.view import store
 from service.view.digest import row_hash
 from service.view.errors import ViewDamaged, ViewError, ViewUnavailable, sqlite_errors
 from service.view.progress import LOAD, Progress
+from service.view.reader import Reader
 from service.view.writer import lock
 
 FORMAT = "1"
 """Version of the stored format: a SQLite file in one zstd frame."""
 
 KEPT = 2
-"""Snapshots of one version that are kept."""
+"""Snapshots of this version that are kept; of another version one fewer."""
 
 KEEP_OTHERS = 24 * 60 * 60.0
-"""Seconds for which those of other versions are kept, as their views are: for a rollback."""
+"""Seconds for which that of another version is kept, as its view is: for a rollback."""
+
+KEPT = 2
+"""Snapshots of this version that are kept; of another version one, for `KEEP_OTHERS`."""
 
 FEWEST = 10_000
 """Entries that a new snapshot must be ahead: fewer are replayed within a second."""
+
+ATTEMPTS = 5
+"""Snapshots that a replica tries at most, of which each may be the same one, before it replays."""
 
 LOOK = 10.0
 """Seconds between two checks for a snapshot that is due."""
@@ -68,7 +81,12 @@ class Label(msgspec.Struct, frozen=True):
 
 
 class Snapshot(NamedTuple):
-    """A snapshot in the object store; `size` is that of the view, in bytes."""
+    """A snapshot in the object store.
+
+    Attributes:
+        size: bytes of the view.
+        stored_at: Unix time in seconds, by the clock of the process that stored it.
+    """
 
     stored: StoredObject
     fingerprint: str
@@ -76,6 +94,7 @@ class Snapshot(NamedTuple):
     revision: int
     digest: bytes
     size: int
+    stored_at: float
 
     @classmethod
     def of(cls, stored: StoredObject) -> Self | None:
@@ -83,11 +102,12 @@ class Snapshot(NamedTuple):
         try:
             label = msgspec.convert(stored.metadata, Label)
             numbers = int(label.revision), bytes.fromhex(label.digest), int(label.bytes)
-        except (msgspec.ValidationError, ValueError):
+            stored_at = datetime.fromisoformat(stored.mtime).timestamp()
+        except (msgspec.ValidationError, ValueError, OverflowError):
             return None
         if label.format != FORMAT:
             return None
-        return cls(stored, label.fingerprint, label.journal, *numbers)
+        return cls(stored, label.fingerprint, label.journal, *numbers, stored_at)
 
 
 class Snapshots:
@@ -95,22 +115,33 @@ class Snapshots:
 
     Args:
         objects: where they are; closed by `close`.
+        journal: of which they are.
         data_dir: the directory of this replica's view.
         fewest: entries that a new snapshot must be ahead of the one before.
     """
 
-    def __init__(self, objects: ObjectStore, data_dir: Path, *, fewest: int = FEWEST) -> None:
+    def __init__(
+        self,
+        objects: ObjectStore,
+        journal: JournalReader,
+        data_dir: Path,
+        *,
+        fewest: int = FEWEST,
+    ) -> None:
         self._objects = objects
+        self._journal = journal
         self._view = store.locate(data_dir)
         self._fewest = fewest
+        self._newest: Snapshot | None = None  # as found by the last look
 
     def newest_first(self) -> list[Snapshot]:
         """Return the snapshots of all versions, newest first."""
         found = [each for each in map(Snapshot.of, self._objects.all()) if each]
-        return sorted(found, key=lambda each: (each.revision, each.stored.mtime), reverse=True)
+        return sorted(found, key=lambda each: (each.revision, each.stored_at), reverse=True)
 
-    def _own(self, journal_id: str) -> list[Snapshot]:
-        own = (store.fingerprint(), journal_id)
+    def _own(self) -> list[Snapshot]:
+        """Return those of this version and this journal."""
+        own = (store.fingerprint(), self._journal.id)
         return [each for each in self.newest_first() if (each.fingerprint, each.journal_id) == own]
 
     def close(self) -> None:
@@ -123,14 +154,18 @@ class Snapshots:
 
         Of several replicas that do so, one publishes.
         """
+        SNAPSHOT_STORED.read_number(lambda: self._newest and self._newest.stored_at)
+        SNAPSHOT_REVISION.read_number(lambda: self._newest and self._newest.revision)
         while not stop.wait(LOOK):
             try:
+                self.delete_forgotten()
                 self.publish_if_due(hours * HOUR, _until(stop))
             except ViewUnavailable:  # it is not there yet
                 continue
             except Closed:
                 return
             except Exception as problem:  # whatever it is, the next attempt may do better
+                SNAPSHOT_FAILURES.values[()] += 1
                 is_known = isinstance(problem, _FAILURES)
                 log.warning(
                     "snapshot_not_published",
@@ -143,22 +178,34 @@ class Snapshots:
         """Publish a snapshot if there is none of less than `age` seconds, and nobody else does."""
         with sqlite_errors(), closing(store.open_reader(self._view)) as db:
             progress = _progress(db)
-        if not progress.complete or progress.problem:
+        # Those ahead of the journal are of entries that are gone since a restore of it.
+        own, head = self._own(), self._journal.head()
+        self._newest = newest = next((each for each in own if each.revision <= head), None)
+        is_sound = progress.complete and not progress.problem
+        if not is_sound or not self._is_due(progress.applied_revision, newest, age):
             return None
-        newest = next(iter(self._own(progress.journal_id)), None)
-        if not self._is_due(progress.applied_revision, newest, age):
-            return None
+        _check_journal(progress, self._journal)
+        require_room(self._view.parent, self._view.stat().st_size)
         name = f"{store.fingerprint()}-{newest.revision if newest else 0}"
         if not self._objects.claim(name):
             return None
         self._objects.delete_incomplete(store.fingerprint())
         return self.publish(report)
 
+    def delete_forgotten(self) -> None:
+        """Delete the snapshots with something that this replica's view has forgotten since."""
+        with closing(Reader(self._view)) as view:
+            position = next((row[0] for row in view.forgotten(MAX_INTEGER, limit=1)), 0)
+        for each in self.newest_first() if position else ():
+            if each.journal_id == self._journal.id and each.revision < revision_of(position):
+                self._objects.delete(each.stored)
+                log.info("snapshot_forgotten", name=each.stored.name)
+
     def _is_due(self, revision: int, newest: Snapshot | None, age: float) -> bool:
         if newest is None:
             return revision >= self._fewest
         ahead = revision - newest.revision
-        passed = time.time() - newest.stored.stored_at
+        passed = time.time() - newest.stored_at
         if passed >= KEEP / 2:  # the object store will delete it
             return ahead >= 0
         return passed >= age and ahead >= self._fewest
@@ -169,12 +216,14 @@ class Snapshots:
         Raises:
             NoRoom, OSError: the disk has no room for the copy.
             Unavailable: NATS cannot take it.
+            Unreadable: the journal has other entries than the view.
             ViewError: there is no view yet, or it is damaged.
         """
         began = time.monotonic()
         with temporary(self._view.parent, "snapshot") as copy:
             progress = self._copy_checked(copy, report)
-            self._make_room(progress.journal_id)
+            _check_journal(progress, self._journal)
+            self._make_room()
             size = copy.stat().st_size
             label = Label(
                 format=FORMAT,
@@ -191,22 +240,22 @@ class Snapshots:
                 stored = self._objects.put(name, packed, msgspec.to_builtins(label))
         seconds = round(time.monotonic() - began, 1)
         log.info("snapshot_published", name=name, bytes=stored.size, after_s=seconds)
-        return Snapshot(
-            stored,
-            progress.fingerprint,
-            progress.journal_id,
-            progress.applied_revision,
-            progress.digest,
-            size,
-        )
+        made = Snapshot.of(stored)
+        if made is None:
+            raise AssertionError("the label that was just made cannot be read")
+        self._newest = made
+        return made
 
-    def _make_room(self, journal_id: str) -> None:
-        """Delete all but the newest snapshot of this version, and those that nobody will load."""
-        oldest = time.time() - KEEP_OTHERS
-        newest = self._own(journal_id)[: KEPT - 1]
-        for each in self.newest_first():
-            is_own = each.fingerprint == store.fingerprint()
-            if each not in newest and (is_own or each.stored.stored_at < oldest):
+    def _make_room(self) -> None:
+        """Delete all but the newest snapshots of each version, and those that nobody will load."""
+        found, head = self.newest_first(), self._journal.head()
+        oldest, kept = time.time() - KEEP_OTHERS, Counter[str]()
+        for each in found:
+            is_usable = each.journal_id == self._journal.id and each.revision <= head
+            is_kept = each.fingerprint == store.fingerprint() or each.stored_at > oldest
+            if is_usable and is_kept and kept[each.fingerprint] < KEPT - 1:
+                kept[each.fingerprint] += 1
+            else:
                 self._objects.delete(each.stored)
 
     def _copy_checked(self, copy: Path, report: Report) -> Progress:
@@ -219,7 +268,7 @@ class Snapshots:
 
     # ---- Loading ----
 
-    def load(self, journal: JournalReader, stop: Event) -> None:
+    def load(self, stop: Event) -> None:
         """Put the newest usable snapshot in place, unless there is a view already.
 
         The view in place counts as not caught up. Without a usable snapshot it stays missing.
@@ -231,33 +280,45 @@ class Snapshots:
             return
         with ExitStack() as held:
             held.callback(lock(self._view).release)
-            try:
-                candidates = self._own(journal.id)
-            except _FAILURES as problem:
-                log.warning("snapshots_not_found", reason=str(problem))
-                return
-            for snapshot in candidates:
+            unusable: set[str] = set()
+            for attempt in range(ATTEMPTS):
                 try:
-                    self._put_in_place(snapshot, journal, stop)
+                    candidates = [each for each in self._own() if each.stored.nuid not in unusable]
                 except _FAILURES as problem:
-                    if stop.is_set():
-                        return
-                    name = snapshot.stored.name
-                    log.warning("snapshot_not_usable", name=name, reason=str(problem))
-                else:
+                    log.warning("snapshots_not_found", reason=str(problem))
+                    if attempt:  # NATS was there before
+                        continue
                     return
-            log.info("no_snapshot", fingerprint=store.fingerprint(), found=len(candidates))
+                if not candidates:
+                    break
+                if self._try_to_load(candidates[0], unusable, stop) or stop.is_set():
+                    return
+            log.info("no_snapshot", fingerprint=store.fingerprint(), found=len(unusable))
 
-    def _put_in_place(self, snapshot: Snapshot, journal: JournalReader, stop: Event) -> None:
+    def _try_to_load(self, snapshot: Snapshot, unusable: set[str], stop: Event) -> bool:
+        """Put a snapshot in place; return False if that fails. NATS may be back when asked again.
+
+        A snapshot that is deleted meanwhile is unusable; the list has the one that replaced it.
+        """
+        try:
+            self._put_in_place(snapshot, stop)
+        except _FAILURES as problem:
+            if not stop.is_set():
+                name = snapshot.stored.name
+                log.warning("snapshot_not_usable", name=name, reason=str(problem))
+            if not isinstance(problem, Unavailable):
+                unusable.add(snapshot.stored.nuid)
+            return False
+        return True
+
+    def _put_in_place(self, snapshot: Snapshot, stop: Event) -> None:
         began = time.monotonic()
-        head = journal.head()
-        if snapshot.revision > head:
-            raise Unreadable(f"it is newer than the journal, which ends at {head}")
+        head = _head_from(self._journal, snapshot.revision)
         with _partial(self._view, snapshot.size) as copy:
             self._receive(snapshot, copy, stop)
             progress = _checked(copy)
             _check_label(snapshot, progress)
-            _check_journal(progress, journal)
+            _check_journal(progress, self._journal)
             with sqlite_errors(), closing(apsw.Connection(str(copy))) as db:
                 db.execute(NOT_CAUGHT_UP, (head,))
             sync(copy)
@@ -302,7 +363,7 @@ def _progress(db: apsw.Connection) -> Progress:
 
 
 def _checked(copy: Path) -> Progress:
-    """Check the structure of a view, and the digest of its feed; return its progress.
+    """Check the structure of a view, the digest of its feed, its sessions; return its progress.
 
     Raises:
         ViewDamaged: one of them is wrong.
@@ -311,6 +372,8 @@ def _checked(copy: Path) -> Progress:
         if found := faults(db):
             raise ViewDamaged(found[0])
         progress = _progress(db)
+        for (number,) in db.execute(OTHER_SESSIONS):
+            raise ViewDamaged(f"session {number} is another one than in the feed")
         total = sum(row_hash(*row) for row in db.execute(FEED))
     if not progress.fits(total):
         raise ViewDamaged("its feed has another digest than the one that it was written with")
@@ -324,14 +387,27 @@ def _check_label(snapshot: Snapshot, progress: Progress) -> None:
 
 
 def _check_journal(progress: Progress, journal: JournalReader) -> None:
-    """Check that the journal has the last entry of a view."""
+    """Check that the journal has the last entry of a view, which may be removed, and the next."""
+    applied = progress.applied_revision
+    if progress.journal_id != journal.id:
+        raise Unreadable("the journal is another one")
+    _head_from(journal, applied)
     try:
-        last = journal.read(progress.applied_revision - 1, limit=1)
-    except NotKept:  # the view has all that was removed since
+        page = journal.read(max(0, applied - 1), limit=1)
+    except NotKept as removed:
+        if removed.oldest > applied + 1:
+            raise Unreadable(f"revisions {applied + 1} to {removed.oldest - 1} are gone") from None
         return
-    applied = (progress.applied_revision, progress.applied_id)
-    if progress.applied_id and [(entry.revision, entry.id) for entry in last] != [applied]:
+    if page and page[0].revision == applied and page[0].id != progress.applied_id:
         raise Unreadable("the journal has other entries")
+
+
+def _head_from(journal: JournalReader, revision: int) -> int:
+    """Return the journal's head, which must not be before a revision."""
+    head = journal.head()
+    if head < revision:
+        raise Unreadable(f"it is newer than the journal, which ends at {head}")
+    return head
 
 
 class _Reported:

@@ -23,6 +23,7 @@ COMMANDS = {
     "board": ("command.cli.board:board", "Show who waits now, and the service of today."),
     "report": ("command.cli.report:report", "Show the figures of a time, by hour or agent."),
     "watch": ("command.cli.watch:watch", "Follow events, live or from a revision."),
+    "forget": ("command.cli.forget:forget", "Erase sessions for good, of a user or by age."),
     "backup": ("command.cli.backup:backup", "Copy the journal to a file, and verify the copy."),
     "restore": ("command.cli.backup:restore", "Make a backup the journal."),
     "journal": ("command.cli.journal:journal", "Check, export, import or rebuild the journal."),
@@ -120,6 +121,6 @@ def main() -> None:
     """Receive Tencent Cloud Desk's session callbacks, keep them, and serve sessions over gRPC.
 
     `desk serve` runs everything. Settings are environment variables, see `.env.example`. The client
-    commands (sessions, board, report, rejections, watch, status) connect to --target, to
+    commands (sessions, board, report, rejections, watch, forget, status) connect to --target, to
     DESK_TARGET, or to DESK_GRPC_LISTEN.
     """

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 import click
 
 from command.cli import error_text, fail
+from command.cli.journal import entry_of_line
 from command.cli.offline import (
     become_owner,
     delete_views,
@@ -96,12 +97,21 @@ def _to_stdout(make: Callable[[Path], Content]) -> Content:
 @click.command()
 @click.argument("file", type=click.File("rb"))
 @click.option("--yes", is_flag=True, help="Do it although callbacks are lost by it.")
-def restore(file: BinaryIO, yes: bool) -> None:
+@click.option(
+    "--then-forget",
+    "forgotten",
+    type=click.File(encoding="utf-8"),
+    metavar="LIST",
+    help="Forget again what was forgotten after the backup: a file that `desk journal export "
+    "--forgotten` has written.",
+)
+def restore(file: BinaryIO, yes: bool, forgotten: TextIO | None) -> None:
     """Make the backup in FILE (- is stdin) the journal in DESK_DATA_DIR.
 
     Gateway and service must be stopped. Views are deleted; the service builds them again. The
     journal gets a new id: clients that resume are told to start over, because revisions after the
-    backup are given out again.
+    backup are given out again. What was forgotten after the backup comes back without
+    --then-forget.
     """
     with journal_file() as journal:
         become_owner(journal.parent)
@@ -113,17 +123,23 @@ def restore(file: BinaryIO, yes: bool) -> None:
                 journal_backup.receive(file, _size(file), copy, report)
                 journal_backup.make_another(copy, name=file.name)
                 content = journal_backup.verify(copy, report, name=file.name)
-            _say_what_is_lost(journal, copy, content, yes=yes)
+            lost = list(_losses(journal, copy, content, comes_back=not forgotten))
+            _say_what_is_lost(lost, yes=yes)
+            lists = map(entry_of_line, enumerate(forgotten or (), 1))
+            count = journal_backup.forget_again(copy, lists)
             journal_backup.sync(copy)
             journal_backup.put_in_place(copy, journal)
             delete_views(journal.parent)
     click.echo(f"restored {_content(content)}", err=True)
+    if forgotten:
+        click.echo(
+            f"FORGET entries of {forgotten.name} that the service will obey: {count}", err=True
+        )
     _exit_if_damaged(content)
 
 
-def _say_what_is_lost(journal: Path, copy: Path, content: Content, *, yes: bool) -> None:
-    """Compare the present journal with what replaces it; end here unless that may be lost."""
-    lost = list(_losses(journal, copy, content)) if journal.exists() else []
+def _say_what_is_lost(lost: list[str], *, yes: bool) -> None:
+    """End here unless what is lost may be lost."""
     for text in lost:
         click.echo(f"lost: {text}", err=True)
     if yes or not lost:
@@ -133,7 +149,10 @@ def _say_what_is_lost(journal: Path, copy: Path, content: Content, *, yes: bool)
     click.confirm("Restore all the same?", abort=True, err=True)
 
 
-def _losses(journal: Path, copy: Path, content: Content) -> Iterator[str]:
+def _losses(journal: Path, copy: Path, content: Content, *, comes_back: bool) -> Iterator[str]:
+    """Compare the present journal, if there is one, with what replaces it."""
+    if not journal.exists():
+        return
     try:
         lost = journal_backup.loss(journal, copy)
     except JournalError as error:
@@ -145,6 +164,8 @@ def _losses(journal: Path, copy: Path, content: Content) -> Iterator[str]:
                 f"{time_of(lost.since)} on, revisions {lost.first} to {lost.last}: "
                 "not in the backup"
             )
+        if lost.forgotten and comes_back:
+            yield "what was forgotten since the backup is in it, and comes back: see --then-forget"
     if content.damages:
         yield f"{count_of(len(content.damages), 'part')} of the backup, which is damaged"
 

@@ -105,6 +105,7 @@ def figure_columns(
 
 SERVICE = {
     "offered": "OFFERED",
+    "waiting": "WAITING",
     "answered": "ANSWERED",
     "answered_within": "IN TIME",
     "abandoned": "ABANDONED",

@@ -33,7 +33,7 @@ from command.engines import JOURNAL_FILE, open_stream
 from journal import backup, sqlite_format
 from journal.copying import damages_of, entries_of
 from journal.damage import Damage, changed, damages, faults, header_faults, scan
-from journal.entry import DAMAGED, MAX_INTEGER, Entry, validate
+from journal.entry import DAMAGED, MAX_INTEGER, Entry, Kind, validate
 from journal.errors import JournalError
 from journal.sqlite_file import connect_to_read, map_errors
 from service import recovery
@@ -92,7 +92,12 @@ def _check_view(journal_id: str, entries: Iterable[Entry]) -> recovery.Checked:
 
 @journal.command("export")
 @click.argument("file", default="-")
-def export_(file: str) -> None:
+@click.option(
+    "--forgotten",
+    is_flag=True,
+    help="Only the FORGET entries, for `desk restore --then-forget`.",
+)
+def export_(file: str, forgotten: bool) -> None:
     """Write the journal as JSON lines to FILE, which must not exist, or to stdout.
 
     One object per entry: revision, kind, id (hexadecimal), sdk_app_id, received_at (Unix time, ms),
@@ -102,6 +107,8 @@ def export_(file: str) -> None:
     lost: list[Damage] = []
     with errors_in_one_line(), _entries(lost) as entries, _output(file) as output:
         for entry in entries:
+            if forgotten and entry.kind != Kind.FORGET:
+                continue
             output.write(f"{json.dumps(_document(entry), ensure_ascii=False)}\n")
         output.flush()
     list_damages(lost)
@@ -120,7 +127,7 @@ def import_(file: TextIO) -> None:
         with stopped(path.parent):
             if path.exists():
                 fail(f"{path} exists already: nothing was changed")
-            content = _replace(path, map(_entry, enumerate(file, 1)), [])
+            content = _replace(path, map(entry_of_line, enumerate(file, 1)), [])
     click.echo(f"imported {_number(content)}", err=True)
     list_damages(content.damages)
     sys.exit(bool(content.damages))
@@ -298,8 +305,8 @@ def _document(entry: Entry) -> dict[str, Any]:
     return document
 
 
-def _entry(numbered: tuple[int, str]) -> Entry:
-    """Read a numbered line.
+def entry_of_line(numbered: tuple[int, str]) -> Entry:
+    """Read a numbered line of an export.
 
     Raises:
         ValueError: it is none of ours.

@@ -83,7 +83,7 @@ async def list_sessions(
     """List the sessions that all options select, newest first.
 
     A repeated option selects sessions with any of its values. WAITED is the time in the queue, also
-    of a first stay that is not over. AGE is the time since the session began.
+    of a stay that is not over. AGE is the time since the session began.
     """
     found = client.list_sessions(
         session_filter(**options),

@@ -74,6 +74,8 @@ def _warnings(answer: GetStatusResponse) -> Iterator[str]:
     if answer.scrub.differences:
         found = count_of(answer.scrub.differences, "difference")
         yield f"{found} of journal and view: {answer.scrub.first_difference}"
+    if answer.retention.problem:
+        yield f"the daily forgetting failed: {answer.retention.problem}"
     reason = answer.not_serving_reason
     if reason and not (answer.follower_problem or answer.silent_processes):
         yield f"not serving: {reason}"
@@ -139,6 +141,8 @@ def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("follower seen", "-" if silence is None else f"{_ago(silence)} ago"),
         ("damaged entries", str(status.damaged_entries or "")),
         ("scrub", _scrub(status)),
+        ("retention", _retention(status)),
+        ("entries to delete", str(status.entries_to_delete or "")),
         ("fingerprint", status.fingerprint),
         ("feed digest", status.feed_digest),
         ("apps", ", ".join(map(str, status.sdk_app_ids))),
@@ -180,6 +184,15 @@ def _scrub(status: GetStatusResponse) -> str:
         return "-"
     found = count_of(status.scrub.differences, "difference")
     return f"{found}, last completed {time_text(status.scrub, 'completed_at')}"
+
+
+def _retention(status: GetStatusResponse) -> str:
+    if not status.HasField("retention"):
+        return "-"
+    run = status.retention
+    found = f"{count_of(run.sessions, 'session')}, {count_of(run.malformed, 'malformed callback')}"
+    kept, at = count_of(run.keep.seconds // 86_400, "day"), time_text(run, "completed_at")
+    return f"{kept}; last run completed {at}, forgot {found}"
 
 
 def _follower_silence(status: GetStatusResponse) -> float | None:

@@ -16,7 +16,7 @@ from command.cli.printers import Column, Layout, Value, cell_text
 from command.cli.rows import Output
 from desk.client import Explanation
 from desk.v1.event_pb2 import SessionRecord, Verdict
-from desk.v1.session_pb2 import Session, Stay
+from desk.v1.session_pb2 import Session, SessionState, Stay
 from desk.v1.session_service_pb2 import SessionGroup
 from display.texts import count_of, enum_name, format_duration, format_time
 
@@ -50,25 +50,6 @@ def _stars(message: Any) -> int | None:
     return message.satisfaction or None
 
 
-_SESSION_LOOKS: dict[str, dict[str, Any]] = {
-    "session_id": {"title": "SESSION"},
-    "sdk_app_id": {"title": "APP", "common": True},
-    "begun_at": {"title": "BEGUN"},
-    "agent_id": {"title": "AGENT", "narrowest": NARROW_NAME},
-    "client_user_id": {"title": "USER", "narrowest": NARROW_NAME},
-    "end_reason": {"title": "END"},
-    "last_event_at": {"title": "LAST EVENT"},
-    "queue_wait": {"title": "WAIT", "right": True},
-    "first_response": {"title": "REPLY", "right": True},
-    "handle_time": {"title": "HANDLED", "right": True},
-    "channel_type": {"title": "CHANNEL", "narrowest": 10},
-    "satisfaction": {"title": "RATING", "right": True, "value": _stars},
-    "rejected_events": {"title": "REJECTED", "right": True},
-    "stays": {"value": lambda session: _stays(session)},
-}
-"""Columns that differ from those of the other fields."""
-
-
 def _stays(session: Session) -> str:
     return ", ".join(map(_stay_text, session.stays))
 
@@ -83,6 +64,25 @@ def _stay_text(stay: Stay) -> str:
     return " ".join(filter(None, words))
 
 
+_SESSION_LOOKS: dict[str, dict[str, Any]] = {
+    "session_id": {"title": "SESSION"},
+    "sdk_app_id": {"title": "APP", "common": True},
+    "begun_at": {"title": "BEGUN"},
+    "agent_id": {"title": "AGENT", "narrowest": NARROW_NAME},
+    "client_user_id": {"title": "USER", "narrowest": NARROW_NAME},
+    "end_reason": {"title": "END"},
+    "last_event_at": {"title": "LAST EVENT"},
+    "queue_wait": {"title": "WAIT", "right": True},
+    "first_response": {"title": "REPLY", "right": True},
+    "handle_time": {"title": "HANDLED", "right": True},
+    "channel_type": {"title": "CHANNEL", "narrowest": 10},
+    "satisfaction": {"title": "RATING", "right": True, "value": _stars},
+    "rejected_events": {"title": "REJECTED", "right": True},
+    "stays": {"value": _stays},
+}
+"""Columns that differ from those of the other fields."""
+
+
 def _since(session: Session, field: str) -> Duration | None:
     """Return the time that has passed since, by the clocks of Desk and of this machine."""
     if not session.HasField(field):  # type: ignore[arg-type]
@@ -94,9 +94,13 @@ def _since(session: Session, field: str) -> Duration | None:
 
 
 def _waited(session: Session) -> Duration | None:
-    """Return the time in the queue, with a stay that is not over if it is the first."""
-    has_left = session.HasField("queue_wait")
-    return session.queue_wait if has_left else _since(session, "queued_at")
+    """Return the time in the queue, with a stay that is not over; None if there was no stay."""
+    stays = [session.queue_wait] if session.HasField("queue_wait") else []
+    if session.state == SessionState.SESSION_STATE_QUEUED:
+        stays += filter(None, [_since(session, "state_since")])
+    waited = Duration()
+    waited.FromMilliseconds(sum(stay.ToMilliseconds() for stay in stays))
+    return waited if stays else None
 
 
 SESSIONS: Layout[Session] = Layout(

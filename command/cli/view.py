@@ -13,16 +13,18 @@ from command.cli import Group, fail
 from command.cli.offline import (
     become_owner,
     errors_in_one_line,
-    journal_file,
+    nats_settings,
     progress_bar,
     time_of,
 )
-from command.engines import JOURNAL_FILE, open_file, open_snapshots
-from command.settings import Settings
+from command.endpoints import data_directory
+from command.engines import JOURNAL_FILE, open_file, open_snapshots, open_stream
+from command.settings import NatsSettings, Settings
 from display.texts import format_size
 from journal.backup import require_room
 from journal.damage import Report
 from journal.errors import InUse
+from journal.port import JournalReader
 from service.follower import Follower
 from service.snapshot import Snapshots
 from service.view import store
@@ -45,24 +47,25 @@ def view() -> None:
 
 @view.command()
 def build() -> None:
-    """Build this version's view from the journal in DESK_DATA_DIR, and end when it is complete.
+    """Build this version's view in DESK_DATA_DIR from the journal, and end when it is complete.
 
     Another version may serve meanwhile: its view is another file. After that a restart with this
-    version is ready within seconds. An interrupted build goes on where it was.
+    version is ready within seconds. An interrupted build goes on where it was. With the journal on
+    NATS it begins with a snapshot, if there is one.
     """
     began = time.monotonic()
-    with _data_directory() as directory:
+    with _data_directory() as (directory, nats):
         name = store.locate(directory).name
         if _is_served(directory):
             click.echo(f"{name} is being served: there is nothing to build")
             return
-        _require_room(directory)
         with (
             building(directory),
-            closing(open_file(directory)) as journal,
+            closing(_open_journal(directory, nats)) as journal,
             progress_bar() as report,
         ):
-            progress = _build(Follower(journal, directory), directory, report)
+            follower = Follower(journal, directory, may_start_over=not nats)
+            progress = _build(follower, directory, report)
     if progress.problem:
         fail(f"the view ends at revision {progress.applied_revision}: {progress.problem}")
     seconds = time.monotonic() - began
@@ -75,7 +78,7 @@ def drop() -> None:
 
     Without this they are deleted a day after their last use, so that a rollback finds them.
     """
-    with _data_directory() as directory:
+    with _data_directory() as (directory, _):
         for other in store.others(directory):
             click.echo(f"{other.name}: {'deleted' if discard(other) else 'in use'}")
 
@@ -98,7 +101,7 @@ def snapshots() -> None:
     with _open_snapshots() as found:
         for each in found.newest_first():
             stored, own = each.stored, each.fingerprint == store.fingerprint()
-            at, size = time_of(int(1000 * stored.stored_at)), format_size(stored.size)
+            at, size = time_of(int(1000 * each.stored_at)), format_size(stored.size)
             version = "this version" if own else "another version"
             click.echo(f"{stored.name}: revision {each.revision}, {at}, {size}, of {version}")
 
@@ -110,17 +113,38 @@ def _open_snapshots() -> Iterator[Snapshots]:
         if not settings.is_on_nats:
             fail("DESK_JOURNAL is a file: snapshots are for a journal on NATS")
         become_owner(settings.data_dir)
-        with closing(open_snapshots(settings)) as snapshots:
+        with (
+            closing(open_stream(settings)) as journal,
+            closing(open_snapshots(settings, journal, settings.data_dir)) as snapshots,
+        ):
             yield snapshots
 
 
 @contextmanager
-def _data_directory() -> Iterator[Path]:
-    """Give the directory of a journal, and act as its owner from here on."""
-    with journal_file() as path:
-        path.stat()  # which fails where there is none
-        become_owner(path.parent)
-        yield path.parent
+def _data_directory() -> Iterator[tuple[Path, NatsSettings | None]]:
+    """Give DESK_DATA_DIR, and the settings of NATS; act as the directory's owner from here on."""
+    with errors_in_one_line():
+        nats, directory = nats_settings(), data_directory()
+        if not nats:
+            (directory / JOURNAL_FILE).stat()  # which fails where there is none
+        become_owner(directory)
+        yield directory, nats
+
+
+def _open_journal(directory: Path, nats: NatsSettings | None) -> JournalReader:
+    """Open the journal of which a view is to be built, and begin with a snapshot if it has one.
+
+    Raises:
+        NoRoom: the disk has no room for the view.
+    """
+    if not nats:
+        _require_room(directory, (directory / JOURNAL_FILE).stat().st_size)
+        return open_file(directory)
+    stream = open_stream(nats)
+    _require_room(directory, stream.bytes)
+    with closing(open_snapshots(nats, stream, directory)) as snapshots:
+        snapshots.load(Event())
+    return stream
 
 
 def _is_served(directory: Path) -> bool:
@@ -160,10 +184,10 @@ def _progress(directory: Path, report: Report) -> Progress:
     return Progress("", "")
 
 
-def _require_room(directory: Path) -> None:
+def _require_room(directory: Path, journal_size: int) -> None:
     """Refuse to begin what would fill the disk."""
     views = [file.stat().st_size for file in store.others(directory)]
     there = store.locate(directory)
     done = there.stat().st_size if there.exists() else 0
-    size = max(views, default=0) or GROWTH * (directory / JOURNAL_FILE).stat().st_size
+    size = max(views, default=0) or GROWTH * journal_size
     require_room(directory, size - done)

@@ -183,9 +183,12 @@ def _print_forgotten(forgotten: Forgotten, *, as_json: bool) -> None:
     if as_json:
         print_json(SubscribeResponse(forgotten=forgotten))
         return
-    number = len(forgotten.session_ids) + len(forgotten.malformed_revisions)
-    what = f"{number:,} sessions or malformed callbacks of app {forgotten.sdk_app_id}"
-    click.echo(f"desk: at revision {forgotten.revision} forgotten: {what}", err=True)
+    sessions, malformed = len(forgotten.session_ids), len(forgotten.malformed_revisions)
+    what = f"sessions: {sessions:,}, malformed callbacks: {malformed:,}"
+    click.echo(
+        f"desk: forgotten at revision {forgotten.revision} in app {forgotten.sdk_app_id}: {what}",
+        err=True,
+    )
 
 
 _COLOURS = {Verdict.VERDICT_REJECTED: "red", Verdict.VERDICT_UNRECOGNISED: "yellow"}

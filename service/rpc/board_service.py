@@ -8,7 +8,7 @@ from service.board import BoardSelection
 from service.rpc import requests
 from service.rpc.calls import Call
 from service.rpc.errors import shutting_down
-from service.rpc.live_board import Centre, LiveBoard
+from service.rpc.live_board import Centre, LiveBoard, ViewSums
 from service.rpc.live_feed import LiveFeed
 from service.rpc.requests import checking
 from service.rpc.revisions import await_revision
@@ -22,7 +22,7 @@ class BoardService:
         self._readers = readers
         self._feed = feed
         self._centre = centre
-        self._board = LiveBoard(readers, centre, feed.limits.board_sessions)
+        self._board = LiveBoard(readers, ViewSums(centre, feed.limits.board_sessions))
 
     async def GetBoard(self, request: pb.GetBoardRequest, call: Call) -> bytes:
         """Return the board now."""
@@ -64,5 +64,10 @@ class BoardService:
             requests.thresholds(
                 check, "options.thresholds", asked.thresholds, self._centre.thresholds
             ),
-            check.size("options.max_listed", asked.max_listed, default=20, most=200),
+            check.size(
+                "options.max_listed",
+                asked.max_listed,
+                default=requests.DEFAULT_LISTED,
+                most=requests.MAX_LISTED,
+            ),
         )

@@ -24,7 +24,7 @@ from service.rpc.measurement import Measurement
 MAX_REQUEST_BYTES = 16 * 1024
 """Bytes of a request. A call that stays open keeps them, including unknown fields."""
 
-LARGE = frozenset({"BatchGetSessions"})
+LARGE = frozenset({"BatchGetSessions", "Forget"})
 """Methods whose requests may be as large as gRPC allows."""
 
 
@@ -32,9 +32,8 @@ class Call:
     """A call as the services see it.
 
     Attributes:
-        client: the client's name, or "".
         caller: the client's address.
-        apps: those that it may read; None = all.
+        grant: the rights of the client.
         reduce: leaves out of an answer what the client may not read or does not want.
         abort: ends the call with a status.
         time_remaining: seconds until the deadline; None without one.
@@ -50,8 +49,7 @@ class Call:
         count_sent: Callable[[], None],
     ) -> None:
         self.caller = caller_of(context.peer())
-        self.client = grant.client
-        self.apps = grant.apps
+        self.grant = grant
         self.reduce = reduce
         self._write: Callable[[bytes], Awaitable[None]] = context.write
         self._count_sent = count_sent

@@ -53,7 +53,7 @@ class Explanations:
             rows, _ = take_bytes(
                 reader.records(each.position for each in chosen), size_of, reader.bounds.size
             )
-            if not whole:
+            if not rows:  # there were none, or they were forgotten between two pages
                 raise not_found(reader, key)
         end = start + len(rows)
         response = ExplainSessionResponse(

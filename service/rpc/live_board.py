@@ -59,68 +59,35 @@ class Shown(NamedTuple):
     response: bytes
 
 
-class LiveBoard:
-    """The sums of all sessions that are open or of today, and the boards made of them.
+class ViewSums:
+    """The sums of all sessions that are open or of today, as of a revision of the view.
 
-    Attributes:
-        refreshed_at: the loop's time at which the sums were last brought up to date.
+    Args:
+        centre: the contact centre's settings.
+        most_sessions: that are kept.
     """
 
-    def __init__(self, readers: Readers, centre: Centre, most_sessions: int) -> None:
-        self.refreshed_at = float("-inf")
-        self._readers = readers
+    def __init__(self, centre: Centre, most_sessions: int) -> None:
         self._centre = centre
         self._most = most_sessions
-        self._turn = asyncio.Lock()
-        self._sums: LiveSums | None = None
-        self._progress: Progress | None = None
-        self._shown: dict[BoardSelection, Shown] = {}
+        self._current: tuple[LiveSums, Progress] | None = None
 
-    async def show(self, selection: BoardSelection, *, not_before: float) -> Shown:
-        """Return a board that was brought up to date at a time of the loop, or later.
+    def refresh(self, reader: Reader) -> None:
+        """Bring the sums up to date.
 
         Raises:
             CallRefused: TOO_MANY_SESSIONS.
         """
-        async with self._turn:
-            refresh = self.refreshed_at < not_before
-            if refresh:
-                # Before the read, so that a change after it is not taken for one before it.
-                refreshed_at = asyncio.get_running_loop().time()
-            shown = None if refresh else self._shown.get(selection)
-            if shown is None:
-                run = self._readers.questions.run
-                shown = await run(CALLER, self._make, selection, refresh)
-                if len(self._shown) >= CACHED:
-                    self._shown.clear()
-                self._shown[selection] = shown
-            if refresh:
-                self.refreshed_at = refreshed_at
-            return shown
+        self._current = self._refreshed(reader)
 
-    def _make(self, reader: Reader, selection: BoardSelection, refresh: bool) -> Shown:
-        if refresh or self._sums is None or self._progress is None:
-            sums, progress = self._refresh(reader)
-        else:
-            sums, progress = self._sums, self._progress
-        board = sums.board(selection, self._centre.zone_name).SerializeToString()
-        header = responses.header_of(progress)
-        return Shown(board, responses.answer(header, [board], GetBoardResponse()))
-
-    def _refresh(self, reader: Reader) -> tuple[LiveSums, Progress]:
+    def _refreshed(self, reader: Reader) -> tuple[LiveSums, Progress]:
         day = Day(*day_of(self._centre.now(), self._centre.zone))
-        self._shown.clear()
-        sums, before = self._sums, self._progress
-        self._sums = self._progress = None  # they are of no revision until all is read
+        before, self._current = self._current, None  # of no revision until all is read
         with reader.snapshot() as progress:
             applied = progress.applied_revision
-            if (
-                sums
-                and before
-                and sums.day == day
-                and applied - before.applied_revision < FAR_BEHIND
-            ):
-                rows = reader.changed_sessions(last_of(before.applied_revision), last_of(applied))
+            if before and before[0].day == day and applied - _revision(before) < FAR_BEHIND:
+                sums = before[0]
+                rows = reader.changed_sessions(last_of(_revision(before)), last_of(applied))
             else:
                 sums, rows = LiveSums(day), reader.board_sessions(day.start)
             for app, session_id, fold in rows:
@@ -130,5 +97,60 @@ class LiveBoard:
                         ErrorReason.TOO_MANY_SESSIONS,
                         f"more than {self._most:,} sessions are open or of today",
                     )
-        self._sums, self._progress = sums, progress
         return sums, progress
+
+    def show(self, reader: Reader, selection: BoardSelection) -> Shown:
+        """Make a board, of sums that need not be up to date."""
+        if self._current is None:  # the last refresh has failed
+            self._current = self._refreshed(reader)
+        sums, progress = self._current
+        board = sums.board(selection, self._centre.zone_name).SerializeToString()
+        header = responses.header_of(progress)
+        return Shown(board, responses.answer(header, [board], GetBoardResponse()))
+
+
+def _revision(current: tuple[LiveSums, Progress]) -> int:
+    return current[1].applied_revision
+
+
+class LiveBoard:
+    """Boards of sums that all calls share.
+
+    Attributes:
+        refreshed_at: the loop's time at which the sums were last brought up to date.
+    """
+
+    def __init__(self, readers: Readers, sums: ViewSums) -> None:
+        self.refreshed_at = float("-inf")
+        self._readers = readers
+        self._sums = sums
+        self._turn = asyncio.Lock()
+        self._shown: dict[BoardSelection, Shown] = {}
+
+    async def show(self, selection: BoardSelection, *, not_before: float) -> Shown:
+        """Return a board that was brought up to date at a time of the loop, or later.
+
+        Raises:
+            CallRefused: TOO_MANY_SESSIONS.
+        """
+        if self.refreshed_at >= not_before and selection in self._shown:
+            return self._shown[selection]
+        # A task of its own: the turn lasts as long as the thread works, also if the call ends.
+        made = asyncio.ensure_future(self._make(selection, not_before))
+        made.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(made)
+
+    async def _make(self, selection: BoardSelection, not_before: float) -> Shown:
+        async with self._turn:
+            if self.refreshed_at < not_before:
+                # Taken before the read: a later change must not count as seen.
+                now = asyncio.get_running_loop().time()
+                self._shown.clear()
+                await self._readers.questions.run(CALLER, self._sums.refresh)
+                self.refreshed_at = now
+            if selection not in self._shown:
+                shown = await self._readers.questions.run(CALLER, self._sums.show, selection)
+                if len(self._shown) >= CACHED:
+                    self._shown.clear()
+                self._shown[selection] = shown
+            return self._shown[selection]

@@ -14,8 +14,8 @@ from time import perf_counter
 from typing import cast
 
 from desk.v1.event_pb2 import SessionRecord
-from service.positions import complete_revision, last_of
-from service.records import is_forgotten
+from service.positions import complete_revision, last_of, position_of
+from service.records import forgotten_revisions, forgotten_sessions, is_forgotten
 from service.rpc import responses
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.errors import log_error, shutting_down
@@ -72,6 +72,21 @@ class Ring:
             self.bytes += size_of(row)
         self.head = head
         self._trim()
+
+    def forget(self, order: LiveRow) -> None:
+        """Drop the rows that a row of a FORGET entry is about: the view has them no more."""
+        sessions = forgotten_sessions(order.record)
+        positions = set(map(position_of, forgotten_revisions(order.record)))
+
+        def is_kept(row: LiveRow) -> bool:
+            if row.sdk_app_id != order.sdk_app_id or is_forgotten(row.record):
+                return True
+            if row.session_id:
+                return row.session_id not in sessions
+            return row.position not in positions
+
+        self._rows = list(filter(is_kept, self._rows))
+        self.bytes = sum(map(size_of, self._rows))
 
     def after(self, position: int) -> list[LiveRow]:
         """Return the rows after a position that is not below `floor`."""
@@ -229,16 +244,22 @@ class LiveFeed:
         rows = cast(list[LiveRow], window.rows)
         revision = complete_revision(window.reached)
         if last_of(revision) == window.reached:
+            for row in rows:
+                if is_forgotten(row.record):
+                    self._forget(row)
             self.ring.extend(rows, window.reached)
             self.received_at = _received_at(rows) or self.received_at
-            positions = [row.position for row in rows if is_forgotten(row.record)]
-            self.last_forgotten = max([self.last_forgotten, *positions])
         else:
             # One revision is larger than a message: streams read it from the view.
             revision += 1
             self.ring.reset(last_of(revision))
         await _in_slices(self.waiters.announce(rows, revision))
         return revision < window.progress.applied_revision
+
+    def _forget(self, order: LiveRow) -> None:
+        self.last_forgotten = order.position
+        self.ring.forget(order)
+        self._encoded.cache_clear()
 
     async def _announce(self) -> None:
         """Wake the streams that select rows after `announced_position`."""

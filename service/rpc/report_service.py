@@ -44,13 +44,13 @@ class ReportService:
             check.not_negative("min_revision", request.min_revision)
         await await_revision(self._feed, self._readers.inline, request.min_revision, call)
         end = time.monotonic() + call.time_left(math.inf)
-        work = _Work(selection, since, end, limits.count_seconds, limits.report_rows)
+        work = Computation(selection, since, end, limits.count_seconds, limits.report_rows)
         response = await self._readers.heavy.run(call.caller, work.compute, centre.now())
         response.time_zone = centre.zone_name
         return response
 
 
-class _Work:
+class Computation:
     """The computing of one report, in a thread.
 
     Args:
@@ -107,13 +107,15 @@ class _Work:
 
     def _note_changes(self, reader: Reader, report: Report, progress: Progress) -> bool:
         """Note intervals that sessions have left since; return True if all may have changed."""
-        after = last_of(self._since)
-        if progress.applied_revision - self._since > MAX_SINCE or reader.forgotten_after(after):
+        after, is_ours = last_of(self._since), self._selection.selects_app
+        if progress.applied_revision - self._since > MAX_SINCE or any(progress.removed):
             return True
-        for record, begun_at, last_event_at in reader.revised_after(after, seconds=self._left()):
-            at = facts_of(record).event_time
-            times = [time for time in (at, begun_at, last_event_at) if time is not None]
-            report.touch(min(times), max(times))
+        if any(is_ours(app) for app, _ in reader.forgotten_after(after)):
+            return True
+        for app, record, *span in reader.revised_after(after, seconds=self._left()):
+            if is_ours(app):
+                times = [facts_of(record).event_time, *(each for each in span if each is not None)]
+                report.touch(min(times), max(times))
         return False
 
 

@@ -14,11 +14,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from desk.v1 import figures_pb2
+from desk.v1.admin_service_pb2 import ForgetRequest
 from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.report_service_pb2 import GetReportRequest, IntervalLength, ReportGroup
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
 from desk.v1.session_service_pb2 import GetSessionRequest
+from service.choice import Target
 from service.intervals import Length, bounds
 from service.report import ReportSelection
 from service.rpc.errors import CallRefused, ErrorReason, quoted
@@ -48,6 +50,10 @@ FEW = 5
 
 LATEST = 253_402_300_799
 """Seconds: the end of the year 9999, the last that a Timestamp may hold."""
+
+DEFAULT_LISTED = 20
+MAX_LISTED = 200
+"""Sessions and agents in a list of a board."""
 
 MAX_INTERVALS = 3_000
 MAX_RANGE = 400 * 86_400_000
@@ -123,6 +129,13 @@ class Check:
             self.wrong(field, f"cannot have {_some(unknown)}: an SDKAppID is greater than 0")
         return apps
 
+    def required(self, field: str, value: str, most: int) -> str:
+        """Return a value that must not be empty."""
+        if not value:
+            self.wrong(field, "is required")
+        self.short(field, value, most)
+        return value
+
     def short(self, field: str, value: str, most: int) -> None:
         size = len(value.encode())
         if size > most:
@@ -149,8 +162,11 @@ class Check:
     def _bound(self, field: str, asked: TimeRange, end: str) -> int | None:
         if not asked.HasField(end):  # type: ignore[arg-type]
             return None
-        # Stored times are whole milliseconds: both ends of a half-open interval round up.
-        return -(-self.nanoseconds(field, getattr(asked, end)) // 1_000_000)
+        return self.time(field, getattr(asked, end))
+
+    def time(self, field: str, time: Timestamp) -> int:
+        """Return a time in milliseconds, rounded up: exclusive ends and inclusive beginnings."""
+        return -(-self.nanoseconds(field, time) // 1_000_000)
 
     def nanoseconds(self, field: str, time: Timestamp) -> int:
         if abs(time.seconds) > LATEST or not 0 <= time.nanos < 1_000_000_000:
@@ -195,9 +211,7 @@ class Apps:
         """
         with checking() as check:
             check.not_negative(f"{prefix}sdk_app_id", sdk_app_id)
-            if not session_id:
-                check.wrong(f"{prefix}session_id", "is required")
-            check.short(f"{prefix}session_id", session_id, MAX_ID_BYTES)
+            check.required(f"{prefix}session_id", session_id, MAX_ID_BYTES)
         return sdk_app_id or self.only(), session_id
 
     def keys(self, keys: Sequence[SessionKey]) -> list[Key]:
@@ -365,6 +379,38 @@ def wanted_states(states: Sequence[int]) -> frozenset[int]:
         if not wanted:
             check.wrong("states", "must have at least one value")
     return frozenset(wanted)
+
+
+def forget_target(request: ForgetRequest, apps: Apps) -> Target:
+    """Read what a ForgetRequest selects.
+
+    Raises:
+        CallRefused: INVALID_REQUEST, SDK_APP_ID_REQUIRED.
+    """
+    field = request.WhichOneof("target")
+    chosen: dict[str, Any] = {}
+    with checking() as check:
+        check.not_negative("sdk_app_id", request.sdk_app_id)
+        match field:
+            case None:
+                check.wrong("target", "is required")
+            case "sessions":
+                _check_ids(check, request.sessions.session_ids)
+            case "client_user_id" | "agent_id":
+                chosen[field] = check.required(field, getattr(request, field), MAX_VALUE_BYTES)
+            case _:
+                chosen[field] = check.time(field, getattr(request, field))
+    app = request.sdk_app_id or apps.only()
+    sessions = ((app, each) for each in dict.fromkeys(request.sessions.session_ids))
+    return Target(sdk_app_ids=(app,), sessions=tuple(sessions), **chosen)
+
+
+def _check_ids(check: Check, session_ids: Sequence[str]) -> None:
+    field = "sessions.session_ids"
+    if not 1 <= len(session_ids) <= MAX_KEYS:
+        check.wrong(field, f"must have 1 to {MAX_KEYS} elements")
+    for number, each in enumerate(session_ids[:MAX_KEYS]):
+        check.required(f"{field}[{number}]", each, MAX_ID_BYTES)
 
 
 def subscription(request: SubscribeRequest) -> tuple[EventSelection, int]:

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
 from desk.v1 import (
+    admin_service_pb2,
     board_service_pb2,
     event_service_pb2,
     report_service_pb2,
@@ -26,7 +27,9 @@ from desk.v1 import (
     status_pb2,
 )
 from metrics.definitions import CERTIFICATE_NOT_AFTER, SERVING, STREAMS_OPEN
+from service.choice import Append
 from service.clients import Clients
+from service.rpc.admin_service import AdminService
 from service.rpc.board_service import BoardService
 from service.rpc.calls import Handler
 from service.rpc.commit_watch import CommitWatch
@@ -88,10 +91,11 @@ _DESCRIPTORS: tuple[Any, ...] = (
     status_pb2.DESCRIPTOR.services_by_name["StatusService"],
     board_service_pb2.DESCRIPTOR.services_by_name["BoardService"],
     report_service_pb2.DESCRIPTOR.services_by_name["ReportService"],
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
 )
-SERVICES: tuple[str, ...] = tuple(each.full_name for each in _DESCRIPTORS[:5])
+SERVICES: tuple[str, ...] = tuple(each.full_name for each in _DESCRIPTORS[:6])
 
 OnReady = Callable[[int], None]
 
@@ -106,6 +110,7 @@ async def serve(
     journal_backlog: JournalBacklog,
     journal_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
     silent_processes: Callable[[], Sequence[str]] = lambda: (),
+    forget: Append,
     stop: asyncio.Event,
     on_ready: OnReady,
     tls: Tls | None = None,
@@ -123,6 +128,7 @@ async def serve(
         journal_backlog: called in a thread, and given up after `backlog_seconds`.
         journal_size: returns the bytes of the journal's database and of its WAL.
         silent_processes: returns the processes of the service that give no sign of life.
+        forget: appends a FORGET entry to the journal.
         stop: ends serving, and the wait for the view.
         on_ready: called with the port once calls are answered; again if the view was replaced.
         tls: of the port; None = plain text.
@@ -145,7 +151,7 @@ async def serve(
         gc.callbacks.append(_freeze_survivors)
         try:
             apps, quotas = Apps(sdk_app_ids), Quotas(limits)
-            outside = Outside(journal_backlog, journal_size, silent_processes)
+            outside = Outside(journal_backlog, journal_size, silent_processes, forget)
             grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
             await _serve(
                 readers, address, tls, grants, apps, outside, centre, quotas, stop, on_ready
@@ -219,11 +225,14 @@ async def _serve(
         STREAMS_OPEN.read_number(lambda: feed.subscribers)
         readiness = Readiness(readers.path, feed.limits.lag_seconds, outside.silent_processes)
         SERVING.read_number(lambda: not readiness.reason)
-        with closing(StatusService(readers, feed, apps, outside, readiness)) as status:
+        with (
+            closing(StatusService(readers, feed, apps, outside, readiness)) as status,
+            closing(AdminService(readers, feed, apps, outside.forget)) as admin,
+        ):
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
             board = BoardService(readers, feed, centre)
             report = ReportService(readers, feed, centre)
-            servicers = (sessions, events, status, board, report, health)
+            servicers = (sessions, events, status, board, report, admin, health)
             server = _server(quotas, grants, servicers)
             port = _bind(server, address, tls)
             CERTIFICATE_NOT_AFTER.read_number(lambda: tls.ends_at if tls else None)
@@ -290,7 +299,8 @@ def _server(quotas: Quotas, grants: Grants, servicers: Sequence[object]) -> grpc
 async def _guard(readers: Readers, feed: LiveFeed, health: Health, readiness: Readiness) -> None:
     """Check again and again that the view is the one that was opened, and that it is kept up.
 
-    Streams end when it no longer is: their clients find a replica that is.
+    Streams end when it no longer is, and now and then until it is again: their clients find a
+    replica that is kept up, and one that came here by chance does not stay.
 
     Raises:
         ViewReplaced: it is not.
@@ -309,6 +319,8 @@ async def _guard(readers: Readers, feed: LiveFeed, health: Health, readiness: Re
         await health.report(serving=readiness.update(progress))
         if was_ready and readiness.reason:
             _log.warning("rpc_not_serving", reason=readiness.reason)
+        stale = asyncio.get_running_loop().time() - feed.ended > feed.limits.stale_seconds
+        if readiness.reason and (was_ready or stale):
             feed.end_streams()
 
 

@@ -129,7 +129,9 @@ class SessionService:
 
     def _not_found(self, key: Key, revision: int, when: str, call: Call) -> CallRefused:
         if key[0] not in self._apps.ids:
-            visible = [app for app in self._apps.ids if call.apps is None or app in call.apps]
+            visible = [
+                app for app in self._apps.ids if call.grant.apps is None or app in call.grant.apps
+            ]
             choice = ", ".join(map(str, visible[:MAX_VALUES]))
             sentence = f"no session {quoted(key[1])}: app {key[0]} is not configured"
             return CallRefused(ErrorReason.SESSION_NOT_FOUND, f"{sentence}; here: {choice}")

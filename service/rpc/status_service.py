@@ -22,9 +22,11 @@ from desk.v1.status_pb2 import (
     ListSubscribersRequest,
     ListSubscribersResponse,
     OutcomeCount,
+    Retention,
     Scrub,
 )
-from metrics.report import AppReport, GatewayReport, ScrubReport, load
+from metrics.report import AppReport, GatewayReport, RetentionReport, ScrubReport, load
+from service.choice import Append
 from service.positions import complete_revision
 from service.records import duration, timestamp
 from service.rpc.calls import Call
@@ -46,12 +48,17 @@ JournalBacklog = Callable[[int], tuple[int, int | None]]
 revision was received; None if there is none."""
 
 
+MOST_COUNTED = 5_000
+"""Entries to delete that are counted."""
+
+
 class Outside(NamedTuple):
-    """Functions that tell what is not in the view; see `service.rpc.server.serve`."""
+    """Functions that reach what is not in the view; see `service.rpc.server.serve`."""
 
     journal_backlog: JournalBacklog
     journal_size: Callable[[], tuple[int, int]]
     silent_processes: Callable[[], Sequence[str]]
+    forget: Append
 
 
 class StatusService:
@@ -99,6 +106,8 @@ class StatusService:
             silent_processes=self._outside.silent_processes(),
             not_serving_reason=self._readiness.reason,
             scrub=_scrub(load(self._readers.path.parent, ScrubReport), progress.journal_id),
+            entries_to_delete=len(self._readers.inline.entries_to_delete(MOST_COUNTED)),
+            retention=_retention(load(self._readers.path.parent, RetentionReport)),
             gateway=_gateway(load(self._readers.path.parent, GatewayReport)),
             disk_usage=self._disk_usage(),
         )
@@ -176,6 +185,18 @@ def _scrub(report: ScrubReport | None, journal_id: str) -> Scrub | None:
         completed_at=timestamp(report.completed_at) if report.completed_at else None,
         differences=report.shown,
         first_difference=report.first_difference,
+    )
+
+
+def _retention(report: RetentionReport | None) -> Retention | None:
+    if report is None or not report.keep:
+        return None
+    return Retention(
+        keep=duration(1000 * report.keep),
+        completed_at=timestamp(report.completed_at) if report.completed_at else None,
+        sessions=report.sessions,
+        malformed=report.malformed,
+        problem=report.problem,
     )
 
 

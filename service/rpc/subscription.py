@@ -40,7 +40,7 @@ class Stream:
         batch_format: BatchFormat,
     ) -> None:
         limits = feed.limits
-        self.place = Place(call.client, call.caller, group)
+        self.place = Place(call.grant.client, call.caller, group)
         self._position = 0
         self._sent = 0  # position in the last header
         self._caller = call.caller

@@ -64,6 +64,34 @@ SELECT session_id, (SELECT count(*) FROM (
 FROM session_keys WHERE session_id = ?2 AND sdk_app_id = ?1
 """
 
+# The first revision of a session and the position of its last callback.
+SESSION_SPAN = """
+SELECT first_revision, (
+    SELECT max(position) FROM feed INDEXED BY feed_by_session
+    WHERE feed.first_revision = session_keys.first_revision AND revised IN (0, 2))
+FROM session_keys WHERE sdk_app_id = ? AND session_id = ?
+"""
+
+# Sessions that have not begun, in the order of their first callbacks.
+NOT_BEGUN = """
+SELECT sdk_app_id, session_id, first_revision
+FROM session_keys INDEXED BY session_keys_not_begun
+WHERE number IS NULL AND session_id != '' AND first_revision > ?
+ORDER BY first_revision LIMIT ?
+"""
+
+# 1 if a callback of a session has a value in a column.
+IS_NAMED = """
+SELECT EXISTS (SELECT 1 FROM feed INDEXED BY feed_by_session
+    WHERE first_revision = ? AND revised IN (0, 2) AND {column} = ?)
+"""
+
+# What belongs to no session, in order: malformed callbacks (2), or FORGET entries (3).
+WITHOUT_SESSION = """
+SELECT position, record, sdk_app_id FROM feed INDEXED BY feed_by_session
+WHERE first_revision = 0 AND revised = ? AND position > ? {where} ORDER BY position LIMIT ?
+"""
+
 # A part of the feed, in order.
 FEED = """
 SELECT {columns} FROM feed
@@ -263,7 +291,7 @@ WHERE last_event_at - begun_at > 21600000 AND last_event_at >= ?1 AND begun_at <
 # Records after a position whose verdict a late callback has changed: their event, and since when to
 # when their session lies now.
 REVISED_AFTER = f"""
-SELECT own.record, begun_at, last_event_at
+SELECT feed.sdk_app_id, own.record, begun_at, last_event_at
 FROM feed JOIN feed AS own ON own.position = feed.event_revision << {ORDINAL_BITS}
 LEFT JOIN sessions ON sessions.number = (
     SELECT number FROM session_keys

@@ -241,6 +241,43 @@ class Reader:
         with sqlite_errors():
             yield from self._db.executemany(queries.RECORD_AT, ((each,) for each in positions))
 
+    def span(self, sdk_app_id: int, session_id: str) -> tuple[int, int] | None:
+        """Read a session's first revision, and the position of its last callback."""
+        return self._first(queries.SESSION_SPAN, (sdk_app_id, session_id))
+
+    def not_begun(self, after: int, limit: int) -> list[Row]:
+        """Read (app, session id, first revision) of sessions that have not begun.
+
+        They are in the order of their first revisions, which are greater than `after`.
+        """
+        return self._all(queries.NOT_BEGUN, (after, limit))
+
+    def is_named(self, first_revision: int, column: str, value: str) -> bool:
+        """Return True if a callback of a session has `value` in one of the feed's columns."""
+        sql = queries.IS_NAMED.format(column=column)
+        return bool(self._one(sql, (first_revision, value))[0])
+
+    def malformed(self, after: int, limit: int) -> Iterator[Row]:
+        """Read malformed callbacks after a position, one by one: (position, record, app)."""
+        with sqlite_errors():
+            yield from self._db.execute(queries.WITHOUT_SESSION.format(where=""), (2, after, limit))
+
+    @sqlite_errors()
+    def forget_entries(
+        self, selection: EventSelection, after: int, limit: int
+    ) -> tuple[list[Row], int | None]:
+        """Read the rows of FORGET entries after a position: (position, row, app).
+
+        Returns them and the position after which the next page begins, None after the last page.
+        """
+        where = selection.where()
+        sql = queries.WITHOUT_SESSION.format(where=where.sql)
+        cursor = self._db.execute(sql, (3, after, *where.values, limit + 1))
+        rows, cut_off = take_bytes(cursor, lambda row: len(row[1]), self.bounds.size)
+        cursor.close(True)
+        is_last = not cut_off and len(rows) <= limit
+        return rows[:limit], None if is_last else rows[:limit][-1][0]
+
     def rejected_of(self, sdk_app_id: int, session_id: str, limit: int) -> int | None:
         """Count the callbacks of a session that has not begun, up to `limit`.
 
@@ -333,7 +370,7 @@ class Reader:
             yield from self._db.execute(queries.REPORT_SESSIONS, (start, end))
 
     def revised_after(self, after: int, *, seconds: float) -> Iterator[Row]:
-        """Read records revised after a position: (record, begun_at, last_event_at)."""
+        """Read records revised after a position: (app, record, begun_at, last_event_at)."""
         with sqlite_errors(), self._limited(seconds):
             yield from self._db.execute(queries.REVISED_AFTER, (after,))
 

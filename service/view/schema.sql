@@ -33,6 +33,9 @@ CREATE TABLE session_keys (
     PRIMARY KEY (session_id, sdk_app_id)
 ) STRICT, WITHOUT ROWID;
 
+-- Sessions that have not begun, for those who forget.
+CREATE INDEX session_keys_not_begun ON session_keys (first_revision) WHERE number IS NULL;
+
 -- What is malformed belongs to no session; the feed has it under this key.
 INSERT INTO session_keys VALUES ('', 0, 0, NULL, 0);
 

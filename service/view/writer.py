@@ -271,7 +271,10 @@ class ViewWriter:
         self._sizes = size_of_database(self.path)
 
     def sign_of_life(self) -> None:
-        """Set the time of the lock's file, which shows that the follower works."""
+        """Set the time of the lock's file, which shows that the follower works, as a commit does.
+
+        Not while a commit is under way: readers would take what they see for the present.
+        """
         self._lock.touch()
 
     @contextmanager
@@ -303,6 +306,7 @@ class ViewWriter:
             with suppress(ViewError):
                 self._roll_back()
             raise
+        self.sign_of_life()
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:  # after some errors SQLite has done it already

@@ -14,8 +14,10 @@ import pytest
 from nats.errors import TimeoutError as NatsTimeout
 
 from journal.errors import Unavailable
+from journal.forgetting import forget_entry
 from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
 from journal.jetstream_copy import JetStreamTarget
+from journal.jetstream_eraser import JetStreamEraser
 from journal.jetstream_objects import ObjectStore
 from tests.support.cluster import USERS, new_nkey
 from tests.support.journals import PATIENCE, append
@@ -30,7 +32,6 @@ DESTRUCTIVE = [
     f"{API}.DELETE.{STREAM}",
     f"{API}.PURGE.{STREAM}",
     f"{API}.UPDATE.{STREAM}",
-    f"{API}.MSG.DELETE.{STREAM}",
     f"{API}.RESTORE.{STREAM}",
     f"$JS.API.CONSUMER.CREATE.{STREAM}",
 ]
@@ -38,6 +39,8 @@ DESTRUCTIVE = [
 FORBIDDEN = {
     "gateway": [
         *DESTRUCTIVE,
+        f"{API}.MSG.DELETE.{STREAM}",
+        f"{STREAM}.1.forget",
         f"$JS.API.DIRECT.GET.{STREAM}",
         f"{API}.PURGE.OBJ_desk-views",
         "$O.desk-views.C.x",
@@ -61,7 +64,7 @@ def as_user(server: NatsServer, directory: Path, user: str) -> JetStreamOptions:
     return replace(options, access=replace(options.access, nkey=directory / f"{user}.nk"))
 
 
-def test_a_gateway_makes_the_stream_and_a_service_reads_it_and_keeps_snapshots(
+def test_a_gateway_makes_the_stream_and_a_service_reads_it_forgets_and_keeps_snapshots(
     server: NatsServer, tmp_path: Path
 ) -> None:
     service = as_user(server, tmp_path, "service")
@@ -73,6 +76,10 @@ def test_a_gateway_makes_the_stream_and_a_service_reads_it_and_keeps_snapshots(
             assert reader.read(revision, limit=9) == []
             append(writer, "more")
             assert reader.wait(revision, timeout=PATIENCE)
+        with closing(JetStreamEraser(service)) as eraser:
+            forgotten = eraser.forget(forget_entry(1, 1, session_ids=["a"]))
+            eraser.delete([revision, revision + 1])
+            assert [each.revision for each in eraser.read(0, limit=9)] == [forgotten]
     with closing(ObjectStore(service.access, service.stream)) as objects:
         assert objects.claim("view")
         stored = objects.put("view", io.BytesIO(b"abc"), {})

@@ -13,8 +13,8 @@ from command.cli import EXIT_CODES
 from command.settings import Settings
 from gateway import authentication
 from gateway import limits as gateway
-from journal import group_commit, jetstream_objects
-from service import history, message, session, snapshot
+from journal import forgetting, group_commit, jetstream_objects
+from service import history, message, projection, session, snapshot
 from service.rpc import requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
@@ -77,6 +77,7 @@ LIMITS = {
     "changed verdicts of a session, published again": f"{history.FoldLimits().revised:,}",
     "callbacks of a session looked at again for late ones": f"{history.FoldLimits().redone:,}",
     "agents listed in a session": f"the last {session.MAX_AGENTS}",
+    "stays listed in a session": f"the first {session.MAX_STAYS}",
     "age of `RequestTime`": f"{authentication.MAX_SKEW} s",
     "time to answer a callback": f"{gateway.BUDGET} s",
     "callbacks waiting for the disk": str(group_commit.LIMITS.waiting),
@@ -87,7 +88,7 @@ LIMITS = {
     "head of a request": kib(gateway.MAX_HEAD),
     "parts of a message": str(message.MAX_ELEMENTS),
     "processes that answer gRPC (workers)": str(settings.MAX_RPC_WORKERS),
-    "gRPC request; `BatchGetSessions`": (
+    "gRPC request; `BatchGetSessions`, `Forget`": (
         f"{kib(MAX_REQUEST_BYTES)}; "
         f"{dict(rpc.OPTIONS)['grpc.max_receive_message_length'] // 2**20} MiB"
     ),
@@ -97,6 +98,7 @@ LIMITS = {
     ),
     "keys in `BatchGetSessions`": f"{requests.MAX_KEYS:,}",
     "answer of `BatchGetSessions`": f"about {calls.batch_bytes // 2**20} MiB",
+    "sessions in `Forget` by id; in a step of it": f"{forgetting.MAX_FORGOTTEN:,}",
     "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (
@@ -106,10 +108,19 @@ LIMITS = {
     "wait for `min_revision`, for a state, without a deadline": (
         f"{calls.revision_seconds:.0f} s, {calls.state_seconds:.0f} s"
     ),
+    "sessions and malformed callbacks of one FORGET entry": f"{forgetting.MAX_FORGOTTEN:,}",
+    "records forgotten in one transaction": (
+        f"{projection.BOUNDS.work // projection.REMOVED:,}, and the rest of a session"
+    ),
     "silence of a stream": (
         f"{math.ceil(max(calls.checkpoint_seconds))} s; "
         f"{math.ceil(max(calls.checkpoint_seconds) * calls.streams / calls.checkpoint_streams)} s"
         " with thousands of streams"
+    ),
+    "sessions that a board counts: open, or of today": f"{calls.board_sessions:,}",
+    "sessions and agents in a list of a board": str(requests.MAX_LISTED),
+    "intervals, days, rows of a report": (
+        f"{requests.MAX_INTERVALS:,}, {requests.MAX_RANGE // 86_400_000}, {calls.report_rows:,}"
     ),
     "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
     "view snapshots of a version; their age": (

@@ -21,7 +21,7 @@ from tests.support.consumer import (
     wait_for,
 )
 from tests.support.feed_server import JOURNAL_ID, Break, FeedServer, records, serving
-from tests.support.processes import ROOT, RunningDesk, start
+from tests.support.processes import ROOT, RunningDesk, run, start
 from tests.support.waiting import eventually
 
 
@@ -36,6 +36,22 @@ def test_the_consumer_resumes_where_it_stopped_and_starts_over_with_another_jour
     desk: RunningDesk, tmp_path: Path
 ) -> None:
     assert_copies_resumes_and_starts_over(desk, tmp_path / "sessions.db")
+
+
+@pytest.mark.tools
+def test_the_consumer_deletes_what_is_forgotten_also_while_it_was_away(
+    desk: RunningDesk, tmp_path: Path
+) -> None:
+    database = tmp_path / "sessions.db"
+    for session_id in ("a", "b", "c"):
+        assert desk.post(life("SessionBegin", session_id=session_id)[0])[0] == 200
+    with consuming(desk.target, database):
+        wait_for(database, 3, a="CHATBOT", b="CHATBOT", c="CHATBOT")
+        assert run("forget", "--session", "a", "--yes", target=desk.target).returncode == 0
+        wait_for(database, 4, b="CHATBOT", c="CHATBOT")
+    assert run("forget", "--session", "b", "--yes", target=desk.target).returncode == 0
+    with consuming(desk.target, database):
+        wait_for(database, 5, c="CHATBOT")
 
 
 def test_the_questions_of_the_manual_are_answered(desk: RunningDesk) -> None:

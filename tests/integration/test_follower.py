@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -598,3 +598,33 @@ def test_a_wal_that_is_being_read_is_emptied_later(tmp_path: Path) -> None:
         eventually(lambda: not wal.stat().st_size)
         append(journal, [body("SessionBegin", NOON, session_id="later")])
         eventually(lambda: applied(tmp_path) == 7)
+
+
+def test_a_late_view_counts_as_kept_up_only_once_readers_see_how_late_it_is(tmp_path: Path) -> None:
+    journal = MemoryJournal()
+    append(journal, life(*LIFE, session_id="a"))
+    with following(journal, tmp_path):
+        eventually(lambda: applied(tmp_path) == 4)
+    os.utime(store.lock_path(store.locate(tmp_path)), (0, 0))  # the service was stopped for long
+    append(journal, life(*LIFE, session_id="b"))
+    stop, go_on, rounds = threading.Event(), threading.Event(), list[None]()
+    with connected_with(lambda db: db.set_commit_hook(lambda: not go_on.wait(20))):
+        follower = Follower(journal, tmp_path, batch=1)
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(follower.run, stop, lambda: rounds.append(None))
+            eventually(lambda: len(rounds) > 1)  # the first batch is applied, and not committed
+            seen = store.last_seen(store.locate(tmp_path))
+            go_on.set()
+            eventually(lambda: store.last_seen(store.locate(tmp_path)))
+            stop.set()
+    assert seen == 0
+
+
+@contextmanager
+def connected_with(change: Callable[[apsw.Connection], object]) -> Iterator[None]:
+    """Change each connection to SQLite that is made inside."""
+    apsw.connection_hooks.append(change)
+    try:
+        yield
+    finally:
+        apsw.connection_hooks.remove(change)

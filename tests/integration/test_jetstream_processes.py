@@ -1,6 +1,7 @@
 """`desk gateway`, `desk service` and `desk serve` with the journal on a real nats-server."""
 
 import http.client
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def test_two_gateways_and_a_service_share_a_journal(own_nats: NatsServer, tmp_pa
         listed = run("sessions", "list", target=target).stdout
         assert "a-session" in listed
         assert "another" in listed
+        status = json.loads(run("status", "--json", target=target).stdout)
+        assert int(status["disk_usage"]["journal_bytes"]) > 100
 
 
 def test_without_a_spool_the_gateway_is_ready_only_while_nats_answers(

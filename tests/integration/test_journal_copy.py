@@ -14,12 +14,15 @@ import pytest
 
 from command.engines import open_writer
 from command.settings import Settings
+from journal.entry import Kind
 from journal.errors import Incomplete, Unavailable
+from journal.forgetting import forget_entry
 from journal.jetstream_message import ID, RECEIVED_AT
 from journal.port import JournalReader
 from journal.sqlite import SqliteReader, SqliteWriter
 from service.follower import Follower
 from service.view.store import locate
+from tests.support.callbacks import NOON
 from tests.support.commands import Answer
 from tests.support.copies import Place, append_real, change, real_entry
 from tests.support.journals import PATIENCE, append
@@ -64,6 +67,20 @@ def test_a_journal_goes_to_nats_and_back_with_its_id_and_its_revisions(
     assert place.file_entries(tmp_path / "returned") == place.file_entries()
     with closing(SqliteWriter(tmp_path / "returned" / "journal.db")) as journal:
         assert append(journal).revision == 31
+
+
+def test_forget_entries_are_copied_and_checked_as_such(place: Place, tmp_path: Path) -> None:
+    with closing(SqliteWriter(place.file)) as journal:
+        journal.append(forget_entry(1, NOON, session_ids=["s1", "s2"]), timeout=PATIENCE)
+    assert place.to_nats().returncode == 0
+    assert place.stream_entries() == place.file_entries()
+    assert place.stream_entries()[1][-1].kind == Kind.FORGET
+    assert place.desk_on_nats("journal", "check").returncode == 0
+    lists = place.desk_on_nats("journal", "export", "--forgotten").stdout
+    assert [json.loads(line)["revision"] for line in lists.splitlines()] == [31]
+    assert place.desk_on_nats("backup", tmp_path / "backup.db").returncode == 0
+    assert place.back(tmp_path / "returned").returncode == 0
+    assert place.file_entries(tmp_path / "returned") == place.file_entries()
 
 
 def test_new_callbacks_go_on_behind_the_copied_ones(place: Place) -> None:
@@ -455,7 +472,7 @@ def test_check_and_export_read_a_stream(place: Place) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["restore -", "journal import -", "journal restore --from-view", "view build"],
+    ["restore -", "journal import -", "journal restore --from-view"],
 )
 def test_commands_that_work_on_the_file_say_so(place: Place, arguments: str) -> None:
     answer = place.desk_on_nats(*arguments.split())

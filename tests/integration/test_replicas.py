@@ -207,6 +207,19 @@ async def test_a_replica_that_lags_is_not_serving_and_ends_its_streams_until_it_
         await until(lambda: is_serving(two))
 
 
+async def test_a_stream_that_begins_at_a_replica_that_lags_ends_soon_for_its_client_to_go_on(
+    journal: JetStreamWriter, options: JetStreamOptions, tmp_path: Path
+) -> None:
+    append(journal, life(*LIFE, session_id="a"))
+    limits = Limits(guard_seconds=0.05, lag_seconds=0.2, stale_seconds=0.2)
+    async with replicas(options, tmp_path, limits=limits) as (_, (behind, two)):
+        await asyncio.to_thread(behind.stop_following)
+        await stopped(two, "the follower has not read the journal for")
+        stream = two.subscribe(after_revision=0)
+        await take(stream)
+        assert reason(await refusal(stream)) == "SHUTTING_DOWN"
+
+
 # ---- A journal that has diverged ----
 
 
@@ -224,7 +237,7 @@ async def test_a_stream_that_was_deleted_and_made_again_stops_the_service(
         with closing(await asyncio.to_thread(JetStreamWriter, options)) as other:
             append(other, life(*LIFE, session_id="other")[:2])
             found = await stopped(one, "JOURNAL_DIVERGED: ")
-            assert "holds another journal now" in found.follower_problem
+            assert f"the stream {options.stream.name} holds another" in found.follower_problem
             world.journal.close()
             await asyncio.to_thread(world.stop_following)
             world.journal = await asyncio.to_thread(JetStreamReader, options)  # as after a restart

@@ -16,10 +16,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
+from desk.v1 import (
+    admin_service_pb2,
+    event_service_pb2,
+    report_service_pb2,
+    session_service_pb2,
+    status_pb2,
+)
 from desk.v1 import board_service_pb2 as boards
-from desk.v1 import event_service_pb2, report_service_pb2, session_service_pb2, status_pb2
 from desk.v1 import event_service_pb2 as events
 from desk.v1 import session_service_pb2 as sessions
+from desk.v1.admin_service_pb2 import ForgetRequest, ListForgottenRequest
 from desk.v1.event_pb2 import Event, EventFilter, Verdict
 from desk.v1.report_service_pb2 import GetReportRequest, ReportGroup
 from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState, TimeRange
@@ -29,11 +36,12 @@ from service.certificates import CertificateFiles
 from service.clients import new_key
 from service.records import timestamp
 from service.rpc.access import MESSAGE_FIELDS, SCOPES, Gate
+from service.rpc.errors import CallRefused
 from service.rpc.grants import WRONG_KEYS, Grants, NotProven, WrongKeys
 from service.rpc.tls import Tls
 from tests.support.callbacks import NOON, body, life
 from tests.support.certificates import Authority
-from tests.support.clients import Clients, bearer
+from tests.support.clients import READ_ALL, Clients, bearer
 from tests.support.rpc import Worker, World, reason, refusal, take, until, worker, world
 
 OURS, THEIRS = 7, 8
@@ -155,7 +163,15 @@ STATUS: dict[str, Call] = {
     ),
     "ServerReflectionInfo": lambda worker, app, metadata: reflection(worker, metadata),
 }
-CALLS = {**SESSIONS, **BOARD, **FEED, **STATUS}
+ADMIN: dict[str, Call] = {
+    "Forget": lambda worker, app, metadata: worker.admin.Forget(
+        ForgetRequest(sdk_app_id=app, client_user_id="user-1", dry_run=True), metadata=metadata
+    ),
+    "ListForgotten": lambda worker, app, metadata: worker.admin.ListForgotten(
+        ListForgottenRequest(sdk_app_ids=[app] if app else []), metadata=metadata
+    ),
+}
+CALLS = {**SESSIONS, **BOARD, **FEED, **STATUS, **ADMIN}
 
 
 def reflection(worker: Worker, metadata: Any) -> Any:
@@ -188,6 +204,7 @@ def test_every_method_has_a_scope_and_no_other_has():
             (status_pb2, ["StatusService"]),
             (boards, ["BoardService"]),
             (report_service_pb2, ["ReportService"]),
+            (admin_service_pb2, ["AdminService"]),
             (health_pb2, ["Health"]),
             (reflection_pb2, ["ServerReflection"]),
         )
@@ -215,7 +232,7 @@ def test_a_method_that_nobody_gave_a_scope_cannot_be_served():
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_without_a_valid_key_there_is_one_answer_whatever_the_cause(name, made, clients):
-    key = clients.add("ours", apps=[OURS])
+    key = clients.add("ours", apps=[OURS], scopes=(*READ_ALL, "admin"))
     ended = clients.add("ended", not_after=datetime.now(UTC).date() - timedelta(days=1))
     forged = key[:-1] + ("A" if key[-1] != "A" else "B")
     attempts: list[Any] = [
@@ -258,7 +275,7 @@ async def test_health_is_open(made, clients):
         ("feed.read", FEED),
         ("status.read", STATUS),
         ("messages.read", {}),
-        ("admin", {}),
+        ("admin", ADMIN),
     ],
 )
 async def test_a_scope_allows_its_methods_and_no_other(scope, allowed, made, clients):
@@ -683,6 +700,23 @@ def test_a_certificate_that_ends_while_its_connection_is_open_is_refused(clients
     assert grants.of(now).client == "board"
     with pytest.raises(NotProven, match="has ended"):
         grants.of(later)
+
+
+@pytest.mark.parametrize(
+    ("peer", "allowed"), [("ipv4:127.0.0.1:1", True), ("ipv4:10.0.0.7:1", False)]
+)
+async def test_without_a_clients_file_only_this_machine_may_forget(peer, allowed):
+    method = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].methods_by_name["Forget"]
+
+    async def answer(_requests: Any, _context: Any, _grant: Any) -> str:
+        return "done"
+
+    guarded = Gate(Grants(None, [OURS], encrypted=False), method).guard(answer)
+    if allowed:
+        assert await guarded(None, Context(peer, "")) == "done"
+    else:
+        with pytest.raises(CallRefused, match="needs the scope admin"):
+            await guarded(None, Context(peer, ""))
 
 
 async def test_a_change_that_another_has_read_already_is_followed(clients):

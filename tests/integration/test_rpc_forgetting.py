@@ -1,10 +1,14 @@
 """Forgotten sessions on a real channel: streams, resumption, questions, and calls that wait."""
 
+import asyncio
+import json
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 import pytest
 
+from desk.client import Client, Update
 from desk.v1.event_pb2 import EventFilter, EventType, Verdict
 from desk.v1.event_service_pb2 import SubscribeResponse
 from desk.v1.session_pb2 import SessionState
@@ -16,6 +20,7 @@ from desk.v1.session_service_pb2 import (
 )
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, body, life
+from tests.support.processes import run
 from tests.support.rpc import (
     began,
     metadata,
@@ -154,6 +159,30 @@ async def test_a_live_stream_is_not_caught_by_the_cut():
         assert (await caught_up(resumed))[-1].header.revision == 6
 
 
+async def test_records_in_memory_are_forgotten_too():
+    async with service() as (world, worker):
+        live = worker.subscribe()
+        await caught_up(live)  # from here on, the worker has all records in memory
+        world.append(*MIXED)
+        await take(live, until="records")
+        world.forget("ann", up_to=3)
+        await take(live, until="forgotten")
+        late = worker.subscribe(after_revision=0, skip_forgotten=True)
+        got = await caught_up(late)
+        assert [record.revision for record in records(got)] == [2, 4]
+        assert told(got) == [(5, ["ann"], [])]
+
+
+async def test_an_explanation_ends_if_its_session_is_forgotten_between_two_pages():
+    async with service(*MIXED) as (world, worker):
+        request = ExplainSessionRequest(session_id="ann", page_size=1)
+        first = await worker.sessions.ExplainSession(request)
+        world.forget("ann", up_to=3)
+        await worker.revision(5)
+        request.page_token = first.next_page_token
+        assert reason(await refusal(worker.sessions.ExplainSession(request))) == "FORGOTTEN"
+
+
 async def test_a_forgotten_session_is_not_found_and_the_error_says_why():
     async with service(*MIXED) as (world, worker):
         world.forget("ann", up_to=3)
@@ -229,3 +258,44 @@ async def test_sessions_first_shows_no_forgotten_session_and_then_what_is_forgot
         assert told(got) == []
         world.forget("bob", up_to=4)
         assert told(await take(call, until="forgotten")) == [(6, ["bob"], [])]
+
+
+async def test_the_client_yields_what_was_forgotten():
+    async with service(*MIXED) as (world, worker):
+        world.forget("ann", revisions=[9], up_to=3)
+        await worker.revision(5)
+        got: list[Update] = []
+        async with (
+            Client(f"127.0.0.1:{worker.port}") as client,
+            aclosing(client.subscribe(after_revision=0, skip_forgotten=True)) as updates,
+        ):
+            async for update in updates:
+                got.append(update)
+                if update.caught_up:
+                    break
+    assert [record.revision for update in got for record in update.records] == [2, 4]
+    (forgotten,) = [update for update in got if update.forgotten]
+    assert forgotten.revision == 5
+    assert forgotten.forgotten
+    assert list(forgotten.forgotten.session_ids) == ["ann"]
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+async def test_watch_prints_what_was_forgotten(form: str):
+    async with service(*MIXED) as (world, worker):
+        world.forget("ann", up_to=3)
+        await worker.revision(5)
+        target = f"127.0.0.1:{worker.port}"
+        options = ("watch", "--after", "1", "--until-caught-up", form)
+        refused = await asyncio.to_thread(run, *options, target=target)
+        assert "REVISION_NOT_KEPT" in refused.stderr
+        assert "skip_forgotten" in refused.stderr
+        answer = await asyncio.to_thread(run, *options, "--skip-forgotten", target=target)
+    if form == "--json":
+        lines = [json.loads(line) for line in answer.stdout.splitlines()]
+        assert [line.get("revision") for line in lines] == [2, 4, None]
+        assert lines[2]["forgotten"]["session_ids"] == ["ann"]
+    else:
+        assert answer.stderr == (
+            f"desk: forgotten at revision 5 in app {APP}: sessions: 1, malformed callbacks: 0\n"
+        )

@@ -163,6 +163,7 @@ async def test_calls_are_refused_with_the_progress_until_the_view_is_complete():
                 address,
                 sdk_app_ids=[APP],
                 journal_backlog=made.backlog,
+                forget=made.append,
                 stop=stop,
                 on_ready=ready.set_result,
             )
@@ -210,6 +211,7 @@ async def test_a_worker_that_waits_for_its_view_can_be_stopped():
                 "127.0.0.1:0",
                 sdk_app_ids=[APP],
                 journal_backlog=made.backlog,
+                forget=made.append,
                 stop=stop,
                 on_ready=lambda _: None,
             ),
@@ -225,6 +227,7 @@ async def test_an_address_that_cannot_be_bound_is_an_error():
             "192.0.2.1:1",
             sdk_app_ids=[APP],
             journal_backlog=made.backlog,
+            forget=made.append,
             stop=asyncio.Event(),
             on_ready=lambda _: None,
         )
@@ -242,6 +245,7 @@ async def test_a_worker_opens_the_view_of_another_journal_anew():
                 "127.0.0.1:0",
                 sdk_app_ids=[APP],
                 journal_backlog=made.backlog,
+                forget=made.append,
                 stop=stop,
                 on_ready=ports.append,
                 limits=Limits(guard_seconds=0.05),

@@ -1,24 +1,29 @@
 """The scrub: finds what differs between journal and view, and goes on where it was."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
 
+import apsw
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from structlog.testing import capture_logs
 
-from journal.entry import Entry
+from journal.entry import Entry, Kind
 from journal.errors import Damaged, NotKept, Unavailable
+from journal.forgetting import forget_entry
 from journal.memory import MemoryJournal
 from metrics.definitions import SCRUB_DIFFERENCES
 from metrics.report import ScrubReport, load
+from service.projection import Projection
+from service.recovery import check
 from service.scrub import Scrub
 from service.view import store
 from service.view.errors import ViewUnavailable
-from tests.support.callbacks import NOON, body, entry
-from tests.support.views import JOURNAL, project
+from service.view.writer import ViewWriter
+from tests.support.callbacks import APP, NOON, body, entry
+from tests.support.views import JOURNAL, project, records
 from tests.support.waiting import eventually
 
 SESSIONS = 10
@@ -95,6 +100,73 @@ def test_an_entry_that_differs_is_reported(
     assert load(tmp_path, ScrubReport) == report
 
 
+@pytest.mark.parametrize("revision", [1, 3, 10])
+def test_an_entry_that_the_view_lacks_is_reported(tmp_path: Path, revision: int) -> None:
+    with closing(apsw.Connection(str(store.locate(tmp_path)))) as db:
+        db.execute("DELETE FROM feed WHERE event_revision = ?", (revision,))
+    report = scrubbed(tmp_path, Changed(ENTRIES))
+    assert report.shown == 1
+    problem = "the view lacks an entry that the journal has"
+    assert report.first_difference == f"revision {revision}: {problem}"
+    found = check(store.locate(tmp_path), JOURNAL, ENTRIES).damages[0]
+    assert (found.first, found.problem) == (revision, problem)
+
+
+def test_a_repetition_and_an_entry_of_another_kind_are_no_difference(tmp_path: Path) -> None:
+    early = body("ChatBot.UserSendMsg", NOON + 10**11, session_id="s4")
+    unread = [b"not json", early, ENTRIES[4].body, b"not json", early, ENTRIES[2].body]
+    others = [entry(SESSIONS + number, each) for number, each in enumerate(unread, 1)]
+    kind = replace(entry(SESSIONS + 7, b"of a later version"), kind=Kind.FORGET)
+    entries = [*ENTRIES, *others, kind]
+    new = tmp_path / "new"
+    new.mkdir(mode=0o700)
+    project(new, entries).close()
+    assert len(records(new)) == SESSIONS + 2
+    assert scrubbed(new, Changed(entries), steps=6).shown == 0
+    assert check(store.locate(new), JOURNAL, entries).damages == []
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_forgotten_entries_are_no_difference_before_and_after_they_are_deleted(
+    tmp_path: Path, deleted: bool
+) -> None:
+    order = forget_entry(APP, NOON, session_ids=["s3", "s7"])
+    entries = [*ENTRIES, Entry(revision=SESSIONS + 1, **asdict(order))]
+    new = tmp_path / "new"
+    new.mkdir(mode=0o700)
+    project(new, entries).close()
+    kept = [each for each in entries if not (deleted and each.revision in (3, 7))]
+    assert scrubbed(new, Changed(kept)).shown == 0
+    assert check(store.locate(new), JOURNAL, kept).damages == []
+
+
+def test_what_is_forgotten_and_deleted_while_the_scrub_reads_is_no_difference(
+    tmp_path: Path,
+) -> None:
+    class Deleting(Changed):
+        def read(self, after: int, *, limit: int) -> list[Entry]:
+            if not self.reads:
+                order = forget_entry(APP, NOON, session_ids=["s3"])
+                with closing(ViewWriter(tmp_path)) as writer:
+                    last = Entry(revision=SESSIONS + 1, **asdict(order))
+                    Projection(writer, JOURNAL).apply([last], head=SESSIONS + 1, behind_since=None)
+            return super().read(after, limit=limit)
+
+    assert scrubbed(tmp_path, Deleting(at(3, lambda _: None))).shown == 0
+
+
+def test_what_is_forgotten_and_deleted_while_a_view_is_checked_is_no_difference(
+    tmp_path: Path,
+) -> None:
+    def deleting() -> Iterator[Entry]:
+        yield ENTRIES[0]
+        order = forget_entry(APP, NOON, session_ids=["s3"])
+        project(tmp_path, [Entry(revision=SESSIONS + 1, **asdict(order))]).close()
+        yield from at(3, lambda _: None)[1:]
+
+    assert check(store.locate(tmp_path), JOURNAL, deleting()).damages == []
+
+
 def test_entries_that_were_lost_at_the_end_are_reported(tmp_path: Path) -> None:
     report = scrubbed(tmp_path, Changed(ENTRIES[:7]))
     assert report.shown == 3
@@ -168,6 +240,8 @@ def test_the_scrub_works_beside_the_follower_and_survives_a_journal_that_is_away
             found = super().read(after, limit=limit)
             if len(self.reads) == 1:
                 raise Unavailable("for a moment")
+            if len(self.reads) == 2:
+                raise ValueError("of a kind that nobody expects")
             return found
 
     stop = Event()

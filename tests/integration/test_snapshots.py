@@ -3,6 +3,7 @@
 import base64
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -19,10 +20,13 @@ import zstandard
 from nats.js import JetStreamContext
 from structlog.testing import capture_logs
 
+from journal.backup import NoRoom
 from journal.entry import NewEntry
-from journal.errors import Unavailable
+from journal.errors import Unavailable, Unreadable
+from journal.forgetting import forget_entry
 from journal.jetstream import JetStreamOptions, JetStreamWriter
 from journal.jetstream_access import Access
+from journal.jetstream_eraser import JetStreamEraser
 from journal.jetstream_objects import ObjectStore
 from journal.jetstream_stream import StreamOptions, wanted
 from journal.port import Journal
@@ -30,11 +34,13 @@ from service.follower import Follower
 from service.rpc.not_ready import progress_of
 from service.snapshot import Snapshot, Snapshots
 from service.view import store
-from service.view.errors import ViewUnavailable
-from tests.support.callbacks import NOON, body, entry
+from service.view.errors import ViewDamaged, ViewUnavailable
+from service.view.writer import building, lock
+from tests.support.callbacks import APP, NOON, body, entry
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until
 from tests.support.proxy import proxy
+from tests.support.scrape import scrape
 from tests.support.views import read
 from tests.support.waiting import eventually
 
@@ -111,14 +117,14 @@ def state(folder: Path) -> tuple[Any, ...]:
     return (-1, "", 0)
 
 
-def publish(objects: ObjectStore, folder: Path) -> Snapshot:
-    return Snapshots(objects, folder).publish(lambda *_: None)
+def publish(objects: ObjectStore, journal: Journal, folder: Path) -> Snapshot:
+    return Snapshots(objects, journal, folder).publish(lambda *_: None)
 
 
 def load(objects: ObjectStore, journal: Journal, folder: Path) -> Lines:
     """Load a snapshot; return the log lines of that."""
     with capture_logs() as lines:
-        Snapshots(objects, folder).load(journal, threading.Event())
+        Snapshots(objects, journal, folder).load(threading.Event())
     return [line for line in lines if "snapshot" in line["event"]]
 
 
@@ -132,7 +138,7 @@ def events(lines: Lines) -> list[str]:
 def test_a_new_replica_goes_on_after_the_snapshot(
     objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
 ) -> None:
-    publish(objects, first)
+    publish(objects, journal, first)
     append(journal, range(SESSIONS, SESSIONS + 5))
     assert events(load(objects, journal, second)) == ["snapshot_loaded"]
     assert state(second)[0::2] == (SESSIONS, 0), "it must not serve before it has caught up"
@@ -159,7 +165,7 @@ def test_a_snapshot_is_taken_while_the_view_is_written(
     try:
         with following(journal, first):
             eventually(lambda: state(first)[0] > SESSIONS)
-            made = publish(objects, first)
+            made = publish(objects, journal, first)
     finally:
         done.set()
         writing.join(10)
@@ -171,7 +177,7 @@ def test_a_snapshot_is_taken_while_the_view_is_written(
 def test_a_replica_with_a_view_loads_none(
     objects: ObjectStore, journal: JetStreamWriter, first: Path
 ) -> None:
-    publish(objects, first)
+    publish(objects, journal, first)
     before = store.locate(first).stat().st_ino
     assert load(objects, journal, first) == []
     assert store.locate(first).stat().st_ino == before
@@ -186,9 +192,13 @@ def test_without_a_snapshot_the_replica_replays(
 
 
 def test_nats_lists_and_reads_a_snapshot(
-    nats: NatsServer, options: JetStreamOptions, objects: ObjectStore, first: Path
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
 ) -> None:
-    made = publish(objects, first)
+    made = publish(objects, journal, first)
 
     async def get(js: JetStreamContext) -> tuple[str | None, bytes | None]:
         bucket = await js.object_store(f"{options.stream.name}-views")
@@ -288,7 +298,7 @@ def test_a_snapshot_that_is_not_whole_is_not_used(
     damage: Damage,
     reason: str,
 ) -> None:
-    damage(objects, publish(objects, first))
+    damage(objects, publish(objects, journal, first))
     lines = load(objects, journal, second)
     assert events(lines) == ["snapshot_not_usable", "no_snapshot"]
     assert reason in lines[0]["reason"]
@@ -303,7 +313,7 @@ def test_pieces_that_were_changed_or_lost_are_noticed(
     first: Path,
     second: Path,
 ) -> None:
-    made = publish(objects, first)
+    made = publish(objects, journal, first)
     bucket = f"{options.stream.name}-views"
     subject = f"$O.{bucket}.C.{made.stored.nuid}"
     content = content_of(objects, made)
@@ -328,16 +338,18 @@ def test_pieces_that_were_changed_or_lost_are_noticed(
 def test_a_snapshot_of_something_else_is_passed_over(
     objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path, label: dict[str, str]
 ) -> None:
-    store_other(**label)(objects, publish(objects, first))
+    store_other(**label)(objects, publish(objects, journal, first))
     assert events(load(objects, journal, second)) == ["no_snapshot"]
 
 
 def test_an_older_snapshot_is_used_if_the_newest_is_not_whole(
     objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
 ) -> None:
-    publish(objects, first)
+    publish(objects, journal, first)
     append(journal, range(SESSIONS, SESSIONS + 1))
-    store_other(lambda content: content[:-1])(objects, publish(objects, follow(journal, first)))
+    store_other(lambda content: content[:-1])(
+        objects, publish(objects, journal, follow(journal, first))
+    )
     lines = load(objects, journal, second)
     assert events(lines) == ["snapshot_not_usable", "snapshot_loaded"]
     assert state(second)[0] == SESSIONS
@@ -346,7 +358,7 @@ def test_an_older_snapshot_is_used_if_the_newest_is_not_whole(
 def test_a_snapshot_of_other_entries_is_not_used(
     nats: NatsServer, objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
 ) -> None:
-    publish(objects, first)
+    publish(objects, journal, first)
     other = nats.options()
 
     async def make(js: JetStreamContext) -> None:
@@ -360,7 +372,181 @@ def test_a_snapshot_of_other_entries_is_not_used(
     assert not store.locate(second).exists()
 
 
+def test_a_snapshot_whose_last_entry_was_removed_is_used(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    publish(objects, journal, first)
+
+    async def remove(js: JetStreamContext) -> None:
+        await js.delete_msg(options.stream.name, SESSIONS)
+
+    nats.manage(remove)
+    append(journal, range(SESSIONS, SESSIONS + 1))
+    assert events(load(objects, journal, second)) == ["snapshot_loaded"]
+    assert state(follow(journal, second)) == state(follow(journal, first))
+
+
+def test_a_snapshot_is_not_used_if_entries_after_it_are_gone(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    publish(objects, journal, first)
+    append(journal, range(SESSIONS, SESSIONS + 5))
+
+    async def purge(js: JetStreamContext) -> None:
+        await js.purge_stream(options.stream.name, seq=SESSIONS + 4)
+
+    nats.manage(purge)
+    lines = load(objects, journal, second)
+    assert events(lines) == ["snapshot_not_usable", "no_snapshot"]
+    assert lines[0]["reason"] == f"revisions {SESSIONS + 1} to {SESSIONS + 3} are gone"
+
+
+def described_as(made: Snapshot, **changes: object) -> Callable[[JetStreamContext], Any]:
+    """Replace the description of a snapshot, as a process with a fault would."""
+    stored = msgspec.structs.replace(made.stored, **changes)
+    token = base64.urlsafe_b64encode(stored.name.encode()).decode()
+
+    async def describe(js: JetStreamContext) -> None:
+        await js.publish(f"$O.{stored.bucket}.M.{token}", msgspec.json.encode(stored))
+
+    return describe
+
+
+@pytest.mark.parametrize(
+    ("changes", "events_"),
+    [
+        ({"mtime": "never"}, ["no_snapshot"]),
+        ({"mtime": "0001-01-01T00:00:00"}, ["no_snapshot"]),
+        ({"metadata": {"bytes": "1" * 5000}}, ["no_snapshot"]),
+        ({"metadata": {"revision": "-1"}}, ["snapshot_not_usable", "no_snapshot"]),
+        ({"metadata": {"bytes": "-1"}}, ["snapshot_not_usable", "no_snapshot"]),
+        ({"metadata": {"bytes": str(2**62)}}, ["snapshot_not_usable", "no_snapshot"]),
+        ({"chunks": 10**9}, ["snapshot_not_usable", "no_snapshot"]),
+        ({"chunks": -1}, ["snapshot_not_usable", "no_snapshot"]),
+        ({"nuid": "no such*subject"}, ["snapshot_not_usable", "no_snapshot"]),
+    ],
+)
+def test_a_description_that_is_nonsense_is_in_nobodys_way(
+    nats: NatsServer,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+    changes: dict[str, Any],
+    events_: list[str],
+) -> None:
+    made = publish(objects, journal, first)
+    if label := changes.get("metadata"):
+        changes = {"metadata": made.stored.metadata | label}
+    nats.manage(described_as(made, **changes))
+    assert events(load(objects, journal, second)) == events_
+    append(journal, range(SESSIONS, SESSIONS + 1))
+    follow(journal, first)
+    assert Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
+    assert events(load(objects, journal, second)) == ["snapshot_loaded"]
+
+
 # ---- Publishing ----
+
+
+def test_a_snapshot_ahead_of_a_restored_journal_is_replaced(
+    objects: ObjectStore, journal: JetStreamWriter, first: Path
+) -> None:
+    store_other(revision="1000")(objects, publish(objects, journal, first))
+    snapshots = Snapshots(objects, journal, first, fewest=1)
+    made = snapshots.publish_if_due(0)
+    assert made
+    assert snapshots.newest_first() == [made]
+
+
+def test_a_view_that_the_journal_does_not_have_is_not_published(
+    nats: NatsServer, objects: ObjectStore, journal: JetStreamWriter, first: Path
+) -> None:
+    other = nats.options()
+
+    async def make(js: JetStreamContext) -> None:
+        await js.add_stream(wanted(other.stream, journal.id))
+
+    nats.manage(make)
+    with closing(JetStreamWriter(other)) as restored:
+        snapshots = Snapshots(objects, restored, first, fewest=1)
+        append(restored, range(1, SESSIONS))
+        with pytest.raises(
+            Unreadable, match=f"newer than the journal, which ends at {SESSIONS - 1}"
+        ):
+            snapshots.publish_if_due(0)
+        append(restored, range(SESSIONS, SESSIONS + 1))
+        for attempt in (
+            lambda: snapshots.publish_if_due(0),
+            lambda: publish(objects, restored, first),
+        ):
+            with pytest.raises(Unreadable, match="the journal has other entries"):
+                attempt()
+    assert objects.all() == []
+
+
+def test_a_replica_without_room_leaves_the_work_to_another(
+    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
+) -> None:
+    follow(journal, second)
+    os.truncate(store.locate(first), 2**43)  # takes no room
+    with pytest.raises(NoRoom):
+        Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
+    assert Snapshots(objects, journal, second, fewest=1).publish_if_due(0)
+
+
+def test_a_claim_whose_answer_was_lost_is_not_taken_for_anothers(
+    nats: NatsServer, options: JetStreamOptions, journal: JetStreamWriter, first: Path
+) -> None:
+    lost: list[bytes] = []
+
+    def lose_first(data: bytes) -> bytes:
+        if not lost and b'{"stream":"OBJ_' in data:
+            lost.append(data)
+            return b""
+        return data
+
+    with proxy(nats.port, change=lose_first) as way:
+        access = Access(servers=(f"nats://127.0.0.1:{way.port}",))
+        with closing(ObjectStore(access, options.stream)) as objects:
+            assert Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
+    assert lost
+
+
+def test_a_snapshot_with_what_was_forgotten_is_deleted_to_the_last_byte(
+    objects: ObjectStore,
+    options: JetStreamOptions,
+    journal: JetStreamWriter,
+    first: Path,
+    nats: NatsServer,
+) -> None:
+    snapshots = Snapshots(objects, journal, first)
+    old = snapshots.publish(lambda *_: None)
+    content = content_of(objects, old)
+    stream = f"OBJ_{options.stream.name}-views"  # other tests have the same views in theirs
+    samples = [content[place : place + 32] for place in range(0, len(content) - 32, 5_000)]
+    assert all(any(each in stored for stored in nats.contents(stream)) for each in samples[:9])
+    snapshots.delete_forgotten()
+    assert snapshots.newest_first() == [old]
+    with closing(JetStreamEraser(options)) as eraser:
+        eraser.forget(forget_entry(APP, NOON, session_ids=["session-1"]))
+    follow(journal, first)
+    snapshots.delete_forgotten()
+    assert snapshots.newest_first() == []
+    assert not any(sample in stored for stored in nats.contents(stream) for sample in samples)
+    new = snapshots.publish(lambda *_: None)
+    snapshots.delete_forgotten()
+    assert snapshots.newest_first() == [new]
 
 
 def test_of_two_replicas_one_publishes(
@@ -381,9 +567,11 @@ def test_of_two_replicas_one_publishes(
             stack.enter_context(closing(ObjectStore(options.access, options.stream)))
             for _ in range(2)
         )
-        publishing = threads.submit(Snapshots(one, first, fewest=1).publish_if_due, 0, pause)
+        publishing = threads.submit(
+            Snapshots(one, journal, first, fewest=1).publish_if_due, 0, pause
+        )
         assert begun.wait(20)
-        assert Snapshots(two, second, fewest=1).publish_if_due(0) is None
+        assert Snapshots(two, journal, second, fewest=1).publish_if_due(0) is None
         go_on.set()
         assert publishing.result(20)
 
@@ -391,7 +579,7 @@ def test_of_two_replicas_one_publishes(
 def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(
     objects: ObjectStore, journal: JetStreamWriter, first: Path
 ) -> None:
-    snapshots = Snapshots(objects, first, fewest=SESSIONS)
+    snapshots = Snapshots(objects, journal, first, fewest=SESSIONS)
     assert snapshots.publish_if_due(0)
     assert not snapshots.publish_if_due(0), "nothing is new"
     append(journal, range(SESSIONS, 2 * SESSIONS))
@@ -407,7 +595,7 @@ def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
     journal: JetStreamWriter,
     first: Path,
 ) -> None:
-    snapshots = Snapshots(objects, first, fewest=1)
+    snapshots = Snapshots(objects, journal, first, fewest=1)
     bucket = f"{options.stream.name}-views"
     assert snapshots.publish_if_due(0)
 
@@ -430,15 +618,39 @@ def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
     assert nats.manage(subjects) == pieces | {f"$O.{bucket}.C.claim"}
 
 
-def test_snapshots_of_other_versions_are_kept_for_a_day(
-    nats: NatsServer, options: JetStreamOptions, objects: ObjectStore, first: Path
+def test_a_snapshot_that_is_published_again_leaves_no_pieces_of_the_one_before(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    for _ in range(3):
+        publish(objects, journal, first)
+
+    async def messages(js: JetStreamContext) -> int:
+        return (await js.stream_info(f"OBJ_{options.stream.name}-views")).state.messages
+
+    assert nats.manage(messages) == 2, "a description, and a piece"
+    assert events(load(objects, journal, second)) == ["snapshot_loaded"]
+
+
+def test_the_newest_snapshot_of_another_version_is_kept_for_a_day(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
 ) -> None:
     bucket = f"$O.{options.stream.name}-views"
 
-    def store_as(name: str, *, age: timedelta) -> None:
-        made = publish(objects, first)
+    def store_as(version: str, *, age: timedelta, revision: int = SESSIONS) -> None:
+        made = publish(objects, journal, first)
         then = datetime.now(UTC) - age
-        metadata = made.stored.metadata | {"fingerprint": name}
+        name = f"{version}-{revision}"
+        changes = {"fingerprint": version, "revision": str(revision)}
+        metadata = made.stored.metadata | changes
         described = msgspec.structs.replace(
             made.stored, name=name, mtime=then.isoformat(), metadata=metadata
         )
@@ -450,19 +662,34 @@ def test_snapshots_of_other_versions_are_kept_for_a_day(
         nats.manage(describe)
 
     store_as("the-last-version", age=timedelta(hours=23))
+    store_as("the-last-version", age=timedelta(hours=23), revision=SESSIONS - 1)
     store_as("an-old-version", age=timedelta(hours=25))
-    publish(objects, first)
-    found = {each.fingerprint for each in Snapshots(objects, first).newest_first()}
-    assert found == {store.fingerprint(), "the-last-version"}
+    publish(objects, journal, first)
+    found = [
+        (each.fingerprint, each.revision)
+        for each in Snapshots(objects, journal, first).newest_first()
+    ]
+    assert sorted(found) == sorted(
+        [(store.fingerprint(), SESSIONS), ("the-last-version", SESSIONS)]
+    )
 
 
 def test_a_view_that_is_damaged_is_not_published(objects: ObjectStore, first: Path) -> None:
     with closing(apsw.Connection(str(store.locate(first)))) as db:
         db.execute("UPDATE feed SET record = CAST(record || 'x' AS BLOB) WHERE event_revision = 7")
     with pytest.raises(Exception, match="another digest"):
-        publish(objects, first)
-    assert Snapshots(objects, first).newest_first() == []
+        publish(objects, journal, first)
+    assert Snapshots(objects, journal, first).newest_first() == []
     assert not list(first.glob("*.partial"))
+
+
+def test_a_view_whose_sessions_are_damaged_is_not_published(
+    objects: ObjectStore, journal: JetStreamWriter, first: Path
+) -> None:
+    with closing(apsw.Connection(str(store.locate(first)))) as db:
+        db.execute("UPDATE sessions SET session = x'00' WHERE number = 7")
+    with pytest.raises(ViewDamaged, match="session 7 is another one than in the feed"):
+        publish(objects, journal, first)
 
 
 def test_a_store_without_room_is_one_line_and_keeps_nothing(
@@ -471,14 +698,14 @@ def test_a_store_without_room_is_one_line_and_keeps_nothing(
     small = replace(options.stream, max_bytes=2048)
     with closing(ObjectStore(options.access, small)) as objects:
         with pytest.raises(Unavailable, match="JetStream refuses it: maximum bytes exceeded"):
-            publish(objects, first)
+            publish(objects, journal, first)
         assert objects.all() == []
 
 
 def test_what_a_killed_replica_left_is_deleted(
     objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
 ) -> None:
-    publish(objects, first)
+    publish(objects, journal, first)
     view = store.locate(second)
     for left in (store.partial(view, 77), Path(f"{store.partial(view, 77)}-journal")):
         left.write_bytes(b"half")
@@ -488,11 +715,13 @@ def test_what_a_killed_replica_left_is_deleted(
     assert state(follow(journal, second)) == state(first)
 
 
-def test_a_service_needs_few_permissions(tmp_path: Path, first: Path) -> None:
+def test_a_service_needs_few_permissions(
+    tmp_path: Path, journal: JetStreamWriter, first: Path
+) -> None:
     bucket = "desk-views"
     stream = f"OBJ_{bucket}"
-    api = ("STREAM.INFO", "STREAM.CREATE", "STREAM.PURGE", "STREAM.MSG.GET", "DIRECT.GET")
-    publishes = [f"$O.{bucket}.>", *(f"$JS.API.{each}.{stream}" for each in api)]
+    api = [f"STREAM.{each}" for each in ("INFO", "CREATE", "PURGE", "MSG.GET", "MSG.DELETE")]
+    publishes = [f"$O.{bucket}.>", *(f"$JS.API.{each}.{stream}" for each in (*api, "DIRECT.GET"))]
     password = tmp_path / "password"
     password.write_text("right")
     config = (
@@ -502,7 +731,7 @@ def test_a_service_needs_few_permissions(tmp_path: Path, first: Path) -> None:
     with nats_server(tmp_path / "nats", config) as server:
         access = Access(servers=(server.url,), user="desk", password_file=password)
         with closing(ObjectStore(access, StreamOptions(max_bytes=MIB))) as objects:
-            made = Snapshots(objects, first, fewest=1).publish_if_due(0)
+            made = Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
             assert made
             assert content_of(objects, made)
             objects.delete(made.stored)
@@ -537,6 +766,60 @@ def test_an_operator_publishes_and_a_service_starts_from_that(
         loaded = service.wait_for(lambda record: record["event"] == "snapshot_loaded")
         assert loaded["revision"] == SESSIONS
         wait_until(lambda: "session-39" in run("sessions", "list", target=service.target).stdout)
+        assert service.terminate() == 0
+
+
+def test_a_view_is_built_from_a_snapshot_and_the_stream(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    def build(folder: Path) -> None:
+        built = run("view", "build", DESK_DATA_DIR=str(folder), **settings_of(options))
+        assert (built.returncode, built.stderr) == (0, "")
+        head = journal.head()
+        assert built.stdout.startswith(f"built {store.locate(folder).name} up to revision {head} ")
+        assert state(folder) == state(follow(journal, first))
+
+    build(second.with_name("third"))  # there is no snapshot
+
+    async def purge(js: JetStreamContext) -> None:
+        await js.purge_stream(options.stream.name, seq=SESSIONS)
+
+    publish(objects, journal, first)
+    append(journal, range(SESSIONS, SESSIONS + 3))
+    nats.manage(purge)
+    build(second)
+    (second / "view-0123456789ab.db").touch()
+    dropped = run("view", "drop", DESK_DATA_DIR=str(second), **settings_of(options))
+    assert dropped.stdout == "view-0123456789ab.db: deleted\n"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the right to write a view, as what loads it does."""
+    right = lock(store.locate(folder))
+    try:
+        yield
+    finally:
+        right.release()
+
+
+def test_a_service_that_starts_during_a_build_waits_for_its_end(
+    options: JetStreamOptions, journal: JetStreamWriter, second: Path
+) -> None:
+    with ExitStack() as stack, ExitStack() as build:
+        build.enter_context(building(second))
+        build.enter_context(held(second))
+        service = stack.enter_context(start("service", data_dir=second, **settings_of(options)))
+        with build:
+            waiting = service.wait_for(lambda record: record["event"] == "waiting_for_journal")
+            assert waiting["reason"] == "desk view build is making the view"
+        service.ready()
+        wait_until(lambda: state(second)[0::2] == (SESSIONS, 1))
         assert service.terminate() == 0
 
 
@@ -591,7 +874,7 @@ def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
     second: Path,
 ) -> None:
     append_large(journal)
-    publish(objects, follow(journal, first))
+    publish(objects, journal, follow(journal, first))
     view = store.locate(second)
     for piece in (1, 2, 4):
         with (
@@ -605,6 +888,55 @@ def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
     assert events(load(objects, journal, second)) == ["snapshot_loaded"]
     assert sorted(second.iterdir()) == [view, store.lock_path(view)]
     assert state(follow(journal, second)) == state(first)
+
+
+def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    append_large(journal)
+    old = publish(objects, journal, follow(journal, first))
+    with (
+        stalling(nats, b"Nats-Subject: $O.", 2) as (port, stall),
+        closing(ObjectStore(Access(servers=(f"nats://127.0.0.1:{port}",)), options.stream)) as slow,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        loading = threads.submit(Snapshots(slow, journal, second).load, threading.Event())
+        assert stall.reached.wait(20)
+        append(journal, range(SESSIONS, SESSIONS + 1))
+        new = publish(objects, journal, follow(journal, first))
+        objects.delete(old.stored)
+        stall.ended.set()
+        loading.result(30)
+    assert state(second)[0] == new.revision > old.revision
+
+
+def test_a_snapshot_is_loaded_although_nats_was_away_meanwhile(
+    nats: NatsServer,
+    options: JetStreamOptions,
+    objects: ObjectStore,
+    journal: JetStreamWriter,
+    first: Path,
+    second: Path,
+) -> None:
+    append_large(journal)
+    publish(objects, journal, follow(journal, first))
+    with (
+        stalling(nats, b"Nats-Subject: $O.", 2) as (port, stall),
+        closing(ObjectStore(Access(servers=(f"nats://127.0.0.1:{port}",)), options.stream)) as slow,
+        ThreadPoolExecutor(1) as threads,
+        capture_logs() as lines,
+    ):
+        loading = threads.submit(Snapshots(slow, journal, second).load, threading.Event())
+        eventually(lambda: "snapshots_not_found" in events(lines), within=60)
+        assert stall.reached.is_set()
+        stall.ended.set()
+        loading.result(60)
+    assert state(second)[0] == journal.head()
 
 
 def test_a_publisher_that_is_killed_leaves_no_snapshot(
@@ -631,7 +963,7 @@ def test_a_publisher_that_is_killed_leaves_no_snapshot(
     assert objects.all() == []
     assert sum(nats.manage(pieces).values()) == 2
     assert len(list(first.glob("snapshot-*.partial"))) == 1
-    snapshots = Snapshots(objects, first, fewest=1)
+    snapshots = Snapshots(objects, journal, first, fewest=1)
     assert snapshots.publish_if_due(0)
     assert len(nats.manage(pieces)) == 2, "of the snapshot, and of the claim"
     assert not list(first.glob("snapshot-*"))
@@ -643,11 +975,15 @@ def test_the_first_replica_of_a_version_publishes_and_the_others_load(
     with ThreadPoolExecutor(64) as threads:
         for _ in threads.map(lambda n: append(journal, range(n, n + 100)), range(0, 10_000, 100)):
             pass
-    settings = settings_of(options)
+    settings = settings_of(options) | {"DESK_METRICS_LISTEN": "127.0.0.1:0"}
     one, two = tmp_path / "one", tmp_path / "two"
     with start("service", data_dir=one, **settings) as first:
         first.wait_for(lambda record: record["event"] == "no_snapshot")
         first.wait_for(lambda record: record["event"] == "snapshot_published")
+        page = scrape(first.ready()["metrics"])
+        assert page.value("desk_snapshot_revision") == 10_000
+        assert 0 < time.time() - page.value("desk_snapshot_timestamp_seconds") < 60
+        assert page.value("desk_snapshot_failures_total") == 0
         with start("service", data_dir=two, **settings) as second:
             second.wait_for(lambda record: record["event"] == "snapshot_loaded")
             wait_until(lambda: state(two)[0::2] == (10_000, 1))

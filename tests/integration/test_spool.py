@@ -12,6 +12,7 @@ from time import monotonic
 
 import pytest
 
+from journal import spool_files
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, Closed, InUse, TooLarge, Unavailable, Unreadable
 from journal.jetstream_message import subject_of
@@ -331,6 +332,22 @@ def test_space_is_given_back_when_all_is_forwarded(
     assert len(remote.requests()) == 41
 
 
+def test_what_is_forwarded_is_soon_in_no_file(
+    remote: Remote, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_files, "QUIET", 0.05)
+    with closing(spooled(remote, folder)) as journal:
+        remote.away = True
+        append(journal, "a", body=b"MARKED01")
+        assert b"MARKED01" in (folder / "1.db-wal").read_bytes()
+        remote.away = False
+        forwarded(journal)
+        eventually(lambda: not (folder / "1.db").exists())
+        assert not any(b"MARKED01" in file.read_bytes() for file in folder.iterdir())
+        remote.away = True
+        assert append(journal, "b") == KEPT
+
+
 def test_a_disk_that_fails_matters_only_while_the_spool_is_needed(
     remote: Remote, folder: Path
 ) -> None:
@@ -401,7 +418,7 @@ def test_a_start_with_neither_journal_nor_spool_names_both(remote: Remote, folde
 def test_a_spool_that_was_deleted_is_made_again(
     journal: SpooledWriter, remote: Remote, folder: Path
 ) -> None:
-    shutil.rmtree(folder)
+    shutil.rmtree(folder.rename(folder.with_name("deleted")))  # at once: it is made again at once
     eventually(lambda: (folder / "1.db").exists() and (folder / "journal").exists())
     remote.away = True
     eventually(lambda: kept(journal, "a"))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -81,6 +81,14 @@ class NatsServer:
     def stop(self, signum: int = signal.SIGKILL) -> None:
         self.process.send_signal(signum)
         self.process.wait(DEADLINE)
+
+    def contents(self, stream: str = "") -> Iterator[bytes]:
+        """Read the files of the store, or of one stream."""
+        pattern = f"{stream}/**/*" if stream else "*"
+        for file in (self._directory / "store").rglob(pattern):
+            with suppress(OSError):  # it was removed since
+                if file.is_file():
+                    yield file.read_bytes()
 
     def freeze(self) -> None:
         self.process.send_signal(signal.SIGSTOP)

@@ -13,6 +13,7 @@ import grpc
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 
+from desk.v1.admin_service_pb2_grpc import AdminServiceStub
 from desk.v1.board_service_pb2_grpc import BoardServiceStub
 from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from desk.v1.event_service_pb2_grpc import EventServiceStub
@@ -178,6 +179,10 @@ class Worker:
         return EventServiceStub(self.channel)
 
     @property
+    def admin(self) -> Any:
+        return AdminServiceStub(self.channel)
+
+    @property
     def status(self) -> Any:
         return StatusServiceStub(self.channel)
 
@@ -231,6 +236,7 @@ async def worker(
         f"127.0.0.1:{port}",
         sdk_app_ids=apps,
         journal_backlog=made.backlog,
+        forget=made.append,
         stop=stop,
         on_ready=ready.set_result,
         limits=limits,

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from command.cli.printers import Csv, Printer, Table
 from command.cli.tables import SESSIONS
-from desk.v1.session_pb2 import Session
+from desk.v1.session_pb2 import Session, SessionState
 
 ROWS = st.lists(
     st.builds(
@@ -83,3 +83,15 @@ def test_csv_is_read_back_as_it_was(rows):
 def test_csv_quotes_what_must_be_quoted_and_drops_control_characters():
     out, _ = printed(Csv(SESSIONS.named(["agent_id"])), [Session(agent_id='a,"b\x1b\n')])
     assert out == 'agent_id\r\n"a,""b��"\r\n'
+
+
+def test_waiting_counts_the_stay_in_the_queue_that_is_not_over():
+    (waited,) = SESSIONS.named(["waited"])
+    session = Session(state=SessionState.SESSION_STATE_QUEUED)
+    assert waited.value(session) is None
+    session.state_since.GetCurrentTime()
+    session.state_since.seconds -= 60
+    session.queue_wait.FromSeconds(1_000)
+    assert 1_060 <= waited.value(session).ToSeconds() < 1_500
+    session.state = SessionState.SESSION_STATE_WITH_AGENT
+    assert waited.value(session).ToSeconds() == 1_000

@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import hypothesis
@@ -435,6 +436,27 @@ def test_certificates_that_cannot_be_used_are_one_line_each(environment, authori
         assert line in found
 
 
+def test_the_retention_is_a_number_of_days_and_a_time_of_day(environment):
+    environment(DESK_SDK_APP_IDS="1", DESK_RETENTION="400d", DESK_RETENTION_AT="23:59")
+    settings = Settings.load()
+    assert settings.retention == timedelta(days=400)
+    assert settings.retention_at == "23:59"
+
+
+@pytest.mark.parametrize("value", ["400", "0d", "-1d", "1h", "99999d", "d"])
+def test_another_retention_is_refused(environment, value):
+    environment(DESK_SDK_APP_IDS="1", DESK_RETENTION=value)
+    (line,) = problems()
+    assert line.startswith("DESK_RETENTION must be")
+
+
+@pytest.mark.parametrize("value", ["24:00", "3:00", "03:60", "03", "noon"])
+def test_another_time_of_day_is_refused(environment, value):
+    environment(DESK_SDK_APP_IDS="1", DESK_RETENTION_AT=value)
+    (line,) = problems()
+    assert line.startswith("DESK_RETENTION_AT must be a time of day")
+
+
 def test_the_example_documents_every_variable_with_its_default(environment, tmp_path):
     example = (Path(__file__).parents[2] / ".env.example").read_text()
     given = dict(re.findall(r"^(?:# )?(DESK_[A-Z_]+)=(.*)$", example, re.MULTILINE))
@@ -450,6 +472,7 @@ def test_the_example_documents_every_variable_with_its_default(environment, tmp_
         *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_CLIENT_CA", "CLIENTS_FILE"),
         *("NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD_FILE"),
         *("NATS_TLS_CA", "NATS_TLS_CERT", "NATS_TLS_KEY"),
+        "RETENTION",
     ):
         del given[f"DESK_{name}"]
     environment(**given)

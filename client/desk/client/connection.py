@@ -13,6 +13,7 @@ from desk.client.errors import Failed, Retryable, Unavailable, own_errors
 from desk.client.replicas import Replicas, targets_of
 from desk.client.security import check_key, with_key
 from desk.client.subscription import RECONNECT_DELAY
+from desk.v1.admin_service_pb2_grpc import AdminServiceStub
 from desk.v1.board_service_pb2_grpc import BoardServiceStub
 from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.report_service_pb2_grpc import ReportServiceStub
@@ -38,7 +39,7 @@ Page = TypeVar("Page", bound=_Page)
 TIMEOUT = 10.0
 """Seconds that a unary call may take by default."""
 
-# All unary methods only read: gRPC itself may repeat them within their deadline.
+# These methods only read: gRPC itself may repeat them within their deadline.
 _RETRIED = {
     "methodConfig": [
         {
@@ -48,6 +49,7 @@ _RETRIED = {
                 {"service": "desk.v1.EventService", "method": "ListRejections"},
                 {"service": "desk.v1.BoardService", "method": "GetBoard"},
                 {"service": "desk.v1.ReportService"},
+                {"service": "desk.v1.AdminService", "method": "ListForgotten"},
             ],
             "retryPolicy": {
                 "maxAttempts": 4,
@@ -132,6 +134,7 @@ class Connection:
         self.status_service = StatusServiceStub(channel)
         self.board_service = BoardServiceStub(channel)
         self.report_service = ReportServiceStub(channel)
+        self.admin_service = AdminServiceStub(channel)
 
     async def __aenter__(self) -> Self:
         return self

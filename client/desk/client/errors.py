@@ -88,7 +88,7 @@ class Denied(Failed):
 _BY_REASON: dict[str, type[ClientError]] = {"JOURNAL_MISMATCH": JournalMismatch}
 
 # Proxies and killed servers end calls with ABORTED, CANCELLED and INTERNAL (RST_STREAM);
-# all calls of this API only read, so repeating them is safe.
+# repeating any call of this API is safe: what is forgotten twice is forgotten.
 _BY_CODE: dict[grpc.StatusCode, type[ClientError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.ABORTED: Unavailable,

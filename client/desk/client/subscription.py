@@ -37,7 +37,7 @@ every 5 s, or every 20 s while it has thousands of streams."""
 RECONNECT_DELAY, LONGEST_DELAY = 0.2, 10.0
 """Seconds between two attempts to connect, at most; the first doubles up to the last."""
 
-Response = TypeVar("Response", bound=Message)
+Response = TypeVar("Response")
 
 Open = Callable[[SubscribeRequest], UnaryStreamCall[SubscribeRequest, SubscribeResponse]]
 
@@ -187,7 +187,7 @@ async def reconnecting(
             call = open_stream()
         try:
             while True:
-                response = await _read(call, silence)
+                response = await read(call, silence)
                 yield response, resumed
                 attempt, resumed = 0, False
                 last_message_at = clock()
@@ -205,7 +205,13 @@ async def reconnecting(
         await asyncio.sleep(delay)
 
 
-async def _read(call: UnaryStreamCall[Any, Response], silence: float) -> Response:
+async def read(call: UnaryStreamCall[Any, Response], silence: float) -> Response:
+    """Read the next message of a stream.
+
+    Raises:
+        TimedOut: none came for `silence` seconds.
+        Unavailable: the stream has ended.
+    """
     try:
         with own_errors():
             async with asyncio.timeout(silence):

@@ -207,8 +207,8 @@ class ReportInterval(_message.Message):
     CHANGED_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The last revision that changed a session which lies in the interval, also
-    partly. 0 = there is none.
+    """The last revision that changed a session of the selected apps which lies in
+    the interval, also partly. 0 = there is none.
     """
     changed: _builtins.bool
     """True if figures of the interval may have changed after

@@ -16,11 +16,12 @@ bad requests, `google.rpc.BadRequest` with the fields at fault. The reasons:
   DEADLINE_EXCEEDED    REVISION_NOT_REACHED, STATE_NOT_REACHED
   RESOURCE_EXHAUSTED   TOO_MANY_STREAMS, TOO_MANY_WAITERS, TOO_MANY_CALLS,
                        TOO_MANY_SESSIONS, TOO_MANY_WRONG_KEYS
-  UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY, ACCESS_CHANGED
+  UNAVAILABLE          SHUTTING_DOWN, VIEW_NOT_READY, ACCESS_CHANGED,
+                       JOURNAL_NOT_WRITABLE
 
 INTERNAL is a fault of the service; it has no reason. A request that cannot
 be decoded, is larger than 16 KiB, or does not arrive within 10 s, is refused
-as INVALID_REQUEST. BatchGetSessions alone takes up to 1 MiB; gRPC itself
+as INVALID_REQUEST. BatchGetSessions and Forget take up to 1 MiB; gRPC itself
 refuses larger requests with RESOURCE_EXHAUSTED, without a reason.
 
 Where the service knows its clients, a call has a key (metadata

@@ -203,6 +203,8 @@ class GetStatusResponse(_message.Message):
     FOLLOWER_PROBLEM_FIELD_NUMBER: _builtins.int
     NOT_SERVING_REASON_FIELD_NUMBER: _builtins.int
     SCRUB_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
+    ENTRIES_TO_DELETE_FIELD_NUMBER: _builtins.int
     head_revision: _builtins.int
     """The newest revision of the journal. 0 when the journal is empty. Never less
     than `header.revision`. If the journal does not answer within 1 s, the
@@ -246,6 +248,10 @@ class GetStatusResponse(_message.Message):
     """Why grpc.health.v1 answers NOT_SERVING on this worker: `follower_problem`,
     `silent_processes`, or the view is too far behind. Empty if it answers
     SERVING.
+    """
+    entries_to_delete: _builtins.int
+    """Entries that are forgotten, and whose bytes may still be in the journal's
+    files. At most 5,000 are counted. 0 = all are deleted.
     """
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
@@ -303,6 +309,12 @@ class GetStatusResponse(_message.Message):
         Unset if there was none yet.
         """
 
+    @_builtins.property
+    def retention(self) -> Global___Retention:
+        """The daily forgetting of what is older than DESK_RETENTION. Unset if that is
+        not set.
+        """
+
     def __init__(
         self,
         *,
@@ -326,14 +338,62 @@ class GetStatusResponse(_message.Message):
         follower_problem: _builtins.str = ...,
         not_serving_reason: _builtins.str = ...,
         scrub: Global___Scrub | None = ...,
+        retention: Global___Retention | None = ...,
+        entries_to_delete: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["disk_usage", b"disk_usage", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "header", b"header", "lag_time", b"lag_time", "scrub", b"scrub", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disk_usage", b"disk_usage", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "header", b"header", "lag_time", b"lag_time", "retention", b"retention", "scrub", b"scrub", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "damaged_entries", b"damaged_entries", "disk_usage", b"disk_usage", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_problem", b"follower_problem", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "not_serving_reason", b"not_serving_reason", "oldest_revision", b"oldest_revision", "scrub", b"scrub", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "silent_processes", b"silent_processes", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "damaged_entries", b"damaged_entries", "disk_usage", b"disk_usage", "entries_to_delete", b"entries_to_delete", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_problem", b"follower_problem", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "not_serving_reason", b"not_serving_reason", "oldest_revision", b"oldest_revision", "retention", b"retention", "scrub", b"scrub", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "silent_processes", b"silent_processes", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class Retention(_message.Message):
+    """Retention is the state of the daily forgetting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_FIELD_NUMBER: _builtins.int
+    COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    MALFORMED_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    sessions: _builtins.int
+    """Sessions that the last run has forgotten, the present one included."""
+    malformed: _builtins.int
+    """Malformed callbacks, likewise."""
+    problem: _builtins.str
+    """Why the last run did not go through; it is tried again. Empty if it did."""
+    @_builtins.property
+    def keep(self) -> _duration_pb2.Duration:
+        """Sessions that have been silent for longer, and malformed callbacks that were
+        received longer ago, are forgotten.
+        """
+
+    @_builtins.property
+    def completed_at(self) -> _timestamp_pb2.Timestamp:
+        """The end of the last run on this replica that went through. Unset before. Of
+        several replicas one does the work; the runs of the others find nothing.
+        """
+
+    def __init__(
+        self,
+        *,
+        keep: _duration_pb2.Duration | None = ...,
+        completed_at: _timestamp_pb2.Timestamp | None = ...,
+        sessions: _builtins.int = ...,
+        malformed: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "keep", b"keep"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "keep", b"keep", "malformed", b"malformed", "problem", b"problem", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Retention: _TypeAlias = Retention  # noqa: Y015
 
 @_typing.final
 class Scrub(_message.Message):
@@ -492,7 +552,7 @@ class DiskUsage(_message.Message):
     VIEW_BYTES_FIELD_NUMBER: _builtins.int
     VIEW_WAL_BYTES_FIELD_NUMBER: _builtins.int
     journal_bytes: _builtins.int
-    """Bytes of the journal's database."""
+    """Bytes of the journal's database; of one copy of the stream if it is on NATS."""
     journal_wal_bytes: _builtins.int
     """Bytes of the journal's write-ahead log (WAL)."""
     view_bytes: _builtins.int

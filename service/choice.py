@@ -1,0 +1,222 @@
+"""Chooses the sessions and malformed callbacks to forget: from the view, in bounded steps.
+
+A choice is kept up while others forget: each step goes on after the last place that was examined.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from desk.v1.event_pb2 import SessionRecord
+from desk.v1.session_pb2 import Session
+from journal.entry import NewEntry
+from journal.forgetting import MAX_FORGOTTEN, forget_entry
+from service.positions import position_of, revision_of
+from service.view import index_pages
+from service.view.errors import ViewUnavailable
+from service.view.index_pages import FIRST, Order, Place
+from service.view.progress import Progress
+from service.view.reader import Reader
+from service.view.selection import Between, SessionSelection
+
+BEHIND = 60_000
+"""Milliseconds that the view may be behind the journal."""
+
+Append = Callable[[NewEntry], int]
+"""Appends a FORGET entry to the journal, and returns its revision once it is durable. Blocks."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """Choice of what to forget. One field is set beside the apps.
+
+    Attributes:
+        sdk_app_ids: of these apps; empty = of all.
+        sessions: keys of sessions, 1 to `MAX_FORGOTTEN`.
+        client_user_id: a user: all sessions of that user.
+        agent_id: an agent: all sessions in which that agent took part.
+        silent_before: Unix time (ms): sessions without an event and without a callback since then.
+        malformed_before: Unix time (ms): malformed callbacks that were received earlier.
+    """
+
+    sdk_app_ids: tuple[int, ...] = ()
+    sessions: tuple[tuple[int, str], ...] = ()
+    client_user_id: str = ""
+    agent_id: str = ""
+    silent_before: int | None = None
+    malformed_before: int | None = None
+
+
+class Found(NamedTuple):
+    """A session to forget, or a malformed callback: that has no session id.
+
+    Attributes:
+        first: revision of its first callback.
+        last: revision of its last callback.
+    """
+
+    sdk_app_id: int
+    session_id: str
+    first: int
+    last: int
+
+
+Chosen = tuple[list[Found], Place | None]
+"""Findings of a walk, and the place after which it goes on; None at its end."""
+
+Walk = Callable[[Reader, Target, Place], Chosen]
+
+
+class Start(NamedTuple):
+    """The place at which a step begins: the number of a walk, and a place in it."""
+
+    walk: int = 0
+    after: Place = FIRST
+
+
+class Step(NamedTuple):
+    """Findings of a step, and the beginning of the next one; None at the end."""
+
+    found: list[Found]
+    following: Start | None
+
+    def counts(self) -> tuple[int, int]:
+        """Return the numbers of sessions and of malformed callbacks."""
+        sessions = sum(bool(each.session_id) for each in self.found)
+        return sessions, len(self.found) - sessions
+
+
+def step(reader: Reader, target: Target, start: Start, now: int) -> Step:
+    """Choose at most `MAX_FORGOTTEN` sessions or callbacks, at `now` (Unix time, ms).
+
+    Raises:
+        ViewUnavailable: as `check_current`.
+    """
+    walks = _walks(target)
+    with reader.snapshot() as progress:
+        check_current(progress, now)
+        found, after = walks[start.walk](reader, target, start.after)
+    if after:
+        return Step(found, start._replace(after=after))
+    following = start.walk + 1
+    return Step(found, Start(following) if following < len(walks) else None)
+
+
+def check_current(progress: Progress, now: int) -> None:
+    """Refuse to choose from a view that is behind the journal.
+
+    The journal may have more of what is selected, or a callback of a session that seems silent.
+
+    Raises:
+        ViewUnavailable: it is behind.
+    """
+    if progress.problem or now - (progress.behind_since or now) > BEHIND:
+        raise ViewUnavailable("the view is behind the journal")
+
+
+def forget(found: Iterable[Found], append: Append, now: int) -> list[int]:
+    """Append FORGET entries for what a step has found, one for each app; return their revisions."""
+    by_app: defaultdict[int, list[Found]] = defaultdict(list)
+    for each in found:
+        by_app[each.sdk_app_id].append(each)
+    return [append(_entry(app, now, of_app)) for app, of_app in sorted(by_app.items())]
+
+
+def _entry(sdk_app_id: int, now: int, found: list[Found]) -> NewEntry:
+    return forget_entry(
+        sdk_app_id,
+        now,
+        session_ids=[each.session_id for each in found if each.session_id],
+        revisions=[each.first for each in found if not each.session_id],
+        up_to=max(each.last for each in found),
+    )
+
+
+def _walks(target: Target) -> Sequence[Walk]:
+    if target.sessions:
+        return (_named,)
+    if target.malformed_before is not None:
+        return (_malformed,)
+    return _begun, _not_begun
+
+
+def _named(reader: Reader, target: Target, _: Place) -> Chosen:
+    return [found for key in target.sessions if (found := _found(reader, *key))], None
+
+
+def _begun(reader: Reader, target: Target, after: Place) -> Chosen:
+    selection = SessionSelection(
+        sdk_app_ids=target.sdk_app_ids,
+        client_user_ids=(target.client_user_id,) if target.client_user_id else (),
+        active=Between(None, target.silent_before),
+    )
+    order = Order("begun_at" if target.silent_before is None else "last_event_at", descending=False)
+    page = index_pages.page(reader, selection, order, after, MAX_FORGOTTEN)
+    sessions = map(Session.FromString, page.sessions)
+    chosen = (
+        _found(reader, session.sdk_app_id, session.session_id)
+        for session in sessions
+        if not target.agent_id or _took_part(reader, session, target.agent_id)
+    )
+    return _silent(reader, target, chosen), page.following
+
+
+def _not_begun(reader: Reader, target: Target, after: Place) -> Chosen:
+    """Choose among the sessions of which callbacks came, but no SessionBegin."""
+    names = {"client_user_id": target.client_user_id, "agent_id": target.agent_id}
+    keys = reader.not_begun(after[0], MAX_FORGOTTEN)
+    chosen = (
+        _found(reader, app, name)
+        for app, name, first in keys
+        if (not target.sdk_app_ids or app in target.sdk_app_ids)
+        and all(reader.is_named(first, column, value) for column, value in names.items() if value)
+    )
+    following = (keys[-1][2], 0) if len(keys) == MAX_FORGOTTEN else None
+    return _silent(reader, target, chosen), following
+
+
+def _malformed(reader: Reader, target: Target, after: Place) -> Chosen:
+    before, apps = target.malformed_before or 0, target.sdk_app_ids
+    seen = [
+        (revision_of(position), app, _received_at(record))
+        for position, record, app in reader.malformed(after[0], MAX_FORGOTTEN)
+    ]
+    chosen = [
+        Found(app, "", revision, revision)
+        for revision, app, received_at in seen
+        if received_at < before and (not apps or app in apps)
+    ]
+    is_last = len(seen) < MAX_FORGOTTEN
+    return chosen, None if is_last else (position_of(seen[-1][0]), 0)
+
+
+def _found(reader: Reader, sdk_app_id: int, session_id: str) -> Found | None:
+    span = reader.span(sdk_app_id, session_id)
+    return Found(sdk_app_id, session_id, span[0], revision_of(span[1])) if span else None
+
+
+def _took_part(reader: Reader, session: Session, agent_id: str) -> bool:
+    if agent_id in session.agent_ids:
+        return True
+    # The list has the last agents, and none of whom all callbacks were rejected.
+    if session.agent_count == len(session.agent_ids) and not session.rejected_events:
+        return False
+    span = reader.span(session.sdk_app_id, session.session_id)
+    return span is not None and reader.is_named(span[0], "agent_id", agent_id)
+
+
+def _silent(reader: Reader, target: Target, chosen: Iterable[Found | None]) -> list[Found]:
+    """Leave out sessions with a late callback: the times of events are those of other clocks."""
+    until = target.silent_before
+    return [each for each in chosen if each and (until is None or _last(reader, each) < until)]
+
+
+def _last(reader: Reader, found: Found) -> int:
+    """Return the time at which the last callback of a session was received."""
+    ((_, record),) = reader.records([position_of(found.last)])
+    return _received_at(record)
+
+
+def _received_at(record: bytes) -> int:
+    return SessionRecord.FromString(record).event.received_at.ToMilliseconds()

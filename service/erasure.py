@@ -1,0 +1,134 @@
+"""Erasure: deletes in the journal what the view has forgotten, in a thread beside the follower.
+
+The view lists the entries, so that the work goes on after a crash, and the follower takes from the
+list what is done. Other files with the same texts are deleted first: views of other versions,
+unfinished copies. Who publishes snapshots deletes old ones.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from threading import Event, Thread
+
+import structlog
+
+from journal.backup import delete_abandoned
+from journal.errors import JournalError
+from journal.port import Eraser
+from service.view import store
+from service.view.errors import ViewError, ViewUnavailable
+from service.view.reader import Reader
+from service.view.writer import discard
+
+CHUNK = 5_000
+"""Entries that are deleted before the files are swept, and the follower is told."""
+
+STEP = 100
+"""Entries between two looks at the request to stop."""
+
+PAUSE = 0.5
+"""Seconds between two looks for entries to delete."""
+
+RETRY = 10.0
+"""Seconds before another attempt after a failure."""
+
+NOTED_WITHIN = 10.0
+"""Seconds after which entries are deleted again that the follower has not taken from the list."""
+
+PARTIALS = ("journal", "snapshot")
+"""Beginnings of the names of unfinished copies."""
+
+log = structlog.get_logger()
+
+
+class Erasure:
+    """The deletion of forgotten entries from one journal."""
+
+    def __init__(
+        self,
+        open_eraser: Callable[[], Eraser],
+        data_dir: Path,
+        note_deleted: Callable[[Sequence[int]], None],
+        *,
+        pause: float = PAUSE,
+        retry: float = RETRY,
+    ) -> None:
+        """Prepare the work.
+
+        Args:
+            open_eraser: opens the journal.
+            data_dir: directory of the view.
+            note_deleted: has the follower take entries from the list.
+            pause: seconds between two looks for entries to delete.
+            retry: seconds before another attempt after a failure.
+        """
+        self._open = open_eraser
+        self._data_dir = data_dir
+        self._pause = pause
+        self._retry = retry
+        self._note_deleted = note_deleted
+        self._noted, self._noted_until = 0, 0.0  # the first of the entries deleted last
+        self._stop = Event()
+
+    def start(self, stop: Event) -> None:
+        """Work from now on, in a thread, until `stop` is set."""
+        self._stop = stop
+        Thread(target=self._run, name="erasure", daemon=True).start()
+
+    def step(self) -> int:
+        """Delete the next entries that the view lists; return their number.
+
+        Raises:
+            JournalError, ViewError, OSError: some are left.
+        """
+        journal_id, revisions = self._listed()
+        began = time.monotonic()
+        if not revisions or (revisions[0] == self._noted and began < self._noted_until):
+            return 0
+        self._delete_other_files()
+        with closing(self._open()) as eraser:
+            if eraser.id != journal_id:  # a restored one, and the view is not renewed yet
+                return 0
+            for start in range(0, len(revisions), STEP):
+                if self._stop.is_set():
+                    return 0
+                eraser.delete(revisions[start : start + STEP])
+            eraser.sweep()
+        self._note_deleted(revisions)
+        self._noted, self._noted_until = revisions[0], time.monotonic() + NOTED_WITHIN
+        seconds = round(time.monotonic() - began, 1)
+        log.info("entries_deleted", entries=len(revisions), after_s=seconds)
+        return len(revisions)
+
+    def _run(self) -> None:
+        pause = self._pause
+        while not self._stop.wait(pause):
+            pause = self._pause
+            try:
+                self.step()
+            except (JournalError, ViewError, OSError) as problem:
+                log.warning("entries_not_deleted", reason=str(problem), throttle=str(problem))
+                pause = self._retry
+            except Exception:  # whatever it is, the next attempt may do better
+                log.exception("erasure_failed", throttle="")
+                pause = self._retry
+
+    def _listed(self) -> tuple[str, list[int]]:
+        """Return the id of the view's journal, and entries of it."""
+        with (
+            suppress(ViewUnavailable),  # it is not there yet
+            closing(Reader(store.locate(self._data_dir))) as reader,
+            reader.snapshot() as progress,
+        ):
+            return progress.journal_id, reader.entries_to_delete(CHUNK)
+        return "", []
+
+    def _delete_other_files(self) -> None:
+        """Delete the files that nobody uses. A view in use forgets by itself."""
+        for path in store.others(self._data_dir):
+            log.info("view_of_other_version", view=path.name, done=discard(path))
+        for path in store.partials(store.locate(self._data_dir)):
+            path.unlink(missing_ok=True)
+        for name in PARTIALS:
+            delete_abandoned(self._data_dir, name)

@@ -1,0 +1,145 @@
+"""Retention: forgets once a day what is older than may be kept. A thread of the follower's process.
+
+It asks as any other caller does: by entries of the journal, which every replica obeys.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from datetime import time as clock_time
+from pathlib import Path
+from threading import Event, Thread
+
+import structlog
+
+from journal.errors import JournalError
+from metrics.definitions import RETENTION_COMPLETED, RETENTION_FORGOTTEN
+from metrics.report import RetentionReport, load, save
+from service import choice
+from service.choice import Append, Start, Target
+from service.view import store
+from service.view.errors import ViewError, ViewUnavailable
+from service.view.reader import Reader
+
+LOOK = 10.0
+"""Seconds between two checks for a run that is due, also after one that failed."""
+
+APPLIED_WITHIN = 60.0
+POLL = 0.05
+"""Seconds in which the view must have applied a step, and between two looks."""
+
+DAY = timedelta(days=1)
+
+log = structlog.get_logger()
+
+
+class Retention:
+    """Forgets sessions that have been silent for long, and malformed callbacks that are as old.
+
+    Attributes:
+        report: the last run.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        append: Append,
+        claim: Callable[[str], bool],
+        *,
+        keep: timedelta,
+        at: clock_time,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            data_dir: directory of the view.
+            append: appends a FORGET entry to the journal.
+            claim: returns True to the first replica that claims a run; a claim holds for a while.
+            keep: the age from which something is forgotten.
+            at: the time of day of a run, in UTC.
+        """
+        self._data_dir = data_dir
+        self._append = append
+        self._claim = claim
+        self._keep = keep
+        self._at = at
+        self.report = load(data_dir, RetentionReport) or RetentionReport()
+        self.report.keep = int(keep.total_seconds())
+
+    def start(self, stop: Event) -> None:
+        """Work from now on, in a thread, until `stop` is set."""
+        save(self.report, self._data_dir)
+        RETENTION_FORGOTTEN.values |= {("session",): 0, ("malformed",): 0}
+        RETENTION_COMPLETED.read_number(lambda: self.report.completed_at / 1000)
+        Thread(target=self._run, args=(stop,), name="retention", daemon=True).start()
+
+    def _run(self, stop: Event) -> None:
+        while not stop.wait(LOOK):
+            try:
+                self.run_if_due(datetime.now(UTC), stop)
+            except Exception:  # whatever it is, the next attempt may do better
+                log.exception("retention_failed", throttle="")
+
+    def run_if_due(self, now: datetime, stop: Event) -> None:
+        """Forget what is too old, unless that was done since the last time of day that is due."""
+        due = datetime.combine(now.date(), self._at, UTC)
+        if due > now:
+            due -= DAY
+        if self.report.completed_at >= _milliseconds(due):
+            return
+        try:
+            self._check_view()  # before the claim: another replica may do better
+            if not self._claim(f"retention-{due:%Y-%m-%d}"):
+                return
+            self._forget_before(now - self._keep, stop)
+        except (JournalError, ViewError, OSError) as problem:
+            self.report.problem = str(problem)
+            log.warning("retention_failed", reason=str(problem), throttle="")
+        save(self.report, self._data_dir)
+
+    def _check_view(self) -> None:
+        with closing(Reader(store.locate(self._data_dir))) as reader:
+            choice.check_current(reader.progress(), _milliseconds(datetime.now(UTC)))
+
+    def _forget_before(self, cut: datetime, stop: Event) -> None:
+        log.info("retention_begins", before=f"{cut:%Y-%m-%d %H:%M:%SZ}")
+        report = self.report
+        report.sessions = report.malformed = 0
+        before = _milliseconds(cut)
+        for target in (Target(silent_before=before), Target(malformed_before=before)):
+            start: Start | None = Start()
+            while start:
+                start = self._step(target, start, stop)
+                if stop.is_set():
+                    return
+        report.completed_at, report.problem = _milliseconds(datetime.now(UTC)), ""
+        log.info("retention_completed", sessions=report.sessions, malformed=report.malformed)
+
+    def _step(self, target: Target, start: Start, stop: Event) -> Start | None:
+        with closing(Reader(store.locate(self._data_dir))) as reader:
+            now = _milliseconds(datetime.now(UTC))
+            step = choice.step(reader, target, start, now)
+            revisions = choice.forget(step.found, self._append, now)
+            self._count(*step.counts())
+            if revisions:
+                _wait_applied(reader, revisions[-1], stop)
+        return step.following
+
+    def _count(self, sessions: int, malformed: int) -> None:
+        self.report.sessions += sessions
+        self.report.malformed += malformed
+        RETENTION_FORGOTTEN.values[("session",)] += sessions
+        RETENTION_FORGOTTEN.values[("malformed",)] += malformed
+
+
+def _wait_applied(reader: Reader, revision: int, stop: Event) -> None:
+    """Wait until the view has applied a revision, so that steps do not pile up."""
+    end = time.monotonic() + APPLIED_WITHIN
+    while reader.progress().applied_revision < revision and not stop.wait(POLL):
+        if time.monotonic() > end:
+            raise ViewUnavailable(f"the view had not reached revision {revision} in time")
+
+
+def _milliseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

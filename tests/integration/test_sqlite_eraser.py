@@ -1,0 +1,137 @@
+"""Deletion in a journal's file: the bytes are gone, and the writer beside it is not disturbed."""
+
+import os
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+from structlog.testing import capture_logs
+
+from journal import sqlite_eraser
+from journal.errors import Unavailable, Unreadable
+from journal.forgetting import forget_entry
+from journal.sqlite import SqliteReader, SqliteWriter
+from journal.sqlite_eraser import SqliteEraser
+from tests.support.journals import append, read_all
+
+MARK = b"MARKED01"
+APP = 1400000001
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[SqliteWriter]:
+    with closing(SqliteWriter(path)) as journal:
+        yield journal
+
+
+def files_with(mark: bytes, directory: Path) -> list[str]:
+    return [
+        file.name for file in directory.iterdir() if file.is_file() and mark in file.read_bytes()
+    ]
+
+
+def fill(journal: SqliteWriter, count: int, chance: random.Random) -> list[int]:
+    """Append entries of many lengths; return the revisions of those with the mark."""
+    marked = []
+    for number in range(count):
+        mark = MARK if number % 3 == 0 else b"kept0000"
+        body = mark * chance.choice([1, 50, 300, 600, 5_000]) + str(number).encode()
+        revision = append(journal, number, body=body).revision
+        if mark == MARK:
+            marked.append(revision)
+    return marked
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_file_has_the_bytes_of_a_deleted_entry(
+    seed: int, journal: SqliteWriter, path: Path
+) -> None:
+    marked = fill(journal, 600, random.Random(seed))
+    eraser = SqliteEraser(path)
+    eraser.forget(forget_entry(APP, 1, session_ids=["a"]))
+    size = path.stat().st_size
+    with capture_logs() as logs:
+        eraser.delete(marked)
+        append(journal, "between")
+        eraser.sweep()
+        append(journal, "after")
+    assert files_with(MARK, path.parent) == []
+    assert "journal.db" in files_with(b"kept0000", path.parent)
+    assert path.stat().st_size < 0.8 * size
+    assert len(read_all(journal)) == 400 + 3
+    assert logs == []
+    journal.close()
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_file_that_cannot_become_smaller_loses_the_bytes_all_the_same(path: Path) -> None:
+    with closing(SqliteWriter(path)) as journal:
+        marked = fill(journal, 90, random.Random(1))
+    with closing(apsw.Connection(str(path))) as older:  # as files of earlier versions are
+        older.pragma("journal_mode", "delete")
+        older.pragma("auto_vacuum", "none")
+        older.pragma("secure_delete", "on")
+        older.execute("VACUUM")
+    with closing(SqliteWriter(path)) as journal:
+        append(journal, "last")
+        size = path.stat().st_size
+        eraser = SqliteEraser(path)
+        eraser.delete(marked)
+        eraser.sweep()
+        assert files_with(MARK, path.parent) == []
+        assert path.stat().st_size >= size
+
+
+def test_the_newest_entry_is_not_deleted(journal: SqliteWriter, path: Path) -> None:
+    revisions = [append(journal, name).revision for name in "abc"]
+    SqliteEraser(path).delete(revisions)
+    assert [entry.revision for entry in read_all(journal)] == revisions[-1:]
+
+
+def test_a_reader_in_the_way_delays_the_sweep(
+    journal: SqliteWriter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_eraser, "ATTEMPTS", 2)
+    marked = fill(journal, 30, random.Random(1))
+    eraser = SqliteEraser(path)
+    with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM entries").get == 30
+        eraser.delete(marked)
+        with pytest.raises(Unavailable, match="a reader keeps deleted entries"):
+            eraser.sweep()
+        append(journal, "meanwhile")
+    eraser.sweep()
+    assert files_with(MARK, path.parent) == []
+
+
+def test_a_journal_that_is_not_there_or_another_one_is_not_touched(path: Path) -> None:
+    with pytest.raises(Unavailable, match="there is no journal"):
+        SqliteEraser(path)
+    SqliteWriter(path).close()
+    eraser = SqliteEraser(path)
+    os.replace(path, path.with_name("other.db"))
+    with pytest.raises(Unavailable, match="there is no journal"):
+        eraser.delete([1])
+    SqliteWriter(path).close()
+    with pytest.raises(Unreadable, match="was replaced by another journal"):
+        eraser.delete([1])
+
+
+def test_a_reader_goes_on_while_entries_are_deleted(journal: SqliteWriter, path: Path) -> None:
+    all_ = [append(journal, number).revision for number in range(100)]
+    with closing(SqliteReader(path)) as reader:
+        first = reader.read(0, limit=10)
+        SqliteEraser(path).delete(all_[5:90])
+        rest = reader.read(first[-1].revision, limit=100)
+    assert [entry.revision for entry in rest] == all_[90:]
