@@ -30,20 +30,20 @@ class ConsoleSettings(BaseSettings):
     Attributes:
         console_listen: address of the console; None: there is none.
         console_password_file: file of users and passwords; None: nobody is asked for one.
-        console_user_header: header in which a proxy names the user; empty: there is no such proxy.
+        console_user_header: header in which a proxy names the user; None: there is no such proxy.
         console_proxies: addresses of such proxies, with commas between them.
     """
 
     console_listen: Listen | None = Field(default=DEFAULT_CONSOLE, validate_default=True)
     console_password_file: Path | None = None
-    console_user_header: str = ""
+    console_user_header: str | None = None
     console_proxies: str = DEFAULT_PROXIES
 
     def console_access(self, address: Address) -> "Access":
         """Return who may see the console at an address; raises ConsoleError."""
         file = self.console_password_file
         passwords = read_passwords(file) if file else {}
-        return access_to(address, passwords, self.console_user_header, self.console_proxies)
+        return access_to(address, passwords, self.console_user_header or "", self.console_proxies)
 
 
 def client_security() -> dict[str, Any]:

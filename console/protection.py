@@ -79,7 +79,7 @@ class Access:
     ) -> None:
         """Say what a browser may do."""
         response.set_headers(HEADERS)
-        if "Cache-Control" not in response.headers:
+        if "cache-control" not in response.headers:
             response.set_header("Cache-Control", "no-store")
 
     def _check_proxy(self, request: Request) -> None:

@@ -172,7 +172,7 @@ async def test_the_board_changes_while_it_is_open():
 async def test_a_report_tells_what_a_late_callback_has_changed():
     first, *rest = life(*LIFE)
     async with shown(first, *rest[:2]) as (made, world, worker):
-        url = f"/reports.json?since=2024-09-05T00:00&by=day&since_revision={3}"
+        url = "/reports.json?since=2024-09-05&until=2024-09-06&by=day&since_revision=3"
         before = (await made.get(url)).document
         assert (before["rows"][0]["service"]["offered"], before["changed"]) == (1, 0)
         world.append(body("QueueAbandoned", NOON + 10_000), body("SessionEnd", NOON + 11_000))
