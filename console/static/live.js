@@ -34,7 +34,9 @@ function chart(place) {
   const names = place.dataset.series.split(",");
   const ink = (name) => {
     place.style.color = `var(${name})`;
-    return getComputedStyle(place).color;
+    const colour = getComputedStyle(place).color;
+    place.style.color = "";
+    return colour;
   };
   const dashes = [[], [8, 4], [2, 4]];
   const colours = ["--link", "--agent", "--bad"].map(ink);

@@ -214,9 +214,8 @@ def test_every_setting_reaches_the_container_that_reads_it() -> None:
     given = {name: f"/{name}" for name in {*GATEWAY, *SERVICE, *CONSOLE} - DECIDED}
     services = read_compose(**REQUIRED | given)["services"]
 
-    assert {
-        f"DESK_{field.upper()}" for field in Settings.model_fields
-    } == GATEWAY | SERVICE | CONSOLE
+    known = {f"DESK_{field.upper()}" for field in Settings.model_fields}
+    assert known == GATEWAY | SERVICE | CONSOLE
     for container, reads in (("gateway", GATEWAY), ("service", SERVICE), ("console", CONSOLE)):
         environment = services[container]["environment"]
         passed_on = reads - DECIDED - {"DESK_CALLBACK_TOKENS_FILE"}
