@@ -1,19 +1,13 @@
 """Chromium without a window, driven by selenium."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import ROOT
-
-_PATH = f"{os.environ['PATH']}:{ROOT}/.venv/chromium/usr/bin"
-
-CHROMIUM = shutil.which("chromium", path=_PATH)
-DRIVER = shutil.which("chromedriver", path=_PATH)
-"""The programs, installed or fetched by `make chromium`; None if there are none."""
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+"""The programs of Debian's chromium and chromium-driver; None if there are none."""
 
 _OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
