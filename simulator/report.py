@@ -49,8 +49,10 @@ class Report:
     def as_text(self) -> str:
         compared = (
             f"{count_of(self.sessions, 'session')}, {count_of(self.callbacks, 'callback')}, "
-            f"{self.rejected} rejected as expected, {count_of(self.figures, 'figure')}"
+            f"{self.rejected} rejected as expected"
         )
+        if self.figures:
+            compared += f", {count_of(self.figures, 'figure')} of board and report"
         lines = [*self.details]
         if self.differences > len(self.details):
             lines.append(f"… and {self.differences - len(self.details)} more")

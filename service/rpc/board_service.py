@@ -50,8 +50,9 @@ class BoardService:
                 board, due = shown.board, loop.time() + silence
                 async with unread.sending(call.caller, len(shown.response)):
                     await call.write(shown.response)
-            following = self._board.refreshed_at + limits.board_seconds
-            await self._feed.sleep(following - loop.time())
+            if self._is_open(begun):  # nothing is awaited between this and the sleep
+                following = self._board.refreshed_at + limits.board_seconds
+                await self._feed.sleep(following - loop.time())
         raise shutting_down()
 
     def _is_open(self, begun: float) -> bool:
