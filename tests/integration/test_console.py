@@ -32,7 +32,7 @@ HOSTILE = (
     "<script>alert(1)</script>",
     "\"'><img src=x onerror=alert(1)>",
     "javascript:alert(1)",
-    "{{ 7 * 7 }}",
+    "{{ 7007 * 7007 }}",
     "\N{RIGHT-TO-LEFT OVERRIDE}drowssap",
     "\x00\x1b[31m",
     "x" * 5_000,
@@ -269,7 +269,7 @@ async def test_what_users_wrote_is_shown_and_never_run(text: str):
             assert answer.status == 200, page
             assert "<script>alert" not in answer.text
             assert "<img" not in answer.text
-            assert "49" not in answer.text or "7 * 7" not in text
+            assert "49098049" not in answer.text
             assert not set("\N{RIGHT-TO-LEFT OVERRIDE}\x00\x1b") & set(answer.text)
 
 
