@@ -16,7 +16,7 @@ from journal.errors import AppendTimedOut, JournalError, TooLarge, Unavailable
 from journal.jetstream_access import Access
 from journal.jetstream_connection import Connection
 from journal.jetstream_message import headers_of, subject_of
-from journal.jetstream_wire import FAILURES, Wire
+from journal.jetstream_wire import FAILURES, Wire, header_block
 from metrics.definitions import DUPLICATES
 
 PUBLISH_WITHIN = 1.5
@@ -90,7 +90,10 @@ _LARGER_THAN_PAYLOAD = _Error(
 
 
 class Publisher:
-    """Publishes one batch at a time, in one thread, to the server that `connection` uses."""
+    """Publishes over a socket of its own to the server that `connection` uses.
+
+    Not safe for use by several threads at once.
+    """
 
     def __init__(self, connection: Connection, access: Access, stream: str) -> None:
         self._connection = connection
@@ -184,6 +187,20 @@ class Publisher:
         wire.flush()
 
     def _send(self, wire: Wire, appends: Sequence[_Append]) -> None:
+        messages = self._messages(appends)
+        # The server closes the connection of a client that sends more.
+        if any(len(block) + len(body) > wire.max_payload for _, block, body in messages):
+            self._split(wire, appends, _LARGER_THAN_PAYLOAD)
+            return
+        token = str(next(self._tokens))
+        self._asked[token] = appends
+        self._open.add(token)
+        for message in messages[:-1]:
+            wire.publish(*message)
+        wire.publish(*messages[-1], token)
+
+    def _messages(self, appends: Sequence[_Append]) -> list[tuple[str, str, bytes]]:
+        """Return subject, block of headers and body of each message."""
         batch = uuid4().hex[:8]  # kept with each message
         messages = []
         for number, append in enumerate(appends, start=1):
@@ -192,18 +209,9 @@ class Publisher:
                 headers |= {BATCH: batch, NUMBER: str(number)}
             if 1 < number == len(appends):
                 headers[COMMIT] = "1"
-            block = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
             subject = subject_of(self._stream, append.entry)
-            messages.append((subject, f"NATS/1.0\r\n{block}\r\n", append.entry.body))
-        # The server closes the connection of a client that sends more.
-        if any(len(block) + len(body) > wire.max_payload for _, block, body in messages):
-            self._split(wire, appends, _LARGER_THAN_PAYLOAD)
-            return
-        token = str(next(self._tokens))
-        self._asked[token] = appends
-        self._open.add(token)
-        for number, (subject, block, body) in enumerate(messages, start=1):
-            wire.publish(subject, token if number == len(messages) else "", block, body)
+            messages.append((subject, header_block(headers), append.entry.body))
+        return messages
 
     def _note(self, wire: Wire, token: str, body: bytes) -> None:
         """Note an answer, if it is to an attempt of this batch."""

@@ -5,7 +5,7 @@ The protocol: docs.nats.io/reference/reference-protocols/nats-protocol. Knows no
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from io import BufferedReader
 from time import monotonic
@@ -93,24 +93,22 @@ class Wire:
         self._send(f"PUB {subject} {self._inbox}.page {len(request)}", request)
         return self._answer()
 
-    def publish(self, subject: str, token: str, headers: str, body: bytes) -> None:
-        """Note a message, which `flush` sends.
+    def publish(self, subject: str, headers: str, body: bytes, token: str = "") -> None:
+        """Add a message to those that `flush` sends.
 
         Args:
             subject: of the message.
-            token: of its answer, as `receive` returns it; "": it has none.
-            headers: a block of the protocol, ASCII.
+            headers: from `header_block`.
             body: the payload.
+            token: of its answer, as `receive` returns it; "": an answer is not wanted.
         """
         reply = f" {self._inbox}.{token}" if token else ""
         sizes = f"{len(headers)} {len(headers) + len(body)}"
         self._unsent += f"HPUB {subject}{reply} {sizes}\r\n{headers}".encode(), body, b"\r\n"
 
     def flush(self) -> None:
-        """Send what was published."""
         unsent, self._unsent = self._unsent, []
-        if unsent:
-            self._socket.sendall(b"".join(unsent))
+        self._socket.sendall(b"".join(unsent))
 
     def receive(self, end: float) -> tuple[str, bytes] | None:
         """Return the token and the body of the next answer; None if none begins until `end`."""
@@ -193,3 +191,9 @@ class Wire:
     def _send(self, line: str, payload: bytes | None = None) -> None:
         end = b"" if payload is None else payload + b"\r\n"
         self._socket.sendall(line.encode() + b"\r\n" + end)
+
+
+def header_block(headers: Mapping[str, str]) -> str:
+    """Return headers as a message has them. They must be ASCII."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return f"NATS/1.0\r\n{lines}\r\n"
