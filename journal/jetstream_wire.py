@@ -115,8 +115,7 @@ class Wire:
         while self._is_readable(end):
             words = self._command()
             if words[0] in (b"MSG", b"HMSG"):
-                header_size = int(words[-2]) if words[0] == b"HMSG" else 0
-                _, body = self._message(header_size, int(words[-1]))
+                _, body = self._message(words)
                 return words[1].rpartition(b".")[2].decode(), body
         return None
 
@@ -125,7 +124,7 @@ class Wire:
         while True:
             words = self._command()
             if words[0] == b"HMSG":
-                message = self._message(int(words[-2]), int(words[-1]))
+                message = self._message(words)
                 if "Nats-Sequence" not in message[0]:  # 204, 404, or no responders
                     return
                 yield message
@@ -174,7 +173,9 @@ class Wire:
             raise ValueError(b" ".join(words[1:]).decode(errors="replace"))
         return words
 
-    def _message(self, header_size: int, size: int) -> Message:
+    def _message(self, words: list[bytes]) -> Message:
+        """Read the message that a line announces."""
+        header_size, size = int(words[-2]) if words[0] == b"HMSG" else 0, int(words[-1])
         content = self._file.read(size + 2)
         if len(content) < size:
             raise ConnectionError("the connection was closed")
