@@ -22,7 +22,7 @@ ANSWER = re.compile(rb'H?MSG \S+ \d+ \d+\r\n\{"stream":"[^\r]+"seq":\d+[^\r]*\r\
 
 
 class Server:
-    """What a proxy sees of a server.
+    """A server behind a proxy.
 
     Attributes:
         connections: that were made.
