@@ -44,6 +44,7 @@ from command.settings import Settings
 from command.signals import on_stop_request
 from command.supervisor import BEAT, Notifier, ProcessSpec
 from command.tokens import CallbackTokens
+from command.values import time_zone
 from metrics import definitions as metrics
 from metrics import tracing
 from metrics.endpoint import open_endpoint
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from journal.port import JournalReader
     from metrics.tracing import WSGI
     from service.follower import Follower
+    from service.rpc.live_board import Centre
 
 OPEN_RETRY = 0.2
 """Seconds between two attempts to open a journal that is not there yet."""
@@ -291,9 +293,19 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,
         clients=clients,
+        centre=_centre(settings),
         limits=Limits(lag_seconds=settings.max_lag or math.inf),
     )
     beat.cancel()
+
+
+def _centre(settings: Settings) -> "Centre":
+    from service.rpc.live_board import Centre
+    from service.tally import Thresholds
+
+    percent, seconds = settings.service_level
+    thresholds = Thresholds(percent, seconds * 1000, settings.short_abandon * 1000)
+    return Centre(time_zone(settings.time_zone), settings.time_zone, thresholds)
 
 
 def silent_of_service(runtime: Path) -> list[str]:

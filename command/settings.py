@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo
 from pydantic import field_validator as check
@@ -33,7 +33,7 @@ from command.address import (
 )
 from command.nats import JournalSettings
 from command.token_file import Tokens, check_apps, read_token_file, read_tokens, tokens_variable
-from command.values import number, parsed, shown, whole_number
+from command.values import number, parsed, shown, time_zone, whole_number
 from gateway.options import check_callback_path
 from service.certificates import CertificateFiles
 from service.clients import read_clients
@@ -56,6 +56,9 @@ MAX_RETENTION = 36_500
 MAX_LAG = 7 * 24 * 60 * 60
 MAX_SCRUB_RATE = 10_000
 """Guards against a typing error: seconds of DESK_MAX_LAG, entries of DESK_SCRUB_RATE."""
+
+MAX_WAIT = 24 * 60 * 60
+"""Guard against a typing error: seconds of DESK_SERVICE_LEVEL and DESK_SHORT_ABANDON."""
 
 CERTIFICATE_DAYS = 14
 """Days before the end of a certificate in which it is warned of."""
@@ -94,6 +97,32 @@ def _read_days(text: str) -> timedelta:
 
 AnySettings = TypeVar("AnySettings", bound=JournalSettings)
 
+
+class ServiceLevel(NamedTuple):
+    """A target: percent of users who are answered within so many seconds."""
+
+    percent: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.percent}/{self.seconds}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        percent, slash, seconds = text.partition("/")
+        if not slash:
+            raise ValueError(f"must be like 80/30 (percent within seconds), not {shown(text)}")
+        return cls(whole_number(percent, 1, 100), whole_number(seconds, 0, MAX_WAIT))
+
+
+def _read_time_zone(text: str) -> str:
+    try:
+        time_zone(text)
+    except ValueError:
+        raise ValueError(f"must be a time zone such as Asia/Shanghai, not {shown(text)}") from None
+    return text
+
+
 AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
 Days = Annotated[timedelta, NoDecode, parsed(_read_days)]
 Listen = Annotated[Address, NoDecode, parsed(Address.parse)]
@@ -125,6 +154,9 @@ class Settings(JournalSettings):
         metrics_listen: address of the metrics page; None: no page.
         max_lag: seconds of the view behind the journal above which health is NOT_SERVING; 0: never.
         scrub_rate: entries in a second that the scrub compares with the view; 0: none.
+        service_level: the target of board and reports.
+        short_abandon: seconds; who gives up within them is not held against the service.
+        time_zone: of the days and hours of board and reports.
         retention: the age from which sessions and malformed callbacks are forgotten; None: never.
         retention_at: the time of day, in UTC, at which that is done.
         hang_timeout: seconds without a sign of life after which a process is restarted; 0: never.
@@ -161,6 +193,11 @@ class Settings(JournalSettings):
     metrics_listen: Listen | None = Field(default=DEFAULT_METRICS, validate_default=True)
     max_lag: Annotated[int, number(0, MAX_LAG)] = 60
     scrub_rate: Annotated[int, number(0, MAX_SCRUB_RATE)] = 200
+    service_level: Annotated[ServiceLevel, NoDecode, parsed(ServiceLevel.parse)] = ServiceLevel(
+        80, 30
+    )
+    short_abandon: Annotated[int, number(0, MAX_WAIT)] = 10
+    time_zone: Annotated[str, parsed(_read_time_zone)] = "UTC"
     retention: Days | None = None
     retention_at: str = "03:00"
     hang_timeout: Annotated[int, number(0, MAX_TIMEOUT)] = 30

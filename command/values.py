@@ -1,7 +1,9 @@
 """Values of settings: how they are read from text, and shown in errors."""
 
 import re
+from datetime import UTC, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator
 
@@ -20,6 +22,18 @@ def number(lowest: int, highest: int) -> BeforeValidator:
 def parsed(read: Any) -> BeforeValidator:
     """Make a validator that applies `read` to text and leaves a parsed value as it is."""
     return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
+
+
+def time_zone(name: str) -> tzinfo:
+    """Find a time zone of the IANA database.
+
+    Raises:
+        ValueError: there is no such zone.
+    """
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (OSError, LookupError):
+        raise ValueError("no such zone") from None
 
 
 def shown(text: str) -> str:

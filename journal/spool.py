@@ -99,7 +99,10 @@ class SpooledWriter:
         self._work = threading.Event()
         self._closed = threading.Event()
         try:
-            self._open_files()
+            try:
+                self._open_files()
+            except Unavailable as error:
+                self._cannot_spool(error)
             self._connect_if_known()
         except BaseException:
             self._files.close()
@@ -255,11 +258,7 @@ class SpooledWriter:
 
     def _open_files(self) -> None:
         """Open the spool, unless it is open."""
-        try:
-            if not self._files.open():
-                return
-        except Unavailable as error:
-            self._cannot_spool(error)
+        if not self._files.open():
             return
         with self._lock:
             self._at_start = self._latest = self._files.head()

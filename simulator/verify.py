@@ -99,7 +99,7 @@ async def verify(
         whole_session = sent.callback.session_id not in incomplete
         compare_callback(report, sent, found.get(identity), whole_session=whole_session)
     whole = [session_id for session_id in ledger.sessions if session_id not in incomplete]
-    report.skipped = len(incomplete)
+    report.skipped, report.revision = len(incomplete), feed.revision
     await _compare_sessions(service, ledger, whole, feed, report)
     await _compare_explanations(service, ledger, whole, feed.revision, report)
     return report

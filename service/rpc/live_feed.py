@@ -7,7 +7,7 @@ Reads only while calls follow it. Recent rows are in a ring; a stream has no que
 import asyncio
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from operator import itemgetter
 from time import perf_counter
@@ -133,6 +133,7 @@ class LiveFeed:
         self._watch = watch
         self._filters = FilterIndex()
         self._extended = asyncio.Event()
+        self._ended = asyncio.Event()
         self._followers = 0
         # Streams with one filter move in step: a message encoded for one is sent to the others too.
         self._encoded = lru_cache(CACHED)(self._encode)
@@ -218,8 +219,15 @@ class LiveFeed:
     def end_streams(self) -> None:
         """End the streams that are open; their clients may come again, here or elsewhere."""
         self.ended = asyncio.get_running_loop().time()
+        self._ended.set()
+        self._ended = asyncio.Event()
         for group in self._filters:
             group.wake()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep until the streams are ended, at most so many seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), max(0.0, seconds))
 
     async def _advance(self) -> bool:
         """Read the next rows and wake waiters; return True if there are more rows."""

@@ -472,7 +472,7 @@ def test_check_and_export_read_a_stream(place: Place) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["restore -", "journal import -", "journal restore --from-view", "view build"],
+    ["restore -", "journal import -", "journal restore --from-view"],
 )
 def test_commands_that_work_on_the_file_say_so(place: Place, arguments: str) -> None:
     answer = place.desk_on_nats(*arguments.split())

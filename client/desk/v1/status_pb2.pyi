@@ -123,7 +123,7 @@ class GetStatusResponse(_message.Message):
     service_version: _builtins.str
     """Version of the service, as `desk --version` prints it."""
     subscribers: _builtins.int
-    """Open Subscribe streams on this worker."""
+    """Open streams on this worker: Subscribe and WatchBoard."""
     damaged_entries: _builtins.int
     """Entries of the journal up to `header.revision` whose content is not what was
     received: the disk has changed it. The feed has each of them as malformed.
