@@ -6,7 +6,7 @@ and checked for gaps at each page. Nothing is subscribed for long that could go 
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -30,7 +30,7 @@ from journal.jetstream_access import Access
 from journal.jetstream_connection import Connection, Link
 from journal.jetstream_message import FORGET, entry_of
 from journal.jetstream_pages import Pages
-from journal.jetstream_publisher import PUBLISH_WITHIN, Outcome, Publisher
+from journal.jetstream_publisher import Publisher
 from journal.jetstream_stream import StreamOptions, announcements
 from journal.port import Waiter
 from metrics.definitions import HEAD_REVISION, JOURNAL_SIZE, OLDEST_REVISION
@@ -216,11 +216,11 @@ class JetStreamWriter(JetStreamReader):
         """
         self._may_create = may_create
         super().__init__(options)
-        self._publisher = Publisher(self._connection, self._name)
+        self._publisher = Publisher(self._connection, options.access, self._name)
         self._commits = GroupCommit(
-            self._commit,
+            self._publisher.publish,
             afterwards=lambda: None,
-            check=self._check_room,
+            check=self._check_idle,
             limits=limits,
             storage="NATS",
         )
@@ -238,19 +238,16 @@ class JetStreamWriter(JetStreamReader):
         return self._connection.trouble() or self._commits.trouble()
 
     def close(self) -> None:
-        self._commits.close(timeout=CLOSE_TIMEOUT)
+        if self._commits.close(timeout=CLOSE_TIMEOUT):
+            self._publisher.close()
         super().close()
 
     def _figure(self, read: Callable[[], int]) -> int | None:
         """Read a figure of the stream; None in trouble: waiting would delay all other figures."""
         return None if self.trouble() else read()
 
-    def _commit(self, entries: Sequence[NewEntry]) -> list[Outcome]:
-        return self._connection.run(
-            lambda: self._publisher.publish(entries), timeout=2 * PUBLISH_WITHIN
-        )
-
-    def _check_room(self) -> None:
+    def _check_idle(self) -> None:
+        self._publisher.keep_alive()
         info = self._connection.run(self._info, timeout=ANSWER_WITHIN)
         if info.state.bytes + ROOM > (info.config.max_bytes or 0):
             raise Unavailable(f"the stream {self._name} is full")

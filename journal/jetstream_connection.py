@@ -85,7 +85,11 @@ class Link(NamedTuple):
 
 
 class Connection:
-    """A connection that is usable while `check` accepts it, which is asked every second."""
+    """A connection that is usable while `check` accepts it, which is asked every second.
+
+    Attributes:
+        server: the one that was used last.
+    """
 
     def __init__(self, access: Access, check: Callable[[Link], Awaitable[None]]) -> None:
         """Connect.
@@ -98,6 +102,7 @@ class Connection:
             Unavailable: that is not possible now.
             Unreadable: `check` refuses.
         """
+        self.server = ""
         self._access = access
         self._check = check
         self._loop = asyncio.new_event_loop()
@@ -274,6 +279,7 @@ class Connection:
     def _accept(self, server: str) -> None:
         if self._down_since is not None:
             log.info("nats_connected", server=server)
+        self.server = server
         self._refusal = None
         self._down_since = None
         self._usable.set()

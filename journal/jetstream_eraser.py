@@ -15,7 +15,7 @@ from nats.js.errors import APIError, NotFoundError
 from journal.entry import NewEntry, validate
 from journal.errors import JournalError
 from journal.jetstream import JetStreamOptions, JetStreamReader
-from journal.jetstream_publisher import PUBLISH_WITHIN, Publisher
+from journal.jetstream_publisher import Publisher
 
 DELETE_WITHIN = 10.0
 """Seconds that NATS has for a deletion: a slow disk writes some MB, on several servers."""
@@ -34,15 +34,13 @@ class JetStreamEraser(JetStreamReader):
             Unavailable, Unreadable: as `JetStreamReader`.
         """
         super().__init__(options)
-        self._publisher = Publisher(self._connection, self._name)
+        self._publisher = Publisher(self._connection, options.access, self._name)
         self._forgetting = threading.Lock()  # a publisher takes one batch at a time
 
     def forget(self, entry: NewEntry) -> int:
         validate(entry)
         with self._forgetting:
-            (outcome,) = self._connection.run(
-                lambda: self._publisher.publish([entry]), timeout=2 * PUBLISH_WITHIN
-            )
+            (outcome,) = self._publisher.publish([entry])
         if isinstance(outcome, JournalError):
             raise outcome
         return outcome.revision
@@ -52,6 +50,11 @@ class JetStreamEraser(JetStreamReader):
             began = monotonic()
             self._delete(revision)
             time.sleep(REST * (monotonic() - began))
+
+    def close(self) -> None:
+        super().close()
+        with self._forgetting:
+            self._publisher.close()
 
     def sweep(self) -> None:
         """Leave the rest to the servers: their Raft logs have the messages for some minutes."""

@@ -8,13 +8,11 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nats.errors import Error as NatsError
-
 from journal.entry import Entry
 from journal.errors import Unavailable
 from journal.jetstream_access import Access
 from journal.jetstream_message import entry_of
-from journal.jetstream_wire import Message, Wire
+from journal.jetstream_wire import FAILURES, Message, Wire
 from journal.port import READ_BYTES
 
 AHEAD = 1_000
@@ -22,8 +20,6 @@ AHEAD = 1_000
 
 HEADERS = 320
 """Bytes of the headers of a message, about. JetStream counts them as bytes of an answer, too."""
-
-_FAILURES = (OSError, ValueError, LookupError, NatsError)
 
 
 class _Question(NamedTuple):
@@ -55,7 +51,7 @@ class Pages:
             try:
                 wire = self._wire = self._wire or Wire(self._access, self._servers[0])
                 return self._page(wire, after, limit)
-            except _FAILURES as error:
+            except FAILURES as error:
                 problem = str(error) or type(error).__name__
                 self.close()
                 self._servers.rotate(-1)

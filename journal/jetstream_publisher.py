@@ -3,23 +3,20 @@
 Many entries are one atomic batch (NATS ADR-50), for which JetStream syncs once and answers once.
 """
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from time import monotonic
+from time import monotonic, sleep
 from uuid import uuid4
 
 import msgspec
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
-from nats.errors import MaxPayloadError
 
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, JournalError, TooLarge, Unavailable
+from journal.jetstream_access import Access
 from journal.jetstream_connection import Connection
 from journal.jetstream_message import headers_of, subject_of
+from journal.jetstream_wire import FAILURES, Wire, header_block
 from metrics.definitions import DUPLICATES
 
 PUBLISH_WITHIN = 1.5
@@ -87,20 +84,28 @@ class _Answer(msgspec.Struct):
 
 _ANSWER = msgspec.json.Decoder(_Answer)
 
+_LARGER_THAN_PAYLOAD = _Error(
+    err_code=TOO_LARGE[0], description="larger than max_payload of the server"
+)
+
 
 class Publisher:
-    """Works in the thread of the connection, on one batch at a time."""
+    """Publishes over a socket of its own to the server that `connection` uses.
 
-    def __init__(self, connection: Connection, stream: str) -> None:
+    Not safe for use by several threads at once.
+    """
+
+    def __init__(self, connection: Connection, access: Access, stream: str) -> None:
         self._connection = connection
+        self._access = access
         self._stream = stream
-        self._client: Client | None = None
-        self._inbox = ""
+        self._wire: Wire | None = None
         self._reason = ""
         self._tokens = count()
-        self._asked: dict[str, tuple[Sequence[_Append], asyncio.Future[_Error | None]]] = {}
+        self._asked: dict[str, Sequence[_Append]] = {}
+        self._open: set[str] = set()  # tokens of the attempt that have no answer
 
-    async def publish(self, entries: Sequence[NewEntry]) -> list[Outcome]:
+    def publish(self, entries: Sequence[NewEntry]) -> list[Outcome]:
         """Return the outcome of each entry, in order.
 
         An entry that is published again, because the answer was lost, is a duplicate.
@@ -109,7 +114,7 @@ class Publisher:
         for entry in entries:
             appends.setdefault(entry.id, _Append(entry))
         try:
-            problem = await self._publish(list(appends.values()))
+            problem = self._publish(list(appends.values()))
         finally:
             self._asked.clear()
         outcomes = [(appends[entry.id], entry) for entry in entries]
@@ -118,73 +123,84 @@ class Publisher:
             for append, entry in outcomes
         ]
 
-    async def _publish(self, appends: Sequence[_Append]) -> JournalError:
+    def keep_alive(self) -> None:
+        """Answer the server's pings. For times without anything to publish."""
+        try:
+            while self._wire and self._wire.receive(monotonic()):
+                pass  # a late answer
+        except FAILURES:
+            self.close()
+
+    def close(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire:
+            wire.close()
+
+    def _publish(self, appends: Sequence[_Append]) -> JournalError:
         """Find out the outcomes of appends; return that of the others."""
         end = monotonic() + PUBLISH_WITHIN
         self._reason = "nothing was answered"
-        try:
-            while monotonic() < end and _unknown(appends):
-                await self._attempt(appends, min(end, monotonic() + ATTEMPT))
-                if _unknown(appends):
-                    await asyncio.sleep(AGAIN)
-        except Unavailable as error:
-            return error
+        while True:
+            try:
+                self._attempt(appends, end)
+            except Unavailable as error:
+                return error
+            except FAILURES as error:
+                self._reason = str(error)[:MAX_REASON]
+                self.close()
+            if not _unknown(appends):
+                break
+            if monotonic() > end:
+                self.close()  # it may be dead
+                break
+            sleep(AGAIN)
         return AppendTimedOut(f"NATS did not confirm the entry in time: {self._reason}")
 
-    async def _attempt(self, appends: Sequence[_Append], end: float) -> None:
-        """Publish once the entries whose outcomes are not known.
+    def _attempt(self, appends: Sequence[_Append], end: float) -> None:
+        """Publish once the entries whose outcomes are not known, and note the answers.
 
-        A batch with a repetition is refused as a whole: then its halves are published.
+        An answer to an earlier attempt counts as well.
 
         Raises:
             Unavailable: there is no connection.
         """
+        wire = self._connected()
+        self._open.clear()
+        self._ask(wire, appends)
+        end = min(end, monotonic() + ATTEMPT)
+        while self._open and (answer := wire.receive(end)):
+            self._note(wire, *answer)
+
+    def _connected(self) -> Wire:
+        self._connection.wait_until_usable()
+        if self._wire and self._wire.server != self._connection.server:
+            self.close()
+        self._wire = self._wire or Wire(self._access, self._connection.server)
+        return self._wire
+
+    def _ask(self, wire: Wire, appends: Sequence[_Append]) -> None:
+        """Publish the entries whose outcomes are not known."""
         appends = _unknown(appends)
-        if 1 < len(appends) < TOGETHER:
-            await asyncio.gather(*(self._attempt([each], end) for each in appends))
-            return
-        error = await self._ask(appends, end) if appends else None
-        if error is None:
-            return
-        self._reason = error.description[:MAX_REASON]
-        if error.asks_for_another():
-            return
-        if len(appends) > 1:
-            half = len(appends) // 2
-            parts = appends[:half], appends[half:]
-            await asyncio.gather(*(self._attempt(part, end) for part in parts))
-        elif appends[0].outcome is None:
-            kind = TooLarge if error.err_code in TOO_LARGE else Unavailable
-            appends[0].outcome = kind(f"JetStream refuses it: {self._reason}")
+        size = len(appends) if len(appends) >= TOGETHER else 1
+        for start in range(0, len(appends), size):
+            self._send(wire, appends[start : start + size])
+        wire.flush()
 
-    async def _ask(self, appends: Sequence[_Append], end: float) -> _Error | None:
-        """Publish entries; return the error of the answer to the last one, if there is any.
-
-        An answer that comes later, while they are published again, counts as well.
-        """
-        client = (await self._connection.link()).client
+    def _send(self, wire: Wire, appends: Sequence[_Append]) -> None:
+        messages = self._messages(appends)
+        # The server closes the connection of a client that sends more.
+        if any(len(block) + len(body) > wire.max_payload for _, block, body in messages):
+            self._split(wire, appends, _LARGER_THAN_PAYLOAD)
+            return
         token = str(next(self._tokens))
-        error: asyncio.Future[_Error | None] = asyncio.get_running_loop().create_future()
-        self._asked[token] = appends, error
-        try:
-            await self._listen(client)
-            await self._send(client, appends, f"{self._inbox}.{token}")
-            async with asyncio.timeout(end - monotonic()):
-                return await error
-        except MaxPayloadError:
-            return _Error(
-                err_code=TOO_LARGE[0], description="larger than max_payload of the server"
-            )
-        except (NatsError, TimeoutError):  # the connection is lost, or the answer is late
-            return None
+        self._asked[token] = appends
+        self._open.add(token)
+        for message in messages[:-1]:
+            wire.publish(*message)
+        wire.publish(*messages[-1], token)
 
-    async def _listen(self, client: Client) -> None:
-        if client is not self._client:
-            self._inbox = client.new_inbox()
-            await client.subscribe(f"{self._inbox}.*", cb=self._note)
-            self._client = client
-
-    async def _send(self, client: Client, appends: Sequence[_Append], reply: str) -> None:
+    def _messages(self, appends: Sequence[_Append]) -> list[tuple[str, str, bytes]]:
+        """Return subject, block of headers and body of each message."""
         batch = uuid4().hex[:8]  # kept with each message
         messages = []
         for number, append in enumerate(appends, start=1):
@@ -193,37 +209,39 @@ class Publisher:
                 headers |= {BATCH: batch, NUMBER: str(number)}
             if 1 < number == len(appends):
                 headers[COMMIT] = "1"
-            messages.append((subject_of(self._stream, append.entry), append.entry.body, headers))
-        # The server closes the connection of a client that sends more.
-        if any(_size(body, headers) > client.max_payload for _, body, headers in messages):
-            raise MaxPayloadError
-        for subject, body, headers in messages[:-1]:
-            await client.publish(subject, body, "", headers)
-        subject, body, headers = messages[-1]
-        await client.publish(subject, body, reply, headers)
+            subject = subject_of(self._stream, append.entry)
+            messages.append((subject, header_block(headers), append.entry.body))
+        return messages
 
-    async def _note(self, message: Msg) -> None:
-        appends, waiting = self._asked.get(message.subject.rpartition(".")[2], ((), None))
-        if waiting is None:
-            return
+    def _note(self, wire: Wire, token: str, body: bytes) -> None:
+        """Note an answer, if it is to an attempt of this batch."""
+        appends = self._asked.get(token, ())
         try:
-            answer = _ANSWER.decode(message.data)
+            answer = _ANSWER.decode(body)
         except msgspec.DecodeError:  # nobody answers for the stream
             answer = _Answer(error=_Error(NOT_NOW[1], description="the stream has no leader"))
         if answer.error is None:
             _note_revisions(appends, answer)
-        if not waiting.done():
-            waiting.set_result(answer.error)
+        elif token in self._open:
+            self._split(wire, appends, answer.error)
+        self._open.discard(token)
+
+    def _split(self, wire: Wire, appends: Sequence[_Append], error: _Error) -> None:
+        """Note a refusal. A batch with a repetition is refused as a whole: publish its halves."""
+        self._reason = error.description[:MAX_REASON]
+        if error.asks_for_another():
+            return
+        if len(appends) > 1:
+            half = len(appends) // 2
+            self._ask(wire, appends[:half])
+            self._ask(wire, appends[half:])
+        elif appends[0].outcome is None:
+            kind = TooLarge if error.err_code in TOO_LARGE else Unavailable
+            appends[0].outcome = kind(f"JetStream refuses it: {self._reason}")
 
 
 def _unknown(appends: Sequence[_Append]) -> list[_Append]:
     return [each for each in appends if each.outcome is None]
-
-
-def _size(body: bytes, headers: Mapping[str, str]) -> int:
-    """Return the bytes of a message, as the server counts them. Headers are ASCII."""
-    lines = sum(len(name) + len(value) + len(": \r\n") for name, value in headers.items())
-    return len("NATS/1.0\r\n\r\n") + lines + len(body)
 
 
 def _note_revisions(appends: Sequence[_Append], answer: _Answer) -> None:

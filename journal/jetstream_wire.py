@@ -1,15 +1,19 @@
-"""A connection to NATS over a socket that the calling thread reads, for one question at a time.
+"""A connection to NATS over a socket that the calling thread reads and writes itself.
 
 The protocol: docs.nats.io/reference/reference-protocols/nats-protocol. Knows nothing of journals.
 """
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from io import BufferedReader
 from time import monotonic
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
+
+from nats.errors import Error as NatsError
 
 from journal.jetstream_access import Access
 
@@ -22,18 +26,29 @@ MAX_LINE = 64 * 1024
 ANSWER_WITHIN = 2.0
 """Seconds without a byte after which a server is given up."""
 
+SHORTEST = 0.001
+"""Seconds that a wait takes at least: a timeout of 0 has another meaning."""
+
 END_WITHIN = 30.0
 """Seconds in which an answer must have come to its end."""
 
 OPTIONS = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True}
 """Fields of CONNECT."""
 
+FAILURES = OSError, ValueError, LookupError, NatsError
+"""Errors of a connection. After one it must not be used again."""
+
 Message = tuple[dict[str, str], bytes]
 """Headers and body."""
 
 
 class Wire:
-    """A connection to one server, signed in."""
+    """A connection to one server, signed in.
+
+    Attributes:
+        server: its address.
+        max_payload: bytes of headers and body that a message may have.
+    """
 
     def __init__(self, access: Access, server: str) -> None:
         """Connect, and sign in.
@@ -43,23 +58,27 @@ class Wire:
             ValueError: the server refuses, or its answer cannot be read.
             NatsError: it offers no TLS, and TLS is required.
         """
+        self.server = server
+        self.max_payload = 0
         self._inbox = f"_INBOX.{uuid4().hex}"
+        self._unsent: list[bytes] = []
         self._end = monotonic() + END_WITHIN
         address = urlsplit(server)
         host = address.hostname or ""
         self._socket = socket.create_connection((host, address.port or 4222), ANSWER_WITHIN)
         try:
-            self._file = self._socket.makefile("rb", BUFFER)
-            info = json.loads(self._line().removeprefix(b"INFO"))
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._file = self._new_file()
+            info = self._read_info(self._line())
             has_tls = bool(info.get("tls_required"))
             access.check_tls(used=has_tls)
             if has_tls:
                 self._socket = access.tls().wrap_socket(self._socket, server_hostname=host)
-                self._file = self._socket.makefile("rb", BUFFER)
+                self._file = self._new_file()
             connect = json.dumps({**OPTIONS, **access.sign_in(info)})
             # In one piece: a server that refuses resets the connection if more comes, and then its
             # reason may be lost.
-            self._send(f"CONNECT {connect}\r\nSUB {self._inbox} 1\r\nPING")
+            self._send(f"CONNECT {connect}\r\nSUB {self._inbox}.* 1\r\nPING")
             while self._command() != [b"PONG"]:
                 pass
         except BaseException:
@@ -71,15 +90,41 @@ class Wire:
 
         The server sends them meanwhile. They must be read before the next question.
         """
-        self._send(f"PUB {subject} {self._inbox} {len(request)}", request)
+        self._send(f"PUB {subject} {self._inbox}.page {len(request)}", request)
         return self._answer()
+
+    def publish(self, subject: str, headers: str, body: bytes, token: str = "") -> None:
+        """Add a message to those that `flush` sends.
+
+        Args:
+            subject: of the message.
+            headers: from `header_block`.
+            body: the payload.
+            token: of its answer, as `receive` returns it; "": an answer is not wanted.
+        """
+        reply = f" {self._inbox}.{token}" if token else ""
+        sizes = f"{len(headers)} {len(headers) + len(body)}"
+        self._unsent += f"HPUB {subject}{reply} {sizes}\r\n{headers}".encode(), body, b"\r\n"
+
+    def flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        self._socket.sendall(b"".join(unsent))
+
+    def receive(self, end: float) -> tuple[str, bytes] | None:
+        """Return the token and the body of the next answer; None if none begins until `end`."""
+        while self._is_readable(end):
+            words = self._command()
+            if words[0] in (b"MSG", b"HMSG"):
+                _, body = self._message(words)
+                return words[1].rpartition(b".")[2].decode(), body
+        return None
 
     def _answer(self) -> Iterator[Message]:
         self._end = monotonic() + END_WITHIN
         while True:
             words = self._command()
             if words[0] == b"HMSG":
-                message = self._message(int(words[-2]), int(words[-1]))
+                message = self._message(words)
                 if "Nats-Sequence" not in message[0]:  # 204, 404, or no responders
                     return
                 yield message
@@ -88,6 +133,27 @@ class Wire:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def _new_file(self) -> BufferedReader:
+        return BufferedReader(self._socket.makefile("rb", buffering=0), BUFFER)
+
+    def _is_readable(self, end: float) -> bool:
+        """Wait for something to read, until `end`."""
+        self._end = end + END_WITHIN
+        self._socket.settimeout(max(SHORTEST, end - monotonic()))
+        try:
+            self._file.peek()
+        except TimeoutError:
+            self._file = self._new_file()  # Python's refuses to read after a timeout
+            return False
+        finally:
+            self._socket.settimeout(ANSWER_WITHIN)
+        return True
+
+    def _read_info(self, line: bytes) -> dict[str, Any]:
+        info: dict[str, Any] = json.loads(line.removeprefix(b"INFO"))
+        self.max_payload = int(info["max_payload"])
+        return info
 
     def _command(self) -> list[bytes]:
         """Return the words of the next line. PING is answered.
@@ -98,14 +164,18 @@ class Wire:
         """
         if monotonic() > self._end:
             raise TimeoutError("the answer does not end")
-        words = self._line().split()
+        words = (line := self._line()).split()
         if words[0] == b"PING":
             self._send("PONG")
+        elif words[0] == b"INFO":
+            self._read_info(line)
         elif words[0] == b"-ERR":
             raise ValueError(b" ".join(words[1:]).decode(errors="replace"))
         return words
 
-    def _message(self, header_size: int, size: int) -> Message:
+    def _message(self, words: list[bytes]) -> Message:
+        """Read the message that a line announces."""
+        header_size, size = int(words[-2]) if words[0] == b"HMSG" else 0, int(words[-1])
         content = self._file.read(size + 2)
         if len(content) < size:
             raise ConnectionError("the connection was closed")
@@ -122,3 +192,9 @@ class Wire:
     def _send(self, line: str, payload: bytes | None = None) -> None:
         end = b"" if payload is None else payload + b"\r\n"
         self._socket.sendall(line.encode() + b"\r\n" + end)
+
+
+def header_block(headers: Mapping[str, str]) -> str:
+    """Return headers as a message has them. They must be ASCII."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return f"NATS/1.0\r\n{lines}\r\n"
