@@ -14,6 +14,8 @@ from service.view.store import locate
 from tests.support.commands import invoke
 from tests.support.processes import SDK_APP_ID, is_running, run, start, wait_until
 
+pytestmark = pytest.mark.tools
+
 BEGIN_AT = 1_725_540_020_000
 
 
@@ -137,7 +139,6 @@ def test_a_first_start_is_nothing_to_be_warned_of(shared):
     assert not [r for r in first_start if r["level"] not in ("debug", "info")]
 
 
-@pytest.mark.tools
 def test_a_follower_that_cannot_begin_is_a_failed_start(tmp_path):
     data_dir = tmp_path / "data"
     with start("gateway", data_dir=data_dir) as gateway:
