@@ -11,6 +11,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY callback ./callback
 COPY client ./client
 COPY command ./command
+COPY console ./console
+COPY display ./display
 COPY gateway ./gateway
 COPY journal ./journal
 COPY metrics ./metrics

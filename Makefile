@@ -112,8 +112,13 @@ test: $(DEV) $(STUBS)  ## run the tests; make test ARGS='-k name -x' passes opti
 	$(RUN) pytest -n 4 -m 'not tools' $(ARGS)
 
 .PHONY: test-tools
-test-tools: $(TOOLS) nginx promtool  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
+test-tools: $(TOOLS) $(STUBS) nginx promtool chromium  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
 	$(RUN) pytest -n 4 -m tools $(ARGS)
+
+.PHONY: chromium
+chromium:
+	@command -v chromium chromedriver > /dev/null || \
+		echo "make: no chromium and chromium-driver here; the tests that need them will be skipped" >&2
 
 # Debian's, unpacked and not installed: installing them would start servers.
 .PHONY: nginx promtool

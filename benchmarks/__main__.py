@@ -16,6 +16,7 @@ NAMES = (
     "open_loop",
     "end_to_end",
     "fold",
+    "board",
     "rebuild",
     "queries",
     "subscribe",

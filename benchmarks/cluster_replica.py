@@ -15,6 +15,7 @@ from benchmarks.measurement import Goal, Measurement
 from benchmarks.nats import Nats
 from benchmarks.populations import await_complete
 from benchmarks.work import desk, directory
+from journal.jetstream import JetStreamReader
 from journal.jetstream_objects import ObjectStore
 from service.snapshot import Snapshot, Snapshots
 from service.view.store import locate
@@ -57,7 +58,11 @@ def _complete_after(data_dir: Path, servers: Nats) -> float:
 
 def _publish(data_dir: Path, servers: Nats) -> Snapshot:
     options = nats.options(servers.urls)
-    with closing(Snapshots(ObjectStore(options.access, options.stream), data_dir)) as snapshots:
+    objects = ObjectStore(options.access, options.stream)
+    with (
+        closing(JetStreamReader(options)) as journal,
+        closing(Snapshots(objects, journal, data_dir)) as snapshots,
+    ):
         return snapshots.publish(lambda *_: None)
 
 

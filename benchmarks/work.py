@@ -116,6 +116,7 @@ def desk(*arguments: str, data_dir: Path, **settings: str) -> Any:
         "DESK_HTTP_LISTEN": "127.0.0.1:0",
         "DESK_GRPC_LISTEN": "127.0.0.1:0",
         "DESK_METRICS_LISTEN": "",
+        "DESK_CONSOLE_LISTEN": "",
         "DESK_LOG_FORMAT": "json",
         "DESK_SDK_APP_IDS": str(SDK_APP_ID),
         **settings,

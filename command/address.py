@@ -57,3 +57,6 @@ DEFAULT_GRPC = Address("127.0.0.1", 50051)
 
 DEFAULT_METRICS = Address("127.0.0.1", 9464)
 """Default of DESK_METRICS_LISTEN."""
+
+DEFAULT_CONSOLE = Address("127.0.0.1", 8081)
+"""Default of DESK_CONSOLE_LISTEN."""

@@ -13,14 +13,14 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from shutil import disk_usage
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from setproctitle import setproctitle
@@ -44,6 +44,7 @@ from command.settings import Settings
 from command.signals import on_stop_request
 from command.supervisor import BEAT, Notifier, ProcessSpec
 from command.tokens import CallbackTokens
+from command.values import time_zone
 from metrics import definitions as metrics
 from metrics import tracing
 from metrics.endpoint import open_endpoint
@@ -51,11 +52,13 @@ from metrics.instruments import Group
 from storage.changes import FileProblem
 
 if TYPE_CHECKING:
+    from console.protection import Access
     from gateway.authentication import Authenticator
     from journal.late import LateWriter
     from journal.port import JournalReader
     from metrics.tracing import WSGI
     from service.follower import Follower
+    from service.rpc.live_board import Centre
 
 OPEN_RETRY = 0.2
 """Seconds between two attempts to open a journal that is not there yet."""
@@ -66,7 +69,7 @@ WARN_AFTER = 5.0
 NICE = 10
 """Priority of what nobody waits for, as nice(1) takes it."""
 
-ASIDE = ("gateway", "snapshots")
+ASIDE = ("console", "gateway", "snapshots")
 """Processes on which the answers of gRPC do not depend."""
 
 TOKENS_EVERY = 1.0
@@ -96,6 +99,19 @@ def service_processes(settings: Settings, runtime: Path, address: Address) -> li
     snapshots = ProcessSpec(name="snapshots", run=run_snapshots, arguments=both, stage=1)
     publishes = settings.is_on_nats and settings.snapshot_hours
     return [follower, *workers, *([snapshots] if publishes else [])]
+
+
+def console_processes(
+    settings: Settings,
+    runtime: Path,
+    listener: socket.socket,
+    target: Address,
+    access: "Access",
+    security: Mapping[str, Any],
+) -> list[ProcessSpec]:
+    """Return the console of a service at `target`. It stops with the gateway."""
+    arguments = (settings, runtime, listener, target, access, security)
+    return [ProcessSpec(name="console", run=run_console, arguments=arguments, stage=0)]
 
 
 def run_gateway(
@@ -291,9 +307,61 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         on_ready=lambda _: _report_ready(notifier),
         tls=tls,
         clients=clients,
+        centre=_centre(settings),
         limits=Limits(lag_seconds=settings.max_lag or math.inf),
     )
     beat.cancel()
+
+
+def run_console(
+    notifier: Notifier,
+    settings: Settings,
+    runtime: Path,
+    listener: socket.socket,
+    target: Address,
+    access: "Access",
+    security: Mapping[str, Any],
+) -> None:
+    """Run the console: show in a browser what the service at `target` answers."""
+    with _process(notifier, settings, runtime, "console"):
+        asyncio.run(_serve_console(notifier, settings, listener, target, access, security))
+
+
+async def _serve_console(
+    notifier: Notifier,
+    settings: Settings,
+    listener: socket.socket,
+    target: Address,
+    access: "Access",
+    security: Mapping[str, Any],
+) -> None:
+    from console.server import serve
+    from desk.client import Client
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    on_stop_request(lambda: _set(loop, stop))
+    beat = asyncio.create_task(_give_signs(notifier))
+    await serve(
+        listener,
+        str(target),
+        connect=lambda each: Client(each, **security),
+        access=access,
+        zone=time_zone(settings.time_zone),
+        settings=settings.described(),
+        stop=stop,
+        on_ready=lambda: _report_ready(notifier),
+    )
+    beat.cancel()
+
+
+def _centre(settings: Settings) -> "Centre":
+    from service.rpc.live_board import Centre
+    from service.tally import Thresholds
+
+    percent, seconds = settings.service_level
+    thresholds = Thresholds(percent, seconds * 1000, settings.short_abandon * 1000)
+    return Centre(time_zone(settings.time_zone), settings.time_zone, thresholds)
 
 
 def silent_of_service(runtime: Path) -> list[str]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import Field, ValidationError, ValidationInfo
 from pydantic import field_validator as check
@@ -31,9 +31,10 @@ from command.address import (
     DEFAULT_METRICS,
     Address,
 )
+from command.console import ConsoleSettings
 from command.nats import JournalSettings
 from command.token_file import Tokens, check_apps, read_token_file, read_tokens, tokens_variable
-from command.values import number, parsed, shown, whole_number
+from command.values import Listen, number, parsed, shown, time_zone, whole_number
 from gateway.options import check_callback_path
 from service.certificates import CertificateFiles
 from service.clients import read_clients
@@ -56,6 +57,9 @@ MAX_RETENTION = 36_500
 MAX_LAG = 7 * 24 * 60 * 60
 MAX_SCRUB_RATE = 10_000
 """Guards against a typing error: seconds of DESK_MAX_LAG, entries of DESK_SCRUB_RATE."""
+
+MAX_WAIT = 24 * 60 * 60
+"""Guard against a typing error: seconds of DESK_SERVICE_LEVEL and DESK_SHORT_ABANDON."""
 
 CERTIFICATE_DAYS = 14
 """Days before the end of a certificate in which it is warned of."""
@@ -94,12 +98,37 @@ def _read_days(text: str) -> timedelta:
 
 AnySettings = TypeVar("AnySettings", bound=JournalSettings)
 
+
+class ServiceLevel(NamedTuple):
+    """A target: percent of users who are answered within so many seconds."""
+
+    percent: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.percent}/{self.seconds}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        percent, slash, seconds = text.partition("/")
+        if not slash:
+            raise ValueError(f"must be like 80/30 (percent within seconds), not {shown(text)}")
+        return cls(whole_number(percent, 1, 100), whole_number(seconds, 0, MAX_WAIT))
+
+
+def _read_time_zone(text: str) -> str:
+    try:
+        time_zone(text)
+    except ValueError:
+        raise ValueError(f"must be a time zone such as Asia/Shanghai, not {shown(text)}") from None
+    return text
+
+
 AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
 Days = Annotated[timedelta, NoDecode, parsed(_read_days)]
-Listen = Annotated[Address, NoDecode, parsed(Address.parse)]
 
 
-class Settings(JournalSettings):
+class Settings(ConsoleSettings, JournalSettings):
     """The settings of one process, made by `load`.
 
     The order of the fields matters: a check can use only the fields above its own.
@@ -125,6 +154,9 @@ class Settings(JournalSettings):
         metrics_listen: address of the metrics page; None: no page.
         max_lag: seconds of the view behind the journal above which health is NOT_SERVING; 0: never.
         scrub_rate: entries in a second that the scrub compares with the view; 0: none.
+        service_level: the target of board and reports.
+        short_abandon: seconds; who gives up within them is not held against the service.
+        time_zone: of the days and hours of board and reports.
         retention: the age from which sessions and malformed callbacks are forgotten; None: never.
         retention_at: the time of day, in UTC, at which that is done.
         hang_timeout: seconds without a sign of life after which a process is restarted; 0: never.
@@ -161,6 +193,11 @@ class Settings(JournalSettings):
     metrics_listen: Listen | None = Field(default=DEFAULT_METRICS, validate_default=True)
     max_lag: Annotated[int, number(0, MAX_LAG)] = 60
     scrub_rate: Annotated[int, number(0, MAX_SCRUB_RATE)] = 200
+    service_level: Annotated[ServiceLevel, NoDecode, parsed(ServiceLevel.parse)] = ServiceLevel(
+        80, 30
+    )
+    short_abandon: Annotated[int, number(0, MAX_WAIT)] = 10
+    time_zone: Annotated[str, parsed(_read_time_zone)] = "UTC"
     retention: Days | None = None
     retention_at: str = "03:00"
     hang_timeout: Annotated[int, number(0, MAX_TIMEOUT)] = 30
@@ -253,10 +290,12 @@ class Settings(JournalSettings):
             raise ValueError(f"{shown(str(path))} is not a directory")
         return path.absolute()
 
-    @check("metrics_listen", mode="before")
+    @check("metrics_listen", "console_listen", mode="before")
     @classmethod
-    def _off_if_empty(cls, value: Any) -> Any:
-        return None if value == DEFAULT_METRICS and cls._is_empty("metrics_listen") else value
+    def _off_if_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        field = str(info.field_name)
+        default = cls.model_fields[field].default
+        return None if value == default and cls._is_empty(field) else value
 
     @check("log_level", "log_format", mode="before")
     @classmethod
@@ -278,6 +317,19 @@ class Settings(JournalSettings):
         given = EnvSettingsSource(cls, env_ignore_empty=False).env_vars
         given = {**DotEnvSettingsSource(cls, env_ignore_empty=False).env_vars, **given}
         return given.get((_PREFIX + field).lower()) == ""
+
+    def described(self) -> list[dict[str, str]]:
+        """Return name, value and source of each setting, for people. Secrets are masked."""
+        environment = EnvSettingsSource(type(self)).env_vars
+        file = DotEnvSettingsSource(type(self)).env_vars
+        described = []
+        for field, info in type(self).model_fields.items():
+            name = (_PREFIX + field).lower()
+            sources = {"environment": environment, ".env": file}
+            source = next((each for each, given in sources.items() if given.get(name)), "default")
+            value = getattr(self, field) if info.repr else "(secret)"
+            described.append({"name": name.upper(), "value": _shown(value), "source": source})
+        return described
 
     def read_tokens_again(self) -> Tokens:
         """Read `callback_tokens_file` once more; raises FileProblem if it is wrong."""
@@ -372,6 +424,12 @@ class NatsSettings(JournalSettings):
     def load(cls, journal: str) -> Self:
         """As `Settings.load`, with the servers' addresses in `journal`."""
         return _loaded(lambda: cls(journal=journal))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return ", ".join(map(str, value)) if type(value) is tuple else str(value)
 
 
 def _loaded(make: Callable[[], AnySettings]) -> AnySettings:

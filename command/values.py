@@ -1,9 +1,14 @@
 """Values of settings: how they are read from text, and shown in errors."""
 
 import re
-from typing import Any
+from datetime import UTC, tzinfo
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator
+from pydantic_settings import NoDecode
+
+from command.address import Address
 
 
 def whole_number(text: str, lowest: int, highest: int) -> int:
@@ -22,5 +27,21 @@ def parsed(read: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
 
 
+def time_zone(name: str) -> tzinfo:
+    """Find a time zone of the IANA database.
+
+    Raises:
+        ValueError: there is no such zone.
+    """
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (OSError, LookupError):
+        raise ValueError("no such zone") from None
+
+
 def shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+Listen = Annotated[Address, NoDecode, parsed(Address.parse)]
+"""An address as `host:port`."""

@@ -222,7 +222,7 @@ SERVING = Gauge(
     "1: health is SERVING; 0: NOT_SERVING, for the reason that `desk status` shows. Absent until "
     "there is a complete view.",
 )
-STREAMS_OPEN = Gauge("desk_streams_open", "Open Subscribe streams.")
+STREAMS_OPEN = Gauge("desk_streams_open", "Open streams: Subscribe and WatchBoard.")
 FELL_BEHIND = Counter(
     "desk_streams_fell_behind",
     "Live streams that fell behind what is in memory, and went back to the view.",

@@ -7,7 +7,7 @@ unfinished copies. Who publishes snapshots deletes old ones.
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -17,7 +17,7 @@ from journal.backup import delete_abandoned
 from journal.errors import JournalError
 from journal.port import Eraser
 from service.view import store
-from service.view.errors import ViewError
+from service.view.errors import ViewError, ViewUnavailable
 from service.view.reader import Reader
 from service.view.writer import discard
 
@@ -116,11 +116,13 @@ class Erasure:
 
     def _listed(self) -> tuple[str, list[int]]:
         """Return the id of the view's journal, and entries of it."""
-        view = store.locate(self._data_dir)
-        if not view.exists():
-            return "", []
-        with closing(Reader(view)) as reader, reader.snapshot() as progress:
+        with (
+            suppress(ViewUnavailable),  # it is not there yet
+            closing(Reader(store.locate(self._data_dir))) as reader,
+            reader.snapshot() as progress,
+        ):
             return progress.journal_id, reader.entries_to_delete(CHUNK)
+        return "", []
 
     def _delete_other_files(self) -> None:
         """Delete the files that nobody uses. A view in use forgets by itself."""

@@ -62,8 +62,8 @@ KEEP_VIEWS = 24 * 60 * 60.0
 DISCARD_EVERY = 600.0
 """Seconds between two looks for views that are no longer kept."""
 
-TRUNCATE_EVERY = 1.0
-"""Seconds between two attempts to empty a WAL that has what was forgotten."""
+CLEAR_EVERY = 1.0
+"""Seconds between two attempts to overwrite what was forgotten."""
 
 REPORT = 5.0
 """Seconds between two log lines on the progress of a long catch-up."""
@@ -140,7 +140,7 @@ class Follower:
         self._may_start_over = may_start_over
         self._looks = 0  # in a row that found the journal behind the view
         self._deleted: SimpleQueue[Sequence[int]] = SimpleQueue()
-        self._truncate_at = 0.0
+        self._clear_at = 0.0
 
     def note_deleted(self, revisions: Sequence[int]) -> None:
         """Note that the journal no longer has some entries; from any thread, takes effect later."""
@@ -244,8 +244,8 @@ class Follower:
     def _step(self, projection: Projection) -> None:
         """Apply the next batch; if there is none, record that the view is complete."""
         self._writer.check_files()
-        self._truncate_wal()
-        while not self._deleted.empty():
+        self._clear_removed()
+        while self._writer.is_clear and not self._deleted.empty():
             projection.note_deleted(self._deleted.get())
         progress = projection.progress
         entries, following = self._read_batch(progress)
@@ -328,11 +328,11 @@ class Follower:
         log.error("entry_skipped", revision=entry.revision)
         self._projection().skip(entry)
 
-    def _truncate_wal(self) -> None:
-        """Empty the WAL soon after something was forgotten."""
-        if time.monotonic() >= self._truncate_at:
-            self._truncate_at = time.monotonic() + TRUNCATE_EVERY
-            self._writer.truncate_wal()
+    def _clear_removed(self) -> None:
+        """Overwrite in the view's files what was forgotten, a part at a time."""
+        if time.monotonic() >= self._clear_at:
+            self._clear_at = time.monotonic() + CLEAR_EVERY
+            self._writer.clear_removed()
 
     def _report(self, progress: Progress) -> None:
         lag = progress.head_revision - progress.applied_revision

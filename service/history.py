@@ -140,7 +140,20 @@ class _Saved(msgspec.Struct, array_like=True, gc=False):
     usage: Usage
 
 
+class _SavedSession(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of `_Saved`: what follows is not read."""
+
+    core: msgspec.Raw
+    session: Session
+
+
 _SAVED = msgspec.msgpack.Decoder(_Saved)
+_SAVED_SESSION = msgspec.msgpack.Decoder(_SavedSession)
+
+
+def saved_session(saved: bytes) -> Session:
+    """Read the session from the bytes of `History.save`."""
+    return _SAVED_SESSION.decode(saved).session
 
 
 class History:

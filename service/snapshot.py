@@ -31,6 +31,7 @@ from service.recovery import OTHER_SESSIONS
 from service.view import store
 from service.view.digest import row_hash
 from service.view.errors import ViewDamaged, ViewError, ViewUnavailable, sqlite_errors
+from service.view.gaps import MOST_PAGES, clear_gaps
 from service.view.progress import LOAD, Progress
 from service.view.reader import Reader
 from service.view.writer import lock
@@ -264,6 +265,7 @@ class Snapshots:
             if not _progress(db).complete:
                 raise ViewUnavailable("the view is not complete yet")
             copy_database(db, copy, report)
+        clear_gaps(str(copy), store.PAGE, 1, MOST_PAGES)  # with the last that was forgotten
         return _checked(copy)
 
     # ---- Loading ----

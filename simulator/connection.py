@@ -69,7 +69,7 @@ def security_options(command: Callable[..., Any]) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         try:
-            security = _security(tls_ca, tls_cert, tls_key, tls_name, key_file)
+            security = security_of(tls_ca, tls_cert, tls_key, tls_name, key_file)
         except OSError as error:
             raise click.UsageError(f"{error.filename}: {error.strerror}") from None
         except ValueError as error:
@@ -82,9 +82,10 @@ def security_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-def _security(
+def security_of(
     ca: Path | None, cert: Path | None, key: Path | None, name: str | None, key_file: Path | None
 ) -> dict[str, Any]:
+    """Return the arguments of `Client` for TLS and a key; raises OSError and ValueError."""
     if not (ca or cert or key or name or key_file):
         return {"credentials": None, "server_name": "", "key": ""}
     from desk.client import read_key, tls_credentials

@@ -26,6 +26,7 @@ MOST_AGENTS = 20
 
 USER_MESSAGES = "ChatBot.UserSendMsg", "Human.UserSendMsg"
 AGENT_MESSAGE = "Human.AgentSendMsg"
+TAKES = "TransferToHumanSuccess", "AgentForward", AGENT_MESSAGE
 
 Value = TypeVar("Value")
 
@@ -85,6 +86,37 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     queue_wait: int | None
     first_response: int | None
     handle_time: int | None
+
+
+class Stayed(msgspec.Struct, frozen=True, gc=False):
+    """A part of a session's time without a change of state or agent; `end` is None if it lasts."""
+
+    state: str
+    agent: str
+    start: int
+    end: int | None
+
+
+def stays_of(life: Sequence[Happened]) -> tuple[Stayed, ...]:
+    """Return all stays of a life, as described at desk.v1.Stay."""
+    starts: list[tuple[str, str, int]] = []
+    state = agent = ""
+    for each in life:
+        if each.reason:
+            continue
+        before = state, agent
+        if each.event in TAKES and each.after != CLOSING:
+            agent = each.agent or agent
+        elif each.after != state and each.after in (CHATBOT, TRANSFERRING, QUEUED):
+            agent = ""
+        state = each.after
+        if (state, agent) != before:
+            starts.append((state, agent, each.at))
+    ends = [*(start for _, _, start in starts), None][1:]
+    return tuple(
+        Stayed(state, agent, start if end is None else min(start, end), end)
+        for (state, agent, start), end in zip(starts, ends, strict=True)
+    )
 
 
 def expect(life: Sequence[Happened], *, customer: tuple[str, str, str]) -> Expectation:
@@ -158,8 +190,7 @@ def _last(values: Iterable[Value], default: Value) -> Value:
 
 def _agents(accepted: Sequence[Happened]) -> list[str]:
     """List the agents who had the session, in order; a message while CLOSING does not count."""
-    takes = ("TransferToHumanSuccess", "AgentForward", AGENT_MESSAGE)
-    taken = [each for each in accepted if each.event in takes and each.after != CLOSING]
+    taken = [each for each in accepted if each.event in TAKES and each.after != CLOSING]
     return [agent for each in taken for agent in (each.previous_agent, each.agent) if agent]
 
 

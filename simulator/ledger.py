@@ -6,7 +6,8 @@ from hashlib import blake2b
 import msgspec
 
 from simulator.callbacks import Made
-from simulator.expectation import Expectation
+from simulator.expectation import Expectation, Stayed
+from simulator.figures import Visit
 from simulator.lives import Life
 from simulator.sender import Fate
 from simulator.traffic import Delivery
@@ -35,17 +36,20 @@ class Ledger:
         sdk_app_id: the app of all callbacks.
         callbacks: by identity, 32 hexadecimal digits; without their bodies.
         sessions: by id; None where there must be no session.
+        stays: of the sessions, likewise.
     """
 
     def __init__(self, sdk_app_id: int) -> None:
         self.sdk_app_id = sdk_app_id
         self.callbacks: dict[str, SentCallback] = {}
         self.sessions: dict[str, Expectation | None] = {}
+        self.stays: dict[str, tuple[Stayed, ...]] = {}
 
     def record(self, lives: Iterable[Life]) -> Iterator[Life]:
         """Yield the lives, and add each to the ledger."""
         for life in lives:
             self.sessions[life.session_id] = life.expectation
+            self.stays[life.session_id] = life.stays
             for callback in life.callbacks:
                 self.callbacks[self.identify(callback.body)] = SentCallback(_without_body(callback))
             yield life
@@ -65,6 +69,14 @@ class Ledger:
             for identity, sent in self.callbacks.items()
             if sent.fate is Fate.KEPT and not sent.revisions
         }
+
+    def visits(self) -> list[Visit]:
+        """Return the sessions that are expected, with their stays."""
+        return [
+            Visit(session, self.stays[session_id])
+            for session_id, session in self.sessions.items()
+            if session
+        ]
 
     def identify(self, body: bytes) -> str:
         """Return a callback's identity as in docs/callbacks.md, without the service's own code."""

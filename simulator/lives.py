@@ -15,7 +15,7 @@ import msgspec
 from callback.catalogue import EventType
 from simulator import texts
 from simulator.callbacks import BEGIN_AHEAD, CallbackWriter, Happening, Made
-from simulator.expectation import Expectation, expect
+from simulator.expectation import Expectation, Stayed, expect, stays_of
 from simulator.scripts import (
     AFTER_END,
     ALREADY_BEGUN,
@@ -46,6 +46,7 @@ class Life(msgspec.Struct, frozen=True):
     session_id: str
     callbacks: tuple[Made, ...]
     expectation: Expectation | None
+    stays: tuple[Stayed, ...] = ()
 
 
 def make_lives(
@@ -98,7 +99,7 @@ def life_of(
     callbacks = [writer.write(happening) for happening in happenings]
     callbacks += [writer.spoil(callback) for callback in callbacks if random.random() < malformed]
     expectation = expect(happenings, customer=writer.customer)
-    return Life(writer.session_id, tuple(callbacks), expectation)
+    return Life(writer.session_id, tuple(callbacks), expectation, stays_of(happenings))
 
 
 def _stray(random: Random, session_id: str, start: int) -> Life:

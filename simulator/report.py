@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from simulator.words import count_of
+from display.texts import count_of
 
 MAX_DETAILS = 20
 """Differences that are described; the others are only counted."""
@@ -18,6 +18,9 @@ class Report:
         stories: sessions whose explanation was compared, callback by callback.
         rejected: callbacks that were rejected as expected.
         unknown_kept, unknown_lost: callbacks without an answer that the service has, or has not.
+        revision: that was compared.
+        figures: figures of board and report that were compared.
+        figures_skipped: True if they were not, because the app has other sessions.
         skipped: sessions not compared, because some of their callbacks never arrived.
     """
 
@@ -25,6 +28,8 @@ class Report:
         self.differences = 0
         self.details: list[str] = []
         self.sessions = self.callbacks = self.stories = self.rejected = 0
+        self.revision = self.figures = 0
+        self.figures_skipped = False
         self.unknown_kept = self.unknown_lost = self.skipped = 0
 
     def differ(self, detail: str) -> None:
@@ -46,6 +51,8 @@ class Report:
             f"{count_of(self.sessions, 'session')}, {count_of(self.callbacks, 'callback')}, "
             f"{self.rejected} rejected as expected"
         )
+        if self.figures:
+            compared += f", {count_of(self.figures, 'figure')} of board and report"
         lines = [*self.details]
         if self.differences > len(self.details):
             lines.append(f"… and {self.differences - len(self.details)} more")
@@ -54,5 +61,7 @@ class Report:
                 f"callbacks without an answer: {self.unknown_kept} found, {self.unknown_lost} "
                 f"not; {count_of(self.skipped, 'session')} not compared"
             )
+        if self.figures_skipped:
+            lines.append("board and report not compared: the app has other sessions as well")
         found = count_of(self.differences, "difference") if self.differences else "no difference"
         return "\n".join([*lines, f"{found}: {compared}"])

@@ -21,6 +21,7 @@ from simulator.sender import Sender, SendOptions, Unreachable
 from simulator.summary import Figures
 from simulator.traffic import deliveries
 from simulator.verify import Stuck, note_start, verify
+from simulator.verify_figures import verify_figures
 
 FAILED, UNREACHABLE, INTERRUPTED = 1, 3, 130
 """Exit codes, the same as of the other commands; 130 is the shells' code for Ctrl-C."""
@@ -83,7 +84,10 @@ class Run:
             client = await stack.enter_async_context(connect(self._target, self._security))
             start = await note_start(client)
             await self._send(ledger, progress)
-            self._report = await verify(client, ledger, start, on_progress=progress.caught_up)
+            report = await verify(client, ledger, start, on_progress=progress.caught_up)
+            self._report = report
+            if not report.skipped:
+                await verify_figures(client, ledger, report.revision, report)
 
     async def _send(self, ledger: Ledger | None, progress: ProgressBars) -> None:
         plan = self._plan

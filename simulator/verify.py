@@ -11,6 +11,7 @@ from desk.client import Answer, Client, NotFound, Unavailable, Update
 from desk.v1.event_pb2 import EventFilter, SessionRecord, Verdict
 from desk.v1.session_pb2 import Session, SessionKey
 from desk.v1.status_pb2 import GetStatusResponse
+from display.texts import count_of
 from simulator.callbacks import Made
 from simulator.comparison import (
     FoundCallback,
@@ -23,7 +24,6 @@ from simulator.comparison import (
 from simulator.ledger import Ledger
 from simulator.report import Report
 from simulator.sender import Fate
-from simulator.words import count_of
 
 PATIENCE = 30.0
 """Seconds without progress after which the service counts as stuck."""
@@ -99,7 +99,7 @@ async def verify(
         whole_session = sent.callback.session_id not in incomplete
         compare_callback(report, sent, found.get(identity), whole_session=whole_session)
     whole = [session_id for session_id in ledger.sessions if session_id not in incomplete]
-    report.skipped = len(incomplete)
+    report.skipped, report.revision = len(incomplete), feed.revision
     await _compare_sessions(service, ledger, whole, feed, report)
     await _compare_explanations(service, ledger, whole, feed.revision, report)
     return report

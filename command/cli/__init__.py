@@ -20,6 +20,8 @@ COMMANDS = {
         "command.cli.rejections:rejections",
         "List the rejected callbacks with their reasons.",
     ),
+    "board": ("command.cli.board:board", "Show who waits now, and the service of today."),
+    "report": ("command.cli.report:report", "Show the figures of a time, by hour or agent."),
     "watch": ("command.cli.watch:watch", "Follow events, live or from a revision."),
     "forget": ("command.cli.forget:forget", "Erase sessions for good, of a user or by age."),
     "backup": ("command.cli.backup:backup", "Copy the journal to a file, and verify the copy."),
@@ -29,6 +31,10 @@ COMMANDS = {
     "status": (
         "command.cli.status:status",
         "Show lag, callbacks, disk space and versions of the service.",
+    ),
+    "console": (
+        "command.cli.console:console",
+        "Show sessions, rejections, reports and health in a browser.",
     ),
     "keys": ("command.cli.keys:keys", "Edit and check the clients file: who may call the API."),
     "health": ("command.cli.health:health", "Exit with 0 if a process is ready."),
@@ -115,6 +121,6 @@ def main() -> None:
     """Receive Tencent Cloud Desk's session callbacks, keep them, and serve sessions over gRPC.
 
     `desk serve` runs everything. Settings are environment variables, see `.env.example`. The client
-    commands (sessions, rejections, watch, forget, status) connect to --target, to DESK_TARGET, or
-    to DESK_GRPC_LISTEN.
+    commands (sessions, board, report, rejections, watch, forget, status) connect to --target, to
+    DESK_TARGET, or to DESK_GRPC_LISTEN.
     """

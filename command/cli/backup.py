@@ -26,10 +26,10 @@ from command.cli.offline import (
 )
 from command.endpoints import data_directory
 from command.engines import JOURNAL_FILE, open_stream
+from display.texts import count_of
 from journal import backup as journal_backup
 from journal.backup import Content
 from journal.errors import JournalError
-from simulator.words import count_of
 
 NAME = "journal-%Y%m%dT%H%M%SZ.db"
 NAMES = "journal-[0-9]*T[0-9]*Z.db"

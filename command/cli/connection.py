@@ -80,6 +80,11 @@ def replicas_command(coroutine: Callable[..., Coroutine[Any, Any, None]]) -> Cal
     return _target(_timeout(security_options(command)))
 
 
+def security_target(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a connection; the command takes them as `target` and `security`."""
+    return _target(security_options(command))
+
+
 async def _run(
     coroutine: Callable[..., Coroutine[Any, Any, None]],
     target: str,

@@ -13,10 +13,10 @@ from command.cli.offline import become_owner, errors_in_one_line, list_damages, 
 from command.engines import COPYING_FILE, JOURNAL_FILE, open_file, open_stream, open_stream_target
 from command.nats import SCHEME
 from command.settings import NatsSettings
+from display.texts import count_of
 from journal.backup import put_in_place
 from journal.copying import Compared, Source, check_target, compare, copy_entries
 from journal.sqlite_copy import FileTarget
-from simulator.words import count_of
 from storage.lock import FileLock
 
 FILE = "sqlite:"

@@ -15,8 +15,8 @@ from command.cli.output import json_option, print_json
 from command.cli.parameters import Moment, time_zone_option
 from desk.client import Client, Denied
 from desk.v1.admin_service_pb2 import ForgetResponse
+from display.texts import count_of
 from journal.damage import Report
-from simulator.words import count_of
 
 DELETED_WITHIN = 30.0
 POLL = 0.2

@@ -39,6 +39,7 @@ Desk Sessions is ready.
 
   callbacks  {url}
   gRPC       {grpc}
+  console    {console}
 
 Try it: begin a session, send the vendor's sample message, see what it did.
 {signing}
@@ -62,8 +63,10 @@ This app's callbacks must be signed. With its token in TOKEN:
 """
 
 
-def getting_started(settings: Settings, http: Address, grpc: Address) -> str:
-    """Return the text. `http` and `grpc` are the addresses that the processes listen on."""
+def getting_started(
+    settings: Settings, http: Address, grpc: Address, console: Address | None
+) -> str:
+    """Return the text, with the addresses that the processes listen on."""
     app = settings.sdk_app_ids[0]
     url = f"http://{http.from_here()}{settings.callback_path}"
     signed = app in settings.callback_tokens
@@ -72,6 +75,7 @@ def getting_started(settings: Settings, http: Address, grpc: Address) -> str:
         desk=_this_command(),
         url=url,
         grpc=target,
+        console=f"http://{console.from_here()}" if console else "none",
         signing=SIGNING if signed else "",
         begin=_curl(url, app, BEGIN, signed=signed),
         sample=_curl(url, app, SAMPLE, signed=signed),

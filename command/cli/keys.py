@@ -14,6 +14,7 @@ import click
 from command.cli import Group, error_text
 from command.cli.connection import FAILED, CallFailed
 from command.endpoints import setting
+from display.texts import count_of
 from service.clients import (
     Client,
     Scope,
@@ -25,7 +26,6 @@ from service.clients import (
     read_clients,
     read_text,
 )
-from simulator.words import count_of
 from storage.changes import FileProblem
 
 SOON = 30

@@ -3,11 +3,12 @@
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import click
 from click.core import ParameterSource
 from google.protobuf.descriptor import EnumDescriptor
+
+from command.values import time_zone
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGO = re.compile(r"(\d{1,6})([smhd])")
@@ -72,22 +73,10 @@ def _moment(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=current_zone())
 
 
-def _zone(name: str) -> tzinfo:
-    """Find a time zone of the IANA database.
-
-    Raises:
-        ValueError: there is no such zone.
-    """
-    try:
-        return UTC if name == "UTC" else ZoneInfo(name.removeprefix(":"))  # TZ may have the colon
-    except (OSError, LookupError):
-        raise ValueError("no such zone") from None
-
-
 def _keep_zone(ctx: click.Context, param: click.Parameter, name: str) -> None:
     """Keep the zone for `current_zone`. An unusable TZ, unlike the option, is only a warning."""
     try:
-        ctx.meta[_ZONE] = _zone(name)
+        ctx.meta[_ZONE] = time_zone(name.removeprefix(":"))  # TZ may have the colon
     except ValueError:
         problem = f"{name!r} is not a time zone such as Asia/Shanghai"
         if param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:

@@ -18,7 +18,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from rich.cells import cell_len, set_cell_size
 
-from command.cli.output import format_duration, format_time, print_json, printable
+from command.cli.output import print_json
+from display.texts import format_duration, format_time, printable
 
 Row = TypeVar("Row", bound=Message)
 Value = str | bool | int | float | datetime | Duration | None

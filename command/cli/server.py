@@ -19,12 +19,13 @@ from command.address import Address
 from command.background import leave, text_output
 from command.cli.guide import getting_started
 from command.cli.owner import require_owner
+from command.console import ConsoleError, client_security
 from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required_limit
-from command.processes import gateway_processes, service_processes
+from command.processes import console_processes, gateway_processes, service_processes
 from command.runtime import runtime_folder, write_silent
 from command.settings import Settings, SettingsError, TrialSettings
 from command.sockets import CannotListen, bound_address, listen, listen_or_inherit, reserve
-from command.supervisor import Supervisor
+from command.supervisor import ProcessSpec, Supervisor
 from metrics import tracing
 from metrics.page import serve_page
 
@@ -56,12 +57,14 @@ def serve() -> None:
         _metrics(settings) as (runtime, metrics),
     ):
         http, grpc = bound_address(listener), bound_address(reserved)
+        console, shown_at = _console(settings, runtime, grpc.from_here())
         supervisor = Supervisor(
             [
                 *gateway_processes(settings, runtime, listener),
                 *service_processes(settings, runtime, grpc),
+                *console,
             ],
-            on_ready=lambda: _announce_all(settings, http, grpc, metrics),
+            on_ready=lambda: _announce_all(settings, http, grpc, metrics, shown_at),
             on_stop=listener.close,
             on_silent=partial(write_silent, runtime),
             hang_timeout=settings.hang_timeout,
@@ -112,7 +115,7 @@ def _load(kind: type[AnySettings]) -> AnySettings:
         settings = kind.load()
     except SettingsError as error:
         _refuse(*error.problems)
-    required = required_limit(children=settings.rpc_workers + 2)
+    required = required_limit(children=settings.rpc_workers + 3)
     if limit < required:
         _refuse(f"ulimit -n allows {limit} open files; at least {required} are needed")
     try:
@@ -169,7 +172,30 @@ def _metrics(settings: Settings) -> Iterator[tuple[Path, str]]:
         yield runtime, address
 
 
-def _announce_all(settings: Settings, http: Address, grpc: Address, metrics: str) -> None:
-    log.info("ready", http=str(http), grpc=str(grpc), metrics=metrics)
+def _console(
+    settings: Settings, runtime: Path, target: Address
+) -> tuple[list[ProcessSpec], Address | None]:
+    """Return the console's process and its address, if there is one."""
+    if not settings.console_listen:
+        return [], None
+    try:
+        access, security = settings.console_access(settings.console_listen), client_security()
+    except ConsoleError as error:
+        _refuse(f"DESK_CONSOLE_LISTEN: {error}")
+    try:
+        listener = listen(settings.console_listen)
+    except CannotListen as error:  # another service of this machine may have the default
+        log.warning("console_not_shown", reason=f"DESK_CONSOLE_LISTEN: {error}")
+        return [], None
+    processes = console_processes(settings, runtime, listener, target, access, security)
+    return processes, bound_address(listener)
+
+
+def _announce_all(
+    settings: Settings, http: Address, grpc: Address, metrics: str, console: Address | None
+) -> None:
+    shown_at = str(console) if console else ""
+    log.info("ready", http=str(http), grpc=str(grpc), metrics=metrics, console=shown_at)
     if sys.stdout and sys.stdout.isatty():  # None if it was closed
-        click.echo(getting_started(settings, http, grpc), file=text_output(sys.stdout.fileno()))
+        guide = getting_started(settings, http, grpc, console)
+        click.echo(guide, file=text_output(sys.stdout.fileno()))

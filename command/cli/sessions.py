@@ -23,7 +23,7 @@ from desk.client import Client, TimedOut
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session, SessionState
 from desk.v1.session_service_pb2 import CountGroup, SessionGroup
-from simulator.words import count_of
+from display.texts import count_of
 
 ORDERS = [
     f"{field}{way}"

@@ -10,22 +10,14 @@ from typing import Any
 import click
 from google.protobuf.duration_pb2 import Duration
 
-from command.cli import output
 from command.cli.connection import FAILED, UNREACHABLE, CallFailed, replicas_command
-from command.cli.output import (
-    format_duration,
-    format_size,
-    json_option,
-    print_fields,
-    print_json,
-    printable,
-    time_text,
-)
+from command.cli.output import json_option, print_fields, print_json, time_text
 from command.cli.parameters import time_zone_option
 from desk.client import Client, ClientError
 from desk.v1.status_pb2 import AppCallbacks, GetStatusResponse
+from display import documents
+from display.texts import count_of, format_duration, format_size, printable
 from simulator.connection import failure_text
-from simulator.words import count_of
 
 SHORT_DIGEST = 12
 """Characters of a digest in a table."""
@@ -102,7 +94,7 @@ async def _ask(client: Client) -> Answer:
 
 
 def _json(answer: Answer) -> dict[str, Any]:
-    return {"error": str(answer)} if isinstance(answer, ClientError) else output.as_json(answer)
+    return {"error": str(answer)} if isinstance(answer, ClientError) else documents.as_json(answer)
 
 
 def _row(target: str, answer: Answer) -> tuple[str, ...]:

@@ -11,22 +11,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from command.cli.output import (
-    duration_text,
-    enum_name,
-    format_duration,
-    format_time,
-    local_time,
-    print_fields,
-    time_text,
-)
+from command.cli.output import duration_text, local_time, print_fields, time_text
 from command.cli.printers import Column, Layout, Value, cell_text
 from command.cli.rows import Output
 from desk.client import Explanation
 from desk.v1.event_pb2 import SessionRecord, Verdict
 from desk.v1.session_pb2 import Session, SessionState, Stay
 from desk.v1.session_service_pb2 import SessionGroup
-from simulator.words import count_of
+from display.texts import count_of, enum_name, format_duration, format_time
 
 SHORT_ID = 8
 """Characters of a session's id where there is no room for more."""

@@ -17,10 +17,10 @@ from command.cli.offline import (
     progress_bar,
     time_of,
 )
-from command.cli.output import format_size
 from command.endpoints import data_directory
 from command.engines import JOURNAL_FILE, open_file, open_snapshots, open_stream
 from command.settings import NatsSettings, Settings
+from display.texts import format_size
 from journal.backup import require_room
 from journal.damage import Report
 from journal.errors import InUse

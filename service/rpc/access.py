@@ -31,7 +31,11 @@ SCOPES: dict[str, Scope | None] = {
     "desk.v1.SessionService.WaitForState": "sessions.read",
     "desk.v1.EventService.Subscribe": "feed.read",
     "desk.v1.EventService.ListRejections": "feed.read",
+    "desk.v1.BoardService.GetBoard": "sessions.read",
+    "desk.v1.BoardService.WatchBoard": "sessions.read",
+    "desk.v1.ReportService.GetReport": "sessions.read",
     "desk.v1.StatusService.GetStatus": "status.read",
+    "desk.v1.StatusService.ListSubscribers": "status.read",
     "desk.v1.AdminService.Forget": "admin",
     "desk.v1.AdminService.ListForgotten": "admin",
     "grpc.health.v1.Health.Check": None,
@@ -44,6 +48,7 @@ SCOPES: dict[str, Scope | None] = {
 WITHOUT_APPS = frozenset(
     {
         "desk.v1.StatusService.GetStatus",
+        "desk.v1.StatusService.ListSubscribers",
         "grpc.health.v1.Health.Check",
         "grpc.health.v1.Health.List",
         "grpc.health.v1.Health.Watch",

@@ -36,9 +36,10 @@ class EventService:
         start = await self._start(request)
         with self._feed.filter_group(selection) as group:
             stream = Stream(self._feed, self._readers, group, call, batch_format)
-            if request.sessions_first:
-                await stream.send_sessions(start)
-            await stream.run(last_of(start))
+            with self._feed.places.listed(stream.place):
+                if request.sessions_first:
+                    await stream.send_sessions(start)
+                await stream.run(last_of(start))
 
     async def ListRejections(self, request: ListRejectionsRequest, call: Call) -> bytes:
         """Return the records that stand rejected, newest first."""

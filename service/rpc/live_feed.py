@@ -7,7 +7,7 @@ Reads only while calls follow it. Recent rows are in a ring; a stream has no que
 import asyncio
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from operator import itemgetter
 from time import perf_counter
@@ -22,6 +22,7 @@ from service.rpc.errors import log_error, shutting_down
 from service.rpc.filter_groups import FilterGroup, FilterIndex
 from service.rpc.limits import Quotas
 from service.rpc.responses import BatchFormat, Encoded
+from service.rpc.subscribers import Places
 from service.rpc.waiters import Waiters
 from service.view.errors import ViewError
 from service.view.reader import Reader, cut, size_of
@@ -107,6 +108,7 @@ class LiveFeed:
         journal_id: of the journal whose revisions the view has.
         quotas, limits: of the worker.
         draining: True once the server is shutting down.
+        places: of the open streams.
         waiters: calls that wait for a revision or a state.
         received_at: time (ms) at which the gateway received the first callback that the last read
             has found.
@@ -123,6 +125,7 @@ class LiveFeed:
         self.limits = limits = quotas.limits
         self.draining = False
         self.waiters = Waiters()
+        self.places = Places()
         head = last_of(progress.applied_revision)
         self.ring = Ring(head, rows=limits.ring_rows, size=limits.ring_bytes)
         self.announced_position = head
@@ -133,6 +136,7 @@ class LiveFeed:
         self._watch = watch
         self._filters = FilterIndex()
         self._extended = asyncio.Event()
+        self._ended = asyncio.Event()
         self._followers = 0
         # Streams with one filter move in step: a message encoded for one is sent to the others too.
         self._encoded = lru_cache(CACHED)(self._encode)
@@ -170,6 +174,10 @@ class LiveFeed:
             next_round = clock() + min(most, each * self.subscribers)
             await self._announce()
             await asyncio.sleep(next_round - clock())
+
+    def received_after(self, position: int) -> int:
+        """Return the time (ms) at which the first callback in the ring after a position came."""
+        return _received_at(self.ring.after(max(position, self.ring.floor)))
 
     @contextmanager
     def filter_group(self, selection: EventSelection) -> Iterator[FilterGroup]:
@@ -218,8 +226,15 @@ class LiveFeed:
     def end_streams(self) -> None:
         """End the streams that are open; their clients may come again, here or elsewhere."""
         self.ended = asyncio.get_running_loop().time()
+        self._ended.set()
+        self._ended = asyncio.Event()
         for group in self._filters:
             group.wake()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep until the streams are ended, at most so many seconds."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), max(0.0, seconds))
 
     async def _advance(self) -> bool:
         """Read the next rows and wake waiters; return True if there are more rows."""

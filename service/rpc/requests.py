@@ -6,18 +6,25 @@ The rules are the comments of proto/desk/v1. An error lists all faults of a requ
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import tzinfo
 from typing import Any, TypeVar
 
 import msgspec
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from desk.v1 import figures_pb2
 from desk.v1.admin_service_pb2 import ForgetRequest
 from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
+from desk.v1.report_service_pb2 import GetReportRequest, IntervalLength, ReportGroup
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
 from desk.v1.session_service_pb2 import GetSessionRequest
 from service.choice import Target
+from service.intervals import Length, bounds
+from service.report import ReportSelection
 from service.rpc.errors import CallRefused, ErrorReason, quoted
+from service.tally import Thresholds
 from service.view.index_pages import Order
 from service.view.selection import Between, EventSelection, SessionSelection, SnapshotSelection
 
@@ -44,6 +51,17 @@ FEW = 5
 LATEST = 253_402_300_799
 """Seconds: the end of the year 9999, the last that a Timestamp may hold."""
 
+DEFAULT_LISTED = 20
+MAX_LISTED = 200
+"""Sessions and agents in a list of a board."""
+
+MAX_INTERVALS = 3_000
+MAX_RANGE = 400 * 86_400_000
+"""Milliseconds of a report."""
+
+REPORTED_BEFORE = 221_845_392_000_000
+"""Milliseconds: the start of the year 9000, well before the last day that a zone can tell."""
+
 _EVENT_TYPES = {number: name for name, number in EventType.items()}
 _VERDICTS = {number: name for name, number in Verdict.items() if number}
 _REASONS = {number: name for name, number in RejectionReason.items() if number}
@@ -52,6 +70,8 @@ _RATINGS = {stars: str(stars) for stars in range(6)}
 _END_REASONS = {number: name for name, number in EndReason.items()}
 
 _DEFAULT_VERDICTS = Verdict.VERDICT_ACCEPTED, Verdict.VERDICT_UNRECOGNISED
+
+_REPORT_GROUPS = {number: name for name, number in ReportGroup.items() if number}
 
 _ORDER = re.compile(r"(begun_at|last_event_at|ended_at|state_since)(?: +(asc|desc))?")
 
@@ -246,6 +266,70 @@ def _events(
 def snapshot_selection(events: EventSelection) -> SnapshotSelection:
     """Derive the sessions that a subscriber gets first from its filter of events."""
     return msgspec.convert(events, SnapshotSelection, from_attributes=True)
+
+
+MAX_THRESHOLD = 86_400_000
+"""Milliseconds of a threshold: a day."""
+
+
+def thresholds(
+    check: Check, field: str, asked: figures_pb2.Thresholds, set_: Thresholds
+) -> Thresholds:
+    """Read thresholds; those that are unset are as set."""
+    percent = check.not_negative(f"{field}.answer_percent", asked.answer_percent)
+    if percent > 100:
+        check.wrong(f"{field}.answer_percent", "must not be more than 100")
+    given = {
+        name: _threshold(check, f"{field}.{name}", getattr(asked, name))
+        for name in ("answer_within", "short_abandon")
+        if asked.HasField(name)
+    }
+    return set_._replace(answer_percent=percent or set_.answer_percent, **given)
+
+
+def _threshold(check: Check, field: str, asked: Duration) -> int:
+    milliseconds = asked.seconds * 1000 + asked.nanos // 1_000_000
+    if not 0 <= milliseconds <= MAX_THRESHOLD or asked.nanos < 0:
+        check.wrong(field, "must be from 0 s to a day")
+    return milliseconds
+
+
+def report_selection(
+    check: Check, request: GetReportRequest, zone: tzinfo, set_: Thresholds
+) -> ReportSelection:
+    groups = check.numbers("group_by", request.group_by, _REPORT_GROUPS)
+    if len(groups) < len(request.group_by):
+        check.wrong("group_by", "must not name a property twice")
+    return ReportSelection(
+        bounds=_report_bounds(check, request, zone),
+        by_app=ReportGroup.REPORT_GROUP_SDK_APP in groups,
+        by_channel=ReportGroup.REPORT_GROUP_CHANNEL_TYPE in groups,
+        by_agent=ReportGroup.REPORT_GROUP_AGENT in groups,
+        sdk_app_ids=check.apps("sdk_app_ids", request.sdk_app_ids),
+        channel_types=check.names("channel_types", request.channel_types),
+        agent_ids=check.names("agent_ids", request.agent_ids),
+        thresholds=thresholds(check, "thresholds", request.thresholds, set_),
+    )
+
+
+def _report_bounds(check: Check, request: GetReportRequest, zone: tzinfo) -> list[int]:
+    between = check.between("range", request.range, present=True)
+    if request.interval not in IntervalLength.values():
+        check.wrong("interval", "is not known")
+    for name, bound in (("start_time", between.start), ("end_time", between.end)):
+        if bound is None:
+            check.wrong(f"range.{name}", "is required")
+        elif not 0 <= bound < REPORTED_BEFORE:
+            check.wrong(f"range.{name}", "must lie between 1970 and 9000")
+    if check.violations or between.start is None or between.end is None:
+        return []
+    if between.end - between.start > MAX_RANGE:
+        check.wrong("range", "must not be longer than 400 days")
+        return []
+    found = bounds(between.start, between.end, Length(request.interval), zone)
+    if len(found) > MAX_INTERVALS + 1:
+        check.wrong("range", f"has {len(found) - 1:,} intervals: {MAX_INTERVALS:,} at most")
+    return found
 
 
 def session_selection(check: Check, asked: SessionFilter) -> SessionSelection:

@@ -8,6 +8,7 @@ import gc
 import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
+from datetime import UTC
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,30 @@ import structlog
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2  # type: ignore[import-untyped]
 
-from desk.v1 import admin_service_pb2, event_service_pb2, session_service_pb2, status_pb2
+from desk.v1 import (
+    admin_service_pb2,
+    board_service_pb2,
+    event_service_pb2,
+    report_service_pb2,
+    session_service_pb2,
+    status_pb2,
+)
 from metrics.definitions import CERTIFICATE_NOT_AFTER, SERVING, STREAMS_OPEN
 from service.choice import Append
 from service.clients import Clients
 from service.rpc.admin_service import AdminService
+from service.rpc.board_service import BoardService
 from service.rpc.calls import Handler
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.event_service import EventService
 from service.rpc.grants import Grants
 from service.rpc.health import Health
 from service.rpc.limits import Limits, Quotas
+from service.rpc.live_board import Centre
 from service.rpc.live_feed import LiveFeed, ViewReplaced
 from service.rpc.not_ready import NotReady
 from service.rpc.readiness import Readiness
+from service.rpc.report_service import ReportService
 from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, Outside, StatusService
@@ -78,11 +89,13 @@ _DESCRIPTORS: tuple[Any, ...] = (
     session_service_pb2.DESCRIPTOR.services_by_name["SessionService"],
     event_service_pb2.DESCRIPTOR.services_by_name["EventService"],
     status_pb2.DESCRIPTOR.services_by_name["StatusService"],
+    board_service_pb2.DESCRIPTOR.services_by_name["BoardService"],
+    report_service_pb2.DESCRIPTOR.services_by_name["ReportService"],
     admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
     health_pb2.DESCRIPTOR.services_by_name["Health"],
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
 )
-SERVICES: tuple[str, ...] = tuple(each.full_name for each in _DESCRIPTORS[:4])
+SERVICES: tuple[str, ...] = tuple(each.full_name for each in _DESCRIPTORS[:6])
 
 OnReady = Callable[[int], None]
 
@@ -102,6 +115,7 @@ async def serve(
     on_ready: OnReady,
     tls: Tls | None = None,
     clients: Clients | None = None,
+    centre: Centre = Centre(UTC),  # noqa: B008 -- frozen
     limits: Limits = Limits(),  # noqa: B008 -- frozen
 ) -> None:
     """Serve a view until `stop` is set, then drain and return.
@@ -119,6 +133,7 @@ async def serve(
         on_ready: called with the port once calls are answered; again if the view was replaced.
         tls: of the port; None = plain text.
         clients: who may call; None lets everybody read everything.
+        centre: the contact centre's settings, for board and reports.
         limits: of the worker.
 
     Raises:
@@ -138,7 +153,9 @@ async def serve(
             apps, quotas = Apps(sdk_app_ids), Quotas(limits)
             outside = Outside(journal_backlog, journal_size, silent_processes, forget)
             grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
-            await _serve(readers, address, tls, grants, apps, outside, quotas, stop, on_ready)
+            await _serve(
+                readers, address, tls, grants, apps, outside, centre, quotas, stop, on_ready
+            )
         except ViewReplaced:
             # The follower has started anew: with another journal, or because the file was damaged.
             _log.warning("rpc_view_replaced")
@@ -198,6 +215,7 @@ async def _serve(
     grants: Grants,
     apps: Apps,
     outside: Outside,
+    centre: Centre,
     quotas: Quotas,
     stop: asyncio.Event,
     on_ready: OnReady,
@@ -212,7 +230,10 @@ async def _serve(
             closing(AdminService(readers, feed, apps, outside.forget)) as admin,
         ):
             sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
-            server = _server(quotas, grants, (sessions, events, status, admin, health))
+            board = BoardService(readers, feed, centre)
+            report = ReportService(readers, feed, centre)
+            servicers = (sessions, events, status, board, report, admin, health)
+            server = _server(quotas, grants, servicers)
             port = _bind(server, address, tls)
             CERTIFICATE_NOT_AFTER.read_number(lambda: tls.ends_at if tls else None)
             guard = _guard(readers, feed, health, readiness)

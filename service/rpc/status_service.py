@@ -19,23 +19,29 @@ from desk.v1.status_pb2 import (
     GatewayStatus,
     GetStatusRequest,
     GetStatusResponse,
+    ListSubscribersRequest,
+    ListSubscribersResponse,
     OutcomeCount,
     Retention,
     Scrub,
 )
 from metrics.report import AppReport, GatewayReport, RetentionReport, ScrubReport, load
 from service.choice import Append
+from service.positions import complete_revision
 from service.records import duration, timestamp
 from service.rpc.calls import Call
 from service.rpc.errors import log_error
 from service.rpc.live_feed import LiveFeed
 from service.rpc.readiness import Readiness
 from service.rpc.requests import Apps
-from service.rpc.responses import header_of
+from service.rpc.responses import header, header_of
 from service.view.progress import Progress
 from service.view.readers import Readers
 from service.view.store import last_seen, sqlite_versions
 from storage.sizes import size_of_database
+
+MAX_SUBSCRIBERS = 1_000
+"""Streams that one answer lists."""
 
 JournalBacklog = Callable[[int], tuple[int, int | None]]
 """Returns, for a revision, the journal's head and the time (ms) at which the first entry after the
@@ -107,6 +113,18 @@ class StatusService:
         )
         status.MergeFrom(self._of_worker)
         return status
+
+    async def ListSubscribers(
+        self, _request: ListSubscribersRequest, _call: Call
+    ) -> ListSubscribersResponse:
+        """Answer from the streams of this worker."""
+        head = self._feed.announced_position
+        places = self._feed.places.described(head, self._feed.received_after)
+        return ListSubscribersResponse(
+            header=header(self._feed.journal_id, complete_revision(head)),
+            subscribers=places[:MAX_SUBSCRIBERS],
+            total=self._feed.subscribers,
+        )
 
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:
         """Return the journal's head and the first time not applied; or those saved last."""

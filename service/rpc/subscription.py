@@ -23,6 +23,7 @@ from service.rpc.live_feed import LiveFeed
 from service.rpc.requests import snapshot_selection
 from service.rpc.responses import BatchFormat, Encoded
 from service.rpc.revisions import check_kept
+from service.rpc.subscribers import Place
 from service.view.reader import Reader
 from service.view.readers import Readers
 
@@ -39,6 +40,7 @@ class Stream:
         batch_format: BatchFormat,
     ) -> None:
         limits = feed.limits
+        self.place = Place(call.grant.client, call.caller, group)
         self._position = 0
         self._sent = 0  # position in the last header
         self._caller = call.caller
@@ -61,7 +63,7 @@ class Stream:
         Raises:
             CallRefused: SHUTTING_DOWN, after a last checkpoint; REVISION_NOT_KEPT.
         """
-        self._position = self._sent = position
+        self._position = self._sent = self.place.position = position
         wakeup = Wakeup()
         self._group.wakeups.add(wakeup)
         try:
@@ -117,6 +119,7 @@ class Stream:
     async def _step(self, wakeup: Wakeup) -> None:
         if self._position >= self._group.last_match:
             self._position = max(self._position, self._feed.announced_position)
+            self.place.position = self._position
             await self._idle(wakeup)
             return
         self._position = self._group.skip(self._position)
@@ -202,7 +205,7 @@ class Stream:
             await self._send(message)
 
     async def _move(self, encoded: Encoded) -> None:
-        self._position = encoded.reached
+        self._position = self.place.position = encoded.reached
         if encoded.messages:
             self._sent = encoded.reached
         await self._checkpoint_if_due()

@@ -231,3 +231,70 @@ GROUP BY key
 ORDER BY sessions DESC, key
 LIMIT ?
 """
+
+# Sessions that the board shows: open, or with an event since the start of the day.
+BOARD_SESSIONS = """
+SELECT sdk_app_id, session_id, fold FROM sessions
+WHERE state IN (1, 2, 3, 4, 5, 6) OR last_event_at >= ?
+"""
+
+# Sessions that callbacks after a position have named; without a fold: it has not begun.
+CHANGED_SESSIONS = """
+SELECT named.sdk_app_id, named.session_id, fold
+FROM (SELECT DISTINCT sdk_app_id, session_id FROM feed
+      WHERE position > ? AND position <= ? AND session_id != '') AS named
+LEFT JOIN session_keys USING (session_id, sdk_app_id)
+LEFT JOIN sessions ON sessions.number = session_keys.number
+"""
+
+# Rows of FORGET entries after a position.
+FORGOTTEN_AFTER = """
+SELECT sdk_app_id, record FROM feed INDEXED BY feed_by_session
+WHERE first_revision = 0 AND revised = 3 AND position > ?
+"""
+
+FOLD = """
+SELECT fold FROM session_keys JOIN sessions ON sessions.number = session_keys.number
+WHERE session_keys.sdk_app_id = ? AND session_keys.session_id = ?
+"""
+
+# Of an ended session: the first one that its user began later, in the same app, up to 7 days after.
+_REPEATED = """
+CASE WHEN client_user_id != '' AND ended_at IS NOT NULL THEN (
+    SELECT later.number FROM sessions AS later INDEXED BY sessions_by_user
+    WHERE later.client_user_id = sessions.client_user_id AND later.begun_at > sessions.begun_at
+      AND later.begun_at <= sessions.ended_at + 604800000
+      AND later.sdk_app_id = sessions.sdk_app_id
+    ORDER BY later.begun_at LIMIT 1)
+END
+"""
+
+_LAST_REVISION = f"""
+max(ifnull((SELECT max(position) FROM feed INDEXED BY feed_by_session
+            WHERE feed.first_revision = sessions.first_revision AND revised = 0), 0),
+    ifnull((SELECT max(position) FROM feed INDEXED BY feed_by_session
+            WHERE feed.first_revision = sessions.first_revision AND revised = 2), 0))
+    >> {ORDINAL_BITS}
+"""  # noqa: S608 -- a number of ours
+
+_REPORTED = f"sdk_app_id, fold, {_LAST_REVISION}, {_REPEATED}, begun_at, last_event_at"
+
+# Sessions that lie between two times, also partly. An event may be 5 s older than the begin.
+REPORT_SESSIONS = f"""
+SELECT {_REPORTED} FROM sessions INDEXED BY sessions_by_begun
+WHERE begun_at >= ?1 - 21600000 AND begun_at < ?2 + 5000 AND last_event_at >= ?1
+UNION ALL
+SELECT {_REPORTED} FROM sessions INDEXED BY sessions_that_last
+WHERE last_event_at - begun_at > 21600000 AND last_event_at >= ?1 AND begun_at < ?1 - 21600000
+"""  # noqa: S608 -- columns of ours
+
+# Records after a position whose verdict a late callback has changed: their event, and since when to
+# when their session lies now.
+REVISED_AFTER = f"""
+SELECT feed.sdk_app_id, own.record, begun_at, last_event_at
+FROM feed JOIN feed AS own ON own.position = feed.event_revision << {ORDINAL_BITS}
+LEFT JOIN sessions ON sessions.number = (
+    SELECT number FROM session_keys
+    WHERE session_id = feed.session_id AND sdk_app_id = feed.sdk_app_id)
+WHERE feed.position > ? AND feed.revised = 1
+"""  # noqa: S608 -- a number of ours

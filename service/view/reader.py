@@ -13,6 +13,7 @@ import apsw
 import msgspec
 
 from service.positions import last_of, position_of, revision_of
+from service.records import forgotten_sessions
 from service.view import progress, queries
 from service.view.errors import ViewError, sqlite_errors
 from service.view.progress import Progress
@@ -338,6 +339,40 @@ class Reader:
     def session_counts(self) -> list[Row]:
         """Read (app, state, number of sessions, start of the app's longest wait)."""
         return self._all(queries.SESSION_COUNTS, ())
+
+    def board_sessions(self, since: int) -> Iterator[Row]:
+        """Read what is open, or has an event since a time (ms): (app, session id, fold)."""
+        with sqlite_errors():
+            yield from self._db.execute(queries.BOARD_SESSIONS, (since,))
+
+    def changed_sessions(self, after: int, until: int) -> Iterator[Row]:
+        """Read, likewise, what has changed after a position; the fold is None if it is gone."""
+        with sqlite_errors():
+            yield from self._db.execute(queries.CHANGED_SESSIONS, (after, until))
+        for app, record in self.forgotten_after(after):
+            for session_id in forgotten_sessions(record) - {""}:
+                yield app, session_id, self._blob(queries.FOLD, (app, session_id))
+
+    def forgotten_after(self, after: int) -> list[Row]:
+        """Read the FORGET entries after a position: (app, row)."""
+        return self._all(queries.FORGOTTEN_AFTER, (after,))
+
+    def report_sessions(self, start: int, end: int, *, seconds: float) -> Iterator[Row]:
+        """Read the sessions between two times (ms).
+
+        Rows are (app, fold, last revision, first revision of a repeat contact, begun_at,
+        last_event_at).
+
+        Raises:
+            TimeLimitPassed: it took more than so many seconds.
+        """
+        with sqlite_errors(), self._limited(seconds):
+            yield from self._db.execute(queries.REPORT_SESSIONS, (start, end))
+
+    def revised_after(self, after: int, *, seconds: float) -> Iterator[Row]:
+        """Read records revised after a position: (app, record, begun_at, last_event_at)."""
+        with sqlite_errors(), self._limited(seconds):
+            yield from self._db.execute(queries.REVISED_AFTER, (after,))
 
     def places(self, sql: str, values: tuple[int | str, ...], limit: int) -> list[tuple[int, int]]:
         """Read (order key, number) along an index, by a statement of `service.view.index_pages`."""

@@ -75,6 +75,8 @@ CREATE INDEX sessions_by_agent      ON sessions (agent_id, begun_at);
 CREATE INDEX sessions_by_user       ON sessions (client_user_id, begun_at);
 CREATE INDEX sessions_by_stay       ON sessions (state, state_since);
 CREATE INDEX sessions_by_queue      ON sessions (sdk_app_id, state_since) WHERE state = 3;
+-- Few last so long; all others that lie in a range begin in it, or up to 6 hours before.
+CREATE INDEX sessions_that_last     ON sessions (last_event_at) WHERE last_event_at - begun_at > 21600000;
 
 -- The number of sessions by app and state: counting them would read an index of all sessions. It is
 -- changed once a batch.

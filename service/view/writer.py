@@ -16,6 +16,7 @@ from service.history import HistoryEntry
 from service.records import facts_of
 from service.view import progress, store
 from service.view.errors import ViewDamaged, ViewError, sqlite_errors, view_error
+from service.view.gaps import clear_gaps
 from service.view.progress import Progress
 from service.view.removal import Removal
 from storage.files import DatabaseFiles
@@ -23,6 +24,9 @@ from storage.lock import FileLock
 from storage.sizes import size_of_database
 
 log = structlog.get_logger()
+
+CLEARED = 10_000
+"""Pages that are cleared at a time."""
 
 TRUNCATE_TIMEOUT = 200
 """Milliseconds that emptying the WAL waits for readers; nothing is applied meanwhile."""
@@ -190,7 +194,7 @@ class ViewWriter:
         self._background = ThreadPoolExecutor(1, "view-commit")
         self._committing: Future[None] | None = None
         self._sizes = (0, 0)
-        self._wal_has_removed = True  # perhaps, before the last process ended
+        self._to_clear = 1  # the page to go on with; 0: nothing is left of what was removed
         try:
             self._open_or_renew()
         except BaseException:
@@ -254,9 +258,14 @@ class ViewWriter:
         self._files = DatabaseFiles.at(self.path)
         self._sizes = (0, 0)
 
-    def truncate_wal(self) -> None:
-        """Empty the WAL if it may have what was removed; try again later if it is being read."""
-        if not self._wal_has_removed:
+    @property
+    def is_clear(self) -> bool:
+        """True if nothing of what was removed is left in the view's files."""
+        return not self._to_clear
+
+    def clear_removed(self) -> None:
+        """Overwrite a part of what removed rows have left; go on later while the WAL is read."""
+        if not self._to_clear:
             return
         self._end_transaction()
         with sqlite_errors():
@@ -267,7 +276,14 @@ class ViewWriter:
                 return
             finally:
                 self._db.set_busy_timeout(store.BUSY_TIMEOUT)
-        self._wal_has_removed = False
+            if self._db.pragma("user_version"):
+                page = int(self._db.pragma("page_size"))
+                self._to_clear = clear_gaps(str(self.path), page, self._to_clear, CLEARED)
+                self._db.pragma("shrink_memory")  # the pages in memory still have the old bytes
+                if not self._to_clear:
+                    self._db.pragma("user_version", 0)
+            else:
+                self._to_clear = 0
         self._sizes = size_of_database(self.path)
 
     def sign_of_life(self) -> None:
@@ -413,7 +429,8 @@ class ViewWriter:
 
     def removal(self, forget_revision: int) -> Removal:
         """Begin to remove what a FORGET entry lists."""
-        self._wal_has_removed = True
+        self._to_clear = 1
+        self._db.pragma("user_version", 1)  # for the next process, if this one is killed
         return Removal(self._db, forget_revision)
 
     def note_forgotten(self, key: SessionKey, revision: int, at: int) -> None:

@@ -77,7 +77,7 @@ def test_commands_are_named_so_that_the_shell_finds_them(tmp_path, monkeypatch):
         monkeypatch.delenv(variable)
     for name, path in paths.items():
         monkeypatch.setenv("PATH", path)
-        text = getting_started(TrialSettings.load(), Address("::1", 1), Address("::1", 2))
+        text = getting_started(TrialSettings.load(), Address("::1", 1), Address("::1", 2), None)
         assert f"\n  {name} watch --target [::1]:2\n" in text
 
 

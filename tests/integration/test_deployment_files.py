@@ -32,7 +32,7 @@ REQUIRED = {
     "TLS_KEY_FILE": "/somewhere/server.key",
 }
 OURS = {"gateway": "10001:10001", "service": "10001:10001", "backup": "10001:10001"}
-USERS = {**OURS, "nginx": "101:101", "nginx-grpc": "101:101"}
+USERS = {**OURS, "console": "10001:10001", "nginx": "101:101", "nginx-grpc": "101:101"}
 JOURNAL = {f"DESK_{field.upper()}" for field in JournalSettings.model_fields}
 GATEWAY = JOURNAL | {
     "DESK_SDK_APP_IDS",
@@ -60,12 +60,21 @@ SERVICE = JOURNAL | {
     "DESK_RPC_WORKERS",
     "DESK_MAX_LAG",
     "DESK_SCRUB_RATE",
+    "DESK_SERVICE_LEVEL",
+    "DESK_SHORT_ABANDON",
+    "DESK_TIME_ZONE",
     "DESK_RETENTION",
     "DESK_RETENTION_AT",
     "DESK_METRICS_LISTEN",
     "DESK_HANG_TIMEOUT",
     "DESK_LOG_LEVEL",
     "DESK_LOG_FORMAT",
+}
+CONSOLE = {
+    "DESK_CONSOLE_LISTEN",
+    "DESK_CONSOLE_PASSWORD_FILE",
+    "DESK_CONSOLE_USER_HEADER",
+    "DESK_CONSOLE_PROXIES",
 }
 """The settings that each container reads."""
 
@@ -77,6 +86,7 @@ DECIDED = JOURNAL | {
     "DESK_GRPC_INSECURE",
     "DESK_DATA_DIR",
     "DESK_METRICS_LISTEN",
+    "DESK_CONSOLE_LISTEN",
     "DESK_LOG_FORMAT",
 }
 """The settings that docker-compose.yml decides, whatever `.env` says."""
@@ -201,11 +211,12 @@ def test_every_variable_that_compose_sets_is_a_setting(name: str) -> None:
 
 
 def test_every_setting_reaches_the_container_that_reads_it() -> None:
-    given = {name: f"/{name}" for name in {*GATEWAY, *SERVICE} - DECIDED}
+    given = {name: f"/{name}" for name in {*GATEWAY, *SERVICE, *CONSOLE} - DECIDED}
     services = read_compose(**REQUIRED | given)["services"]
 
-    assert {f"DESK_{field.upper()}" for field in Settings.model_fields} == GATEWAY | SERVICE
-    for container, reads in (("gateway", GATEWAY), ("service", SERVICE)):
+    known = {f"DESK_{field.upper()}" for field in Settings.model_fields}
+    assert known == GATEWAY | SERVICE | CONSOLE
+    for container, reads in (("gateway", GATEWAY), ("service", SERVICE), ("console", CONSOLE)):
         environment = services[container]["environment"]
         passed_on = reads - DECIDED - {"DESK_CALLBACK_TOKENS_FILE"}
         assert {name: environment[name] for name in passed_on} == {

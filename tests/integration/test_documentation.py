@@ -55,7 +55,9 @@ def test_operations_lists_every_setting_with_its_default() -> None:
 
 
 def described(default: object) -> str:
-    return str(default).lower() if default not in (None, {}) else "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default) if default not in (None, {}) else "none"
 
 
 def kib(size: int) -> str:
@@ -114,6 +116,11 @@ LIMITS = {
         f"{math.ceil(max(calls.checkpoint_seconds))} s; "
         f"{math.ceil(max(calls.checkpoint_seconds) * calls.streams / calls.checkpoint_streams)} s"
         " with thousands of streams"
+    ),
+    "sessions that a board counts: open, or of today": f"{calls.board_sessions:,}",
+    "sessions and agents in a list of a board": str(requests.MAX_LISTED),
+    "intervals, days, rows of a report": (
+        f"{requests.MAX_INTERVALS:,}, {requests.MAX_RANGE // 86_400_000}, {calls.report_rows:,}"
     ),
     "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
     "view snapshots of a version; their age": (

@@ -16,16 +16,25 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
-from desk.v1 import admin_service_pb2, event_service_pb2, session_service_pb2, status_pb2
+from desk.v1 import (
+    admin_service_pb2,
+    event_service_pb2,
+    report_service_pb2,
+    session_service_pb2,
+    status_pb2,
+)
+from desk.v1 import board_service_pb2 as boards
 from desk.v1 import event_service_pb2 as events
 from desk.v1 import session_service_pb2 as sessions
 from desk.v1.admin_service_pb2 import ForgetRequest, ListForgottenRequest
 from desk.v1.event_pb2 import Event, EventFilter, Verdict
-from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState
+from desk.v1.report_service_pb2 import GetReportRequest, ReportGroup
+from desk.v1.session_pb2 import SessionFilter, SessionKey, SessionState, TimeRange
 from metrics.definitions import AUTH_DENIED
 from metrics.report import AppReport, GatewayReport, save
 from service.certificates import CertificateFiles
 from service.clients import new_key
+from service.records import timestamp
 from service.rpc.access import MESSAGE_FIELDS, SCOPES, Gate
 from service.rpc.errors import CallRefused
 from service.rpc.grants import WRONG_KEYS, Grants, NotProven, WrongKeys
@@ -88,6 +97,10 @@ def event_filter(app: int) -> EventFilter:
     return EventFilter(sdk_app_ids=[app] if app else [])
 
 
+def board_options(app: int) -> boards.BoardOptions:
+    return boards.BoardOptions(sdk_app_ids=[app] if app else [])
+
+
 def session_filter(app: int) -> SessionFilter:
     return SessionFilter(sdk_app_ids=[app] if app else [])
 
@@ -117,6 +130,22 @@ SESSIONS: dict[str, Call] = {
         sessions.WaitForStateRequest(**key_of(app), states=[CHATBOT]), metadata=metadata
     ),
 }
+BOARD: dict[str, Call] = {
+    "GetBoard": lambda worker, app, metadata: worker.board.GetBoard(
+        boards.GetBoardRequest(options=board_options(app)), metadata=metadata
+    ),
+    "WatchBoard": lambda worker, app, metadata: worker.board.WatchBoard(
+        boards.WatchBoardRequest(options=board_options(app)), metadata=metadata
+    ),
+    "GetReport": lambda worker, app, metadata: worker.report.GetReport(
+        GetReportRequest(
+            sdk_app_ids=[app] if app else [],
+            group_by=[ReportGroup.REPORT_GROUP_SDK_APP],
+            range=TimeRange(start_time=timestamp(NOON), end_time=timestamp(NOON + 60_000)),
+        ),
+        metadata=metadata,
+    ),
+}
 FEED: dict[str, Call] = {
     "Subscribe": lambda worker, app, metadata: worker.events.Subscribe(
         events.SubscribeRequest(filter=event_filter(app), after_revision=0), metadata=metadata
@@ -129,6 +158,9 @@ STATUS: dict[str, Call] = {
     "GetStatus": lambda worker, app, metadata: worker.status.GetStatus(
         status_pb2.GetStatusRequest(), metadata=metadata
     ),
+    "ListSubscribers": lambda worker, app, metadata: worker.status.ListSubscribers(
+        status_pb2.ListSubscribersRequest(), metadata=metadata
+    ),
     "ServerReflectionInfo": lambda worker, app, metadata: reflection(worker, metadata),
 }
 ADMIN: dict[str, Call] = {
@@ -139,7 +171,7 @@ ADMIN: dict[str, Call] = {
         ListForgottenRequest(sdk_app_ids=[app] if app else []), metadata=metadata
     ),
 }
-CALLS = {**SESSIONS, **FEED, **STATUS, **ADMIN}
+CALLS = {**SESSIONS, **BOARD, **FEED, **STATUS, **ADMIN}
 
 
 def reflection(worker: Worker, metadata: Any) -> Any:
@@ -155,7 +187,9 @@ async def answer_of(call: Any) -> bytes:
     got = b""
     while (message := await call.read()) is not grpc.aio.EOF:
         got += message.SerializeToString()
-        if isinstance(message, events.SubscribeResponse) and message.HasField("caught_up"):
+        if isinstance(message, boards.WatchBoardResponse) or (
+            isinstance(message, events.SubscribeResponse) and message.HasField("caught_up")
+        ):
             call.cancel()
             break
     return got
@@ -168,6 +202,8 @@ def test_every_method_has_a_scope_and_no_other_has():
             (session_service_pb2, ["SessionService"]),
             (event_service_pb2, ["EventService"]),
             (status_pb2, ["StatusService"]),
+            (boards, ["BoardService"]),
+            (report_service_pb2, ["ReportService"]),
             (admin_service_pb2, ["AdminService"]),
             (health_pb2, ["Health"]),
             (reflection_pb2, ["ServerReflection"]),
@@ -235,7 +271,7 @@ async def test_health_is_open(made, clients):
 @pytest.mark.parametrize(
     ("scope", "allowed"),
     [
-        ("sessions.read", SESSIONS),
+        ("sessions.read", {**SESSIONS, **BOARD}),
         ("feed.read", FEED),
         ("status.read", STATUS),
         ("messages.read", {}),
@@ -253,7 +289,7 @@ async def test_a_scope_allows_its_methods_and_no_other(scope, allowed, made, cli
                 assert (error.code(), reason(error)) == (CODES.PERMISSION_DENIED, "SCOPE_MISSING")
 
 
-@pytest.mark.parametrize("name", {**SESSIONS, **FEED})
+@pytest.mark.parametrize("name", {**SESSIONS, **BOARD, **FEED})
 async def test_another_app_is_refused_and_no_app_means_the_own_ones(name, made, clients):
     keys = {OURS: clients.add("ours", apps=[OURS]), THEIRS: clients.add("theirs", apps=[THEIRS])}
     async with guarded(made, clients) as serving:
@@ -264,7 +300,7 @@ async def test_another_app_is_refused_and_no_app_means_the_own_ones(name, made, 
                 assert (error.code(), reason(error)) == (CODES.PERMISSION_DENIED, "APP_NOT_ALLOWED")
             found = await answer_of(CALLS[name](serving, own, metadata))
             assert f"-{other}".encode() not in found
-            if name in FEED or name in ("ListSessions", "CountSessions"):
+            if name in {**FEED, **BOARD} or name in ("ListSessions", "CountSessions"):
                 assert await answer_of(CALLS[name](serving, 0, metadata)) == found
 
 

@@ -128,7 +128,7 @@ def test_few_open_files_are_one_warning_and_serve_what_they_can(tmp_path):
 def test_too_few_open_files_are_one_line(tmp_path, command):
     with start(command, data_dir=tmp_path / "data", prepare=open_files(40, 40)) as running:
         assert running.wait() == 2
-        assert running.stderr == ["desk: ulimit -n allows 40 open files; at least 52 are needed"]
+        assert running.stderr == ["desk: ulimit -n allows 40 open files; at least 56 are needed"]
 
 
 def test_a_first_start_is_nothing_to_be_warned_of(shared):

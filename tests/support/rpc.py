@@ -14,8 +14,10 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 
 from desk.v1.admin_service_pb2_grpc import AdminServiceStub
+from desk.v1.board_service_pb2_grpc import BoardServiceStub
 from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from desk.v1.event_service_pb2_grpc import EventServiceStub
+from desk.v1.report_service_pb2_grpc import ReportServiceStub
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from desk.v1.status_pb2 import GetStatusRequest
 from desk.v1.status_pb2_grpc import StatusServiceStub
@@ -183,6 +185,14 @@ class Worker:
     @property
     def status(self) -> Any:
         return StatusServiceStub(self.channel)
+
+    @property
+    def board(self) -> Any:
+        return BoardServiceStub(self.channel)
+
+    @property
+    def report(self) -> Any:
+        return ReportServiceStub(self.channel)
 
     def subscribe(self, channel: grpc.aio.Channel | None = None, **fields: Any) -> Any:
         stub: Any = EventServiceStub(channel or self.channel)

@@ -8,9 +8,10 @@ from google.protobuf.json_format import ParseDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from command.cli.output import as_json, enum_name, format_duration, printable
 from desk.v1.event_pb2 import Event, SessionRecord
 from desk.v1.session_pb2 import Session
+from display.documents import as_json
+from display.texts import enum_name, format_duration, printable
 
 
 def test_large_integers_are_numbers_and_unset_messages_are_left_out():

@@ -239,7 +239,7 @@ def test_no_file_of_the_view_has_a_text_of_a_forgotten_session(tmp_path: Path) -
         assert b"secret text" in files(tmp_path)
         names = [f"secret-{n}" for n in range(20)]
         projection.apply([forgetting(last, *names)], head=last, behind_since=None)
-        writer.truncate_wal()
+        writer.clear_removed()
         found = files(tmp_path)
         assert b"public text" in found
         for each in names:

@@ -472,7 +472,7 @@ def test_the_example_documents_every_variable_with_its_default(environment, tmp_
         *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_CLIENT_CA", "CLIENTS_FILE"),
         *("NATS_CREDS", "NATS_NKEY", "NATS_USER", "NATS_PASSWORD_FILE"),
         *("NATS_TLS_CA", "NATS_TLS_CERT", "NATS_TLS_KEY"),
-        "RETENTION",
+        *("RETENTION", "CONSOLE_PASSWORD_FILE", "CONSOLE_USER_HEADER"),
     ):
         del given[f"DESK_{name}"]
     environment(**given)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from callback.catalogue import EventType, State
 from callback.decoder import MAX_EVENT_TIME, Malformed, identify
+from display.texts import count_of
 from service.history import History, HistoryEntry
 from service.session import Outcome, without_message
 from simulator import texts
@@ -24,7 +25,6 @@ from simulator.scripts import IMPOSSIBLE, SCRIPTS
 from simulator.sender import Fate, SendOptions, sign
 from simulator.summary import percentiles
 from simulator.traffic import WINDOW, Delivery, deliveries
-from simulator.words import count_of
 from tests.support.callbacks import decode
 
 NOW = 1_800_000_000_000

@@ -3,6 +3,8 @@
 from desk.client.answers import (
     Answer,
     Explanation,
+    FoundBoard,
+    FoundReport,
     FoundSession,
     FoundSessions,
     SessionCounts,
@@ -22,6 +24,7 @@ from desk.client.errors import (
     TooMany,
     Unavailable,
 )
+from desk.client.formulas import FORMULAS
 from desk.client.replicas import targets_of
 from desk.client.security import read_key, tls_credentials
 from desk.client.subscription import Update
@@ -30,12 +33,15 @@ __version__ = "0.1.0"
 """Version of this package and of the service: both are built from one source."""
 
 __all__ = [
+    "FORMULAS",
     "Answer",
     "Client",
     "ClientError",
     "Denied",
     "Explanation",
     "Failed",
+    "FoundBoard",
+    "FoundReport",
     "FoundSession",
     "FoundSessions",
     "InvalidRequest",

@@ -3,7 +3,10 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
+from desk.v1.board_service_pb2 import Board
 from desk.v1.event_pb2 import SessionRecord
+from desk.v1.figures_pb2 import Thresholds
+from desk.v1.report_service_pb2 import ReportInterval
 from desk.v1.session_pb2 import Session, SessionKey
 from desk.v1.session_service_pb2 import SessionGroup
 
@@ -71,3 +74,29 @@ class Explanation(Answer):
 
     session: Session | None
     records: AsyncIterator[SessionRecord]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundBoard(Answer):
+    """The live board.
+
+    Attributes:
+        board: as of `revision`.
+    """
+
+    board: Board
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundReport(Answer):
+    """A report.
+
+    Attributes:
+        intervals: all of the range, ascending.
+        thresholds: those used.
+        time_zone: the zone of the intervals.
+    """
+
+    intervals: Sequence[ReportInterval]
+    thresholds: Thresholds
+    time_zone: str

@@ -3,7 +3,15 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from datetime import datetime
 
-from desk.client.answers import Explanation, FoundSession, FoundSessions, SessionCounts
+from desk.client.answers import (
+    Explanation,
+    FoundBoard,
+    FoundReport,
+    FoundSession,
+    FoundSessions,
+    SessionCounts,
+)
+from desk.client.boards import follow_board
 from desk.client.connection import Connection
 from desk.client.errors import Failed, JournalMismatch, own_errors
 from desk.client.security import with_key
@@ -14,8 +22,11 @@ from desk.v1.admin_service_pb2 import (
     ListForgottenRequest,
     SessionIds,
 )
+from desk.v1.board_service_pb2 import BoardOptions, GetBoardRequest, WatchBoardRequest
 from desk.v1.event_pb2 import EventFilter, Forgotten, RejectionReason, SessionRecord
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
+from desk.v1.figures_pb2 import Thresholds
+from desk.v1.report_service_pb2 import GetReportRequest, IntervalLength, ReportGroup
 from desk.v1.session_pb2 import Session, SessionFilter, SessionKey, SessionState
 from desk.v1.session_service_pb2 import (
     BatchGetSessionsRequest,
@@ -60,8 +71,9 @@ class Client(Connection):
     `InvalidRequest`, `Denied` (`Failed`).
 
     Attributes:
-        session_service, event_service, status_service, admin_service: the generated stubs. Wrap
-            their unary calls in `call` for this package's errors.
+        session_service, event_service, status_service, admin_service, board_service,
+            report_service: the generated stubs. Wrap their unary calls in `call` for this
+            package's errors.
     """
 
     async def status(self) -> GetStatusResponse:
@@ -410,4 +422,104 @@ class Client(Connection):
             silence=silence,
             reconnect_delay=self._reconnect_delay,
             give_up_after=give_up_after,
+        )
+
+    async def get_board(
+        self, options: BoardOptions | None = None, *, min_revision: int = 0
+    ) -> FoundBoard:
+        """Return the live board: who waits now, and the service of today.
+
+        Args:
+            options: None = all apps and channels, and the thresholds of the service.
+            min_revision: wait until the service has reached this revision; 0 = do not wait.
+
+        Raises:
+            TooMany: more sessions are open or of today than a board can have.
+        """
+        request = GetBoardRequest(options=options, min_revision=min_revision)
+        answer = await self.call(self.board_service.GetBoard, request)
+        return FoundBoard(
+            board=answer.board,
+            revision=answer.header.revision,
+            journal_id=answer.header.journal_id,
+        )
+
+    def watch_board(
+        self,
+        options: BoardOptions | None = None,
+        *,
+        silence: float = SILENCE,
+        give_up_after: float | None = None,
+    ) -> AsyncGenerator[FoundBoard, None]:
+        """Yield the live board at once and after each change, across any reconnects.
+
+        Endless; to be left as `subscribe`. At most one a second; the same board may come again.
+
+        Args:
+            options: None = all apps and channels, and the thresholds of the service.
+            silence: seconds without a message after which to connect again.
+            give_up_after: seconds without a message after which to raise; None = never.
+
+        Raises:
+            InvalidRequest, Denied, Failed: the service refuses the request for good.
+            Retryable: nothing came for `give_up_after` seconds.
+        """
+        return follow_board(
+            WatchBoardRequest(options=options),
+            self._replicas.hopping(with_key(self.board_service.WatchBoard, self._key)),
+            silence=silence,
+            reconnect_delay=self._reconnect_delay,
+            give_up_after=give_up_after,
+        )
+
+    async def get_report(
+        self,
+        start: datetime,
+        end: datetime,
+        *,
+        interval: IntervalLength.ValueType = IntervalLength.INTERVAL_LENGTH_UNSPECIFIED,
+        group_by: Iterable[ReportGroup.ValueType] = (),
+        sdk_app_ids: Iterable[int] = (),
+        channel_types: Iterable[str] = (),
+        agent_ids: Iterable[str] = (),
+        thresholds: Thresholds | None = None,
+        min_revision: int = 0,
+        since_revision: int = 0,
+    ) -> FoundReport:
+        """Return the figures of a time, by interval and group.
+
+        Args:
+            start: inclusive, with a time zone.
+            end: exclusive, with a time zone.
+            interval: by default the whole time is one.
+            group_by: none = one row an interval.
+            sdk_app_ids: none = all.
+            channel_types: none = all.
+            agent_ids: none = all.
+            thresholds: None = those of the service.
+            min_revision: wait until the service has reached this revision; 0 = do not wait.
+            since_revision: of an earlier report, to learn which intervals have changed; 0 = none.
+
+        Raises:
+            TooMany: the report takes more than 10 s, or has too many rows.
+        """
+        request = GetReportRequest(
+            interval=interval,
+            group_by=list(group_by),
+            sdk_app_ids=list(sdk_app_ids),
+            channel_types=list(channel_types),
+            agent_ids=list(agent_ids),
+            thresholds=thresholds,
+            min_revision=min_revision,
+            since_revision=since_revision,
+        )
+        request.range.start_time.FromDatetime(start)
+        request.range.end_time.FromDatetime(end)
+        answer = await self.call(self.report_service.GetReport, request)
+        return FoundReport(
+            intervals=answer.intervals,
+            thresholds=answer.thresholds,
+            time_zone=answer.time_zone,
+            revision=answer.header.revision,
+            journal_id=answer.header.journal_id,
         )

@@ -14,7 +14,9 @@ from desk.client.replicas import Replicas, targets_of
 from desk.client.security import check_key, with_key
 from desk.client.subscription import RECONNECT_DELAY
 from desk.v1.admin_service_pb2_grpc import AdminServiceStub
+from desk.v1.board_service_pb2_grpc import BoardServiceStub
 from desk.v1.event_service_pb2_grpc import EventServiceStub
+from desk.v1.report_service_pb2_grpc import ReportServiceStub
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from desk.v1.status_pb2_grpc import StatusServiceStub
 
@@ -45,6 +47,8 @@ _RETRIED = {
                 {"service": "desk.v1.SessionService"},
                 {"service": "desk.v1.StatusService"},
                 {"service": "desk.v1.EventService", "method": "ListRejections"},
+                {"service": "desk.v1.BoardService", "method": "GetBoard"},
+                {"service": "desk.v1.ReportService"},
                 {"service": "desk.v1.AdminService", "method": "ListForgotten"},
             ],
             "retryPolicy": {
@@ -128,6 +132,8 @@ class Connection:
         self.session_service = SessionServiceStub(channel)
         self.event_service = EventServiceStub(channel)
         self.status_service = StatusServiceStub(channel)
+        self.board_service = BoardServiceStub(channel)
+        self.report_service = ReportServiceStub(channel)
         self.admin_service = AdminServiceStub(channel)
 
     async def __aenter__(self) -> Self:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -148,20 +149,50 @@ async def follow(
         Retryable: nothing came for `give_up_after` seconds.
     """
     position = Position(request)
+    responses = reconnecting(
+        lambda: open_stream(position.request()),
+        is_temporary=lambda error: isinstance(error, OutOfRange) and position.is_ahead(error),
+        silence=silence,
+        reconnect_delay=reconnect_delay,
+        give_up_after=give_up_after,
+    )
+    async with aclosing(responses):
+        async for response, resumed in responses:
+            yield position.take(response, resumed=resumed)
+
+
+async def reconnecting(
+    open_stream: Callable[[], UnaryStreamCall[Any, Response]],
+    *,
+    is_temporary: Callable[[ClientError], bool] = lambda error: False,
+    silence: float,
+    reconnect_delay: float,
+    give_up_after: float | None,
+) -> AsyncGenerator[tuple[Response, bool], None]:
+    """Yield the messages of a stream that is opened again whenever it breaks.
+
+    Each comes with True if it is the first one after a break.
+
+    Args:
+        open_stream: calls the method.
+        is_temporary: returns True for an error that will pass although it is not `Retryable`.
+        silence: seconds without a message after which the stream counts as broken.
+        reconnect_delay: seconds before the first new attempt, at most.
+        give_up_after: seconds without a message after which the error is raised; None: never.
+    """
     clock = asyncio.get_running_loop().time
     attempt, last_message_at, resumed = 0, clock(), False
     while True:
         with own_errors():
-            call = open_stream(position.request())
+            call = open_stream()
         try:
             while True:
                 response = await read(call, silence)
-                update = position.take(response, resumed=resumed)
+                yield response, resumed
                 attempt, resumed = 0, False
-                yield update
                 last_message_at = clock()
-        except (Retryable, OutOfRange) as error:
-            if isinstance(error, OutOfRange) and not position.is_ahead(error):
+        except ClientError as error:
+            if not isinstance(error, Retryable) and not is_temporary(error):
                 raise
             delay = _delay(reconnect_delay, attempt)
             if give_up_after is not None and clock() + delay - last_message_at > give_up_after:

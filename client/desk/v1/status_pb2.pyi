@@ -53,6 +53,114 @@ class ResponseHeader(_message.Message):
 Global___ResponseHeader: _TypeAlias = ResponseHeader  # noqa: Y015
 
 @_typing.final
+class ListSubscribersRequest(_message.Message):
+    """ListSubscribersRequest has no parameters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSubscribersRequest: _TypeAlias = ListSubscribersRequest  # noqa: Y015
+
+@_typing.final
+class ListSubscribersResponse(_message.Message):
+    """ListSubscribersResponse lists the open streams of one worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    SUBSCRIBERS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """Number of all open streams of the worker."""
+    @_builtins.property
+    def header(self) -> Global___ResponseHeader:
+        """The revision that the worker's streams can have reached."""
+
+    @_builtins.property
+    def subscribers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscriber]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___ResponseHeader | None = ...,
+        subscribers: _abc.Iterable[Global___Subscriber] | None = ...,
+        total: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "subscribers", b"subscribers", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSubscribersResponse: _TypeAlias = ListSubscribersResponse  # noqa: Y015
+
+@_typing.final
+class Subscriber(_message.Message):
+    """Subscriber is an open Subscribe stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
+    LAG_TIME_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    """Name of the client in the clients file. Empty without a clients file."""
+    address: _builtins.str
+    """Address of the client, without its port; of IPv6 the network of 64 bits."""
+    filter: _builtins.str
+    """Names of the fields that the stream's filter sets, each with its number of
+    values, such as `types: 2, verdicts: 2`: those of a request without verdicts.
+    """
+    revision: _builtins.int
+    """The stream has sent everything up to this revision, inclusive."""
+    lag: _builtins.int
+    """Revisions between `revision` and that of the header, also those without a
+    record for the filter. 0 if nothing is left to be sent.
+    """
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """The time at which the stream began."""
+
+    @_builtins.property
+    def lag_time(self) -> _duration_pb2.Duration:
+        """Time since the first callback that is left to be sent was received; of a
+        stream far behind, the first of those that the worker has in memory. Zero if
+        nothing is left to be sent. Millisecond resolution.
+        """
+
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        address: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
+        lag: _builtins.int = ...,
+        lag_time: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lag_time", b"lag_time", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "client", b"client", "filter", b"filter", "lag", b"lag", "lag_time", b"lag_time", "revision", b"revision", "started_at", b"started_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Subscriber: _TypeAlias = Subscriber  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     """GetStatusRequest has no parameters."""
 
@@ -123,7 +231,7 @@ class GetStatusResponse(_message.Message):
     service_version: _builtins.str
     """Version of the service, as `desk --version` prints it."""
     subscribers: _builtins.int
-    """Open Subscribe streams on this worker."""
+    """Open streams on this worker: Subscribe and WatchBoard."""
     damaged_entries: _builtins.int
     """Entries of the journal up to `header.revision` whose content is not what was
     received: the disk has changed it. The feed has each of them as malformed.

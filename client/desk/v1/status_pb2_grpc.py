@@ -40,6 +40,11 @@ class StatusServiceStub(object):
                 request_serializer=desk_dot_v1_dot_status__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=desk_dot_v1_dot_status__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.ListSubscribers = channel.unary_unary(
+                '/desk.v1.StatusService/ListSubscribers',
+                request_serializer=desk_dot_v1_dot_status__pb2.ListSubscribersRequest.SerializeToString,
+                response_deserializer=desk_dot_v1_dot_status__pb2.ListSubscribersResponse.FromString,
+                _registered_method=True)
 
 
 class StatusServiceServicer(object):
@@ -55,6 +60,14 @@ class StatusServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSubscribers(self, request, context):
+        """ListSubscribers returns the open Subscribe streams of the worker that
+        answers, the furthest behind first. Other workers and replicas have others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StatusServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +75,11 @@ def add_StatusServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=desk_dot_v1_dot_status__pb2.GetStatusRequest.FromString,
                     response_serializer=desk_dot_v1_dot_status__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'ListSubscribers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSubscribers,
+                    request_deserializer=desk_dot_v1_dot_status__pb2.ListSubscribersRequest.FromString,
+                    response_serializer=desk_dot_v1_dot_status__pb2.ListSubscribersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +110,33 @@ class StatusService(object):
             '/desk.v1.StatusService/GetStatus',
             desk_dot_v1_dot_status__pb2.GetStatusRequest.SerializeToString,
             desk_dot_v1_dot_status__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSubscribers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/desk.v1.StatusService/ListSubscribers',
+            desk_dot_v1_dot_status__pb2.ListSubscribersRequest.SerializeToString,
+            desk_dot_v1_dot_status__pb2.ListSubscribersResponse.FromString,
             options,
             channel_credentials,
             insecure,

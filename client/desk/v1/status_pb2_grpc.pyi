@@ -38,6 +38,10 @@ class StatusServiceStub:
     stored sessions and records), the journal, and the reports of the follower
     (the process that applies the journal to the view).
     """
+    ListSubscribers: _grpc.UnaryUnaryMultiCallable[_status_pb2.ListSubscribersRequest, _status_pb2.ListSubscribersResponse]
+    """ListSubscribers returns the open Subscribe streams of the worker that
+    answers, the furthest behind first. Other workers and replicas have others.
+    """
 
 @_typing.type_check_only
 class StatusServiceAsyncStub(StatusServiceStub):
@@ -48,6 +52,10 @@ class StatusServiceAsyncStub(StatusServiceStub):
     """GetStatus answers at once, from what this worker can read: the view (the
     stored sessions and records), the journal, and the reports of the follower
     (the process that applies the journal to the view).
+    """
+    ListSubscribers: _aio.UnaryUnaryMultiCallable[_status_pb2.ListSubscribersRequest, _status_pb2.ListSubscribersResponse]  # type: ignore[assignment]
+    """ListSubscribers returns the open Subscribe streams of the worker that
+    answers, the furthest behind first. Other workers and replicas have others.
     """
 
 class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +70,16 @@ class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetStatus answers at once, from what this worker can read: the view (the
         stored sessions and records), the journal, and the reports of the follower
         (the process that applies the journal to the view).
+        """
+
+    @_abc_1.abstractmethod
+    def ListSubscribers(
+        self,
+        request: _status_pb2.ListSubscribersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_status_pb2.ListSubscribersResponse, _abc.Awaitable[_status_pb2.ListSubscribersResponse]]:
+        """ListSubscribers returns the open Subscribe streams of the worker that
+        answers, the furthest behind first. Other workers and replicas have others.
         """
 
 def add_StatusServiceServicer_to_server(servicer: StatusServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,114 @@
+"""The command that runs the console apart from the service."""
+
+import asyncio
+import signal
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from command.address import DEFAULT_CONSOLE, Address
+from command.cli.connection import security_target
+from command.cli.parameters import current_zone, time_zone_option
+from command.console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
+from command.sockets import CannotListen, bound_address, listen
+from simulator.connection import connect
+
+
+class _Listen(click.ParamType[Address]):
+    """An address to listen on."""
+
+    name = "host:port"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Address:
+        """Return the address."""
+        if isinstance(value, Address):
+            return value
+        try:
+            return Address.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@click.option(
+    "--listen",
+    "address",
+    type=_Listen(),
+    envvar="DESK_CONSOLE_LISTEN",
+    default=str(DEFAULT_CONSOLE),
+    show_default=True,
+    show_envvar=True,
+    help="Address of the console.",
+)
+@click.option(
+    "--password-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="DESK_CONSOLE_PASSWORD_FILE",
+    show_envvar=True,
+    help="File with a user:password on each line; browsers ask for one (HTTP basic).",
+)
+@click.option(
+    "--user-header",
+    envvar="DESK_CONSOLE_USER_HEADER",
+    default="",
+    show_envvar=True,
+    help="Header in which a proxy that signs users in names them, such as X-Forwarded-User.",
+)
+@click.option(
+    "--proxy",
+    "proxies",
+    envvar="DESK_CONSOLE_PROXIES",
+    default=DEFAULT_PROXIES,
+    show_default=True,
+    show_envvar=True,
+    help="Addresses of such proxies, with commas between them.",
+)
+@time_zone_option
+@security_target
+def console(
+    *,
+    address: Address,
+    password_file: Path | None,
+    user_header: str,
+    proxies: str,
+    target: str,
+    security: dict[str, Any],
+) -> None:
+    """Show the board, sessions, rejections, reports and health in a browser.
+
+    It asks the service at --target, with the key in --key-file: that key decides what it may show.
+    On another address than loopback it needs --password-file or --user-header.
+
+    SIGTERM or Ctrl-C stops it. Exit codes: 0 = stopped by a signal, 2 = wrong options.
+    """
+    from console.server import serve
+
+    try:
+        passwords = read_passwords(password_file) if password_file else {}
+        access = access_to(address, passwords, user_header, proxies)
+        listener = listen(address)
+    except (ConsoleError, CannotListen) as error:
+        raise click.UsageError(str(error)) from None
+    with closing(listener):
+        url = f"http://{bound_address(listener).from_here()}"
+
+        async def run() -> None:
+            stop = asyncio.Event()
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+            await serve(
+                listener,
+                target,
+                connect=partial(connect, security=security),
+                access=access,
+                zone=current_zone(),
+                stop=stop,
+                on_ready=lambda: click.echo(f"console: {url}"),
+            )
+
+        asyncio.run(run())

@@ -1,0 +1,75 @@
+"""The board: who waits now, and the service of today."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import UTC, datetime
+
+from google.protobuf.duration_pb2 import Duration
+
+from console.page import Document, Page
+from console.query import Query, parsed
+from console.targets import cards_of
+from desk.client import FoundBoard
+from desk.v1.board_service_pb2 import BoardOptions
+from desk.v1.figures_pb2 import Thresholds
+from display.documents import as_json
+
+
+class Board(Page):
+    """The board: five cards, the queue, the agents."""
+
+    path = "/board"
+    title = "Board"
+    template = "board.html"
+    rows = "groups"
+    columns = (
+        "sdk_app_id", "channel_type", "figures.waiting", "figures.longest_waiting_since",
+        "figures.unanswered", "figures.longest_unanswered_since", "figures.today.offered",
+        "figures.today.answered", "figures.today.abandoned", "figures.today.short_abandons",
+        "figures.today.sent_back", "figures.today.service_level",
+        "figures.today.abandonment_rate", "figures.today.speed_of_answer.mean_seconds",
+        "figures.today.speed_of_answer.p90_seconds",
+    )  # fmt: skip
+
+    async def document(self, query: Query) -> Document:
+        """Return the board now."""
+        return self._document(await self.site.client.get_board(options_of(query)), query)
+
+    async def live(self, encoded: str) -> AsyncGenerator[str, None]:
+        """Yield the board after each change."""
+        query = Query(parsed(encoded), self.site.zone)
+        async with aclosing(self.site.client.watch_board(options_of(query))) as boards:
+            async for found in boards:
+                document = self._document(found, query)
+                yield self.site.render("board_live.html", query=query, **document)
+
+    def _document(self, found: FoundBoard, query: Query) -> Document:
+        board = as_json(found.board)
+        now = datetime.now(UTC)
+        return {
+            **board,
+            "revision": found.revision,
+            "as_of": now.isoformat(timespec="milliseconds"),
+            "cards": cards_of(board, query, now),
+            "depth": self.site.depth.rows(options_of(query)),
+        }
+
+
+def options_of(query: Query) -> BoardOptions:
+    """Return which board a query asks for."""
+    return BoardOptions(
+        sdk_app_ids=query.numbers("app"),
+        channel_types=query.texts("channel"),
+        max_listed=query.number("rows", most=200),
+        thresholds=thresholds_of(query),
+    )
+
+
+def thresholds_of(query: Query) -> Thresholds:
+    """Return the thresholds of a query: percent, and seconds; the service's where it has none."""
+    seconds = {
+        name: Duration(seconds=query.number(parameter, most=86_400))
+        for name, parameter in (("answer_within", "within"), ("short_abandon", "short"))
+        if query.text(parameter)
+    }
+    return Thresholds(answer_percent=query.number("percent", most=100), **seconds)

@@ -1,0 +1,106 @@
+"""Callbacks: the feed as it comes, and what stands rejected."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from console.page import Document, Page
+from console.query import Query, names_of, parsed
+from desk.v1.event_pb2 import EventType, RejectionReason, Verdict
+from desk.v1.event_service_pb2 import ListRejectionsRequest
+from display.documents import as_json
+
+ROWS = 50
+"""Records on a page, unless told otherwise."""
+
+LOOK_BACK = 500
+"""Revisions before the present in which the feed's page looks for records to begin with."""
+
+
+class Rejections(Page):
+    """Callbacks that stand rejected, newest first, and what they have in common."""
+
+    path = "/rejections"
+    title = "Rejections"
+    template = "rejections.html"
+    rows = "records"
+    columns = (
+        "event.received_at", "rejection_reason", "rejection_detail", "event.type_name",
+        "event.session_id", "event.sdk_app_id", "state_before", "event.event_time",
+        "event.revision",
+    )  # fmt: skip
+    reasons = names_of(RejectionReason)
+    types = names_of(EventType)
+
+    async def document(self, query: Query) -> Document:
+        """Return one page of rejections, their causes by number, and the token of the next."""
+        request = ListRejectionsRequest(
+            filter=query.event_filter(),
+            reasons=query.enums("reason", RejectionReason),  # type: ignore[arg-type]
+            page_size=query.number("rows", ROWS, most=1_000),
+            page_token=query.text("page"),
+            omit_raw_body=True,
+            omit_message=True,
+        )
+        client = self.site.client
+        answer = await client.call(client.event_service.ListRejections, request)
+        document = as_json(answer)
+        causes = Counter(
+            (record["rejection_reason"], record["event"]["type_name"], record["state_before"])
+            for record in document["records"]
+        )
+        document["causes"] = [
+            {"reason": reason, "type_name": name, "state_before": state, "number": number}
+            for (reason, name, state), number in causes.most_common()
+        ]
+        return document
+
+
+class Feed(Page):
+    """The newest records of the feed; they go on by themselves while the page is open."""
+
+    path = "/feed"
+    title = "Feed"
+    template = "feed.html"
+    rows = "records"
+    columns = (
+        "revision", "ordinal", "event.event_time", "event.session_id", "event.type_name",
+        "verdict", "rejection_reason", "state_before", "state_after", "event.agent_id",
+        "event.client_user_id", "event.received_at",
+    )  # fmt: skip
+    types = names_of(EventType)
+    verdicts = names_of(Verdict)
+
+    async def document(self, query: Query) -> Document:
+        """Return the newest records, the newest first."""
+        client = self.site.client
+        status = await client.status()
+        rows = query.number("rows", ROWS, most=500)
+        after = max(status.header.revision - LOOK_BACK, status.oldest_revision - 1)
+        records: list[dict[str, Any]] = []
+        updates = client.subscribe(
+            after_revision=after,
+            event_filter=query.event_filter(),
+            omit_raw_body=True,
+            omit_message=True,
+            give_up_after=5,
+        )
+        async with aclosing(updates) as pieces:
+            async for update in pieces:
+                records = [*records, *map(as_json, update.records)][-rows:]
+                if update.caught_up or update.revision >= status.header.revision:
+                    break
+        return {"records": records[::-1], "revision": status.header.revision}
+
+    async def live(self, query: str) -> AsyncGenerator[str, None]:
+        """Yield the rows of new records, the newest first."""
+        selected = Query(parsed(query), self.site.zone)
+        updates = self.site.client.subscribe(
+            event_filter=selected.event_filter(), omit_raw_body=True, omit_message=True
+        )
+        async with aclosing(updates) as pieces:
+            async for update in pieces:
+                if update.records:
+                    records = list(map(as_json, update.records))[::-1][:ROWS]
+                    yield self.site.render("feed_rows.html", records=records)

@@ -1,0 +1,104 @@
+"""The list of sessions, and one session."""
+
+from typing import Any
+
+from console.lanes import lanes_of
+from console.page import Document, Page
+from console.query import BadQuery, Query, names_of
+from desk.client import NotFound
+from desk.v1.session_pb2 import EndReason, SessionState
+from desk.v1.session_service_pb2 import ListSessionsRequest
+from display.documents import as_json
+
+ROWS = 50
+"""Sessions on a page, unless told otherwise."""
+
+MAX_CALLBACKS = 2_000
+"""Callbacks of one session that its page shows: the last ones."""
+
+ORDERS = ("begun_at desc", "begun_at", "last_event_at desc", "last_event_at", "ended_at desc")
+
+
+class Sessions(Page):
+    """Sessions that a filter selects, page by page."""
+
+    path = "/sessions"
+    title = "Sessions"
+    template = "sessions.html"
+    rows = "sessions"
+    columns = (
+        "session_id", "sdk_app_id", "state", "end_reason", "client_user_id", "channel_type",
+        "agent_id", "begun_at", "ended_at", "last_event_at", "queue_wait_seconds",
+        "first_response_seconds", "handle_time_seconds", "satisfaction", "forwards",
+        "rejected_events", "revision",
+    )  # fmt: skip
+    states = names_of(SessionState)
+    end_reasons = names_of(EndReason)
+    orders = ORDERS
+
+    async def document(self, query: Query) -> Document:
+        """Return one page of sessions, and the token of the next."""
+        request = ListSessionsRequest(
+            filter=query.session_filter(),
+            order_by=query.text("order"),
+            page_size=query.number("rows", ROWS, most=1_000),
+            page_token=query.text("page"),
+        )
+        client = self.site.client
+        answer = await client.call(client.session_service.ListSessions, request)
+        return as_json(answer)
+
+
+class OneSession(Page):
+    """One session: its states over time, and every callback with its verdict."""
+
+    path = "/session"
+    title = "Session"
+    template = "session.html"
+    rows = "records"
+    columns = (
+        "event.event_time", "event.type_name", "verdict", "rejection_reason", "rejection_detail",
+        "state_before", "state_after", "event.received_at", "late_by_seconds", "event.revision",
+        "revision", "event.agent_id",
+    )  # fmt: skip
+
+    async def document(self, query: Query) -> Document:
+        """Return the session, as of a revision if one is asked for, and its callbacks."""
+        session_id = query.text("id")
+        if not session_id:
+            raise BadQuery("id: name the session")
+        app = query.number("app")
+        as_of = query.number("as_of")
+        explanation = await self.site.client.explain_session(session_id, sdk_app_id=app)
+        records: list[dict[str, Any]] = []
+        omitted = 0
+        async for record in explanation.records:
+            records.append(as_json(record))
+            if len(records) > MAX_CALLBACKS:
+                records.pop(0)
+                omitted += 1
+        session = as_json(explanation.session) if explanation.session else None
+        if as_of:
+            session = await self._as_of(session_id, app, as_of)
+        revisions = sorted({int(record["event"]["revision"]) for record in records})
+        return {
+            "session_id": session_id,
+            "sdk_app_id": app or (records[0]["event"]["sdk_app_id"] if records else 0),
+            "session": session,
+            "records": records,
+            "omitted": omitted,
+            "as_of": as_of,
+            "revisions": revisions,
+            "revision": explanation.revision,
+            "lanes": lanes_of(records),
+        }
+
+    async def _as_of(self, session_id: str, app: int, revision: int) -> Document | None:
+        """Return the session at a revision; None if it had not begun by then."""
+        try:
+            found = await self.site.client.get_session(
+                session_id, sdk_app_id=app, as_of_revision=revision
+            )
+        except NotFound:
+            return None
+        return as_json(found.session)

@@ -1,0 +1,156 @@
+"""The board of this worker, shared by all calls: brought up to date at most once at a time.
+
+Works only while it is asked for. The view's changes since the last time are read in a thread.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import tzinfo
+from time import time
+from typing import NamedTuple
+
+from desk.v1.board_service_pb2 import GetBoardResponse
+from service.board import BoardSelection, Day, LiveSums
+from service.history import saved_session
+from service.intervals import day_of
+from service.positions import last_of
+from service.rpc import responses
+from service.rpc.errors import CallRefused, ErrorReason
+from service.tally import Thresholds
+from service.view.progress import Progress
+from service.view.reader import Reader
+from service.view.readers import Readers
+
+FAR_BEHIND = 20_000
+"""Revisions after which everything is read anew, rather than each change."""
+
+CACHED = 64
+"""Boards kept for other calls that ask for the same."""
+
+CALLER = "board"
+"""The caller of the reads: they take turns with those of clients."""
+
+
+class Centre(NamedTuple):
+    """The contact centre's settings.
+
+    Attributes:
+        zone: its time zone.
+        zone_name: the name of that, such as Asia/Shanghai.
+        thresholds: unless a call has others.
+        now: returns the Unix time in ms.
+    """
+
+    zone: tzinfo
+    zone_name: str = "UTC"
+    thresholds: Thresholds = Thresholds()
+    now: Callable[[], int] = lambda: int(time() * 1000)
+
+
+class Shown(NamedTuple):
+    """A board as it is sent.
+
+    Attributes:
+        board: the desk.v1.Board, serialised.
+        response: the answer with its header, likewise.
+    """
+
+    board: bytes
+    response: bytes
+
+
+class ViewSums:
+    """The sums of all sessions that are open or of today, as of a revision of the view.
+
+    Args:
+        centre: the contact centre's settings.
+        most_sessions: that are kept.
+    """
+
+    def __init__(self, centre: Centre, most_sessions: int) -> None:
+        self._centre = centre
+        self._most = most_sessions
+        self._current: tuple[LiveSums, Progress] | None = None
+
+    def refresh(self, reader: Reader) -> None:
+        """Bring the sums up to date.
+
+        Raises:
+            CallRefused: TOO_MANY_SESSIONS.
+        """
+        self._current = self._refreshed(reader)
+
+    def _refreshed(self, reader: Reader) -> tuple[LiveSums, Progress]:
+        day = Day(*day_of(self._centre.now(), self._centre.zone))
+        before, self._current = self._current, None  # of no revision until all is read
+        with reader.snapshot() as progress:
+            applied = progress.applied_revision
+            if before and before[0].day == day and applied - _revision(before) < FAR_BEHIND:
+                sums = before[0]
+                rows = reader.changed_sessions(last_of(_revision(before)), last_of(applied))
+            else:
+                sums, rows = LiveSums(day), reader.board_sessions(day.start)
+            for app, session_id, fold in rows:
+                sums.put((app, session_id), saved_session(fold) if fold else None)
+                if len(sums) > self._most:
+                    raise CallRefused(
+                        ErrorReason.TOO_MANY_SESSIONS,
+                        f"more than {self._most:,} sessions are open or of today",
+                    )
+        return sums, progress
+
+    def show(self, reader: Reader, selection: BoardSelection) -> Shown:
+        """Make a board, of sums that need not be up to date."""
+        if self._current is None:  # the last refresh has failed
+            self._current = self._refreshed(reader)
+        sums, progress = self._current
+        board = sums.board(selection, self._centre.zone_name).SerializeToString()
+        header = responses.header_of(progress)
+        return Shown(board, responses.answer(header, [board], GetBoardResponse()))
+
+
+def _revision(current: tuple[LiveSums, Progress]) -> int:
+    return current[1].applied_revision
+
+
+class LiveBoard:
+    """Boards of sums that all calls share.
+
+    Attributes:
+        refreshed_at: the loop's time at which the sums were last brought up to date.
+    """
+
+    def __init__(self, readers: Readers, sums: ViewSums) -> None:
+        self.refreshed_at = float("-inf")
+        self._readers = readers
+        self._sums = sums
+        self._turn = asyncio.Lock()
+        self._shown: dict[BoardSelection, Shown] = {}
+
+    async def show(self, selection: BoardSelection, *, not_before: float) -> Shown:
+        """Return a board that was brought up to date at a time of the loop, or later.
+
+        Raises:
+            CallRefused: TOO_MANY_SESSIONS.
+        """
+        if self.refreshed_at >= not_before and selection in self._shown:
+            return self._shown[selection]
+        # A task of its own: the turn lasts as long as the thread works, also if the call ends.
+        made = asyncio.ensure_future(self._make(selection, not_before))
+        made.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(made)
+
+    async def _make(self, selection: BoardSelection, not_before: float) -> Shown:
+        async with self._turn:
+            if self.refreshed_at < not_before:
+                # Taken before the read: a later change must not count as seen.
+                now = asyncio.get_running_loop().time()
+                self._shown.clear()
+                await self._readers.questions.run(CALLER, self._sums.refresh)
+                self.refreshed_at = now
+            if selection not in self._shown:
+                shown = await self._readers.questions.run(CALLER, self._sums.show, selection)
+                if len(self._shown) >= CACHED:
+                    self._shown.clear()
+                self._shown[selection] = shown
+            return self._shown[selection]

@@ -1,0 +1,78 @@
+"""The open streams of a worker, as StatusService lists them."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from desk.v1.status_pb2 import Subscriber
+from service.positions import complete_revision
+from service.records import duration, timestamp
+from service.rpc.filter_groups import FilterGroup
+from service.view.selection import EventSelection
+
+ReceivedAfter = Callable[[int], int]
+"""Returns the time (ms) at which the first callback after a position was received; 0: unknown."""
+
+
+class Place:
+    """The place of one stream in the feed.
+
+    Attributes:
+        position: everything up to here is sent, or does not pass the filter.
+    """
+
+    def __init__(self, client: str, address: str, group: FilterGroup) -> None:
+        self._client = client
+        self._address = address.removeprefix("ipv4:")
+        self._group = group
+        self._started_at = _now()
+        self.position = 0
+
+    def described(self, head: int, received_after: ReceivedAfter) -> Subscriber:
+        """Return the stream as a message; `head` is the position that it can have reached."""
+        has_all = self.position >= self._group.last_match
+        revision = complete_revision(max(self.position, head) if has_all else self.position)
+        received_at = 0 if has_all else received_after(self.position)
+        return Subscriber(
+            client=self._client,
+            address=self._address,
+            filter=_summary(self._group.selection),
+            started_at=timestamp(self._started_at),
+            revision=revision,
+            lag=max(0, complete_revision(head) - revision),
+            lag_time=duration(max(0, _now() - received_at) if received_at else 0),
+        )
+
+
+class Places:
+    """The places of all open streams."""
+
+    def __init__(self) -> None:
+        self._open: set[Place] = set()
+
+    @contextmanager
+    def listed(self, place: Place) -> Iterator[None]:
+        """List a stream while the block runs."""
+        self._open.add(place)
+        try:
+            yield
+        finally:
+            self._open.discard(place)
+
+    def described(self, head: int, received_after: ReceivedAfter) -> list[Subscriber]:
+        """Return the streams, the furthest behind first."""
+        places = [place.described(head, received_after) for place in self._open]
+        return sorted(places, key=lambda place: (-place.lag, place.started_at.ToMilliseconds()))
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _summary(selection: EventSelection) -> str:
+    """Return the fields of a filter with the numbers of their values, and no value."""
+    fields = msgspec.structs.asdict(selection)
+    fields["verdicts"] = fields["verdicts"].bit_count() * (0,)
+    return ", ".join(f"{name}: {len(values)}" for name, values in fields.items() if values)

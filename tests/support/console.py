@@ -1,0 +1,99 @@
+"""The console on an ephemeral port, in the loop of the test, in front of a service."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from command.address import Address
+from command.sockets import bound_address, listen
+from console.protection import Access
+from console.server import serve
+from desk.client import Client
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of the console."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.text)
+
+
+class Console:
+    """A console that runs.
+
+    Attributes:
+        url: of its root.
+        session: for requests of the test's own.
+    """
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.session = session
+
+    async def get(self, path: str, **options: Any) -> Answer:
+        options = {"allow_redirects": False, **options}
+        async with self.session.get(self.url + path, **options) as answer:
+            return Answer(answer.status, dict(answer.headers), await answer.text())
+
+    @asynccontextmanager
+    async def events(self, path: str) -> AsyncIterator["Events"]:
+        """Listen to server-sent events until the block is left."""
+        async with self.session.get(self.url + path) as answer:
+            assert answer.status == 200, await answer.text()
+            yield Events(answer)
+
+
+class Events:
+    """Server-sent events as they come."""
+
+    def __init__(self, answer: aiohttp.ClientResponse) -> None:
+        self._lines = answer.content
+
+    async def next(self) -> tuple[str, str]:
+        """Wait for an event; return its name and its text."""
+        name = ""
+        async with asyncio.timeout(10):
+            while line := (await self._lines.readuntil(b"\n")).decode():
+                if line.startswith("event:"):
+                    name = line.partition(":")[2].strip()
+                elif line.startswith("data:"):
+                    return name, json.loads(line.partition(":")[2])
+        raise AssertionError("the events ended")
+
+
+@asynccontextmanager
+async def console(
+    target: str, access: Access | None = None, **client: Any
+) -> AsyncIterator[Console]:
+    """Run a console of a service; `client` are arguments of the console's `Client`."""
+    stop, ready = asyncio.Event(), asyncio.Event()
+    with closing(listen(Address("127.0.0.1", 0))) as listener:
+        serving = asyncio.create_task(
+            serve(
+                listener,
+                target,
+                connect=lambda each: Client(each, **client),
+                access=access or Access(),
+                stop=stop,
+                on_ready=ready.set,
+            )
+        )
+        try:
+            await asyncio.wait_for(ready.wait(), 10)
+            connections = aiohttp.TCPConnector(limit=0)
+            async with aiohttp.ClientSession(connector=connections, read_bufsize=2**20) as session:
+                yield Console(f"http://{bound_address(listener)}", session)
+        finally:
+            stop.set()
+            await asyncio.wait_for(serving, 10)
