@@ -64,5 +64,6 @@ def printable(text: str) -> str:
 
 
 def count_of(number: int, noun: str) -> str:
-    """Return a number with its noun, such as `1 callback` or `2 callbacks`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """Return a number with its noun, such as `1 callback`, `2 callbacks` or `2 entries`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

@@ -179,7 +179,7 @@ def _size(file: BinaryIO) -> int:
 
 def _content(content: Content) -> str:
     newest = f", the last one received {time_of(content.newest)}" if content.entries else ""
-    return f"{count_of(content.entries, 'callback')} up to revision {content.head}{newest}"
+    return f"{count_of(content.entries, 'entry')} up to revision {content.head}{newest}"
 
 
 def _exit_if_damaged(content: Content) -> None:

@@ -45,7 +45,7 @@ def copy(source: str, target: str) -> None:
             raise click.UsageError(USAGE)
     left_out = f", without {count_of(compared.repetitions, 'repetition')}"
     click.echo(
-        f"{target} has {count_of(compared.entries, 'callback')} up to revision "
+        f"{target} has {count_of(compared.entries, 'entry')} up to revision "
         f"{compared.head}{left_out if compared.repetitions else ''}; "
         f"digest {compared.digest}, as in {source}",
         err=True,

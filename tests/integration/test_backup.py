@@ -138,7 +138,7 @@ def test_a_backup_is_one_file_for_its_owner_with_all_entries(data: Path, tmp_pat
     finally:
         os.umask(umask)
     assert answer.returncode == 0
-    assert answer.stderr.startswith("backed up 3 callbacks up to revision 3, the last one received")
+    assert answer.stderr.startswith("backed up 3 entries up to revision 3, the last one received")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.db", "data"]
     assert stat.S_IMODE((tmp_path / "b.db").stat().st_mode) == 0o600
     (tmp_path / "copy").mkdir()
@@ -290,7 +290,7 @@ def test_a_restored_journal_is_another_one_without_views(data: Path, tmp_path: P
     before = journal_id(data / "journal.db")
     answer = desk("restore", tmp_path / "b.db", data=data)
     assert answer.returncode == 0
-    assert answer.stderr.startswith("restored 3 callbacks up to revision 3")
+    assert answer.stderr.startswith("restored 3 entries up to revision 3")
     assert journal_id(data / "journal.db") != before
     assert journal_id(tmp_path / "b.db") == before
     assert not list(data.glob("view-*.db*[!k]"))

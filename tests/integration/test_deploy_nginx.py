@@ -16,6 +16,8 @@ import grpc
 import pytest
 
 from desk.client import Client
+from desk.v1.admin_service_pb2 import ForgetRequest
+from desk.v1.admin_service_pb2_grpc import AdminServiceStub
 from desk.v1.session_service_pb2 import CountSessionsRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
 from gateway import limits
@@ -160,6 +162,16 @@ def test_grpc_without_a_certificate_of_the_authority_is_refused(
         SessionServiceStub(stranger).CountSessions(CountSessionsRequest(), timeout=DEADLINE)
 
     assert refused.value.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE)
+
+
+def test_nobody_erases_through_nginx(desk: RunningDesk, proxy: RunningNginx) -> None:
+    request = ForgetRequest(client_user_id="a-user", dry_run=True)
+    with grpc.insecure_channel(desk.target) as near, channel(proxy, "client") as far:
+        assert list(AdminServiceStub(near).Forget(request, timeout=DEADLINE))[-1].complete
+        with pytest.raises(grpc.RpcError) as refused:
+            list(AdminServiceStub(far).Forget(request, timeout=DEADLINE))
+
+    assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_the_gateways_own_answers_come_through(proxy: RunningNginx) -> None:

@@ -59,7 +59,7 @@ def test_a_journal_goes_to_nats_and_back_with_its_id_and_its_revisions(
 ) -> None:
     answer = place.to_nats()
     assert answer.returncode == 0
-    assert f"{place.nats.url} has 24 callbacks up to revision 30; digest " in answer.stderr
+    assert f"{place.nats.url} has 24 entries up to revision 30; digest " in answer.stderr
     assert place.stream_entries() == place.file_entries()
     returned = place.back(tmp_path / "returned")
     assert returned.returncode == 0
@@ -285,7 +285,7 @@ def test_a_copy_is_finished_when_the_gateway_has_stopped(place: Place) -> None:
     with closing(SqliteWriter(place.file)) as journal:
         answer = place.to_nats()
         assert answer.returncode == 1
-        assert "24 callbacks up to revision 30" in answer.stderr
+        assert "24 entries up to revision 30" in answer.stderr
         assert f"desk: a gateway writes {place.file}: stop it, and copy again" in answer.stderr
         journal.append(real_entry(31), timeout=PATIENCE)
     with pytest.raises(Incomplete):
@@ -416,7 +416,7 @@ def test_a_late_repetition_is_left_out_of_a_file(place: Place, tmp_path: Path) -
         journal.append(real_entry(32), timeout=PATIENCE)
     answer = place.back(data)
     assert answer.returncode == 0
-    assert "25 callbacks up to revision 32, without 1 repetition;" in answer.stderr
+    assert "25 entries up to revision 32, without 1 repetition;" in answer.stderr
     assert [each.revision for each in place.file_entries(data)[1]][-2:] == [30, 32]
 
 
@@ -427,7 +427,7 @@ def test_a_backup_of_a_stream_is_a_journals_file(place: Place, tmp_path: Path) -
     assert place.to_nats().returncode == 0
     answer = place.desk_on_nats("backup", tmp_path / "backup.db")
     assert answer.returncode == 0
-    assert answer.stderr.startswith("backed up 24 callbacks up to revision 30")
+    assert answer.stderr.startswith("backed up 24 entries up to revision 30")
     (tmp_path / "copy").mkdir()
     (tmp_path / "backup.db").rename(tmp_path / "copy" / "journal.db")
     assert place.file_entries(tmp_path / "copy") == place.file_entries()
@@ -440,7 +440,7 @@ def test_a_backup_has_all_messages_that_are_no_entries(place: Place, tmp_path: P
     place.publish(b"", subject="1" * 30, headers={ID: "00" * 16, RECEIVED_AT: "9" * 30})
     answer = place.desk_on_nats("backup", tmp_path / "backup.db")
     assert answer.returncode == 1
-    assert answer.stderr.startswith("backed up 27 callbacks up to revision 33")
+    assert answer.stderr.startswith("backed up 27 entries up to revision 33")
     assert answer.stderr.count("the entry is damaged") == 3
 
 
