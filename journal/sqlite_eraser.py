@@ -20,6 +20,7 @@ from journal import sqlite_format
 from journal.entry import NewEntry, validate
 from journal.errors import Unavailable
 from journal.sqlite_file import connect_to_erase, map_errors
+from storage.gaps import Pages, open_pages
 
 BUSY_MS = 5_000
 """Milliseconds that a step waits for the writer, which commits in a few."""
@@ -37,6 +38,9 @@ may be taken then."""
 REST, MOST_REST = 9.0, 1.0
 """Length of the pause after a step, as a multiple of the step, and in seconds at most."""
 
+CLEARED = 20
+"""Pages whose unused middle is cleared in one step."""
+
 TRUNCATE_MS = 20
 """Milliseconds that the truncation of the WAL waits for readers; nobody can write meanwhile."""
 
@@ -51,7 +55,14 @@ DELETE = """
 DELETE FROM entries WHERE revision IN (SELECT value FROM json_each(?))
 AND revision < (SELECT max(revision) FROM entries)
 """
+# Changes a page, so that other connections drop theirs. The first half alone is never seen.
+TOUCH = """
+UPDATE header SET oldest_revision = oldest_revision + 1;
+UPDATE header SET oldest_revision = oldest_revision - 1;
+"""
 VACUUM = f"PRAGMA incremental_vacuum({PAGES})"
+
+IS_READ = "a reader keeps deleted entries in the WAL"
 
 INCREMENTAL = 2
 """The number of `PRAGMA auto_vacuum = INCREMENTAL`."""
@@ -100,6 +111,23 @@ class SqliteEraser:
                 for _ in range(0, connection.pragma("freelist_count"), PAGES):
                     _rested(lambda: connection.execute(VACUUM).fetchall())
             _truncate_wal(connection)
+            self._clear_gaps(connection)
+            _truncate_wal(connection)
+
+    def _clear_gaps(self, connection: apsw.Connection) -> None:
+        """Clear the pages' unused middles, where SQLite leaves rows that it has moved.
+
+        Raises:
+            Unavailable: a reader keeps pages in the WAL.
+        """
+        connection.set_busy_timeout(BUSY_MS)
+        path, size = str(self._path), int(connection.pragma("page_size"))
+        with open_pages(path, size) as pages, self._connection() as beside:
+            left = [number for number in range(1, pages.count + 1) if pages.left_in(number)]
+            # At least once: the process that cleared them may have been killed before its commit.
+            for start in range(0, len(left) or 1, CLEARED):
+                step = partial(_clear, pages, left[start : start + CLEARED], connection, beside)
+                _rested(step)
 
     def close(self) -> None:
         """Nothing is open between two calls."""
@@ -125,6 +153,24 @@ def _rested(step: Callable[[], object]) -> float:
     return took
 
 
+def _clear(
+    pages: Pages, numbers: Sequence[int], connection: apsw.Connection, beside: apsw.Connection
+) -> None:
+    """Clear pages while nobody can write, nor has the WAL what is not in the database."""
+    for _ in range(ATTEMPTS):
+        beside.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        connection.execute("BEGIN IMMEDIATE")
+        logged, moved = beside.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        if logged == moved:
+            pages.clear(numbers)
+            connection.execute(TOUCH)
+        connection.execute("COMMIT")
+        if logged == moved:
+            return
+        time.sleep(AGAIN)
+    raise Unavailable(IS_READ)
+
+
 def _truncate_wal(connection: apsw.Connection) -> None:
     """Move all of the WAL to the database, and make it empty.
 
@@ -138,4 +184,4 @@ def _truncate_wal(connection: apsw.Connection) -> None:
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             return
         time.sleep(AGAIN)
-    raise Unavailable("a reader keeps deleted entries in the WAL")
+    raise Unavailable(IS_READ)

@@ -31,10 +31,10 @@ from service.recovery import OTHER_SESSIONS
 from service.view import store
 from service.view.digest import row_hash
 from service.view.errors import ViewDamaged, ViewError, ViewUnavailable, sqlite_errors
-from service.view.gaps import MOST_PAGES, clear_gaps
 from service.view.progress import LOAD, Progress
 from service.view.reader import Reader
 from service.view.writer import lock
+from storage.gaps import MOST_PAGES, clear_gaps
 
 FORMAT = "1"
 """Version of the stored format: a SQLite file in one zstd frame."""

@@ -16,10 +16,10 @@ from service.history import HistoryEntry
 from service.records import facts_of
 from service.view import progress, store
 from service.view.errors import ViewDamaged, ViewError, sqlite_errors, view_error
-from service.view.gaps import clear_gaps
 from service.view.progress import Progress
 from service.view.removal import Removal
 from storage.files import DatabaseFiles
+from storage.gaps import clear_gaps
 from storage.lock import FileLock
 from storage.sizes import size_of_database
 

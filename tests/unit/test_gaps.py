@@ -1,4 +1,4 @@
-"""The bytes between the cells of a view's pages."""
+"""The bytes between the cells of a database's pages."""
 
 import random
 import sqlite3
@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from service.view import store
-from service.view.gaps import clear_gaps, gap_of
+from storage.gaps import clear_gaps, gap_of, map_page
 
 MARK = b"MARKED"
 ROWS = 300
@@ -116,3 +116,13 @@ def test_the_gap_is_between_pointers_and_cells() -> None:
     interior = bytes([5, 0, 0, 0, 2, 0, 50]) + bytes(57)
     assert gap_of(leaf) == (8 + 4, 50)
     assert gap_of(interior) == (12 + 4, 50)
+
+
+def test_pages_of_the_pointer_map_are_those_of_sqlites_file_format() -> None:
+    """Of a page of 4,096 bytes there are 819 entries; the page with the locks has none."""
+    for page in (2, 822, 1642):
+        assert map_page(page, 4096) == page
+        assert map_page(page + 1, 4096) == map_page(page + 819, 4096) == page
+    locks = (1 << 30) // 512 + 1
+    around = [page for page in range(locks - 103, locks + 104) if map_page(page, 512) == page]
+    assert locks not in around
