@@ -29,7 +29,11 @@ pytestmark = pytest.mark.tools
 REQUIRED = cluster.variables(Path("/somewhere"))
 SERVICES = read_compose(cluster.FILE, **REQUIRED)["services"]
 
-PUBLISHED = {"nginx": ["443:443", "50443:50443"], "prometheus": ["127.0.0.1:9090:9090"]}
+PUBLISHED = {
+    "nginx": ["443:443", "50443:50443"],
+    "prometheus": ["127.0.0.1:9090:9090"],
+    "console": ["127.0.0.1:8081:8081"],
+}
 
 MEANWHILE = 20
 """Callbacks that are acknowledged before each death, and again while the part is dead."""

@@ -95,7 +95,8 @@ class Project:
 
     @property
     def names(self) -> list[str]:
-        return list(self._services)
+        """The services that `up` starts: those of no profile."""
+        return [name for name, each in self._services.items() if "profiles" not in each]
 
     def address(self, name: str, port: int) -> str:
         """Return where a service listens. Ports that need root are 10,000 higher."""
