@@ -140,7 +140,7 @@ class Reader:
         return version
 
     def progress(self) -> Progress:
-        return Progress.of_row(self._one(progress.LOAD))
+        return Progress.of_row(self._first(progress.LOAD, ()))
 
     def now(self, sdk_app_id: int, session_id: str) -> SessionAt:
         """Read a session and the present revision, of one snapshot."""

@@ -21,6 +21,7 @@ from journal.sqlite import SqliteWriter
 from journal.sqlite_eraser import SqliteEraser
 from service.erasure import Erasure
 from service.follower import Follower
+from service.view import store
 from service.view.reader import Reader
 from service.view.writer import lock
 from tests.support.callbacks import APP, NOON, body
@@ -213,6 +214,11 @@ def test_what_cannot_be_swept_now_is_swept_later(world: Forgetting) -> None:
     world.append_entry(forget_entry(APP, NOON, session_ids=["gone"]))
     world.wait_until_deleted()
     eventually(lambda: not files_with(MARK, world.folder))
+
+
+def test_a_view_without_its_first_transaction_has_nothing_to_delete(tmp_path: Path) -> None:
+    store.open_writer(store.locate(tmp_path)).close()
+    assert Erasure(Other, tmp_path, lambda _: None).step() == 0
 
 
 @pytest.mark.tools
