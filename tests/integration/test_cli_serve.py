@@ -16,6 +16,9 @@ from command.settings import TrialSettings
 from tests.support.commands import invoke
 from tests.support.processes import environment, run, start, wait_until
 
+pytestmark = pytest.mark.tools
+
+
 BEGIN_AT = 1_725_540_020_000
 
 TERMINAL = "tests.support.on_terminal"
@@ -46,7 +49,6 @@ def guide(running):
     return "\n".join(running.stdout)
 
 
-@pytest.mark.tools
 @pytest.mark.parametrize("tokens", ["", "1600012345=xxxxyyyy"])
 def test_what_serve_suggests_works_as_it_stands(tmp_path, tokens):
     data = tmp_path / "data"

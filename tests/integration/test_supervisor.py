@@ -12,6 +12,8 @@ import pytest
 from command.supervisor import MAX_FAILED_STARTS, STOP_WITHIN
 from tests.support.processes import is_running, start, wait_until
 
+pytestmark = pytest.mark.tools
+
 
 @pytest.fixture
 def supervise(tmp_path):
@@ -116,7 +118,6 @@ def test_ctrl_c_while_parts_are_starting_is_no_traceback(supervise):
         assert "Traceback" not in running.output
 
 
-@pytest.mark.tools
 def test_a_part_that_dies_at_every_start_is_given_up_with_growing_pauses(supervise):
     with supervise("crashing") as running:
         assert running.wait() == 1
@@ -127,7 +128,6 @@ def test_a_part_that_dies_at_every_start_is_given_up_with_growing_pauses(supervi
         ]
 
 
-@pytest.mark.tools
 def test_a_part_that_was_once_ready_is_never_given_up_even_if_no_process_can_be_made(supervise):
     with supervise("two-stages") as running:
         running.ready()
@@ -185,7 +185,6 @@ def test_parts_end_when_their_supervisor_is_killed(supervise):
         wait_until(lambda: not any(map(is_running, children)))
 
 
-@pytest.mark.tools
 def test_a_part_that_hangs_is_named_killed_and_started_again(supervise):
     with supervise("living", DESK_HANG_TIMEOUT="5") as running:
         running.ready()
@@ -208,7 +207,6 @@ def test_a_part_that_hangs_at_its_start_is_killed_and_started_again(supervise):
         wait_until(lambda: sum(map(named("process_started", "mute"), running.records)) == 2)
 
 
-@pytest.mark.tools
 def test_a_part_that_hangs_is_left_alone_if_that_is_wanted(supervise):
     with supervise("living", DESK_HANG_TIMEOUT="0") as running:
         running.ready()
@@ -220,7 +218,6 @@ def test_a_part_that_hangs_is_left_alone_if_that_is_wanted(supervise):
         assert running.terminate() == 0
 
 
-@pytest.mark.tools
 def test_a_supervisor_that_was_suspended_itself_kills_nobody(supervise):
     with supervise("living", DESK_HANG_TIMEOUT="3") as running:
         running.ready()
