@@ -228,6 +228,19 @@ def test_a_file_of_so_many_pages_is_cleared_all_the_same(tmp_path: Path) -> None
         assert file.read(512) == overflow
 
 
+def test_pages_of_the_pointer_map_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "with-a-map.db"
+    with closing(apsw.Connection(str(path))) as db:
+        db.pragma("page_size", 2048)
+        db.pragma("auto_vacuum", "incremental")
+        db.execute("CREATE TABLE texts (body TEXT)")
+        with db:
+            db.executemany("INSERT INTO texts VALUES (?)", ((f"{n} " * 300,) for n in range(2_000)))
+        assert clear_gaps(str(path), 2048) == 0
+    with closing(apsw.Connection(str(path))) as db:
+        assert db.pragma("integrity_check") == "ok"
+
+
 def test_pages_of_the_pointer_map_are_those_of_sqlites_file_format() -> None:
     """Of a page of 4,096 bytes there are 819 entries; the page with the locks has none."""
     for page in (2, 822, 1642):
