@@ -16,6 +16,7 @@ from service.history import LIMITS, FoldLimits
 from service.positions import position_of
 from service.projection import BatchBounds, Projection
 from service.view import store
+from service.view import writer as view_writer
 from service.view.digest import row_hash
 from service.view.reader import Reader
 from service.view.writer import ViewWriter
@@ -254,6 +255,26 @@ def test_no_file_of_the_view_has_a_text_of_a_forgotten_session(tmp_path: Path) -
         for each in names:
             found = found.replace(each.encode(), b"")  # the list of what was forgotten
         assert b"secret" not in found
+
+
+def test_frequent_forget_entries_do_not_keep_the_files_from_being_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_writer, "CLEARING", 0.0)  # one piece of the file at a time
+    journal = entries(talk("secret"))
+    first = journal[-1].revision + 1
+    with closing(ViewWriter(tmp_path)) as writer:
+        projection = Projection(writer, JOURNAL)
+        projection.apply(journal, head=first, behind_since=None)
+        for revision in range(first, first + 10):
+            forget = forgetting(revision, f"secret-{revision - first}")
+            projection.apply([forget], head=revision, behind_since=None)
+            writer.clear_removed()
+        assert writer.is_clear(first)
+        assert not writer.is_clear(revision)
+        for _ in range(20):
+            writer.clear_removed()
+        assert writer.is_clear(revision)
 
 
 def talk(word: str) -> list[bytes]:
