@@ -1,12 +1,14 @@
 """Chromium without a window, driven by selenium."""
 
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+from tests.support.debian import FETCHED, program
+
+CHROMIUM, DRIVER = program("chromium", "chromium"), program("chromedriver", "chromium")
 """The programs of Debian's chromium and chromium-driver; None if there are none."""
 
 _OPTIONS = (
@@ -27,9 +29,21 @@ def browser(profile: Path, *, width: int = 1280, height: int = 900) -> Iterator[
     for each in (*_OPTIONS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
         options.add_argument(each)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    service = Service(str(DRIVER), env={**os.environ, **_surroundings()})
+    driver = webdriver.Chrome(options=options, service=service)
     driver.set_page_load_timeout(30)
     try:
         yield driver
     finally:
         driver.quit()
+
+
+def _surroundings() -> dict[str, str]:
+    """Return the variables by which fetched programs find their libraries and fonts."""
+    if not str(CHROMIUM).startswith(str(FETCHED)):
+        return {}
+    libraries = {str(library.parent) for library in FETCHED.glob("usr/lib/**/*.so*")}
+    return {
+        "LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries)),
+        "FONTCONFIG_SYSROOT": str(FETCHED),
+    }
