@@ -436,4 +436,5 @@ def test_a_checkout_without_git_is_enough_to_build(tmp_path: Path) -> None:
     assert not any("tests" in path.parts for path in held)
     (metadata,) = (tmp_path / "wheel").glob("*.dist-info")
     assert "desk = command.cli:main" in (metadata / "entry_points.txt").read_text()
-    assert (metadata / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    for licence in ("LICENSE", "console/static/uplot-LICENSE.txt"):
+        assert (metadata / "licenses" / licence).read_bytes() == (ROOT / licence).read_bytes()
