@@ -38,7 +38,7 @@ def program(name: str, target: str) -> str | None:
     """
     found, without = find(name), os.environ.get("DESK_TEST_WITHOUT")
     if found is None and without is not None and target not in without.split():
-        raise RuntimeError(f"there is no {name}: make {target}, or make test-tools WITHOUT={target}")
+        raise RuntimeError(f"there is no {name}: see `make {target}`, or say WITHOUT={target}")
     return found
 
 
