@@ -127,7 +127,7 @@ APT    := apt-get -qq -o Debug::NoLocking=1 -o APT::Sandbox::User=root \
 
 nginx:    PACKAGES := nginx
 promtool: PACKAGES := prometheus
-chromium: PACKAGES := chromium chromium-driver fontconfig-config fonts-dejavu-core
+chromium: PACKAGES := chromium chromium-driver fonts-dejavu-core
 
 .PHONY: nginx promtool chromium
 nginx promtool chromium: $(DEV)

@@ -17,6 +17,11 @@ _OPTIONS = (
     "--disable-dev-shm-usage", "--hide-scrollbars",
 )  # fmt: skip
 
+_FONTS = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
+<fontconfig><dir>{fonts}</dir><cachedir>{cache}</cachedir></fontconfig>
+"""
+
 
 @contextmanager
 def browser(profile: Path, *, width: int = 1280, height: int = 900) -> Iterator[Any]:
@@ -29,7 +34,7 @@ def browser(profile: Path, *, width: int = 1280, height: int = 900) -> Iterator[
     for each in (*_OPTIONS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
         options.add_argument(each)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = Service(str(DRIVER), env={**os.environ, **_surroundings()})
+    service = Service(str(DRIVER), env={**os.environ, **_surroundings(profile)})
     driver = webdriver.Chrome(options=options, service=service)
     driver.set_page_load_timeout(30)
     try:
@@ -38,12 +43,14 @@ def browser(profile: Path, *, width: int = 1280, height: int = 900) -> Iterator[
         driver.quit()
 
 
-def _surroundings() -> dict[str, str]:
+def _surroundings(profile: Path) -> dict[str, str]:
     """Return the variables by which fetched programs find their libraries and fonts."""
     if not str(CHROMIUM).startswith(str(FETCHED)):
         return {}
-    libraries = {str(library.parent) for library in FETCHED.glob("usr/lib/**/*.so*")}
+    libraries = {str(library.parent) for library in FETCHED.glob("**/*.so*")}
+    fonts = profile.with_name("fonts.conf")
+    fonts.write_text(_FONTS.format(fonts=FETCHED / "usr" / "share" / "fonts", cache=profile))
     return {
         "LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries)),
-        "FONTCONFIG_SYSROOT": str(FETCHED),
+        "FONTCONFIG_FILE": str(fonts),
     }
