@@ -121,6 +121,6 @@ def main() -> None:
     """Receive Tencent Cloud Desk's session callbacks, keep them, and serve sessions over gRPC.
 
     `desk serve` runs everything. Settings are environment variables, see `.env.example`. The client
-    commands (sessions, board, report, rejections, watch, forget, status) connect to --target, to
-    DESK_TARGET, or to DESK_GRPC_LISTEN.
+    commands (sessions, board, report, rejections, watch, forget, status, console) connect to
+    --target, to DESK_TARGET, or to DESK_GRPC_LISTEN.
     """

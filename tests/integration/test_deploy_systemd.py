@@ -15,7 +15,7 @@ from command.settings import Settings
 from command.supervisor import STOP_WITHIN
 from journal.sqlite import SqliteWriter
 from tests.support.commands import invoke
-from tests.support.units import SYSTEMD, UNITS, directives
+from tests.support.units import COMMON, SYSTEMD, UNITS, directives
 
 pytestmark = pytest.mark.tools
 
@@ -88,6 +88,8 @@ def test_the_console_cannot_read_the_journal_and_is_not_ended_by_a_reload() -> N
     assert (service["StateDirectory"], service["StateDirectoryMode"]) == (["desk"], ["0700"])
     assert console["User"][-1:] == console["Group"][-1:] == accounts[1:]
     assert console["StateDirectory"] == console["ExecReload"] == []
+    (own,) = (SYSTEMD / "desk-console.service.d").iterdir()
+    assert own.name > COMMON.name  # systemd reads drop-ins in the order of their names
 
 
 def test_no_two_units_serve_metrics_at_one_address() -> None:
