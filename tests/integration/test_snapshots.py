@@ -21,6 +21,7 @@ from nats.js import JetStreamContext
 from structlog.testing import capture_logs
 
 from journal.backup import NoRoom
+from journal.damage import Report
 from journal.entry import NewEntry
 from journal.errors import Unavailable, Unreadable
 from journal.forgetting import forget_entry
@@ -32,7 +33,9 @@ from journal.jetstream_stream import StreamOptions, wanted
 from journal.port import Journal
 from service.follower import Follower
 from service.rpc.not_ready import progress_of
-from service.snapshot import Snapshot, Snapshots
+from service.snapshots.loader import load as load_snapshot
+from service.snapshots.publisher import Publisher
+from service.snapshots.stored import Snapshot, Snapshots
 from service.view import store
 from service.view.errors import ViewDamaged, ViewUnavailable
 from service.view.writer import building, lock
@@ -118,13 +121,24 @@ def state(folder: Path) -> tuple[Any, ...]:
 
 
 def publish(objects: ObjectStore, journal: Journal, folder: Path) -> Snapshot:
-    return Snapshots(objects, journal, folder).publish(lambda *_: None)
+    return Publisher(Snapshots(objects, journal, folder)).publish(lambda *_: None)
+
+
+def publish_if_due(
+    objects: ObjectStore, journal: Journal, folder: Path, report: Report = lambda *_: None
+) -> Snapshot | None:
+    """Publish a snapshot however young the newest one is, and however few entries are new."""
+    return Publisher(Snapshots(objects, journal, folder), fewest=1).publish_if_due(0, report)
+
+
+def listed(objects: ObjectStore, journal: Journal, folder: Path) -> list[Snapshot]:
+    return Snapshots(objects, journal, folder).newest_first()
 
 
 def load(objects: ObjectStore, journal: Journal, folder: Path) -> Lines:
     """Load a snapshot; return the log lines of that."""
     with capture_logs() as lines:
-        Snapshots(objects, journal, folder).load(threading.Event())
+        load_snapshot(Snapshots(objects, journal, folder), threading.Event())
     return [line for line in lines if "snapshot" in line["event"]]
 
 
@@ -452,7 +466,7 @@ def test_a_description_that_is_nonsense_is_in_nobodys_way(
     assert events(load(objects, journal, second)) == events_
     append(journal, range(SESSIONS, SESSIONS + 1))
     follow(journal, first)
-    assert Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
+    assert publish_if_due(objects, journal, first)
     assert events(load(objects, journal, second)) == ["snapshot_loaded"]
 
 
@@ -463,10 +477,9 @@ def test_a_snapshot_ahead_of_a_restored_journal_is_replaced(
     objects: ObjectStore, journal: JetStreamWriter, first: Path
 ) -> None:
     store_other(revision="1000")(objects, publish(objects, journal, first))
-    snapshots = Snapshots(objects, journal, first, fewest=1)
-    made = snapshots.publish_if_due(0)
+    made = publish_if_due(objects, journal, first)
     assert made
-    assert snapshots.newest_first() == [made]
+    assert listed(objects, journal, first) == [made]
 
 
 def test_a_view_that_the_journal_does_not_have_is_not_published(
@@ -479,19 +492,15 @@ def test_a_view_that_the_journal_does_not_have_is_not_published(
 
     nats.manage(make)
     with closing(JetStreamWriter(other)) as restored:
-        snapshots = Snapshots(objects, restored, first, fewest=1)
         append(restored, range(1, SESSIONS))
         with pytest.raises(
             Unreadable, match=f"newer than the journal, which ends at {SESSIONS - 1}"
         ):
-            snapshots.publish_if_due(0)
+            publish_if_due(objects, restored, first)
         append(restored, range(SESSIONS, SESSIONS + 1))
-        for attempt in (
-            lambda: snapshots.publish_if_due(0),
-            lambda: publish(objects, restored, first),
-        ):
+        for attempt in (publish_if_due, publish):
             with pytest.raises(Unreadable, match="the journal has other entries"):
-                attempt()
+                attempt(objects, restored, first)
     assert objects.all() == []
 
 
@@ -501,8 +510,8 @@ def test_a_replica_without_room_leaves_the_work_to_another(
     follow(journal, second)
     os.truncate(store.locate(first), 2**43)  # takes no room
     with pytest.raises(NoRoom):
-        Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
-    assert Snapshots(objects, journal, second, fewest=1).publish_if_due(0)
+        publish_if_due(objects, journal, first)
+    assert publish_if_due(objects, journal, second)
 
 
 def test_a_claim_whose_answer_was_lost_is_not_taken_for_anothers(
@@ -519,7 +528,7 @@ def test_a_claim_whose_answer_was_lost_is_not_taken_for_anothers(
     with proxy(nats.port, change=lose_first) as way:
         access = Access(servers=(f"nats://127.0.0.1:{way.port}",))
         with closing(ObjectStore(access, options.stream)) as objects:
-            assert Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
+            assert publish_if_due(objects, journal, first)
     assert lost
 
 
@@ -530,23 +539,23 @@ def test_a_snapshot_with_what_was_forgotten_is_deleted_to_the_last_byte(
     first: Path,
     nats: NatsServer,
 ) -> None:
-    snapshots = Snapshots(objects, journal, first)
-    old = snapshots.publish(lambda *_: None)
+    publisher = Publisher(Snapshots(objects, journal, first))
+    old = publisher.publish(lambda *_: None)
     content = content_of(objects, old)
     stream = f"OBJ_{options.stream.name}-views"  # other tests have the same views in theirs
     samples = [content[place : place + 32] for place in range(0, len(content) - 32, 5_000)]
     assert all(any(each in stored for stored in nats.contents(stream)) for each in samples[:9])
-    snapshots.delete_forgotten()
-    assert snapshots.newest_first() == [old]
+    publisher.delete_forgotten()
+    assert listed(objects, journal, first) == [old]
     with closing(JetStreamEraser(options)) as eraser:
         eraser.forget(forget_entry(APP, NOON, session_ids=["session-1"]))
     follow(journal, first)
-    snapshots.delete_forgotten()
-    assert snapshots.newest_first() == []
+    publisher.delete_forgotten()
+    assert listed(objects, journal, first) == []
     assert not any(sample in stored for stored in nats.contents(stream) for sample in samples)
-    new = snapshots.publish(lambda *_: None)
-    snapshots.delete_forgotten()
-    assert snapshots.newest_first() == [new]
+    new = publisher.publish(lambda *_: None)
+    publisher.delete_forgotten()
+    assert listed(objects, journal, first) == [new]
 
 
 def test_of_two_replicas_one_publishes(
@@ -567,11 +576,9 @@ def test_of_two_replicas_one_publishes(
             stack.enter_context(closing(ObjectStore(options.access, options.stream)))
             for _ in range(2)
         )
-        publishing = threads.submit(
-            Snapshots(one, journal, first, fewest=1).publish_if_due, 0, pause
-        )
+        publishing = threads.submit(publish_if_due, one, journal, first, report=pause)
         assert begun.wait(20)
-        assert Snapshots(two, journal, second, fewest=1).publish_if_due(0) is None
+        assert publish_if_due(two, journal, second) is None
         go_on.set()
         assert publishing.result(20)
 
@@ -579,13 +586,13 @@ def test_of_two_replicas_one_publishes(
 def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(
     objects: ObjectStore, journal: JetStreamWriter, first: Path
 ) -> None:
-    snapshots = Snapshots(objects, journal, first, fewest=SESSIONS)
-    assert snapshots.publish_if_due(0)
-    assert not snapshots.publish_if_due(0), "nothing is new"
+    publisher = Publisher(Snapshots(objects, journal, first), fewest=SESSIONS)
+    assert publisher.publish_if_due(0)
+    assert not publisher.publish_if_due(0), "nothing is new"
     append(journal, range(SESSIONS, 2 * SESSIONS))
     follow(journal, first)
-    assert not snapshots.publish_if_due(3600), "the newest one is young"
-    assert snapshots.publish_if_due(0)
+    assert not publisher.publish_if_due(3600), "the newest one is young"
+    assert publisher.publish_if_due(0)
 
 
 def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
@@ -595,9 +602,8 @@ def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
     journal: JetStreamWriter,
     first: Path,
 ) -> None:
-    snapshots = Snapshots(objects, journal, first, fewest=1)
     bucket = f"{options.stream.name}-views"
-    assert snapshots.publish_if_due(0)
+    assert publish_if_due(objects, journal, first)
 
     async def abandon(js: JetStreamContext) -> None:
         await js.publish(f"$O.{bucket}.C.{store.fingerprint()}-1-dead", b"piece")
@@ -606,8 +612,8 @@ def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
     for number in range(SESSIONS, SESSIONS + 3):
         append(journal, range(number, number + 1))
         follow(journal, first)
-        assert snapshots.publish_if_due(0)
-    kept = snapshots.newest_first()
+        assert publish_if_due(objects, journal, first)
+    kept = listed(objects, journal, first)
     assert [each.revision for each in kept] == [SESSIONS + 3, SESSIONS + 2]
 
     async def subjects(js: JetStreamContext) -> set[str]:
@@ -665,10 +671,7 @@ def test_the_newest_snapshot_of_another_version_is_kept_for_a_day(
     store_as("the-last-version", age=timedelta(hours=23), revision=SESSIONS - 1)
     store_as("an-old-version", age=timedelta(hours=25))
     publish(objects, journal, first)
-    found = [
-        (each.fingerprint, each.revision)
-        for each in Snapshots(objects, journal, first).newest_first()
-    ]
+    found = [(each.fingerprint, each.revision) for each in listed(objects, journal, first)]
     assert sorted(found) == sorted(
         [(store.fingerprint(), SESSIONS), ("the-last-version", SESSIONS)]
     )
@@ -679,7 +682,7 @@ def test_a_view_that_is_damaged_is_not_published(objects: ObjectStore, first: Pa
         db.execute("UPDATE feed SET record = CAST(record || 'x' AS BLOB) WHERE event_revision = 7")
     with pytest.raises(Exception, match="another digest"):
         publish(objects, journal, first)
-    assert Snapshots(objects, journal, first).newest_first() == []
+    assert listed(objects, journal, first) == []
     assert not list(first.glob("*.partial"))
 
 
@@ -731,7 +734,7 @@ def test_a_service_needs_few_permissions(
     with nats_server(tmp_path / "nats", config) as server:
         access = Access(servers=(server.url,), user="desk", password_file=password)
         with closing(ObjectStore(access, StreamOptions(max_bytes=MIB))) as objects:
-            made = Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
+            made = publish_if_due(objects, journal, first)
             assert made
             assert content_of(objects, made)
             objects.delete(made.stored)
@@ -905,7 +908,7 @@ def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
         closing(ObjectStore(Access(servers=(f"nats://127.0.0.1:{port}",)), options.stream)) as slow,
         ThreadPoolExecutor(1) as threads,
     ):
-        loading = threads.submit(Snapshots(slow, journal, second).load, threading.Event())
+        loading = threads.submit(load_snapshot, Snapshots(slow, journal, second), threading.Event())
         assert stall.reached.wait(20)
         append(journal, range(SESSIONS, SESSIONS + 1))
         new = publish(objects, journal, follow(journal, first))
@@ -931,7 +934,7 @@ def test_a_snapshot_is_loaded_although_nats_was_away_meanwhile(
         ThreadPoolExecutor(1) as threads,
         capture_logs() as lines,
     ):
-        loading = threads.submit(Snapshots(slow, journal, second).load, threading.Event())
+        loading = threads.submit(load_snapshot, Snapshots(slow, journal, second), threading.Event())
         eventually(lambda: "snapshots_not_found" in events(lines), within=60)
         assert stall.reached.is_set()
         stall.ended.set()
@@ -963,8 +966,7 @@ def test_a_publisher_that_is_killed_leaves_no_snapshot(
     assert objects.all() == []
     assert sum(nats.manage(pieces).values()) == 2
     assert len(list(first.glob("snapshot-*.partial"))) == 1
-    snapshots = Snapshots(objects, journal, first, fewest=1)
-    assert snapshots.publish_if_due(0)
+    assert publish_if_due(objects, journal, first)
     assert len(nats.manage(pieces)) == 2, "of the snapshot, and of the claim"
     assert not list(first.glob("snapshot-*"))
 
