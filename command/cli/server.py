@@ -23,7 +23,9 @@ from command.console import ConsoleError, client_security
 from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required_limit
 from command.processes import console_processes, gateway_processes, service_processes
 from command.runtime import runtime_folder, write_silent
-from command.settings import Settings, SettingsError, TrialSettings
+from command.settings import Settings, TrialSettings
+from command.settings_errors import SettingsError
+from command.settings_warnings import warnings_of
 from command.sockets import CannotListen, bound_address, listen, listen_or_inherit, reserve
 from command.supervisor import ProcessSpec, Supervisor
 from metrics import tracing
@@ -131,7 +133,7 @@ def _load(kind: type[AnySettings]) -> AnySettings:
 
 
 def _run(settings: Settings, supervisor: Supervisor, *, gateway: bool = True) -> NoReturn:
-    for warning in settings.warnings(gateway=gateway):
+    for warning in warnings_of(settings, gateway=gateway):
         log.warning("setting_doubtful", problem=warning)
     if reason := tracing.problem():
         log.warning("not_traced", reason=reason)
