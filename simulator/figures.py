@@ -247,7 +247,7 @@ def _come_again(visits: Sequence[Visit]) -> set[int]:
 
 
 def live(visits: Sequence[Visit]) -> Found:
-    """Return the figures of a board about what is open."""
+    """Return the figures of a board that are about open sessions."""
     states: dict[str, int] = defaultdict(int)
     for visit in visits:
         states[visit.session.state] += visit.session.state != ENDED

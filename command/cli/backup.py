@@ -139,7 +139,7 @@ def restore(file: BinaryIO, yes: bool, forgotten: TextIO | None) -> None:
 
 
 def _say_what_is_lost(lost: list[str], *, yes: bool) -> None:
-    """End here unless what is lost may be lost."""
+    """Print what is lost. Exit unless `yes` is given or the user confirms."""
     for text in lost:
         click.echo(f"lost: {text}", err=True)
     if yes or not lost:
