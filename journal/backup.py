@@ -24,6 +24,7 @@ from journal.forgetting import forget_entry, forget_list_of
 from journal.sqlite_copy import FileTarget
 from journal.sqlite_file import connect_to_read, map_errors, open_read_only
 from journal.sqlite_page import COLUMNS, HEAD
+from storage.files import sync
 from storage.lock import FileLock
 
 STEP = 1_000
@@ -284,15 +285,6 @@ def put_in_place(copy: Path, journal: Path) -> None:
         file.unlink(missing_ok=True)
     os.replace(copy, journal)
     sync(journal.parent)
-
-
-def sync(path: Path) -> None:
-    """Write a file or a directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def copy_database(source: apsw.Connection, path: Path, report: Report) -> None:

@@ -12,7 +12,7 @@ import apsw
 import structlog
 import zstandard
 
-from journal.backup import require_room, sync
+from journal.backup import require_room
 from journal.errors import Closed, Unavailable, Unreadable
 from journal.jetstream_objects import ObjectStore
 from service.snapshots.checks import check_journal, check_label, check_view, head_from
@@ -20,6 +20,7 @@ from service.snapshots.stored import FAILURES, Snapshot, Snapshots
 from service.view import store
 from service.view.errors import sqlite_errors
 from service.view.writer import lock
+from storage.files import sync
 
 ATTEMPTS = 5
 """Snapshots that a replica tries at most, of which each may be the same one, before it replays."""

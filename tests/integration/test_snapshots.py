@@ -31,7 +31,6 @@ from journal.jetstream_eraser import JetStreamEraser
 from journal.jetstream_objects import ObjectStore
 from journal.jetstream_stream import StreamOptions, wanted
 from journal.port import Journal
-from service.follower import Follower
 from service.rpc.not_ready import progress_of
 from service.snapshots.loader import load as load_snapshot
 from service.snapshots.publisher import Publisher
@@ -44,7 +43,7 @@ from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until
 from tests.support.proxy import proxy
 from tests.support.scrape import scrape
-from tests.support.views import read
+from tests.support.views import following, read
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.tools
@@ -100,19 +99,6 @@ def follow(journal: Journal, folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def following(journal: Journal, folder: Path) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=Follower(journal, folder, idle=0.02).run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(10)
-        assert not thread.is_alive()
-
-
 def state(folder: Path) -> tuple[Any, ...]:
     """Revision, digest, and 1 if the view is complete."""
     with suppress(ViewUnavailable, apsw.Error):
@@ -149,9 +135,7 @@ def events(lines: Lines) -> list[str]:
 # ---- The way in which it is meant ----
 
 
-def test_a_new_replica_goes_on_after_the_snapshot(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_a_new_replica_goes_on_after_the_snapshot(objects, journal, first, second):
     publish(objects, journal, first)
     append(journal, range(SESSIONS, SESSIONS + 5))
     assert events(load(objects, journal, second)) == ["snapshot_loaded"]
@@ -163,9 +147,7 @@ def test_a_new_replica_goes_on_after_the_snapshot(
     assert state(second) == state(follow(journal, first))
 
 
-def test_a_snapshot_is_taken_while_the_view_is_written(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_a_snapshot_is_taken_while_the_view_is_written(objects, journal, first, second):
     done = threading.Event()
 
     def write() -> None:
@@ -188,30 +170,20 @@ def test_a_snapshot_is_taken_while_the_view_is_written(
     assert state(follow(journal, second)) == state(follow(journal, first))
 
 
-def test_a_replica_with_a_view_loads_none(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_replica_with_a_view_loads_none(objects, journal, first):
     publish(objects, journal, first)
     before = store.locate(first).stat().st_ino
     assert load(objects, journal, first) == []
     assert store.locate(first).stat().st_ino == before
 
 
-def test_without_a_snapshot_the_replica_replays(
-    objects: ObjectStore, journal: JetStreamWriter, second: Path
-) -> None:
+def test_without_a_snapshot_the_replica_replays(objects, journal, second):
     assert events(load(objects, journal, second)) == ["no_snapshot"]
     assert not store.locate(second).exists()
     assert state(follow(journal, second))[0] == SESSIONS
 
 
-def test_nats_lists_and_reads_a_snapshot(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-) -> None:
+def test_nats_lists_and_reads_a_snapshot(nats, options, objects, journal, first):
     made = publish(objects, journal, first)
 
     async def get(js: JetStreamContext) -> tuple[str | None, bytes | None]:
@@ -226,7 +198,7 @@ def test_nats_lists_and_reads_a_snapshot(
     assert len(plain) == made.size
 
 
-def test_a_view_that_is_loaded_says_how_far_it_is(tmp_path: Path) -> None:
+def test_a_view_that_is_loaded_says_how_far_it_is(tmp_path):
     view = store.locate(tmp_path)
     store.partial(view, 4_000).write_bytes(b"x" * 1_000)
     assert progress_of(view) == "a snapshot of the view is being loaded: 25 %; try again"
@@ -304,14 +276,7 @@ def in_an_index(view: bytes) -> bytes:
         "newer",
     ],
 )
-def test_a_snapshot_that_is_not_whole_is_not_used(
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-    damage: Damage,
-    reason: str,
-) -> None:
+def test_a_snapshot_that_is_not_whole_is_not_used(objects, journal, first, second, damage, reason):
     damage(objects, publish(objects, journal, first))
     lines = load(objects, journal, second)
     assert events(lines) == ["snapshot_not_usable", "no_snapshot"]
@@ -320,13 +285,8 @@ def test_a_snapshot_that_is_not_whole_is_not_used(
 
 
 def test_pieces_that_were_changed_or_lost_are_noticed(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     made = publish(objects, journal, first)
     bucket = f"{options.stream.name}-views"
     subject = f"$O.{bucket}.C.{made.stored.nuid}"
@@ -349,16 +309,12 @@ def test_pieces_that_were_changed_or_lost_are_noticed(
 @pytest.mark.parametrize(
     "label", [{"fingerprint": "0" * 12}, {"journal": "0" * 32}, {"format": "2"}]
 )
-def test_a_snapshot_of_something_else_is_passed_over(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path, label: dict[str, str]
-) -> None:
+def test_a_snapshot_of_something_else_is_passed_over(objects, journal, first, second, label):
     store_other(**label)(objects, publish(objects, journal, first))
     assert events(load(objects, journal, second)) == ["no_snapshot"]
 
 
-def test_an_older_snapshot_is_used_if_the_newest_is_not_whole(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_an_older_snapshot_is_used_if_the_newest_is_not_whole(objects, journal, first, second):
     publish(objects, journal, first)
     append(journal, range(SESSIONS, SESSIONS + 1))
     store_other(lambda content: content[: len(content) // 2])(
@@ -369,9 +325,7 @@ def test_an_older_snapshot_is_used_if_the_newest_is_not_whole(
     assert state(second)[0] == SESSIONS
 
 
-def test_a_snapshot_of_other_entries_is_not_used(
-    nats: NatsServer, objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_a_snapshot_of_other_entries_is_not_used(nats, objects, journal, first, second):
     publish(objects, journal, first)
     other = nats.options()
 
@@ -387,13 +341,8 @@ def test_a_snapshot_of_other_entries_is_not_used(
 
 
 def test_a_snapshot_whose_last_entry_was_removed_is_used(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     publish(objects, journal, first)
 
     async def remove(js: JetStreamContext) -> None:
@@ -406,13 +355,8 @@ def test_a_snapshot_whose_last_entry_was_removed_is_used(
 
 
 def test_a_snapshot_is_not_used_if_entries_after_it_are_gone(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     publish(objects, journal, first)
     append(journal, range(SESSIONS, SESSIONS + 5))
 
@@ -451,14 +395,8 @@ def described_as(made: Snapshot, **changes: object) -> Callable[[JetStreamContex
     ],
 )
 def test_a_description_that_is_nonsense_is_in_nobodys_way(
-    nats: NatsServer,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-    changes: dict[str, Any],
-    events_: list[str],
-) -> None:
+    nats, objects, journal, first, second, changes, events_
+):
     made = publish(objects, journal, first)
     if label := changes.get("metadata"):
         changes = {"metadata": made.stored.metadata | label}
@@ -473,18 +411,14 @@ def test_a_description_that_is_nonsense_is_in_nobodys_way(
 # ---- Publishing ----
 
 
-def test_a_snapshot_ahead_of_a_restored_journal_is_replaced(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_snapshot_ahead_of_a_restored_journal_is_replaced(objects, journal, first):
     store_other(revision="1000")(objects, publish(objects, journal, first))
     made = publish_if_due(objects, journal, first)
     assert made
     assert listed(objects, journal, first) == [made]
 
 
-def test_a_view_that_the_journal_does_not_have_is_not_published(
-    nats: NatsServer, objects: ObjectStore, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_view_that_the_journal_does_not_have_is_not_published(nats, objects, journal, first):
     other = nats.options()
 
     async def make(js: JetStreamContext) -> None:
@@ -504,9 +438,7 @@ def test_a_view_that_the_journal_does_not_have_is_not_published(
     assert objects.all() == []
 
 
-def test_a_replica_without_room_leaves_the_work_to_another(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_a_replica_without_room_leaves_the_work_to_another(objects, journal, first, second):
     follow(journal, second)
     os.truncate(store.locate(first), 2**43)  # takes no room
     with pytest.raises(NoRoom):
@@ -514,9 +446,7 @@ def test_a_replica_without_room_leaves_the_work_to_another(
     assert publish_if_due(objects, journal, second)
 
 
-def test_a_claim_whose_answer_was_lost_is_not_taken_for_anothers(
-    nats: NatsServer, options: JetStreamOptions, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_claim_whose_answer_was_lost_is_not_taken_for_anothers(nats, options, journal, first):
     lost: list[bytes] = []
 
     def lose_first(data: bytes) -> bytes:
@@ -533,12 +463,8 @@ def test_a_claim_whose_answer_was_lost_is_not_taken_for_anothers(
 
 
 def test_a_snapshot_with_what_was_forgotten_is_deleted_to_the_last_byte(
-    objects: ObjectStore,
-    options: JetStreamOptions,
-    journal: JetStreamWriter,
-    first: Path,
-    nats: NatsServer,
-) -> None:
+    objects, options, journal, first, nats
+):
     publisher = Publisher(Snapshots(objects, journal, first))
     old = publisher.publish(lambda *_: None)
     content = content_of(objects, old)
@@ -558,9 +484,7 @@ def test_a_snapshot_with_what_was_forgotten_is_deleted_to_the_last_byte(
     assert listed(objects, journal, first) == [new]
 
 
-def test_of_two_replicas_one_publishes(
-    options: JetStreamOptions, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_of_two_replicas_one_publishes(options, journal, first, second):
     follow(journal, second)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -583,9 +507,7 @@ def test_of_two_replicas_one_publishes(
         assert publishing.result(20)
 
 
-def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(objects, journal, first):
     publisher = Publisher(Snapshots(objects, journal, first), fewest=SESSIONS)
     assert publisher.publish_if_due(0)
     assert not publisher.publish_if_due(0), "nothing is new"
@@ -596,12 +518,8 @@ def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(
 
 
 def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-) -> None:
+    nats, options, objects, journal, first
+):
     bucket = f"{options.stream.name}-views"
     assert publish_if_due(objects, journal, first)
 
@@ -625,13 +543,8 @@ def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
 
 
 def test_a_snapshot_that_is_published_again_leaves_no_pieces_of_the_one_before(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     for _ in range(3):
         publish(objects, journal, first)
 
@@ -643,12 +556,8 @@ def test_a_snapshot_that_is_published_again_leaves_no_pieces_of_the_one_before(
 
 
 def test_the_newest_snapshot_of_another_version_is_kept_for_a_day(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-) -> None:
+    nats, options, objects, journal, first
+):
     bucket = f"$O.{options.stream.name}-views"
 
     def store_as(version: str, *, age: timedelta, revision: int = SESSIONS) -> None:
@@ -677,7 +586,7 @@ def test_the_newest_snapshot_of_another_version_is_kept_for_a_day(
     )
 
 
-def test_a_view_that_is_damaged_is_not_published(objects: ObjectStore, first: Path) -> None:
+def test_a_view_that_is_damaged_is_not_published(objects, first):
     with closing(apsw.Connection(str(store.locate(first)))) as db:
         db.execute("UPDATE feed SET record = CAST(record || 'x' AS BLOB) WHERE event_revision = 7")
     with pytest.raises(Exception, match="another digest"):
@@ -686,18 +595,14 @@ def test_a_view_that_is_damaged_is_not_published(objects: ObjectStore, first: Pa
     assert not list(first.glob("*.partial"))
 
 
-def test_a_view_whose_sessions_are_damaged_is_not_published(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_view_whose_sessions_are_damaged_is_not_published(objects, journal, first):
     with closing(apsw.Connection(str(store.locate(first)))) as db:
         db.execute("UPDATE sessions SET session = x'00' WHERE number = 7")
     with pytest.raises(ViewDamaged, match="session 7 is another one than in the feed"):
         publish(objects, journal, first)
 
 
-def test_a_store_without_room_is_one_line_and_keeps_nothing(
-    nats: NatsServer, journal: JetStreamWriter, options: JetStreamOptions, first: Path
-) -> None:
+def test_a_store_without_room_is_one_line_and_keeps_nothing(nats, journal, options, first):
     small = replace(options.stream, max_bytes=2048)
     with closing(ObjectStore(options.access, small)) as objects:
         with pytest.raises(Unavailable, match="JetStream refuses it: maximum bytes exceeded"):
@@ -705,9 +610,7 @@ def test_a_store_without_room_is_one_line_and_keeps_nothing(
         assert objects.all() == []
 
 
-def test_what_a_killed_replica_left_is_deleted(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_what_a_killed_replica_left_is_deleted(objects, journal, first, second):
     publish(objects, journal, first)
     view = store.locate(second)
     for left in (store.partial(view, 77), Path(f"{store.partial(view, 77)}-journal")):
@@ -718,9 +621,7 @@ def test_what_a_killed_replica_left_is_deleted(
     assert state(follow(journal, second)) == state(first)
 
 
-def test_a_service_needs_few_permissions(
-    tmp_path: Path, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_service_needs_few_permissions(tmp_path, journal, first):
     bucket = "desk-views"
     stream = f"OBJ_{bucket}"
     api = [f"STREAM.{each}" for each in ("INFO", "CREATE", "PURGE", "MSG.GET", "MSG.DELETE")]
@@ -754,9 +655,7 @@ def settings_of(options: JetStreamOptions, port: int | None = None) -> dict[str,
     }
 
 
-def test_an_operator_publishes_and_a_service_starts_from_that(
-    options: JetStreamOptions, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_an_operator_publishes_and_a_service_starts_from_that(options, journal, first, second):
     settings = settings_of(options)
     published = run("view", "snapshot", DESK_DATA_DIR=str(first), **settings)
     assert published.stdout.startswith(f"published {store.fingerprint()}-{SESSIONS}: revision 40, ")
@@ -773,13 +672,8 @@ def test_an_operator_publishes_and_a_service_starts_from_that(
 
 
 def test_a_view_is_built_from_a_snapshot_and_the_stream(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     def build(folder: Path) -> None:
         built = run("view", "build", DESK_DATA_DIR=str(folder), **settings_of(options))
         assert (built.returncode, built.stderr) == (0, "")
@@ -811,9 +705,7 @@ def held(folder: Path) -> Iterator[None]:
         right.release()
 
 
-def test_a_service_that_starts_during_a_build_waits_for_its_end(
-    options: JetStreamOptions, journal: JetStreamWriter, second: Path
-) -> None:
+def test_a_service_that_starts_during_a_build_waits_for_its_end(options, journal, second):
     with ExitStack() as stack, ExitStack() as build:
         build.enter_context(building(second))
         build.enter_context(held(second))
@@ -826,7 +718,7 @@ def test_a_service_that_starts_during_a_build_waits_for_its_end(
         assert service.terminate() == 0
 
 
-def test_snapshots_need_a_journal_on_nats(tmp_path: Path) -> None:
+def test_snapshots_need_a_journal_on_nats(tmp_path):
     found = run("view", "snapshot", DESK_DATA_DIR=str(tmp_path), DESK_SDK_APP_IDS="1")
     assert found.returncode == 1
     assert found.stderr == ("desk: DESK_JOURNAL is a file: snapshots are for a journal on NATS\n")
@@ -869,13 +761,8 @@ def append_large(journal: Journal) -> None:
 
 
 def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     append_large(journal)
     publish(objects, journal, follow(journal, first))
     view = store.locate(second)
@@ -894,13 +781,8 @@ def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
 
 
 def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     append_large(journal)
     old = publish(objects, journal, follow(journal, first))
     with (
@@ -919,13 +801,8 @@ def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
 
 
 def test_a_snapshot_is_loaded_although_nats_was_away_meanwhile(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     append_large(journal)
     publish(objects, journal, follow(journal, first))
     with (
@@ -942,13 +819,7 @@ def test_a_snapshot_is_loaded_although_nats_was_away_meanwhile(
     assert state(second)[0] == journal.head()
 
 
-def test_a_publisher_that_is_killed_leaves_no_snapshot(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-) -> None:
+def test_a_publisher_that_is_killed_leaves_no_snapshot(nats, options, objects, journal, first):
     append_large(journal)
     follow(journal, first)
     bucket = f"$O.{options.stream.name}-views.C.*"
@@ -971,9 +842,7 @@ def test_a_publisher_that_is_killed_leaves_no_snapshot(
     assert not list(first.glob("snapshot-*"))
 
 
-def test_the_first_replica_of_a_version_publishes_and_the_others_load(
-    options: JetStreamOptions, journal: JetStreamWriter, tmp_path: Path
-) -> None:
+def test_the_first_replica_of_a_version_publishes_and_the_others_load(options, journal, tmp_path):
     with ThreadPoolExecutor(64) as threads:
         for _ in threads.map(lambda n: append(journal, range(n, n + 100)), range(0, 10_000, 100)):
             pass

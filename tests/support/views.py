@@ -1,6 +1,7 @@
 """Views of given journals, and what a reader finds in them."""
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from journal.entry import Entry
 from journal.forgetting import MAX_FORGOTTEN
+from journal.port import Journal
+from service.follower import Follower
 from service.history import LIMITS, FoldLimits, HistoryEntry
 from service.positions import ORDINAL_BITS
 from service.projection import BOUNDS, BatchBounds, Projection
@@ -24,6 +27,9 @@ JOURNAL = "0" * 32
 
 MEMORY = Path("/dev/shm")
 """A file system that never waits for a disk, where there is one."""
+
+SOON = 0.02
+"""Seconds after which an idle follower notices that it is to stop."""
 
 Rows = list[tuple[Any, ...]]
 
@@ -49,6 +55,21 @@ def every_element() -> list[dict[str, object]]:
         {"MsgType": "TIMLocationElem", "MsgContent": {"Latitude": 10**300, "Longitude": 2}},
         {"MsgType": "TIMRelayElem", "MsgContent": {"Title": "bundle"}},
     ]
+
+
+@contextmanager
+def following(journal: Journal, folder: Path, **bounds: float) -> Iterator[None]:
+    """Run a follower in a thread."""
+    stop = threading.Event()
+    follower = Follower(journal, folder, idle=SOON, **bounds)
+    thread = threading.Thread(target=follower.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 def read(folder: Path, sql: str) -> Rows:
