@@ -224,9 +224,8 @@ def make_another(copy: Path, *, name: str) -> None:
     """Migrate a copy to this version, and give it the id of a new journal."""
     with map_errors(name), closing(apsw.Connection(str(copy))) as connection:
         found = sqlite_format.version(connection, name)
-        connection.pragma(
-            "journal_mode", "delete"
-        )  # the file of a journal that was stopped has WAL
+        # The file of a journal that was stopped has WAL.
+        connection.pragma("journal_mode", "delete")
         sqlite_format.migrate(connection, found, name)
         connection.execute(SET_ID, (uuid4().hex,))
 

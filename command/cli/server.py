@@ -27,7 +27,8 @@ from command.settings import Settings, TrialSettings
 from command.settings_errors import SettingsError
 from command.settings_warnings import warnings_of
 from command.sockets import CannotListen, bound_address, listen, listen_or_inherit, reserve
-from command.supervisor import ProcessSpec, Supervisor
+from command.supervised import ProcessSpec
+from command.supervisor import Supervisor
 from metrics import tracing
 from metrics.page import serve_page
 

@@ -14,7 +14,7 @@ from command.address import Address
 from command.processes.child import run_child
 from command.runtime import read_silent
 from command.settings import Settings
-from command.supervisor import ProcessSpec
+from command.supervised import ProcessSpec
 
 if TYPE_CHECKING:
     from console.protection import Access

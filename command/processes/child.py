@@ -16,9 +16,9 @@ from setproctitle import setproctitle
 
 from command import logs
 from command.background import leave
+from command.notifier import Notifier
 from command.processes.opening import Stopped
 from command.settings import Settings
-from command.supervisor import Notifier
 from journal.errors import JournalError, Unavailable
 from metrics import definitions, tracing
 from metrics.endpoint import open_endpoint

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from command.address import Address
+from command.notifier import Notifier
 from command.processes.child import report_ready
 from command.processes.liveness import serving
 from command.settings import Settings
-from command.supervisor import Notifier
 from command.values import time_zone
 from console.protection import Access
 from console.server import serve

@@ -14,12 +14,12 @@ from command.engines import (
     open_reader,
     open_snapshots,
 )
+from command.notifier import Notifier
 from command.processes.child import report_ready
 from command.processes.liveness import run_in_thread
 from command.processes.opening import open_with_retries
 from command.settings import Settings
 from command.signals import on_stop_request
-from command.supervisor import Notifier
 from journal.errors import Damaged, Unavailable
 from journal.port import JournalReader
 from metrics import definitions

@@ -8,11 +8,11 @@ from contextlib import closing
 from shutil import disk_usage
 
 from command.engines import notice_of, open_writer
+from command.notifier import Notifier
 from command.processes.child import report_ready
 from command.processes.opening import WaitingLog
 from command.settings import Settings
 from command.signals import on_stop_request
-from command.supervisor import Notifier
 from command.tokens import CallbackTokens
 from gateway.app import create_app
 from gateway.authentication import Authenticator

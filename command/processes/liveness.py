@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 
+from command.notifier import BEAT, Notifier
 from command.signals import on_stop_request
-from command.supervisor import BEAT, Notifier
 
 
 def run_in_thread(notifier: Notifier, work: Callable[[], None]) -> None:

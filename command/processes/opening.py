@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from command.supervisor import Notifier
+from command.notifier import Notifier
 from journal.errors import Unavailable
 
 RETRY = 0.2

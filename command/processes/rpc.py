@@ -7,10 +7,10 @@ from functools import partial
 
 from command.address import Address
 from command.engines import append_forget_entry, journal_figures
+from command.notifier import Notifier
 from command.processes.child import report_ready
 from command.processes.liveness import serving
 from command.settings import Settings
-from command.supervisor import Notifier
 from command.values import time_zone
 from metrics import definitions
 from service.clients import follow_clients

@@ -5,12 +5,12 @@ import threading
 from contextlib import closing
 
 from command.engines import open_snapshots, open_stream
+from command.notifier import Notifier
 from command.processes.child import report_ready
 from command.processes.liveness import run_in_thread
 from command.processes.opening import open_with_retries
 from command.settings import Settings
 from command.signals import on_stop_request
-from command.supervisor import Notifier
 from metrics import definitions
 from service.snapshots.publisher import Publisher
 
