@@ -38,14 +38,6 @@ class Offered(NamedTuple):
     is_forwarded: bool
 
 
-class Contact(NamedTuple):
-    """The time of an agent with a session; `end` is None while it lasts."""
-
-    agent: str
-    channel: str
-    stays: list[Stayed]
-
-
 def offers(visits: Iterable[Visit]) -> list[Offered]:
     return [found for visit in visits for found in _offer(visit)]
 

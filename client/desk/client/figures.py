@@ -7,7 +7,13 @@ from datetime import datetime
 from desk.client.answers import FoundBoard, FoundReport
 from desk.client.connection import Connection
 from desk.client.streams import SILENCE
-from desk.v1.board_service_pb2 import BoardOptions, GetBoardRequest, WatchBoardRequest
+from desk.v1.board_service_pb2 import (
+    BoardOptions,
+    GetBoardRequest,
+    GetBoardResponse,
+    WatchBoardRequest,
+    WatchBoardResponse,
+)
 from desk.v1.figures_pb2 import Thresholds
 from desk.v1.report_service_pb2 import GetReportRequest, IntervalLength, ReportGroup
 
@@ -29,11 +35,7 @@ class FigureMethods(Connection):
         """
         request = GetBoardRequest(options=options, min_revision=min_revision)
         answer = await self.call(self.board_service.GetBoard, request)
-        return FoundBoard(
-            board=answer.board,
-            revision=answer.header.revision,
-            journal_id=answer.header.journal_id,
-        )
+        return _found(answer)
 
     async def watch_board(
         self,
@@ -65,11 +67,7 @@ class FigureMethods(Connection):
         )
         async with aclosing(responses):
             async for response, _ in responses:
-                yield FoundBoard(
-                    board=response.board,
-                    revision=response.header.revision,
-                    journal_id=response.header.journal_id,
-                )
+                yield _found(response)
 
     async def get_report(
         self,
@@ -122,3 +120,11 @@ class FigureMethods(Connection):
             revision=answer.header.revision,
             journal_id=answer.header.journal_id,
         )
+
+
+def _found(answer: GetBoardResponse | WatchBoardResponse) -> FoundBoard:
+    return FoundBoard(
+        board=answer.board,
+        revision=answer.header.revision,
+        journal_id=answer.header.journal_id,
+    )
