@@ -28,7 +28,7 @@ from service.view.errors import ViewUnavailable
 from service.view.writer import ViewWriter, lock
 from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.sparse_journal import SparseJournal
-from tests.support.views import SOON, following
+from tests.support.views import SOON, applied, following
 from tests.support.waiting import eventually
 
 LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "TransferToHumanSuccess")
@@ -57,10 +57,6 @@ def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
         return []
     finally:
         db.close()
-
-
-def applied(folder: Path) -> int:
-    return next((row[0] for row in rows(folder, "SELECT applied_revision FROM progress")), -1)
 
 
 def progress(folder: Path) -> tuple[Any, ...]:

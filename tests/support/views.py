@@ -13,15 +13,17 @@ from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from journal.entry import Entry
 from journal.forgetting import MAX_FORGOTTEN
-from journal.port import Journal
+from journal.port import JournalReader
 from service.follower import Follower
 from service.history import LIMITS, FoldLimits, HistoryEntry
 from service.positions import ORDINAL_BITS
 from service.projection import BOUNDS, BatchBounds, Projection
 from service.view import store
+from service.view.errors import ViewError
 from service.view.reader import EVERYTHING, Bounds, Reader
 from service.view.writer import SavedSession, SessionKey, ViewWriter
 from tests.support.callbacks import NOON, body, entries, life
+from tests.support.waiting import eventually
 
 JOURNAL = "0" * 32
 
@@ -58,7 +60,7 @@ def every_element() -> list[dict[str, object]]:
 
 
 @contextmanager
-def following(journal: Journal, folder: Path, **bounds: float) -> Iterator[None]:
+def following(journal: JournalReader, folder: Path, **bounds: float) -> Iterator[None]:
     """Run a follower in a thread."""
     stop = threading.Event()
     follower = Follower(journal, folder, idle=SOON, **bounds)
@@ -76,6 +78,20 @@ def read(folder: Path, sql: str) -> Rows:
     """Read this version's view as another process would."""
     with closing(store.open_reader(store.locate(folder))) as db:
         return list(db.execute(sql))
+
+
+def applied(folder: Path) -> int:
+    """Return the applied revision; -1 while there is no view."""
+    try:
+        return int(read(folder, "SELECT applied_revision FROM progress")[0][0])
+    except (ViewError, apsw.Error, IndexError):
+        return -1
+
+
+def follow(journal: JournalReader, folder: Path, revision: int) -> None:
+    """Follow a journal until the view has a revision."""
+    with following(journal, folder):
+        eventually(lambda: applied(folder) == revision)
 
 
 def digest(folder: Path) -> str:
