@@ -45,7 +45,7 @@ def _left_of_a_journal(directory: Path) -> str:
     copying = directory / COPYING_FILE
     if copying.exists():
         return f"{copying} is not whole: run `desk journal copy` again, or delete it"
-    # A new journal would have its view built anew, and the old view has all that was in the old.
+    # The old view may be all that is left of the old journal, and a new journal would replace it.
     if _has_views(directory):
         return (
             f"{directory / JOURNAL_FILE} is gone, and a view of it is there: run `desk journal "

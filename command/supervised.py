@@ -31,8 +31,8 @@ SILENT_AFTER = 6.0
 """Seconds without a sign of life after which a child counts as silent."""
 
 LONGEST_LOOK = 2.0
-"""Seconds of silence counted between two looks: a supervisor that was suspended itself has not
-listened meanwhile."""
+"""Seconds of silence counted between two looks, at most: a supervisor that was suspended has not
+read the reports meanwhile."""
 
 _SPAWN = multiprocessing.get_context("spawn")
 

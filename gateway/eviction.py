@@ -1,6 +1,6 @@
 """Chooses the connections to close, so that no client takes the room or the memory of others.
 
-Monotonic time only. Knows what `Connection` lists, and nothing of sockets.
+Knows the fields of `Connection`, and nothing of sockets. All times are monotonic.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""`desk keys`: the clients file and its API keys. Works on the file; asks no service."""
+"""`desk keys`: the clients file and its API keys. Works on the file, without the service."""
 
 import fcntl
 import os

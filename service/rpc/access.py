@@ -2,7 +2,7 @@
 
 A request is narrowed to the apps of its client. Fields that the client may not read, or does not
 want, are left out of the answers. A call that no rule here allows is denied. Must not know how a
-call proves who it is.
+call proves its client.
 """
 
 import asyncio
