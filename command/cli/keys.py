@@ -1,4 +1,4 @@
-"""`desk keys`: the clients file and its API keys. Works on the file; asks no service."""
+"""`desk keys`: the clients file and its API keys. Works on the file, without the service."""
 
 import fcntl
 import os
@@ -192,7 +192,7 @@ def _with_key(text: str, new: dict[str, Any], entry: dict[str, Any]) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let other commands wait that would change a file in a folder at the same time."""
+    """Hold a lock on a folder, so that two commands do not change a file in it at the same time."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

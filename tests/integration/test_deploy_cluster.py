@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from command.settings import CLIENT_SETTINGS, Settings
+from command.settings import Settings
+from command.settings_warnings import CLIENT_SETTINGS
 from journal.jetstream import OLDEST_SERVER
 from tests.support import cluster
 from tests.support.compose import Project, Refused, read_compose

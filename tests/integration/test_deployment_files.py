@@ -17,7 +17,8 @@ import pytest
 
 from command.cli import COMMANDS
 from command.nats import JournalSettings
-from command.settings import CLIENT_SETTINGS, Settings
+from command.settings import Settings
+from command.settings_warnings import CLIENT_SETTINGS
 from command.supervisor import STOP_WITHIN
 from tests.support.certificates import Authority
 from tests.support.compose import Project, Refused, read_compose
