@@ -220,7 +220,7 @@ def test_a_full_stream_refuses_and_says_so(nats: NatsServer) -> None:
         kept = [append(journal, n, body=b"x" * 100_000).revision for n in range(10)]
         with pytest.raises(Unavailable, match="maximum bytes exceeded"):
             append(journal, "more", body=b"x" * 100_000)
-        assert journal.trouble()
+        assert journal.trouble() == "JetStream refuses entries: maximum bytes exceeded"
         assert [entry.revision for entry in read_all(journal)] == kept
 
 
