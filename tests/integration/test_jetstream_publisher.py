@@ -19,7 +19,7 @@ from journal.jetstream_publisher import Outcome, Publisher
 from journal.jetstream_wire import Wire
 from tests.support.certificates import Authority
 from tests.support.journals import PATIENCE, append, new_entry, read_all
-from tests.support.nats import NatsServer, nats_server
+from tests.support.nats import NatsServer, at, nats_server
 from tests.support.proxy import Cut, proxy
 from tests.support.waiting import eventually
 
@@ -53,17 +53,12 @@ def server() -> Server:
     return Server()
 
 
-def through(port: int, options: JetStreamOptions, **access: Path) -> JetStreamOptions:
-    servers = (f"nats://127.0.0.1:{port}",)
-    return replace(options, access=replace(options.access, servers=servers, **access))
-
-
 def test_a_connection_on_which_nothing_is_answered_is_made_again(
     nats: NatsServer, server: Server
 ) -> None:
     with (
         proxy(nats.port, change=server.change) as way,
-        closing(JetStreamWriter(through(way.port, nats.options()))) as journal,
+        closing(JetStreamWriter(at(nats.options(), way.port))) as journal,
     ):
         append(journal, "a")
         append(journal, "b")
@@ -81,9 +76,7 @@ def test_a_connection_that_is_not_used_stays(tmp_path: Path, server: Server) -> 
         nats_server(tmp_path, "ping_interval: 100ms") as nats,
         proxy(nats.port, change=server.change) as way,
         closing(
-            JetStreamWriter(
-                through(way.port, nats.options()), limits=CommitLimits(check_after=0.05)
-            )
+            JetStreamWriter(at(nats.options(), way.port), limits=CommitLimits(check_after=0.05))
         ) as journal,
     ):
         append(journal, "a")
@@ -101,7 +94,7 @@ def test_a_late_answer_is_read_from_a_connection_with_tls(tmp_path: Path, server
         nats_server(tmp_path / "nats", config) as nats,
         proxy(nats.port, change=server.change) as way,
     ):
-        options = through(way.port, nats.options(), tls_ca=authority.file)
+        options = at(nats.options(), way.port, tls_ca=authority.file)
         with closing(JetStreamWriter(options)) as journal:
             append(journal, "a")
             server.delay = 0.6
@@ -121,7 +114,7 @@ def publisher(port: int, options: JetStreamOptions) -> Iterator[Publisher]:
     async def accept(_link: Link) -> None:
         pass
 
-    access = through(port, options).access
+    access = at(options, port).access
     with (
         closing(Connection(access, accept)) as connection,
         closing(Publisher(connection, access, options.stream.name)) as publisher,
