@@ -51,6 +51,9 @@ KEPT = 2
 FEWEST = 10_000
 """Entries that a new snapshot must be ahead: fewer are replayed within a second."""
 
+AGAIN = 2.0
+"""Seconds before another attempt to load one, if NATS does not answer: a leader may be elected."""
+
 ATTEMPTS = 5
 """Snapshots that a replica tries at most, of which each may be the same one, before it replays."""
 
@@ -308,7 +311,9 @@ class Snapshots:
             if not stop.is_set():
                 name = snapshot.stored.name
                 log.warning("snapshot_not_usable", name=name, reason=str(problem))
-            if not isinstance(problem, Unavailable):
+            if isinstance(problem, Unavailable):
+                stop.wait(AGAIN)
+            else:
                 unusable.add(snapshot.stored.nuid)
             return False
         return True

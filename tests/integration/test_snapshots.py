@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -21,7 +21,6 @@ from nats.js import JetStreamContext
 from structlog.testing import capture_logs
 
 from journal.backup import NoRoom
-from journal.entry import NewEntry
 from journal.errors import Unavailable, Unreadable
 from journal.forgetting import forget_entry
 from journal.jetstream import JetStreamOptions, JetStreamWriter
@@ -30,26 +29,23 @@ from journal.jetstream_eraser import JetStreamEraser
 from journal.jetstream_objects import ObjectStore
 from journal.jetstream_stream import StreamOptions, wanted
 from journal.port import Journal
-from service.follower import Follower
 from service.rpc.not_ready import progress_of
 from service.snapshot import Snapshot, Snapshots
 from service.view import store
-from service.view.errors import ViewDamaged, ViewUnavailable
+from service.view.errors import ViewDamaged
 from service.view.writer import building, lock
-from tests.support.callbacks import APP, NOON, body, entry
+from tests.support.callbacks import APP, NOON
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until
 from tests.support.proxy import proxy
 from tests.support.scrape import scrape
-from tests.support.views import read
+from tests.support.snapshots import append, append_large, follow, following, state
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.tools
 
 SESSIONS = 40
 """Sessions of the journal, of one callback each."""
-
-STATE = "SELECT applied_revision, hex(digest), complete FROM progress"
 
 Lines = list[Mapping[str, Any]]
 
@@ -78,43 +74,6 @@ def second(tmp_path: Path) -> Path:
     """The directory of a replica that has no view yet."""
     (tmp_path / "second").mkdir()
     return tmp_path / "second"
-
-
-def append(journal: Journal, numbers: range) -> None:
-    for number in numbers:
-        made = entry(1, body("SessionBegin", NOON + number, session_id=f"session-{number}"))
-        new = NewEntry(
-            id=made.id, sdk_app_id=made.sdk_app_id, received_at=NOON + number, body=made.body
-        )
-        journal.append(new, timeout=10)
-
-
-def follow(journal: Journal, folder: Path) -> Path:
-    """Run a follower until it has caught up."""
-    folder.mkdir(exist_ok=True)
-    with following(journal, folder):
-        eventually(lambda: state(folder)[0::2] == (journal.head(), 1))
-    return folder
-
-
-@contextmanager
-def following(journal: Journal, folder: Path) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=Follower(journal, folder, idle=0.02).run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-def state(folder: Path) -> tuple[Any, ...]:
-    """Revision, digest, and 1 if the view is complete."""
-    with suppress(ViewUnavailable, apsw.Error):
-        return next(iter(read(folder, STATE)), (-1, "", 0))
-    return (-1, "", 0)
 
 
 def publish(objects: ObjectStore, journal: Journal, folder: Path) -> Snapshot:
@@ -855,14 +814,6 @@ def stalling(nats: NatsServer, word: bytes, times: int) -> Iterator[tuple[int, S
             yield slow.port, stall
         finally:
             stall.ended.set()
-
-
-def append_large(journal: Journal) -> None:
-    """Append two megabytes that zstd cannot compress."""
-    for _ in range(20):
-        content = os.urandom(100_000)
-        new = NewEntry(id=content[:16], sdk_app_id=1, received_at=NOON, body=content)
-        journal.append(new, timeout=10)
 
 
 def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
