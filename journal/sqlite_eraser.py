@@ -141,7 +141,7 @@ class SqliteEraser:
             _clear(pages, left, connection, beside)
 
     def close(self) -> None:
-        """Nothing is open between two calls."""
+        """Do nothing: each call opens a connection of its own, and closes it."""
 
     @contextmanager
     def _connection(self) -> Iterator[apsw.Connection]:

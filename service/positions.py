@@ -3,6 +3,9 @@
 ORDINAL_BITS = 20
 """A position is `revision << ORDINAL_BITS | ordinal`."""
 
+MAX_REVISION = (1 << 63 - ORDINAL_BITS) - 1
+"""The greatest revision that has a position in 64 bits."""
+
 
 def position_of(revision: int, ordinal: int = 0) -> int:
     """Return the position of a record.
@@ -25,7 +28,7 @@ def last_of(revision: int) -> int:
 
 
 def complete_revision(position: int) -> int:
-    """Return the last revision of which everything is at or before a position.
+    """Return the last revision whose records are all at or before a position.
 
     A stream that was read up to the position is resumed after this revision.
     """
