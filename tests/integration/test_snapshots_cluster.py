@@ -11,7 +11,9 @@ from nats.errors import Error
 from journal.errors import Unavailable
 from journal.jetstream import JetStreamOptions, JetStreamWriter
 from journal.jetstream_objects import ObjectStore
-from service.snapshot import Snapshots
+from service.snapshots.loader import load
+from service.snapshots.publisher import Publisher
+from service.snapshots.stored import Snapshots
 from tests.support.nats import NatsServer, at, nats_cluster
 from tests.support.proxy import proxy
 from tests.support.snapshots import append_large, follow, state
@@ -81,10 +83,10 @@ def test_snapshots_are_published_and_loaded_although_the_leader_dies(
         second.mkdir()
         kill = Kill(servers, stream, b'{"stream":"OBJ_', 3)
         with objects_through(servers, options, kill) as objects:
-            assert Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
+            assert Publisher(Snapshots(objects, journal, first), fewest=1).publish_if_due(0)
         kill = Kill(servers, stream, b"Nats-Subject: $O.", 3)
         with objects_through(servers, options, kill) as objects:
-            Snapshots(objects, journal, second).load(threading.Event())
+            load(Snapshots(objects, journal, second), threading.Event())
         assert state(second)[0] == eventually(lambda: head_of(journal), within=60)
         assert state(follow(journal, second)) == state(first)
 

@@ -1,9 +1,7 @@
 """Journals of sessions, and views that follow them: what snapshots are made of."""
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,9 @@ import apsw
 
 from journal.entry import NewEntry
 from journal.port import Journal
-from service.follower import Follower
 from service.view.errors import ViewUnavailable
 from tests.support.callbacks import NOON, body, entry
-from tests.support.views import read
+from tests.support.views import following, read
 from tests.support.waiting import eventually
 
 STATE = "SELECT applied_revision, hex(digest), complete FROM progress"
@@ -35,19 +32,6 @@ def follow(journal: Journal, folder: Path) -> Path:
     with following(journal, folder):
         eventually(lambda: state(folder)[0::2] == (journal.head(), 1))
     return folder
-
-
-@contextmanager
-def following(journal: Journal, folder: Path) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=Follower(journal, folder, idle=0.02).run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 def state(folder: Path) -> tuple[Any, ...]:
