@@ -80,6 +80,12 @@ WHERE number IS NULL AND session_id != '' AND first_revision > ?
 ORDER BY first_revision LIMIT ?
 """
 
+# The revisions of the malformed callbacks that name a session.
+MALFORMED_OF_SESSION = """
+SELECT revision FROM malformed_callbacks INDEXED BY malformed_by_session
+WHERE sdk_app_id = ? AND session_id = ?
+"""
+
 # 1 if a callback of a session has a value in a column.
 IS_NAMED = """
 SELECT EXISTS (SELECT 1 FROM feed INDEXED BY feed_by_session

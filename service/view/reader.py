@@ -257,6 +257,11 @@ class Reader:
         sql = queries.IS_NAMED.format(column=column)
         return bool(self._one(sql, (first_revision, value))[0])
 
+    def malformed_of(self, sdk_app_id: int, session_id: str) -> list[int]:
+        """Read the revisions of the malformed callbacks that name a session."""
+        rows = self._all(queries.MALFORMED_OF_SESSION, (sdk_app_id, session_id))
+        return [revision for (revision,) in rows]
+
     def malformed(self, after: int, limit: int) -> Iterator[Row]:
         """Read malformed callbacks after a position, one by one: (position, record, app)."""
         with sqlite_errors():

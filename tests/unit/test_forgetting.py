@@ -14,6 +14,7 @@ from journal.entry import Entry, numbered
 from journal.forgetting import forget_entry
 from service.history import LIMITS, FoldLimits
 from service.projection import BatchBounds, Projection
+from service.records import received_at
 from service.view import store
 from service.view.digest import row_hash
 from service.view.reader import Reader
@@ -86,9 +87,7 @@ def test_a_callback_that_comes_later_begins_a_new_session(tmp_path: Path) -> Non
     again = entry(4, body("SessionBegin", NOON + 1, session_id="gone"))
     applied(tmp_path, [*entries(GONE), forgetting(3, "gone"), again])
     assert read(tmp_path, "SELECT number, first_revision FROM sessions") == [(4, 4)]
-    assert read(tmp_path, "SELECT session_id, revision, at FROM forgotten_sessions") == [
-        ("gone", 3, NOON + 3)
-    ]
+    assert read(tmp_path, "SELECT session_id, revision FROM forgotten_sessions") == [("gone", 3)]
     assert read(tmp_path, "SELECT sum(sessions) FROM session_counts") == [(1,)]
 
 
@@ -245,6 +244,12 @@ def test_no_file_of_the_view_has_a_text_of_a_forgotten_session(tmp_path: Path) -
         for each in names:
             found = found.replace(each.encode(), b"")  # the list of what was forgotten
         assert b"secret" not in found
+
+
+def test_a_row_of_the_feed_says_when_its_entry_was_received(tmp_path: Path) -> None:
+    applied(tmp_path, [*entries([GONE[0], b"not json"]), forgetting(3, "gone")])
+    rows = read(tmp_path, "SELECT record FROM feed")
+    assert [received_at(row) for (row,) in rows] == [NOON + 2, NOON + 3]
 
 
 def talk(word: str) -> list[bytes]:
