@@ -140,6 +140,7 @@ class Follower:
         self._may_start_over = may_start_over
         self._looks = 0  # in a row that found the journal behind the view
         self._deleted: SimpleQueue[Sequence[int]] = SimpleQueue()
+        self._deleted_before_round: list[Sequence[int]] = []  # the present one of clearing
         self._clear_at = 0.0
 
     def note_deleted(self, revisions: Sequence[int]) -> None:
@@ -244,9 +245,7 @@ class Follower:
     def _step(self, projection: Projection) -> None:
         """Apply the next batch; if there is none, record that the view is complete."""
         self._writer.check_files()
-        self._clear_removed()
-        while self._writer.is_clear and not self._deleted.empty():
-            projection.note_deleted(self._deleted.get())
+        self._clear_removed(projection)
         progress = projection.progress
         entries, following = self._read_batch(progress)
         self._looks = 0
@@ -328,11 +327,22 @@ class Follower:
         log.error("entry_skipped", revision=entry.revision)
         self._projection().skip(entry)
 
-    def _clear_removed(self) -> None:
-        """Overwrite in the view's files what was forgotten, a part at a time."""
-        if time.monotonic() >= self._clear_at:
-            self._clear_at = time.monotonic() + CLEAR_EVERY
-            self._writer.clear_removed()
+    def _clear_removed(self, projection: Projection) -> None:
+        """Overwrite in the view's files what was forgotten, a part at a time.
+
+        The list of entries to delete loses those whose rows were removed before a round began, at
+        the end of the round.
+        """
+        if time.monotonic() < self._clear_at:
+            return
+        self._clear_at = time.monotonic() + CLEAR_EVERY
+        if self._writer.clear_removed():
+            done = self._deleted_before_round
+            self._deleted_before_round = [self._deleted.get() for _ in range(self._deleted.qsize())]
+            if self._writer.is_clear:
+                done, self._deleted_before_round = done + self._deleted_before_round, []
+            for revisions in done:
+                projection.note_deleted(revisions)
 
     def _report(self, progress: Progress) -> None:
         lag = progress.head_revision - progress.applied_revision

@@ -174,7 +174,7 @@ FIND_REFUSED_ID = "SELECT owner FROM refused_ids WHERE id = ?"
 ANY_REFUSED_ID = "SELECT 1 FROM refused_ids LIMIT 1"
 ADD_REPETITION = "INSERT INTO repetitions VALUES (?, ?)"
 ADD_MALFORMED = "INSERT INTO malformed_callbacks VALUES (?, ?, ?)"
-ADD_FORGOTTEN = "REPLACE INTO forgotten_sessions VALUES (?, ?, ?, ?)"
+ADD_FORGOTTEN = "REPLACE INTO forgotten_sessions VALUES (?, ?, ?)"
 DROP_DELETED = "DELETE FROM entries_to_delete WHERE revision = ?"
 
 place: Callable[[SessionRow], tuple[Any, ...]] = attrgetter(*PLACE)
@@ -195,6 +195,7 @@ class ViewWriter:
         self._committing: Future[None] | None = None
         self._sizes = (0, 0)
         self._to_clear = 1  # the page to go on with; 0: nothing is left of what was removed
+        self._removed_meanwhile = False  # since the present round of clearing began
         try:
             self._open_or_renew()
         except BaseException:
@@ -263,28 +264,36 @@ class ViewWriter:
         """True if nothing of what was removed is left in the view's files."""
         return not self._to_clear
 
-    def clear_removed(self) -> None:
-        """Overwrite a part of what removed rows have left; go on later while the WAL is read."""
+    def clear_removed(self) -> bool:
+        """Overwrite a part of what removed rows have left; go on later while the WAL is read.
+
+        Returns True at the end of a round over all pages: nothing is left of what was removed
+        before it began.
+        """
         if not self._to_clear:
-            return
+            return True
         self._end_transaction()
         with sqlite_errors():
             self._db.set_busy_timeout(TRUNCATE_TIMEOUT)
             try:
                 self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             except apsw.BusyError:
-                return
+                return False
             finally:
                 self._db.set_busy_timeout(store.BUSY_TIMEOUT)
             if self._db.pragma("user_version"):
                 page = int(self._db.pragma("page_size"))
                 self._to_clear = clear_gaps(str(self.path), page, self._to_clear, CLEARED)
                 self._db.pragma("shrink_memory")  # the pages in memory still have the old bytes
-                if not self._to_clear:
+                is_round_over = not self._to_clear
+                if is_round_over and self._removed_meanwhile:
+                    self._to_clear, self._removed_meanwhile = 1, False
+                elif is_round_over:
                     self._db.pragma("user_version", 0)
             else:
-                self._to_clear = 0
+                self._to_clear, is_round_over = 0, True
         self._sizes = size_of_database(self.path)
+        return is_round_over
 
     def sign_of_life(self) -> None:
         """Set the time of the lock's file, which shows that the follower works, as a commit does.
@@ -429,13 +438,14 @@ class ViewWriter:
 
     def removal(self, forget_revision: int) -> Removal:
         """Begin to remove what a FORGET entry lists."""
-        self._to_clear = 1
+        self._removed_meanwhile |= self._to_clear > 1
+        self._to_clear = self._to_clear or 1
         self._db.pragma("user_version", 1)  # for the next process, if this one is killed
         return Removal(self._db, forget_revision)
 
-    def note_forgotten(self, key: SessionKey, revision: int, at: int) -> None:
-        """Note that a session was forgotten at a revision and a time (ms)."""
-        self._rows(ADD_FORGOTTEN, (*key, revision, at))
+    def note_forgotten(self, key: SessionKey, revision: int) -> None:
+        """Note that a session was forgotten at a revision."""
+        self._rows(ADD_FORGOTTEN, (*key, revision))
 
     def note_deleted(self, revisions: Iterable[int]) -> None:
         """Note that the journal no longer has some entries."""

@@ -580,6 +580,33 @@ def test_what_was_forgotten_leaves_the_files_and_deleted_entries_the_list(tmp_pa
         thread.join()
 
 
+def test_deleted_entries_leave_the_list_while_more_is_forgotten_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.follower.CLEAR_EVERY", 0.0)
+    monkeypatch.setattr("service.view.writer.CLEARED", 1)  # pages at a time, of some forty
+    journal = MemoryJournal()
+    append(journal, life(*LIFE))
+    follower = Follower(journal, tmp_path, idle=SOON)
+    stop = threading.Event()
+    thread = threading.Thread(target=follower.run, args=(stop,))
+    thread.start()
+    try:
+        journal.append(forget_entry(APP, NOON, session_ids=[SESSION]), timeout=1)
+        listed = "SELECT revision FROM entries_to_delete"
+        eventually(lambda: len(rows(tmp_path, listed)) == len(LIFE))
+        follower.note_deleted([4, 3, 2])
+
+        def has_left_the_list() -> bool:
+            journal.append(forget_entry(APP, NOON, session_ids=["another"]), timeout=1)
+            return rows(tmp_path, listed) == [(1,)]
+
+        eventually(has_left_the_list)
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_a_wal_that_is_being_read_is_emptied_later(tmp_path: Path) -> None:
     journal = MemoryJournal()
     append(journal, life(*LIFE))
