@@ -39,9 +39,6 @@ from storage.gaps import MOST_PAGES, clear_gaps
 FORMAT = "1"
 """Version of the stored format: a SQLite file in one zstd frame."""
 
-KEPT = 2
-"""Snapshots of this version that are kept; of another version one fewer."""
-
 KEEP_OTHERS = 24 * 60 * 60.0
 """Seconds for which that of another version is kept, as its view is: for a rollback."""
 
@@ -237,7 +234,8 @@ class Snapshots:
             name = f"{progress.fingerprint}-{progress.applied_revision}"
             with copy.open("rb") as file:
                 source = cast(BinaryIO, _Reported(file, size, report))
-                packed = zstandard.ZstdCompressor().stream_reader(source, size=size)
+                packer = zstandard.ZstdCompressor(write_checksum=True)
+                packed = packer.stream_reader(source, size=size)
                 stored = self._objects.put(name, packed, msgspec.to_builtins(label))
         seconds = round(time.monotonic() - began, 1)
         log.info("snapshot_published", name=name, bytes=stored.size, after_s=seconds)
