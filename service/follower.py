@@ -7,7 +7,6 @@ An entry that fails because of its content is skipped with an error, so that oth
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Event
 
 import structlog
@@ -139,13 +138,20 @@ class Follower:
         self._skipped = 0  # in a row
         self._may_start_over = may_start_over
         self._looks = 0  # in a row that found the journal behind the view
-        self._deleted: SimpleQueue[Sequence[int]] = SimpleQueue()
-        self._deleted_before_round: list[Sequence[int]] = []  # the present one of clearing
+        self._deleted: tuple[int, Event] | None = None
         self._clear_at = 0.0
 
-    def note_deleted(self, revisions: Sequence[int]) -> None:
-        """Note that the journal no longer has some entries; from any thread, takes effect later."""
-        self._deleted.put(revisions)
+    def note_deleted(self, until: int) -> Event:
+        """Have entries taken from the list that the journal no longer has, by another thread.
+
+        Returns a flag that is set when that is done: once they have left the view's files as well.
+
+        Args:
+            until: the last FORGET entry whose entries are deleted.
+        """
+        done = Event()
+        self._deleted = until, done
+        return done
 
     def run(self, stop: Event, alive: Callable[[], None] = lambda: None) -> None:
         """Follow until `stop` is set; return after the batch under way.
@@ -245,7 +251,8 @@ class Follower:
     def _step(self, projection: Projection) -> None:
         """Apply the next batch; if there is none, record that the view is complete."""
         self._writer.check_files()
-        self._clear_removed(projection)
+        self._clear_removed()
+        self._drop_deleted(projection)
         progress = projection.progress
         entries, following = self._read_batch(progress)
         self._looks = 0
@@ -327,22 +334,21 @@ class Follower:
         log.error("entry_skipped", revision=entry.revision)
         self._projection().skip(entry)
 
-    def _clear_removed(self, projection: Projection) -> None:
-        """Overwrite in the view's files what was forgotten, a part at a time.
+    def _clear_removed(self) -> None:
+        """Overwrite in the view's files what was forgotten, a part at a time."""
+        if time.monotonic() >= self._clear_at:
+            self._clear_at = time.monotonic() + CLEAR_EVERY
+            self._writer.clear_removed()
 
-        The list of entries to delete loses those whose rows were removed before a round began, at
-        the end of the round.
-        """
-        if time.monotonic() < self._clear_at:
+    def _drop_deleted(self, projection: Projection) -> None:
+        """Take some deleted entries from the list, once the view's files are clear of them."""
+        if self._deleted is None:
             return
-        self._clear_at = time.monotonic() + CLEAR_EVERY
-        if self._writer.clear_removed():
-            done = self._deleted_before_round
-            self._deleted_before_round = [self._deleted.get() for _ in range(self._deleted.qsize())]
-            if self._writer.is_clear:
-                done, self._deleted_before_round = done + self._deleted_before_round, []
-            for revisions in done:
-                projection.note_deleted(revisions)
+        until, done = self._deleted
+        is_applied = until <= projection.progress.applied_revision  # or the view is being renewed
+        if is_applied and self._writer.is_clear(until) and projection.note_deleted(until):
+            self._deleted = None
+            done.set()
 
     def _report(self, progress: Progress) -> None:
         lag = progress.head_revision - progress.applied_revision

@@ -21,7 +21,6 @@ import zstandard
 
 from journal.backup import copy_database, require_room, sync, temporary
 from journal.damage import Report, faults
-from journal.entry import MAX_INTEGER
 from journal.errors import Closed, JournalError, NotKept, Unavailable, Unreadable
 from journal.jetstream_objects import KEEP, ObjectStore, StoredObject
 from journal.port import JournalReader
@@ -34,7 +33,7 @@ from service.view.errors import ViewDamaged, ViewError, ViewUnavailable, sqlite_
 from service.view.progress import LOAD, Progress
 from service.view.reader import Reader
 from service.view.writer import lock
-from storage.gaps import MOST_PAGES, clear_gaps
+from storage.gaps import clear_gaps
 
 FORMAT = "1"
 """Version of the stored format: a SQLite file in one zstd frame."""
@@ -193,7 +192,7 @@ class Snapshots:
     def delete_forgotten(self) -> None:
         """Delete the snapshots with something that this replica's view has forgotten since."""
         with closing(Reader(self._view)) as view:
-            position = next((row[0] for row in view.forgotten(MAX_INTEGER, limit=1)), 0)
+            position = view.last_forgotten()
         for each in self.newest_first() if position else ():
             if each.journal_id == self._journal.id and each.revision < revision_of(position):
                 self._objects.delete(each.stored)
@@ -263,7 +262,7 @@ class Snapshots:
             if not _progress(db).complete:
                 raise ViewUnavailable("the view is not complete yet")
             copy_database(db, copy, report)
-        clear_gaps(str(copy), store.PAGE, 1, MOST_PAGES)  # with the last that was forgotten
+        clear_gaps(str(copy), store.PAGE)  # with the last that was forgotten
         return _checked(copy)
 
     # ---- Loading ----

@@ -153,6 +153,8 @@ CREATE TABLE entries_to_delete (
     forget_revision INTEGER NOT NULL      -- of the FORGET entry
 ) STRICT;
 
+CREATE INDEX entries_by_forget_revision ON entries_to_delete (forget_revision);
+
 -- The rejections that stand now: where in the feed each was published.
 CREATE TABLE rejections (
     position       INTEGER PRIMARY KEY,

@@ -573,8 +573,8 @@ def test_what_was_forgotten_leaves_the_files_and_deleted_entries_the_list(tmp_pa
         eventually(lambda: rows(tmp_path, listed) == [(1,), (2,), (3,), (4,)])
         # The user is in every event, and in no list of what was forgotten.
         eventually(lambda: b"user-1" not in b"".join(map(Path.read_bytes, tmp_path.iterdir())))
-        follower.note_deleted([4, 3, 2])
-        eventually(lambda: rows(tmp_path, listed) == [(1,)])
+        assert follower.note_deleted(5).wait(10)
+        assert rows(tmp_path, listed) == []
     finally:
         stop.set()
         thread.join()
@@ -584,9 +584,11 @@ def test_deleted_entries_leave_the_list_while_more_is_forgotten_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.follower.CLEAR_EVERY", 0.0)
-    monkeypatch.setattr("service.view.writer.CLEARED", 1)  # pages at a time, of some forty
+    monkeypatch.setattr("service.view.writer.CLEARING", 0.0)  # one of many pieces of the file
     journal = MemoryJournal()
     append(journal, life(*LIFE))
+    large = {"session_id": "kept", "CloudCustomData": "x" * 200_000}
+    append(journal, [body("ChatBot.UserSendMsg", NOON + number, **large) for number in range(20)])
     follower = Follower(journal, tmp_path, idle=SOON)
     stop = threading.Event()
     thread = threading.Thread(target=follower.run, args=(stop,))
@@ -595,13 +597,14 @@ def test_deleted_entries_leave_the_list_while_more_is_forgotten_all_the_time(
         journal.append(forget_entry(APP, NOON, session_ids=[SESSION]), timeout=1)
         listed = "SELECT revision FROM entries_to_delete"
         eventually(lambda: len(rows(tmp_path, listed)) == len(LIFE))
-        follower.note_deleted([4, 3, 2])
+        done = follower.note_deleted(len(LIFE) + 21)
 
-        def has_left_the_list() -> bool:
+        def is_done() -> bool:
             journal.append(forget_entry(APP, NOON, session_ids=["another"]), timeout=1)
-            return rows(tmp_path, listed) == [(1,)]
+            return done.is_set()
 
-        eventually(has_left_the_list)
+        eventually(is_done)
+        assert rows(tmp_path, listed) == []
     finally:
         stop.set()
         thread.join()

@@ -1,6 +1,9 @@
 """AdminService.Forget over a real worker: what is chosen, counted, appended; who may ask."""
 
 import asyncio
+import re
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
@@ -19,6 +22,7 @@ from desk.v1.admin_service_pb2 import (
     SessionIds,
 )
 from desk.v1.event_pb2 import Forgotten
+from desk.v1.status_pb2 import GetStatusRequest
 from journal.entry import Kind
 from journal.errors import Unavailable
 from journal.forgetting import ForgetList, forget_list_of
@@ -26,8 +30,9 @@ from service import choice
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, body, life
 from tests.support.clients import Clients, bearer
+from tests.support.commands import invoke
 from tests.support.model import DAY
-from tests.support.rpc import Worker, World, fields, reason, refusal, worker, world
+from tests.support.rpc import Worker, World, fields, reason, refusal, until, worker, world
 
 OTHER = 8
 CODES = grpc.StatusCode
@@ -337,6 +342,51 @@ async def test_what_the_view_does_not_apply_in_time_is_an_error_and_in_the_log(m
     (ended,) = (line for line in lines if line["event"] == "forgetting_ends")
     assert (ended["sessions"], ended["complete"]) == (1, False)
     assert forgotten(made)[0].session_ids == ("of-eve",)
+
+
+async def test_the_log_counts_what_a_call_orders_that_is_cancelled(made: World):
+    ordered, released, append = threading.Event(), threading.Event(), made.append
+
+    def append_slowly(entry: Any) -> int:
+        ordered.set()
+        released.wait(10)
+        return append(entry)
+
+    made.append = append_slowly  # type: ignore[method-assign]
+    with capture_logs() as lines:
+        async with worker(made, apps=(APP, OTHER)) as serving:
+            call = serving.admin.Forget(ForgetRequest(sdk_app_id=APP, client_user_id="eve"))
+            assert await asyncio.to_thread(ordered.wait, 10)
+            call.cancel()
+
+            async def ended() -> list[Any]:
+                return [line for line in lines if line["event"] == "forgetting_ends"]
+
+            (line,) = await until(ended)
+            released.set()
+    assert (line["sessions"], line["complete"]) == (1, False)
+    made.wait()
+    assert forgotten(made)[0].session_ids == ("of-eve",)
+
+
+async def test_the_status_says_what_is_not_deleted_and_since_when(made: World):
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        status = await serving.status.GetStatus(GetStatusRequest())
+        assert (status.entries_to_delete, status.HasField("forgotten_since")) == (0, False)
+        await forget(serving, sessions=SessionIds(session_ids=["of-bob"]))
+        status = await serving.status.GetStatus(GetStatusRequest())
+        assert status.entries_to_delete == 4
+        assert abs(status.forgotten_since.seconds - time.time()) < 600
+
+
+async def test_desk_status_warns_of_what_is_not_deleted_after_a_day(made: World):
+    made.forget("of-bob")
+    made.wait()
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        target = f"127.0.0.1:{serving.port}"
+        answer = await asyncio.to_thread(invoke, "status", target=target)
+    assert re.search("entries to delete +4, forgotten since 20", answer.stdout)
+    assert "desk: forgotten entries are not deleted yet" in answer.stderr
 
 
 async def test_only_the_scope_admin_may_forget_and_only_in_its_apps(made: World, tmp_path: Path):

@@ -13,6 +13,7 @@ from desk.v1.event_service_pb2 import SubscribeResponse
 from journal.entry import Entry, numbered
 from journal.forgetting import forget_entry
 from service.history import LIMITS, FoldLimits
+from service.positions import position_of
 from service.projection import BatchBounds, Projection
 from service.records import received_at
 from service.view import store
@@ -213,18 +214,26 @@ def test_entries_are_deleted_from_the_newest_and_then_listed_no_more(tmp_path: P
         journal = [*entries(MIXED), forgetting(5, "gone", "kept")]
         projection.apply(journal, head=5, behind_since=None)
         assert reader.entries_to_delete(3) == [4, 3, 2]
-        projection.note_deleted([4, 3])
-        projection.note_deleted([3, 77])
-        assert reader.entries_to_delete(3) == [2, 1]
+        assert reader.entries_to_delete(3, before=3) == [2, 1]
+        assert reader.left_to_delete(3) == (3, NOON + 5)
+        assert projection.note_deleted(4)
+        assert reader.left_to_delete(9) == (4, NOON + 5)
+        assert projection.note_deleted(5)
+        assert reader.left_to_delete(9) == (0, None)
 
 
-def test_what_was_forgotten_is_listed_newest_first(tmp_path: Path) -> None:
-    applied(tmp_path, [*entries([b"not json"]), *(forgetting(n, f"s{n}") for n in (2, 3, 4))])
+def test_entries_are_deleted_by_the_forget_entries_that_list_them(tmp_path: Path) -> None:
     with closing(ViewWriter(tmp_path)) as writer, closing(Reader(writer.path)) as reader:
-        newest = reader.forgotten(1 << 62, 2)
-        oldest = reader.forgotten(newest[-1][0], 2)
-    revisions = [SubscribeResponse.FromString(row).forgotten.revision for _, row in newest + oldest]
-    assert revisions == [4, 3, 2]
+        projection = Projection(writer, JOURNAL)
+        journal = [*entries(MIXED), forgetting(5, "gone"), forgetting(6, "kept")]
+        projection.apply(journal, head=6, behind_since=None)
+        assert reader.last_forgotten() == position_of(6)
+        untils = [reader.listed_until(6, enough) for enough in (1, 2, 3, 9)]
+        assert untils == [5, 5, 6, 6]
+        assert [reader.listed_until(until, 9) for until in (4, 5)] == [0, 5]
+        assert reader.entries_to_delete(9, until=5) == [4, 2]
+        assert projection.note_deleted(5)
+        assert reader.entries_to_delete(9) == [3, 1]
 
 
 def test_no_file_of_the_view_has_a_text_of_a_forgotten_session(tmp_path: Path) -> None:
