@@ -1,6 +1,6 @@
 """Retention: forgets once a day what is older than may be kept. A thread of the follower's process.
 
-It asks as any other caller does: by entries of the journal, which every replica obeys.
+It appends FORGET entries to the journal, which every replica applies.
 """
 
 import time

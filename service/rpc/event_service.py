@@ -74,7 +74,7 @@ class EventService:
         after, oldest = request.after_revision, progress.oldest_revision
         if request.skip_forgotten:
             oldest = progress.begins_at
-        remedy = "; with skip_forgotten the stream begins anywhere" * (after >= progress.begins_at)
+        remedy = "; skip_forgotten resumes all the same" * (after >= progress.begins_at)
         check_kept(after, oldest, progress.journal_id, remedy)
         if not await reach(self._feed, reader, after, self._feed.limits.revision_seconds):
             applied = reader.progress().applied_revision

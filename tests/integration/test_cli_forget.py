@@ -77,6 +77,11 @@ def test_the_sessions_of_a_user_are_forgotten(desk: RunningDesk) -> None:
     assert forget(desk, "--user", "eve", "--yes").stdout == "nothing would be forgotten\n"
 
 
+def test_the_app_is_named_so_that_a_wrong_one_is_noticed(unchanged: RunningDesk) -> None:
+    wrong = forget(unchanged, "--user", "eve", "--app", "7", "--yes")
+    assert (wrong.returncode, wrong.stdout) == (0, "nothing would be forgotten in app 7\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -162,7 +167,7 @@ def own_ids(lists: Path) -> list[str]:
 
 
 @pytest.mark.tools
-def test_a_list_of_callbacks_is_not_obeyed(desk: RunningDesk, tmp_path: Path) -> None:
+def test_a_list_of_callbacks_is_not_applied(desk: RunningDesk, tmp_path: Path) -> None:
     data = tmp_path / "data"
     backup, callbacks = tmp_path / "backup.db", tmp_path / "callbacks.jsonl"
     assert offline(data, "backup", backup).returncode == 0

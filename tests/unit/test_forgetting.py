@@ -163,7 +163,7 @@ def test_the_oldest_revision_never_goes_back(tmp_path: Path) -> None:
     assert progress(tmp_path, "oldest_revision") == (5,)
 
 
-def test_an_entry_that_cannot_be_believed_is_obeyed_by_nobody(tmp_path: Path) -> None:
+def test_an_entry_that_is_not_as_it_was_made_is_not_applied(tmp_path: Path) -> None:
     false = replace(forgetting(3, "gone"), sdk_app_id=APP + 1)
     with capture_logs() as logs:
         applied(tmp_path, [*entries(GONE), false])
