@@ -137,7 +137,7 @@ class SqliteEraser:
                     _rest_after(began)
 
     def close(self) -> None:
-        """Nothing is open between two calls."""
+        """Do nothing: each call opens a connection of its own, and closes it."""
 
     @contextmanager
     def _connection(self) -> Iterator[apsw.Connection]:
