@@ -19,7 +19,7 @@ from journal import sqlite_format
 from journal.entry import NewEntry, validate
 from journal.errors import Unavailable
 from journal.sqlite_file import connect_to_erase, map_errors
-from storage.gaps import FIRST, Pages, clear_beside_writers, move_wal, open_pages
+from storage.gaps import Pages, clear_beside_writers, move_wal, open_pages
 
 BUSY_MS = 5_000
 """Milliseconds that a step waits for the writer, which commits in a few."""
@@ -36,6 +36,9 @@ may be taken then."""
 
 REST, MOST_REST = 9.0, 1.0
 """Length of the pause after a step, as a multiple of the step, and in seconds at most."""
+
+CLEARED = 100
+"""Pages after which their gaps are cleared, in one step."""
 
 READ_REST = 3.0
 """The multiple after reading pages, which delays the threads of this process only."""
@@ -126,15 +129,16 @@ class SqliteEraser:
         connection.set_busy_timeout(BUSY_MS)
         path, size = str(self._path), int(connection.pragma("page_size"))
         with open_pages(path, size) as pages, self._connection() as beside:
+            left: list[int] = []
             for first in pages.pieces():
                 began = monotonic()
-                left = pages.left_in(first)
+                left += pages.left_in(first)
                 _rest_after(began, READ_REST)
-                # At least once: a process that was killed may not have synced what it cleared.
-                if left or first == FIRST:
-                    began = monotonic()
-                    _clear(pages, first, connection, beside)
-                    _rest_after(began)
+                if len(left) >= CLEARED:
+                    _clear(pages, left, connection, beside)
+                    left.clear()
+            # At least once: a process that was killed may not have synced what it cleared.
+            _clear(pages, left, connection, beside)
 
     def close(self) -> None:
         """Do nothing: each call opens a connection of its own, and closes it."""
@@ -159,9 +163,14 @@ def _rest_after(began: float, times: float = REST) -> float:
     return took
 
 
-def _clear(pages: Pages, first: int, connection: apsw.Connection, beside: apsw.Connection) -> None:
+def _clear(
+    pages: Pages, numbers: Sequence[int], connection: apsw.Connection, beside: apsw.Connection
+) -> None:
     for _ in range(ATTEMPTS):
-        if clear_beside_writers(pages, first, connection, beside):
+        began = monotonic()
+        is_done = clear_beside_writers(pages, numbers, connection, beside)
+        _rest_after(began)
+        if is_done:
             return
         time.sleep(AGAIN)
     raise Unavailable(IS_READ)

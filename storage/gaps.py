@@ -7,7 +7,7 @@ format.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from struct import Struct
 from time import monotonic
@@ -31,6 +31,10 @@ HEADERS = {2: INTERIOR, 5: INTERIOR, 10: LEAF, 13: LEAF}
 
 COUNTS, COUNTS_AT = Struct(">HH"), 3
 """The number of cells and the begin of their content, and the place of both in the header."""
+
+TEXT = 0x20
+"""The least byte of a text. A deleted row leaves its cell pointer in the gap: two bytes, of which
+the first is less in a page of up to 8 KiB."""
 
 MAP_ENTRY = 5
 """Bytes that the pointer map has for a page."""
@@ -58,34 +62,30 @@ class Pages:
         """Return the numbers of the first pages of all pieces, from a page on."""
         return range(first, self._count() + 1, self.piece)
 
-    def left_in(self, first: int) -> list[tuple[int, int]]:
-        """Return the places of the gaps that are not clear in a piece, from the begin of the file.
+    def left_in(self, first: int) -> list[int]:
+        """Return the numbers of the pages with gaps to clear, in a piece from a page on."""
+        return [number for number, _, _ in self._gaps(first, self.piece)]
 
-        Args:
-            first: number of the piece's first page.
-        """
-        start, count = (first - 1) * self._size, self._count()
-        pages = max(0, min(self.piece, count + 1 - first))
-        data = self._file.xRead(pages * self._size, start)
-        return [
-            (start + begin, start + end)
-            for begin, end in gaps_in(data, self._size, headers(count))
-            if not self._is_of_map(first + begin // self._size)
-        ]
-
-    def clear(self, first: int) -> None:
-        """Clear the gaps of a piece."""
-        for begin, end in self.left_in(first):
-            self._file.xWrite(bytes(end - begin), begin)
+    def clear(self, numbers: Iterable[int]) -> None:
+        """Clear the gaps of pages."""
+        for number in numbers:
+            for _, begin, end in self._gaps(number, 1):
+                self._file.xWrite(bytes(end - begin), begin)
 
     def sync(self) -> None:
         self._file.xSync(apsw.SQLITE_SYNC_NORMAL)
 
+    def _gaps(self, first: int, most: int) -> Iterator[tuple[int, int, int]]:
+        """Find gaps in some pages: the number of the page, begin and end in the file."""
+        start, count = (first - 1) * self._size, self._count()
+        data = self._file.xRead(max(0, min(most, count + 1 - first)) * self._size, start)
+        for begin, end in gaps_in(data, self._size, headers(count)):
+            number = first + begin // self._size
+            if not self._has_map or map_page(number, self._size) != number:
+                yield number, start + begin, start + end
+
     def _count(self) -> int:
         return self._file.xFileSize() // self._size
-
-    def _is_of_map(self, number: int) -> bool:
-        return self._has_map and map_page(number, self._size) == number
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def clear_gaps(path: str, page_size: int, first: int = FIRST, seconds: float = m
     until = monotonic() + seconds
     with open_pages(path, page_size) as pages:
         for start in pages.pieces(first):
-            pages.clear(start)
+            pages.clear(pages.left_in(start))
             if monotonic() >= until:
                 return start + pages.piece
         pages.sync()
@@ -121,15 +121,15 @@ def clear_gaps(path: str, page_size: int, first: int = FIRST, seconds: float = m
 
 
 def clear_beside_writers(
-    pages: Pages, first: int, connection: apsw.Connection, beside: apsw.Connection
+    pages: Pages, numbers: Iterable[int], connection: apsw.Connection, beside: apsw.Connection
 ) -> bool:
-    """Clear the gaps of a piece beside others; return False if that is not possible just now.
+    """Clear the gaps of pages beside others; return False if that is not possible just now.
 
     A reader may prevent it. It is on disk once the commit that it makes is in the database.
 
     Args:
         pages: of the database.
-        first: number of the piece's first page.
+        numbers: of the pages.
         connection: locks the database against writers.
         beside: another one, which moves the WAL meanwhile.
     """
@@ -137,7 +137,7 @@ def clear_beside_writers(
     connection.execute("BEGIN IMMEDIATE")
     is_moved = move_wal(beside)
     if is_moved:
-        pages.clear(first)
+        pages.clear(numbers)
         # A change of the first page: the others drop the pages in their memory.
         connection.pragma("user_version", connection.pragma("user_version"))
     connection.execute("COMMIT")
@@ -169,7 +169,7 @@ def map_page(number: int, page_size: int) -> int:
 
 
 def gaps_in(data: bytes, page_size: int, kinds: dict[int, int]) -> Iterator[tuple[int, int]]:
-    """Find the gaps that are not clear in whole pages: the begin and the end of each in `data`.
+    """Find the gaps that may have a text in whole pages: the begin and the end of each in `data`.
 
     Args:
         data: the pages.
@@ -182,5 +182,7 @@ def gaps_in(data: bytes, page_size: int, kinds: dict[int, int]) -> Iterator[tupl
             continue
         cells, content = COUNTS.unpack_from(data, start + COUNTS_AT)
         begin, end = start + header + 2 * cells, start + (content or 65536)
-        if begin <= end <= start + page_size and not data.startswith(bytes(end - begin), begin):
+        if begin > end or end > start + page_size or data.startswith(bytes(end - begin), begin):
+            continue
+        if max(data[begin:end:2]) >= TEXT:
             yield begin, end

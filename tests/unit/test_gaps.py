@@ -124,7 +124,10 @@ def beside(db: apsw.Connection, path: Path) -> Iterator[list[apsw.Connection]]:
 
 def clear_all(path: Path, locking: apsw.Connection, moving: apsw.Connection) -> bool:
     with open_pages(str(path), store.PAGE) as pages:
-        return all(clear_beside_writers(pages, first, locking, moving) for first in pages.pieces())
+        return all(
+            clear_beside_writers(pages, pages.left_in(first), locking, moving)
+            for first in pages.pieces()
+        )
 
 
 def test_a_writer_beside_it_does_not_write_old_bytes_back(
@@ -195,9 +198,10 @@ GAP = b"x"
         bytes([13, 0, 0, 255, 255, 0, 60]) + GAP * 57,  # pointers beyond the page
         bytes([13, 0, 0, 0, 1, 0, 65]) + GAP * 57,  # cells beyond the page
         bytes([13, 0, 0, 0, 1, 0, 20]) + bytes(13) + GAP * 44,  # a clear gap
+        bytes([13, 0, 0, 0, 1, 0, 20, 0, 0, 0, 31, 255, 15, 99]) + bytes(6) + GAP * 44,  # pointers
     ],
 )
-def test_a_page_that_is_no_b_tree_or_is_clear_has_no_gap(page: bytes) -> None:
+def test_a_page_that_is_no_b_tree_or_has_no_text_in_its_gap_needs_no_clearing(page: bytes) -> None:
     assert list(gaps_in(page, 64, HEADERS)) == []
 
 
