@@ -48,11 +48,13 @@ class Offer(NamedTuple):
     Attributes:
         offered_at: the first time that the user waited for an agent.
         wait: from there until an agent joined or the user gave up; None for other results.
+        is_forwarded: an agent handed the session on.
     """
 
     offered_at: int
     result: Result
     wait: int | None = None
+    is_forwarded: bool = False
 
 
 def spans(session: Session) -> Iterator[Span]:
@@ -71,7 +73,8 @@ def offer(session: Session) -> Offer | None:
         return None
     offered_at = min(asked)
     if session.answered_at is not None:
-        return Offer(offered_at, Result.ANSWERED, session.answered_at - offered_at)
+        wait = session.answered_at - offered_at
+        return Offer(offered_at, Result.ANSWERED, wait, session.forwards > 0)
     if session.state in WAITING:
         return Offer(offered_at, Result.WAITING)
     if _last_live_state(session) not in WAITING:

@@ -135,9 +135,7 @@ class Report:
         self._touched: set[int] = set()  # places of intervals that have changed for other reasons
 
     def add(self, reported: Reported) -> None:
-        """Add a session's figures."""
-        if not self._selection.selects_app(reported.sdk_app_id):
-            return
+        """Add the figures of a session of a selected app."""
         # Also of other channels: a late callback may have brought the session there.
         for place in self._places(reported.start - SPARE, reported.end):
             self._revisions[place] = max(self._revisions[place], reported.revision)
@@ -180,7 +178,7 @@ class Report:
         if offered := offer(session):
             agent = _answering_agent(session)
             if row := self._row(reported, offered.offered_at, agent):
-                row.offers.add(offered, is_forwarded=session.forwards > 0)
+                row.offers.add(offered)
 
     def _add_handling(self, reported: Reported) -> None:
         contacts: dict[str, list[int | None]] = {}  # start, then the length of each stay
