@@ -1,6 +1,5 @@
 """ReportService on a real channel: figures by interval and group, corrected by late callbacks."""
 
-import asyncio
 from datetime import UTC
 from typing import Any
 from zoneinfo import ZoneInfo
