@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from callback.catalogue import LIVE, State
 from desk.v1 import report_service_pb2 as pb
-from service.figures import handled, is_contained, offer, spans
+from service.figures import answering_agent, handled, is_contained, offer
 from service.records import duration, timestamp
 from service.session import Session
 from service.tally import Tally, Thresholds, ratio
@@ -176,7 +176,7 @@ class Report:
     def _add_offer(self, reported: Reported) -> None:
         session = reported.session
         if offered := offer(session):
-            agent = _answering_agent(session)
+            agent = answering_agent(session)
             if row := self._row(reported, offered.offered_at, agent):
                 row.offers.add(offered)
 
@@ -239,13 +239,6 @@ class Report:
         """Return the intervals between two times, both included."""
         first = max(0, bisect_right(self._bounds, start) - 1)
         return range(first, min(len(self._intervals), bisect_left(self._bounds, end + 1)))
-
-
-def _answering_agent(session: Session) -> str:
-    if session.answered_at is None:
-        return ""
-    joined = (s for s in spans(session) if s.state is State.WITH_AGENT)
-    return next((s.agent_id for s in joined if s.start >= (session.answered_at or 0)), "")
 
 
 def _union(stays: Iterable[tuple[int, int]]) -> int:

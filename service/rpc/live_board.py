@@ -101,7 +101,7 @@ class ViewSums:
             if len(sums) > self._most:
                 raise CallRefused(
                     ErrorReason.TOO_MANY_SESSIONS,
-                    f"more than {self._most:,} sessions are open or of today",
+                    f"more than {self._most:,} sessions are open or were offered today",
                 )
 
     def show(self, reader: Reader, selection: BoardSelection) -> Shown:

@@ -256,9 +256,10 @@ WHERE first_revision = 0 AND revised = 3 AND position > ?
 
 # The first revision at which a session had begun and was known to be of its user.
 _KNOWN_SINCE = """
-max(number, (SELECT min(event_revision) FROM feed INDEXED BY feed_by_session
+max(number, (SELECT event_revision FROM feed INDEXED BY feed_by_session
              WHERE feed.first_revision = later.first_revision AND revised = 0
-               AND feed.client_user_id = later.client_user_id))
+               AND feed.client_user_id = later.client_user_id
+             ORDER BY position LIMIT 1))
 """
 
 # Of an ended session: the first one that its user began later, in the same app, up to 7 days after.
