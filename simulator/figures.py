@@ -40,14 +40,6 @@ class Offered(NamedTuple):
     is_forwarded: bool
 
 
-class Contact(NamedTuple):
-    """The time of an agent with a session; `end` is None while it lasts."""
-
-    agent: str
-    channel: str
-    stays: list[Stayed]
-
-
 def offers(visits: Iterable[Visit]) -> list[Offered]:
     return [found for visit in visits for found in _offer(visit)]
 
@@ -258,7 +250,7 @@ def open_visits(visits: Iterable[Visit], day_start: int) -> list[Visit]:
 
 
 def live(visits: Sequence[Visit]) -> Found:
-    """Return the figures of a board about what is open."""
+    """Return the figures of a board that are about open sessions."""
     waits, owed = waiting(visits), unanswered(visits)
     return {
         "states": dict(Counter(visit.session.state for visit in visits)),

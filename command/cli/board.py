@@ -24,7 +24,7 @@ from command.cli.figures import (
 from command.cli.output import duration_text, json_option, print_json
 from command.cli.parameters import time_zone_option
 from command.cli.printers import Column, Table, Value
-from command.settings import ServiceLevel
+from command.values import ServiceLevel
 from desk.client import Client, Denied, FoundBoard
 from desk.v1.board_service_pb2 import (
     BoardAgent,

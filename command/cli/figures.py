@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from command.cli.printers import Column, Value, cell_text
 from command.cli.tables import field_value
-from command.settings import MAX_WAIT, ServiceLevel
+from command.values import MAX_WAIT, ServiceLevel
 from desk.client import FORMULAS
 from desk.v1.figures_pb2 import ServiceFigures, Thresholds
 from display.texts import format_duration

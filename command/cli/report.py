@@ -21,7 +21,7 @@ from command.cli.parameters import EnumName, Moment, time_zone_option
 from command.cli.printers import Column, Layout
 from command.cli.rows import Output, row_options
 from command.cli.tables import field_value
-from command.settings import ServiceLevel
+from command.values import ServiceLevel
 from desk.client import Client
 from desk.v1.report_service_pb2 import (
     IntervalLength,
