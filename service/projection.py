@@ -248,7 +248,7 @@ class Projection:
                 return False
             key = entry.sdk_app_id, session_id
             self._forget_session(removal, key)
-            self._writer.note_forgotten(key, entry.revision, entry.received_at)
+            self._writer.note_forgotten(key, entry.revision)
         for revision in filter(entry.revision.__gt__, listed.revisions):
             if self._has_worked():
                 return False

@@ -115,7 +115,7 @@ class Publisher:
             return revision >= self._fewest
         ahead = revision - newest.revision
         passed = time.time() - newest.stored_at
-        if passed >= KEEP / 2:  # the object store will delete it
+        if not 0 <= passed < KEEP / 2:  # the object store will delete it, or a clock was wrong
             return ahead >= 0
         return passed >= age and ahead >= self._fewest
 
@@ -152,7 +152,8 @@ class Publisher:
         name = f"{progress.fingerprint}-{progress.applied_revision}"
         with copy.open("rb") as file:
             source = cast(BinaryIO, _Reported(file, size, report))
-            packed = zstandard.ZstdCompressor().stream_reader(source, size=size)
+            packer = zstandard.ZstdCompressor(write_checksum=True)
+            packed = packer.stream_reader(source, size=size)
             made = Snapshot.of(self._objects.put(name, packed, msgspec.to_builtins(label)))
         if made is None:
             raise AssertionError("the label that was just made cannot be read")

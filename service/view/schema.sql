@@ -144,7 +144,6 @@ CREATE TABLE forgotten_sessions (
     sdk_app_id INTEGER NOT NULL,
     session_id TEXT    NOT NULL,
     revision   INTEGER NOT NULL,  -- of the FORGET entry
-    at         INTEGER NOT NULL,  -- its received_at
     PRIMARY KEY (session_id, sdk_app_id, revision)
 ) STRICT, WITHOUT ROWID;
 

@@ -178,7 +178,7 @@ FIND_REFUSED_ID = "SELECT owner FROM refused_ids WHERE id = ?"
 ANY_REFUSED_ID = "SELECT 1 FROM refused_ids LIMIT 1"
 ADD_REPETITION = "INSERT INTO repetitions VALUES (?, ?)"
 ADD_MALFORMED = "INSERT INTO malformed_callbacks VALUES (?, ?, ?)"
-ADD_FORGOTTEN = "REPLACE INTO forgotten_sessions VALUES (?, ?, ?, ?)"
+ADD_FORGOTTEN = "REPLACE INTO forgotten_sessions VALUES (?, ?, ?)"
 DROP_DELETED = """
     DELETE FROM entries_to_delete WHERE revision IN (
         SELECT revision FROM entries_to_delete WHERE forget_revision <= ? LIMIT ?)
@@ -451,9 +451,9 @@ class ViewWriter:
         self._db.pragma("user_version", 1)  # for the next process, if this one is killed
         return Removal(self._db, forget_revision)
 
-    def note_forgotten(self, key: SessionKey, revision: int, at: int) -> None:
-        """Note that a session was forgotten at a revision and a time (ms)."""
-        self._rows(ADD_FORGOTTEN, (*key, revision, at))
+    def note_forgotten(self, key: SessionKey, revision: int) -> None:
+        """Note that a session was forgotten at a revision."""
+        self._rows(ADD_FORGOTTEN, (*key, revision))
 
     def note_deleted(self, until: int) -> bool:
         """As `Projection.note_deleted`."""

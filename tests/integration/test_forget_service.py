@@ -31,6 +31,7 @@ from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, body, life
 from tests.support.clients import Clients, bearer
 from tests.support.commands import invoke
+from tests.support.model import DAY
 from tests.support.rpc import Worker, World, fields, reason, refusal, until, worker, world
 
 OTHER = 8
@@ -181,6 +182,51 @@ async def test_many_are_forgotten_in_steps(made: World, monkeypatch: pytest.Monk
     assert [answer.complete for answer in answers] == [False, False, False, True]
     revisions = [number for answer in answers for number in answer.forget_revisions]
     assert revisions == sorted(set(revisions))
+
+
+EARLY = [
+    body("ChatBot.UserSendMsg", NOON + (3 + n) * DAY, session_id=name, ClientUserId="eve")
+    for n, name in enumerate(("of-eve", "of-eve", "of-eve", "nothing-else"))
+]
+"""Callbacks that are malformed because they came too early, and name a session all the same."""
+
+
+@pytest.mark.parametrize(
+    ("target", "sessions", "malformed"),
+    [
+        ({"client_user_id": "eve"}, {"of-eve", "not-begun"}, [10, 11, 12]),
+        ({"sessions": SessionIds(session_ids=["of-eve"])}, {"of-eve"}, [10, 11, 12]),
+        ({"sessions": SessionIds(session_ids=["nothing-else"])}, set(), [13]),
+    ],
+)
+async def test_malformed_callbacks_that_name_a_session_are_listed_with_it(
+    made: World, target: Any, sessions: set[str], malformed: list[int]
+):
+    first = made.append(*EARLY) - 3
+    made.wait()
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        (*_, counted) = await forget(serving, dry_run=True, **target)
+        (*_, answer) = await forget(serving, **target)
+        (*_, left) = await forget(serving, **target)
+    listed = forgotten(made)
+    assert {name for each in listed for name in each.session_ids} == sessions
+    revisions = [revision for each in listed for revision in each.revisions]
+    assert revisions == [first + number - 10 for number in malformed]
+    for each in (counted, answer):
+        assert (each.sessions, each.malformed) == (len(sessions), len(malformed))
+    assert (left.sessions, left.malformed) == (0, 0)
+
+
+async def test_more_malformed_callbacks_than_an_entry_may_list_are_listed_in_several(
+    made: World, monkeypatch: pytest.MonkeyPatch
+):
+    made.append(*EARLY)
+    made.wait()
+    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 2)
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        (answer,) = await forget(serving, sessions=SessionIds(session_ids=["of-eve"]))
+    assert [len(each.session_ids) + len(each.revisions) for each in forgotten(made)] == [2, 2]
+    assert len(answer.forget_revisions) == 2
 
 
 async def test_a_session_with_a_late_callback_is_not_silent(made: World):

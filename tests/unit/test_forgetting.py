@@ -15,6 +15,7 @@ from journal.forgetting import forget_entry
 from service.history import LIMITS, FoldLimits
 from service.positions import position_of
 from service.projection import BatchBounds, Projection
+from service.records import received_at
 from service.view import store
 from service.view import writer as view_writer
 from service.view.digest import row_hash
@@ -88,9 +89,7 @@ def test_a_callback_that_comes_later_begins_a_new_session(tmp_path: Path) -> Non
     again = entry(4, body("SessionBegin", NOON + 1, session_id="gone"))
     applied(tmp_path, [*entries(GONE), forgetting(3, "gone"), again])
     assert read(tmp_path, "SELECT number, first_revision FROM sessions") == [(4, 4)]
-    assert read(tmp_path, "SELECT session_id, revision, at FROM forgotten_sessions") == [
-        ("gone", 3, NOON + 3)
-    ]
+    assert read(tmp_path, "SELECT session_id, revision FROM forgotten_sessions") == [("gone", 3)]
     assert read(tmp_path, "SELECT sum(sessions) FROM session_counts") == [(1,)]
 
 
@@ -165,7 +164,7 @@ def test_the_oldest_revision_never_goes_back(tmp_path: Path) -> None:
     assert progress(tmp_path, "oldest_revision") == (5,)
 
 
-def test_an_entry_that_cannot_be_believed_is_obeyed_by_nobody(tmp_path: Path) -> None:
+def test_an_entry_that_is_not_as_it_was_made_is_not_applied(tmp_path: Path) -> None:
     false = replace(forgetting(3, "gone"), sdk_app_id=APP + 1)
     with capture_logs() as logs:
         applied(tmp_path, [*entries(GONE), false])
@@ -275,6 +274,12 @@ def test_frequent_forget_entries_do_not_keep_the_files_from_being_cleared(
         for _ in range(20):
             writer.clear_removed()
         assert writer.is_clear(revision)
+
+
+def test_a_row_of_the_feed_says_when_its_entry_was_received(tmp_path: Path) -> None:
+    applied(tmp_path, [*entries([GONE[0], b"not json"]), forgetting(3, "gone")])
+    rows = read(tmp_path, "SELECT record FROM feed")
+    assert [received_at(row) for (row,) in rows] == [NOON + 2, NOON + 3]
 
 
 def talk(word: str) -> list[bytes]:
