@@ -34,6 +34,8 @@ PAUSE = 0.5
 RETRY = 10.0
 """Seconds before another attempt after a failure."""
 
+IN_VIEW = "the view's files are not clear yet; a reader may keep its WAL"
+
 PARTIALS = ("journal", "snapshot")
 """Beginnings of the names of unfinished copies."""
 
@@ -103,9 +105,10 @@ class Erasure:
                 before = revisions[-1]
             eraser.sweep()
         noted = self._note_deleted(until)
-        while not noted.wait(self._pause):  # the view's files may not be clear yet
+        while not noted.wait(self._retry):
             if self._stop.is_set():
                 return 0
+            log.warning("entries_not_deleted", reason=IN_VIEW, throttle=IN_VIEW)
         log.info("entries_deleted", entries=count, after_s=round(time.monotonic() - began, 1))
         return count
 

@@ -254,7 +254,10 @@ class Reader:
         return self._one(queries.LISTED_UNTIL, (until, enough))[0] or 0
 
     def left_to_delete(self, limit: int) -> tuple[int, int | None]:
-        """Return the number of entries to delete, up to `limit`, and since when (ms) the first."""
+        """Count the entries to delete, up to `limit`; return the time (ms) of the oldest order too.
+
+        None if there is none.
+        """
         return self._first(queries.LEFT_TO_DELETE, (limit,)) or (0, None)
 
     def records(self, positions: Iterable[int]) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from threading import Event, Thread
 
 import apsw
 import pytest
+from structlog.testing import capture_logs
 
 from journal.entry import NewEntry
 from journal.errors import Unavailable
@@ -243,7 +244,7 @@ def test_nothing_is_deleted_twice_while_the_view_is_being_read(world: Forgetting
     erasure = world.prepare()
     world.converse("gone", MARK)
     world.wait()
-    with closing(store.open_reader(world.view)) as reader:
+    with closing(store.open_reader(world.view)) as reader, capture_logs() as logs:
         reader.execute("BEGIN")
         assert reader.execute("SELECT count(*) FROM feed").get == 30
         world.append_entry(forget_entry(APP, NOON, session_ids=["gone"]))
@@ -254,6 +255,7 @@ def test_nothing_is_deleted_twice_while_the_view_is_being_read(world: Forgetting
         assert len(world.journal.read(0, limit=99)) == 1
         assert world.left()
         assert working.is_alive(), "it has to wait for the view"
+        eventually(lambda: "entries_not_deleted" in [line["event"] for line in logs])
     working.join(20)
     assert (eraser.sweeps, world.left()) == (1, [])
 
