@@ -271,10 +271,12 @@ def run_rpc_worker(
 ) -> None:
     """Run one rpc worker: answer gRPC from the view."""
     with _process(notifier, settings, runtime, name, metrics.RPC):
-        asyncio.run(_serve(notifier, settings, runtime, address))
+        asyncio.run(_serve(notifier, settings, runtime, address, name))
 
 
-async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address: Address) -> None:
+async def _serve(
+    notifier: Notifier, settings: Settings, runtime: Path, address: Address, name: str
+) -> None:
     from service.clients import follow_clients
     from service.rpc.limits import Limits
     from service.rpc.server import serve
@@ -305,6 +307,8 @@ async def _serve(notifier: Notifier, settings: Settings, runtime: Path, address:
         forget=partial(append_forget_entry, settings),
         stop=stop,
         on_ready=lambda _: _report_ready(notifier),
+        worker=name,
+        workers=settings.rpc_workers,
         tls=tls,
         clients=clients,
         centre=_centre(settings),

@@ -23,7 +23,7 @@ from service import records
 from service.arrival import Arrival, arrival_of
 from service.history import LIMITS, FoldLimits, History, HistoryEntry, Usage
 from service.positions import position_of
-from service.session import Reason
+from service.session import Outcome, Reason, Verdict
 from service.session_cache import CachedSession, SessionCache
 from service.view.digest import DIGEST_BYTES, DIGESTS, row_hash
 from service.view.progress import Progress
@@ -45,14 +45,15 @@ from service.view.writer import (
 PUBLISHED = 4
 """The work of publishing a callback again, when folding it again is 1."""
 
-REMOVED = 2
-"""The work of removing a record, likewise."""
+REMOVED = 3
+"""The work of removing a record, likewise; its callback is folded again."""
 
 DECODED = 250
 """Entries that are decoded at a time."""
 
 # Enum members are slow to look up in Python 3.11.
 _TOO_LONG, _NEW = Reason.SESSION_TOO_LONG, State.NEW
+_MALFORMED = Outcome(Verdict.REJECTED, Reason.MALFORMED, _NEW, _NEW)
 _CALLBACK, _FORGET = Kind.CALLBACK, Kind.FORGET
 
 log = structlog.get_logger()
@@ -112,6 +113,7 @@ class Projection:
         self._sessions: dict[SessionKey, CachedSession] = {}
         self._rows: list[FeedRow] = []
         self._counts: Counter[tuple[int, int]] = Counter()  # changes, by app and state
+        self._events: Counter[tuple[int, int, Outcome]] = Counter()  # likewise, by app and type
         self._work = 0
         self._read_bytes = 0  # of histories
 
@@ -197,6 +199,7 @@ class Projection:
             self._refuse(entry.id, entry.revision)
         if arrival.callback:
             self._writer.add_malformed(entry.revision, arrival.key)
+        self._events[entry.sdk_app_id, event_pb2.EVENT_TYPE_UNSPECIFIED, _MALFORMED] += 1
         self._append(_malformed_row(arrival))
 
     def _take_callback(self, arrival: Arrival, callback: HistoryEntry) -> None:
@@ -259,15 +262,27 @@ class Projection:
         session = self._sessions.pop(key, None) or self._cache.take(key) or self._load(key)
         self._cache.release(session)
         if session.first_revision:
+            self._discount(session)
             self._count_removed(removal.session(key, session.first_revision, session.number))
         if session.saved_place:
             self._counts[key[0], session.saved_place[0]] -= 1
         for revision in removal.malformed_of(key):
             self._forget_malformed(removal, key[0], revision)
 
+    def _discount(self, session: CachedSession) -> None:
+        """Take the callbacks of a session out of the numbers of events."""
+        app, first_revision = session.key[0], session.first_revision
+        history = History.replay(self._writer.load_history(first_revision))
+        for each in history.tail:
+            self._events[app, records.event_type(each.facts.event), each.outcome] -= 1
+        if session.is_full:
+            for kind, number in self._writer.types_without_history(first_revision):
+                self._events[app, kind, history.too_long] -= number
+
     def _forget_malformed(self, removal: Removal, sdk_app_id: int, revision: int) -> None:
         if record := removal.find_malformed(sdk_app_id, revision):
             self._damaged -= records.is_of_damaged(record)
+            self._events[sdk_app_id, event_pb2.EVENT_TYPE_UNSPECIFIED, _MALFORMED] -= 1
             self._count_removed(removal.malformed(revision))
 
     def _count_removed(self, removed: Removed) -> None:
@@ -332,10 +347,21 @@ class Projection:
             snapshot = session.message.update(now, session.revision, changed_fields)
             changed_fields.clear()
         received_at = arrival.entry.received_at
-        self._append(_row(session, own, 0, kind, received_at, arrival.event, snapshot))
+        row = _row(session, own, 0, kind, received_at, arrival.event, snapshot)
+        self._count(session, row.type, own.outcome)
+        self._append(row)
         for ordinal, callback in enumerate(revised, 1):
             self._append(_row(session, callback, ordinal, REVISED, received_at))
         self._work += PUBLISHED * len(revised)
+
+    def _count(self, session: CachedSession, kind: int, outcome: Outcome) -> None:
+        """Count a session's new callback, and those that it has changed."""
+        app, replaced = session.key[0], session.history.replaced
+        self._events[app, kind, outcome] += 1
+        for event, before, after in replaced:
+            self._events[app, records.event_type(event), before] -= 1
+            self._events[app, records.event_type(event), after] += 1
+        replaced.clear()
 
     def _append(self, row: FeedRow) -> None:
         self._rows.append(row)
@@ -383,6 +409,12 @@ class Projection:
         self._writer.save_sessions_in_place(stayed)
         self._writer.count_sessions(counts)
         counts.clear()
+        self._writer.count_events(
+            (app, kind, *records.outcome_numbers(outcome), change)
+            for (app, kind, outcome), change in self._events.items()
+            if change
+        )
+        self._events.clear()
 
     def _close(self, session: CachedSession) -> None:
         """Store the ids of a full session, so that repetitions are recognised without it."""
