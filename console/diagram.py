@@ -91,8 +91,9 @@ def _line(source: State | None, to: State, *, is_double: bool) -> dict[str, floa
     head = _border(end, start, PLACES[to])
     middle = ((tail[0] + head[0]) / 2, (tail[1] + head[1]) / 2)
     label = _moved(middle, across, LABEL)
-    numbers = (*tail, *head, *label)
-    return dict(zip(("x1", "y1", "x2", "y2", "x", "y"), (round(n, 1) for n in numbers), strict=True))
+    (x1, y1), (x2, y2), (x, y) = tail, head, label
+    ends = {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "x": x, "y": y}
+    return {name: round(number, 1) for name, number in ends.items()}
 
 
 def _moved(point: Point, direction: Point, distance: float) -> Point:

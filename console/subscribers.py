@@ -28,9 +28,7 @@ class Subscribers(Page):
         if len(failed) == len(answers):
             raise failed[0]
         replicas = [
-            {"replica": target, "problem": answer.detail}
-            if isinstance(answer, ClientError)
-            else {"replica": target, "problem": "", **as_json(answer)}
+            {"replica": target, **_shown(answer)}
             for target, answer in zip(self.site.replicas, answers, strict=True)
         ]
         return {
@@ -41,6 +39,12 @@ class Subscribers(Page):
                 for stream in each.get("subscribers", [])
             ],
         }
+
+
+def _shown(answer: ListSubscribersResponse | ClientError) -> Document:
+    if isinstance(answer, ClientError):
+        return {"problem": answer.detail}
+    return {"problem": "", **as_json(answer)}
 
 
 async def _listed(client: Client) -> ListSubscribersResponse | ClientError:

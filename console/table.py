@@ -55,7 +55,8 @@ class Table(Page):
     async def _counted(self, query: Query) -> Document:
         client = self.site.client
         request = CountEventsRequest(sdk_app_ids=query.numbers("app"))
-        answer = as_json(await client.call(client.event_service.CountEvents, request))
+        found = await client.call(client.event_service.CountEvents, request)
+        answer = as_json(found)
         taken, refused, beside = _sorted(answer["counts"])
         rows = [{**row, "taken": _sum(taken, row), "refused": _sum(refused, row)} for row in TABLE]
         return _document(rows, taken, beside=beside, revision=answer["header"]["revision"])

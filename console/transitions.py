@@ -32,7 +32,9 @@ def _table() -> list[dict[str, Any]]:
 
 
 TABLE = _table()
-ROWS = {(row["event"], source): row["row"] for row in TABLE for source in row["sources"]}
+ROWS: dict[tuple[str, str], int] = {
+    (row["event"], source): row["row"] for row in TABLE for source in row["sources"]
+}
 """The number of the row that decides, by event and state."""
 
 
