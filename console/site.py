@@ -70,6 +70,7 @@ class Site:
         self._templates.filters |= {
             "time": self.time,
             "clock": self.clock,
+            "brief": self.brief,
             "duration": duration,
             "wall": self.wall,
             "seconds_to": seconds_to,
@@ -102,6 +103,12 @@ class Site:
             return "–"
         moment = datetime.fromisoformat(text).astimezone(self.zone)
         return format_time(moment, precision=precision)
+
+    def brief(self, text: str) -> str:
+        """Return a document's time of today without its day, another one without its seconds."""
+        moment = datetime.fromisoformat(text).astimezone(self.zone)
+        is_today = moment.date() == datetime.now(self.zone).date()
+        return f"{moment:%H:%M:%S}" if is_today else f"{moment:%Y-%m-%d %H:%M}"
 
     def wall(self, text: str) -> float:
         """Return a document's time as seconds since 1970 of the zone's clock, for charts."""
