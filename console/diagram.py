@@ -33,6 +33,9 @@ APART = 9.0
 LABEL = 12.0
 """Distance of a label from its arrow."""
 
+STEEP = 0.6
+"""Least slant of an arrow whose label begins, or ends, beside it."""
+
 FRAMED = "going on"
 
 Taken = Mapping[tuple[str, str], int]
@@ -79,7 +82,7 @@ def _arrows(taken: Taken) -> list[dict[str, Any]]:
     ]
 
 
-def _line(source: State | None, to: State, *, is_double: bool) -> dict[str, float]:
+def _line(source: State | None, to: State, *, is_double: bool) -> dict[str, float | str]:
     """Return the ends of an arrow, and the place of its label at its left."""
     end = PLACES[to]
     start = PLACES[source] if source else (FRAME[0] + FRAME[2], end[1])
@@ -93,7 +96,8 @@ def _line(source: State | None, to: State, *, is_double: bool) -> dict[str, floa
     label = _moved(middle, across, LABEL)
     (x1, y1), (x2, y2), (x, y) = tail, head, label
     ends = {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "x": x, "y": y}
-    return {name: round(number, 1) for name, number in ends.items()}
+    anchor = "middle" if abs(across[0]) < STEEP else "start" if across[0] > 0 else "end"
+    return {**{name: round(number, 1) for name, number in ends.items()}, "anchor": anchor}
 
 
 def _moved(point: Point, direction: Point, distance: float) -> Point:

@@ -104,11 +104,13 @@ class Site:
         moment = datetime.fromisoformat(text).astimezone(self.zone)
         return format_time(moment, precision=precision)
 
-    def brief(self, text: str) -> str:
+    def brief(self, text: str, *, seconds: bool = True) -> str:
         """Return a document's time of today without its day, another one without its seconds."""
         moment = datetime.fromisoformat(text).astimezone(self.zone)
         is_today = moment.date() == datetime.now(self.zone).date()
-        return f"{moment:%H:%M:%S}" if is_today else f"{moment:%Y-%m-%d %H:%M}"
+        if is_today:
+            return f"{moment:%H:%M:%S}" if seconds else f"{moment:%H:%M}"
+        return f"{moment:%Y-%m-%d %H:%M}"
 
     def wall(self, text: str) -> float:
         """Return a document's time as seconds since 1970 of the zone's clock, for charts."""
