@@ -30,8 +30,8 @@ frame stands for arrows from its states."""
 APART = 9.0
 """Half the distance of two arrows between the same boxes, in opposite directions."""
 
-LABEL = 12.0
-"""Distance of a label from its arrow."""
+LABEL, LABEL_AT = 12.0, 0.4
+"""Distance of a label from its arrow, and the part of the arrow before it."""
 
 STEEP = 0.6
 """Least slant of an arrow whose label begins, or ends, beside it."""
@@ -92,8 +92,8 @@ def _line(source: State | None, to: State, *, is_double: bool) -> dict[str, floa
     start, end = _moved(start, across, shift), _moved(end, across, shift)
     tail = _border(start, end, PLACES[source]) if source else start
     head = _border(end, start, PLACES[to])
-    middle = ((tail[0] + head[0]) / 2, (tail[1] + head[1]) / 2)
-    label = _moved(middle, across, LABEL)
+    place = _moved(tail, (head[0] - tail[0], head[1] - tail[1]), LABEL_AT)
+    label = _moved(place, across, LABEL)
     (x1, y1), (x2, y2), (x, y) = tail, head, label
     ends = {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "x": x, "y": y}
     anchor = "middle" if abs(across[0]) < STEEP else "start" if across[0] > 0 else "end"
