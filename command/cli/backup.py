@@ -30,6 +30,7 @@ from display.texts import count_of
 from journal import backup as journal_backup
 from journal.backup import Content
 from journal.errors import JournalError
+from storage.files import sync
 
 NAME = "journal-%Y%m%dT%H%M%SZ.db"
 NAMES = "journal-[0-9]*T[0-9]*Z.db"
@@ -86,7 +87,10 @@ def _maker() -> Iterator[Callable[[Path], Content]]:
 
 
 def _to_stdout(make: Callable[[Path], Content]) -> Content:
-    with journal_backup.temporary(data_directory()) as copy:
+    directory = data_directory()
+    if not directory.is_dir():
+        fail(f"DESK_DATA_DIR, in which the backup is made first, is not there: {directory}")
+    with journal_backup.temporary(directory) as copy:
         content = make(copy)
         with copy.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
@@ -127,7 +131,7 @@ def restore(file: BinaryIO, yes: bool, forgotten: TextIO | None) -> None:
             _say_what_is_lost(lost, yes=yes)
             lists = map(entry_of_line, enumerate(forgotten or (), 1))
             count = journal_backup.forget_again(copy, lists)
-            journal_backup.sync(copy)
+            sync(copy)
             journal_backup.put_in_place(copy, journal)
             delete_views(journal.parent)
     click.echo(f"restored {_content(content)}", err=True)
@@ -139,7 +143,7 @@ def restore(file: BinaryIO, yes: bool, forgotten: TextIO | None) -> None:
 
 
 def _say_what_is_lost(lost: list[str], *, yes: bool) -> None:
-    """End here unless what is lost may be lost."""
+    """Print what is lost. Exit unless `yes` is given or the user confirms."""
     for text in lost:
         click.echo(f"lost: {text}", err=True)
     if yes or not lost:

@@ -16,6 +16,7 @@ from command.settings import NatsSettings
 from display.texts import count_of
 from journal.backup import put_in_place
 from journal.copying import Compared, Source, check_target, compare, copy_entries
+from journal.errors import OtherEntries
 from journal.sqlite_copy import FileTarget
 from storage.lock import FileLock
 
@@ -64,7 +65,7 @@ def _file(place: str) -> Path:
 
 
 def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
-    """Copy, and return what is there then, and why that is not all."""
+    """Copy to NATS; return the result, and the reason why the copy is not complete, or ""."""
     path.stat()  # which fails where there is none
     become_owner(path.parent)
     with (
@@ -74,10 +75,16 @@ def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
         progress_bar() as report,
     ):
         check_target(source, target)
-        if target.head() < source.head():
-            target.begin()
-        copy_entries(source, target, report)
-        compared = compare(source, target, report)
+        is_in_use = target.head() < source.head() and target.begin()
+        try:
+            copy_entries(source, target, report)
+            compared = compare(source, target, report)
+        except OtherEntries as error:
+            if not is_in_use:
+                raise
+            target.finish()
+            why = "a gateway writes the stream, which stays in use"
+            raise OtherEntries(f"{error}: {why}") from None
         if is_stopped:
             target.finish()
             return compared, ""
@@ -85,7 +92,7 @@ def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
 
 
 def _to_file(settings: NatsSettings, path: Path) -> tuple[Compared, str]:
-    """Copy, and return what is there then, and why that is not all."""
+    """Copy to a file; return the result, and the reason why the copy is not complete, or ""."""
     become_owner(path.parent)
     partial = path.with_name(COPYING_FILE)
     with (
@@ -112,7 +119,7 @@ def _to_file(settings: NatsSettings, path: Path) -> tuple[Compared, str]:
 
 
 def _set_aside(path: Path, partial: Path, source: Source) -> None:
-    """Make the file that is there, which ends earlier, the partial one."""
+    """Continue a journal that is there: it becomes the partial file."""
     if not path.exists():
         return
     if partial.exists():
@@ -124,7 +131,7 @@ def _set_aside(path: Path, partial: Path, source: Source) -> None:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[bool]:
-    """Keep gateways from writing a file meanwhile; give False if one does so already."""
+    """Hold the lock of the journal's writer. Yield False if a gateway holds it."""
     try:
         lock = FileLock(Path(f"{path}.lock"))
     except BlockingIOError:

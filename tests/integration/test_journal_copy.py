@@ -18,9 +18,7 @@ from journal.entry import Kind
 from journal.errors import Incomplete, Unavailable
 from journal.forgetting import forget_entry
 from journal.jetstream_message import ID, RECEIVED_AT
-from journal.port import JournalReader
 from journal.sqlite import SqliteReader, SqliteWriter
-from service.follower import Follower
 from service.view.store import locate
 from tests.support.callbacks import NOON
 from tests.support.commands import Answer
@@ -29,7 +27,7 @@ from tests.support.journals import PATIENCE, append
 from tests.support.nats import NatsServer, nats_cluster, nats_server
 from tests.support.processes import environment
 from tests.support.proxy import proxy
-from tests.support.views import read
+from tests.support.views import follow, read
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.tools
@@ -147,23 +145,6 @@ def test_the_view_of_the_file_goes_on_with_the_stream(place: Place) -> None:
     after = read(place.data, "SELECT position, record FROM feed")
     assert (after[:-1], len(after)) == (before, len(before) + 1)
     assert place.desk_on_nats("journal", "check").returncode == 0
-
-
-def follow(journal: JournalReader, data: Path, revision: int) -> None:
-    """Follow a journal until the view has a revision."""
-    stop = threading.Event()
-    thread = threading.Thread(target=Follower(journal, data, idle=0.02).run, args=(stop,))
-    thread.start()
-    eventually(lambda: applied(data) == revision)
-    stop.set()
-    thread.join(PATIENCE)
-
-
-def applied(data: Path) -> int:
-    try:
-        return int(read(data, "SELECT applied_revision FROM progress")[0][0])
-    except Exception:
-        return -1
 
 
 # ---- Interruptions ----
@@ -292,6 +273,32 @@ def test_a_copy_is_finished_when_the_gateway_has_stopped(place: Place) -> None:
         place.stream_entries()
     assert place.to_nats().returncode == 0
     assert place.stream_entries() == place.file_entries()
+
+
+@pytest.mark.parametrize("moment", [b"desk-copying", b'"count":'], ids=["begins", "copies"])
+def test_a_stream_that_gateways_write_gets_nothing_behind_their_entries_and_stays_in_use(
+    place: Place, moment: bytes
+) -> None:
+    assert place.to_nats().returncode == 0
+    append_real(place.file, 31, MANY)
+    late = iter([real_entry(MANY + 1)])
+
+    def write_once(data: bytes) -> bytes:
+        """Publish as a gateway does that has not noticed the copy yet."""
+        if moment in data and (entry := next(late, None)):
+            place.publish_entry(entry)
+        return data
+
+    with proxy(place.nats.port, change=write_once) as way:
+        url = f"nats://127.0.0.1:{way.port}"
+        answer = place.desk("journal", "copy", f"sqlite:{place.data}", url)
+    assert answer.returncode == 1
+    assert "another entry in the target: a gateway writes the stream, which stays" in answer.stderr
+    entries = place.stream_entries()[1]
+    assert entries[-1].id == real_entry(MANY + 1).id
+    assert entries[:-1] == place.file_entries()[1][: len(entries) - 1]
+    with closing(place.nats.writer(place.stream)) as journal:
+        assert append(journal).revision == entries[-1].revision + 1
 
 
 def test_the_permissions_and_the_password_of_the_manual_are_enough(tmp_path: Path) -> None:
