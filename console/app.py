@@ -39,13 +39,12 @@ def create_app(site: Site, access: Access) -> App[Any, Any]:
     app = App(middleware=[access], cors_enable=False)
     app.req_options.keep_blank_qs_values = False
     app.add_route("/", Start())
-    for kind in (Sessions, OneSession, Rejections, Reports, Subscribers, Health, Table):
+    for kind in (Sessions, OneSession, Rejections, Reports, Subscribers, Health):
         _add(app, kind(site))
-    board, feed = Board(site), Feed(site)
-    _add(app, board)
-    _add(app, feed)
-    app.add_route("/board/live", LivePart(Live(board.live, "replace")))
-    app.add_route("/feed/live", LivePart(Live(feed.live, "prepend")))
+    board, feed, table = Board(site), Feed(site), Table(site)
+    for page, event in ((board, "replace"), (feed, "prepend"), (table, "replace")):
+        _add(app, page)
+        app.add_route(f"{page.path}/live", LivePart(Live(page.live, event)))
     app.add_route("/static/{version}/{name}", Static())
     app.add_route(LIVE, Alive())
     return app
@@ -74,7 +73,7 @@ class LivePart:
         """Send events until the browser leaves."""
         query = Query(request.params)
         try:
-            query.event_filter(), options_of(query)  # before a stream begins
+            query.event_filter(), options_of(query), query.text("row")  # before a stream begins
         except BadQuery as error:
             raise falcon.HTTPBadRequest(description=str(error)) from None
         response.set_header("X-Accel-Buffering", "no")  # nginx passes events on at once

@@ -80,14 +80,12 @@ def document_of(answer: dict[str, Any], query: Query) -> Document:
 
 
 def _range(query: Query) -> TimeRange:
-    """Return the range asked for, or today in the console's zone."""
-    midnight = datetime.now(query.zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    """Return the range asked for: by default today up to now, in the console's zone."""
+    now = datetime.now(query.zone)
     since, until = query.time("since"), query.time("until")
-    start = since or _timestamp(midnight)
-    return TimeRange(
-        start_time=start,
-        end_time=until or _timestamp(max(midnight, _moment(start)) + timedelta(days=1)),
-    )
+    start = since or _timestamp(now.replace(hour=0, minute=0, second=0, microsecond=0))
+    end = until or _timestamp(max(now, _moment(start)) + timedelta(seconds=1))
+    return TimeRange(start_time=start, end_time=end)
 
 
 def _timestamp(moment: datetime) -> Timestamp:

@@ -10,6 +10,7 @@ import uvicorn
 
 from console.app import create_app
 from console.protection import Access
+from console.sampling import sample
 from console.site import Site
 from desk.client import Client, targets_of
 
@@ -46,7 +47,7 @@ async def serve(
         }
         client = await stack.enter_async_context(connect(target))
         site = Site(client, replicas=clients, zone=zone, settings=settings)
-        sampling = asyncio.create_task(site.depth.run(client))
+        sampling = asyncio.create_task(sample(site))
         stack.callback(sampling.cancel)
         config = uvicorn.Config(
             create_app(site, access),

@@ -367,6 +367,11 @@ class Reader:
         """Read (app, state, number of sessions, start of the app's longest wait)."""
         return self._all(queries.SESSION_COUNTS, ())
 
+    def event_counts(self, sdk_app_ids: tuple[int, ...]) -> list[Row]:
+        """Read (type, state before, verdict, reason, number of callbacks) of some apps, or all."""
+        where = one_of({"sdk_app_id": sdk_app_ids})
+        return self._all(queries.EVENT_COUNTS.format(where=where.sql), where.values)
+
     def board_sessions(self, since: int, open_since: int) -> Generator[Row, None, None]:
         """Read (app, session id, fold) of what has an event since a time (ms).
 
