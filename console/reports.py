@@ -82,19 +82,14 @@ def document_of(answer: dict[str, Any], query: Query) -> Document:
 def _range(query: Query) -> TimeRange:
     """Return the range asked for, or today in the console's zone."""
     midnight = datetime.now(query.zone).replace(hour=0, minute=0, second=0, microsecond=0)
-    since, until = query.time("since"), query.time("until")
-    start = since or _timestamp(midnight)
-    return TimeRange(
-        start_time=start,
-        end_time=until or _timestamp(max(midnight, _moment(start)) + timedelta(days=1)),
+    start = query.time("since") or _timestamp(midnight)
+    end = query.time("until") or _timestamp(
+        max(midnight, start.ToDatetime(UTC)) + timedelta(days=1)
     )
+    return TimeRange(start_time=start, end_time=end)
 
 
 def _timestamp(moment: datetime) -> Timestamp:
     made = Timestamp()
     made.FromDatetime(moment.astimezone(UTC))
     return made
-
-
-def _moment(timestamp: Timestamp) -> datetime:
-    return timestamp.ToDatetime(UTC)

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from console.depth import QueueDepth
 from desk.client import Client
-from display.texts import count_of, format_seconds, format_size, format_time
+from display.texts import count_of, format_seconds, format_size, format_time, printable
 
 NAVIGATION = (
     ("/board", "Board"),
@@ -40,6 +40,7 @@ class Site:
         replicas: a client for each, by address.
         zone: of the times shown.
         depth: of the queue, over the last hours.
+        assets: name of the present version of the static files.
         settings: names, values and sources of the settings, secrets masked; empty if unknown.
     """
 
@@ -56,6 +57,7 @@ class Site:
         self.zone = zone
         self.settings = settings or []
         self.depth = QueueDepth()
+        self.assets = _assets_version()
         self._templates = Environment(
             loader=PackageLoader("console"),
             autoescape=select_autoescape(default=True, default_for_string=True),
@@ -78,7 +80,7 @@ class Site:
         }
         self._templates.globals |= {
             "navigation": NAVIGATION,
-            "assets": _assets_version(),
+            "assets": self.assets,
             "now": self.now,
         }
 
@@ -135,9 +137,7 @@ def word(name: str | int) -> str:
 
 def visible(text: str) -> str:
     """Return a text with every character that does not show replaced: no order is reversed."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def decoded(raw: str) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
+from command import logs
 from command.address import DEFAULT_CONSOLE, Address
 from command.cli.connection import security_target
 from command.cli.parameters import current_zone, time_zone_option
 from command.console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
+from command.descriptors import raise_limit
 from command.sockets import CannotListen, bound_address, listen
 from simulator.connection import connect
 
@@ -66,7 +68,7 @@ class _Listen(click.ParamType[Address]):
     default=DEFAULT_PROXIES,
     show_default=True,
     show_envvar=True,
-    help="Addresses of such proxies, with commas between them.",
+    help="Addresses or networks of such proxies, with commas between them.",
 )
 @time_zone_option
 @security_target
@@ -94,6 +96,8 @@ def console(
         listener = listen(address)
     except (ConsoleError, CannotListen) as error:
         raise click.UsageError(str(error)) from None
+    logs.configure(logs.LogOptions(), "console")
+    raise_limit()
     with closing(listener):
         url = f"http://{bound_address(listener).from_here()}"
 

@@ -1,25 +1,21 @@
 """The console without a browser: who may see it, what it answers, and how it ends."""
 
-import asyncio
-import base64
 import csv
 import io
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from console.live import Live, TooManyListeners
 from console.page import csv_of
-from console.protection import HEADERS, Access
+from console.protection import Access
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.console import Answer, Console, console
 from tests.support.processes import ROOT, run, start
-from tests.support.rpc import Worker, World, service, until
+from tests.support.rpc import Worker, World, service
 
 PAGES = (
     "/board", "/sessions", f"/session?app={APP}&id={SESSION}", "/rejections", "/feed", "/reports",
@@ -66,18 +62,6 @@ async def test_a_page_answers_as_html_and_as_json(page: str):
         assert "<h1>" in html.text
 
 
-async def test_every_answer_says_what_a_browser_may_do():
-    async with shown(access=Access(passwords={"ann": "secret"})) as (made, _, _):
-        answers = [await made.get(path) for path in ("/board", "/nowhere", "/livez", "/static/1/x")]
-        assert [each.status for each in answers] == [401, 401, 200, 401]
-        for each in answers:
-            assert {name: each.headers[name] for name in HEADERS} == HEADERS
-    policy = HEADERS["Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'")
-    assert "unsafe" not in policy
-    assert "require-trusted-types-for 'script'" in policy
-
-
 async def test_no_page_has_a_script_or_a_style_of_its_own():
     async with shown(*life(*LIFE)) as (made, _, _):
         for page in PAGES:
@@ -86,52 +70,6 @@ async def test_no_page_has_a_script_or_a_style_of_its_own():
             assert " style=" not in text
             assert text.count("<script") == text.count('<script src="/static/')
             assert " on" not in {word[:3] for word in text.split('"') if word.startswith(" on")}
-
-
-async def test_pages_are_not_kept_and_static_files_are():
-    async with shown() as (made, _, _):
-        page = await made.get("/table")
-        assert page.headers["Cache-Control"] == "no-store"
-        link = page.text.partition('href="/static/')[2].partition('"')[0]
-        style = await made.get(f"/static/{link}")
-        assert "immutable" in style.headers["Cache-Control"]
-        assert (await made.get("/static/1/../app.py")).status == 404
-
-
-async def test_a_console_that_asks_nobody_answers_to_its_own_names_only():
-    async with shown() as (made, _, _):
-        for host, status in (("evil.example", 421), ("localhost", 200), ("127.0.0.1:1", 200)):
-            assert (await made.get("/table", headers={"Host": host})).status == status
-
-
-async def test_a_password_is_asked_for():
-    async with shown(access=Access(passwords={"ann": "sécret:1"})) as (made, _, _):
-        refused = await made.get("/table")
-        assert refused.status == 401
-        assert refused.headers["WWW-Authenticate"].startswith("Basic realm=")
-        for user, password, status in (
-            ("ann", "sécret:1", 200),
-            ("ann", "secret", 401),
-            ("bob", "", 401),
-        ):
-            header = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-            assert (await made.get("/table", headers={"Authorization": header})).status == status
-        for header in ("Basic", "Basic !", "Bearer x", "Basic /w=="):
-            assert (await made.get("/table", headers={"Authorization": header})).status == 401
-        assert (await made.get("/livez")).status == 200
-
-
-@pytest.mark.parametrize(
-    ("proxies", "user", "status"),
-    [(["127.0.0.1"], "ann", 200), (["127.0.0.1"], "", 403), (["10.0.0.1"], "ann", 403)],
-)
-async def test_a_user_is_taken_from_a_trusted_proxy_only(
-    proxies: list[str], user: str, status: int
-):
-    access = Access(user_header="X-Forwarded-User", proxies=proxies)
-    async with shown(access=access) as (made, _, _):
-        answer = await made.get("/table", headers={"X-Forwarded-User": user})
-        assert answer.status == status
 
 
 async def test_json_and_html_show_the_same_sessions():
@@ -158,17 +96,6 @@ async def test_the_board_counts_who_waits_and_says_by_which_formula():
         assert (await made.get("/board?app=1")).text.count("Nobody waits.") == 1
 
 
-async def test_the_board_changes_while_it_is_open():
-    async with shown(*life("SessionBegin")) as (made, world, _), made.events("/board/live") as live:
-        name, html = await live.next()
-        assert (name, "Nobody waits." in html) == ("replace", True)
-        world.append(*life(*LIFE)[1:])
-        async with asyncio.timeout(10):
-            while "Nobody waits." in html:
-                _, html = await live.next()
-        assert SESSION in html
-
-
 async def test_a_report_tells_what_a_late_callback_has_changed():
     first, *rest = life(*LIFE)
     async with shown(first, *rest[:2]) as (made, world, worker):
@@ -180,82 +107,6 @@ async def test_a_report_tells_what_a_late_callback_has_changed():
         after = (await made.get(url)).document
         assert after["changed"] == 1
         assert "1 interval may have changed" in (await made.get(url.replace(".json", ""))).text
-
-
-async def test_the_feed_goes_on_while_it_is_open():
-    async with shown(*life(*LIFE[:1])) as (made, world, worker):
-        async with made.events("/feed/live") as live:
-
-            async def is_open() -> bool:
-                return await worker.subscribers() == 1
-
-            await until(is_open)
-            world.append(*life(*LIFE)[1:2])
-            async with asyncio.timeout(2):
-                name, html = await live.next()
-        assert name == "prepend"
-        assert "ChatBot.UserSendMsg" in html
-
-
-async def test_200_pages_share_one_stream_and_leave_nothing_behind():
-    async with shown(*life("SessionBegin")) as (made, world, worker):
-
-        def subscribed(number: int) -> Callable[[], Any]:
-            async def is_so() -> bool:
-                return await worker.subscribers() == number
-
-            return is_so
-
-        for events in range(1, 3):
-            async with AsyncExitStack() as pages:
-                opened = [
-                    await pages.enter_async_context(made.events("/feed/live")) for _ in range(200)
-                ]
-                await until(subscribed(1))
-                world.append(*life(*LIFE)[events : events + 1])
-                got = await asyncio.gather(*(each.next() for each in opened))
-                assert len(set(got)) == 1
-            await until(subscribed(0))
-
-
-async def test_a_live_page_has_a_limit_and_a_wrong_filter_is_refused_at_once():
-    async def source(_: str) -> Any:
-        yield "one"
-        await asyncio.sleep(60)
-
-    live = Live(source, "replace")
-    listening = [live.listen("q") for _ in range(1_000)]
-    for each in listening:
-        await anext(each)
-    assert live.channels == 1
-    with pytest.raises(TooManyListeners):
-        live.listen("q")
-    for each in listening:
-        await each.aclose()  # type: ignore[attr-defined]
-    assert live.channels == 0
-    async with shown() as (made, _, _):
-        assert (await made.get("/feed/live?type=nonsense")).status == 400
-
-
-async def test_a_page_that_does_not_keep_up_is_told_to_load_again():
-    release = asyncio.Event()
-
-    async def source(_: str) -> Any:
-        yield "first"
-        await release.wait()
-        for number in range(200):
-            yield str(number)
-        await asyncio.sleep(60)
-
-    live = Live(source, "prepend")
-    slow = live.listen("")
-    await anext(slow)
-    release.set()
-    await asyncio.sleep(0)
-    got = [event async for event in slow if event]
-    assert got[-1].event == "reload"
-    assert len(got) < 200
-    assert live.channels == 0
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -332,6 +183,7 @@ def test_the_vendored_files_are_those_that_were_released():
     assert len((static / "live.js").read_text().splitlines()) <= 150
 
 
+@pytest.mark.tools
 def test_serve_shows_the_console_and_goes_on_if_its_address_is_taken(tmp_path: Path):
     with start("serve", data_dir=tmp_path / "data", DESK_CONSOLE_LISTEN="127.0.0.1:0") as desk:
         address = desk.ready()["console"]
@@ -344,6 +196,7 @@ def test_serve_shows_the_console_and_goes_on_if_its_address_is_taken(tmp_path: P
         assert desk.terminate() == 0
 
 
+@pytest.mark.tools
 def test_a_console_that_anybody_could_see_does_not_start(tmp_path: Path):
     for arguments, settings in (
         (("console", "--listen", "0.0.0.0:0"), {}),
@@ -352,15 +205,3 @@ def test_a_console_that_anybody_could_see_does_not_start(tmp_path: Path):
         done = run(*arguments, cwd=tmp_path, **settings)
         assert done.returncode == 2
         assert "DESK_CONSOLE_PASSWORD_FILE" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"), [("ann\n", "line 1"), ("# nobody\n", "no user"), (None, "No such")]
-)
-def test_a_file_of_passwords_is_checked(tmp_path: Path, content: str | None, problem: str):
-    file = tmp_path / "passwords"
-    if content is not None:
-        file.write_text(content)
-    done = run("console", "--password-file", str(file), cwd=tmp_path)
-    assert done.returncode == 2
-    assert problem in done.stderr

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from command.address import Address
 from command.sockets import bound_address, listen
@@ -41,9 +42,10 @@ class Console:
         self.url = url
         self.session = session
 
-    async def get(self, path: str, **options: Any) -> Answer:
+    async def get(self, path: str, *, method: str = "GET", **options: Any) -> Answer:
         options = {"allow_redirects": False, **options}
-        async with self.session.get(self.url + path, **options) as answer:
+        url = URL(self.url + path, encoded=True)
+        async with self.session.request(method, url, **options) as answer:
             return Answer(answer.status, dict(answer.headers), await answer.text())
 
     @asynccontextmanager
