@@ -3,19 +3,16 @@
 import csv
 import io
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from console.page import csv_of
-from console.protection import Access
 from tests.support.callbacks import APP, NOON, SESSION, body, life
-from tests.support.console import Answer, Console, console
+from tests.support.console import Answer, console, shown
 from tests.support.processes import ROOT, run, start
-from tests.support.rpc import Worker, World, service
 
 PAGES = (
     "/board", "/sessions", f"/session?app={APP}&id={SESSION}", "/rejections", "/feed", "/reports",
@@ -33,18 +30,6 @@ HOSTILE = (
     "\x00\x1b[31m",
     "x" * 5_000,
 )
-
-
-@asynccontextmanager
-async def shown(
-    *bodies: bytes, access: Access | None = None
-) -> AsyncIterator[tuple[Console, World, Worker]]:
-    """A console of a service that has these callbacks."""
-    async with (
-        service(*bodies) as (world, worker),
-        console(f"127.0.0.1:{worker.port}", access) as made,
-    ):
-        yield made, world, worker
 
 
 def path_with(page: str, form: str) -> str:
