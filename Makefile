@@ -186,7 +186,7 @@ compose-check: $(DEV)
 # ---- Measure ----
 
 .PHONY: bench
-bench: $(BENCH) wrk  ## compare with peers and with the limit, in 15 minutes; ARGS=--quick in two
+bench: $(BENCH) wrk  ## compare with peers and with the limits, in 30 minutes; ARGS=--quick in three
 	$(RUN) benchmarks $(ARGS)
 
 .PHONY: figures

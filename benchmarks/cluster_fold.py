@@ -15,7 +15,7 @@ OURS, REFERENCE = "from JetStream", "from SQLite"
 RATE = "callbacks/s of a rebuild"
 GOALS = (Goal(what=RATE, subject=OURS, of=REFERENCE, bound=0.9),)
 
-COUNT, QUICK_COUNT = 60_000, 10_000
+COUNT, QUICK_COUNT = 200_000, 10_000
 
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:

@@ -28,6 +28,9 @@ GOALS = (Goal(what=TIME, subject=SNAPSHOT, of=REFERENCE, bound=0.2, at_most=True
 
 COUNT, QUICK_COUNT = 1_000_000, 10_000
 
+WITHIN = 600.0
+"""Seconds that a new replica may take."""
+
 
 def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
     """Measure with as many callbacks as are for a report."""
@@ -51,7 +54,7 @@ def _measure(run: int, count: int) -> Iterator[Measurement]:
 def _complete_after(data_dir: Path, servers: Nats) -> float:
     """Start a service on an empty directory. Return the seconds until its view is complete."""
     began = time.monotonic()
-    with desk("service", data_dir=data_dir, **servers.settings):
+    with desk("service", data_dir=data_dir, within=WITHIN, **servers.settings):
         end, _ = await_complete(locate(data_dir))
         return end - began
 

@@ -6,15 +6,20 @@
 import re
 from collections.abc import Iterable, Iterator
 
-import msgspec
-
-from benchmarks import balance, cluster_acknowledgements, cluster_fold, cluster_replica, end_to_end
+from benchmarks import (
+    balance,
+    cluster_acknowledgements,
+    cluster_fold,
+    cluster_replica,
+    end_to_end,
+    report,
+)
 from benchmarks.measurement import Spread
 from benchmarks.report import Results, shown
 from benchmarks.work import ROOT
 from benchmarks.wrk import RATE
 
-REPORT = ROOT / "benchmarks" / "results" / "latest.json"
+RESULTS = ROOT / "benchmarks" / "results"
 
 NOT_MEASURED = "not measured yet"
 
@@ -28,15 +33,15 @@ DAY = 86_400
 
 ACKNOWLEDGED = cluster_acknowledgements.NAME
 ONE, TWO = cluster_acknowledgements.ONE, cluster_acknowledgements.TWO
-RAW = cluster_acknowledgements.REFERENCE
+RAW, BOTH = cluster_acknowledgements.REFERENCE, cluster_acknowledgements.BOTH
 ON_NATS = end_to_end.OURS + end_to_end.CLUSTER
 
 FIGURES = (
     *(
-        (ACKNOWLEDGED, RATE + cluster_acknowledgements.load(replicas, connections), subject, RAW)
+        (ACKNOWLEDGED, RATE + cluster_acknowledgements.load(replicas, connections), subject, of)
         for replicas in cluster_acknowledgements.REPLICAS
         for connections in cluster_acknowledgements.CONNECTIONS
-        for subject in (ONE, TWO)
+        for subject, of in ((ONE, RAW), (ONE, BOTH), (TWO, RAW))
     ),
     (cluster_fold.NAME, cluster_fold.RATE, cluster_fold.OURS, cluster_fold.REFERENCE),
     (cluster_replica.NAME, cluster_replica.TIME, cluster_replica.REFERENCE, ""),
@@ -116,7 +121,7 @@ def filled(text: str, mark: str, lines: Iterable[str]) -> str:
 
 
 def main() -> None:
-    results = msgspec.json.decode(REPORT.read_bytes(), type=Results)
+    results = report.read(RESULTS)
     for name, tables in PAGES.items():
         page = ROOT / "docs" / name
         text = page.read_text()

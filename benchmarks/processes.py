@@ -31,7 +31,8 @@ def roles(pid: int) -> dict[str, int]:
     """Return the processes of a `desk` server command by role, recognised by their open files."""
     named = {"supervisor": pid}
     for child in descendants(pid):
-        named[_role(child)] = child
+        with suppress(FileNotFoundError):  # it ended after it was listed
+            named[_role(child)] = child
     return named
 
 

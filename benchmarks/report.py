@@ -21,6 +21,31 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
         """Return the figures of one benchmark."""
         return Figures([each for each in self.measurements if each.benchmark == benchmark])
 
+    def has(self, benchmark: str) -> bool:
+        """Return True if the benchmark was run."""
+        found = {each.benchmark for each in self.measurements}
+        return benchmark in found | {each.benchmark for each in self.not_measured}
+
+    def beside(self, kept: "Results", names: Sequence[str]) -> "Results":
+        """Return these results of the benchmarks `names`, with older results of the others."""
+        here = dict.fromkeys(names, self.machine["commit"])
+        return Results(
+            machine=kept.machine | {"later": kept.machine.get("later", {}) | here},
+            measurements=[
+                *(each for each in kept.measurements if each.benchmark not in names),
+                *self.measurements,
+            ],
+            not_measured=[
+                *(each for each in kept.not_measured if each.benchmark not in names),
+                *self.not_measured,
+            ],
+        )
+
+
+def read(out: Path) -> Results:
+    """Return the results in `latest.json`."""
+    return msgspec.json.decode((out / "latest.json").read_bytes(), type=Results)
+
 
 def write(results: Results, benchmarks: Sequence[Benchmark], out: Path) -> None:
     """Write `latest.json`, `latest.md`, and `latest.svg` if matplotlib is installed."""
@@ -48,6 +73,9 @@ def _head(machine: dict[str, Any]) -> Iterator[str]:
         f"Load before: {machine['load_before']:.2f}."
     )
     yield f"Versions: {versions}."
+    if later := machine.get("later"):
+        runs = ", ".join(f"{name} with commit {commit}" for name, commit in later.items())
+        yield f"Run again later: {runs}."
     if machine["quick"]:
         yield ""
         yield "**A quick run: it shows that the benchmarks work. The figures mean little.**"

@@ -71,6 +71,7 @@ def child(
     is_ready: Callable[[str], Any],
     env: Mapping[str, str] | None = None,
     user: str | None = None,
+    within: float = START_WITHIN,
 ) -> Iterator[Ready]:
     """Run a process inside the block.
 
@@ -80,6 +81,7 @@ def child(
             something other than None, which becomes `Ready.said`.
         env: added to the environment.
         user: the user of the process; None: the present one.
+        within: seconds in which it must become ready.
 
     Raises:
         RuntimeError: the process ended, or did not become ready in time.
@@ -98,7 +100,7 @@ def child(
         user=user,
     )
     try:
-        yield Ready(process, _await_ready(process, is_ready))
+        yield Ready(process, _await_ready(process, is_ready, within))
     finally:
         _end(process)
 
@@ -109,7 +111,7 @@ def peer(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> 
     return child(*command, is_ready=_json, env=env)
 
 
-def desk(*arguments: str, data_dir: Path, **settings: str) -> Any:
+def desk(*arguments: str, data_dir: Path, within: float = START_WITHIN, **settings: str) -> Any:
     """Run a `desk` server command on free ports. `said` is its log record with http and grpc."""
     env = {
         "DESK_DATA_DIR": str(data_dir),
@@ -121,7 +123,9 @@ def desk(*arguments: str, data_dir: Path, **settings: str) -> Any:
         "DESK_SDK_APP_IDS": str(SDK_APP_ID),
         **settings,
     }
-    return child(sys.executable, "-m", "command", *arguments, is_ready=_ready_record, env=env)
+    return child(
+        sys.executable, "-m", "command", *arguments, is_ready=_ready_record, env=env, within=within
+    )
 
 
 def descendants(pid: int) -> list[int]:
@@ -143,7 +147,9 @@ def _ready_record(line: str) -> Any:
     return record if record and record.get("event") == "ready" else None
 
 
-def _await_ready(process: subprocess.Popen[str], is_ready: Callable[[str], Any]) -> Any:
+def _await_ready(
+    process: subprocess.Popen[str], is_ready: Callable[[str], Any], within: float
+) -> Any:
     lines: list[str] = []
     found: list[Any] = []
     decided = threading.Event()
@@ -159,7 +165,7 @@ def _await_ready(process: subprocess.Popen[str], is_ready: Callable[[str], Any])
         decided.set()
 
     threading.Thread(target=read, daemon=True).start()
-    decided.wait(START_WITHIN)
+    decided.wait(within)
     if not found:
         raise RuntimeError(f"{process.args!r} did not become ready:\n{''.join(lines[-20:])}")
     return found[0]

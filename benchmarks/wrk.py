@@ -60,11 +60,15 @@ def measurements(
     loads: Sequence[Load], benchmark: str, subject: str, run: int, *, of: str = ""
 ) -> Iterator[Measurement]:
     """Yield the sum of the rates, and the greatest latencies; `of` says of which kind of load."""
-    rate = sum(each.requests / each.seconds for each in loads)
-    yield Measurement(benchmark, RATE + of, subject, rate, "1/s", run)
+    yield Measurement(benchmark, RATE + of, subject, rate(loads), "1/s", run)
     for what, key in ((P50, "p50_ms"), (P99, "p99_ms"), (P999, "p999_ms")):
         value = max(getattr(each, key) for each in loads)
         yield Measurement(benchmark, what + of, subject, value, "ms", run)
+
+
+def rate(loads: Sequence[Load]) -> float:
+    """Return the sum of the rates."""
+    return sum(each.requests / each.seconds for each in loads)
 
 
 def _wrk(connections: int, seconds: int, port: int) -> Load:

@@ -3,6 +3,7 @@
 Concurrent commits share a flush in PostgreSQL itself.
 """
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from benchmarks.peers.uvicorn_server import serve
 
 SDK_APP_ID = 1600012345
 CONNECTIONS = 32
+OPTIONS = {"user": "postgres", "database": "postgres"}
 
 TABLE = """
 CREATE TABLE callbacks (id bigserial PRIMARY KEY, session_id text NOT NULL,
@@ -23,16 +25,20 @@ CREATE TABLE callbacks (id bigserial PRIMARY KEY, session_id text NOT NULL,
 INSERT = "INSERT INTO callbacks (session_id, event, event_time, body) VALUES ($1, $2, $3, $4)"
 
 
+async def create_table(host: str) -> None:
+    db = await asyncpg.connect(**OPTIONS, host=host)
+    await db.execute(TABLE)
+    await db.close()
+
+
 def create_app(host: str) -> FastAPI:
     pools: list[asyncpg.Pool] = []
 
     @asynccontextmanager
     async def connected(_: FastAPI) -> AsyncIterator[None]:
-        options = {"host": host, "user": "postgres", "database": "postgres"}
         async with asyncpg.create_pool(
-            **options, min_size=CONNECTIONS, max_size=CONNECTIONS
+            **OPTIONS, host=host, min_size=CONNECTIONS, max_size=CONNECTIONS
         ) as pool:
-            await pool.execute(TABLE)
             pools.append(pool)
             yield
 
@@ -52,4 +58,5 @@ def create_app(host: str) -> FastAPI:
 
 
 if __name__ == "__main__":
+    asyncio.run(create_table(sys.argv[1]))
     serve(create_app(sys.argv[1]))
