@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,18 @@ from command.sockets import bound_address, listen
 from console.protection import Access
 from console.server import serve
 from desk.client import Client
+from tests.support.processes import RunningDesk, start
 from tests.support.rpc import Worker, World, service
+from tests.support.waiting import eventually
+
+
+@contextmanager
+def console_process(target: str, folder: Path, port: int = 0) -> Iterator[tuple[RunningDesk, str]]:
+    """Run `desk console` in front of a service; also its address, once it answers."""
+    arguments = ("console", "--target", target, "--listen", f"127.0.0.1:{port}")
+    with start(*arguments, data_dir=folder / "none") as running:
+        eventually(lambda: running.stdout)
+        yield running, running.stdout[0].removeprefix("console: http://")
 
 
 @dataclass(frozen=True)
