@@ -17,7 +17,8 @@ from benchmarks.populations import await_complete
 from benchmarks.work import desk, directory
 from journal.jetstream import JetStreamReader
 from journal.jetstream_objects import ObjectStore
-from service.snapshot import Snapshot, Snapshots
+from service.snapshots.publisher import Publisher
+from service.snapshots.stored import Snapshot, Snapshots
 from service.view.store import locate
 
 NAME = "cluster_replica"
@@ -66,7 +67,7 @@ def _publish(data_dir: Path, servers: Nats) -> Snapshot:
         closing(JetStreamReader(options)) as journal,
         closing(Snapshots(objects, journal, data_dir)) as snapshots,
     ):
-        return snapshots.publish(lambda *_: None)
+        return Publisher(snapshots).publish(lambda *_: None)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from random import Random
 
 import msgspec
 
-from desk.client import Client
-from desk.client.subscription import Update
+from desk.client import Client, Update
 from desk.v1.event_pb2 import EventFilter, Verdict
 
 VISITORS = 8

@@ -1,7 +1,7 @@
 """An output that never blocks its writer: a thread of its own writes to the descriptor.
 
-A pipe that nobody reads blocks whoever writes to it. Here it blocks only that thread. Meanwhile,
-writes are queued up to a limit; beyond it they are dropped and counted.
+A pipe that nobody reads blocks its writer. Here it blocks only the thread of the output. Meanwhile,
+writes are queued up to a limit; beyond the limit they are dropped and counted.
 """
 
 import atexit

@@ -69,7 +69,7 @@ def client_security() -> dict[str, Any]:
 
 
 class ConsoleError(ValueError):
-    """The console cannot be shown so. The message says what to set."""
+    """The settings do not allow the console to run. The message says which ones to change."""
 
 
 def _path(variable: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""The journal's engine, and what works beside it: chosen by the settings, here and nowhere else.
+"""Engines of the journal and its companions (eraser, snapshots), chosen by the settings.
 
 A function imports the engine that it opens, so that no process loads what it does not use.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from journal.jetstream_objects import ObjectStore
     from journal.port import Eraser, JournalReader, JournalWriter
     from journal.sqlite import SqliteReader
-    from service.snapshot import Snapshots
+    from service.snapshots.stored import Snapshots
 
 JOURNAL_FILE = "journal.db"
 
@@ -45,7 +45,7 @@ def _left_of_a_journal(directory: Path) -> str:
     copying = directory / COPYING_FILE
     if copying.exists():
         return f"{copying} is not whole: run `desk journal copy` again, or delete it"
-    # A new journal would have its view built anew, and the old view has all that was in the old.
+    # The old view may be all that is left of the old journal, and a new journal would replace it.
     if _has_views(directory):
         return (
             f"{directory / JOURNAL_FILE} is gone, and a view of it is there: run `desk journal "
@@ -119,7 +119,7 @@ def open_snapshots(
     settings: JournalSettings, journal: "JournalReader", data_dir: Path
 ) -> "Snapshots":
     """Open the snapshots of the views of a journal on NATS."""
-    from service.snapshot import Snapshots
+    from service.snapshots.stored import Snapshots
 
     return Snapshots(open_object_store(settings), journal, data_dir)
 
@@ -163,7 +163,7 @@ def open_file(data_dir: Path) -> "SqliteReader":
 
 
 def journal_figures(settings: Settings) -> tuple["Backlog", Callable[[], tuple[int, int]]]:
-    """Return functions that tell what is not applied yet, and how large the journal is."""
+    """Return functions for the backlog after a revision, and for the bytes of database and WAL."""
     from journal.backlog import Backlog
 
     if not settings.is_on_nats:

@@ -1,4 +1,4 @@
-"""The settings of the journal, and of NATS if that is where it is."""
+"""Settings of the journal, and of NATS."""
 
 import re
 from pathlib import Path

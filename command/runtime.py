@@ -1,4 +1,4 @@
-"""The runtime folder of a supervisor and its children, gone when it ends.
+"""The runtime folder of a supervisor and its children. It is deleted in the end.
 
 Has the sockets of the metrics, a file that names the children without a sign of life, and a lock.
 """

@@ -1,4 +1,4 @@
-"""The throttle of the log: a full disk, or a client that vanishes in a loop, does not fill it.
+"""The throttle of the log: an error that repeats for long does not fill it.
 
 The first line of a kind is logged at once, then one line a period with the number left out.
 """

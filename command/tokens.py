@@ -11,7 +11,7 @@ log = structlog.get_logger()
 
 
 class CallbackTokens:
-    """The tokens of one gateway. For one thread at a time, but for `reload`.
+    """The tokens of one gateway. For one thread at a time, except for `reload`.
 
     The file is read at once: a gateway that is started again must not begin with the tokens that
     its supervisor has read long ago. These stay in force only while the file is wrong.

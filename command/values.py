@@ -1,14 +1,22 @@
 """Values of settings: how they are read from text, and shown in errors."""
 
 import re
-from datetime import UTC, tzinfo
-from typing import Annotated, Any
+from datetime import UTC, timedelta, tzinfo
+from typing import Annotated, Any, NamedTuple, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
 from command.address import Address
+
+MAX_SDK_APP_ID = 2**63 - 1
+
+MAX_RETENTION = 36_500
+"""Guard against a typing error: days of DESK_RETENTION."""
+
+MAX_WAIT = 24 * 60 * 60
+"""Guard against a typing error: seconds of DESK_SERVICE_LEVEL and DESK_SHORT_ABANDON."""
 
 
 def whole_number(text: str, lowest: int, highest: int) -> int:
@@ -42,6 +50,48 @@ def time_zone(name: str) -> tzinfo:
 def shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:59] + "…")
 
+
+def _read_app_ids(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if "" in parts:
+        raise ValueError("has an empty entry: separate the ids by single commas")
+    return tuple(sorted({whole_number(part, 1, MAX_SDK_APP_ID) for part in parts}))
+
+
+def _read_days(text: str) -> timedelta:
+    if not text.endswith("d"):
+        raise ValueError(f"must be a number of days such as 400d, not {shown(text)}")
+    return timedelta(days=whole_number(text.removesuffix("d"), 1, MAX_RETENTION))
+
+
+def _read_time_zone(text: str) -> str:
+    try:
+        time_zone(text)
+    except ValueError:
+        raise ValueError(f"must be a time zone such as Asia/Shanghai, not {shown(text)}") from None
+    return text
+
+
+class ServiceLevel(NamedTuple):
+    """A target: percent of users who are answered within so many seconds."""
+
+    percent: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.percent}/{self.seconds}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        percent, slash, seconds = text.partition("/")
+        if not slash:
+            raise ValueError(f"must be like 80/30 (percent within seconds), not {shown(text)}")
+        return cls(whole_number(percent, 1, 100), whole_number(seconds, 0, MAX_WAIT))
+
+
+AppIds = Annotated[tuple[int, ...], NoDecode, parsed(_read_app_ids)]
+Days = Annotated[timedelta, NoDecode, parsed(_read_days)]
+TimeZone = Annotated[str, parsed(_read_time_zone)]
 
 Listen = Annotated[Address, NoDecode, parsed(Address.parse)]
 """An address as `host:port`."""

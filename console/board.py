@@ -61,7 +61,7 @@ class Board(LivePage):
 
 
 def options_of(query: Query) -> BoardOptions:
-    """Return which board a query asks for."""
+    """Return the options of the board that a query asks for."""
     return BoardOptions(
         sdk_app_ids=query.numbers("app"),
         channel_types=query.texts("channel"),
@@ -71,7 +71,7 @@ def options_of(query: Query) -> BoardOptions:
 
 
 def thresholds_of(query: Query) -> Thresholds:
-    """Return the thresholds of a query: percent, and seconds; the service's where it has none."""
+    """Return the thresholds of a query. A threshold that is not given is that of the service."""
     seconds = {
         name: Duration(seconds=query.number(parameter, most=86_400))
         for name, parameter in (("answer_within", "within"), ("short_abandon", "short"))

@@ -80,11 +80,11 @@ OUTCOMES = {
     Answer.FAILED: "unavailable",
     Answer.OVERLOADED: "overloaded",
 }
-"""The outcome that an answer counts as. Others are for requests that are no callbacks."""
+"""The outcome that an answer is counted as. Answers that are not listed are not counted."""
 
 
 class RequestRejected(Exception):
-    """A request of which nothing is kept.
+    """A request that is refused and not kept.
 
     Attributes:
         answer: for the client.

@@ -1,6 +1,6 @@
 """Chooses the connections to close, so that no client takes the room or the memory of others.
 
-Monotonic time only. Knows what `Connection` lists, and nothing of sockets.
+Knows the fields of `Connection`, and nothing of sockets. All times are monotonic.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -110,7 +110,7 @@ def _by_address(connections: Iterable[C]) -> Iterator[list[C]]:
 def _of_the_largest(
     connections: Iterable[C], limits: Limits, now: float, *, is_full: bool
 ) -> Iterator[C]:
-    """Return what can be closed, beginning with the address that has the most connections."""
+    """Return the connections that can be closed, those of the address with the most first."""
     ranked = [
         (len(group) - closed, each)
         for group in _by_address(connections)
@@ -123,7 +123,7 @@ def _of_the_largest(
 def _expendable(
     connections: Sequence[C], limits: Limits, now: float, *, is_full: bool = False
 ) -> Iterator[C]:
-    """Return what can be closed: idle or unread connections, then half-sent requests."""
+    """Return the connections that can be closed: idle or unread ones, then half-sent requests."""
     made_before = now - (limits.spared_when_full if is_full else limits.spared)
     others = [each for each in connections if not each.begun]
     for each in sorted(others, key=attrgetter("quiet_since")):

@@ -1,4 +1,4 @@
-"""Counts requests by outcome, and measures how long they take.
+"""Counts requests by outcome, and measures their durations.
 
 An app is a label only once it is known to be one of the operator's.
 """

@@ -1,4 +1,4 @@
-"""The paths of the gateway: of its probes, and the one that the operator chooses for callbacks."""
+"""The paths of the gateway: those of its probes, and that of the callbacks, which is a setting."""
 
 import re
 

@@ -37,7 +37,7 @@ class Parser:
         self._skipped_line = False
 
     def received(self, data: bytes) -> int:
-        """Take all bytes: of a remainder waitress would read the next request at once."""
+        """Take all bytes: waitress would parse a remainder as the next request at once."""
         size = len(data)
         try:
             while data and not self.completed:

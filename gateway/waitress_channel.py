@@ -1,6 +1,6 @@
 """A connection of waitress with the gateway's parser and the gateway's answers to bad requests.
 
-Of waitress nothing is overridden: what is here is set where waitress asks for a class.
+No private name of waitress is used: these classes are set where waitress takes a class.
 """
 
 import sys

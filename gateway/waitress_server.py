@@ -30,7 +30,7 @@ from gateway.measurement import ARRIVED
 from gateway.waitress_channel import Channel
 
 SPARE_FILES = 16
-"""File descriptors left for what the process opens later, as a journal that failed."""
+"""File descriptors kept free for files that are opened later, such as a journal after a failure."""
 
 BACKLOG = 1024
 """Connections that wait in the kernel until the server accepts them."""
@@ -84,7 +84,7 @@ class _Request(greenlet):
         self.deadline = 0.0
 
     def run(self) -> None:
-        """Answer the request, and read the next one from what has already arrived."""
+        """Answer the request, and parse the next one from the bytes at hand."""
         request = self.channel.requests[0]
         self.channel.service()
         if request.rest and self.channel.connected:
@@ -152,7 +152,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
         finalize(self, os.close, self._wake_fd)
 
     def pull_trigger(self) -> None:
-        """Do nothing: waitress wakes the loop so, and here only the loop runs waitress."""
+        """Do nothing: waitress calls it to wake the loop, and is called by the loop only."""
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Make the loop call a function. Safe in any thread."""
@@ -167,7 +167,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
             os.write(self._wake_fd, b"x")
 
     def turn(self, timeout: float) -> None:
-        """Handle what is ready, or wait for it. Answer at most one request of each connection."""
+        """Handle ready sockets, or wait for one. Answer at most one request of each connection."""
         connections = len(self.active_channels)
         is_full = connections >= self._limits.connections
         pause = HURRY if is_full and self._made_room else self._limits.tick
@@ -186,7 +186,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
             self._check_limits()
 
     def switch_to(self, request: _Request) -> None:
-        """Run a request until it waits or is answered, and send what it has written."""
+        """Run a request until it waits or is answered, and send its output."""
         channel = request.channel
         if self._is_last_answer(channel):
             channel.requests[0].headers["CONNECTION"] = "close"  # waitress closes and announces it
@@ -218,7 +218,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
     def _call_app(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        """Call the app with what only the server knows."""
+        """Call the app with the request's arrival and the server's condition in the environ."""
         request = cast(_Request, getcurrent())
         environ[ARRIVED] = request.channel.requests[0].arrived
         environ[CONDITION] = "stopping" if self.draining else ""
@@ -244,7 +244,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
         return is_pipelining and reserve_used(len(self.active_channels), self._limits) > 0
 
     def _accept_more(self, number: int) -> None:
-        """Accept what else the kernel has: one connection each turn would let a burst wait."""
+        """Accept further connections in this turn: with one a turn, a burst would have to wait."""
         before, most = -1, min(len(self.active_channels) + number, self._limits.connections)
         while before < len(self.active_channels) < most:
             before = len(self.active_channels)
@@ -270,7 +270,7 @@ class EventLoop(TcpWSGIServer):  # type: ignore[misc]
 
 
 class Server:
-    """A server of the gateway that runs until `stop`, and then finishes what has begun.
+    """A server of the gateway that runs until `stop`, and then finishes the requests under way.
 
     Args:
         app: the gateway, which waits on `GreenletEvent` and for nothing else.

@@ -1,4 +1,4 @@
-"""Backup and restore of a journal's file, each verified by reading back what was written.
+"""Backup and restore of a journal's file. Each copy is read back and verified.
 
 A backup is a journal's file in one piece, without a WAL. Knows nothing of views and settings.
 """
@@ -24,6 +24,7 @@ from journal.forgetting import forget_entry, forget_list_of
 from journal.sqlite_copy import FileTarget
 from journal.sqlite_file import connect_to_read, map_errors, open_read_only
 from journal.sqlite_page import COLUMNS, HEAD
+from storage.files import sync
 from storage.lock import FileLock
 
 STEP = 1_000
@@ -87,7 +88,7 @@ class Loss(NamedTuple):
 
 
 def back_up(target: Path, make: Callable[[Path], Content]) -> Content:
-    """Have a backup made in an empty file, and give it the name of a file that is not there yet.
+    """Make a backup under a temporary name, and rename it to a file that does not exist yet.
 
     Raises:
         FileExistsError: the target exists, or a log that SQLite would apply to it.
@@ -173,7 +174,7 @@ def delete_abandoned(directory: Path, name: str) -> None:
 
 
 def _delete(file: Path) -> None:
-    """Delete a database, if it is there, and what SQLite may have put beside it."""
+    """Delete a database and the files of SQLite beside it, as far as they are there."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         Path(f"{file}{suffix}").unlink(missing_ok=True)
 
@@ -220,12 +221,11 @@ def _valid(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def make_another(copy: Path, *, name: str) -> None:
-    """Bring a copy to this version, and make it another journal: it has a new id from here on."""
+    """Migrate a copy to this version, and give it the id of a new journal."""
     with map_errors(name), closing(apsw.Connection(str(copy))) as connection:
         found = sqlite_format.version(connection, name)
-        connection.pragma(
-            "journal_mode", "delete"
-        )  # the file of a journal that was stopped has WAL
+        # The file of a journal that was stopped has WAL.
+        connection.pragma("journal_mode", "delete")
         sqlite_format.migrate(connection, found, name)
         connection.execute(SET_ID, (uuid4().hex,))
 
@@ -247,7 +247,7 @@ def forget_again(copy: Path, entries: Iterable[Entry]) -> int:
 
 
 def _again(entry: Entry, head: int) -> NewEntry | None:
-    """Make a FORGET entry for a journal that ends at `head`, if it lists what may be there."""
+    """Return the entry without revisions beyond `head`; None if it then lists nothing."""
     listed = forget_list_of(entry)
     revisions = [each for each in listed.revisions if each <= head]
     if not listed.session_ids and not revisions:
@@ -262,7 +262,7 @@ def _again(entry: Entry, head: int) -> NewEntry | None:
 
 
 def loss(journal: Path, copy: Path) -> Loss:
-    """Return the entries of a journal that nobody writes which a copy lacks.
+    """Return the entries of a journal that a copy lacks. Nobody may write the journal.
 
     Raises:
         JournalError: the journal cannot be read.
@@ -284,15 +284,6 @@ def put_in_place(copy: Path, journal: Path) -> None:
         file.unlink(missing_ok=True)
     os.replace(copy, journal)
     sync(journal.parent)
-
-
-def sync(path: Path) -> None:
-    """Write a file or a directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def copy_database(source: apsw.Connection, path: Path, report: Report) -> None:

@@ -100,7 +100,7 @@ def check_target(source: Source, target: Target) -> None:
 
 
 def copy_entries(source: Source, target: Target, report: Report) -> int:
-    """Copy what the target lacks, up to the source's present head; return that.
+    """Copy the entries that the target lacks, up to the source's present head; return that head.
 
     Raises:
         JournalError: the source cannot be read, or the target cannot be written.

@@ -22,7 +22,7 @@ MAX_FAULTS = 20
 """Faults of the file's structure that are listed."""
 
 Report = Callable[[str, int, int], None]
-"""Takes the name of the work under way, and how much of how much is done."""
+"""Takes the name of the work under way, the amount done, and the total."""
 
 
 class Damage(NamedTuple):
@@ -83,7 +83,7 @@ def damages(connection: apsw.Connection, report: Report) -> Iterator[Damage]:
 
 
 def faults(connection: apsw.Connection) -> list[str]:
-    """Check the structure of a SQLite file, indexes included; return what is wrong with it."""
+    """Check the structure of a SQLite file, indexes included; return its faults."""
     try:
         found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({MAX_FAULTS})")]
     except apsw.Error as error:
@@ -92,7 +92,7 @@ def faults(connection: apsw.Connection) -> list[str]:
 
 
 def header_faults(connection: apsw.Connection) -> list[str]:
-    """Check the header of a journal; return what is wrong with it."""
+    """Check the header of a journal; return its faults."""
     try:
         oldest, first = connection.execute(HEADER).get
     except apsw.Error as error:

@@ -97,7 +97,7 @@ def is_storable(entry: NewEntry) -> bool:
 
 
 def validate(entry: NewEntry) -> None:
-    """Refuse an entry that no engine could store, before it can fail a batch of others.
+    """Refuse an entry that no engine could store: it would fail the batch it is in.
 
     Raises:
         ValueError: the id has another length, a number is out of range, a text is not Unicode, or

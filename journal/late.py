@@ -1,4 +1,4 @@
-"""A journal that is opened as soon as that is possible, so that its users need not wait for it."""
+"""A journal that is opened in the background as soon as possible. Its users need not wait."""
 
 import threading
 from collections.abc import Callable

@@ -82,7 +82,7 @@ class MemoryJournal:
             self._revisions = {id_: revision for id_, revision in known if revision not in gone}
 
     def sweep(self) -> None:
-        """Nothing is left of what was deleted."""
+        """Do nothing: `delete` has left nothing."""
 
     def close(self) -> None:
         with self._changed:

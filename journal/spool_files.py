@@ -22,6 +22,7 @@ from journal.port import Waiter
 from journal.sqlite import CLOSE_TIMEOUT, SqliteReader
 from journal.sqlite_file import map_errors
 from journal.sqlite_writer import Writer
+from storage.files import sync
 from storage.lock import FileLock
 from storage.sizes import size_of_database
 
@@ -198,7 +199,7 @@ class SpoolFiles:
             with map_errors(self._folder):
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._lock = FileLock(self._folder / "lock")
-                _sync(self._folder.parent)
+                sync(self._folder.parent)
                 self.journal_id = self._saved_id()
                 stems = [path.stem for path in self._folder.glob("*.db")]
             self._segments = self._opened(sorted(int(stem) for stem in stems if stem.isdecimal()))
@@ -250,7 +251,7 @@ class SpoolFiles:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(new, self._folder / "journal")
-            _sync(self._folder)
+            sync(self._folder)
         self.journal_id = journal_id
 
     def append(
@@ -341,11 +342,3 @@ class SpoolFiles:
             return (self._folder / "journal").read_text()
         except FileNotFoundError:
             return ""
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

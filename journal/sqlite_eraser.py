@@ -130,7 +130,7 @@ class SqliteEraser:
                 _rested(step)
 
     def close(self) -> None:
-        """Nothing is open between two calls."""
+        """Do nothing: each call opens a connection of its own, and closes it."""
 
     @contextmanager
     def _connection(self) -> Iterator[apsw.Connection]:

@@ -239,7 +239,7 @@ def connect_to_read(path: Path, journal_id: str) -> apsw.Connection:
 
 
 def open_read_only(path: Path) -> apsw.Connection:
-    """Open a file of any content for reading; what it is has to be checked."""
+    """Open a file of any content for reading. The caller must check that it is a journal."""
     return _connect(path, apsw.SQLITE_OPEN_READONLY)
 
 

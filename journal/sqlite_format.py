@@ -36,7 +36,7 @@ def is_empty(connection: apsw.Connection) -> bool:
 
 
 def prepare_to_forget(connection: apsw.Connection) -> None:
-    """Keep a writer from leaving copies of entries in unused parts of pages.
+    """Set the connection to overwrite deleted entries, so that no copies stay in unused bytes.
 
     Also lets a file become smaller later, by `PRAGMA incremental_vacuum`, if it is still empty.
     """

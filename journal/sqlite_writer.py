@@ -85,7 +85,7 @@ class Writer:
             connection.execute(REWRITE if self._failing else READ)
 
     def checkpoint(self) -> None:
-        """Move the WAL to the database if it has grown, so that the next commit starts it anew.
+        """Move the WAL to the database if it has grown. The next commit starts the WAL anew.
 
         Waits for readers, but not long: a busy reader delays it by `checkpoint_pages`. As long as
         one does so, as a backup may for minutes, the next attempts wait only briefly.

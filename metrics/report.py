@@ -65,7 +65,7 @@ class RetentionReport(msgspec.Struct, kw_only=True):
 
     Attributes:
         keep: seconds that something is kept.
-        completed_at: Unix time (ms) at which the last run ended that went through; 0: none has.
+        completed_at: Unix time (ms) at which the last successful run ended; 0: there was none.
         sessions: those that the last run has forgotten, also one that is under way.
         malformed: malformed callbacks, likewise.
         problem: why the last run did not go through.

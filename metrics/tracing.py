@@ -52,7 +52,7 @@ def is_wanted() -> bool:
 
 
 def problem() -> str:
-    """Return why traces that are wanted cannot be sent, or ""."""
+    """Return the reason why traces that are wanted cannot be sent, or ""."""
     if not is_wanted():
         return ""
     if not find_spec("opentelemetry"):

@@ -32,8 +32,8 @@ class Arrival(msgspec.Struct, gc=False):
 def arrival_of(entry: Entry) -> Arrival:
     """Decode an entry, and check its id, which is a digest of app and body.
 
-    One that came too early is malformed, although its content can be read. Of one that is damaged
-    nothing is believed.
+    An entry that came too early is malformed, although its content can be read. No content is taken
+    from a damaged entry.
     """
     if entry.kind != _CALLBACK:
         return Arrival(entry, b"", (entry.sdk_app_id, ""))

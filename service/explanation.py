@@ -1,4 +1,4 @@
-"""Explains a session: its callbacks in time order, each with its outcome as things stand.
+"""Explains a session: its callbacks in time order, each with its present outcome.
 
 The facts in its records are folded again. Pure: no I/O, no clock.
 """

@@ -76,7 +76,7 @@ class _NewJournal(Exception):
 
 
 class _Diverged(Exception):
-    """The journal lacks what the view was computed from, or what comes next."""
+    """The journal lacks an entry that the view was computed from, or the next one."""
 
     def __init__(self, difference: str) -> None:
         super().__init__(
@@ -273,7 +273,7 @@ class Follower:
         return entries[:-1], entries[-1] if entries else None
 
     def _read_next(self, progress: Progress, limit: int) -> list[Entry]:
-        """Read a page of what comes next, with the applied entry before it, which must be there.
+        """Read the next page, with the applied entry before it, which must be there.
 
         Both come from one answer: of several servers, one may have another journal.
 
@@ -316,7 +316,7 @@ class Follower:
             self._skipped = 0
 
     def _isolate(self, problem: _NotApplicable) -> None:
-        """Have a batch that failed applied one by one; skip an entry that failed alone."""
+        """Apply a failed batch again one entry at a time; skip an entry that failed alone."""
         log.error("entries_cannot_be_applied", detail=str(problem), exc_info=problem.__cause__)
         if len(problem.entries) > 1:
             self._one_by_one_until = problem.entries[-1].revision
@@ -329,7 +329,7 @@ class Follower:
         self._projection().skip(entry)
 
     def _clear_removed(self) -> None:
-        """Overwrite in the view's files what was forgotten, a part at a time."""
+        """Overwrite the forgotten rows in the view's files, a part at a time."""
         if time.monotonic() >= self._clear_at:
             self._clear_at = time.monotonic() + CLEAR_EVERY
             self._writer.clear_removed()

@@ -141,7 +141,7 @@ class _Saved(msgspec.Struct, array_like=True, gc=False):
 
 
 class _SavedSession(msgspec.Struct, array_like=True, gc=False):
-    """The beginning of `_Saved`: what follows is not read."""
+    """The first fields of `_Saved`. The others are not decoded."""
 
     core: msgspec.Raw
     session: Session

@@ -34,7 +34,7 @@ def build(checks: Mapping[Guard, Check]) -> Machine:
 
 
 def compiled(machine: Machine) -> Steps:
-    """Return a dict that moves a session as the machine does, in a tenth of the time.
+    """Return a dict that moves a session as the machine does, and faster.
 
     Raises:
         ValueError: the table has two transitions for one event in one state.

@@ -25,7 +25,7 @@ def last_of(revision: int) -> int:
 
 
 def complete_revision(position: int) -> int:
-    """Return the last revision of which everything is at or before a position.
+    """Return the last revision whose records are all at or before a position.
 
     A stream that was read up to the position is resumed after this revision.
     """

@@ -418,7 +418,7 @@ class Projection:
         )
 
     def skip(self, entry: Entry) -> None:
-        """Go past an entry that leaves no trace in the view."""
+        """Advance the progress past an entry without storing anything of it."""
         head = max(self.progress.head_revision, entry.revision)
         self._move(applied_revision=entry.revision, applied_id=entry.id, head_revision=head)
 

@@ -1,4 +1,4 @@
-"""Builds what the feed stores and the API sends: desk.v1 events, records and sessions, serialised.
+"""Builds desk.v1 events, records and sessions, serialised, as the feed and the API have them.
 
 Deterministic: the same entry and outcome give the same bytes, which the feed's digest relies on. So
 no message here may have a map: protobuf writes its entries in any order. A record, its event and

@@ -127,7 +127,7 @@ def without_record(db: apsw.Connection, after: int, until: int) -> set[int]:
 
 
 class Following:
-    """Entries in order, of which those that the view has are asked for, in order.
+    """Entries in order, looked up by the revisions that the view has, in order.
 
     Args:
         entries: of the journal.
@@ -162,7 +162,7 @@ class Following:
 
 
 def forgotten_since(view: Path, revision: int) -> bool:
-    """Return True if a view has forgotten an entry since a transaction that still has it began."""
+    """Return True if the view no longer has an entry that an open read transaction still sees."""
     with closing(open_reader(view)) as now:
         return not now.execute(FIND_ROW, (position_of(revision),)).fetchone()
 

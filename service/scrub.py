@@ -1,7 +1,7 @@
 """The scrub: reads the journal again, slowly and for ever, and compares it with the view.
 
-It finds what nobody asks for: entries that a disk has changed, replicas of a stream that hold
-different entries, entries that a view lacks. It changes nothing, and stops nothing.
+It finds damage that no request would notice: entries that a disk has changed, replicas of a stream
+that hold different entries, entries that a view lacks. It changes nothing, and stops nothing.
 """
 
 import time

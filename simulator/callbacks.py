@@ -23,7 +23,7 @@ class Happening(msgspec.Struct, frozen=True):
         before, after: the states around it in time order.
         reason: the reason of its rejection; "" if it must be accepted.
         contact: the agent contacted the user.
-        again: it changes the message before it from the same side, and keeps its `MsgKey`.
+        again: it replaces the last message of the same side, and has its `MsgKey`.
     """
 
     event: str

@@ -1,7 +1,8 @@
 """A day at a contact centre: visitors arrive, ask a chatbot, wait in one line, talk to agents.
 
-A simulation by events: waits, abandonment and the service level are not drawn, they come out of the
-arrivals, the number of agents and the length of their talks. Times are milliseconds since midnight.
+A simulation by events: waits, abandonment and the service level are not drawn at random, they
+result from the arrivals, the number of agents and the length of their talks. Times are milliseconds
+since midnight.
 """
 
 import heapq
@@ -145,7 +146,7 @@ class Centre:
         self._at(at, lambda at: self._arrive(visit, at))
 
     def run(self) -> None:
-        """Let everything happen until all have left."""
+        """Run the simulation until all visitors have left."""
         while self._planned:
             at, _, act = heapq.heappop(self._planned)
             act(at)

@@ -38,14 +38,6 @@ class Offered(NamedTuple):
     is_forwarded: bool
 
 
-class Contact(NamedTuple):
-    """The time of an agent with a session; `end` is None while it lasts."""
-
-    agent: str
-    channel: str
-    stays: list[Stayed]
-
-
 def offers(visits: Iterable[Visit]) -> list[Offered]:
     return [found for visit in visits for found in _offer(visit)]
 
@@ -247,7 +239,7 @@ def _come_again(visits: Sequence[Visit]) -> set[int]:
 
 
 def live(visits: Sequence[Visit]) -> Found:
-    """Return the figures of a board about what is open."""
+    """Return the figures of a board that are about open sessions."""
     states: dict[str, int] = defaultdict(int)
     for visit in visits:
         states[visit.session.state] += visit.session.state != ENDED

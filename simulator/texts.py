@@ -52,7 +52,7 @@ def agent(number: int) -> str:
 
 
 STRANGER = "nobody@desk.example"
-"""Agent in fields that have no meaning and in impossible events. It must not show anywhere."""
+"""Agent in meaningless fields and in impossible events. It must not appear in any answer."""
 
 
 def message(random: Random, lines: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ class Changes:
         self._requested = False
 
     def request(self) -> None:
-        """Have the next look find a change, at once. May be called by any thread."""
+        """Make the next look find a change, without waiting. May be called by any thread."""
         self._requested = True
 
     def found(self) -> bool:
@@ -109,7 +109,7 @@ class Followed(Generic[T]):
     """A value that follows the files it is read from. For one thread at a time, but for `reload`.
 
     Attributes:
-        value: in force. Files that cannot be used leave it so, and the log says why.
+        value: in force. It stays when the files cannot be used, and the log says why.
 
     Args:
         name: begins the name of the log event.
@@ -140,7 +140,7 @@ class Followed(Generic[T]):
         self.value = read() if value is None else value
 
     def reload(self) -> None:
-        """Have the next `refresh` read the files. May be called by any thread."""
+        """Make the next `refresh` read the files. May be called by any thread."""
         self._changes.request()
 
     def refresh(self) -> bool:

@@ -1,6 +1,6 @@
-"""The files of a SQLite database in WAL mode, to notice that one was deleted or replaced.
+"""Files on the disk: written for good, and those of a SQLite database told apart.
 
-SQLite goes on writing a file that was deleted, without an error.
+SQLite goes on writing a file that was deleted or replaced, without an error.
 """
 
 import os
@@ -31,6 +31,15 @@ class DatabaseFiles(NamedTuple):
         return now.database != self.database or any(
             there not in (None, opened) for there, opened in zip(now, self, strict=True)
         )
+
+
+def sync(path: Path) -> None:
+    """Write a file or a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _identity(path: str) -> Identity:

@@ -1,4 +1,4 @@
-"""A lock for the only writer of a file, released at the latest by the death of its process."""
+"""A lock for the only writer of a file. The kernel releases it when the process ends."""
 
 import fcntl
 import os

@@ -30,6 +30,7 @@ from display.texts import count_of
 from journal import backup as journal_backup
 from journal.backup import Content
 from journal.errors import JournalError
+from storage.files import sync
 
 NAME = "journal-%Y%m%dT%H%M%SZ.db"
 NAMES = "journal-[0-9]*T[0-9]*Z.db"
@@ -127,7 +128,7 @@ def restore(file: BinaryIO, yes: bool, forgotten: TextIO | None) -> None:
             _say_what_is_lost(lost, yes=yes)
             lists = map(entry_of_line, enumerate(forgotten or (), 1))
             count = journal_backup.forget_again(copy, lists)
-            journal_backup.sync(copy)
+            sync(copy)
             journal_backup.put_in_place(copy, journal)
             delete_views(journal.parent)
     click.echo(f"restored {_content(content)}", err=True)
@@ -139,7 +140,7 @@ def restore(file: BinaryIO, yes: bool, forgotten: TextIO | None) -> None:
 
 
 def _say_what_is_lost(lost: list[str], *, yes: bool) -> None:
-    """End here unless what is lost may be lost."""
+    """Print what is lost. Exit unless `yes` is given or the user confirms."""
     for text in lost:
         click.echo(f"lost: {text}", err=True)
     if yes or not lost:

@@ -57,9 +57,9 @@ def client_command(coroutine: Callable[..., Coroutine[Any, Any, None]]) -> Calla
 
 
 def replicas_command(coroutine: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Turn a coroutine that takes a client of each target, by target, into such a command.
+    """Turn a coroutine that takes a dict of a client for each target into a command.
 
-    With one target its errors are those of other commands.
+    With one target the command fails as other commands do.
     """
 
     @functools.wraps(coroutine)

@@ -64,7 +64,7 @@ def _file(place: str) -> Path:
 
 
 def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
-    """Copy, and return what is there then, and why that is not all."""
+    """Copy to NATS; return the result, and the reason why the copy is not complete, or ""."""
     path.stat()  # which fails where there is none
     become_owner(path.parent)
     with (
@@ -85,7 +85,7 @@ def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
 
 
 def _to_file(settings: NatsSettings, path: Path) -> tuple[Compared, str]:
-    """Copy, and return what is there then, and why that is not all."""
+    """Copy to a file; return the result, and the reason why the copy is not complete, or ""."""
     become_owner(path.parent)
     partial = path.with_name(COPYING_FILE)
     with (
@@ -112,7 +112,7 @@ def _to_file(settings: NatsSettings, path: Path) -> tuple[Compared, str]:
 
 
 def _set_aside(path: Path, partial: Path, source: Source) -> None:
-    """Make the file that is there, which ends earlier, the partial one."""
+    """Continue a journal that is there: it becomes the partial file."""
     if not path.exists():
         return
     if partial.exists():
@@ -124,7 +124,7 @@ def _set_aside(path: Path, partial: Path, source: Source) -> None:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[bool]:
-    """Keep gateways from writing a file meanwhile; give False if one does so already."""
+    """Hold the lock of the journal's writer. Yield False if a gateway holds it."""
     try:
         lock = FileLock(Path(f"{path}.lock"))
     except BlockingIOError:

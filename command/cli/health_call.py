@@ -1,4 +1,4 @@
-"""One call of grpc.health.v1 in clear text, by hand: importing gRPC costs more than a probe may.
+"""One call of grpc.health.v1 in clear text, without gRPC, whose import is too slow for a probe.
 
 Sources: RFC 9113 (HTTP/2), RFC 7541 (HPACK), the gRPC protocol over HTTP/2.
 """

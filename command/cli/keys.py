@@ -1,4 +1,4 @@
-"""`desk keys`: the clients file and its API keys. Works on the file; asks no service."""
+"""`desk keys`: the clients file and its API keys. Works on the file, without the service."""
 
 import fcntl
 import os
@@ -40,7 +40,7 @@ def _clients_file() -> str:
     except (OSError, ValueError) as error:
         raise click.UsageError(error_text(error)) from None
     if path is None:
-        raise click.UsageError("which file? --file or DESK_CLIENTS_FILE says it")
+        raise click.UsageError("no clients file is named: set --file or DESK_CLIENTS_FILE")
     return path
 
 
@@ -192,7 +192,7 @@ def _with_key(text: str, new: dict[str, Any], entry: dict[str, Any]) -> str:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let other commands wait that would change a file in a folder at the same time."""
+    """Hold a lock on a folder, so that two commands do not change a file in it at the same time."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

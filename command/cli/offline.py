@@ -18,7 +18,8 @@ from command.cli.owner import user_name
 from command.endpoints import data_directory, setting
 from command.engines import JOURNAL_FILE
 from command.nats import SCHEME
-from command.settings import NatsSettings, SettingsError
+from command.settings import NatsSettings
+from command.settings_errors import SettingsError
 from journal.damage import Damage, Report
 from journal.errors import JournalError
 from service.view.errors import ViewError
@@ -92,7 +93,7 @@ def progress_bar() -> Iterator[Report]:
 
 @contextmanager
 def stopped(directory: Path) -> Iterator[None]:
-    """Make sure that no gateway and no follower works in a directory, nor starts meanwhile."""
+    """Hold the locks of gateway and followers of a directory; exit if one of them runs."""
     with ExitStack() as held:
         for path in (directory / f"{JOURNAL_FILE}.lock", *directory.glob("view-*.db.lock")):
             try:
@@ -103,7 +104,7 @@ def stopped(directory: Path) -> Iterator[None]:
 
 
 def become_owner(directory: Path) -> None:
-    """Act as the owner of a directory from here on, so that its processes can use what is made."""
+    """Act as the owner of a directory from here on, so that its processes can use the new files."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.stat()
     if found.st_uid == os.geteuid():

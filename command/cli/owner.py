@@ -9,7 +9,7 @@ from command.engines import JOURNAL_FILE
 
 
 def require_owner(directory: Path) -> None:
-    """End here if there are files of another user: files of two users stop both."""
+    """Exit if another user owns a file of journal or view: it could not be opened."""
     for file in sorted((*directory.glob(f"{JOURNAL_FILE}*"), *directory.glob("view-*"))):
         owner = file.stat().st_uid
         if owner != os.geteuid():

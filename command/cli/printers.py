@@ -59,7 +59,7 @@ class Column(NamedTuple, Generic[Row]):
         return (self.title or self.name.replace("_", " ").upper()).split()
 
     def tells_nothing(self, cells: Sequence[str]) -> bool:
-        """Return True if the first rows need no such column, and later ones are not awaited."""
+        """Return True if the column says nothing about the first rows, and no others will come."""
         return not self.usual and len(set(cells)) == 1 and (self.common or cells[0] == NO_VALUE)
 
 
@@ -89,7 +89,7 @@ class Printer(Generic[Row]):
             print_json(row)
 
     def flush(self) -> None:
-        """Print, once, what the rows so far leave to be said."""
+        """Print what is due after the rows, such as a note."""
 
 
 class Csv(Printer[Row]):
@@ -198,7 +198,7 @@ class Table(Printer[Row]):
         return [[line[place] for place in places] for line in lines]
 
     def _by_importance(self, lines: Sequence[Sequence[str]]) -> list[int]:
-        """Return the places of the columns; last, those that tell nothing about these rows."""
+        """Return the places of the columns, those that tell nothing about these rows last."""
         cells = zip(*lines, strict=True)
         nothing = list(map(Column.tells_nothing, self._columns, cells))
         return sorted(range(len(nothing)), key=nothing.__getitem__)
@@ -207,7 +207,7 @@ class Table(Printer[Row]):
         return self._room - sum(self._widths) - len(GAP) * (len(self._widths) - 1)
 
     def _widen(self) -> None:
-        """Give the room that is left to the columns that need it. None ever becomes narrower."""
+        """Give the columns that need it the room that is left. A column never becomes narrower."""
         for place, natural in enumerate(self._naturals):
             self._widths[place] += max(0, min(self._free(), natural - self._widths[place]))
 

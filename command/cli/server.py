@@ -23,9 +23,12 @@ from command.console import ConsoleError, client_security
 from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required_limit
 from command.processes import console_processes, gateway_processes, service_processes
 from command.runtime import runtime_folder, write_silent
-from command.settings import Settings, SettingsError, TrialSettings
+from command.settings import Settings, TrialSettings
+from command.settings_errors import SettingsError
+from command.settings_warnings import warnings_of
 from command.sockets import CannotListen, bound_address, listen, listen_or_inherit, reserve
-from command.supervisor import ProcessSpec, Supervisor
+from command.supervised import ProcessSpec
+from command.supervisor import Supervisor
 from metrics import tracing
 from metrics.page import serve_page
 
@@ -46,7 +49,7 @@ log = structlog.get_logger()
 
 @click.command(epilog=STOPPING)
 def serve() -> None:
-    """Run gateway and service on this machine, with the journal in DESK_DATA_DIR."""
+    """Run gateway, service and console on this machine, with the journal in DESK_DATA_DIR."""
     settings = _load(TrialSettings)
     if settings.is_trial:
         app = settings.sdk_app_ids[0]
@@ -58,18 +61,17 @@ def serve() -> None:
     ):
         http, grpc = bound_address(listener), bound_address(reserved)
         console, shown_at = _console(settings, runtime, grpc.from_here())
-        supervisor = Supervisor(
+        _run(
+            settings,
+            runtime,
             [
                 *gateway_processes(settings, runtime, listener),
                 *service_processes(settings, runtime, grpc),
                 *console,
             ],
             on_ready=lambda: _announce_all(settings, http, grpc, metrics, shown_at),
-            on_stop=listener.close,
-            on_silent=partial(write_silent, runtime),
-            hang_timeout=settings.hang_timeout,
+            listener=listener,
         )
-        _run(settings, supervisor)
 
 
 @click.command(epilog=STOPPING)
@@ -81,14 +83,13 @@ def gateway() -> None:
         _metrics(settings) as (runtime, metrics),
     ):
         address = bound_address(listener)
-        supervisor = Supervisor(
+        _run(
+            settings,
+            runtime,
             gateway_processes(settings, runtime, listener),
             on_ready=lambda: log.info("ready", http=str(address), metrics=metrics),
-            on_stop=listener.close,
-            on_silent=partial(write_silent, runtime),
-            hang_timeout=settings.hang_timeout,
+            listener=listener,
         )
-        _run(settings, supervisor)
 
 
 @click.command(epilog=STOPPING)
@@ -100,13 +101,12 @@ def service() -> None:
         _metrics(settings) as (runtime, metrics),
     ):
         address = bound_address(reserved)
-        supervisor = Supervisor(
+        _run(
+            settings,
+            runtime,
             service_processes(settings, runtime, address),
             on_ready=lambda: log.info("ready", grpc=str(address), metrics=metrics),
-            on_silent=partial(write_silent, runtime),
-            hang_timeout=settings.hang_timeout,
         )
-        _run(settings, supervisor, gateway=False)
 
 
 def _load(kind: type[AnySettings]) -> AnySettings:
@@ -130,8 +130,22 @@ def _load(kind: type[AnySettings]) -> AnySettings:
     return settings
 
 
-def _run(settings: Settings, supervisor: Supervisor, *, gateway: bool = True) -> NoReturn:
-    for warning in settings.warnings(gateway=gateway):
+def _run(
+    settings: Settings,
+    runtime: Path,
+    processes: list[ProcessSpec],
+    on_ready: Callable[[], None],
+    listener: socket | None = None,
+) -> NoReturn:
+    """Run processes until a signal. `listener` is the gateway's: it is closed at once."""
+    supervisor = Supervisor(
+        processes,
+        on_ready=on_ready,
+        on_stop=listener.close if listener else lambda: None,
+        on_silent=partial(write_silent, runtime),
+        hang_timeout=settings.hang_timeout,
+    )
+    for warning in warnings_of(settings, gateway=listener is not None):
         log.warning("setting_doubtful", problem=warning)
     if reason := tracing.problem():
         log.warning("not_traced", reason=reason)

@@ -263,7 +263,7 @@ _FEED_LOOKS: dict[str, dict[str, Any]] = {
     "agent_id": {"usual": NARROW_NAME},
     "client_user_id": {"usual": NARROW_NAME},
 }
-"""Widths that hold most of what is still to come."""
+"""Widths that fit most values of later rows."""
 
 FEED: Layout[SessionRecord] = Layout(
     [
@@ -277,14 +277,14 @@ FEED: Layout[SessionRecord] = Layout(
 
 
 def clock_text(value: Value, *, precision: str = "milliseconds") -> str:
-    """Return the text of a cell; of a time without its day."""
+    """Return the text of a cell. A time is shown without its day."""
     if isinstance(value, datetime):
         return format_time(value, precision=precision)[len("2025-04-07 ") :]
     return cell_text(value)
 
 
 def exact_text(value: Value) -> str:
-    """Return the text of a cell; of a time with its milliseconds."""
+    """Return the text of a cell. A time is shown with its milliseconds."""
     if isinstance(value, datetime):
         return format_time(value, precision="milliseconds")
     return cell_text(value)

@@ -26,7 +26,9 @@ from journal.damage import Report
 from journal.errors import InUse
 from journal.port import JournalReader
 from service.follower import Follower
-from service.snapshot import Snapshots
+from service.snapshots.loader import load
+from service.snapshots.publisher import Publisher
+from service.snapshots.stored import Snapshots
 from service.view import store
 from service.view.errors import ViewError
 from service.view.progress import Progress
@@ -90,7 +92,7 @@ def snapshot() -> None:
     For a journal on NATS. A running service publishes one by itself every DESK_SNAPSHOT_HOURS.
     """
     with _open_snapshots() as snapshots, progress_bar() as report:
-        made = snapshots.publish(report)
+        made = Publisher(snapshots).publish(report)
     size = format_size(made.stored.size)
     click.echo(f"published {made.stored.name}: revision {made.revision}, {size}")
 
@@ -132,7 +134,7 @@ def _data_directory() -> Iterator[tuple[Path, NatsSettings | None]]:
 
 
 def _open_journal(directory: Path, nats: NatsSettings | None) -> JournalReader:
-    """Open the journal of which a view is to be built, and begin with a snapshot if it has one.
+    """Open the journal for a build, and load a snapshot of the view if there is one.
 
     Raises:
         NoRoom: the disk has no room for the view.
@@ -143,7 +145,7 @@ def _open_journal(directory: Path, nats: NatsSettings | None) -> JournalReader:
     stream = open_stream(nats)
     _require_room(directory, stream.bytes)
     with closing(open_snapshots(nats, stream, directory)) as snapshots:
-        snapshots.load(Event())
+        load(snapshots, Event())
     return stream
 
 
@@ -185,7 +187,7 @@ def _progress(directory: Path, report: Report) -> Progress:
 
 
 def _require_room(directory: Path, journal_size: int) -> None:
-    """Refuse to begin what would fill the disk."""
+    """Raise NoRoom if the view would fill the disk."""
     views = [file.stat().st_size for file in store.others(directory)]
     there = store.locate(directory)
     done = there.stat().st_size if there.exists() else 0

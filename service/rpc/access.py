@@ -1,8 +1,8 @@
 """Access to the API: the one place in front of every method that says who may do what.
 
 A request is narrowed to the apps of its client. Fields that the client may not read, or does not
-want, are left out of the answers. Denied is whatever is not allowed here. Must not know how a call
-proves who it is.
+want, are left out of the answers. A call that no rule here allows is denied. Must not know how a
+call proves its client.
 """
 
 import asyncio
@@ -139,7 +139,7 @@ class Gate:
                     raise self._denied(ErrorReason.APP_NOT_ALLOWED, "app", context, grant)
 
     def reducer(self, grant: Grant, request: Message | None = None) -> Reduce:
-        """Return the function that leaves out of an answer what is not allowed or not wanted."""
+        """Return the function that removes the fields that are not allowed or not wanted."""
         omitted = frozenset[str]()
         if self._records and "messages.read" not in grant.scopes:
             omitted = MESSAGE_FIELDS
@@ -212,7 +212,7 @@ def _narrow(holder: Any, grant: Grant, apps: frozenset[int]) -> bool:
 
 
 def _leave_out_others(message: Any, apps: frozenset[int]) -> None:
-    """Leave out of a message, at any depth, what is about other apps."""
+    """Remove the parts of a message, at any depth, that are about other apps."""
     for field, value in message.ListFields():
         if field.name == "sdk_app_ids":
             value[:] = [app for app in value if app in apps]

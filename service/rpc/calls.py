@@ -170,7 +170,7 @@ def _invalid(sentence: str) -> CallRefused:
 
 
 def _take(quota: Quota, caller: str, context: Any, number: int = 1) -> None:
-    """Take a number until gRPC is done with a call: until its client has read the answer."""
+    """Take a number from a quota, and give it back when the client has read the answer."""
     quota.take(caller, number)
     context.add_done_callback(lambda _: quota.give_back(caller, number))
 

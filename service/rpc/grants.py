@@ -46,7 +46,7 @@ _log = structlog.get_logger()
 
 
 class NotProven(Exception):
-    """A call does not prove who it is.
+    """A call without a valid proof of its client.
 
     Attributes:
         why: the cause, for the log.

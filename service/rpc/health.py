@@ -37,7 +37,7 @@ class Health(aio.HealthServicer):
 
     async def Watch(self, request: HealthCheckRequest, call: Any) -> None:
         """Send the status of a service now and whenever it changes."""
-        # The library writes under a lock: a watcher that reads nothing would stop all others.
+        # The library writes under a lock: a watcher that reads nothing would block all others.
         statuses: asyncio.Queue[HealthCheckResponse] = asyncio.Queue()
         outbox: Any = SimpleNamespace(write=statuses.put)
         watching = asyncio.create_task(super().Watch(request, outbox))

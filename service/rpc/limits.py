@@ -1,4 +1,4 @@
-"""The limits of one worker: what may be open at once, and one caller's share of it."""
+"""The limits of one worker on open calls and bytes, and one caller's share of them."""
 
 import asyncio
 from collections import Counter

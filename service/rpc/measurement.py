@@ -11,7 +11,7 @@ from metrics.definitions import GRPC_HANDLED, GRPC_HANDLING, GRPC_SENT, GRPC_STA
 from metrics.tracing import traced_call
 from service.rpc.errors import Behaviour
 
-# As Go spells them: existing dashboards ask for these.
+# Spelled as in Go: existing dashboards use these names.
 _CODES = {code: "".join(map(str.capitalize, code.name.split("_"))) for code in grpc.StatusCode}
 _CODES[grpc.StatusCode.OK] = _OK = "OK"
 _CODES[grpc.StatusCode.CANCELLED] = _CANCELED = "Canceled"

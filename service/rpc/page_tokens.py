@@ -1,7 +1,7 @@
 """Page tokens: opaque, versioned, bound to the request that they continue.
 
 A token holds a place in an order (integers) and a digest. The digest is no secret: it detects
-mistakes, and a forged token gives no page that a genuine one would not give.
+mistakes. A forged token gives access to nothing that a genuine one does not.
 """
 
 import base64

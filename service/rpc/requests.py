@@ -275,7 +275,7 @@ MAX_THRESHOLD = 86_400_000
 def thresholds(
     check: Check, field: str, asked: figures_pb2.Thresholds, set_: Thresholds
 ) -> Thresholds:
-    """Read thresholds; those that are unset are as set."""
+    """Read thresholds. Those that a request leaves unset are those of the settings."""
     percent = check.not_negative(f"{field}.answer_percent", asked.answer_percent)
     if percent > 100:
         check.wrong(f"{field}.answer_percent", "must not be more than 100")

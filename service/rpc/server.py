@@ -167,7 +167,7 @@ async def serve(
 def _freeze_survivors(phase: str, info: dict[str, int]) -> None:
     """Exclude the survivors of a full garbage collection from the next ones.
 
-    Each would stop a worker with thousands of streams for a quarter of a second. Garbage in cycles
+    Each would stop a worker with thousands of streams for too long. Garbage in cycles
     comes from unary calls and is young; streams leave none.
     """
     if phase == "stop" and info["generation"] == 2:

@@ -15,7 +15,7 @@ class ViewUnavailable(ViewError):
 
 
 class ViewDamaged(ViewError):
-    """The view's file is not what was written; it has to be built again."""
+    """The view's file is damaged; it has to be built again."""
 
 
 class ContentRefused(ViewError):

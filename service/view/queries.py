@@ -6,7 +6,7 @@
 
 from service.positions import ORDINAL_BITS
 
-# Changes with each commit of another process; costs microseconds.
+# Changes with each commit of another process.
 DATA_VERSION = "PRAGMA data_version"
 
 # One session as it is now.
@@ -15,8 +15,8 @@ SELECT session FROM sessions WHERE number = (
     SELECT number FROM session_keys WHERE sdk_app_id = ? AND session_id = ?)
 """
 
-# The same together with the applied revision. One statement is a snapshot of its own and costs
-# two thirds of a transaction; a join instead of the subquery would cost twice as much.
+# The same together with the applied revision. One statement is a snapshot of its own, cheaper than
+# a transaction. A subquery is cheaper than a join.
 SESSION_NOW = f"SELECT journal_id, applied_revision, ({SESSION}) FROM progress"  # noqa: S608
 
 # One session as it was after a position; the feed keeps a copy for each of its callbacks.

@@ -97,7 +97,7 @@ def partials(path: Path) -> list[Path]:
 
 
 def loaded(path: Path) -> tuple[int, int] | None:
-    """Return how many bytes of how many of a view are loaded; None if none is being loaded."""
+    """Return the loaded and the total bytes of a view; None if none is being loaded."""
     for each in path.parent.glob(f"{path.name}.*.partial"):
         with suppress(OSError, ValueError):
             return each.stat().st_size, int(each.suffixes[-2][1:])

@@ -4,42 +4,27 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import apsw
 import pytest
 
-from service.view import store
-from tests.support.processes import SDK_APP_ID, RunningDesk, environment, start, wait_until
+from tests.support.processes import RunningDesk, simulating, start, wait_until
+from tests.support.views import applied
 
 KILLS = 2
 SESSIONS = 30
 """For each kill; several hundred callbacks."""
 
 
-@contextmanager
-def load(desk: RunningDesk, seed: int) -> Iterator["subprocess.Popen[str]"]:
+def load(desk: RunningDesk, seed: int) -> AbstractContextManager["subprocess.Popen[str]"]:
     """Start a simulation of `SESSIONS` sessions, which verifies itself at its end."""
-    host, port = desk.http
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "command", "simulate", f"http://{host}:{port}/", "--json"),
-            *("--app", str(SDK_APP_ID), "--sessions", str(SESSIONS), "--seed", str(seed)),
-            *("--rate", "250", "--duplicates", "10%", "--shuffle", "30%", "--impossible", "5%"),
-            *("--retry-for", "30", "--verify", desk.target),
-        ],
-        env=environment({}),
-        stdout=subprocess.PIPE,
-        text=True,
+    return simulating(
+        desk,
+        *("--sessions", str(SESSIONS), "--seed", str(seed), "--rate", "250"),
+        *("--duplicates", "10%", "--shuffle", "30%", "--impossible", "5%"),
+        *("--retry-for", "30", "--verify", desk.target),
     )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def started(desk: RunningDesk, part: str) -> list[int]:
@@ -56,15 +41,6 @@ def readied(desk: RunningDesk, part: str) -> int:
     return sum(
         record["event"] == "process_ready" and record["name"] == part for record in desk.records
     )
-
-
-def applied(data_dir: Path) -> int:
-    """The revision that the view has come to."""
-    try:
-        db = store.open_reader(store.locate(data_dir))
-        return int(db.execute("SELECT applied_revision FROM progress").get or 0)
-    except apsw.Error:
-        return 0
 
 
 @pytest.mark.parametrize(

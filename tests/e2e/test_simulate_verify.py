@@ -4,8 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from aiohttp import web
 
 from tests.support.callback_server import answering, ok
 from tests.support.commands import invoke
-from tests.support.processes import SDK_APP_ID, RunningDesk, environment, run, start, wait_until
+from tests.support.processes import SDK_APP_ID, RunningDesk, run, simulating, start, wait_until
 
 APP = ("--app", str(SDK_APP_ID))
 
@@ -30,11 +28,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDesk]:
         yield running
 
 
-def url(desk: RunningDesk) -> str:
-    host, port = desk.http
-    return f"http://{host}:{port}/"
-
-
 def simulate(callback_url: str, *arguments: str, **settings: str) -> tuple[int, dict[str, Any]]:
     done = invoke("simulate", callback_url, *APP, "--json", *arguments, **settings)
     assert done.stdout, done.stderr
@@ -46,7 +39,7 @@ def test_what_the_service_makes_of_a_mixed_run_is_what_the_simulator_expects(
 ) -> None:
     for seed in ("1", "1", "2"):  # a seed may come again: session ids are the run's own
         code, summary = simulate(
-            url(desk), "--sessions", "60", "--seed", seed, *MIXED, "--verify", desk.target
+            desk.url, "--sessions", "60", "--seed", seed, *MIXED, "--verify", desk.target
         )
         assert (code, summary["verification"]["details"]) == (0, [])
         assert summary["verification"]["sessions"] == 60
@@ -56,7 +49,7 @@ def test_what_the_service_makes_of_a_mixed_run_is_what_the_simulator_expects(
 
 
 def test_the_verdict_is_one_plain_line(desk: RunningDesk) -> None:
-    done = run("simulate", url(desk), *APP, "--sessions", "5", "--verify", desk.target, timeout=60)
+    done = run("simulate", desk.url, *APP, "--sessions", "5", "--verify", desk.target, timeout=60)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1].startswith("no difference: 5 sessions, ")
     assert done.stderr == ""  # no progress bar where there is no terminal
@@ -76,7 +69,7 @@ def proxied(
 
             async def handle(request: web.Request) -> web.Response:
                 async def forward(body: bytes) -> web.Response:
-                    answer = await http.post(url(desk), params=request.query, data=body)
+                    answer = await http.post(desk.url, params=request.query, data=body)
                     revision = answer.headers.getall("Desk-Revision", [])
                     return web.Response(
                         status=answer.status,
@@ -141,8 +134,8 @@ def test_signed_callbacks_pass_and_unsigned_ones_do_not(tmp_path: Path) -> None:
     tokens = {"DESK_CALLBACK_TOKENS": f"{SDK_APP_ID}=a-long-enough-token"}
     with start("gateway", data_dir=tmp_path / "data", **tokens) as gateway:
         right = {"DESK_SIMULATE_TOKEN": "a-long-enough-token"}
-        assert simulate(url(gateway), "--sessions", "2", **right)[0] == 0
-        code, summary = simulate(url(gateway), "--sessions", "2")
+        assert simulate(gateway.url, "--sessions", "2", **right)[0] == 0
+        code, summary = simulate(gateway.url, "--sessions", "2")
         assert code == 1
         assert set(summary["refused"]) == {"403"}
 
@@ -154,17 +147,8 @@ def test_nothing_acknowledged_is_lost_when_the_gateway_is_killed_and_retries_men
     with start("gateway", data_dir=data_dir) as gateway, start("service", data_dir=data_dir) as it:
         host, port = gateway.http
         it.ready()
-        sending = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "command", "simulate", url(gateway), *APP, "--json"),
-                *("--sessions", "60", "--rate", "200", "--retry-for", "30", *MIXED),
-                *("--verify", it.target),
-            ],
-            env=environment({}),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
+        arguments = ("--sessions", "60", "--rate", "200", "--retry-for", "30", *MIXED)
+        with simulating(gateway, *arguments, "--verify", it.target) as sending:
             journal = data_dir / "journal.db-wal"
             wait_until(lambda: journal.exists() and journal.stat().st_size > 200_000)
             gateway.kill()
@@ -172,9 +156,6 @@ def test_nothing_acknowledged_is_lost_when_the_gateway_is_killed_and_retries_men
             with start("gateway", data_dir=data_dir, **again) as second:
                 second.ready()
                 out, _ = sending.communicate(timeout=60)
-        finally:
-            sending.kill()
-            sending.wait()
     summary = json.loads(out)
     assert summary["retries"] > 0
     assert summary["verification"]["details"] == []
@@ -188,23 +169,10 @@ def head(desk: RunningDesk) -> int:
 
 def test_ctrl_c_ends_with_a_summary_of_what_was_sent(desk: RunningDesk) -> None:
     before = head(desk)
-    sending = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "command", "simulate", url(desk), *APP, "--json"),
-            *("--sessions", "1000", "--rate", "50"),
-        ],
-        env=environment({}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with simulating(desk, "--sessions", "1000", "--rate", "50") as sending:
         wait_until(lambda: head(desk) > before)
         os.kill(sending.pid, signal.SIGINT)
         out, errors = sending.communicate(timeout=30)
-    finally:
-        sending.kill()
-        sending.wait()
     summary = json.loads(out)
     assert sending.returncode == 130
     assert summary["interrupted"]
@@ -216,7 +184,7 @@ def test_an_unreachable_url_or_service_is_one_line_and_exit_code_3(desk: Running
     done = invoke("simulate", "http://127.0.0.1:9/", *APP, "--retry-for", "0")
     assert done.returncode == 3
     assert "nothing answers at http://127.0.0.1:9/" in done.stdout
-    done = invoke("simulate", url(desk), *APP, "--verify", "127.0.0.1:9")
+    done = invoke("simulate", desk.url, *APP, "--verify", "127.0.0.1:9")
     assert done.returncode == 3
     assert "UNAVAILABLE" in done.stdout
     assert "Traceback" not in done.stderr

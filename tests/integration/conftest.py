@@ -1,4 +1,4 @@
-"""Journals on a real nats-server."""
+"""Journals on a real nats-server, and one on a disk that hangs."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from journal.jetstream import JetStreamOptions, JetStreamWriter
+from tests.support.gateway import StallingJournal
 from tests.support.nats import NatsServer, nats_server
 
 
@@ -26,4 +27,10 @@ def options(nats: NatsServer) -> JetStreamOptions:
 @pytest.fixture
 def journal(options: JetStreamOptions) -> Iterator[JetStreamWriter]:
     with closing(JetStreamWriter(options)) as journal:
+        yield journal
+
+
+@pytest.fixture
+def disk() -> Iterator[StallingJournal]:
+    with closing(StallingJournal()) as journal:
         yield journal

@@ -8,7 +8,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -18,14 +17,12 @@ from msgspec import structs
 from journal.entry import DAMAGED, Entry, NewEntry
 from journal.errors import Damaged
 from journal.sqlite import SqliteReader, SqliteWriter
-from service.follower import Follower
 from service.view.store import locate
 from tests.support.callbacks import NOON, body, entry
 from tests.support.commands import Answer, invoke
 from tests.support.journals import pages, read_all
 from tests.support.processes import environment, start
-from tests.support.views import read
-from tests.support.waiting import eventually
+from tests.support.views import follow
 
 ENTRIES = 200
 PAGE = 4096
@@ -45,22 +42,6 @@ def data(tmp_path: Path) -> Path:
             journal.append(real_entry(number), timeout=20)
         follow(journal, data, ENTRIES)
     return data
-
-
-def follow(journal: SqliteWriter, data: Path, revision: int) -> None:
-    stop = threading.Event()
-    thread = threading.Thread(target=Follower(journal, data, idle=0.02).run, args=(stop,))
-    thread.start()
-    eventually(lambda: applied(data) == revision)
-    stop.set()
-    thread.join(20)
-
-
-def applied(data: Path) -> int:
-    try:
-        return int(read(data, "SELECT applied_revision FROM progress")[0][0])
-    except Exception:
-        return -1
 
 
 def desk(*arguments: object, data: Path) -> Answer:

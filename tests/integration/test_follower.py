@@ -28,10 +28,8 @@ from service.view.errors import ViewUnavailable
 from service.view.writer import ViewWriter, lock
 from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.sparse_journal import SparseJournal
+from tests.support.views import SOON, applied, following
 from tests.support.waiting import eventually
-
-SOON = 0.02
-"""Seconds after which an idle follower notices that it is to stop."""
 
 LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "TransferToHumanSuccess")
 
@@ -61,10 +59,6 @@ def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
         db.close()
 
 
-def applied(folder: Path) -> int:
-    return next((row[0] for row in rows(folder, "SELECT applied_revision FROM progress")), -1)
-
-
 def progress(folder: Path) -> tuple[Any, ...]:
     """Applied revision, its entry's id, the oldest revision, and since when it is behind."""
     columns = "applied_revision, applied_id, oldest_revision, behind_since"
@@ -82,20 +76,6 @@ def content(folder: Path) -> list[list[tuple[Any, ...]]]:
         rows(folder, "SELECT * FROM session_keys ORDER BY 1, 2"),
         rows(folder, "SELECT digest FROM progress"),
     ]
-
-
-@contextmanager
-def following(journal: Journal, folder: Path, **bounds: float) -> Iterator[None]:
-    stop = threading.Event()
-    follower = Follower(journal, folder, idle=SOON, **bounds)
-    thread = threading.Thread(target=follower.run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 def test_an_empty_journal_makes_a_complete_view(tmp_path: Path) -> None:

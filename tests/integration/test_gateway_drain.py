@@ -3,11 +3,8 @@
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
 from gateway.limits import Limits
 from tests.support.gateway import (
-    StallingJournal,
     answers_until_close,
     gateway,
     next_answer,
@@ -15,13 +12,6 @@ from tests.support.gateway import (
     request,
 )
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-def disk():
-    journal = StallingJournal()
-    yield journal
-    journal.close()
 
 
 def is_refused(port: int) -> bool:

@@ -21,13 +21,6 @@ from tests.support.gateway import (
 from tests.support.waiting import eventually
 
 
-@pytest.fixture
-def disk():
-    journal = StallingJournal()
-    yield journal
-    journal.close()
-
-
 def timed(future: Future[Answer]) -> Answer:
     return future.result(timeout=20)
 

@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from itertools import count
@@ -25,17 +25,6 @@ from tests.support.journals import PATIENCE, append, new_entry, read_all
 from tests.support.nats import NatsServer, nats_server
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-def options(nats: NatsServer) -> JetStreamOptions:
-    return nats.options()
-
-
-@pytest.fixture
-def journal(options: JetStreamOptions) -> Iterator[JetStreamWriter]:
-    with closing(JetStreamWriter(options)) as journal:
-        yield journal
 
 
 def at(options: JetStreamOptions, *ports: int) -> JetStreamOptions:
@@ -156,7 +145,6 @@ def assert_is_left(
 # ---- Answers ----
 
 ACKNOWLEDGED = re.compile(rb'\{"stream":"[^"]+","seq":1\}')
-ANY_ANSWER = re.compile(rb'\{"stream":"[^}]+"seq":1[^}]*\}')
 
 
 def with_long_name(options: JetStreamOptions) -> JetStreamOptions:

@@ -18,9 +18,7 @@ from journal.entry import Kind
 from journal.errors import Incomplete, Unavailable
 from journal.forgetting import forget_entry
 from journal.jetstream_message import ID, RECEIVED_AT
-from journal.port import JournalReader
 from journal.sqlite import SqliteReader, SqliteWriter
-from service.follower import Follower
 from service.view.store import locate
 from tests.support.callbacks import NOON
 from tests.support.commands import Answer
@@ -29,7 +27,7 @@ from tests.support.journals import PATIENCE, append
 from tests.support.nats import NatsServer, nats_cluster, nats_server
 from tests.support.processes import environment
 from tests.support.proxy import proxy
-from tests.support.views import read
+from tests.support.views import follow, read
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.tools
@@ -147,23 +145,6 @@ def test_the_view_of_the_file_goes_on_with_the_stream(place: Place) -> None:
     after = read(place.data, "SELECT position, record FROM feed")
     assert (after[:-1], len(after)) == (before, len(before) + 1)
     assert place.desk_on_nats("journal", "check").returncode == 0
-
-
-def follow(journal: JournalReader, data: Path, revision: int) -> None:
-    """Follow a journal until the view has a revision."""
-    stop = threading.Event()
-    thread = threading.Thread(target=Follower(journal, data, idle=0.02).run, args=(stop,))
-    thread.start()
-    eventually(lambda: applied(data) == revision)
-    stop.set()
-    thread.join(PATIENCE)
-
-
-def applied(data: Path) -> int:
-    try:
-        return int(read(data, "SELECT applied_revision FROM progress")[0][0])
-    except Exception:
-        return -1
 
 
 # ---- Interruptions ----

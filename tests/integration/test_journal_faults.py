@@ -50,8 +50,8 @@ FAULTS = [
 
 @pytest.mark.parametrize(("operation", "error"), FAULTS)
 def test_a_failing_disk_is_unavailable_and_works_again_when_it_does(
-    disk: FaultyDisk, journal: SqliteWriter, operation: str, error: Exception
-) -> None:
+    disk, journal, operation, error
+):
     append(journal, "before")
     disk.fail(operation, error)
     for name in ("one", "two"):
@@ -68,9 +68,7 @@ def test_a_failing_disk_is_unavailable_and_works_again_when_it_does(
     ]
 
 
-def test_the_file_is_opened_anew_after_a_failed_commit_and_only_then(
-    disk: FaultyDisk, journal: SqliteWriter
-) -> None:
+def test_the_file_is_opened_anew_after_a_failed_commit_and_only_then(disk, journal):
     append(journal, "before")
     opened = disk.opened.count("journal.db")
     append(journal, "more")
@@ -83,9 +81,7 @@ def test_the_file_is_opened_anew_after_a_failed_commit_and_only_then(
     assert disk.opened.count("journal.db") > opened
 
 
-def test_a_disk_that_is_full_is_trouble_until_it_can_be_written_again(
-    disk: FaultyDisk, path: Path
-) -> None:
+def test_a_disk_that_is_full_is_trouble_until_it_can_be_written_again(disk, path):
     with closing(SqliteWriter(path, limits=CommitLimits(check_after=0.02))) as journal:
         disk.fail("write", apsw.FullError("no space left"))
         with pytest.raises(Unavailable):
@@ -96,9 +92,7 @@ def test_a_disk_that_is_full_is_trouble_until_it_can_be_written_again(
         assert append(journal, "one").revision == 1
 
 
-def test_a_reader_that_cannot_read_is_unavailable_and_reads_again_when_it_can(
-    disk: FaultyDisk, journal: SqliteWriter, path: Path
-) -> None:
+def test_a_reader_that_cannot_read_is_unavailable_and_reads_again_when_it_can(disk, journal, path):
     append(journal, body=b"x" * 100_000)
     disk.fail("read", apsw.IOError("the disk does not answer"))
     with pytest.raises(Unavailable):
@@ -109,7 +103,7 @@ def test_a_reader_that_cannot_read_is_unavailable_and_reads_again_when_it_can(
     assert journal.read(0, limit=1)[0].body == b"x" * 100_000
 
 
-def test_a_journal_that_cannot_be_opened_lets_go_of_the_lock(disk: FaultyDisk, path: Path) -> None:
+def test_a_journal_that_cannot_be_opened_lets_go_of_the_lock(disk, path):
     disk.fail("sync", apsw.IOError("the disk lost it"))
     with pytest.raises(Unavailable):
         SqliteWriter(path)
@@ -119,7 +113,7 @@ def test_a_journal_that_cannot_be_opened_lets_go_of_the_lock(disk: FaultyDisk, p
     journal.close()
 
 
-def test_each_caller_of_a_failed_batch_is_told(disk: FaultyDisk, journal: SqliteWriter) -> None:
+def test_each_caller_of_a_failed_batch_is_told(disk, journal):
     disk.fail("sync", apsw.IOError("the disk lost it"))
 
     def work(name: int) -> str:
@@ -136,18 +130,14 @@ def test_each_caller_of_a_failed_batch_is_told(disk: FaultyDisk, journal: Sqlite
     assert append(journal, 0).revision == 1
 
 
-def test_every_acknowledged_append_was_synced_first(
-    disk: FaultyDisk, journal: SqliteWriter
-) -> None:
+def test_every_acknowledged_append_was_synced_first(disk, journal):
     for name in range(20):
         before = disk.synced
         append(journal, name)
         assert disk.synced > before
 
 
-def test_a_disk_that_fails_now_and_then_loses_and_doubles_nothing(
-    disk: FaultyDisk, journal: SqliteWriter, path: Path
-) -> None:
+def test_a_disk_that_fails_now_and_then_loses_and_doubles_nothing(disk, journal, path):
     dice = random.Random(7)
 
     def fault(_operation: str) -> None:
@@ -180,9 +170,7 @@ def test_a_disk_that_fails_now_and_then_loses_and_doubles_nothing(
     reopened.close()
 
 
-def test_a_hanging_disk_times_out_in_time_and_the_retry_tells_the_truth(
-    disk: FaultyDisk, journal: SqliteWriter
-) -> None:
+def test_a_hanging_disk_times_out_in_time_and_the_retry_tells_the_truth(disk, journal):
     with disk.hanging() as hangs:
         begin = monotonic()
         with pytest.raises(AppendTimedOut):
@@ -197,9 +185,7 @@ def test_a_hanging_disk_times_out_in_time_and_the_retry_tells_the_truth(
     assert not append(journal, "more").duplicate
 
 
-def test_an_append_that_timed_out_while_it_waited_was_withdrawn(
-    disk: FaultyDisk, journal: SqliteWriter
-) -> None:
+def test_an_append_that_timed_out_while_it_waited_was_withdrawn(disk, journal):
     with ThreadPoolExecutor(1) as pool, disk.hanging() as hangs:
         first = pool.submit(append, journal, "taken")
         assert hangs.wait(PATIENCE)
@@ -210,7 +196,7 @@ def test_an_append_that_timed_out_while_it_waited_was_withdrawn(
     assert [e.request_id for e in read_all(journal)] == ["request-taken", "request-next"]
 
 
-def test_more_appends_than_may_wait_are_refused_at_once(disk: FaultyDisk, path: Path) -> None:
+def test_more_appends_than_may_wait_are_refused_at_once(disk, path):
     journal = SqliteWriter(path, limits=CommitLimits(waiting=5))  # the one in the commit too
     refused: list[Overloaded] = []
     with ThreadPoolExecutor(6) as pool, disk.hanging() as hangs:
@@ -231,7 +217,7 @@ def test_more_appends_than_may_wait_are_refused_at_once(disk: FaultyDisk, path: 
     journal.close()
 
 
-def test_close_waits_for_a_disk_that_hangs_only_so_long(disk: FaultyDisk, path: Path) -> None:
+def test_close_waits_for_a_disk_that_hangs_only_so_long(disk, path):
     journal = SqliteWriter(path, close_timeout=0.2)
     with disk.hanging():
         with pytest.raises(AppendTimedOut):
@@ -242,9 +228,7 @@ def test_close_waits_for_a_disk_that_hangs_only_so_long(disk: FaultyDisk, path: 
     eventually(lambda: not any(t.name == "journal-commit" for t in threading.enumerate()))
 
 
-def test_a_file_that_was_moved_away_takes_nothing_until_it_is_back(
-    journal: SqliteWriter, path: Path
-) -> None:
+def test_a_file_that_was_moved_away_takes_nothing_until_it_is_back(journal, path):
     append(journal, "before")
     away = path.with_name("away.db")
     os.rename(path, away)
@@ -257,9 +241,7 @@ def test_a_file_that_was_moved_away_takes_nothing_until_it_is_back(
     assert append(journal, "after").revision == 2
 
 
-def test_another_journal_in_its_place_is_not_taken_for_it(
-    journal: SqliteWriter, path: Path, tmp_path: Path
-) -> None:
+def test_another_journal_in_its_place_is_not_taken_for_it(journal, path, tmp_path):
     append(journal, "before")
     other = SqliteWriter(tmp_path / "other.db")
     append(other, "theirs")

@@ -39,7 +39,7 @@ def change(path: Path, statement: str) -> None:
     connection.close()
 
 
-def test_every_file_is_for_its_owner_only(journal: SqliteWriter, path: Path) -> None:
+def test_every_file_is_for_its_owner_only(journal, path):
     append(journal)
     files = sorted(path.parent.iterdir())
     assert [file.name for file in files] == [
@@ -52,7 +52,7 @@ def test_every_file_is_for_its_owner_only(journal: SqliteWriter, path: Path) -> 
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_the_sqlite3_command_line_shows_readable_entries(journal: SqliteWriter, path: Path) -> None:
+def test_the_sqlite3_command_line_shows_readable_entries(journal, path):
     append(journal, "a", body='{"Text": "你好"}'.encode())
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     row = connection.execute(
@@ -62,7 +62,7 @@ def test_the_sqlite3_command_line_shows_readable_entries(journal: SqliteWriter, 
     assert row == (1, 1400000001, 1_700_000_000_000, "request-a", '{"Text": "你好"}')
 
 
-def test_a_reopened_journal_is_the_same_one(path: Path) -> None:
+def test_a_reopened_journal_is_the_same_one(path):
     first = SqliteWriter(path)
     append(first, "a")
     first.close()
@@ -73,7 +73,7 @@ def test_a_reopened_journal_is_the_same_one(path: Path) -> None:
     again.close()
 
 
-def test_after_a_clean_close_the_database_file_alone_is_whole(path: Path, tmp_path: Path) -> None:
+def test_after_a_clean_close_the_database_file_alone_is_whole(path, tmp_path):
     journal = SqliteWriter(path)
     append(journal)
     journal.close()
@@ -84,7 +84,7 @@ def test_after_a_clean_close_the_database_file_alone_is_whole(path: Path, tmp_pa
     reader.close()
 
 
-def test_equal_ids_in_one_commit_become_one_entry(tmp_path: Path) -> None:
+def test_equal_ids_in_one_commit_become_one_entry(tmp_path):
     writer = Writer(tmp_path / "journal.db")
     outcomes = writer.commit([new_entry(name) for name in "abacab"])
     writer.close()
@@ -92,7 +92,7 @@ def test_equal_ids_in_one_commit_become_one_entry(tmp_path: Path) -> None:
     assert [outcome.duplicate for outcome in outcomes] == [False, False, True, False, True, True]
 
 
-def test_a_commit_that_broke_half_way_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_commit_that_broke_half_way_leaves_no_trace(tmp_path):
     writer = Writer(tmp_path / "journal.db")
     with pytest.raises(Unavailable):
         writer.commit([new_entry("a"), new_entry("b", id=b"too short")])
@@ -104,13 +104,13 @@ def test_a_commit_that_broke_half_way_leaves_no_trace(tmp_path: Path) -> None:
     ]
 
 
-def test_a_second_writer_in_the_same_process_is_refused(journal: SqliteWriter, path: Path) -> None:
+def test_a_second_writer_in_the_same_process_is_refused(journal, path):
     with pytest.raises(InUse, match="another process is writing"):
         SqliteWriter(path)
     assert append(journal).revision == 1
 
 
-def test_a_reader_is_told_that_there_is_no_journal_yet(path: Path) -> None:
+def test_a_reader_is_told_that_there_is_no_journal_yet(path):
     with pytest.raises(Unavailable, match="there is no journal"):
         SqliteReader(path)
     path.parent.mkdir()
@@ -119,7 +119,7 @@ def test_a_reader_is_told_that_there_is_no_journal_yet(path: Path) -> None:
         SqliteReader(path)
 
 
-def test_an_empty_file_left_by_a_crash_becomes_a_journal(path: Path) -> None:
+def test_an_empty_file_left_by_a_crash_becomes_a_journal(path):
     path.parent.mkdir()
     change(path, "PRAGMA journal_mode = WAL")
     journal = SqliteWriter(path)
@@ -129,18 +129,14 @@ def test_an_empty_file_left_by_a_crash_becomes_a_journal(path: Path) -> None:
 
 @pytest.mark.parametrize("opening", [SqliteWriter, SqliteReader])
 class TestUnreadable:
-    def test_a_file_of_something_else_is_refused_and_left_alone(
-        self, path: Path, opening: object
-    ) -> None:
+    def test_a_file_of_something_else_is_refused_and_left_alone(self, path, opening):
         path.parent.mkdir()
         path.write_bytes(content := b"something else\n" * 1000)
         with pytest.raises(Unreadable, match="is not a journal"):
             opening(path)  # type: ignore[operator]
         assert path.read_bytes() == content
 
-    def test_a_database_of_something_else_is_refused_and_left_alone(
-        self, path: Path, opening: object
-    ) -> None:
+    def test_a_database_of_something_else_is_refused_and_left_alone(self, path, opening):
         path.parent.mkdir()
         change(path, "CREATE TABLE theirs (x)")
         content = path.read_bytes()
@@ -148,13 +144,13 @@ class TestUnreadable:
             opening(path)  # type: ignore[operator]
         assert path.read_bytes() == content
 
-    def test_a_journal_of_a_newer_version_is_refused(self, path: Path, opening: object) -> None:
+    def test_a_journal_of_a_newer_version_is_refused(self, path, opening):
         SqliteWriter(path).close()
         change(path, "PRAGMA user_version = 3")
         with pytest.raises(Unreadable, match=r"^\S+ has version 3, .* reads 2: upgrade it$"):
             opening(path)  # type: ignore[operator]
 
-    def test_after_a_refusal_the_lock_is_free(self, path: Path, opening: object) -> None:
+    def test_after_a_refusal_the_lock_is_free(self, path, opening):
         path.parent.mkdir()
         path.write_bytes(b"something else\n" * 1000)
         with pytest.raises(Unreadable):
@@ -163,13 +159,13 @@ class TestUnreadable:
         SqliteWriter(path).close()
 
 
-def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable):
         SqliteWriter(tmp_path / "file" / "journal.db")
 
 
-def test_a_beginning_that_was_removed_is_reported_not_skipped(path: Path) -> None:
+def test_a_beginning_that_was_removed_is_reported_not_skipped(path):
     journal = SqliteWriter(path)
     for name in "abcd":
         append(journal, name)
@@ -184,7 +180,7 @@ def test_a_beginning_that_was_removed_is_reported_not_skipped(path: Path) -> Non
     reader.close()
 
 
-def test_an_entry_that_was_removed_leaves_a_gap_and_its_number_stays_spent(path: Path) -> None:
+def test_an_entry_that_was_removed_leaves_a_gap_and_its_number_stays_spent(path):
     journal = SqliteWriter(path)
     for name in "abcd":
         append(journal, name)
@@ -197,15 +193,13 @@ def test_an_entry_that_was_removed_leaves_a_gap_and_its_number_stays_spent(path:
     journal.close()
 
 
-def test_a_kind_of_a_later_version_is_read_as_its_number(journal: SqliteWriter, path: Path) -> None:
+def test_a_kind_of_a_later_version_is_read_as_its_number(journal, path):
     append(journal)
     change(path, "UPDATE entries SET kind = 7")
     assert [entry.kind for entry in read_all(journal)] == [7]
 
 
-def test_an_append_waits_on_the_event_that_it_is_given_and_on_no_other(
-    journal: SqliteWriter,
-) -> None:
+def test_an_append_waits_on_the_event_that_it_is_given_and_on_no_other(journal):
     class Flag(threading.Event):
         waited: list[bool] = []  # noqa: RUF012
 
@@ -218,14 +212,14 @@ def test_an_append_waits_on_the_event_that_it_is_given_and_on_no_other(
     assert Flag.waited == [True, True]
 
 
-def test_a_repetition_is_recognised_however_late(journal: SqliteWriter) -> None:
+def test_a_repetition_is_recognised_however_late(journal):
     append(journal, "first")
     for name in range(200):
         append(journal, name)
     assert append(journal, "first") == Appended(revision=1, duplicate=True)
 
 
-def test_a_damaged_entry_is_named_and_those_before_it_can_be_read(path: Path) -> None:
+def test_a_damaged_entry_is_named_and_those_before_it_can_be_read(path):
     journal = SqliteWriter(path)
     for name in range(200):
         append(journal, name, body=f"{name:04}".encode() * 200)
@@ -241,9 +235,7 @@ def test_a_damaged_entry_is_named_and_those_before_it_can_be_read(path: Path) ->
     reader.close()
 
 
-def test_the_wal_does_not_grow_without_bound_while_readers_are_busy(
-    path: Path,
-) -> None:
+def test_the_wal_does_not_grow_without_bound_while_readers_are_busy(path):
     journal = SqliteWriter(path, checkpoint_pages=100)
     finished = threading.Event()
 
@@ -273,9 +265,7 @@ def wal_pages(path: Path) -> int:
     return sum(content[at + 8 : at + 16] == content[16:24] for at in frames)
 
 
-def test_the_wal_is_started_anew_each_time_it_has_grown_and_no_sooner(
-    path: Path,
-) -> None:
+def test_the_wal_is_started_anew_each_time_it_has_grown_and_no_sooner(path):
     path.parent.mkdir()
     writer = Writer(path, checkpoint_pages=100)
     sizes = []
@@ -289,7 +279,7 @@ def test_the_wal_is_started_anew_each_time_it_has_grown_and_no_sooner(
     assert sum(started_anew) >= 3
 
 
-def test_a_reader_that_holds_on_delays_the_new_start_of_the_wal(path: Path) -> None:
+def test_a_reader_that_holds_on_delays_the_new_start_of_the_wal(path):
     path.parent.mkdir()
     writer = Writer(path, checkpoint_pages=10)
 
@@ -310,9 +300,7 @@ def test_a_reader_that_holds_on_delays_the_new_start_of_the_wal(path: Path) -> N
 
 
 @pytest.mark.parametrize("kept", [0, 0.5])
-def test_a_truncated_wal_costs_what_was_cut_off_and_nothing_else(
-    kept: float, journal: SqliteWriter, path: Path
-) -> None:
+def test_a_truncated_wal_costs_what_was_cut_off_and_nothing_else(kept, journal, path):
     for number in range(40):
         append(journal, number)
     wal = Path(f"{path}-wal")
@@ -328,7 +316,7 @@ def test_a_truncated_wal_costs_what_was_cut_off_and_nothing_else(
     assert whole[:-160] == [f"request-{number}" for number in range(len(whole) - 160)]
 
 
-def test_a_truncated_database_gets_back_what_the_wal_has(path: Path) -> None:
+def test_a_truncated_database_gets_back_what_the_wal_has(path):
     SqliteWriter(path).close()
     journal = SqliteWriter(path)
     for number in range(40):
@@ -341,7 +329,7 @@ def test_a_truncated_database_gets_back_what_the_wal_has(path: Path) -> None:
         assert len(read_all(reader)) == 41
 
 
-def test_a_database_that_was_emptied_is_not_acknowledged_into(path: Path) -> None:
+def test_a_database_that_was_emptied_is_not_acknowledged_into(path):
     journal = SqliteWriter(path)
     append(journal, 1)
     journal.close()

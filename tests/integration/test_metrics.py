@@ -162,7 +162,7 @@ def documented() -> dict[str, tuple[str, set[str]]]:
     return {name: (kind, {*labels.split(", ")} - {""}) for name, kind, labels in rows}
 
 
-def test_every_documented_metric_is_on_the_page_with_its_labels(page: Page) -> None:
+def test_every_documented_metric_is_on_the_page_with_its_labels(page):
     assert len(documented()) > 30
     assert documented().keys() >= ON_NATS
     for name, (kind, labels) in documented().items():
@@ -177,14 +177,12 @@ def test_every_documented_metric_is_on_the_page_with_its_labels(page: Page) -> N
         assert found - {"le"} == labels | {"process"}, name
 
 
-def test_every_metric_of_ours_is_documented(page: Page) -> None:
+def test_every_metric_of_ours_is_documented(page):
     ours = {name for name in page.metrics if name.startswith(("desk_", "grpc_", "http_"))}
     assert ours <= documented().keys()
 
 
-def test_the_counters_agree_with_what_was_sent(
-    page: Page, traffic: Counter[tuple[str, str]]
-) -> None:
+def test_the_counters_agree_with_what_was_sent(page, traffic):
     counted = {
         (labels["app"], labels["outcome"]): value
         for labels, value in (
@@ -198,9 +196,7 @@ def test_the_counters_agree_with_what_was_sent(
     assert page.value("http_server_request_duration_seconds_count") == traffic.total()
 
 
-def test_the_journal_and_the_view_count_what_the_gateway_kept(
-    page: Page, traffic: Counter[tuple[str, str]]
-) -> None:
+def test_the_journal_and_the_view_count_what_the_gateway_kept(page, traffic):
     kept = sum(number for (_, outcome), number in traffic.items() if outcome == "kept") + 1
     appends = kept + traffic[str(APP), "duplicate"]
     assert page.value("desk_journal_head_revision") == kept
@@ -217,13 +213,13 @@ def test_the_journal_and_the_view_count_what_the_gateway_kept(
     assert page.value("desk_journal_damaged_entries") == 0
 
 
-def test_the_sessions_are_counted_by_the_follower_alone(page: Page) -> None:
+def test_the_sessions_are_counted_by_the_follower_alone(page):
     assert page.value("desk_sessions", app=str(APP), state="ended", process="follower") == 1
     assert page.value("desk_sessions", app=str(APP)) == 1
     assert page.value("desk_queue_longest_wait_seconds") == 0
 
 
-def test_the_last_use_of_a_token_and_the_free_space_are_shown(page: Page) -> None:
+def test_the_last_use_of_a_token_and_the_free_space_are_shown(page):
     used = {"app": str(SIGNED), "token": "1", "process": "gateway"}
     [(labels, used_at)] = page.samples("desk_callback_token_last_used_timestamp_seconds").items()
     assert labels == frozenset(used.items())
@@ -231,7 +227,7 @@ def test_the_last_use_of_a_token_and_the_free_space_are_shown(page: Page) -> Non
     assert 0 < page.value("desk_disk_free_bytes") <= page.value("desk_disk_size_bytes")
 
 
-def test_calls_are_counted_by_method_and_status(page: Page) -> None:
+def test_calls_are_counted_by_method_and_status(page):
     refused = {"grpc_method": "GetSession", "grpc_service": "desk.v1.SessionService"}
     assert page.value("grpc_server_handled_total", **refused, grpc_code="NotFound") == 1
     answered = page.value("grpc_server_handled_total", grpc_method="GetStatus", grpc_code="OK")
@@ -244,14 +240,14 @@ def test_calls_are_counted_by_method_and_status(page: Page) -> None:
     assert page.value("desk_stream_delay_seconds_count") == 1
 
 
-def test_each_process_has_its_own_samples(page: Page) -> None:
+def test_each_process_has_its_own_samples(page):
     assert page.values_of_labels()["process"] == {"gateway", "follower", "rpc-1"}
     started = page.samples("process_start_time_seconds")
     assert len(started) == 3
     assert all(abs(time.time() - value) < 600 for value in started.values())
 
 
-def test_other_paths_and_methods_are_not_found(desk: RunningDesk) -> None:
+def test_other_paths_and_methods_are_not_found(desk):
     address = desk.ready()["metrics"]
     assert get(address, "/")[0] == 404
     assert get(address, "/metrics", "POST")[0] == 404
@@ -262,7 +258,7 @@ def processes(address: str) -> set[str]:
     return scrape(address).values_of_labels()["process"]
 
 
-def test_a_process_that_hangs_is_left_out_and_holds_nobody_up(desk: RunningDesk) -> None:
+def test_a_process_that_hangs_is_left_out_and_holds_nobody_up(desk):
     address = desk.ready()["metrics"]
     pid = desk.wait_for(lambda record: record.get("name") == "follower")["pid"]
     os.kill(pid, signal.SIGSTOP)
@@ -277,7 +273,7 @@ def test_a_process_that_hangs_is_left_out_and_holds_nobody_up(desk: RunningDesk)
 
 
 @pytest.mark.tools
-def test_the_runtime_folder_is_private_and_goes_with_the_service(tmp_path: Path) -> None:
+def test_the_runtime_folder_is_private_and_goes_with_the_service(tmp_path):
     with (
         tempfile.TemporaryDirectory() as folder,
         start(
@@ -298,7 +294,7 @@ def test_the_runtime_folder_is_private_and_goes_with_the_service(tmp_path: Path)
         assert not runtime.exists()
 
 
-def test_a_page_that_cannot_be_served_keeps_nobody_from_serving(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_served_keeps_nobody_from_serving(tmp_path):
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with start("gateway", data_dir=tmp_path / "data", DESK_METRICS_LISTEN=address) as running:
@@ -316,20 +312,20 @@ def served(tmp_path: Path) -> tuple[str, int]:
     return address
 
 
-def test_a_client_that_sends_nothing_is_hung_up_on(served: tuple[str, int]) -> None:
+def test_a_client_that_sends_nothing_is_hung_up_on(served):
     with socket.create_connection(served, timeout=20) as silent:
         silent.sendall(b"GET /metrics HTTP/1.1\r\n")
         assert silent.recv(100) == b""
 
 
-def test_a_request_that_is_too_long_is_hung_up_on(served: tuple[str, int]) -> None:
+def test_a_request_that_is_too_long_is_hung_up_on(served):
     with socket.create_connection(served, timeout=20) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\n" + b"x" * 20_000)
         with suppress(ConnectionResetError):
             assert client.recv(100) == b""
 
 
-def test_connections_beyond_the_limit_are_closed_at_once(served: tuple[str, int]) -> None:
+def test_connections_beyond_the_limit_are_closed_at_once(served):
     clients = [socket.create_connection(served, timeout=20) for _ in range(MAX_CONNECTIONS + 1)]
     began = time.monotonic()
     assert clients[-1].recv(100) == b""
@@ -338,7 +334,7 @@ def test_connections_beyond_the_limit_are_closed_at_once(served: tuple[str, int]
         client.close()
 
 
-def test_a_socket_of_a_dead_process_is_left_out(tmp_path: Path) -> None:
+def test_a_socket_of_a_dead_process_is_left_out(tmp_path):
     with tempfile.TemporaryDirectory() as folder:
         dead = socket.socket(socket.AF_UNIX)
         dead.bind(f"{folder}/gateway.sock")
@@ -367,14 +363,14 @@ def outcome(name: str) -> float:
     ("error", "name"),
     [(Overloaded("full"), "overloaded"), (Unavailable("gone"), "unavailable")],
 )
-def test_a_callback_that_is_not_kept_counts_by_the_cause(error: Exception, name: str) -> None:
+def test_a_callback_that_is_not_kept_counts_by_the_cause(error, name):
     before = outcome(name)
     with gateway(FailingJournal(error)) as running:
         running.post().assert_fail(503)
     assert outcome(name) == before + 1
 
 
-def test_a_callback_that_the_disk_does_not_confirm_counts_as_timed_out() -> None:
+def test_a_callback_that_the_disk_does_not_confirm_counts_as_timed_out():
     before = outcome("timed_out")
     journal = StallingJournal()
     with closing(journal), gateway(journal, budget=0.2) as running:
@@ -382,7 +378,7 @@ def test_a_callback_that_the_disk_does_not_confirm_counts_as_timed_out() -> None
     assert outcome("timed_out") == before + 1
 
 
-def test_labels_stay_few_whatever_is_sent() -> None:
+def test_labels_stay_few_whatever_is_sent():
     app = create_app(MemoryJournal(), Authenticator(frozenset({APP}), {}))
 
     def call(method: str, path: str, sdk_app_id: int) -> None:
@@ -409,9 +405,7 @@ def test_labels_stay_few_whatever_is_sent() -> None:
     assert new("http_response_status_code") <= {"403", "404", "405"}
 
 
-def test_status_shows_the_traffic_of_each_app_and_the_space_on_disk(
-    desk: RunningDesk, page: Page, traffic: Counter[tuple[str, str]]
-) -> None:
+def test_status_shows_the_traffic_of_each_app_and_the_space_on_disk(desk, page, traffic):
     def reported() -> Counter[tuple[str, str]]:
         counts: Counter[tuple[str, str]] = Counter()
         for app in status().gateway.apps:
@@ -447,7 +441,7 @@ def samples_of(query: str) -> set[str]:
     return set(re.findall(r"\b(?:desk|grpc|http|process|python)_[a-z_]+\b", without_labels))
 
 
-def test_every_metric_of_the_dashboard_is_on_the_page(page: Page) -> None:
+def test_every_metric_of_the_dashboard_is_on_the_page(page):
     dashboard = json.loads((ROOT / "deploy/grafana/desk.json").read_text())
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     wanted = set().union(*map(samples_of, queries))
@@ -455,7 +449,7 @@ def test_every_metric_of_the_dashboard_is_on_the_page(page: Page) -> None:
     assert wanted - ON_NATS <= page.names_of_samples()
 
 
-def test_every_metric_of_the_alerts_is_on_the_page(page: Page) -> None:
+def test_every_metric_of_the_alerts_is_on_the_page(page):
     rules = YAML(typ="safe").load(ROOT / "deploy/prometheus/desk.rules.yml")["groups"][0]["rules"]
     wanted = set().union(*(samples_of(rule["expr"]) for rule in rules))
     assert len(wanted) > 5
@@ -464,7 +458,7 @@ def test_every_metric_of_the_alerts_is_on_the_page(page: Page) -> None:
     assert [rule["alert"] for rule in rules] == re.findall(r"^\| `(Desk\w+)` \|", runbook, re.M)
 
 
-def test_the_title_of_a_process_says_which_one_it_is(desk: RunningDesk) -> None:
+def test_the_title_of_a_process_says_which_one_it_is(desk):
     started = [each for each in desk.records if each["event"] == "process_started"]
     pids = {each["name"]: each["pid"] for each in started} | {"supervisor": desk.pid}
     for name, pid in pids.items():

@@ -140,9 +140,8 @@ def test_the_simulator_sends_a_new_event_type_and_expects_what_comes_out(
 ) -> None:
     assert "MadeUp.Typing" in in_tree(tree, "-c", SENT)
     with start("serve", data_dir=tmp_path / "data", **settings(tree)) as desk:
-        host, port = desk.http
         done = run(
-            *("simulate", f"http://{host}:{port}/", "--app", str(SDK_APP_ID)),
+            *("simulate", desk.url, "--app", str(SDK_APP_ID)),
             *("--sessions", "20", "--verify", desk.target),
             timeout=60,
             cwd=tree,

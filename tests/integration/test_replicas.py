@@ -20,7 +20,6 @@ from journal.entry import NewEntry
 from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
 from service.rpc.limits import Limits
 from tests.support.callbacks import NOON, entry, life
-from tests.support.nats import NatsServer
 from tests.support.rpc import (
     PATIENCE,
     Worker,
@@ -109,9 +108,7 @@ def targets(*workers: Worker) -> str:
 # ---- Equal views ----
 
 
-async def test_replicas_have_equal_digests_at_equal_revisions(
-    journal: JetStreamWriter, options: JetStreamOptions, tmp_path: Path
-) -> None:
+async def test_replicas_have_equal_digests_at_equal_revisions(journal, options, tmp_path):
     bodies = [each for n in range(20) for each in life(*LIFE, session_id=f"s{n}", start=NOON + n)]
     append(journal, bodies[1::2])
     async with replicas(options, tmp_path) as ((_, one), (_, two)):
@@ -125,9 +122,7 @@ async def test_replicas_have_equal_digests_at_equal_revisions(
         assert (first.lag, first.not_serving_reason) == (0, "")
 
 
-async def test_a_subscriber_hops_to_another_replica_and_misses_nothing(
-    journal: JetStreamWriter, options: JetStreamOptions, tmp_path: Path
-) -> None:
+async def test_a_subscriber_hops_to_another_replica_and_misses_nothing(journal, options, tmp_path):
     append(journal, life(*LIFE, session_id="a"))
     async with (
         replicas(options, tmp_path) as ((_, one), (_, two)),
@@ -158,8 +153,8 @@ async def _read(updates: AsyncIterator[Update], seen: list[int], last: int) -> N
 
 
 async def test_a_replica_behind_the_resume_point_says_so_and_the_client_goes_to_another(
-    journal: JetStreamWriter, options: JetStreamOptions, tmp_path: Path
-) -> None:
+    journal, options, tmp_path
+):
     append(journal, life(*LIFE, session_id="a"))
     async with replicas(options, tmp_path) as ((_, one), (behind, two)):
         await asyncio.to_thread(behind.stop_following)
@@ -174,9 +169,7 @@ async def test_a_replica_behind_the_resume_point_says_so_and_the_client_goes_to_
                 assert (await anext(updates)).revision == last
 
 
-async def test_a_read_of_a_revision_waits_for_a_replica_that_lags(
-    journal: JetStreamWriter, options: JetStreamOptions, tmp_path: Path
-) -> None:
+async def test_a_read_of_a_revision_waits_for_a_replica_that_lags(journal, options, tmp_path):
     append(journal, life(*LIFE, session_id="a"))
     patient = Limits(guard_seconds=0.05, revision_seconds=PATIENCE)
     async with replicas(options, tmp_path, limits=patient) as (_, (behind, two)):
@@ -191,8 +184,8 @@ async def test_a_read_of_a_revision_waits_for_a_replica_that_lags(
 
 
 async def test_a_replica_that_lags_is_not_serving_and_ends_its_streams_until_it_has_caught_up(
-    journal: JetStreamWriter, options: JetStreamOptions, tmp_path: Path
-) -> None:
+    journal, options, tmp_path
+):
     append(journal, life(*LIFE, session_id="a"))
     limits = Limits(guard_seconds=0.05, lag_seconds=1.0)
     async with replicas(options, tmp_path, limits=limits) as (_, (behind, two)):
@@ -208,8 +201,8 @@ async def test_a_replica_that_lags_is_not_serving_and_ends_its_streams_until_it_
 
 
 async def test_a_stream_that_begins_at_a_replica_that_lags_ends_soon_for_its_client_to_go_on(
-    journal: JetStreamWriter, options: JetStreamOptions, tmp_path: Path
-) -> None:
+    journal, options, tmp_path
+):
     append(journal, life(*LIFE, session_id="a"))
     limits = Limits(guard_seconds=0.05, lag_seconds=0.2, stale_seconds=0.2)
     async with replicas(options, tmp_path, limits=limits) as (_, (behind, two)):
@@ -228,8 +221,8 @@ async def _delete(js: JetStreamContext, name: str) -> None:
 
 
 async def test_a_stream_that_was_deleted_and_made_again_stops_the_service(
-    nats: NatsServer, journal: JetStreamWriter, options: JetStreamOptions, tmp_path: Path
-) -> None:
+    nats, journal, options, tmp_path
+):
     append(journal, life(*LIFE, session_id="a"))
     async with replicas(options, tmp_path) as ((world, one), _):
         before = await status(one)
@@ -247,8 +240,8 @@ async def test_a_stream_that_was_deleted_and_made_again_stops_the_service(
 
 
 async def test_entries_that_were_removed_before_they_were_applied_stop_the_service(
-    nats: NatsServer, journal: JetStreamWriter, options: JetStreamOptions, tmp_path: Path
-) -> None:
+    nats, journal, options, tmp_path
+):
     append(journal, life(*LIFE, session_id="a"))
     async with replicas(options, tmp_path) as ((_, one), (behind, two)):
         await asyncio.to_thread(behind.stop_following)
@@ -271,8 +264,8 @@ async def test_entries_that_were_removed_before_they_were_applied_stop_the_servi
     [(0, "the journal ends at revision 4, this view at 8"), (1, "revision 8 is another callback")],
 )
 async def test_an_older_store_that_was_put_back_stops_the_service(
-    own_nats: NatsServer, tmp_path: Path, lives_after: int, difference: str
-) -> None:
+    own_nats, tmp_path, lives_after, difference
+):
     store, copy = tmp_path / "nats" / "store", tmp_path / "copy"
     options = own_nats.options("desk")
     with closing(own_nats.writer("desk")) as journal:

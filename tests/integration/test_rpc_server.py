@@ -26,7 +26,7 @@ from desk.v1.session_service_pb2 import (
 from desk.v1.status_pb2 import GetStatusRequest
 from desk.v1.status_pb2_grpc import StatusServiceStub
 from service.rpc.limits import Limits
-from service.rpc.server import SERVICES, serve
+from service.rpc.server import SERVICES
 from service.view.progress import Progress
 from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, life
@@ -35,6 +35,7 @@ from tests.support.rpc import (
     Worker,
     reason,
     refusal,
+    serve_world,
     service,
     take,
     until,
@@ -157,17 +158,7 @@ async def test_calls_are_refused_with_the_progress_until_the_view_is_complete():
     with world(BEGIN, follow=False) as made:
         stop = asyncio.Event()
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        serving = asyncio.create_task(
-            serve(
-                made.view,
-                address,
-                sdk_app_ids=[APP],
-                journal_backlog=made.backlog,
-                forget=made.append,
-                stop=stop,
-                on_ready=ready.set_result,
-            )
-        )
+        serving = asyncio.create_task(serve_world(made, address, stop, ready.set_result))
         async with grpc.aio.insecure_channel(address) as channel:
             health: Any = HealthStub(channel)
             check = health.Check(HealthCheckRequest(service=""), wait_for_ready=True, timeout=20)
@@ -205,32 +196,13 @@ async def test_a_worker_that_waits_for_its_view_can_be_stopped():
     with world(follow=False) as made:
         stop = asyncio.Event()
         stop.set()
-        await asyncio.wait_for(
-            serve(
-                made.view,
-                "127.0.0.1:0",
-                sdk_app_ids=[APP],
-                journal_backlog=made.backlog,
-                forget=made.append,
-                stop=stop,
-                on_ready=lambda _: None,
-            ),
-            PATIENCE,
-        )
+        await asyncio.wait_for(serve_world(made, "127.0.0.1:0", stop), PATIENCE)
 
 
 async def test_an_address_that_cannot_be_bound_is_an_error():
     with world(BEGIN) as made:
         made.wait()
-        serving = serve(
-            made.view,
-            "192.0.2.1:1",
-            sdk_app_ids=[APP],
-            journal_backlog=made.backlog,
-            forget=made.append,
-            stop=asyncio.Event(),
-            on_ready=lambda _: None,
-        )
+        serving = serve_world(made, "192.0.2.1:1", asyncio.Event())
         with pytest.raises(RuntimeError):
             await asyncio.wait_for(serving, PATIENCE)
 
@@ -240,16 +212,7 @@ async def test_a_worker_opens_the_view_of_another_journal_anew():
     stop = asyncio.Event()
     with world(BEGIN) as made:
         serving = asyncio.create_task(
-            serve(
-                made.view,
-                "127.0.0.1:0",
-                sdk_app_ids=[APP],
-                journal_backlog=made.backlog,
-                forget=made.append,
-                stop=stop,
-                on_ready=ports.append,
-                limits=Limits(guard_seconds=0.05),
-            )
+            serve_world(made, "127.0.0.1:0", stop, ports.append, limits=Limits(guard_seconds=0.05))
         )
         await until(lambda: served(ports, 1))
         made.edit(f"UPDATE progress SET journal_id = '{'a' * 32}'")

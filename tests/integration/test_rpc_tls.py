@@ -64,7 +64,7 @@ async def ask(channel: grpc.aio.Channel) -> grpc.StatusCode:
 
 
 async def test_a_client_that_trusts_the_authority_is_answered_and_no_other(
-    authority: Authority, stranger: Authority, server: Pair
+    authority, stranger, server
 ):
     async with serving(server, authority.credentials()) as worker:
         assert await ask(worker.connect()) is grpc.StatusCode.OK
@@ -74,7 +74,7 @@ async def test_a_client_that_trusts_the_authority_is_answered_and_no_other(
 
 
 async def test_with_an_authority_of_clients_only_its_certificates_get_in(
-    authority: Authority, stranger: Authority, server: Pair
+    authority, stranger, server
 ):
     ours, theirs = authority.issue("client"), stranger.issue("client")
     async with serving(server, authority.credentials(ours), authority.file) as worker:
@@ -84,7 +84,7 @@ async def test_with_an_authority_of_clients_only_its_certificates_get_in(
 
 
 async def test_a_new_certificate_serves_the_next_connections_and_keeps_the_open_ones(
-    authority: Authority, stranger: Authority, server: Pair
+    authority, stranger, server
 ):
     async with serving(server, authority.credentials()) as worker:
         stream = worker.subscribe()
@@ -96,9 +96,7 @@ async def test_a_new_certificate_serves_the_next_connections_and_keeps_the_open_
         stream.cancel()
 
 
-async def test_a_pair_that_does_not_match_leaves_the_old_one_in_force(
-    authority: Authority, stranger: Authority, server: Pair
-):
+async def test_a_pair_that_does_not_match_leaves_the_old_one_in_force(authority, stranger, server):
     async with serving(server, authority.credentials()) as worker:
         renewed = stranger.issue("half")
         with capture_logs() as lines:
@@ -115,9 +113,7 @@ async def test_a_pair_that_does_not_match_leaves_the_old_one_in_force(
         assert await ask(worker.connect(stranger.credentials())) is grpc.StatusCode.OK
 
 
-async def test_no_call_fails_while_certificates_change_under_load(
-    authority: Authority, server: Pair
-):
+async def test_no_call_fails_while_certificates_change_under_load(authority, server):
     async with serving(server, authority.credentials()) as worker:
         stop = asyncio.Event()
         codes: list[grpc.StatusCode] = []
@@ -149,7 +145,7 @@ def self_signed(folder: Path, *options: str) -> Pair:
 
 
 @pytest.mark.parametrize("days", [1, 90, 40_000])
-def test_the_end_of_a_certificate_is_known(tmp_path: Path, days: int) -> None:
+def test_the_end_of_a_certificate_is_known(tmp_path, days):
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
     began = time.time()
     pair = self_signed(tmp_path, "-days", str(days), *curve)
@@ -159,8 +155,8 @@ def test_the_end_of_a_certificate_is_known(tmp_path: Path, days: int) -> None:
 
 @pytest.mark.parametrize("kind", ["P-521", "secp256k1", "ed25519", "rsa-pss", "P-384", "rsa"])
 async def test_a_certificate_that_is_accepted_is_one_that_grpc_can_use(
-    authority: Authority, server: Pair, tmp_path: Path, kind: str
-) -> None:
+    authority, server, tmp_path, kind
+):
     curve = kind in ("P-521", "secp256k1", "P-384")
     key = ("ec", "-pkeyopt", f"ec_paramgen_curve:{kind}") if curve else (kind,)
     renewed = self_signed(tmp_path, "-newkey", *key, "-addext", "subjectAltName=IP:127.0.0.1")
@@ -175,22 +171,20 @@ async def test_a_certificate_that_is_accepted_is_one_that_grpc_can_use(
                 CertificateFiles(server.chain, server.key).read()
 
 
-def test_another_label_than_certificate_is_a_problem_in_one_line(server: Pair) -> None:
+def test_another_label_than_certificate_is_a_problem_in_one_line(server):
     text = server.chain.read_text()
     server.chain.write_text(text.replace(" CERTIFICATE-", " TRUSTED CERTIFICATE-"))
     with pytest.raises(FileProblem, match="BEGIN CERTIFICATE"):
         CertificateFiles(server.chain, server.key).read()
 
 
-def test_comments_in_any_language_are_allowed_among_authorities(server: Pair) -> None:
+def test_comments_in_any_language_are_allowed_among_authorities(server):
     authorities = server.chain.with_suffix(".ca")
     authorities.write_text(f"# Főtanúsítvány\n{server.chain.read_text()}", encoding="utf-8")
     assert CertificateFiles(server.chain, server.key, authorities).read().client_ca
 
 
-async def test_the_metrics_tell_when_the_certificate_in_use_ends(
-    authority: Authority, server: Pair
-) -> None:
+async def test_the_metrics_tell_when_the_certificate_in_use_ends(authority, server):
     tls = Tls(CertificateFiles(server.chain, server.key), period=0.0)
     async with service(tls=tls, credentials=authority.credentials()):
         (value,) = CERTIFICATE_NOT_AFTER.read().values()

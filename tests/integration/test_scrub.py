@@ -68,7 +68,7 @@ def _view(tmp_path: Path) -> None:
     project(tmp_path, ENTRIES).close()
 
 
-def test_a_journal_that_its_view_was_made_of_has_no_differences(tmp_path: Path) -> None:
+def test_a_journal_that_its_view_was_made_of_has_no_differences(tmp_path):
     journal = Changed(ENTRIES)
     with capture_logs() as logs:
         report = scrubbed(tmp_path, journal)
@@ -89,9 +89,7 @@ OTHER = entry(3, body("SessionBegin", NOON, session_id="another"))
         (lambda _: None, "the view has an entry that the journal lacks"),
     ],
 )
-def test_an_entry_that_differs_is_reported(
-    tmp_path: Path, change: Callable[[Entry], Entry | None], difference: str
-) -> None:
+def test_an_entry_that_differs_is_reported(tmp_path, change, difference):
     with capture_logs() as logs:
         report = scrubbed(tmp_path, Changed(at(3, change)))
     assert report.shown == 1
@@ -101,7 +99,7 @@ def test_an_entry_that_differs_is_reported(
 
 
 @pytest.mark.parametrize("revision", [1, 3, 10])
-def test_an_entry_that_the_view_lacks_is_reported(tmp_path: Path, revision: int) -> None:
+def test_an_entry_that_the_view_lacks_is_reported(tmp_path, revision):
     with closing(apsw.Connection(str(store.locate(tmp_path)))) as db:
         db.execute("DELETE FROM feed WHERE event_revision = ?", (revision,))
     report = scrubbed(tmp_path, Changed(ENTRIES))
@@ -112,7 +110,7 @@ def test_an_entry_that_the_view_lacks_is_reported(tmp_path: Path, revision: int)
     assert (found.first, found.problem) == (revision, problem)
 
 
-def test_a_repetition_and_an_entry_of_another_kind_are_no_difference(tmp_path: Path) -> None:
+def test_a_repetition_and_an_entry_of_another_kind_are_no_difference(tmp_path):
     early = body("ChatBot.UserSendMsg", NOON + 10**11, session_id="s4")
     unread = [b"not json", early, ENTRIES[4].body, b"not json", early, ENTRIES[2].body]
     others = [entry(SESSIONS + number, each) for number, each in enumerate(unread, 1)]
@@ -127,9 +125,7 @@ def test_a_repetition_and_an_entry_of_another_kind_are_no_difference(tmp_path: P
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-def test_forgotten_entries_are_no_difference_before_and_after_they_are_deleted(
-    tmp_path: Path, deleted: bool
-) -> None:
+def test_forgotten_entries_are_no_difference_before_and_after_they_are_deleted(tmp_path, deleted):
     order = forget_entry(APP, NOON, session_ids=["s3", "s7"])
     entries = [*ENTRIES, Entry(revision=SESSIONS + 1, **asdict(order))]
     new = tmp_path / "new"
@@ -140,9 +136,7 @@ def test_forgotten_entries_are_no_difference_before_and_after_they_are_deleted(
     assert check(store.locate(new), JOURNAL, kept).damages == []
 
 
-def test_what_is_forgotten_and_deleted_while_the_scrub_reads_is_no_difference(
-    tmp_path: Path,
-) -> None:
+def test_what_is_forgotten_and_deleted_while_the_scrub_reads_is_no_difference(tmp_path):
     class Deleting(Changed):
         def read(self, after: int, *, limit: int) -> list[Entry]:
             if not self.reads:
@@ -155,9 +149,7 @@ def test_what_is_forgotten_and_deleted_while_the_scrub_reads_is_no_difference(
     assert scrubbed(tmp_path, Deleting(at(3, lambda _: None))).shown == 0
 
 
-def test_what_is_forgotten_and_deleted_while_a_view_is_checked_is_no_difference(
-    tmp_path: Path,
-) -> None:
+def test_what_is_forgotten_and_deleted_while_a_view_is_checked_is_no_difference(tmp_path):
     def deleting() -> Iterator[Entry]:
         yield ENTRIES[0]
         order = forget_entry(APP, NOON, session_ids=["s3"])
@@ -167,18 +159,18 @@ def test_what_is_forgotten_and_deleted_while_a_view_is_checked_is_no_difference(
     assert check(store.locate(tmp_path), JOURNAL, deleting()).damages == []
 
 
-def test_entries_that_were_lost_at_the_end_are_reported(tmp_path: Path) -> None:
+def test_entries_that_were_lost_at_the_end_are_reported(tmp_path):
     report = scrubbed(tmp_path, Changed(ENTRIES[:7]))
     assert report.shown == 3
     assert report.first_difference.startswith("revision 8: ")
 
 
-def test_entries_that_came_after_the_view_are_no_difference(tmp_path: Path) -> None:
+def test_entries_that_came_after_the_view_are_no_difference(tmp_path):
     later = [*ENTRIES, entry(11, body("SessionBegin", NOON, session_id="later"))]
     assert scrubbed(tmp_path, Changed(later)).shown == 0
 
 
-def test_a_part_of_the_journal_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+def test_a_part_of_the_journal_that_cannot_be_read_is_reported(tmp_path):
     class Unread(Changed):
         def read(self, after: int, *, limit: int) -> list[Entry]:
             raise Damaged("a damaged page")
@@ -187,7 +179,7 @@ def test_a_part_of_the_journal_that_cannot_be_read_is_reported(tmp_path: Path) -
     assert report.first_difference == "revision 1: a damaged page"
 
 
-def test_a_beginning_that_was_removed_is_no_difference(tmp_path: Path) -> None:
+def test_a_beginning_that_was_removed_is_no_difference(tmp_path):
     class Removed(Changed):
         def read(self, after: int, *, limit: int) -> list[Entry]:
             if after < 6:
@@ -199,7 +191,7 @@ def test_a_beginning_that_was_removed_is_no_difference(tmp_path: Path) -> None:
     assert journal.reads[0] == 6
 
 
-def test_a_difference_is_shown_until_a_whole_pass_finds_none(tmp_path: Path) -> None:
+def test_a_difference_is_shown_until_a_whole_pass_finds_none(tmp_path):
     scrubbed(tmp_path, Changed(at(3, lambda _: OTHER)))
     mended = Scrub(Changed(ENTRIES), tmp_path, rate=4)
     shown = []
@@ -210,9 +202,7 @@ def test_a_difference_is_shown_until_a_whole_pass_finds_none(tmp_path: Path) -> 
     assert mended.report.first_difference == ""
 
 
-def test_a_restart_goes_on_where_the_pass_was_and_another_journal_begins_anew(
-    tmp_path: Path,
-) -> None:
+def test_a_restart_goes_on_where_the_pass_was_and_another_journal_begins_anew(tmp_path):
     Scrub(Changed(ENTRIES), tmp_path, rate=4).step()
     again = Changed(ENTRIES)
     Scrub(again, tmp_path, rate=4).step()
@@ -220,7 +210,7 @@ def test_a_restart_goes_on_where_the_pass_was_and_another_journal_begins_anew(
     assert Scrub(MemoryJournal(), tmp_path, rate=4).report.revision == 0
 
 
-def test_the_scrub_waits_for_the_first_transaction_of_a_new_view(tmp_path: Path) -> None:
+def test_the_scrub_waits_for_the_first_transaction_of_a_new_view(tmp_path):
     new = tmp_path / "new"
     new.mkdir(mode=0o700)
     store.open_writer(store.locate(new)).close()
@@ -232,9 +222,7 @@ def test_the_scrub_waits_for_the_first_transaction_of_a_new_view(tmp_path: Path)
     assert scrub.report.revision == 4
 
 
-def test_the_scrub_works_beside_the_follower_and_survives_a_journal_that_is_away(
-    tmp_path: Path,
-) -> None:
+def test_the_scrub_works_beside_the_follower_and_survives_a_journal_that_is_away(tmp_path):
     class Away(Changed):
         def read(self, after: int, *, limit: int) -> list[Entry]:
             found = super().read(after, limit=limit)

@@ -21,6 +21,7 @@ from nats.js import JetStreamContext
 from structlog.testing import capture_logs
 
 from journal.backup import NoRoom
+from journal.damage import Report
 from journal.entry import NewEntry
 from journal.errors import Unavailable, Unreadable
 from journal.forgetting import forget_entry
@@ -30,9 +31,10 @@ from journal.jetstream_eraser import JetStreamEraser
 from journal.jetstream_objects import ObjectStore
 from journal.jetstream_stream import StreamOptions, wanted
 from journal.port import Journal
-from service.follower import Follower
 from service.rpc.not_ready import progress_of
-from service.snapshot import Snapshot, Snapshots
+from service.snapshots.loader import load as load_snapshot
+from service.snapshots.publisher import Publisher
+from service.snapshots.stored import Snapshot, Snapshots
 from service.view import store
 from service.view.errors import ViewDamaged, ViewUnavailable
 from service.view.writer import building, lock
@@ -41,7 +43,7 @@ from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until
 from tests.support.proxy import proxy
 from tests.support.scrape import scrape
-from tests.support.views import read
+from tests.support.views import following, read
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.tools
@@ -97,19 +99,6 @@ def follow(journal: Journal, folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def following(journal: Journal, folder: Path) -> Iterator[None]:
-    stop = threading.Event()
-    thread = threading.Thread(target=Follower(journal, folder, idle=0.02).run, args=(stop,))
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(10)
-        assert not thread.is_alive()
-
-
 def state(folder: Path) -> tuple[Any, ...]:
     """Revision, digest, and 1 if the view is complete."""
     with suppress(ViewUnavailable, apsw.Error):
@@ -118,13 +107,24 @@ def state(folder: Path) -> tuple[Any, ...]:
 
 
 def publish(objects: ObjectStore, journal: Journal, folder: Path) -> Snapshot:
-    return Snapshots(objects, journal, folder).publish(lambda *_: None)
+    return Publisher(Snapshots(objects, journal, folder)).publish(lambda *_: None)
+
+
+def publish_if_due(
+    objects: ObjectStore, journal: Journal, folder: Path, report: Report = lambda *_: None
+) -> Snapshot | None:
+    """Publish a snapshot however young the newest one is, and however few entries are new."""
+    return Publisher(Snapshots(objects, journal, folder), fewest=1).publish_if_due(0, report)
+
+
+def listed(objects: ObjectStore, journal: Journal, folder: Path) -> list[Snapshot]:
+    return Snapshots(objects, journal, folder).newest_first()
 
 
 def load(objects: ObjectStore, journal: Journal, folder: Path) -> Lines:
     """Load a snapshot; return the log lines of that."""
     with capture_logs() as lines:
-        Snapshots(objects, journal, folder).load(threading.Event())
+        load_snapshot(Snapshots(objects, journal, folder), threading.Event())
     return [line for line in lines if "snapshot" in line["event"]]
 
 
@@ -135,9 +135,7 @@ def events(lines: Lines) -> list[str]:
 # ---- The way in which it is meant ----
 
 
-def test_a_new_replica_goes_on_after_the_snapshot(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_a_new_replica_goes_on_after_the_snapshot(objects, journal, first, second):
     publish(objects, journal, first)
     append(journal, range(SESSIONS, SESSIONS + 5))
     assert events(load(objects, journal, second)) == ["snapshot_loaded"]
@@ -149,9 +147,7 @@ def test_a_new_replica_goes_on_after_the_snapshot(
     assert state(second) == state(follow(journal, first))
 
 
-def test_a_snapshot_is_taken_while_the_view_is_written(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_a_snapshot_is_taken_while_the_view_is_written(objects, journal, first, second):
     done = threading.Event()
 
     def write() -> None:
@@ -174,30 +170,20 @@ def test_a_snapshot_is_taken_while_the_view_is_written(
     assert state(follow(journal, second)) == state(follow(journal, first))
 
 
-def test_a_replica_with_a_view_loads_none(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_replica_with_a_view_loads_none(objects, journal, first):
     publish(objects, journal, first)
     before = store.locate(first).stat().st_ino
     assert load(objects, journal, first) == []
     assert store.locate(first).stat().st_ino == before
 
 
-def test_without_a_snapshot_the_replica_replays(
-    objects: ObjectStore, journal: JetStreamWriter, second: Path
-) -> None:
+def test_without_a_snapshot_the_replica_replays(objects, journal, second):
     assert events(load(objects, journal, second)) == ["no_snapshot"]
     assert not store.locate(second).exists()
     assert state(follow(journal, second))[0] == SESSIONS
 
 
-def test_nats_lists_and_reads_a_snapshot(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-) -> None:
+def test_nats_lists_and_reads_a_snapshot(nats, options, objects, journal, first):
     made = publish(objects, journal, first)
 
     async def get(js: JetStreamContext) -> tuple[str | None, bytes | None]:
@@ -212,7 +198,7 @@ def test_nats_lists_and_reads_a_snapshot(
     assert len(plain) == made.size
 
 
-def test_a_view_that_is_loaded_says_how_far_it_is(tmp_path: Path) -> None:
+def test_a_view_that_is_loaded_says_how_far_it_is(tmp_path):
     view = store.locate(tmp_path)
     store.partial(view, 4_000).write_bytes(b"x" * 1_000)
     assert progress_of(view) == "a snapshot of the view is being loaded: 25 %; try again"
@@ -290,14 +276,7 @@ def in_an_index(view: bytes) -> bytes:
         "newer",
     ],
 )
-def test_a_snapshot_that_is_not_whole_is_not_used(
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-    damage: Damage,
-    reason: str,
-) -> None:
+def test_a_snapshot_that_is_not_whole_is_not_used(objects, journal, first, second, damage, reason):
     damage(objects, publish(objects, journal, first))
     lines = load(objects, journal, second)
     assert events(lines) == ["snapshot_not_usable", "no_snapshot"]
@@ -306,13 +285,8 @@ def test_a_snapshot_that_is_not_whole_is_not_used(
 
 
 def test_pieces_that_were_changed_or_lost_are_noticed(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     made = publish(objects, journal, first)
     bucket = f"{options.stream.name}-views"
     subject = f"$O.{bucket}.C.{made.stored.nuid}"
@@ -335,16 +309,12 @@ def test_pieces_that_were_changed_or_lost_are_noticed(
 @pytest.mark.parametrize(
     "label", [{"fingerprint": "0" * 12}, {"journal": "0" * 32}, {"format": "2"}]
 )
-def test_a_snapshot_of_something_else_is_passed_over(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path, label: dict[str, str]
-) -> None:
+def test_a_snapshot_of_something_else_is_passed_over(objects, journal, first, second, label):
     store_other(**label)(objects, publish(objects, journal, first))
     assert events(load(objects, journal, second)) == ["no_snapshot"]
 
 
-def test_an_older_snapshot_is_used_if_the_newest_is_not_whole(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_an_older_snapshot_is_used_if_the_newest_is_not_whole(objects, journal, first, second):
     publish(objects, journal, first)
     append(journal, range(SESSIONS, SESSIONS + 1))
     store_other(lambda content: content[: len(content) // 2])(
@@ -355,9 +325,7 @@ def test_an_older_snapshot_is_used_if_the_newest_is_not_whole(
     assert state(second)[0] == SESSIONS
 
 
-def test_a_snapshot_of_other_entries_is_not_used(
-    nats: NatsServer, objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_a_snapshot_of_other_entries_is_not_used(nats, objects, journal, first, second):
     publish(objects, journal, first)
     other = nats.options()
 
@@ -373,13 +341,8 @@ def test_a_snapshot_of_other_entries_is_not_used(
 
 
 def test_a_snapshot_whose_last_entry_was_removed_is_used(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     publish(objects, journal, first)
 
     async def remove(js: JetStreamContext) -> None:
@@ -392,13 +355,8 @@ def test_a_snapshot_whose_last_entry_was_removed_is_used(
 
 
 def test_a_snapshot_is_not_used_if_entries_after_it_are_gone(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     publish(objects, journal, first)
     append(journal, range(SESSIONS, SESSIONS + 5))
 
@@ -437,14 +395,8 @@ def described_as(made: Snapshot, **changes: object) -> Callable[[JetStreamContex
     ],
 )
 def test_a_description_that_is_nonsense_is_in_nobodys_way(
-    nats: NatsServer,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-    changes: dict[str, Any],
-    events_: list[str],
-) -> None:
+    nats, objects, journal, first, second, changes, events_
+):
     made = publish(objects, journal, first)
     if label := changes.get("metadata"):
         changes = {"metadata": made.stored.metadata | label}
@@ -452,26 +404,21 @@ def test_a_description_that_is_nonsense_is_in_nobodys_way(
     assert events(load(objects, journal, second)) == events_
     append(journal, range(SESSIONS, SESSIONS + 1))
     follow(journal, first)
-    assert Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
+    assert publish_if_due(objects, journal, first)
     assert events(load(objects, journal, second)) == ["snapshot_loaded"]
 
 
 # ---- Publishing ----
 
 
-def test_a_snapshot_ahead_of_a_restored_journal_is_replaced(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_snapshot_ahead_of_a_restored_journal_is_replaced(objects, journal, first):
     store_other(revision="1000")(objects, publish(objects, journal, first))
-    snapshots = Snapshots(objects, journal, first, fewest=1)
-    made = snapshots.publish_if_due(0)
+    made = publish_if_due(objects, journal, first)
     assert made
-    assert snapshots.newest_first() == [made]
+    assert listed(objects, journal, first) == [made]
 
 
-def test_a_view_that_the_journal_does_not_have_is_not_published(
-    nats: NatsServer, objects: ObjectStore, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_view_that_the_journal_does_not_have_is_not_published(nats, objects, journal, first):
     other = nats.options()
 
     async def make(js: JetStreamContext) -> None:
@@ -479,35 +426,27 @@ def test_a_view_that_the_journal_does_not_have_is_not_published(
 
     nats.manage(make)
     with closing(JetStreamWriter(other)) as restored:
-        snapshots = Snapshots(objects, restored, first, fewest=1)
         append(restored, range(1, SESSIONS))
         with pytest.raises(
             Unreadable, match=f"newer than the journal, which ends at {SESSIONS - 1}"
         ):
-            snapshots.publish_if_due(0)
+            publish_if_due(objects, restored, first)
         append(restored, range(SESSIONS, SESSIONS + 1))
-        for attempt in (
-            lambda: snapshots.publish_if_due(0),
-            lambda: publish(objects, restored, first),
-        ):
+        for attempt in (publish_if_due, publish):
             with pytest.raises(Unreadable, match="the journal has other entries"):
-                attempt()
+                attempt(objects, restored, first)
     assert objects.all() == []
 
 
-def test_a_replica_without_room_leaves_the_work_to_another(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_a_replica_without_room_leaves_the_work_to_another(objects, journal, first, second):
     follow(journal, second)
     os.truncate(store.locate(first), 2**43)  # takes no room
     with pytest.raises(NoRoom):
-        Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
-    assert Snapshots(objects, journal, second, fewest=1).publish_if_due(0)
+        publish_if_due(objects, journal, first)
+    assert publish_if_due(objects, journal, second)
 
 
-def test_a_claim_whose_answer_was_lost_is_not_taken_for_anothers(
-    nats: NatsServer, options: JetStreamOptions, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_claim_whose_answer_was_lost_is_not_taken_for_anothers(nats, options, journal, first):
     lost: list[bytes] = []
 
     def lose_first(data: bytes) -> bytes:
@@ -519,39 +458,33 @@ def test_a_claim_whose_answer_was_lost_is_not_taken_for_anothers(
     with proxy(nats.port, change=lose_first) as way:
         access = Access(servers=(f"nats://127.0.0.1:{way.port}",))
         with closing(ObjectStore(access, options.stream)) as objects:
-            assert Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
+            assert publish_if_due(objects, journal, first)
     assert lost
 
 
 def test_a_snapshot_with_what_was_forgotten_is_deleted_to_the_last_byte(
-    objects: ObjectStore,
-    options: JetStreamOptions,
-    journal: JetStreamWriter,
-    first: Path,
-    nats: NatsServer,
-) -> None:
-    snapshots = Snapshots(objects, journal, first)
-    old = snapshots.publish(lambda *_: None)
+    objects, options, journal, first, nats
+):
+    publisher = Publisher(Snapshots(objects, journal, first))
+    old = publisher.publish(lambda *_: None)
     content = content_of(objects, old)
     stream = f"OBJ_{options.stream.name}-views"  # other tests have the same views in theirs
     samples = [content[place : place + 32] for place in range(0, len(content) - 32, 5_000)]
     assert all(any(each in stored for stored in nats.contents(stream)) for each in samples[:9])
-    snapshots.delete_forgotten()
-    assert snapshots.newest_first() == [old]
+    publisher.delete_forgotten()
+    assert listed(objects, journal, first) == [old]
     with closing(JetStreamEraser(options)) as eraser:
         eraser.forget(forget_entry(APP, NOON, session_ids=["session-1"]))
     follow(journal, first)
-    snapshots.delete_forgotten()
-    assert snapshots.newest_first() == []
+    publisher.delete_forgotten()
+    assert listed(objects, journal, first) == []
     assert not any(sample in stored for stored in nats.contents(stream) for sample in samples)
-    new = snapshots.publish(lambda *_: None)
-    snapshots.delete_forgotten()
-    assert snapshots.newest_first() == [new]
+    new = publisher.publish(lambda *_: None)
+    publisher.delete_forgotten()
+    assert listed(objects, journal, first) == [new]
 
 
-def test_of_two_replicas_one_publishes(
-    options: JetStreamOptions, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_of_two_replicas_one_publishes(options, journal, first, second):
     follow(journal, second)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -567,37 +500,28 @@ def test_of_two_replicas_one_publishes(
             stack.enter_context(closing(ObjectStore(options.access, options.stream)))
             for _ in range(2)
         )
-        publishing = threads.submit(
-            Snapshots(one, journal, first, fewest=1).publish_if_due, 0, pause
-        )
+        publishing = threads.submit(publish_if_due, one, journal, first, report=pause)
         assert begun.wait(20)
-        assert Snapshots(two, journal, second, fewest=1).publish_if_due(0) is None
+        assert publish_if_due(two, journal, second) is None
         go_on.set()
         assert publishing.result(20)
 
 
-def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path
-) -> None:
-    snapshots = Snapshots(objects, journal, first, fewest=SESSIONS)
-    assert snapshots.publish_if_due(0)
-    assert not snapshots.publish_if_due(0), "nothing is new"
+def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(objects, journal, first):
+    publisher = Publisher(Snapshots(objects, journal, first), fewest=SESSIONS)
+    assert publisher.publish_if_due(0)
+    assert not publisher.publish_if_due(0), "nothing is new"
     append(journal, range(SESSIONS, 2 * SESSIONS))
     follow(journal, first)
-    assert not snapshots.publish_if_due(3600), "the newest one is young"
-    assert snapshots.publish_if_due(0)
+    assert not publisher.publish_if_due(3600), "the newest one is young"
+    assert publisher.publish_if_due(0)
 
 
 def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-) -> None:
-    snapshots = Snapshots(objects, journal, first, fewest=1)
+    nats, options, objects, journal, first
+):
     bucket = f"{options.stream.name}-views"
-    assert snapshots.publish_if_due(0)
+    assert publish_if_due(objects, journal, first)
 
     async def abandon(js: JetStreamContext) -> None:
         await js.publish(f"$O.{bucket}.C.{store.fingerprint()}-1-dead", b"piece")
@@ -606,8 +530,8 @@ def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
     for number in range(SESSIONS, SESSIONS + 3):
         append(journal, range(number, number + 1))
         follow(journal, first)
-        assert snapshots.publish_if_due(0)
-    kept = snapshots.newest_first()
+        assert publish_if_due(objects, journal, first)
+    kept = listed(objects, journal, first)
     assert [each.revision for each in kept] == [SESSIONS + 3, SESSIONS + 2]
 
     async def subjects(js: JetStreamContext) -> set[str]:
@@ -619,13 +543,8 @@ def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
 
 
 def test_a_snapshot_that_is_published_again_leaves_no_pieces_of_the_one_before(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     for _ in range(3):
         publish(objects, journal, first)
 
@@ -637,12 +556,8 @@ def test_a_snapshot_that_is_published_again_leaves_no_pieces_of_the_one_before(
 
 
 def test_the_newest_snapshot_of_another_version_is_kept_for_a_day(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-) -> None:
+    nats, options, objects, journal, first
+):
     bucket = f"$O.{options.stream.name}-views"
 
     def store_as(version: str, *, age: timedelta, revision: int = SESSIONS) -> None:
@@ -665,36 +580,29 @@ def test_the_newest_snapshot_of_another_version_is_kept_for_a_day(
     store_as("the-last-version", age=timedelta(hours=23), revision=SESSIONS - 1)
     store_as("an-old-version", age=timedelta(hours=25))
     publish(objects, journal, first)
-    found = [
-        (each.fingerprint, each.revision)
-        for each in Snapshots(objects, journal, first).newest_first()
-    ]
+    found = [(each.fingerprint, each.revision) for each in listed(objects, journal, first)]
     assert sorted(found) == sorted(
         [(store.fingerprint(), SESSIONS), ("the-last-version", SESSIONS)]
     )
 
 
-def test_a_view_that_is_damaged_is_not_published(objects: ObjectStore, first: Path) -> None:
+def test_a_view_that_is_damaged_is_not_published(objects, first):
     with closing(apsw.Connection(str(store.locate(first)))) as db:
         db.execute("UPDATE feed SET record = CAST(record || 'x' AS BLOB) WHERE event_revision = 7")
     with pytest.raises(Exception, match="another digest"):
         publish(objects, journal, first)
-    assert Snapshots(objects, journal, first).newest_first() == []
+    assert listed(objects, journal, first) == []
     assert not list(first.glob("*.partial"))
 
 
-def test_a_view_whose_sessions_are_damaged_is_not_published(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_view_whose_sessions_are_damaged_is_not_published(objects, journal, first):
     with closing(apsw.Connection(str(store.locate(first)))) as db:
         db.execute("UPDATE sessions SET session = x'00' WHERE number = 7")
     with pytest.raises(ViewDamaged, match="session 7 is another one than in the feed"):
         publish(objects, journal, first)
 
 
-def test_a_store_without_room_is_one_line_and_keeps_nothing(
-    nats: NatsServer, journal: JetStreamWriter, options: JetStreamOptions, first: Path
-) -> None:
+def test_a_store_without_room_is_one_line_and_keeps_nothing(nats, journal, options, first):
     small = replace(options.stream, max_bytes=2048)
     with closing(ObjectStore(options.access, small)) as objects:
         with pytest.raises(Unavailable, match="JetStream refuses it: maximum bytes exceeded"):
@@ -702,9 +610,7 @@ def test_a_store_without_room_is_one_line_and_keeps_nothing(
         assert objects.all() == []
 
 
-def test_what_a_killed_replica_left_is_deleted(
-    objects: ObjectStore, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_what_a_killed_replica_left_is_deleted(objects, journal, first, second):
     publish(objects, journal, first)
     view = store.locate(second)
     for left in (store.partial(view, 77), Path(f"{store.partial(view, 77)}-journal")):
@@ -715,9 +621,7 @@ def test_what_a_killed_replica_left_is_deleted(
     assert state(follow(journal, second)) == state(first)
 
 
-def test_a_service_needs_few_permissions(
-    tmp_path: Path, journal: JetStreamWriter, first: Path
-) -> None:
+def test_a_service_needs_few_permissions(tmp_path, journal, first):
     bucket = "desk-views"
     stream = f"OBJ_{bucket}"
     api = [f"STREAM.{each}" for each in ("INFO", "CREATE", "PURGE", "MSG.GET", "MSG.DELETE")]
@@ -731,7 +635,7 @@ def test_a_service_needs_few_permissions(
     with nats_server(tmp_path / "nats", config) as server:
         access = Access(servers=(server.url,), user="desk", password_file=password)
         with closing(ObjectStore(access, StreamOptions(max_bytes=MIB))) as objects:
-            made = Snapshots(objects, journal, first, fewest=1).publish_if_due(0)
+            made = publish_if_due(objects, journal, first)
             assert made
             assert content_of(objects, made)
             objects.delete(made.stored)
@@ -751,9 +655,7 @@ def settings_of(options: JetStreamOptions, port: int | None = None) -> dict[str,
     }
 
 
-def test_an_operator_publishes_and_a_service_starts_from_that(
-    options: JetStreamOptions, journal: JetStreamWriter, first: Path, second: Path
-) -> None:
+def test_an_operator_publishes_and_a_service_starts_from_that(options, journal, first, second):
     settings = settings_of(options)
     published = run("view", "snapshot", DESK_DATA_DIR=str(first), **settings)
     assert published.stdout.startswith(f"published {store.fingerprint()}-{SESSIONS}: revision 40, ")
@@ -770,13 +672,8 @@ def test_an_operator_publishes_and_a_service_starts_from_that(
 
 
 def test_a_view_is_built_from_a_snapshot_and_the_stream(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     def build(folder: Path) -> None:
         built = run("view", "build", DESK_DATA_DIR=str(folder), **settings_of(options))
         assert (built.returncode, built.stderr) == (0, "")
@@ -808,9 +705,7 @@ def held(folder: Path) -> Iterator[None]:
         right.release()
 
 
-def test_a_service_that_starts_during_a_build_waits_for_its_end(
-    options: JetStreamOptions, journal: JetStreamWriter, second: Path
-) -> None:
+def test_a_service_that_starts_during_a_build_waits_for_its_end(options, journal, second):
     with ExitStack() as stack, ExitStack() as build:
         build.enter_context(building(second))
         build.enter_context(held(second))
@@ -823,7 +718,7 @@ def test_a_service_that_starts_during_a_build_waits_for_its_end(
         assert service.terminate() == 0
 
 
-def test_snapshots_need_a_journal_on_nats(tmp_path: Path) -> None:
+def test_snapshots_need_a_journal_on_nats(tmp_path):
     found = run("view", "snapshot", DESK_DATA_DIR=str(tmp_path), DESK_SDK_APP_IDS="1")
     assert found.returncode == 1
     assert found.stderr == ("desk: DESK_JOURNAL is a file: snapshots are for a journal on NATS\n")
@@ -866,13 +761,8 @@ def append_large(journal: Journal) -> None:
 
 
 def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     append_large(journal)
     publish(objects, journal, follow(journal, first))
     view = store.locate(second)
@@ -891,13 +781,8 @@ def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
 
 
 def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     append_large(journal)
     old = publish(objects, journal, follow(journal, first))
     with (
@@ -905,7 +790,7 @@ def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
         closing(ObjectStore(Access(servers=(f"nats://127.0.0.1:{port}",)), options.stream)) as slow,
         ThreadPoolExecutor(1) as threads,
     ):
-        loading = threads.submit(Snapshots(slow, journal, second).load, threading.Event())
+        loading = threads.submit(load_snapshot, Snapshots(slow, journal, second), threading.Event())
         assert stall.reached.wait(20)
         append(journal, range(SESSIONS, SESSIONS + 1))
         new = publish(objects, journal, follow(journal, first))
@@ -916,13 +801,8 @@ def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
 
 
 def test_a_snapshot_is_loaded_although_nats_was_away_meanwhile(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-    second: Path,
-) -> None:
+    nats, options, objects, journal, first, second
+):
     append_large(journal)
     publish(objects, journal, follow(journal, first))
     with (
@@ -931,7 +811,7 @@ def test_a_snapshot_is_loaded_although_nats_was_away_meanwhile(
         ThreadPoolExecutor(1) as threads,
         capture_logs() as lines,
     ):
-        loading = threads.submit(Snapshots(slow, journal, second).load, threading.Event())
+        loading = threads.submit(load_snapshot, Snapshots(slow, journal, second), threading.Event())
         eventually(lambda: "snapshots_not_found" in events(lines), within=60)
         assert stall.reached.is_set()
         stall.ended.set()
@@ -939,13 +819,7 @@ def test_a_snapshot_is_loaded_although_nats_was_away_meanwhile(
     assert state(second)[0] == journal.head()
 
 
-def test_a_publisher_that_is_killed_leaves_no_snapshot(
-    nats: NatsServer,
-    options: JetStreamOptions,
-    objects: ObjectStore,
-    journal: JetStreamWriter,
-    first: Path,
-) -> None:
+def test_a_publisher_that_is_killed_leaves_no_snapshot(nats, options, objects, journal, first):
     append_large(journal)
     follow(journal, first)
     bucket = f"$O.{options.stream.name}-views.C.*"
@@ -963,15 +837,12 @@ def test_a_publisher_that_is_killed_leaves_no_snapshot(
     assert objects.all() == []
     assert sum(nats.manage(pieces).values()) == 2
     assert len(list(first.glob("snapshot-*.partial"))) == 1
-    snapshots = Snapshots(objects, journal, first, fewest=1)
-    assert snapshots.publish_if_due(0)
+    assert publish_if_due(objects, journal, first)
     assert len(nats.manage(pieces)) == 2, "of the snapshot, and of the claim"
     assert not list(first.glob("snapshot-*"))
 
 
-def test_the_first_replica_of_a_version_publishes_and_the_others_load(
-    options: JetStreamOptions, journal: JetStreamWriter, tmp_path: Path
-) -> None:
+def test_the_first_replica_of_a_version_publishes_and_the_others_load(options, journal, tmp_path):
     with ThreadPoolExecutor(64) as threads:
         for _ in threads.map(lambda n: append(journal, range(n, n + 100)), range(0, 10_000, 100)):
             pass

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from command.supervisor import MAX_FAILED_STARTS, STOP_WITHIN
+from command.supervised import MAX_FAILED_STARTS
+from command.supervisor import STOP_WITHIN
 from tests.support.processes import is_running, start, wait_until
 
 pytestmark = pytest.mark.tools

@@ -244,8 +244,7 @@ def test_health_says_by_its_exit_code_who_is_ready(shared):
 
 
 def test_no_question_goes_through_a_proxy_of_the_environment(shared):
-    host, port = shared.http
-    url = f"http://{host}:{port}/"
+    url = shared.url
     dead = dict.fromkeys(("grpc_proxy", "http_proxy", "https_proxy"), "http://127.0.0.1:1")
     proxy = {**dead, "no_proxy": "", "no_grpc_proxy": ""}
     for question in (

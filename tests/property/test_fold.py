@@ -1,7 +1,6 @@
 """Whatever the order of arrival, the copies and the batches: one set of callbacks, one truth."""
 
 from collections.abc import Callable
-from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,9 +22,7 @@ Outcome = tuple[int, int]
 
 
 @given(st.data(), repetitive(), st.just(LIMITS) | few)
-def test_repeated_entries_leave_no_trace(
-    data: st.DataObject, journal: list[Entry], limits: FoldLimits
-) -> None:
+def test_repeated_entries_leave_no_trace(data, journal, limits):
     cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
     with (
         view(cut, reopen=reopen, limits=limits) as repeated,
@@ -35,9 +32,7 @@ def test_repeated_entries_leave_no_trace(
 
 
 @given(st.data(), journals(), st.just(LIMITS) | few)
-def test_batches_and_restarts_change_not_a_byte(
-    data: st.DataObject, journal: list[Entry], limits: FoldLimits
-) -> None:
+def test_batches_and_restarts_change_not_a_byte(data, journal, limits):
     cut, reopen = data.draw(batches(journal)), data.draw(st.booleans())
     with (
         view([journal], limits=limits) as rebuilt,
@@ -48,17 +43,13 @@ def test_batches_and_restarts_change_not_a_byte(
 
 @settings(max_examples=20)
 @given(st.data(), journals(most=120))
-def test_long_sessions_are_read_back_from_the_view_as_they_were(
-    data: st.DataObject, journal: list[Entry]
-) -> None:
+def test_long_sessions_are_read_back_from_the_view_as_they_were(data, journal):
     with view([journal]) as rebuilt, view(data.draw(batches(journal)), reopen=True) as live:
         assert live.everything() == rebuilt.everything()
 
 
 @given(journals(), st.randoms(use_true_random=False))
-def test_the_order_of_arrival_changes_neither_sessions_nor_verdicts(
-    journal: list[Entry], random: Random
-) -> None:
+def test_the_order_of_arrival_changes_neither_sessions_nor_verdicts(journal, random):
     with view([journal]) as one:
         expected = sessions(one), standing_verdicts(one)
     for order in (oldest_first, newest_first, lambda each: random.sample(each, len(each))):
@@ -97,9 +88,7 @@ def sessions(view: View) -> dict[str, Session]:
 
 
 @given(journals())
-def test_each_callback_is_published_once_and_revised_only_to_another_verdict(
-    journal: list[Entry],
-) -> None:
+def test_each_callback_is_published_once_and_revised_only_to_another_verdict(journal):
     standing: dict[int, Outcome] = {}
     with view([journal]) as live:
         for record in live.records():
@@ -111,7 +100,7 @@ def test_each_callback_is_published_once_and_revised_only_to_another_verdict(
 
 
 @given(journals())
-def test_a_late_callback_changes_only_its_own_session(journal: list[Entry]) -> None:
+def test_a_late_callback_changes_only_its_own_session(journal):
     with view([journal]) as live:
         revised = live.rows(
             "SELECT later.session_id, own.session_id FROM feed AS later"
@@ -122,9 +111,7 @@ def test_a_late_callback_changes_only_its_own_session(journal: list[Entry]) -> N
 
 
 @given(st.data(), journals())
-def test_a_session_has_the_same_numbers_wherever_it_is_noted(
-    data: st.DataObject, journal: list[Entry]
-) -> None:
+def test_a_session_has_the_same_numbers_wherever_it_is_noted(data, journal):
     two_apps = [replace(each, sdk_app_id=APP + each.revision % 2) for each in journal]
     with view(data.draw(batches(two_apps)), reopen=data.draw(st.booleans())) as live:
         assert live.rows(
@@ -142,9 +129,7 @@ def test_a_session_has_the_same_numbers_wherever_it_is_noted(
 
 
 @given(st.data(), journals())
-def test_sessions_are_counted_by_app_and_state_in_each_transaction(
-    data: st.DataObject, journal: list[Entry]
-) -> None:
+def test_sessions_are_counted_by_app_and_state_in_each_transaction(data, journal):
     two_apps = [of_app(each, APP + each.revision % 2) for each in journal]
     with view(data.draw(batches(two_apps)), reopen=data.draw(st.booleans())) as live:
         assert live.rows("SELECT * FROM session_counts WHERE sessions != 0") == live.rows(

@@ -81,7 +81,7 @@ def whole_feed(opened: Reader) -> list[LiveRow]:
 @FEW
 @given(journals | with_forgets, filters, st.integers(0, 25))
 @example([b"not JSON"], EventFilter(session_ids=[""], verdicts=[Verdict.VERDICT_REJECTED]), 0)
-def test_sql_and_predicate_select_the_same(callbacks: list[Any], asked: EventFilter, after: int):
+def test_sql_and_predicate_select_the_same(callbacks, asked, after):
     selection = selection_of(asked)
     with viewed(callbacks) as opened:
         start = last_of(after)
@@ -95,7 +95,7 @@ def test_sql_and_predicate_select_the_same(callbacks: list[Any], asked: EventFil
     journals | with_forgets, filters, st.integers(1, 5), st.integers(1, 3_000), st.integers(1, 4)
 )
 def test_windows_of_any_size_make_up_the_feed_in_whole_revisions(
-    callbacks: list[Any], asked: EventFilter, revisions: int, size: int, max_batch: int
+    callbacks, asked, revisions, size, max_batch
 ):
     selection = selection_of(asked)
     with viewed(callbacks) as opened:
@@ -130,11 +130,7 @@ def windows(
     st.booleans(),
 )
 def test_a_stream_that_breaks_anywhere_and_resumes_sees_exactly_the_feed(
-    callbacks: list[bytes],
-    asked: EventFilter,
-    breaks: list[tuple[int, int]],
-    max_batch: int,
-    include_session: bool,
+    callbacks, asked, breaks, max_batch, include_session
 ):
     with world() as made:
         got = asyncio.run(broken(made, callbacks, breaks, asked, max_batch, include_session))
@@ -165,9 +161,7 @@ def published(opened: Reader, row: LiveRow, include_session: bool) -> SessionRec
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8)), max_size=8),
     st.integers(1, 6),
 )
-def test_who_deletes_what_is_forgotten_has_what_is_in_the_feed(
-    journal: list[Any], asked: EventFilter, breaks: list[tuple[int, int]], max_batch: int
-):
+def test_who_deletes_what_is_forgotten_has_what_is_in_the_feed(journal, asked, breaks, max_batch):
     with world() as made:
         got = asyncio.run(broken(made, journal, breaks, asked, max_batch, False))
         made.wait()
@@ -246,9 +240,7 @@ async def read(call: Any, after: int, messages: int | None, got: list[Any]) -> i
     | st.builds(EventFilter, client_user_ids=some(["user-1", "user-2"]))
     | filters,
 )
-def test_a_snapshot_is_of_its_revision_whatever_has_happened_since(
-    callbacks: list[bytes], percent: int, asked: EventFilter
-):
+def test_a_snapshot_is_of_its_revision_whatever_has_happened_since(callbacks, percent, asked):
     selection = requests.snapshot_selection(selection_of(asked))
     with viewed(callbacks) as opened:
         revision = max(1, opened.progress().applied_revision * percent // 100)
@@ -272,7 +264,7 @@ def sessions(opened: Reader, selection: SnapshotSelection, revision: int) -> Ite
 
 @FEW
 @given(journals)
-def test_an_explanation_agrees_with_what_was_published(callbacks: list[bytes]):
+def test_an_explanation_agrees_with_what_was_published(callbacks):
     with viewed(callbacks) as opened:
         applied = opened.progress().applied_revision
         for name in ("s1", "s2"):

@@ -213,16 +213,10 @@ class StallingJournal(MemoryJournal):
         limits = CommitLimits(waiting=max_waiting)
         self._group = GroupCommit(self._commit, afterwards=lambda: None, limits=limits)
 
-    def append(
-        self,
-        entry: NewEntry,
-        *,
-        timeout: float,
-        event: Callable[[], Waiter] = threading.Event,
-    ) -> Appended:
+    def append(self, entry: NewEntry, **options: Any) -> Appended:
         self._add(1)
         try:
-            return self._group.append(entry, timeout=timeout, event=event)
+            return self._group.append(entry, **options)
         finally:
             self._add(-1)
 
@@ -251,16 +245,10 @@ class FailingJournal(MemoryJournal):
         super().__init__()
         self.error = error
 
-    def append(
-        self,
-        entry: NewEntry,
-        *,
-        timeout: float,
-        event: Callable[[], Waiter] = threading.Event,
-    ) -> Appended:
+    def append(self, entry: NewEntry, **options: Any) -> Appended:
         if self.error is not None:
             raise self.error
-        return super().append(entry, timeout=timeout, event=event)
+        return super().append(entry, **options)
 
     def trouble(self) -> str:
         return "the last commit failed" if self.error else ""

@@ -8,9 +8,11 @@ import time
 import structlog
 
 from command import logs
+from command.notifier import Notifier
 from command.settings import Settings
 from command.signals import on_stop_request
-from command.supervisor import Notifier, ProcessSpec, Supervisor
+from command.supervised import ProcessSpec
+from command.supervisor import Supervisor
 
 log = structlog.get_logger()
 

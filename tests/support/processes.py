@@ -192,6 +192,12 @@ class RunningDesk:
         return host, int(port)
 
     @property
+    def url(self) -> str:
+        """The gateway's callback URL."""
+        host, port = self.http
+        return f"http://{host}:{port}/"
+
+    @property
     def target(self) -> str:
         """`host:port` of the gRPC API."""
         return str(self.ready()["grpc"])
@@ -245,6 +251,24 @@ class RunningDesk:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.wait()
+
+
+@contextmanager
+def simulating(gateway: RunningDesk, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run `desk simulate` beside the test, which reads its output."""
+    app = ("--app", str(SDK_APP_ID), "--json")
+    process = subprocess.Popen(
+        (sys.executable, "-m", "command", "simulate", gateway.url, *app, *arguments),
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def descendants(pid: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -218,6 +218,25 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
+def serve_world(
+    made: World,
+    address: str,
+    stop: asyncio.Event,
+    on_ready: Callable[[int], None] = lambda _: None,
+    **options: Any,
+) -> Coroutine[Any, Any, None]:
+    """Serve a world's view until `stop`; `options` are of `serve`."""
+    return serve(
+        made.view,
+        address,
+        journal_backlog=made.backlog,
+        forget=made.append,
+        stop=stop,
+        on_ready=on_ready,
+        **{"sdk_app_ids": (APP,), **options},
+    )
+
+
 @asynccontextmanager
 async def worker(
     made: World,
@@ -231,17 +250,8 @@ async def worker(
     """Serve a world's view from this loop; `options` are of `serve`."""
     stop = asyncio.Event()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    serving = serve(
-        made.view,
-        f"127.0.0.1:{port}",
-        sdk_app_ids=apps,
-        journal_backlog=made.backlog,
-        forget=made.append,
-        stop=stop,
-        on_ready=ready.set_result,
-        limits=limits,
-        **options,
-    )
+    options |= {"sdk_app_ids": apps, "limits": limits}
+    serving = serve_world(made, f"127.0.0.1:{port}", stop, ready.set_result, **options)
     task = asyncio.create_task(serving)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_end, stop, task)

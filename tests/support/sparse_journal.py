@@ -1,11 +1,9 @@
 """A journal with gaps in its numbers, a short memory of ids and a beginning that may be removed."""
 
-import threading
-from collections.abc import Callable
+from typing import Any
 
 from journal.entry import Appended, NewEntry
 from journal.memory import MemoryJournal
-from journal.port import Waiter
 
 WINDOW = 64
 """Ids that it recognises: those of the last appends."""
@@ -14,17 +12,11 @@ WINDOW = 64
 class SparseJournal(MemoryJournal):
     """A memory engine that promises no more than `journal.port` does, as one on a network would."""
 
-    def append(
-        self,
-        entry: NewEntry,
-        *,
-        timeout: float,
-        event: Callable[[], Waiter] = threading.Event,
-    ) -> Appended:
+    def append(self, entry: NewEntry, **options: Any) -> Appended:
         with self._changed:
             for forgotten in list(self._revisions)[:-WINDOW]:
                 del self._revisions[forgotten]
-            return super().append(entry, timeout=timeout, event=event)
+            return super().append(entry, **options)
 
     def remove_before(self, oldest: int) -> None:
         """Remove all entries before a revision, as limits of a stream would."""

@@ -1,6 +1,7 @@
 """Views of given journals, and what a reader finds in them."""
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,18 +13,25 @@ from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from journal.entry import Entry
 from journal.forgetting import MAX_FORGOTTEN
+from journal.port import JournalReader
+from service.follower import Follower
 from service.history import LIMITS, FoldLimits, HistoryEntry
 from service.positions import ORDINAL_BITS
 from service.projection import BOUNDS, BatchBounds, Projection
 from service.view import store
+from service.view.errors import ViewError
 from service.view.reader import EVERYTHING, Bounds, Reader
 from service.view.writer import SavedSession, SessionKey, ViewWriter
 from tests.support.callbacks import NOON, body, entries, life
+from tests.support.waiting import eventually
 
 JOURNAL = "0" * 32
 
 MEMORY = Path("/dev/shm")
 """A file system that never waits for a disk, where there is one."""
+
+SOON = 0.02
+"""Seconds after which an idle follower notices that it is to stop."""
 
 Rows = list[tuple[Any, ...]]
 
@@ -51,10 +59,39 @@ def every_element() -> list[dict[str, object]]:
     ]
 
 
+@contextmanager
+def following(journal: JournalReader, folder: Path, **bounds: float) -> Iterator[None]:
+    """Run a follower in a thread."""
+    stop = threading.Event()
+    follower = Follower(journal, folder, idle=SOON, **bounds)
+    thread = threading.Thread(target=follower.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def read(folder: Path, sql: str) -> Rows:
     """Read this version's view as another process would."""
     with closing(store.open_reader(store.locate(folder))) as db:
         return list(db.execute(sql))
+
+
+def applied(folder: Path) -> int:
+    """Return the applied revision; -1 while there is no view."""
+    try:
+        return int(read(folder, "SELECT applied_revision FROM progress")[0][0])
+    except (ViewError, apsw.Error, IndexError):
+        return -1
+
+
+def follow(journal: JournalReader, folder: Path, revision: int) -> None:
+    """Follow a journal until the view has a revision."""
+    with following(journal, folder):
+        eventually(lambda: applied(folder) == revision)
 
 
 def digest(folder: Path) -> str:

@@ -1,7 +1,6 @@
 """The content of a view after given callbacks: rejections, revisions, numbers, a known digest."""
 
 from contextlib import closing
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -23,12 +22,12 @@ schema has changed, raise `store.FOLD_VERSION` and put both new values here: vie
 earlier version are of no more use."""
 
 
-def test_the_fold_gives_the_digest_that_its_version_stands_for(tmp_path: Path) -> None:
+def test_the_fold_gives_the_digest_that_its_version_stands_for(tmp_path):
     project(tmp_path, fixed_journal()).close()
     assert (store.FOLD_VERSION, digest(tmp_path)) == KNOWN
 
 
-def test_the_digest_is_the_sum_of_the_hashes_of_the_rows(tmp_path: Path) -> None:
+def test_the_digest_is_the_sum_of_the_hashes_of_the_rows(tmp_path):
     writer = project(tmp_path, fixed_journal())
     progress = writer.progress()
     writer.close()
@@ -38,7 +37,7 @@ def test_the_digest_is_the_sum_of_the_hashes_of_the_rows(tmp_path: Path) -> None
     assert int.from_bytes(progress.digest) == sum(hashes) % DIGESTS
 
 
-def test_a_late_event_turns_a_rejection_into_an_acceptance_and_says_so(tmp_path: Path) -> None:
+def test_a_late_event_turns_a_rejection_into_an_acceptance_and_says_so(tmp_path):
     project(tmp_path, fixed_journal()).close()
     reply, joined, revised = records(tmp_path)[3:6]
     assert reply.rejection_reason == event_pb2.REJECTION_REASON_IMPOSSIBLE_IN_STATE
@@ -54,7 +53,7 @@ def test_a_late_event_turns_a_rejection_into_an_acceptance_and_says_so(tmp_path:
     assert revised.state_before == session_pb2.SESSION_STATE_WITH_AGENT
 
 
-def test_a_row_has_every_verdict_that_its_event_ever_had(tmp_path: Path) -> None:
+def test_a_row_has_every_verdict_that_its_event_ever_had(tmp_path):
     writer = ViewWriter(tmp_path)
     for each in fixed_journal()[:5]:  # a new process each
         Projection(writer, JOURNAL).apply([each], head=5, behind_since=None)
@@ -69,9 +68,7 @@ def test_a_row_has_every_verdict_that_its_event_ever_had(tmp_path: Path) -> None
     ]
 
 
-def test_a_row_is_found_by_the_agent_whom_the_session_had_when_it_was_published(
-    tmp_path: Path,
-) -> None:
+def test_a_row_is_found_by_the_agent_whom_the_session_had_when_it_was_published(tmp_path):
     joined = life("SessionBegin", "TransferringToHuman", "TransferToHumanSuccess", AgentId="ann")
     ended = [body("SessionUserTimeoutEnd", NOON + 50_000), body("SessionUserEnd", NOON + 40_000)]
     writer = ViewWriter(tmp_path)
@@ -88,7 +85,7 @@ def test_a_row_is_found_by_the_agent_whom_the_session_had_when_it_was_published(
     ]
 
 
-def test_only_standing_rejections_are_listed(tmp_path: Path) -> None:
+def test_only_standing_rejections_are_listed(tmp_path):
     journal = entries([*life("SessionBegin", "AgentForward"), b"not json"])
     project(tmp_path, journal).close()
     assert read(tmp_path, "SELECT event_revision FROM rejections ORDER BY 1") == [(2,), (3,)]
@@ -105,7 +102,7 @@ def test_only_standing_rejections_are_listed(tmp_path: Path) -> None:
     assert read(tmp_path, "SELECT event_revision FROM rejections") == [(3,)]
 
 
-def test_a_session_is_numbered_by_the_revision_that_began_it(tmp_path: Path) -> None:
+def test_a_session_is_numbered_by_the_revision_that_began_it(tmp_path):
     early = life("ChatBot.UserSendMsg", start=NOON + 1)
     project(tmp_path, entries([*early, body("SessionBegin", NOON)])).close()
     assert read(tmp_path, "SELECT number, session_id FROM sessions") == [(2, SESSION)]
@@ -116,9 +113,7 @@ def test_a_session_is_numbered_by_the_revision_that_began_it(tmp_path: Path) -> 
     ]
 
 
-def test_a_session_saved_batch_by_batch_moves_in_the_indexes_with_what_happens_to_it(
-    tmp_path: Path,
-) -> None:
+def test_a_session_saved_batch_by_batch_moves_in_the_indexes_with_what_happens_to_it(tmp_path):
     writer = ViewWriter(tmp_path)
     projection = Projection(writer, JOURNAL)
     seen = []
@@ -145,7 +140,7 @@ def test_a_session_saved_batch_by_batch_moves_in_the_indexes_with_what_happens_t
     ]
 
 
-def test_a_malformed_body_is_in_the_feed_with_its_reason_and_every_byte(tmp_path: Path) -> None:
+def test_a_malformed_body_is_in_the_feed_with_its_reason_and_every_byte(tmp_path):
     project(tmp_path, entries([b'{"SessionId": "s"}'])).close()
     [record] = records(tmp_path)
     assert record.rejection_reason == event_pb2.REJECTION_REASON_MALFORMED
@@ -154,7 +149,7 @@ def test_a_malformed_body_is_in_the_feed_with_its_reason_and_every_byte(tmp_path
     assert record.event.type == event_pb2.EVENT_TYPE_UNSPECIFIED
 
 
-def test_a_session_that_is_too_long_is_kept_current_and_goes_on_being_so(tmp_path: Path) -> None:
+def test_a_session_that_is_too_long_is_kept_current_and_goes_on_being_so(tmp_path):
     journal = entries(
         [
             *life("ChatBot.UserSendMsg", "ChatBot.UserSendMsg", start=NOON + 1),
@@ -178,7 +173,7 @@ def test_a_session_that_is_too_long_is_kept_current_and_goes_on_being_so(tmp_pat
     assert read(tmp_path, "SELECT session FROM sessions") == [(blob,)]
 
 
-def test_a_session_that_never_begins_is_bounded_across_restarts(tmp_path: Path) -> None:
+def test_a_session_that_never_begins_is_bounded_across_restarts(tmp_path):
     writer = ViewWriter(tmp_path)
     for each in entries(life(*["ChatBot.UserSendMsg"] * 5)):
         projection = Projection(writer, JOURNAL, limits=FoldLimits(callbacks=3))
@@ -196,9 +191,7 @@ def test_a_session_that_never_begins_is_bounded_across_restarts(tmp_path: Path) 
         assert reader.rejected_of(APP, "unknown", 100) is None
 
 
-def test_what_is_too_long_is_found_by_its_session_but_not_read_with_its_history(
-    tmp_path: Path,
-) -> None:
+def test_what_is_too_long_is_found_by_its_session_but_not_read_with_its_history(tmp_path):
     journal = entries(
         [
             *life("ChatBot.UserSendMsg", start=NOON + 1),
@@ -225,7 +218,7 @@ def test_what_is_too_long_is_found_by_its_session_but_not_read_with_its_history(
     assert len(set(snapshots)) == 5
 
 
-def test_revised_rows_borrow_the_event_that_they_are_about(tmp_path: Path) -> None:
+def test_revised_rows_borrow_the_event_that_they_are_about(tmp_path):
     project(tmp_path, fixed_journal()).close()
     assert read(tmp_path, "SELECT revised, event_at = length(record) FROM feed") == [
         *[(0, 0)] * 5,
@@ -238,7 +231,7 @@ def test_revised_rows_borrow_the_event_that_they_are_about(tmp_path: Path) -> No
     assert made[5].event == made[3].event
 
 
-def test_an_entry_that_is_not_what_was_appended_is_malformed_and_counted(tmp_path: Path) -> None:
+def test_an_entry_that_is_not_what_was_appended_is_malformed_and_counted(tmp_path):
     whole = entries(life("SessionBegin", "ChatBot.UserSendMsg", "SessionEnd"))
     changed = replace(whole[1], body=whole[1].body.replace(b"user-1", b"user-3"))
     project(tmp_path, [whole[0], changed, whole[2]]).close()
@@ -249,7 +242,7 @@ def test_an_entry_that_is_not_what_was_appended_is_malformed_and_counted(tmp_pat
     assert read(tmp_path, "SELECT damaged FROM progress") == [(1,)]
 
 
-def test_a_whole_copy_of_a_damaged_entry_is_taken(tmp_path: Path) -> None:
+def test_a_whole_copy_of_a_damaged_entry_is_taken(tmp_path):
     whole = entries(life("SessionBegin", "ChatBot.UserSendMsg"))
     damaged = replace(whole[0], body=b"{}")
     project(tmp_path, [damaged, whole[1], replace(whole[0], revision=3)]).close()

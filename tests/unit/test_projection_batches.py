@@ -41,8 +41,8 @@ def content(folder: Path) -> list[Rows]:
 )
 @pytest.mark.parametrize(("room", "recognised_by_id"), [(7, 9), (8, 9), (9, 1)])
 def test_a_repetition_leaves_no_trace_but_that_it_is_counted(
-    tmp_path: Path, bounds: BatchBounds, room: int, recognised_by_id: int
-) -> None:
+    tmp_path, bounds, room, recognised_by_id
+):
     writer = ViewWriter(tmp_path)
     projection = Projection(writer, JOURNAL, limits=FoldLimits(callbacks=room), bounds=bounds)
     journal = fixed_journal()  # 8 callbacks and a malformed body
@@ -61,7 +61,7 @@ def test_a_repetition_leaves_no_trace_but_that_it_is_counted(
     )
 
 
-def test_the_count_of_repetitions_goes_on_after_a_restart(tmp_path: Path) -> None:
+def test_the_count_of_repetitions_goes_on_after_a_restart(tmp_path):
     journal = fixed_journal()
     with closing(project(tmp_path, journal)) as writer:
         for each in repeated(journal):  # a new process each
@@ -85,20 +85,16 @@ def sessions_read(folder: Path, bounds: BatchBounds) -> int:
     ("bounds", "times"),
     [(BatchBounds(sessions=0), 8), (BatchBounds(memory=0), 8), (BatchBounds(), 1)],
 )
-def test_a_session_that_no_room_is_left_for_is_read_from_the_view(
-    tmp_path: Path, bounds: BatchBounds, times: int
-) -> None:
+def test_a_session_that_no_room_is_left_for_is_read_from_the_view(tmp_path, bounds, times):
     assert sessions_read(tmp_path, bounds) == times
 
 
 @pytest.mark.parametrize(("room", "times"), [(200_000, 1), (20_000, 8)])
-def test_a_session_in_order_takes_little_room_however_long_it_is(
-    tmp_path: Path, room: int, times: int
-) -> None:
+def test_a_session_in_order_takes_little_room_however_long_it_is(tmp_path, room, times):
     assert sessions_read(tmp_path, BatchBounds(memory=room)) == times
 
 
-def test_a_session_that_is_forgotten_leaves_its_room_to_others(tmp_path: Path) -> None:
+def test_a_session_that_is_forgotten_leaves_its_room_to_others(tmp_path):
     talk = [body("Brand.New", NOON + n, session_id="gone") for n in range(40)]
     with closing(CountingWriter(tmp_path)) as writer:
         projection = Projection(writer, JOURNAL, bounds=BatchBounds(memory=100_000))
@@ -111,9 +107,7 @@ def test_a_session_that_is_forgotten_leaves_its_room_to_others(tmp_path: Path) -
     assert writer.sessions_read == 1 + 20  # the kept one, and each new one
 
 
-def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(
-    tmp_path: Path,
-) -> None:
+def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(tmp_path):
     journal = entries(
         [
             *life(*["ChatBot.UserSendMsg"] * 20, start=NOON + 1),
@@ -138,7 +132,7 @@ def test_a_batch_ends_when_it_has_done_enough_and_the_next_one_goes_on(
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
 
-def test_a_batch_counts_the_revised_verdicts_that_are_read_back(tmp_path: Path) -> None:
+def test_a_batch_counts_the_revised_verdicts_that_are_read_back(tmp_path):
     journal = entries(
         [
             *life(*["ChatBot.UserSendMsg"] * 20, start=NOON + 1),
@@ -156,7 +150,7 @@ def test_a_batch_counts_the_revised_verdicts_that_are_read_back(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("first", ["SessionBegin", "ChatBot.RobotSendMsg"])
-def test_the_history_of_a_full_session_is_read_no_more(tmp_path: Path, first: str) -> None:
+def test_the_history_of_a_full_session_is_read_no_more(tmp_path, first):
     journal = entries(life(first, *["ChatBot.UserSendMsg"] * 99))
     late = [
         body("ChatBot.UserSendMsg", NOON + each, SatisfactionSelected=each) for each in range(5)
@@ -176,7 +170,7 @@ def test_the_history_of_a_full_session_is_read_no_more(tmp_path: Path, first: st
     assert reasons[100:] == [event_pb2.REJECTION_REASON_SESSION_TOO_LONG] * 5
 
 
-def test_a_batch_counts_the_ids_that_are_noted_as_sessions_become_full(tmp_path: Path) -> None:
+def test_a_batch_counts_the_ids_that_are_noted_as_sessions_become_full(tmp_path):
     names = ("one", "two", "three")
     journal = entries([each for n in names for each in life(*["Brand.New"] * 10, session_id=n)])
     with closing(ViewWriter(tmp_path)) as writer:
@@ -197,7 +191,7 @@ def in_turn(times: int) -> tuple[list[Entry], list[Entry]]:
     return journal[:300], journal[300:]
 
 
-def test_sessions_in_turn_are_read_back_once_and_do_not_end_a_batch(tmp_path: Path) -> None:
+def test_sessions_in_turn_are_read_back_once_and_do_not_end_a_batch(tmp_path):
     whole, late = in_turn(4)
     with closing(CountingWriter(tmp_path)) as writer:
         apply_all(Projection(writer, JOURNAL), whole)
@@ -207,7 +201,7 @@ def test_sessions_in_turn_are_read_back_once_and_do_not_end_a_batch(tmp_path: Pa
     assert writer.histories_read == 3
 
 
-def test_a_batch_reads_back_no_more_than_is_kept(tmp_path: Path) -> None:
+def test_a_batch_reads_back_no_more_than_is_kept(tmp_path):
     whole, late = in_turn(2)
     with closing(CountingWriter(tmp_path)) as writer:
         apply_all(Projection(writer, JOURNAL), whole)

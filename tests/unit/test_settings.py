@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import Address
-from command.settings import CLIENT_SETTINGS, Settings, SettingsError, TrialSettings
+from command.settings import Settings, TrialSettings
+from command.settings_errors import SettingsError
+from command.settings_warnings import CLIENT_SETTINGS, warnings_of
 from command.tokens import valid_tokens
 from gateway.app import create_app
 from gateway.authentication import Authenticator
@@ -58,7 +60,7 @@ def test_nothing_but_the_app_needs_to_be_set(environment, tmp_path):
     assert settings.journal == "sqlite"
     assert settings.rpc_workers == 1
     assert settings.http_connections_per_address is None
-    assert settings.warnings(gateway=False) == []
+    assert warnings_of(settings, gateway=False) == []
 
 
 def test_without_an_app_there_is_one_clear_line(environment):
@@ -270,7 +272,7 @@ def test_settings_never_show_a_token(environment):
     environment(DESK_SDK_APP_IDS="1", DESK_CALLBACK_TOKENS=f"1={SECRET}")
     settings = Settings.load()
     assert valid_tokens(settings.callback_tokens, 0.0) == {1: (SECRET,)}
-    assert SECRET not in repr(settings) + str(settings) + str(settings.warnings())
+    assert SECRET not in repr(settings) + str(settings) + str(warnings_of(settings))
     assert SECRET not in settings.model_dump_json()
 
 
@@ -292,28 +294,28 @@ def test_settings_reach_another_process_as_they_are(environment, monkeypatch):
 @pytest.mark.parametrize("listen", ["127.0.0.1:8080", "0.0.0.0:8080"])
 def test_an_app_without_a_token_is_warned_of_wherever_the_gateway_listens(environment, listen):
     environment(DESK_SDK_APP_IDS="1,2", DESK_CALLBACK_TOKENS="1=a", DESK_HTTP_LISTEN=listen)
-    (warning,) = Settings.load().warnings()
+    (warning,) = warnings_of(Settings.load())
     assert warning.startswith("DESK_CALLBACK_TOKENS has no token for app 2: whoever reaches")
-    assert Settings.load().warnings(gateway=False) == []
+    assert warnings_of(Settings.load(), gateway=False) == []
     environment(DESK_ALLOW_UNSIGNED="true")
-    assert Settings.load().warnings() == []
+    assert warnings_of(Settings.load()) == []
 
 
 def test_clients_without_tls_beyond_loopback_are_warned_of(environment):
     environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
     Path("clients.toml").write_text("")
-    assert Settings.load().warnings(gateway=False) == []
+    assert warnings_of(Settings.load(), gateway=False) == []
     environment(DESK_GRPC_LISTEN="0.0.0.0:1", DESK_GRPC_INSECURE="true")
-    (warning,) = Settings.load().warnings(gateway=False)
+    (warning,) = warnings_of(Settings.load(), gateway=False)
     assert warning.endswith("only keys from loopback are taken")
 
 
 def test_a_file_that_lets_others_in_and_that_all_can_write_is_warned_of(environment):
     environment(DESK_SDK_APP_IDS="1", DESK_CLIENTS_FILE="clients.toml")
     Path("clients.toml").touch(mode=0o644)
-    assert Settings.load().warnings(gateway=False) == []
+    assert warnings_of(Settings.load(), gateway=False) == []
     Path("clients.toml").chmod(0o666)
-    assert Settings.load().warnings(gateway=False) == [
+    assert warnings_of(Settings.load(), gateway=False) == [
         "DESK_CLIENTS_FILE can be written by every user of this machine"
     ]
 
@@ -327,7 +329,7 @@ def test_a_clients_file_that_cannot_be_used_is_one_line(environment):
 
 def test_a_trial_needs_no_token(environment):
     environment()
-    assert TrialSettings.load().warnings() == []
+    assert warnings_of(TrialSettings.load()) == []
 
 
 def test_a_token_may_have_a_last_day(environment):
@@ -351,7 +353,7 @@ def test_a_token_may_have_a_last_day(environment):
 )
 def test_an_unknown_variable_is_warned_of_with_the_closest_one(environment, variable, line):
     environment(DESK_SDK_APP_IDS="1", DESK_TARGET="localhost:1", **{variable: "3"})
-    assert Settings.load().warnings(gateway=False) == [line]
+    assert warnings_of(Settings.load(), gateway=False) == [line]
 
 
 def test_the_environment_wins_over_the_env_file(environment, tmp_path):
@@ -359,7 +361,7 @@ def test_the_environment_wins_over_the_env_file(environment, tmp_path):
     environment(DESK_RPC_WORKERS="3")
     settings = Settings.load()
     assert (settings.sdk_app_ids, settings.rpc_workers) == ((1,), 3)
-    assert len(settings.warnings(gateway=False)) == 1
+    assert len(warnings_of(settings, gateway=False)) == 1
 
 
 def test_grpc_may_leave_the_machine_when_the_network_is_trusted(environment):
@@ -409,7 +411,7 @@ def test_a_certificate_that_ends_soon_is_warned_of(environment, authority, days,
         DESK_GRPC_TLS_CERT=str(server.chain),
         DESK_GRPC_TLS_KEY=str(server.key),
     )
-    warnings = Settings.load().warnings(gateway=False)
+    warnings = warnings_of(Settings.load(), gateway=False)
     assert [line.startswith("DESK_GRPC_TLS_CERT ends at ") for line in warnings] == [True] * warned
 
 

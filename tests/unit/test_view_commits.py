@@ -26,7 +26,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
     return digest(folder)
 
 
-def test_a_batch_that_fails_leaves_no_trace(tmp_path: Path, expected: str) -> None:
+def test_a_batch_that_fails_leaves_no_trace(tmp_path, expected):
     with connected(tmp_path) as (writer, db):
         projection = Projection(writer, JOURNAL)
         journal = fixed_journal()
@@ -39,7 +39,7 @@ def test_a_batch_that_fails_leaves_no_trace(tmp_path: Path, expected: str) -> No
     assert digest(tmp_path) == expected
 
 
-def test_batches_with_more_behind_them_leave_the_same_view(tmp_path: Path, expected: str) -> None:
+def test_batches_with_more_behind_them_leave_the_same_view(tmp_path, expected):
     writer = ViewWriter(tmp_path)
     projection = Projection(writer, JOURNAL)
     journal = fixed_journal()
@@ -51,8 +51,8 @@ def test_batches_with_more_behind_them_leave_the_same_view(tmp_path: Path, expec
 
 
 def test_a_commit_that_fails_behind_a_batch_is_told_by_the_next_and_leaves_no_trace(
-    tmp_path: Path, expected: str
-) -> None:
+    tmp_path, expected
+):
     with connected(tmp_path) as (writer, db):
         projection = Projection(writer, JOURNAL)
         journal = fixed_journal()
@@ -75,9 +75,7 @@ def apply_each(projection: Projection, journal: list[Entry], behind_since: int |
 
 
 @pytest.mark.parametrize("behind_since", [None, NOON])
-def test_a_projection_that_has_failed_refuses_to_leave_a_gap(
-    tmp_path: Path, behind_since: int | None
-) -> None:
+def test_a_projection_that_has_failed_refuses_to_leave_a_gap(tmp_path, behind_since):
     with connected(tmp_path) as (writer, db):
         projection = Projection(writer, JOURNAL)
         journal = fixed_journal()
@@ -97,7 +95,7 @@ def slowly(*, fail: bool) -> Callable[[], bool]:
     return lambda: not due.wait(10) or fail
 
 
-def test_progress_waits_for_the_commit_under_way_and_tells_that_it_failed(tmp_path: Path) -> None:
+def test_progress_waits_for_the_commit_under_way_and_tells_that_it_failed(tmp_path):
     with connected(tmp_path) as (writer, db):
         projection = Projection(writer, JOURNAL)
         journal = fixed_journal()
@@ -111,7 +109,7 @@ def test_progress_waits_for_the_commit_under_way_and_tells_that_it_failed(tmp_pa
     assert on_disk.applied_revision == 2
 
 
-def test_closing_waits_for_the_commit_under_way(tmp_path: Path) -> None:
+def test_closing_waits_for_the_commit_under_way(tmp_path):
     with capture_logs() as logs, connected(tmp_path) as (writer, db):
         db.set_commit_hook(slowly(fail=False))
         Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
@@ -119,7 +117,7 @@ def test_closing_waits_for_the_commit_under_way(tmp_path: Path) -> None:
     assert read(tmp_path, "SELECT applied_revision FROM progress") == [(9,)]
 
 
-def test_closing_ends_the_thread_that_commits(tmp_path: Path) -> None:
+def test_closing_ends_the_thread_that_commits(tmp_path):
     before = set(threading.enumerate())
     writer = ViewWriter(tmp_path)
     Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
@@ -128,7 +126,7 @@ def test_closing_ends_the_thread_that_commits(tmp_path: Path) -> None:
     assert not set(threading.enumerate()) - before
 
 
-def test_closing_logs_that_the_last_commit_failed(tmp_path: Path) -> None:
+def test_closing_logs_that_the_last_commit_failed(tmp_path):
     with capture_logs() as logs, connected(tmp_path) as (writer, db):
         db.set_commit_hook(lambda: True)
         Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
@@ -151,8 +149,8 @@ def damaged_at(statement: str) -> Callable[..., bool]:
 
 @pytest.mark.parametrize("statement", ["COMMIT", "INTO feed"])
 def test_a_batch_that_cannot_be_rolled_back_tells_why_it_failed_and_leaves_no_trace(
-    tmp_path: Path, statement: str
-) -> None:
+    tmp_path, statement
+):
     with connected(tmp_path) as (writer, db):
         db.exec_trace = damaged_at(statement)
         with pytest.raises(ViewDamaged):
@@ -162,9 +160,7 @@ def test_a_batch_that_cannot_be_rolled_back_tells_why_it_failed_and_leaves_no_tr
         assert writer.progress() is None
 
 
-def test_a_transaction_begins_although_one_before_could_not_be_rolled_back(
-    tmp_path: Path, expected: str
-) -> None:
+def test_a_transaction_begins_although_one_before_could_not_be_rolled_back(tmp_path, expected):
     with connected(tmp_path) as (writer, db):
         projection = Projection(writer, JOURNAL)
         db.exec_trace = damaged_at("COMMIT")
@@ -177,7 +173,7 @@ def test_a_transaction_begins_although_one_before_could_not_be_rolled_back(
     assert read(tmp_path, "SELECT 1 FROM rejections WHERE position = 1") == []
 
 
-def test_an_entry_that_cannot_be_applied_is_named(tmp_path: Path) -> None:
+def test_an_entry_that_cannot_be_applied_is_named(tmp_path):
     with connected(tmp_path) as (writer, db):
         projection = Projection(writer, JOURNAL)
         db.exec_trace = damaged_at("FROM session_keys")
@@ -187,9 +183,7 @@ def test_an_entry_that_cannot_be_applied_is_named(tmp_path: Path) -> None:
     assert [(line["event"], line["revision"]) for line in logs] == [("entry_not_applied", 1)]
 
 
-def test_a_view_is_renewed_whatever_became_of_its_last_commit(
-    tmp_path: Path, expected: str
-) -> None:
+def test_a_view_is_renewed_whatever_became_of_its_last_commit(tmp_path, expected):
     with connected(tmp_path) as (writer, db):
         db.set_commit_hook(lambda: True)
         Projection(writer, JOURNAL).apply(fixed_journal(), head=9, behind_since=NOON)
@@ -199,7 +193,7 @@ def test_a_view_is_renewed_whatever_became_of_its_last_commit(
     assert digest(tmp_path) == expected
 
 
-def test_a_second_follower_is_refused(tmp_path: Path) -> None:
+def test_a_second_follower_is_refused(tmp_path):
     writer = ViewWriter(tmp_path)
     with pytest.raises(InUse, match="another follower"):
         ViewWriter(tmp_path)
@@ -207,7 +201,7 @@ def test_a_second_follower_is_refused(tmp_path: Path) -> None:
     ViewWriter(tmp_path).close()
 
 
-def test_the_view_of_another_version_is_discarded_unless_it_is_in_use(tmp_path: Path) -> None:
+def test_the_view_of_another_version_is_discarded_unless_it_is_in_use(tmp_path):
     project(tmp_path, fixed_journal()).close()
     other = tmp_path / "view-0123456789ab.db"
     for suffix in ("", "-wal", ".lock"):
@@ -220,7 +214,7 @@ def test_the_view_of_another_version_is_discarded_unless_it_is_in_use(tmp_path: 
     writer.close()
 
 
-def test_a_view_that_cannot_be_opened_lets_go_of_the_lock(tmp_path: Path) -> None:
+def test_a_view_that_cannot_be_opened_lets_go_of_the_lock(tmp_path):
     store.locate(tmp_path).mkdir()
     for _ in range(2):
         with pytest.raises(ViewError):

@@ -218,9 +218,7 @@ QUESTIONS: dict[str, Question] = {
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_a_question_is_as_much_work_in_a_large_view_as_in_a_small_one(
-    views: dict[int, Path], name: str
-) -> None:
+def test_a_question_is_as_much_work_in_a_large_view_as_in_a_small_one(views, name):
     small, large = (cost(views[n], QUESTIONS[name]) for n in (SMALL, LARGE))
 
     assert small > 0
@@ -235,9 +233,7 @@ FOLLOWER = {
 
 
 @pytest.mark.parametrize("name", FOLLOWER)
-def test_the_follower_reads_back_a_session_with_as_much_work_in_a_large_view(
-    views: dict[int, Path], name: str
-) -> None:
+def test_the_follower_reads_back_a_session_with_as_much_work_in_a_large_view(views, name):
     sql, values = FOLLOWER[name]
     costs = []
     for path in views.values():
@@ -250,7 +246,7 @@ def test_the_follower_reads_back_a_session_with_as_much_work_in_a_large_view(
     assert costs[1] <= costs[0] * 1.15 + 2
 
 
-def test_removing_a_session_is_as_much_work_in_a_large_view(views: dict[int, Path]) -> None:
+def test_removing_a_session_is_as_much_work_in_a_large_view(views):
     key, costs = (APP, f"s{MIDDLE}"), []
     for path in views.values():
         with counted() as steps, closing(store.open_writer(path)) as db:
@@ -266,9 +262,7 @@ def test_removing_a_session_is_as_much_work_in_a_large_view(views: dict[int, Pat
     assert costs[1] <= costs[0] * 1.15 + 2
 
 
-def test_a_page_of_sessions_is_as_much_work_in_a_large_view_as_in_a_small_one(
-    views: dict[int, Path],
-) -> None:
+def test_a_page_of_sessions_is_as_much_work_in_a_large_view_as_in_a_small_one(views):
     for names, order in product(COMBINATIONS, ORDERS):
         small, large = (cost(views[n], pages(names, order, n)) for n in (SMALL, LARGE))
 

@@ -1,18 +1,24 @@
 """A connection to the service: its channel, the key, deadlines, pages, errors."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, cast
 
 import grpc
-from grpc.aio import Channel, UnaryUnaryCall, insecure_channel, secure_channel
+from grpc.aio import (
+    Channel,
+    UnaryStreamCall,
+    UnaryUnaryCall,
+    insecure_channel,
+    secure_channel,
+)
 
-from desk.client.errors import Failed, Retryable, Unavailable, own_errors
+from desk.client.errors import ClientError, Failed, Retryable, Unavailable, own_errors
 from desk.client.replicas import Replicas, targets_of
 from desk.client.security import check_key, with_key
-from desk.client.subscription import RECONNECT_DELAY
+from desk.client.streams import RECONNECT_DELAY, reconnecting
 from desk.v1.admin_service_pb2_grpc import AdminServiceStub
 from desk.v1.board_service_pb2_grpc import BoardServiceStub
 from desk.v1.event_service_pb2_grpc import EventServiceStub
@@ -106,8 +112,8 @@ class Connection:
             key: the API key; "" = none. `call` and the other methods send it; a stub does not.
 
         Raises:
-            ValueError: a target is empty; the key is none, or would be sent in plain text to
-                another machine.
+            ValueError: a target is empty; the key is malformed, or would be sent in plain text
+                to another machine.
         """
         targets = targets_of(target)
         for each in targets:
@@ -199,3 +205,22 @@ class Connection:
             if page.next_page_token == request.page_token:
                 raise Failed("the service has sent one page token twice")
             request.page_token = page.next_page_token
+
+    def _stream(
+        self,
+        method: Callable[..., UnaryStreamCall[Request, Response]],
+        request: Callable[[], Request],
+        *,
+        is_temporary: Callable[[ClientError], bool] = lambda error: False,
+        silence: float,
+        give_up_after: float | None,
+    ) -> AsyncGenerator[tuple[Response, bool], None]:
+        """Yield the messages of `reconnecting`. After a break another replica is called."""
+        open_stream = self._replicas.hopping(with_key(method, self._key))
+        return reconnecting(
+            lambda: open_stream(request()),
+            is_temporary=is_temporary,
+            silence=silence,
+            reconnect_delay=self._reconnect_delay,
+            give_up_after=give_up_after,
+        )

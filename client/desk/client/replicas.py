@@ -1,4 +1,4 @@
-"""The channels to the replicas of a service, of which calls take one: that which answered last."""
+"""Channels to the replicas of a service. Calls go to the replica that answered last."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Replicas:
         return len(self._channels)
 
     def leave(self, replica: int) -> None:
-        """Have calls go to the next replica, unless they have left this one already."""
+        """Send further calls to the next replica, unless `replica` is no longer the current one."""
         if replica == self.current:
             self.current = (replica + 1) % len(self._channels)
 
@@ -40,7 +40,7 @@ class Replicas:
         return self._method([each.unary_stream(*description, **options) for each in self._channels])
 
     def hopping(self, method: Method) -> Method:
-        """Return a method of which each call leaves the replica of the call before."""
+        """Wrap a method so that each call goes to another replica than the call before."""
         before: list[int] = []
 
         def call(*arguments: Any, **options: Any) -> Any:

@@ -54,7 +54,7 @@ def check_key(key: str, target: str, *, encrypted: bool) -> None:
     """Check that a key can be sent to a target.
 
     Raises:
-        ValueError: it is no key, or it would leave this machine in clear text.
+        ValueError: it is malformed, or it would leave this machine in clear text.
     """
     if key and not _KEY.fullmatch(key):
         raise ValueError("the key has spaces or other characters that no key has")

@@ -1,0 +1,51 @@
+"""The console process: shows in a browser what the service answers."""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from command.address import Address
+from command.notifier import Notifier
+from command.processes.child import report_ready
+from command.processes.liveness import serving
+from command.settings import Settings
+from command.values import time_zone
+from console.protection import Access
+from console.server import serve
+from desk.client import Client
+
+METRICS = ()
+
+
+def run(
+    notifier: Notifier,
+    settings: Settings,
+    listener: socket.socket,
+    target: Address,
+    access: Access,
+    security: Mapping[str, Any],
+) -> None:
+    """Show what the service at `target` answers."""
+    asyncio.run(_serve(notifier, settings, listener, target, access, security))
+
+
+async def _serve(
+    notifier: Notifier,
+    settings: Settings,
+    listener: socket.socket,
+    target: Address,
+    access: Access,
+    security: Mapping[str, Any],
+) -> None:
+    async with serving(notifier) as stop:
+        await serve(
+            listener,
+            str(target),
+            connect=lambda each: Client(each, **security),
+            access=access,
+            zone=time_zone(settings.time_zone),
+            settings=settings.described(),
+            stop=stop,
+            on_ready=lambda: report_ready(notifier),
+        )
