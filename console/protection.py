@@ -1,4 +1,4 @@
-"""Who may see the console, and what a browser may do with its pages."""
+"""Access to the console, and the limits that browsers keep for its pages."""
 
 import base64
 import binascii

@@ -2,10 +2,13 @@
 
 import csv
 import io
+import json
+import re
 import socket
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -21,6 +24,9 @@ PAGES = (
 )  # fmt: skip
 
 LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "TransferringToHumanWait")
+
+LISTS = ("sessions", "records", "rows", "groups", "transitions")
+"""Names of the lists that make the CSV of some page."""
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -100,14 +106,18 @@ async def test_what_users_wrote_is_shown_and_never_run(text: str):
     fields = {"ClientUserId": text, "AgentId": text, "ChannelType": text}
     hostile = [{"MsgType": "TIMTextElem", "MsgContent": {"Text": text}}]
     bodies = life(*LIFE, MsgBody=hostile, **fields)
-    async with shown(*bodies) as (made, _, _):
-        for page in PAGES:
+    named = quote(text[:100])
+    unknown = life("SessionBegin", text, session_id=text[:100], **fields)
+    async with shown(*bodies, *unknown) as (made, _, _):
+        for page in (*PAGES, f"/session?app={APP}&id={named}", f"/feed?user={named}"):
             answer = await made.get(page)
-            assert answer.status == 200, page
+            expected = (200, 404) if page.startswith("/session?") else (200,)
+            assert answer.status in expected, page
             assert "<script>alert" not in answer.text
             assert "<img" not in answer.text
             assert "49098049" not in answer.text
-            assert not set("\N{RIGHT-TO-LEFT OVERRIDE}\x00\x1b") & set(answer.text)
+            shown_text = re.sub(r'value="[^"]*"', "", answer.text)  # a field keeps what is in it
+            assert not set("\N{RIGHT-TO-LEFT OVERRIDE}\x00\x1b") & set(shown_text)
 
 
 async def test_a_spreadsheet_is_given_no_formula():
@@ -121,8 +131,8 @@ async def test_a_spreadsheet_is_given_no_formula():
 
 
 def test_csv_leaves_numbers_as_they_are_and_joins_lists():
-    rows = [{"a": -1, "b": {"c": ["x", "y"]}, "d": "-1"}]
-    assert csv_of(rows, ["a", "b.c", "d", "e"]) == "a,b.c,d,e\r\n-1,x y,'-1,\r\n"
+    rows = [{"a": -1, "b": {"c": ["x", "y"]}, "d": "-1", "f": "\n=1"}]
+    assert csv_of(rows, ["a", "b.c", "d", "e", "f"]) == ("a,b.c,d,e,f\r\n-1,x y,'-1,,\"'\n=1\"\r\n")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +141,10 @@ def test_csv_leaves_numbers_as_they_are_and_joins_lists():
         "/sessions?rows=1001", "/sessions?rows=-1", "/sessions?state=asleep", "/sessions?app=x",
         "/sessions?begun_since=yesterday", "/session", "/board?waiting=many", "/reports?by=year",
         "/sessions?" + "&".join(f"agent=a{n}" for n in range(101)), "/sessions?page=nonsense",
+        "/sessions?begun_since=0001-01-01T00:00%2B14:00", "/reports?since=9999-12-31T23:59-14:00",
+        "/reports?since=9999-12-31", "/sessions?begun_since=999999d", "/sessions?app=0",
+        "/feed?rows=501",
+        "/sessions?app=99999999999999999999", "/board?level=80", "/rejections?reason=none",
     ],
 )  # fmt: skip
 async def test_a_wrong_query_is_refused_in_a_sentence(path: str):
@@ -139,6 +153,64 @@ async def test_a_wrong_query_is_refused_in_a_sentence(path: str):
         assert (html.status, document.status) == (400, 400)
         assert "This cannot be shown" in html.text
         assert document.document["error"]["message"]
+
+
+async def test_a_large_session_shows_the_bodies_of_its_last_callbacks():
+    text = [{"MsgType": "TIMTextElem", "MsgContent": {"Text": "x" * 250_000}}]
+    bodies = [
+        each
+        for number in range(20)
+        for each in life("SessionBegin", start=NOON + number, MsgBody=text, MsgKey=str(number))
+    ]
+    async with shown(*bodies) as (made, _, _):
+        document = (await made.get(f"/session.json?id={SESSION}")).document
+        whole = [bool(record["event"]["raw_body"]) for record in document["records"]]
+        assert whole == [False] * 4 + [True] * 16
+        assert document["bodies_omitted"] == 4
+        html = (await made.get(f"/session?id={SESSION}")).text
+        assert "The bodies of the first 4 callbacks here are left out." in html
+        assert len(html) < 5_000_000
+
+
+async def test_the_last_callbacks_of_a_long_session_are_shown():
+    bodies = [body("SessionBegin", NOON + number) for number in range(2_010)]
+    async with shown(*bodies) as (made, _, _):
+        document = (await made.get(f"/session.json?id={SESSION}")).document
+        assert (len(document["records"]), document["omitted"]) == (2_000, 10)
+        assert document["records"][-1]["event"]["revision"] == 2_010
+
+
+async def test_an_earlier_revision_of_a_session_is_shown():
+    async with shown(*life(*LIFE)) as (made, _, _):
+        for as_of, state in ((1, "CHATBOT"), (3, "TRANSFERRING"), (4, "QUEUED")):
+            document = (await made.get(f"/session.json?id={SESSION}&as_of={as_of}")).document
+            assert document["session"]["state"] == f"SESSION_STATE_{state}"
+            assert len(document["records"]) == 4
+        assert (await made.get(f"/session?id={SESSION}&as_of=5")).status == 404
+
+
+@pytest.mark.parametrize("path", [
+    "/sessions?state=queued&user=user-2", "/rejections?reason=not_begun&session=s3",
+    "/feed?verdict=accepted&session=s2",
+    "/reports?by=day&group=channel_type&channel=SDK&since=2024-09-05&until=2024-09-06",
+    "/board?app=1", f"/session?app={APP}&id=s2", "/table?",
+])  # fmt: skip
+async def test_all_forms_of_a_page_have_the_same_filter(path: str):
+    bodies = [
+        *life(*LIFE, session_id="s1"),
+        *life(*LIFE, session_id="s2", ClientUserId="user-2"),
+        *life(*LIFE[1:3], session_id="s3"),
+    ]
+    async with shown(*bodies) as (made, _, _):
+        document = (await made.get(path_with(path, ".json"))).document
+        rows = list(csv.reader(io.StringIO((await made.get(path_with(path, ".csv"))).text)))
+        name = next(name for name in LISTS if isinstance(document.get(name), list))
+        assert len(rows) - 1 == len(document[name])
+        html = await made.get(path)
+        assert html.status == 200
+        for session_id in ("s1", "s2", "s3"):
+            is_shown = f">{session_id}<" in html.text
+            assert is_shown == (f'"{session_id}"' in json.dumps(document)), session_id
 
 
 async def test_a_session_that_is_not_there_is_not_found():

@@ -1,4 +1,4 @@
-"""Who may see the console, what a browser may do with it, and answers to wrong requests."""
+"""Access to the console, the headers of its answers, and answers to wrong requests."""
 
 import base64
 from collections.abc import AsyncIterator
