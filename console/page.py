@@ -1,9 +1,11 @@
 """A page in its three forms: HTML, JSON, and CSV where it has rows. All show one document."""
 
+import asyncio
 import csv
 import io
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import falcon
@@ -51,14 +53,15 @@ class Page:
         match request.path.removeprefix(self.path):
             case ".json":
                 response.content_type = falcon.MEDIA_JSON
-                response.text = json.dumps(document, ensure_ascii=False)
+                make = partial(json.dumps, document, ensure_ascii=False)
             case ".csv":
                 response.content_type = "text/csv; charset=utf-8"
-                response.text = csv_of(document[self.rows], self.columns)
                 response.downloadable_as = f"{self.path.strip('/')}.csv"
+                make = partial(csv_of, document[self.rows], self.columns)
             case _:
                 response.content_type = falcon.MEDIA_HTML
-                response.text = self.site.render(self.template, page=self, query=query, **document)
+                make = partial(self.site.render, self.template, page=self, query=query, **document)
+        response.text = await asyncio.to_thread(make)  # a large page takes a second
 
     on_head = on_get
 

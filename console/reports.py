@@ -1,5 +1,6 @@
 """Reports: figures by interval, corrected by late callbacks."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,7 +60,7 @@ class Reports(Page):
         )
         client = self.site.client
         answer = await client.call(client.report_service.GetReport, request)
-        return document_of(as_json(answer), query)
+        return await asyncio.to_thread(lambda: document_of(as_json(answer), query))
 
 
 def document_of(answer: dict[str, Any], query: Query) -> Document:

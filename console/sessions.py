@@ -1,5 +1,6 @@
 """The list of sessions, and one session."""
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -51,7 +52,7 @@ class Sessions(Page):
         )
         client = self.site.client
         answer = await client.call(client.session_service.ListSessions, request)
-        return as_json(answer)
+        return await asyncio.to_thread(as_json, answer)
 
 
 class OneSession(Page):
@@ -78,7 +79,7 @@ class OneSession(Page):
             session_id, sdk_app_id=app, omit_message=True
         )
         last, omitted, bodies_omitted = await _last_of(explanation.records)
-        records = list(map(as_json, last))
+        records = await asyncio.to_thread(lambda: list(map(as_json, last)))
         session = as_json(explanation.session) if explanation.session else None
         if as_of:
             session = await self._as_of(session_id, app, as_of)
