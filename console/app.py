@@ -18,7 +18,6 @@ from console.reports import Reports
 from console.sessions import OneSession, Sessions
 from console.site import Site
 from console.subscribers import Subscribers
-from console.table import Table
 from desk.client import ClientError
 
 TYPES = {
@@ -46,7 +45,7 @@ def create_app(site: Site, access: Access, lives: Iterable[Live]) -> App[Any, An
     for error in (BadQuery, ClientError):
         app.add_error_handler(error, problems.refuse)
     app.add_route("/", Start())
-    for kind in (Sessions, OneSession, Rejections, Reports, Subscribers, Health, Table):
+    for kind in (Sessions, OneSession, Rejections, Reports, Subscribers, Health):
         _add(app, kind(site))
     for live in lives:
         _add(app, live.page)

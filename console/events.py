@@ -1,15 +1,15 @@
 """Callbacks: the feed as it comes, and what stands rejected."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any
 
 from console.page import Document, LivePage, Outdated, Page, Piece
 from console.query import Query, names_of
 from desk.client import Update
-from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
-from desk.v1.event_service_pb2 import ListRejectionsRequest
+from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, SessionRecord, Verdict
+from desk.v1.event_service_pb2 import CountEventsRequest, EventCount, ListRejectionsRequest
 from display.documents import as_json
 
 ROWS = 50
@@ -20,6 +20,9 @@ MOST_ROWS = 500
 
 BATCH = 100
 """Records of one piece of the live feed."""
+
+UNCOUNTED = ("session", "agent", "user", "channel")
+"""Filters with which the causes are those of the page: the service does not count by them."""
 
 LOOK_BACK = 500
 """Revisions before the present in which the feed's page looks for records to begin with."""
@@ -52,16 +55,36 @@ class Rejections(Page):
         )
         client = self.site.client
         answer = await client.call(client.event_service.ListRejections, request)
-        document = as_json(answer)
-        causes = Counter(
-            (record["rejection_reason"], record["event"]["type_name"], record["state_before"])
-            for record in document["records"]
-        )
-        document["causes"] = [
-            {"reason": reason, "type_name": name, "state_before": state, "number": number}
-            for (reason, name, state), number in causes.most_common()
-        ]
-        return document
+        is_of_page = query.has(UNCOUNTED)
+        counts = _of_page(answer.records) if is_of_page else await self._of_all(query)
+        types, reasons = request.filter.types, request.reasons
+        causes = [each for each in counts if not types or each.type in types]
+        facets: Counter[str | int] = Counter()
+        for each in map(as_json, causes):
+            facets[each["rejection_reason"]] += each["events"]
+        shown = [each for each in causes if not reasons or each.rejection_reason in reasons]
+        return {
+            **as_json(answer),
+            "is_of_page": is_of_page,
+            "facets": [{"reason": reason, "events": n} for reason, n in facets.most_common()],
+            "causes": [as_json(each) for each in sorted(shown, key=lambda each: -each.events)],
+        }
+
+    async def _of_all(self, query: Query) -> list[EventCount]:
+        client = self.site.client
+        request = CountEventsRequest(sdk_app_ids=query.numbers("app"))
+        answer = await client.call(client.event_service.CountEvents, request)
+        return [each for each in answer.counts if each.verdict == Verdict.VERDICT_REJECTED]
+
+
+def _of_page(records: Iterable[SessionRecord]) -> list[EventCount]:
+    numbers = Counter(
+        (each.event.type, each.state_before, each.rejection_reason) for each in records
+    )
+    return [
+        EventCount(type=kind, state_before=state, rejection_reason=reason, events=number)
+        for (kind, state, reason), number in numbers.items()
+    ]
 
 
 class Feed(LivePage):

@@ -50,6 +50,10 @@ class Query:
         """Return the first value of a parameter."""
         return next(iter(self.texts(name)), default)
 
+    def has(self, names: Iterable[str]) -> bool:
+        """Return True if one of the parameters is there."""
+        return any(map(self.texts, names))
+
     def number(self, name: str, default: int = 0, *, most: int = 2**63 - 1) -> int:
         """Return a whole number from 0 to `most`."""
         text = self.text(name)
@@ -61,6 +65,10 @@ class Query:
 
     def numbers(self, name: str) -> list[int]:
         return [Query({name: text}).number(name) for text in self.texts(name)]
+
+    def flag(self, name: str) -> bool:
+        """Return True for 1, False for 0."""
+        return self.number(name, most=1) == 1
 
     def enums(self, name: str, enum: Any) -> list[int]:
         """Return values of a protobuf enum, given by name without the prefix; NONE is zero."""
@@ -116,6 +124,11 @@ class Query:
             begun=self.range("begun"),
             ended=self.range("ended"),
             active=self.range("active"),
+            ever_agent_ids=self.texts("ever_agent"),
+            ratings=self.numbers("rating"),
+            min_forwards=self.number("min_forwards"),
+            min_rejected_events=self.number("min_rejected"),
+            never_answered=self.flag("never_answered"),
         )
 
     def event_filter(self) -> EventFilter:

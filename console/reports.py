@@ -81,12 +81,11 @@ def document_of(answer: dict[str, Any], query: Query) -> Document:
 
 
 def _range(query: Query) -> TimeRange:
-    """Return the range asked for, or today in the console's zone."""
-    midnight = datetime.now(query.zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    """Return the range asked for: by default today up to now, in the console's zone."""
+    now = datetime.now(query.zone)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     start = query.time("since") or _timestamp(midnight)
-    end = query.time("until") or _timestamp(
-        max(midnight, start.ToDatetime(UTC)) + timedelta(days=1)
-    )
+    end = query.time("until") or _timestamp(max(now, start.ToDatetime(UTC)) + timedelta(seconds=1))
     return TimeRange(start_time=start, end_time=end)
 
 

@@ -14,11 +14,13 @@ from console.connections import CancelWhenGone, abort, abort_stuck
 from console.events import Feed
 from console.live import Live
 from console.protection import HEADERS, Access
+from console.sampling import sample
 from console.site import Site
+from console.table import Table
 from desk.client import Client, targets_of
 
-MAX_CONNECTIONS = 2_500
-"""Connections at once; more are answered with 503. Live pages may have 2,000 of them."""
+MAX_CONNECTIONS = 3_500
+"""Connections at once; more are answered with 503. Live pages may have 3,000 of them."""
 
 GRACE = 2.0
 """Seconds for answers to be finished at the end."""
@@ -53,10 +55,10 @@ async def serve(
         }
         client = await stack.enter_async_context(connect(target))
         site = Site(client, replicas=clients, zone=zone, settings=settings)
-        lives = [Live(Board(site)), Live(Feed(site))]
+        lives = [Live(page(site)) for page in (Board, Feed, Table)]
         server = _Server(_config(CancelWhenGone(create_app(site, access, lives))), on_ready)
         connections = server.server_state.connections
-        for work in (site.depth.run(client), abort_stuck(connections)):
+        for work in (sample(site), abort_stuck(connections)):
             stack.callback(asyncio.create_task(work).cancel)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())

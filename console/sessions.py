@@ -22,7 +22,25 @@ MAX_CALLBACKS = 2_000
 MAX_BODIES = 4 * 1024 * 1024
 """Bytes of their bodies, likewise."""
 
-ORDERS = ("begun_at desc", "begun_at", "last_event_at desc", "last_event_at", "ended_at desc")
+ORDERS = {
+    "begun_at desc": "begun, newest first",
+    "begun_at": "begun, oldest first",
+    "last_event_at desc": "last event, newest first",
+    "last_event_at": "last event, oldest first",
+    "ended_at desc": "ended, newest first",
+    "ended_at": "ended, oldest first",
+    "state_since": "longest in its state first",
+    "state_since desc": "shortest in its state first",
+}
+"""Orders of the list, with words for people."""
+
+RATINGS = {"1": "1 star", **{str(n): f"{n} stars" for n in range(2, 6)}, "0": "not rated"}
+
+MORE = (
+    *("ever_agent", "rating", "min_forwards", "min_rejected", "never_answered"),
+    *("ended_since", "ended_until", "active_since", "active_until"),
+)
+"""Filters that the page has folded while none of them is set."""
 
 
 class Sessions(Page):
@@ -36,11 +54,13 @@ class Sessions(Page):
         "session_id", "sdk_app_id", "state", "end_reason", "client_user_id", "channel_type",
         "agent_id", "begun_at", "ended_at", "last_event_at", "queue_wait_seconds",
         "first_response_seconds", "handle_time_seconds", "satisfaction", "forwards",
-        "rejected_events", "revision",
+        "rejected_events", "revision", "state_since", "answered_at", "agent_ids",
     )  # fmt: skip
     states = names_of(SessionState)
-    end_reasons = names_of(EndReason)
+    end_reasons = ("NONE", *names_of(EndReason))
     orders = ORDERS
+    ratings = RATINGS
+    more = MORE
 
     async def document(self, query: Query) -> Document:
         """Return one page of sessions, and the token of the next."""
@@ -84,6 +104,7 @@ class OneSession(Page):
         if as_of:
             session = await self._as_of(session_id, app, as_of)
         revisions = sorted({int(record["event"]["revision"]) for record in records})
+        shown = as_of or explanation.revision
         return {
             "session_id": session_id,
             "sdk_app_id": app or (records[0]["event"]["sdk_app_id"] if records else 0),
@@ -93,6 +114,8 @@ class OneSession(Page):
             "bodies_omitted": bodies_omitted,
             "as_of": as_of,
             "revisions": revisions,
+            "earlier": max((each for each in revisions if each < shown), default=0),
+            "later": min((each for each in revisions if each > shown), default=0),
             "revision": explanation.revision,
             "lanes": lanes_of(records),
         }

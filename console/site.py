@@ -10,6 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from console.depth import QueueDepth
+from console.rates import GatewayRates
+from console.transitions import event_of, row_of
 from desk.client import Client
 from display.texts import count_of, format_seconds, format_size, format_time, printable
 
@@ -41,6 +43,7 @@ class Site:
         zone: of the times shown.
         depth: of the queue, over the last hours.
         assets: name of the present version of the static files.
+        rates: of what the gateways answer, over the last minutes.
         settings: names, values and sources of the settings, secrets masked; empty if unknown.
     """
 
@@ -58,6 +61,7 @@ class Site:
         self.settings = settings or []
         self.depth = QueueDepth()
         self.assets = _assets_version()
+        self.rates = GatewayRates()
         self._templates = Environment(
             loader=PackageLoader("console"),
             autoescape=select_autoescape(default=True, default_for_string=True),
@@ -68,6 +72,7 @@ class Site:
         self._templates.filters |= {
             "time": self.time,
             "clock": self.clock,
+            "brief": self.brief,
             "duration": duration,
             "wall": self.wall,
             "seconds_to": seconds_to,
@@ -82,6 +87,8 @@ class Site:
             "navigation": NAVIGATION,
             "assets": self.assets,
             "now": self.now,
+            "row_of": row_of,
+            "event_of": event_of,
         }
 
     def render(self, template: str, **variables: Any) -> str:
@@ -98,6 +105,14 @@ class Site:
             return "–"
         moment = datetime.fromisoformat(text).astimezone(self.zone)
         return format_time(moment, precision=precision)
+
+    def brief(self, text: str, *, seconds: bool = True) -> str:
+        """Return a document's time of today without its day, another one without its seconds."""
+        moment = datetime.fromisoformat(text).astimezone(self.zone)
+        is_today = moment.date() == datetime.now(self.zone).date()
+        if is_today:
+            return f"{moment:%H:%M:%S}" if seconds else f"{moment:%H:%M}"
+        return f"{moment:%Y-%m-%d %H:%M}"
 
     def wall(self, text: str) -> float:
         """Return a document's time as seconds since 1970 of the zone's clock, for charts."""

@@ -20,10 +20,12 @@ function duration(seconds) {
 
 function tick() {
   for (const clock of document.querySelectorAll("[data-seconds]")) {
-    const seconds = Number(clock.dataset.seconds) + Number(clock.dataset.step);
+    const step = Number(clock.dataset.step);
+    const seconds = Number(clock.dataset.seconds) + step;
+    const missed = step < 0 && seconds <= 0;
     clock.dataset.seconds = seconds;
-    clock.textContent = seconds > 0 ? duration(seconds) : "✕ missed";
-    clock.classList.toggle("bad", seconds <= 0);
+    clock.textContent = missed ? "✕ missed" : duration(seconds);
+    clock.classList.toggle("bad", missed);
   }
 }
 

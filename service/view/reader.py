@@ -22,6 +22,7 @@ from service.view.selection import (
     LiveRow,
     SessionSelection,
     SnapshotSelection,
+    one_of,
 )
 from service.view.store import open_reader
 
@@ -344,6 +345,11 @@ class Reader:
     def session_counts(self) -> list[Row]:
         """Read (app, state, number of sessions, start of the app's longest wait)."""
         return self._all(queries.SESSION_COUNTS, ())
+
+    def event_counts(self, sdk_app_ids: tuple[int, ...]) -> list[Row]:
+        """Read (type, state before, verdict, reason, number of callbacks) of some apps, or all."""
+        where = one_of({"sdk_app_id": sdk_app_ids})
+        return self._all(queries.EVENT_COUNTS.format(where=where.sql), where.values)
 
     def board_sessions(self, since: int) -> Iterator[Row]:
         """Read what is open, or has an event since a time (ms): (app, session id, fold)."""

@@ -83,7 +83,7 @@ async def test_the_board_counts_who_waits_and_says_by_which_formula():
         assert document["total"]["waiting"] == 1
         html = (await made.get("/board")).text
         assert "answered_within / (answered + abandoned - short_abandons)" in html
-        assert f">{SESSION}<" in html
+        assert f'title="{SESSION}"' in html
         card = (await made.get("/board.json?waiting=0/0")).document["cards"][0]
         assert (card["value"], card["status"]) == (1, "bad")
         assert (await made.get("/board?app=1")).text.count("Nobody waits.") == 1

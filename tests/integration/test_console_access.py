@@ -40,7 +40,7 @@ PASSWORD = "sécret:1234567"
 @asynccontextmanager
 async def guarded(access: Access | None = None) -> AsyncIterator[Console]:
     """A console without a service, of which /table needs nothing."""
-    async with console("127.0.0.1:1", access) as made:
+    async with console("127.0.0.1:1", access, timeout=0.2) as made:
         yield made
 
 
