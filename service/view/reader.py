@@ -261,7 +261,12 @@ class Reader:
     def records(self, positions: Iterable[int]) -> Iterator[Row]:
         """Read records that exist, one by one: (position, record)."""
         with sqlite_errors():
-            yield from self._db.executemany(queries.RECORD_AT, ((each,) for each in positions))
+            rows = self._db.executemany(queries.RECORD_AT, ((each,) for each in positions))
+            try:
+                for row in rows:  # noqa: UP028 (that closes the cursor, and not by force)
+                    yield row
+            finally:
+                rows.close(force=True)  # a caller that has enough leaves statements over
 
     def span(self, sdk_app_id: int, session_id: str) -> tuple[int, int] | None:
         """Read a session's first revision, and the position of its last callback."""
