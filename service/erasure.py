@@ -18,8 +18,8 @@ from journal.errors import JournalError
 from journal.port import Eraser
 from service.view import store
 from service.view.errors import ViewError, ViewUnavailable
+from service.view.locks import discard
 from service.view.reader import Reader
-from service.view.writer import discard
 
 CHUNK = 5_000
 """Entries that are deleted before the files are swept, and the follower is told."""

@@ -15,22 +15,19 @@ import structlog
 from msgspec.structs import replace
 
 from callback.catalogue import State
-from desk.v1 import event_pb2
 from journal.entry import DAMAGED, Entry, Kind
 from journal.forgetting import ForgetList, forget_list_of
 from metrics.definitions import LATE, RECORDS, RECORDS_REVISED
 from service import records
 from service.arrival import Arrival, arrival_of
+from service.feed_rows import callback_row, forgotten_row, malformed_row
 from service.history import LIMITS, FoldLimits, History, HistoryEntry, Usage
-from service.positions import position_of
 from service.session import Reason
 from service.session_cache import CachedSession, SessionCache
 from service.view.digest import DIGEST_BYTES, DIGESTS, row_hash
 from service.view.progress import Progress
 from service.view.removal import Removal, Removed
-from service.view.store import fingerprint
-from service.view.writer import (
-    FORGOTTEN,
+from service.view.rows import (
     NO_HISTORY,
     OWN,
     REVISED,
@@ -38,9 +35,10 @@ from service.view.writer import (
     SavedKey,
     SessionKey,
     SessionRow,
-    ViewWriter,
     place,
 )
+from service.view.store import fingerprint
+from service.view.writer import ViewWriter
 
 PUBLISHED = 4
 """The work of publishing a callback again, when folding it again is 1."""
@@ -197,7 +195,7 @@ class Projection:
             self._refuse(entry.id, entry.revision)
         if arrival.callback:
             self._writer.add_malformed(entry.revision, arrival.key)
-        self._append(_malformed_row(arrival))
+        self._append(malformed_row(arrival))
 
     def _take_callback(self, arrival: Arrival, callback: HistoryEntry) -> None:
         session = self._session_for(arrival.key, callback)
@@ -232,7 +230,7 @@ class Projection:
         self._flush()
         if not self._forget(entry, listed):
             return False
-        row = _forgotten_row(entry, listed)
+        row = forgotten_row(entry, listed)
         self._writer.add_feed([row])
         self._digest += row_hash(row.position, row.record, None) - self._removed
         self._removed = 0
@@ -332,9 +330,9 @@ class Projection:
             snapshot = session.message.update(now, session.revision, changed_fields)
             changed_fields.clear()
         received_at = arrival.entry.received_at
-        self._append(_row(session, own, 0, kind, received_at, arrival.event, snapshot))
+        self._append(callback_row(session, own, 0, kind, received_at, arrival.event, snapshot))
         for ordinal, callback in enumerate(revised, 1):
-            self._append(_row(session, callback, ordinal, REVISED, received_at))
+            self._append(callback_row(session, callback, ordinal, REVISED, received_at))
         self._work += PUBLISHED * len(revised)
 
     def _append(self, row: FeedRow) -> None:
@@ -464,86 +462,3 @@ def _labels(sdk_app_id: int, verdict: int, reason: int) -> tuple[str, str, str]:
     verdicts: dict[int, str] = {n: each.name.lower() for each, n in records.VERDICTS.items()}
     reasons: dict[int, str] = {n: each.name.lower() for each, n in records.REASONS.items()}
     return str(sdk_app_id), verdicts[verdict], reasons[reason] if reason else ""
-
-
-def _row(
-    session: CachedSession,
-    callback: HistoryEntry,
-    ordinal: int,
-    kind: int,
-    received_at: int,
-    event: bytes = b"",
-    snapshot: bytes | None = None,
-) -> FeedRow:
-    facts, outcome, revision = callback.facts, callback.outcome, session.revision
-    now = session.history.session.state
-    verdict = records.VERDICTS[outcome.verdict]
-    callback.verdicts |= 1 << verdict
-    fields = records.verdict_fields(outcome, facts.event, now, ordinal > 0)
-    record = records.record(fields, revision, ordinal)
-    return FeedRow(
-        position_of(revision, ordinal),
-        callback.revision,
-        *session.key,
-        session.first_revision,
-        kind,
-        records.event_type(facts.event),
-        verdict,
-        records.REASONS[outcome.reason],
-        callback.verdicts,
-        callback.agent_id,
-        facts.client_user_id,
-        facts.channel_type,
-        received_at,
-        record + event,
-        len(record),
-        snapshot,
-    )
-
-
-def _malformed_row(arrival: Arrival) -> FeedRow:
-    revision = arrival.entry.revision
-    fields = records.malformed_fields(arrival.problem)
-    record = records.record(fields, revision)
-    return FeedRow(
-        position=position_of(revision),
-        event_revision=revision,
-        sdk_app_id=arrival.entry.sdk_app_id,
-        session_id="",
-        first_revision=0,
-        revised=NO_HISTORY,
-        type=event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict=fields.verdict,
-        reason=fields.rejection_reason,
-        verdicts=1 << fields.verdict,
-        agent_id="",
-        client_user_id="",
-        channel_type="",
-        received_at=arrival.entry.received_at,
-        record=record + arrival.event,
-        event_at=len(record),
-        session=None,
-    )
-
-
-def _forgotten_row(entry: Entry, listed: ForgetList) -> FeedRow:
-    record = records.forgotten(entry, listed)
-    return FeedRow(
-        position=position_of(entry.revision),
-        event_revision=entry.revision,
-        sdk_app_id=entry.sdk_app_id,
-        session_id="",
-        first_revision=0,
-        revised=FORGOTTEN,
-        type=event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict=event_pb2.VERDICT_UNSPECIFIED,
-        reason=event_pb2.REJECTION_REASON_UNSPECIFIED,
-        verdicts=-1,
-        agent_id="",
-        client_user_id="",
-        channel_type="",
-        received_at=entry.received_at,
-        record=record,
-        event_at=len(record),
-        session=None,
-    )
