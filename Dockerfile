@@ -1,4 +1,4 @@
-# The image that both halves run from: `desk gateway`, `desk service`, or `desk serve`.
+# The image of all processes: `desk gateway`, `desk service`, `desk console`, or `desk serve`.
 
 ARG PYTHON=3.13.5-slim-bookworm
 
@@ -39,9 +39,9 @@ ENV PATH=/opt/desk/bin:$PATH \
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
-EXPOSE 8080 50051 9464
+EXPOSE 8080 8081 50051 9464
 STOPSIGNAL SIGTERM
 # No HEALTHCHECK here: what is healthy depends on the command, so docker-compose.yml has one for each:
-# `desk health gateway`, `desk health service`.
+# `desk health gateway`, `desk health service`, `desk health console`.
 ENTRYPOINT ["desk"]
 CMD ["--help"]

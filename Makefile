@@ -98,7 +98,7 @@ serve: $(RUNTIME)  ## run everything on this machine (Ctrl-C stops it)
 	@exec $(BIN)/desk serve
 
 .PHONY: cluster
-cluster: $(DEV) nginx promtool  ## try docker-compose.cluster.yml without Docker: kill any process (Ctrl-C stops it)
+cluster: nginx promtool  ## try docker-compose.cluster.yml without Docker: kill any process (Ctrl-C stops it)
 	@exec $(RUN) tests.support.cluster
 
 # ---- Check ----
@@ -111,23 +111,33 @@ check: lint types imports proto stubs-check diagram-check constraints-check comp
 test: $(DEV) $(STUBS)  ## run the tests; make test ARGS='-k name -x' passes options to pytest
 	$(RUN) pytest -n 4 -m 'not tools' $(ARGS)
 
+# Programs that are not Python packages. What cannot be had fails the tests that need it, unless they
+# are left out by name: make test-tools WITHOUT='chromium nginx promtool'.
+WITHOUT ?=
+
 .PHONY: test-tools
-test-tools: $(TOOLS) $(STUBS) nginx promtool chromium  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
-	$(RUN) pytest -n 4 -m tools $(ARGS)
+test-tools: $(TOOLS) $(STUBS) $(filter-out $(WITHOUT),nginx promtool chromium)  ## run the tests of the Makefile, the benchmarks, the packages and the deployment files
+	DESK_TEST_WITHOUT='$(WITHOUT)' $(RUN) pytest -n 4 -m tools $(ARGS)
 
-.PHONY: chromium
-chromium:
-	@command -v chromium chromedriver > /dev/null || \
-		echo "make: no chromium and chromium-driver here; the tests that need them will be skipped" >&2
+# Of Debian: unpacked with the libraries that are missing here, and not installed. That needs no root
+# and starts no server. The lists of packages are our own, so those of the machine may be old.
+DEBIAN := $(CURDIR)/$(VENV)/debian
+APT    := apt-get -qq -o Debug::NoLocking=1 -o APT::Sandbox::User=root \
+          -o Dir::State::Lists=$(DEBIAN)/lists -o Dir::Cache=$(DEBIAN)/cache
 
-# Debian's, unpacked and not installed: installing them would start servers.
-.PHONY: nginx promtool
-nginx promtool: $(DEV)
-	@PATH="$$PATH:/usr/sbin:$(CURDIR)/$(VENV)/$@/usr/sbin:$(CURDIR)/$(VENV)/$@/usr/bin"; command -v $@ > /dev/null || { \
-		echo "Fetching $@" && mkdir -p $(VENV)/$@ && cd $(VENV)/$@ && package=$(subst promtool,prometheus,$@) && \
-		{ apt-get download -qq $$package || { TMPDIR=/var/tmp apt-get update -qq && apt-get download -qq $$package; }; } && \
-		dpkg -x $${package}_*.deb .; \
-	} || echo "make: $@ cannot be had from here; the tests that need it will be skipped" >&2
+nginx:    PACKAGES := nginx
+promtool: PACKAGES := prometheus
+chromium: PACKAGES := chromium chromium-driver fonts-dejavu-core
+
+.PHONY: nginx promtool chromium
+nginx promtool chromium: $(DEV)
+	@$(RUN) tests.support.debian $@ || { \
+		echo "Fetching $@" && mkdir -p $(DEBIAN)/lists/partial $(DEBIAN)/cache/archives/partial && \
+		fetch() { $(APT) install --download-only --no-install-recommends $(PACKAGES); } && \
+		{ fetch 2> /dev/null || { $(APT) update && fetch; }; } && \
+		for each in $(DEBIAN)/cache/archives/*.deb; do dpkg -x "$$each" $(DEBIAN) && rm "$$each" || exit; done && \
+		$(RUN) tests.support.debian $@; \
+	} || { echo "make: $@ cannot be had from here; make test-tools WITHOUT=$@ leaves out what needs it" >&2; exit 1; }
 
 .PHONY: test-long
 test-long: $(DEV)  ## run the properties with ten times as many examples, and 200,000 mutated requests

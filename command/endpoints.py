@@ -8,7 +8,13 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from command.address import DEFAULT_DATA_DIR, DEFAULT_GRPC, DEFAULT_HTTP, Address
+from command.address import (
+    DEFAULT_CONSOLE,
+    DEFAULT_DATA_DIR,
+    DEFAULT_GRPC,
+    DEFAULT_HTTP,
+    Address,
+)
 
 
 def gateway_address() -> Address:
@@ -29,6 +35,16 @@ def service_address() -> Address:
         OSError: `.env` exists and cannot be read.
     """
     return _listening("DESK_GRPC_LISTEN", DEFAULT_GRPC)
+
+
+def console_address() -> Address:
+    """Return the address of the console for a client on this machine.
+
+    Raises:
+        ValueError: DESK_CONSOLE_LISTEN is not an address, or `.env` is not UTF-8.
+        OSError: `.env` exists and cannot be read.
+    """
+    return _listening("DESK_CONSOLE_LISTEN", DEFAULT_CONSOLE)
 
 
 def data_directory() -> Path:

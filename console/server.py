@@ -52,6 +52,7 @@ async def serve(
             create_app(site, access),
             log_config=None,
             access_log=False,
+            log_level="warning",
             server_header=False,
             proxy_headers=False,
             lifespan="off",

@@ -104,6 +104,7 @@ def copy_entries(source: Source, target: Target, report: Report) -> int:
 
     Raises:
         JournalError: the source cannot be read, or the target cannot be written.
+        OtherEntries: somebody else writes the target.
     """
     head, after = source.head(), 0
     while after < head:
@@ -117,7 +118,9 @@ def copy_entries(source: Source, target: Target, report: Report) -> int:
 
 def _copy_page(source: Source, target: Target, after: int) -> int | None:
     """Return the number used last in the target; None if there is nothing to copy."""
-    after = max(after, target.head())
+    if (head := target.head()) > after:  # by an earlier attempt, or somebody else writes it
+        check_target(source, target)
+    after = max(after, head)
     entries = source.read(max(after, source.oldest() - 1), limit=PAGE)
     return target.write(after, entries) if entries else None
 

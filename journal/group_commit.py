@@ -74,8 +74,9 @@ class GroupCommit:
 
     `commit` makes a batch durable and returns one outcome per entry, in order; it raises
     `Unavailable` if none of them is. The thread runs `afterwards` after each batch, when the
-    appenders have been woken, and `check` after a time without appends. `check` raises if the
-    storage, which errors call `storage`, is in trouble.
+    appenders have been woken, and `check` after a time without appends. `check` returns the trouble
+    of the storage, which errors call `storage`, or raises. Errors that are returned are shown to
+    everybody; those that are raised may name files.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class GroupCommit:
         commit: Callable[[Sequence[NewEntry]], Sequence[Appended | JournalError]],
         *,
         afterwards: Callable[[], None],
-        check: Callable[[], None] = lambda: None,
+        check: Callable[[], str | None] = lambda: None,
         limits: CommitLimits = LIMITS,
         storage: str = "the disk",
     ) -> None:
@@ -205,16 +206,15 @@ class GroupCommit:
                 return [error] * len(entries)
             log.exception("journal_commit_failed")
             return [Unavailable(f"the commit failed: {type(error).__name__}")] * len(entries)
-        self._failure = "the last commit failed" if all(map(_is_failure, outcomes)) else ""
+        self._failure = str(outcomes[0]) if all(map(_is_failure, outcomes)) else ""
         return outcomes
 
     def _checked(self) -> str:
         """Return the trouble that `check` finds."""
         try:
-            self._check()
+            return self._check() or ""
         except Exception as error:
             return f"the journal cannot be used: {type(error).__name__}"
-        return ""
 
 
 def _is_failure(outcome: Appended | JournalError) -> bool:

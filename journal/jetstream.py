@@ -246,11 +246,15 @@ class JetStreamWriter(JetStreamReader):
         """Read a figure of the stream; None in trouble: waiting would delay all other figures."""
         return None if self.trouble() else read()
 
-    def _check_idle(self) -> None:
+    def _check_idle(self) -> str:
+        """Return the reason for which an append would probably fail, or ""."""
         self._publisher.keep_alive()
-        info = self._connection.run(self._info, timeout=ANSWER_WITHIN)
-        if info.state.bytes + ROOM > (info.config.max_bytes or 0):
-            raise Unavailable(f"the stream {self._name} is full")
+        try:
+            info = self._connection.run(self._info, timeout=ANSWER_WITHIN)
+        except Unavailable as error:
+            return str(error)
+        is_full = info.state.bytes + ROOM > (info.config.max_bytes or 0)
+        return f"the stream {self._name} is full: raise its max_bytes" if is_full else ""
 
     # ---- In the connection's thread ----
 

@@ -108,6 +108,7 @@ class Connection:
         self._loop = asyncio.new_event_loop()
         self._link = Link.new()
         self._usable = asyncio.Event()
+        self._gone = asyncio.Event()  # the server in use
         self._main: asyncio.Task[None] | None = None
         self._closed = False
         self._refusal: JournalError | None = None
@@ -174,6 +175,11 @@ class Connection:
             self.run(self.link, timeout=PATIENCE + SLACK)
         self.check_open()
 
+    def leave(self, server: str) -> None:
+        """Go on with the next server, if this one is in use: it takes no more connections."""
+        with suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(self._leave, server)
+
     def trouble(self) -> str:
         """Return the reason for which the connection cannot be used, or "". Never waits."""
         if self._closed:
@@ -230,15 +236,15 @@ class Connection:
             await asyncio.sleep(RETRY)
 
     async def _use(self, server: str) -> None:
-        """Connect to a server, and check it until it is lost, or fails the check for long.
+        """Connect to a server, and check it until it is lost or left, or fails the check for long.
 
         Raises:
             Exception: that of the check; at once if it has never passed.
         """
-        gone = asyncio.Event()
+        gone = self._gone = asyncio.Event()
         await self._connect(server, gone)
         passed_at = -math.inf
-        while self._link.client.is_connected and not self._closed:
+        while not gone.is_set() and self._link.client.is_connected and not self._closed:
             try:
                 async with asyncio.timeout(CHECK_WITHIN):
                     await self._check(self._link)
@@ -254,7 +260,7 @@ class Connection:
                 await asyncio.wait_for(gone.wait(), CHECK_EVERY)
 
     async def _connect(self, server: str, gone: asyncio.Event) -> None:
-        """Connect to a server; set `gone` when the connection is lost."""
+        """Connect to a server; set `gone` when the connection is lost, or soon will be."""
         client, tls = self._link.client, self._access.tls()
         is_connected = False
 
@@ -269,12 +275,22 @@ class Connection:
 
         options = self._access.options(server, tls)
         with suppress(ConnectionResetError, BrokenPipeError):
-            await client.connect(**options, **OPTIONS, error_cb=on_error, disconnected_cb=on_loss)
+            await client.connect(
+                **options,
+                **OPTIONS,
+                error_cb=on_error,
+                disconnected_cb=on_loss,
+                lame_duck_mode_cb=on_loss,
+            )
         if not client.is_connected:  # nats-py has lost what the server said before it closed
             await asyncio.to_thread(lambda: Wire(self._access, server).close())
             raise ConnectionResetError("the connection was closed")
         is_connected = True
         self._access.check_tls(used=tls.used)
+
+    def _leave(self, server: str) -> None:
+        if server == self.server and self._down_since is None:
+            self._gone.set()
 
     def _accept(self, server: str) -> None:
         if self._down_since is not None:
@@ -319,8 +335,11 @@ def _is_no_eof_warning(record: logging.LogRecord) -> bool:
     return "eof_received" not in record.getMessage()
 
 
-def _line(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    if isinstance(error, TimeoutError):
-        text = "JetStream does not answer"
+def one_line(text: str) -> str:
     return " ".join(text.split())[:MAX_REASON]
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "JetStream does not answer"
+    return one_line(str(error) or type(error).__name__)

@@ -71,9 +71,9 @@ class JetStreamTarget(JetStreamReader):
     def last(self) -> Entry | None:
         return self._connection.run(self._last, timeout=ANSWER_WITHIN)
 
-    def begin(self) -> None:
-        """Keep all processes from using the stream that connect from here on."""
-        self._connection.run(lambda: self._mark(whole=False), timeout=ANSWER_WITHIN)
+    def begin(self) -> bool:
+        """Have all processes stop using the stream, within seconds; return True if they may now."""
+        return self._connection.run(lambda: self._mark(whole=False), timeout=ANSWER_WITHIN)
 
     def write(self, after: int, entries: Sequence[Entry]) -> int:
         messages = list(islice(self._messages(after, entries), WINDOW))
@@ -114,14 +114,17 @@ class JetStreamTarget(JetStreamReader):
             config, metadata=metadata, duplicate_window=FORGET_IDS, first_seq=self._first
         )
 
-    async def _mark(self, *, whole: bool) -> None:
+    async def _mark(self, *, whole: bool) -> bool:
+        """Mark the stream as whole or not; return True if it was whole."""
         link = await self._connection.link()
         config = (await self._info()).config
-        metadata = {**(config.metadata or {}), COPYING: "true"}
+        before = config.metadata or {}
+        metadata = {**before, COPYING: "true"}
         if whole:
             del metadata[COPYING]
         window = DUPLICATE_WINDOW if whole else FORGET_IDS
         await link.js.update_stream(config, metadata=metadata, duplicate_window=window)
+        return COPYING not in before
 
     async def _last(self) -> Entry | None:
         link = await self._connection.link()

@@ -41,6 +41,7 @@ class JetStreamEraser(JetStreamReader):
         validate(entry)
         with self._forgetting:
             (outcome,) = self._publisher.publish([entry])
+            self._publisher.close()  # nothing answers the server's pings until the next time
         if isinstance(outcome, JournalError):
             raise outcome
         return outcome.revision
@@ -53,8 +54,6 @@ class JetStreamEraser(JetStreamReader):
 
     def close(self) -> None:
         super().close()
-        with self._forgetting:
-            self._publisher.close()
 
     def sweep(self) -> None:
         """Leave the rest to the servers: their Raft logs have the messages for some minutes."""

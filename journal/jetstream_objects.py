@@ -34,8 +34,8 @@ CLAIMED = 30 * 60.0
 ANSWER_WITHIN = 2.0
 """Seconds that NATS has for an answer."""
 
-AGAIN_WITHIN, PAUSE = 8.0, 0.25
-"""Seconds in which a request is sent again, and between two: a leader may be elected meanwhile."""
+AGAIN_WITHIN, PAUSE = 15.0, 0.25
+"""Seconds in which a request is sent again, and between two: an election takes up to 10 s."""
 
 FULL, NOT_NOW = 10077, 503
 """JetStream's error of a stream that has no room; its code of what may do better at once."""

@@ -14,7 +14,7 @@ import msgspec
 from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut, JournalError, TooLarge, Unavailable
 from journal.jetstream_access import Access
-from journal.jetstream_connection import Connection
+from journal.jetstream_connection import Connection, one_line
 from journal.jetstream_message import headers_of, subject_of
 from journal.jetstream_wire import FAILURES, Wire, header_block
 from metrics.definitions import DUPLICATES
@@ -46,9 +46,6 @@ STORE_FAILED = 10077
 NOT_NOW = 429, 503
 """JetStream's codes of what may do better at once, as while a leader is elected; and of
 `STORE_FAILED`."""
-
-MAX_REASON = 200
-"""Characters of an error of JetStream that are shown."""
 
 Outcome = Appended | JournalError
 
@@ -146,7 +143,7 @@ class Publisher:
             except Unavailable as error:
                 return error
             except FAILURES as error:
-                self._reason = str(error)[:MAX_REASON]
+                self._reason = one_line(str(error) or type(error).__name__)
                 self.close()
             if not _unknown(appends):
                 break
@@ -175,7 +172,13 @@ class Publisher:
         self._connection.wait_until_usable()
         if self._wire and self._wire.server != self._connection.server:
             self.close()
-        self._wire = self._wire or Wire(self._access, self._connection.server)
+        if not self._wire:
+            server = self._connection.server
+            try:
+                self._wire = Wire(self._access, server)
+            except FAILURES:
+                self._connection.leave(server)
+                raise
         return self._wire
 
     def _ask(self, wire: Wire, appends: Sequence[_Append]) -> None:
@@ -228,7 +231,7 @@ class Publisher:
 
     def _split(self, wire: Wire, appends: Sequence[_Append], error: _Error) -> None:
         """Note a refusal. A batch with a repetition is refused as a whole: publish its halves."""
-        self._reason = error.description[:MAX_REASON]
+        self._reason = one_line(error.description)
         if error.asks_for_another():
             return
         if len(appends) > 1:
@@ -237,7 +240,7 @@ class Publisher:
             self._ask(wire, appends[half:])
         elif appends[0].outcome is None:
             kind = TooLarge if error.err_code in TOO_LARGE else Unavailable
-            appends[0].outcome = kind(f"JetStream refuses it: {self._reason}")
+            appends[0].outcome = kind(f"JetStream refuses entries: {self._reason}")
 
 
 def _unknown(appends: Sequence[_Append]) -> list[_Append]:
@@ -249,10 +252,10 @@ def _note_revisions(appends: Sequence[_Append], answer: _Answer) -> None:
     first = answer.seq - len(appends) + 1
     if answer.count != len(appends) or first < 1:
         return
-    DUPLICATES.values[("append",)] += answer.duplicate
     for revision, append in enumerate(appends, first):
         if not isinstance(append.outcome, Appended):
             append.outcome = Appended(revision, answer.duplicate)
+            DUPLICATES.values[("append",)] += answer.duplicate
 
 
 def _of_copy(outcome: Outcome, *, is_first: bool) -> Outcome:

@@ -23,6 +23,9 @@ BUFFER = 256 * 1024
 MAX_LINE = 64 * 1024
 """Bytes of a line of the protocol, INFO included."""
 
+MAX_MESSAGE = 65 * 1024 * 1024
+"""Bytes of a message: those of the largest `max_payload`, and more headers of an answer."""
+
 ANSWER_WITHIN = 2.0
 """Seconds without a byte after which a server is given up."""
 
@@ -32,7 +35,13 @@ SHORTEST = 0.001
 END_WITHIN = 30.0
 """Seconds in which an answer must have come to its end."""
 
-OPTIONS = {"verbose": False, "pedantic": False, "headers": True, "no_responders": True}
+OPTIONS = {
+    "name": "desk",
+    "verbose": False,
+    "pedantic": False,
+    "headers": True,
+    "no_responders": True,
+}
 """Fields of CONNECT."""
 
 FAILURES = OSError, ValueError, LookupError, NatsError
@@ -176,6 +185,8 @@ class Wire:
     def _message(self, words: list[bytes]) -> Message:
         """Read the message that a line announces."""
         header_size, size = int(words[-2]) if words[0] == b"HMSG" else 0, int(words[-1])
+        if not 0 <= header_size <= size <= MAX_MESSAGE:
+            raise ValueError("the server announces a message of an impossible size")
         content = self._file.read(size + 2)
         if len(content) < size:
             raise ConnectionError("the connection was closed")

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, cast
 import click
 
 COMMANDS = {
-    "serve": ("command.cli.server:serve", "Run gateway and service on this machine."),
+    "serve": ("command.cli.server:serve", "Run gateway, service and console on this machine."),
     "gateway": ("command.cli.server:gateway", "Run the gateway: callbacks by HTTP to the journal."),
     "service": ("command.cli.server:service", "Run the service: the journal's sessions by gRPC."),
     "simulate": ("simulator.command:simulate", "Send simulated callbacks as Desk would."),
@@ -34,7 +34,7 @@ COMMANDS = {
     ),
     "console": (
         "command.cli.console:console",
-        "Show sessions, rejections, reports and health in a browser.",
+        "Show the board, sessions, reports and health in a browser.",
     ),
     "keys": ("command.cli.keys:keys", "Edit and check the clients file: who may call the API."),
     "health": ("command.cli.health:health", "Exit with 0 if a process is ready."),
@@ -121,6 +121,6 @@ def main() -> None:
     """Receive Tencent Cloud Desk's session callbacks, keep them, and serve sessions over gRPC.
 
     `desk serve` runs everything. Settings are environment variables, see `.env.example`. The client
-    commands (sessions, board, report, rejections, watch, forget, status) connect to --target, to
-    DESK_TARGET, or to DESK_GRPC_LISTEN.
+    commands (sessions, board, report, rejections, watch, forget, status, console) connect to
+    --target, to DESK_TARGET, or to DESK_GRPC_LISTEN.
     """

@@ -87,7 +87,10 @@ def _maker() -> Iterator[Callable[[Path], Content]]:
 
 
 def _to_stdout(make: Callable[[Path], Content]) -> Content:
-    with journal_backup.temporary(data_directory()) as copy:
+    directory = data_directory()
+    if not directory.is_dir():
+        fail(f"DESK_DATA_DIR, in which the backup is made first, is not there: {directory}")
+    with journal_backup.temporary(directory) as copy:
         content = make(copy)
         with copy.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)

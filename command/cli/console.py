@@ -11,9 +11,12 @@ import click
 
 from command.address import DEFAULT_CONSOLE, Address
 from command.cli.connection import security_target
-from command.cli.parameters import current_zone, time_zone_option
+from command.cli.parameters import current_zone, time_zone_option_of
 from command.console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
+from command.runtime import runtime_folder
 from command.sockets import CannotListen, bound_address, listen
+from metrics.endpoint import open_endpoint
+from metrics.page import serve_page
 from simulator.connection import connect
 
 
@@ -68,7 +71,15 @@ class _Listen(click.ParamType[Address]):
     show_envvar=True,
     help="Addresses of such proxies, with commas between them.",
 )
-@time_zone_option
+@click.option(
+    "--metrics-listen",
+    "metrics_address",
+    type=_Listen(),
+    envvar="DESK_METRICS_LISTEN",
+    show_envvar=True,
+    help="Address of the page of metrics; none by default.",
+)
+@time_zone_option_of("DESK_TIME_ZONE", "TZ")
 @security_target
 def console(
     *,
@@ -76,6 +87,7 @@ def console(
     password_file: Path | None,
     user_header: str,
     proxies: str,
+    metrics_address: Address | None,
     target: str,
     security: dict[str, Any],
 ) -> None:
@@ -94,7 +106,9 @@ def console(
         listener = listen(address)
     except (ConsoleError, CannotListen) as error:
         raise click.UsageError(str(error)) from None
-    with closing(listener):
+    with closing(listener), runtime_folder() as runtime:
+        if metrics_address:
+            _serve_metrics(metrics_address, runtime)
         url = f"http://{bound_address(listener).from_here()}"
 
         async def run() -> None:
@@ -112,3 +126,14 @@ def console(
             )
 
         asyncio.run(run())
+
+
+def _serve_metrics(address: Address, runtime: Path) -> None:
+    """Serve the page of this process. If the address is in use, warn and go on."""
+    try:
+        listener = listen(address)
+    except CannotListen as error:
+        click.echo(f"desk: metrics are not served: {error}", err=True)
+        return
+    open_endpoint(runtime, "console")
+    serve_page(listener, runtime)

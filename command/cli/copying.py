@@ -16,6 +16,7 @@ from command.settings import NatsSettings
 from display.texts import count_of
 from journal.backup import put_in_place
 from journal.copying import Compared, Source, check_target, compare, copy_entries
+from journal.errors import OtherEntries
 from journal.sqlite_copy import FileTarget
 from storage.lock import FileLock
 
@@ -74,10 +75,16 @@ def _to_stream(path: Path, settings: NatsSettings) -> tuple[Compared, str]:
         progress_bar() as report,
     ):
         check_target(source, target)
-        if target.head() < source.head():
-            target.begin()
-        copy_entries(source, target, report)
-        compared = compare(source, target, report)
+        is_in_use = target.head() < source.head() and target.begin()
+        try:
+            copy_entries(source, target, report)
+            compared = compare(source, target, report)
+        except OtherEntries as error:
+            if not is_in_use:
+                raise
+            target.finish()
+            why = "a gateway writes the stream, which stays in use"
+            raise OtherEntries(f"{error}: {why}") from None
         if is_stopped:
             target.finish()
             return compared, ""

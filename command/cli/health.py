@@ -12,7 +12,7 @@ import click
 from command.address import Address
 from command.cli import Group, error_text
 from command.cli.health_call import is_serving
-from command.endpoints import gateway_address, service_address
+from command.endpoints import console_address, gateway_address, service_address
 from simulator.connection import security_options
 
 TIMEOUT = "Seconds to wait for the answer."
@@ -32,17 +32,17 @@ def health() -> None:
 )
 def gateway_health(url: str, timeout: float) -> None:
     """Ask the gateway at URL, by default http://DESK_HTTP_LISTEN/readyz."""
-    parts = urlsplit(url or f"http://{_listening(gateway_address)}/readyz")
-    if parts.scheme != "http" or not parts.hostname:
-        raise click.UsageError("URL must be http://host:port/path")
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
-    try:
-        connection.request("GET", parts.path or "/readyz")
-        status = connection.getresponse().status
-    except (OSError, http.client.HTTPException) as error:
-        _not_ready(f"{parts.netloc}: {error_text(error)}")
-    if status != http.client.OK:
-        _not_ready(f"{parts.netloc}: HTTP status {status}")
+    _ask_by_http(url or f"http://{_listening(gateway_address)}", "/readyz", timeout)
+
+
+@health.command("console")
+@click.argument("url", default="")
+@click.option(
+    "--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True, help=TIMEOUT
+)
+def console_health(url: str, timeout: float) -> None:
+    """Ask the console at URL, by default http://DESK_CONSOLE_LISTEN/livez."""
+    _ask_by_http(url or f"http://{_listening(console_address)}", "/livez", timeout)
 
 
 @health.command("service")
@@ -60,6 +60,21 @@ def service_health(target: str, timeout: float, security: dict[str, Any]) -> Non
         _not_ready(f"{target}: {error_text(error)}")
     if not serving:
         _not_ready(f"{target}: not serving")
+
+
+def _ask_by_http(url: str, path: str, timeout: float) -> None:
+    """Exit with 1 unless the answer is 200; `path` is for a URL that has none."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise click.UsageError("URL must be http://host:port/path")
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+    try:
+        connection.request("GET", parts.path or path)
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        _not_ready(f"{parts.netloc}: {error_text(error)}")
+    if status != http.client.OK:
+        _not_ready(f"{parts.netloc}: HTTP status {status}")
 
 
 def _is_serving(target: str, timeout: float, security: dict[str, Any]) -> bool:

@@ -40,7 +40,7 @@ def _clients_file() -> str:
     except (OSError, ValueError) as error:
         raise click.UsageError(error_text(error)) from None
     if path is None:
-        raise click.UsageError("which file? --file or DESK_CLIENTS_FILE says it")
+        raise click.UsageError("no clients file is named: set --file or DESK_CLIENTS_FILE")
     return path
 
 

@@ -1,6 +1,8 @@
 """Parameter types of the command line: enum values, moments and time zones."""
 
+import os
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
@@ -79,7 +81,8 @@ def _keep_zone(ctx: click.Context, param: click.Parameter, name: str) -> None:
         ctx.meta[_ZONE] = time_zone(name.removeprefix(":"))  # TZ may have the colon
     except ValueError:
         problem = f"{name!r} is not a time zone such as Asia/Shanghai"
-        if param.name and ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
+        given = param.name and ctx.get_parameter_source(param.name)
+        if given is ParameterSource.ENVIRONMENT and os.environ.get("TZ") == name:
             click.echo(f"desk: TZ: {problem}: times are in UTC", err=True)
         else:
             raise click.BadParameter(problem) from None
@@ -92,16 +95,21 @@ def current_zone() -> tzinfo:
     return zone
 
 
-time_zone_option = click.option(
-    "--time-zone",
-    metavar="NAME",
-    envvar="TZ",
-    default="UTC",
-    show_default=True,
-    show_envvar=True,
-    is_eager=True,  # the zone is known before times are read
-    expose_value=False,
-    callback=_keep_zone,
-    help="Time zone of the times shown, and of times given without an offset, such as "
-    "Asia/Shanghai.",
-)
+def time_zone_option_of(*variables: str) -> Callable[[Any], Any]:
+    """Return the option --time-zone. The first of the variables that is set is its default."""
+    return click.option(
+        "--time-zone",
+        metavar="NAME",
+        envvar=variables,
+        default="UTC",
+        show_default=True,
+        show_envvar=True,
+        is_eager=True,  # the zone is known before times are read
+        expose_value=False,
+        callback=_keep_zone,
+        help="Time zone of the times shown, and of times given without an offset, such as "
+        "Asia/Shanghai.",
+    )
+
+
+time_zone_option = time_zone_option_of("TZ")

@@ -49,7 +49,7 @@ log = structlog.get_logger()
 
 @click.command(epilog=STOPPING)
 def serve() -> None:
-    """Run gateway and service on this machine, with the journal in DESK_DATA_DIR."""
+    """Run gateway, service and console on this machine, with the journal in DESK_DATA_DIR."""
     settings = _load(TrialSettings)
     if settings.is_trial:
         app = settings.sdk_app_ids[0]

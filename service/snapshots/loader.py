@@ -22,6 +22,9 @@ from service.view.errors import sqlite_errors
 from service.view.locks import lock
 from storage.files import sync
 
+AGAIN = 2.0
+"""Seconds before another attempt to load one, if NATS does not answer: a leader may be elected."""
+
 ATTEMPTS = 5
 """Snapshots that a replica tries at most, of which each may be the same one, before it replays."""
 
@@ -80,7 +83,9 @@ def _try_to_load(snapshots: Snapshots, snapshot: Snapshot, unusable: set[str], s
         if not stop.is_set():
             name = snapshot.stored.name
             log.warning("snapshot_not_usable", name=name, reason=str(problem))
-        if not isinstance(problem, Unavailable):
+        if isinstance(problem, Unavailable):
+            stop.wait(AGAIN)
+        else:
             unusable.add(snapshot.stored.nuid)
         return False
     return True

@@ -283,6 +283,15 @@ def test_a_backup_through_a_pipe_is_the_same(data: Path, tmp_path: Path) -> None
     assert bodies(tmp_path / "other") == bodies(data)
 
 
+def test_a_backup_through_a_pipe_without_a_directory_is_one_line(tmp_path: Path) -> None:
+    answer = desk("backup", "--to-stdout", data=tmp_path / "none")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == (
+        "desk: DESK_DATA_DIR, in which the backup is made first, is not there: "
+        f"{tmp_path / 'none'}\n"
+    )
+
+
 def test_a_restored_journal_is_another_one_without_views(data: Path, tmp_path: Path) -> None:
     assert desk("backup", tmp_path / "b.db", data=data).returncode == 0
     (data / "view-0123.db").touch()

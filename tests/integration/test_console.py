@@ -17,6 +17,7 @@ from console.live import Live, TooManyListeners
 from console.page import csv_of
 from console.protection import HEADERS, Access
 from tests.support.callbacks import APP, NOON, SESSION, body, life
+from tests.support.commands import invoke
 from tests.support.console import Answer, Console, console
 from tests.support.processes import ROOT, run, start
 from tests.support.rpc import Worker, World, service, until
@@ -335,6 +336,7 @@ def test_the_vendored_files_are_those_that_were_released():
 def test_serve_shows_the_console_and_goes_on_if_its_address_is_taken(tmp_path: Path):
     with start("serve", data_dir=tmp_path / "data", DESK_CONSOLE_LISTEN="127.0.0.1:0") as desk:
         address = desk.ready()["console"]
+        assert invoke("health", "console", f"http://{address}").returncode == 0
         taken = {"data_dir": tmp_path / "other", "DESK_CONSOLE_LISTEN": address}
         with start("serve", **taken) as other:
             assert other.ready()["console"] == ""
@@ -342,6 +344,12 @@ def test_serve_shows_the_console_and_goes_on_if_its_address_is_taken(tmp_path: P
             assert "DESK_CONSOLE_LISTEN: cannot listen" in warned["reason"]
             assert other.terminate() == 0
         assert desk.terminate() == 0
+
+
+def test_a_console_in_a_time_zone_that_does_not_exist_does_not_start():
+    done = invoke("console", DESK_TIME_ZONE="Mars/Olympus")
+    assert done.returncode == 2
+    assert "'Mars/Olympus' is not a time zone" in done.stderr
 
 
 def test_a_console_that_anybody_could_see_does_not_start(tmp_path: Path):

@@ -1,5 +1,6 @@
 """docker-compose.cluster.yml without Docker: any part dies, and nobody notices."""
 
+import base64
 import json
 import os
 import re
@@ -124,6 +125,8 @@ def test_no_callback_is_lost_while_one_part_of_each_kind_dies(tmp_path: Path) ->
         assert replicas_agree(project)
         watching = RunningPrometheus(project.hosts["prometheus"])
         eventually(lambda: watching.value('sum(up{job="desk"})') == 4)
+        assert watching.value('up{job="desk-console"}') == 1
+        assert agreement_in_the_console(project) == "yes"
 
     assert load.runs
     for summary in load.runs:
@@ -162,6 +165,19 @@ def replicas_agree(project: Project) -> bool:
     authority = f"{project.directory}/authority.pem"
     asked = run("status", "--tls-ca", authority, "--tls-name", "service", target=both)
     return asked.returncode == 0
+
+
+def agreement_in_the_console(project: Project) -> str:
+    """Return what the console says of both services."""
+    password = base64.b64encode(":".join(cluster.VIEWER).encode()).decode()
+    request = urllib.request.Request(
+        f"http://{project.address('console', 8081)}/health.json",
+        headers={"Authorization": f"Basic {password}"},
+    )
+    with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
+        health = json.load(answer)
+    assert [each["error"] for each in health["replicas"]] == ["", ""]
+    return str(health["agreement"])
 
 
 def status_through_nginx(project: Project) -> int:

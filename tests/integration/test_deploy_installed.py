@@ -1,11 +1,13 @@
 """Desk Sessions as docs/install.md installs it: from wheels, behind nginx, with Prometheus."""
 
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from itertools import count
@@ -17,7 +19,7 @@ from tests.support import nginx, prometheus, wheels
 from tests.support.certificates import Authority
 from tests.support.loopback import own_address
 from tests.support.processes import DEADLINE, ROOT, SDK_APP_ID, descendants
-from tests.support.units import Installation, another_user
+from tests.support.units import UNITS, Installation, another_user
 from tests.support.waiting import eventually
 
 pytestmark = [
@@ -32,13 +34,13 @@ TOKEN = "xxxxyyyy"
 WITHIN = 90.0
 """Seconds until an alert fires or ends: many times what it takes on a quiet machine."""
 
-GATEWAY, SERVICE = "desk-gateway.service", "desk-service.service"
+GATEWAY, SERVICE, CONSOLE = UNITS
 TARGET_DOWN = "DeskTargetDown"
 PROCESS_MISSING = "DeskProcessMissing"
 
 
 class Site:
-    """Both units of an installation from the wheels, nginx and Prometheus."""
+    """The units of an installation from the wheels, nginx and Prometheus."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.directory = directory
@@ -51,7 +53,7 @@ class Site:
         self.certificate = self.authority.issue("grpc", f"IP:{self.host}")
         self._seeds = count()
         self._configure()
-        for unit in (GATEWAY, SERVICE):
+        for unit in UNITS:
             self.units.start(unit)
         self.healthy()
         self.nginx = ExitStack()
@@ -84,12 +86,14 @@ class Site:
         )
         self.key = self.units.etc / "board.key"
         self.key.write_text(created.stdout)
-        self.units.hand_over(tokens, clients, self.certificate.key)
+        self.units.hand_over(tokens, clients, self.certificate.key, self.key)
         (self.units.etc / "desk.env").write_text(
             f"DESK_SDK_APP_IDS={SDK_APP_ID}\n"
             f"DESK_GRPC_TLS_CERT={self.certificate.chain}\n"
             f"DESK_GRPC_TLS_KEY={self.certificate.key}\n"
             f"DESK_CLIENTS_FILE={clients}\n"
+            f"DESK_CLIENT_TLS_CA={self.authority.file}\n"  # the console's
+            f"DESK_CLIENT_KEY_FILE={self.key}\n"
             "DESK_HANG_TIMEOUT=600\n"  # so that a test decides when a stopped process goes on
         )
 
@@ -117,9 +121,9 @@ class Site:
         return (done.stdout + done.stderr).splitlines()[-1]
 
     def healthy(self) -> None:
-        """Wait until gateway and service are ready."""
-        readyz = f"http://{self.host}:8080/readyz"
-        for check in (("gateway", readyz), ("service", self.grpc)):
+        """Wait until all units are ready."""
+        gateway, console = (f"http://{self.host}:{port}" for port in (8080, 8081))
+        for check in (("gateway", gateway), ("service", self.grpc), ("console", console)):
             eventually(partial(self._is_healthy, *check), within=WITHIN)
 
     def _is_healthy(self, process: str, address: str) -> bool:
@@ -163,6 +167,7 @@ def test_an_installation_works_and_each_alert_fires_alone_and_ends() -> None:
         send_callbacks_through_https_and_read_them_with_a_key(site)
         for provoke in (
             stop_the_gateway,
+            stop_the_console,
             hang_the_follower,
             guess_tokens_while_nobody_reads_the_log,
             take_a_certificate_that_ends_in_five_days,
@@ -177,6 +182,10 @@ def send_callbacks_through_https_and_read_them_with_a_key(site: Site) -> None:
 
     assert verified.startswith("no difference")
     assert site.run("sessions", "list").returncode != 0  # without the key
+    page = urllib.request.Request(f"http://{site.host}:8081/sessions.json")
+    page.add_header("Host", "localhost")
+    with urllib.request.urlopen(page, timeout=DEADLINE) as answer:
+        assert len(json.load(answer)["sessions"]) == 20
     eventually(lambda: site.prometheus.value("sum(desk_callbacks_total)") > 0)
     eventually(lambda: site.prometheus.value('count(up{job="desk"} == 1)') == 2)
     site.expect()
@@ -188,6 +197,13 @@ def stop_the_gateway(site: Site) -> None:
     site.expect((TARGET_DOWN, f"{site.host}:9464"), (PROCESS_MISSING, "gateway"))
 
     site.units.start(GATEWAY)
+
+
+def stop_the_console(site: Site) -> None:
+    site.units.stop(CONSOLE)
+    site.expect(("DeskConsoleMissing", ""))
+
+    site.units.start(CONSOLE)
 
 
 def hang_the_follower(site: Site) -> None:

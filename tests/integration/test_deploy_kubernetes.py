@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from command.cli import COMMANDS
 from command.settings import Settings
 from command.supervisor import STOP_WITHIN
+from console.protection import LIVE as ALIVE
 from gateway.options import LIVE, READY
 
 pytestmark = pytest.mark.tools
@@ -39,6 +40,13 @@ def cluster() -> Iterator[Any]:
         yield from documents(f"cluster/{name}")
 
 
+def console() -> Iterator[Any]:
+    """Return what `kubectl apply -k` makes of the console."""
+    (kustomization,) = documents("console/kustomization.yaml")
+    for name in kustomization["resources"]:
+        yield from documents(f"console/{name}")
+
+
 def resource(kind: str, name: str = "desk-sessions") -> Any:
     (found,) = (
         each for each in resources() if (each["kind"], each["metadata"]["name"]) == (kind, name)
@@ -63,7 +71,7 @@ def environment(container: str) -> dict[str, str]:
     "manifest",
     [
         pytest.param(each, id=f"{each['kind']}-{each['metadata']['name']}")
-        for each in (*resources(), *cluster())
+        for each in (*resources(), *cluster(), *console())
     ],
 )
 def test_the_schema_of_kubernetes_accepts_the_manifest(manifest: Any) -> None:
@@ -289,3 +297,70 @@ def test_the_users_of_nats_have_the_permissions_that_those_of_compose_have() -> 
 def words(permissions: str) -> list[str]:
     """Return the words of permissions, in the format of NATS or in JSON."""
     return re.findall(r"[^\s{}\[\]:,\"]+", permissions)
+
+
+def of_console(kind: str) -> Any:
+    (found,) = (each["spec"] for each in console() if each["kind"] == kind)
+    return found
+
+
+def test_every_manifest_of_the_console_is_applied() -> None:
+    (kustomization,) = documents("console/kustomization.yaml")
+
+    files = {path.name for path in MANIFESTS.glob("console/*.yaml")}
+    assert set(kustomization["resources"]) == files - {"kustomization.yaml"}
+
+
+def test_the_console_is_confined_as_the_service_is_and_has_none_of_its_files() -> None:
+    here = of_console("Deployment")["template"]["spec"]
+    (container,) = here["containers"]
+    volumes = {each["name"]: {*each} - {"name"} for each in here["volumes"]}
+
+    assert container["args"] == ["console"]
+    assert container["image"] == containers()["service"]["image"]
+    assert here["securityContext"] == pod()["securityContext"]
+    assert container["securityContext"] == containers()["service"]["securityContext"]
+    assert container["resources"]["limits"]["memory"]
+    assert volumes == {"tmp": {"emptyDir"}, "passwords": {"secret"}}
+
+
+def test_the_console_listens_where_its_probes_and_its_service_look() -> None:
+    (container,) = of_console("Deployment")["template"]["spec"]["containers"]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    ports = {port["name"]: f"0.0.0.0:{port['containerPort']}" for port in container["ports"]}
+
+    assert set(given) - {"DESK_TARGET"} <= SETTINGS
+    assert ports == {
+        "console": given["DESK_CONSOLE_LISTEN"],
+        "metrics": given["DESK_METRICS_LISTEN"],
+    }
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"] == {"path": ALIVE, "port": "console"}
+    assert [port["targetPort"] for port in of_console("Service")["ports"]] == ["console"]
+    (rule,) = of_console("Ingress")["rules"]
+    (path,) = rule["http"]["paths"]
+    (name,) = (each["metadata"]["name"] for each in console() if each["kind"] == "Service")
+    assert path["backend"]["service"] == {"name": name, "port": {"name": "console"}}
+
+
+def test_the_policies_let_the_console_reach_the_service_and_nothing_else() -> None:
+    labels = of_console("Deployment")["template"]["metadata"]["labels"]
+    policy = of_console("NetworkPolicy")
+    service, _names = policy["egress"]
+    (selection,) = service["to"][0]["podSelector"]["matchExpressions"]
+    served = {
+        "desk-sessions": resource("NetworkPolicy")["spec"],
+        "desk-service": in_cluster("NetworkPolicy", "desk-service"),
+    }
+
+    for selector in (of_console("Service")["selector"], policy["podSelector"]["matchLabels"]):
+        assert selector.items() <= labels.items()
+    assert set(selection["values"]) == set(served)
+    for accepting in served.values():
+        callers = [
+            peer["podSelector"]["matchLabels"]
+            for rule in accepting["ingress"]
+            for peer in rule["from"]
+            if "podSelector" in peer and rule["ports"][0]["port"] == "grpc"
+        ]
+        assert any(caller.items() <= labels.items() for caller in callers)

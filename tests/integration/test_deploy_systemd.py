@@ -15,9 +15,12 @@ from command.settings import Settings
 from command.supervisor import STOP_WITHIN
 from journal.sqlite import SqliteWriter
 from tests.support.commands import invoke
-from tests.support.units import SYSTEMD, UNITS, directives
+from tests.support.units import COMMON, SYSTEMD, UNITS, directives
 
 pytestmark = pytest.mark.tools
+
+SERVERS = UNITS[:2]
+"""The units that use the journal or the view, and follow their files."""
 
 BACKUP = ("desk-backup.service", "desk-backup.timer")
 
@@ -72,9 +75,33 @@ def test_every_variable_of_a_unit_is_a_setting(unit: str) -> None:
     assert variables <= SETTINGS
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", SERVERS)
 def test_a_reload_reaches_the_command(unit: str) -> None:
     assert directives(unit)["ExecReload"] == ["kill -HUP $MAINPID"]
+
+
+def test_the_console_cannot_read_the_journal_and_is_not_ended_by_a_reload() -> None:
+    console, service = directives("desk-console.service"), directives("desk-service.service")
+    accounts = re.findall(r"^u (\S+)", (SYSTEMD / "desk.sysusers.conf").read_text(), re.MULTILINE)
+
+    assert service["User"] == service["Group"] == accounts[:1]
+    assert (service["StateDirectory"], service["StateDirectoryMode"]) == (["desk"], ["0700"])
+    assert console["User"][-1:] == console["Group"][-1:] == accounts[1:]
+    assert console["StateDirectory"] == console["ExecReload"] == []
+    (own,) = (SYSTEMD / "desk-console.service.d").iterdir()
+    assert own.name > COMMON.name  # systemd reads drop-ins in the order of their names
+
+
+def test_no_two_units_serve_metrics_at_one_address() -> None:
+    listening = {
+        value
+        for unit in UNITS
+        for value in directives(unit)["Environment"]
+        if value.startswith("DESK_METRICS_LISTEN=")
+    }
+    assert len(listening) == len(UNITS) - 1  # the gateway has the default
+    scraped = (SYSTEMD.parent / "prometheus" / "prometheus.yml").read_text()
+    assert all(f'"{each.partition("=")[2]}"' in scraped for each in listening)
 
 
 def test_the_timer_starts_a_backup_of_the_journal_that_ends(tmp_path: Path) -> None:
@@ -100,7 +127,7 @@ def test_only_the_gateway_is_given_the_tokens() -> None:
     assert directives("desk-gateway.service")["LoadCredential"] == [
         "callback_tokens:/etc/desk/callback_tokens"
     ]
-    assert "LoadCredential" not in directives("desk-service.service")
+    assert not any("LoadCredential" in directives(unit) for unit in UNITS[1:])
 
 
 @pytest.mark.parametrize("unit", UNITS)

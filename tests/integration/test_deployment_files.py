@@ -1,13 +1,16 @@
 """docker-compose.yml and Dockerfile without Docker: the same commands, the same environment."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from urllib.error import HTTPError
 from zipfile import ZipFile
 
 import pytest
@@ -76,6 +79,8 @@ CONSOLE = {
     "DESK_CONSOLE_PASSWORD_FILE",
     "DESK_CONSOLE_USER_HEADER",
     "DESK_CONSOLE_PROXIES",
+    "DESK_METRICS_LISTEN",
+    "DESK_TIME_ZONE",
 }
 """The settings that each container reads."""
 
@@ -94,6 +99,9 @@ DECIDED = JOURNAL | {
 
 BEGIN = {"SessionId": "a-session", "Event": "SessionBegin", "EventTime": 1_725_540_020_000}
 
+DESK = ("gateway", "service", "console")
+"""The services that are commands of `desk`."""
+
 STARTED = ("service", "gateway", "nginx")
 """The services that `docker compose up` starts."""
 
@@ -104,8 +112,11 @@ def project(tmp_path: Path) -> Iterator[Project]:
     authority = Authority(tmp_path)
     tokens = tmp_path / "tokens"
     tokens.write_text(f"{SDK_APP_ID}={TOKEN}\n")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "console_passwords").write_text("ann:secret\n")
     variables = {
         **REQUIRED,
+        "CONFIG_DIR": f"{tmp_path}/config",
         "DESK_CALLBACK_TOKENS_FILE": str(tokens),
         "TLS_CERTIFICATE_FILE": f"{tmp_path}/authority-nginx.pem",
         "TLS_KEY_FILE": f"{tmp_path}/authority-nginx.key",
@@ -156,6 +167,28 @@ def test_the_health_checks_tell_when_a_container_has_stopped(project: Project) -
         assert not project.is_healthy(name)
 
 
+@pytest.mark.skipif(not NGINX, reason="there is no nginx")
+def test_the_console_shows_what_the_service_has_to_who_has_a_password(project: Project) -> None:
+    simulate(project)
+    project.start("console")
+    eventually(partial(project.is_healthy, "console"), within=DEADLINE)
+    page = f"http://{project.address('console', 8081)}/sessions.json"
+
+    with pytest.raises(HTTPError, match="401"):
+        urllib.request.urlopen(page, timeout=DEADLINE)
+    password = {"Authorization": "Basic YW5uOnNlY3JldA=="}
+    eventually(lambda: len(json.loads(read(page, **password))["sessions"]) == 5, within=DEADLINE)
+    metrics = read(f"http://{project.address('console', 9464)}/metrics")
+    assert 'process_start_time_seconds{process="console"}' in metrics
+    assert project.stop("console") == 0
+    assert not project.is_healthy("console")
+
+
+def read(url: str, **headers: str) -> str:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+        return str(answer.read().decode())
+
+
 @pytest.mark.parametrize("missing", REQUIRED)
 def test_compose_refuses_to_start_without_what_has_no_default(missing: str) -> None:
     variables = {name: value for name, value in REQUIRED.items() if name != missing}
@@ -193,17 +226,18 @@ def test_only_nginx_is_published_to_the_network() -> None:
     assert "ports" not in services["backup"]
     assert services["nginx"]["ports"] == ["443:443"]
     assert all(port.startswith("127.0.0.1:") for port in services["service"]["ports"])
+    assert all(port.startswith("127.0.0.1:") for port in services["console"]["ports"])
     assert services["nginx-grpc"]["profiles"] == ["grpc"]
 
 
-@pytest.mark.parametrize("name", ["gateway", "service"])
+@pytest.mark.parametrize("name", DESK)
 def test_a_container_is_given_the_time_it_needs_to_stop(name: str) -> None:
     container = read_compose(**REQUIRED)["services"][name]
 
     assert float(container["stop_grace_period"].removesuffix("s")) > STOP_WITHIN + 1
 
 
-@pytest.mark.parametrize("name", ["gateway", "service"])
+@pytest.mark.parametrize("name", DESK)
 def test_every_variable_that_compose_sets_is_a_setting(name: str) -> None:
     environment = read_compose(**REQUIRED)["services"][name]["environment"]
 
@@ -321,8 +355,8 @@ def test_the_image_runs_the_desk_command_without_a_shell_between_it_and_signals(
     assert dockerfile("ENTRYPOINT") == ['["desk"]']
     assert dockerfile("STOPSIGNAL") == ["SIGTERM"]
     services = read_compose(**REQUIRED)["services"]
-    assert all(services[name]["command"] == [name] for name in ("gateway", "service"))
-    assert {"gateway", "service"} <= set(COMMANDS)
+    assert all(services[name]["command"] == [name] for name in DESK)
+    assert set(DESK) <= set(COMMANDS)
 
 
 def test_image_and_compose_agree_on_user_volume_and_ports() -> None:
@@ -335,10 +369,9 @@ def test_image_and_compose_agree_on_user_volume_and_ports() -> None:
         services["service"]["environment"]["DESK_GRPC_LISTEN"],
     }
     inside = {address.rpartition(":")[2] for address in listening}
-    metrics = {
-        services[name]["environment"]["DESK_METRICS_LISTEN"] for name in ("gateway", "service")
-    }
-    assert inside | {each.rpartition(":")[2] for each in metrics} == set(
+    others = {services[name]["environment"]["DESK_METRICS_LISTEN"] for name in DESK}
+    others.add(services["console"]["environment"]["DESK_CONSOLE_LISTEN"])
+    assert inside | {each.rpartition(":")[2] for each in others} == set(
         dockerfile("EXPOSE")[0].split()
     )
     assert services["service"]["ports"][0].rpartition(":")[2] in inside
@@ -404,4 +437,5 @@ def test_a_checkout_without_git_is_enough_to_build(tmp_path: Path) -> None:
     assert not any("tests" in path.parts for path in held)
     (metadata,) = (tmp_path / "wheel").glob("*.dist-info")
     assert "desk = command.cli:main" in (metadata / "entry_points.txt").read_text()
-    assert (metadata / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    for licence in ("LICENSE", "console/static/uplot-LICENSE.txt"):
+        assert (metadata / "licenses" / licence).read_bytes() == (ROOT / licence).read_bytes()

@@ -11,6 +11,8 @@ from callback import decoder
 from command import settings
 from command.cli import EXIT_CODES
 from command.settings import Settings
+from console import live, sessions
+from console import server as console
 from gateway import authentication
 from gateway import limits as gateway
 from journal import forgetting, group_commit, jetstream_objects
@@ -124,6 +126,10 @@ LIMITS = {
         f"{requests.MAX_INTERVALS:,}, {requests.MAX_RANGE // 86_400_000}, {calls.report_rows:,}"
     ),
     "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
+    "connections of the console; pages that are live": (
+        f"{console.MAX_CONNECTIONS:,}; {live.MAX_LISTENERS:,}"
+    ),
+    "callbacks on the console's page of a session": f"the last {sessions.MAX_CALLBACKS:,}",
     "view snapshots of a version; their age": (
         f"{publisher.KEPT}; {jetstream_objects.KEEP / 86_400:.0f} days"
     ),

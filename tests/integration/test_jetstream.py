@@ -21,13 +21,9 @@ from journal.jetstream_access import Access
 from journal.spool import SpooledWriter
 from tests.support.certificates import Authority
 from tests.support.journals import PATIENCE, append, append_together, new_entry, read_all
-from tests.support.nats import MIB, NatsServer, nats_server, operator_config
+from tests.support.nats import MIB, NatsServer, at, nats_server, operator_config
 from tests.support.proxy import proxy
 from tests.support.waiting import eventually
-
-
-def through(port: int, options: JetStreamOptions) -> JetStreamOptions:
-    return replace(options, access=Access(servers=(f"nats://127.0.0.1:{port}",)))
 
 
 def name_of(options: JetStreamOptions) -> str:
@@ -70,14 +66,14 @@ def test_a_stream_with_too_few_replicas_is_refused(options: JetStreamOptions) ->
 
 def test_an_old_server_is_refused(nats: NatsServer, options: JetStreamOptions) -> None:
     with proxy(nats.port, change=lambda data: data.replace(b'"2.15.', b'"2.14.')) as old:
-        line = refused(through(old.port, options))
+        line = refused(at(options, old.port))
     assert line.startswith("nats-server 2.14.")
     assert line.endswith("is too old: 2.15 or newer is needed")
 
 
 def test_a_server_that_is_not_there_is_unavailable(options: JetStreamOptions) -> None:
     with pytest.raises(Unavailable, match=r"NATS at nats://127.0.0.1:1: .*Connect call failed"):
-        JetStreamReader(through(1, options))
+        JetStreamReader(at(options, 1))
 
 
 def test_a_stream_that_cannot_be_made_is_unavailable_and_the_reason_is_named(
@@ -220,7 +216,7 @@ def test_a_full_stream_refuses_and_says_so(nats: NatsServer) -> None:
         kept = [append(journal, n, body=b"x" * 100_000).revision for n in range(10)]
         with pytest.raises(Unavailable, match="maximum bytes exceeded"):
             append(journal, "more", body=b"x" * 100_000)
-        assert journal.trouble()
+        assert journal.trouble() == "JetStream refuses entries: maximum bytes exceeded"
         assert [entry.revision for entry in read_all(journal)] == kept
 
 
@@ -433,7 +429,7 @@ def check_works(options: JetStreamOptions) -> None:
 
 
 def test_a_cut_connection_is_made_again(nats: NatsServer, options: JetStreamOptions) -> None:
-    with proxy(nats.port) as way, closing(JetStreamWriter(through(way.port, options))) as journal:
+    with proxy(nats.port) as way, closing(JetStreamWriter(at(options, way.port))) as journal:
         for n in range(5):
             append(journal, n)
             way.cut()
@@ -456,7 +452,7 @@ def test_a_message_that_got_lost_on_the_way_makes_no_gap(
 
     with (
         proxy(nats.port, change=lose) as way,
-        closing(JetStreamWriter(through(way.port, options))) as journal,
+        closing(JetStreamWriter(at(options, way.port))) as journal,
     ):
         revisions = [append(journal, n).revision for n in range(6)]
         assert [entry.revision for entry in journal.read(0, limit=6)] == revisions[:3]

@@ -1,18 +1,20 @@
 """The journal on three nats-servers: replicas, duplicates under way, and the death of a server."""
 
+import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from journal.entry import Entry
 from journal.errors import Unavailable
 from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
 from journal.jetstream_access import Access
-from tests.support.journals import PATIENCE, append_together, new_entry, read_all
+from tests.support.journals import PATIENCE, append, append_together, new_entry, read_all
 from tests.support.nats import NatsServer, nats_cluster
 from tests.support.waiting import eventually
 
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.tools
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
-    with nats_cluster(tmp_path) as servers:
+    with nats_cluster(tmp_path, "lame_duck_grace_period: 25s, lame_duck_duration: 30s") as servers:
         yield servers
 
 
@@ -107,6 +109,30 @@ def test_what_was_acknowledged_survives_the_death_of_any_server(
         stored = [(entry.id, entry.revision) for entry in all_of(reader)]
     assert acknowledged.items() <= dict(stored).items()
     assert len(stored) == len(dict(stored))
+
+
+def test_a_server_that_will_end_is_left_before_it_does(
+    cluster: list[NatsServer], options: JetStreamOptions
+) -> None:
+    with capture_logs() as lines:
+
+        def used() -> str:
+            return str([each["server"] for each in lines if each["event"] == "nats_connected"][-1])
+
+        with closing(eventually(lambda: opened(options), within=60)) as journal:
+            append(journal, "a")
+            (server,) = [each for each in cluster if each.url == used()]
+            server.process.send_signal(signal.SIGUSR2)  # as in an upgrade
+            eventually(lambda: used() != server.url)
+            assert server.process.poll() is None
+            eventually(lambda: has_appended(journal, "b"))
+            assert len(read_all(journal)) == 2
+
+
+def has_appended(journal: JetStreamWriter, name: object) -> bool:
+    with suppress(Unavailable):  # a leader is elected
+        return bool(append(journal, name).revision)
+    return False
 
 
 def read(journal: JetStreamReader) -> list[Entry]:

@@ -22,14 +22,9 @@ from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
 from journal.jetstream_access import Access
 from tests.support.certificates import Authority
 from tests.support.journals import PATIENCE, append, new_entry, read_all
-from tests.support.nats import NatsServer, nats_server
+from tests.support.nats import NatsServer, at, nats_server
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import eventually
-
-
-def at(options: JetStreamOptions, *ports: int) -> JetStreamOptions:
-    servers = tuple(f"nats://127.0.0.1:{port}" for port in ports)
-    return replace(options, access=Access(servers=servers))
 
 
 def appended(journal: JetStreamWriter, name: object, body: bytes = b"{}") -> bool:

@@ -2,20 +2,25 @@
 
 import re
 import threading
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from journal.entry import Appended
+from journal.entry import Appended, NewEntry
 from journal.errors import AppendTimedOut
 from journal.group_commit import CommitLimits
-from journal.jetstream import JetStreamOptions, JetStreamWriter
+from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
+from journal.jetstream_access import Access
+from journal.jetstream_connection import Connection, Link
+from journal.jetstream_publisher import Outcome, Publisher
+from journal.jetstream_wire import Wire
 from tests.support.certificates import Authority
 from tests.support.journals import PATIENCE, append, new_entry, read_all
-from tests.support.nats import NatsServer, nats_server
-from tests.support.proxy import proxy
+from tests.support.nats import NatsServer, at, nats_server
+from tests.support.proxy import Cut, proxy
 from tests.support.waiting import eventually
 
 ANSWER = re.compile(rb'H?MSG \S+ \d+ \d+\r\n\{"stream":"[^\r]+"seq":\d+[^\r]*\r\n')
@@ -48,17 +53,12 @@ def server() -> Server:
     return Server()
 
 
-def through(port: int, options: JetStreamOptions, **access: Path) -> JetStreamOptions:
-    servers = (f"nats://127.0.0.1:{port}",)
-    return replace(options, access=replace(options.access, servers=servers, **access))
-
-
 def test_a_connection_on_which_nothing_is_answered_is_made_again(
     nats: NatsServer, server: Server
 ) -> None:
     with (
         proxy(nats.port, change=server.change) as way,
-        closing(JetStreamWriter(through(way.port, nats.options()))) as journal,
+        closing(JetStreamWriter(at(nats.options(), way.port))) as journal,
     ):
         append(journal, "a")
         append(journal, "b")
@@ -76,9 +76,7 @@ def test_a_connection_that_is_not_used_stays(tmp_path: Path, server: Server) -> 
         nats_server(tmp_path, "ping_interval: 100ms") as nats,
         proxy(nats.port, change=server.change) as way,
         closing(
-            JetStreamWriter(
-                through(way.port, nats.options()), limits=CommitLimits(check_after=0.05)
-            )
+            JetStreamWriter(at(nats.options(), way.port), limits=CommitLimits(check_after=0.05))
         ) as journal,
     ):
         append(journal, "a")
@@ -96,7 +94,7 @@ def test_a_late_answer_is_read_from_a_connection_with_tls(tmp_path: Path, server
         nats_server(tmp_path / "nats", config) as nats,
         proxy(nats.port, change=server.change) as way,
     ):
-        options = through(way.port, nats.options(), tls_ca=authority.file)
+        options = at(nats.options(), way.port, tls_ca=authority.file)
         with closing(JetStreamWriter(options)) as journal:
             append(journal, "a")
             server.delay = 0.6
@@ -104,3 +102,191 @@ def test_a_late_answer_is_read_from_a_connection_with_tls(tmp_path: Path, server
             server.delay = 0.0
             assert appended == Appended(2, duplicate=False)
             assert len(read_all(journal)) == 2
+
+
+# ---- Connections that break ----
+
+
+@contextmanager
+def publisher(port: int, options: JetStreamOptions) -> Iterator[Publisher]:
+    """Give what a journal publishes with, on a stream that is there."""
+
+    async def accept(_link: Link) -> None:
+        pass
+
+    access = at(options, port).access
+    with (
+        closing(Connection(access, accept)) as connection,
+        closing(Publisher(connection, access, options.stream.name)) as publisher,
+    ):
+        yield publisher
+
+
+def entries_of(name: object, count: int, size: int = 2) -> list[NewEntry]:
+    return [new_entry(f"{name}-{number}", body=b"x" * size) for number in range(count)]
+
+
+def stored(options: JetStreamOptions) -> dict[bytes, int]:
+    """Return revisions by id; each id must be there once."""
+    with closing(JetStreamReader(options)) as journal:
+        entries = read_all(journal)  # type: ignore[arg-type]
+    by_id = {entry.id: entry.revision for entry in entries}
+    assert len(by_id) == len(entries)
+    return by_id
+
+
+def revisions(entries: Sequence[NewEntry], outcomes: Sequence[Outcome]) -> dict[bytes, int]:
+    assert all(isinstance(each, Appended) for each in outcomes), outcomes
+    return {
+        entry.id: each.revision
+        for entry, each in zip(entries, outcomes, strict=True)
+        if isinstance(each, Appended)
+    }
+
+
+class CutOnce:
+    """Cuts a connection once, after the byte `place` of the first piece that matches `marker`.
+
+    Attributes:
+        length: of the piece that was cut; 0: none was yet.
+    """
+
+    def __init__(self, marker: bytes, place: int) -> None:
+        self._marker = re.compile(marker)
+        self._place = place
+        self.length = 0
+
+    def __call__(self, data: bytes) -> bytes:
+        if not self.length and self._marker.search(data):
+            self.length = len(data)
+            raise Cut(data[: self._place])
+        return data
+
+
+def cut_everywhere(
+    options: JetStreamOptions,
+    count: int,
+    step: int,
+    publish_through: Callable[[CutOnce, Sequence[NewEntry]], Sequence[Outcome]],
+    marker: bytes,
+) -> None:
+    """Publish entries again and again, with a cut at each place; each must be there once."""
+    JetStreamWriter(options).close()
+    expected: dict[bytes, int] = {}
+    place = 0
+    while True:
+        entries, cut = entries_of(place, count), CutOnce(marker, place)
+        expected |= revisions(entries, publish_through(cut, entries))
+        assert cut.length
+        place += step
+        if place > cut.length:
+            break
+    assert stored(options) == expected
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(("count", "step"), [(1, 1), (16, 5)])
+def test_an_answer_that_is_cut_at_any_byte_is_asked_for_again(
+    nats: NatsServer, count: int, step: int
+) -> None:
+    options = nats.options()
+
+    def publish(cut: CutOnce, entries: Sequence[NewEntry]) -> Sequence[Outcome]:
+        with proxy(nats.port, change=cut) as way, publisher(way.port, options) as journal:
+            return journal.publish(entries)
+
+    cut_everywhere(options, count, step, publish, ANSWER.pattern)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(("count", "step"), [(1, 5), (16, 97)])
+def test_entries_that_are_cut_at_any_byte_are_published_again(
+    nats: NatsServer, count: int, step: int
+) -> None:
+    options = nats.options()
+
+    def publish(cut: CutOnce, entries: Sequence[NewEntry]) -> Sequence[Outcome]:
+        with proxy(nats.port, change_sent=cut) as way, publisher(way.port, options) as journal:
+            return journal.publish(entries)
+
+    cut_everywhere(options, count, step, publish, rb"HPUB desk")
+
+
+@pytest.mark.tools
+def test_a_server_that_takes_no_more_bytes_ends_an_attempt_and_no_entry_is_doubled(
+    nats: NatsServer,
+) -> None:
+    options = nats.options()
+    JetStreamWriter(options).close()
+    entries = entries_of("a", 24, size=500_000)
+    with proxy(nats.port) as way, publisher(way.port, options) as journal:
+        journal.publish(entries_of("first", 1))
+        way.stall()
+        outcomes = journal.publish(entries)
+        assert {type(outcome) for outcome in outcomes} == {AppendTimedOut}
+        way.flow()
+        assert revisions(entries, journal.publish(entries)).items() <= stored(options).items()
+
+
+def test_a_message_of_an_impossible_size_is_not_read(nats: NatsServer, server: Server) -> None:
+    sizes = iter([b"9" * 15, b"-9", b"x"])
+
+    def enlarge(data: bytes) -> bytes:
+        return ANSWER.sub(
+            lambda found: found[0].replace(b"\r\n", next(sizes, b"") + b"\r\n", 1), data
+        )
+
+    options = nats.options()
+    JetStreamWriter(options).close()
+    with proxy(nats.port, change=enlarge) as way, publisher(way.port, options) as journal:
+        assert journal.publish([new_entry("a")]) == [Appended(1, duplicate=True)]
+    assert next(sizes, None) is None
+
+
+def test_a_late_answer_is_not_taken_for_that_of_another_entry(nats: NatsServer) -> None:
+    held: list[bytes] = []
+
+    def hold_first(data: bytes) -> bytes:
+        answers = len(ANSWER.findall(data))
+        if answers and not held:
+            held.append(data)
+            return b""
+        if answers and len(held) == 2:
+            return held.pop() + data
+        if answers:
+            held.append(held[0])
+        return data
+
+    options = nats.options()
+    JetStreamWriter(options).close()
+    with proxy(nats.port, change=hold_first) as way, publisher(way.port, options) as journal:
+        assert journal.publish([new_entry("a")]) == [Appended(1, duplicate=True)]
+        assert journal.publish([new_entry("b")]) == [Appended(2, duplicate=False)]
+        assert journal.publish([new_entry("c")]) == [Appended(3, duplicate=False)]
+
+
+# ---- Servers that take no connection ----
+
+
+def test_a_server_that_takes_no_more_connections_is_left_for_another(nats: NatsServer) -> None:
+    options = nats.options()
+    JetStreamWriter(options).close()
+    with proxy(nats.port) as way:
+        servers = (f"nats://127.0.0.1:{way.port}", nats.url)
+        several = replace(options, access=Access(servers=servers))
+        while True:
+            with closing(JetStreamWriter(several)) as journal:
+                if way.is_used():
+                    way.refuse()
+                    assert append(journal, "a").revision == 1
+                    break
+
+
+def test_a_certificate_for_another_name_is_refused(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    own = authority.issue("nats", "DNS:other.example")
+    config = f"tls {{ cert_file: {own.chain}, key_file: {own.key} }}"
+    with nats_server(tmp_path / "nats", config) as nats:
+        access = replace(nats.options().access, tls_ca=authority.file)
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+            Wire(access, nats.url)

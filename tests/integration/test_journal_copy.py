@@ -275,6 +275,32 @@ def test_a_copy_is_finished_when_the_gateway_has_stopped(place: Place) -> None:
     assert place.stream_entries() == place.file_entries()
 
 
+@pytest.mark.parametrize("moment", [b"desk-copying", b'"count":'], ids=["begins", "copies"])
+def test_a_stream_that_gateways_write_gets_nothing_behind_their_entries_and_stays_in_use(
+    place: Place, moment: bytes
+) -> None:
+    assert place.to_nats().returncode == 0
+    append_real(place.file, 31, MANY)
+    late = iter([real_entry(MANY + 1)])
+
+    def write_once(data: bytes) -> bytes:
+        """Publish as a gateway does that has not noticed the copy yet."""
+        if moment in data and (entry := next(late, None)):
+            place.publish_entry(entry)
+        return data
+
+    with proxy(place.nats.port, change=write_once) as way:
+        url = f"nats://127.0.0.1:{way.port}"
+        answer = place.desk("journal", "copy", f"sqlite:{place.data}", url)
+    assert answer.returncode == 1
+    assert "another entry in the target: a gateway writes the stream, which stays" in answer.stderr
+    entries = place.stream_entries()[1]
+    assert entries[-1].id == real_entry(MANY + 1).id
+    assert entries[:-1] == place.file_entries()[1][: len(entries) - 1]
+    with closing(place.nats.writer(place.stream)) as journal:
+        assert append(journal).revision == entries[-1].revision + 1
+
+
 def test_the_permissions_and_the_password_of_the_manual_are_enough(tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("secret")

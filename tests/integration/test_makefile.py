@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.debian import program
+
 pytestmark = pytest.mark.tools
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,6 +28,7 @@ case "$2" in
     venv) rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python
           printf '#!/bin/sh\\necho "serving $DESK_HTTP_LISTEN"; exit 7\\n' > .venv/bin/desk
           chmod +x .venv/bin/desk; basename "$0" >> log;;
+    tests.support.debian) exit 1;;  # asked whether a program is there
     pip)  [ ! -e offline ] || { echo 'ERROR: no network' >&2; exit 1; }; echo pip >> log;;
 esac
 """
@@ -187,3 +190,37 @@ def test_serve_after_test_installs_nothing_more(tmp_path: Path, jobs: str) -> No
     checkout.make(jobs, "test", "serve")
 
     assert checkout.log == ["python3", "pip"]
+
+
+def test_a_program_that_cannot_be_had_fails_the_tests_that_need_it(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path, python3=USABLE)
+
+    done = checkout.make("chromium")
+
+    assert done.returncode != 0
+    assert "chromium cannot be had from here; make test-tools WITHOUT=chromium" in done.stderr
+
+
+def test_a_program_can_be_left_out(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path, python3=USABLE)
+    checkout.directory.joinpath("tools").mkdir()
+    checkout.directory.joinpath("tools/stubs-requirements.txt").touch()
+
+    steps = checkout.make("--dry-run", "test-tools", "WITHOUT=chromium nginx").stdout
+
+    assert "Fetching promtool" in steps
+    assert "Fetching nginx" not in steps
+    assert "Fetching chromium" not in steps
+    assert "DESK_TEST_WITHOUT='chromium nginx'" in steps
+
+
+def test_a_test_is_skipped_only_where_its_program_was_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("DESK_TEST_WITHOUT", raising=False)
+    assert program("no-such-program", "chromium") is None
+    monkeypatch.setenv("DESK_TEST_WITHOUT", "nginx chromium")
+    assert program("no-such-program", "chromium") is None
+    monkeypatch.setenv("DESK_TEST_WITHOUT", "nginx")
+    with pytest.raises(RuntimeError, match="WITHOUT=chromium"):
+        program("no-such-program", "chromium")

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -22,7 +22,6 @@ from structlog.testing import capture_logs
 
 from journal.backup import NoRoom
 from journal.damage import Report
-from journal.entry import NewEntry
 from journal.errors import Unavailable, Unreadable
 from journal.forgetting import forget_entry
 from journal.jetstream import JetStreamOptions, JetStreamWriter
@@ -36,22 +35,21 @@ from service.snapshots.loader import load as load_snapshot
 from service.snapshots.publisher import Publisher
 from service.snapshots.stored import Snapshot, Snapshots
 from service.view import store
-from service.view.errors import ViewDamaged, ViewUnavailable
+from service.view.errors import ViewDamaged
 from service.view.locks import building, lock
-from tests.support.callbacks import APP, NOON, body, entry
+from tests.support.callbacks import APP, NOON
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until
 from tests.support.proxy import proxy
 from tests.support.scrape import scrape
-from tests.support.views import following, read
+from tests.support.snapshots import append, append_large, follow, state
+from tests.support.views import following
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.tools
 
 SESSIONS = 40
 """Sessions of the journal, of one callback each."""
-
-STATE = "SELECT applied_revision, hex(digest), complete FROM progress"
 
 Lines = list[Mapping[str, Any]]
 
@@ -80,30 +78,6 @@ def second(tmp_path: Path) -> Path:
     """The directory of a replica that has no view yet."""
     (tmp_path / "second").mkdir()
     return tmp_path / "second"
-
-
-def append(journal: Journal, numbers: range) -> None:
-    for number in numbers:
-        made = entry(1, body("SessionBegin", NOON + number, session_id=f"session-{number}"))
-        new = NewEntry(
-            id=made.id, sdk_app_id=made.sdk_app_id, received_at=NOON + number, body=made.body
-        )
-        journal.append(new, timeout=10)
-
-
-def follow(journal: Journal, folder: Path) -> Path:
-    """Run a follower until it has caught up."""
-    folder.mkdir(exist_ok=True)
-    with following(journal, folder):
-        eventually(lambda: state(folder)[0::2] == (journal.head(), 1))
-    return folder
-
-
-def state(folder: Path) -> tuple[Any, ...]:
-    """Revision, digest, and 1 if the view is complete."""
-    with suppress(ViewUnavailable, apsw.Error):
-        return next(iter(read(folder, STATE)), (-1, "", 0))
-    return (-1, "", 0)
 
 
 def publish(objects: ObjectStore, journal: Journal, folder: Path) -> Snapshot:
@@ -750,14 +724,6 @@ def stalling(nats: NatsServer, word: bytes, times: int) -> Iterator[tuple[int, S
             yield slow.port, stall
         finally:
             stall.ended.set()
-
-
-def append_large(journal: Journal) -> None:
-    """Append two megabytes that zstd cannot compress."""
-    for _ in range(20):
-        content = os.urandom(100_000)
-        new = NewEntry(id=content[:16], sdk_app_id=1, received_at=NOON, body=content)
-        journal.append(new, timeout=10)
 
 
 def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(

@@ -1,12 +1,14 @@
 """Chromium without a window, driven by selenium."""
 
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+from tests.support.debian import FETCHED, program
+
+CHROMIUM, DRIVER = program("chromium", "chromium"), program("chromedriver", "chromium")
 """The programs of Debian's chromium and chromium-driver; None if there are none."""
 
 _OPTIONS = (
@@ -14,6 +16,11 @@ _OPTIONS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--hide-scrollbars",
 )  # fmt: skip
+
+_FONTS = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
+<fontconfig><dir>{fonts}</dir><cachedir>{cache}</cachedir></fontconfig>
+"""
 
 
 @contextmanager
@@ -27,9 +34,23 @@ def browser(profile: Path, *, width: int = 1280, height: int = 900) -> Iterator[
     for each in (*_OPTIONS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
         options.add_argument(each)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    service = Service(str(DRIVER), env={**os.environ, **_surroundings(profile)})
+    driver = webdriver.Chrome(options=options, service=service)
     driver.set_page_load_timeout(30)
     try:
         yield driver
     finally:
         driver.quit()
+
+
+def _surroundings(profile: Path) -> dict[str, str]:
+    """Return the variables by which fetched programs find their libraries and fonts."""
+    if not str(CHROMIUM).startswith(str(FETCHED)):
+        return {}
+    libraries = {str(library.parent) for library in FETCHED.glob("**/*.so*")}
+    fonts = profile.with_name("fonts.conf")
+    fonts.write_text(_FONTS.format(fonts=FETCHED / "usr" / "share" / "fonts", cache=profile))
+    return {
+        "LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries)),
+        "FONTCONFIG_FILE": str(fonts),
+    }

@@ -28,12 +28,15 @@ TOKEN = "xxxxyyyy"
 USERS = ("gateway", "service", "operator")
 """The users of NATS."""
 
+VIEWER = ("ann", "secret")
+"""User and password of the console."""
+
 WITHIN = 90.0
 """Seconds until a part must be healthy: many times what it takes on a quiet machine."""
 
 GUIDE = """
-The cluster runs: callbacks at https://{https}, gRPC at {grpc}, Prometheus at http://{prometheus}.
-In another terminal:
+The cluster runs: callbacks at https://{https}, gRPC at {grpc}, Prometheus at http://{prometheus},
+the console at http://{console} (user {user}, password {password}). In another terminal:
 
     cd {directory}
     export DESK_SIMULATE_TOKEN={token} SSL_CERT_FILE=authority.pem DESK_CLIENT_TLS_CA=authority.pem
@@ -69,11 +72,12 @@ def variables(directory: Path) -> dict[str, str]:
 def running(directory: Path) -> Iterator[Project]:
     """Run all parts until the block is left; they are healthy when it is entered."""
     project = _project(directory)
+    names = [*project.names, "console"]
     with ExitStack() as stack:
         stack.callback(project.stop_all)
-        for name in project.names:
+        for name in names:
             project.start(name)
-        for name in project.names:
+        for name in names:
             await_healthy(project, name)
         yield project
 
@@ -91,8 +95,14 @@ def await_healthy(project: Project, name: str) -> None:
 def _project(directory: Path) -> Project:
     authority = Authority(directory)
     (directory / "tokens").write_text(f"{SDK_APP_ID}={TOKEN}\n")
+    (directory / "config").mkdir()
+    (directory / "config" / "console_passwords").write_text(":".join(VIEWER))
     keys = {f"NATS_{user.upper()}_KEY": new_nkey(directory / f"{user}.nk") for user in USERS}
-    given = {**keys, "DESK_NATS_MAX_BYTES": str(64 * MIB)}
+    given = {
+        **keys,
+        "DESK_NATS_MAX_BYTES": str(64 * MIB),
+        "CONFIG_DIR": f"{directory}/config",
+    }
     desk = [sys.executable, "-m", "command"]
     project = Project(
         directory,
@@ -145,7 +155,7 @@ def main() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.default_int_handler)
     with TemporaryDirectory(prefix="desk-cluster-") as directory, suppress(KeyboardInterrupt):
-        print("Starting 3 nats-servers, 2 gateways, 2 services, nginx and Prometheus …")
+        print("Starting 3 nats-servers, 2 gateways, 2 services, console, nginx and Prometheus …")
         with running(Path(directory)) as project:
             print(_guide(project), flush=True)
             while True:
@@ -162,6 +172,9 @@ def _guide(project: Project) -> str:
         https=project.address("nginx", 443),
         grpc=project.address("nginx", 50443),
         prometheus=project.address("prometheus", 9090),
+        console=project.address("console", 8081),
+        user=VIEWER[0],
+        password=VIEWER[1],
         services=[project.address(name, 50051) for name in ("service-1", "service-2")],
         processes="\n".join(
             f"    kill -9 {pid}   # {name}" for name, pid in project.processes().items()

@@ -12,11 +12,13 @@ from journal.copying import entries_of
 from journal.entry import Entry, NewEntry, numbered
 from journal.jetstream import JetStreamReader
 from journal.jetstream_message import headers_of, subject_of
+from journal.jetstream_stream import DUPLICATE_WINDOW
 from journal.sqlite import SqliteReader, SqliteWriter
 from journal.sqlite_copy import FileTarget
 from tests.support.callbacks import NOON, body, entry
 from tests.support.commands import Answer, invoke
 from tests.support.nats import MIB, NatsServer
+from tests.support.waiting import eventually
 
 
 def real_entry(number: int) -> NewEntry:
@@ -101,15 +103,25 @@ class Place:
 
         self.nats.manage(publish)
 
-    def repeat(self, entry: NewEntry) -> None:
-        """Add an entry once more, after NATS has forgotten the first copy."""
+    def publish_entry(self, entry: NewEntry) -> bool:
+        """Add an entry; return False if NATS has it already."""
         subject, headers = subject_of(self.stream, entry), headers_of(entry)
 
-        async def publish(js: JetStreamContext) -> None:
-            config = (await js.stream_info(self.stream)).config
-            await js.update_stream(config, duplicate_window=0.1)
-            while (await js.publish(subject, entry.body, headers=headers)).duplicate:
-                pass
-            await js.update_stream(config)
+        async def publish(js: JetStreamContext) -> bool:
+            return not (await js.publish(subject, entry.body, headers=headers)).duplicate
 
-        self.nats.manage(publish)
+        return self.nats.manage(publish)
+
+    def repeat(self, entry: NewEntry) -> None:
+        """Add an entry once more, after NATS has forgotten the first copy."""
+
+        def set_window(seconds: float) -> None:
+            async def change(js: JetStreamContext) -> None:
+                config = (await js.stream_info(self.stream)).config
+                await js.update_stream(config, duplicate_window=seconds)
+
+            self.nats.manage(change)
+
+        set_window(0.1)
+        eventually(lambda: self.publish_entry(entry))
+        set_window(DUPLICATE_WINDOW)

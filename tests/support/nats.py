@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -156,6 +157,12 @@ def nats_cluster(
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def at(options: JetStreamOptions, *ports: int, **access: Path) -> JetStreamOptions:
+    """Return the options with other servers on this machine."""
+    servers = tuple(f"nats://127.0.0.1:{port}" for port in ports)
+    return replace(options, access=replace(options.access, servers=servers, **access))
 
 
 def operator_config(creds: Path) -> str:

@@ -1,8 +1,6 @@
 """nginx with the files of deploy/nginx, on ephemeral loopback ports, in a directory of its own."""
 
-import os
 import re
-import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -13,13 +11,14 @@ from pathlib import Path
 from command.address import Address
 from command.sockets import bound_address, reserve
 from tests.support.certificates import Authority
+from tests.support.debian import program
 from tests.support.loopback import listens
 from tests.support.processes import DEADLINE, ROOT, wait_until
 
 SHIPPED = ROOT / "deploy" / "nginx"
 
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:{ROOT}/.venv/nginx/usr/sbin")
-"""The program, installed or fetched by `make nginx`; None if there is none."""
+NGINX = program("nginx", "nginx")
+"""The program; None if there is none."""
 
 ANYWHERE = Address("127.0.0.1", 0)
 

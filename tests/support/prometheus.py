@@ -1,9 +1,7 @@
 """Prometheus with the files of deploy/prometheus, for which a minute passes in a second."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -12,16 +10,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from tests.support.debian import program
 from tests.support.loopback import listens, own_address
 from tests.support.processes import DEADLINE, ROOT, wait_until
 
 SHIPPED = ROOT / "deploy" / "prometheus"
 
-_PATH = f"{os.environ['PATH']}:{ROOT}/.venv/promtool/usr/bin"
-
-PROMETHEUS = shutil.which("prometheus", path=_PATH)
-PROMTOOL = shutil.which("promtool", path=_PATH)
-"""The programs, installed or fetched by `make promtool`; None if there are none."""
+PROMETHEUS, PROMTOOL = program("prometheus", "promtool"), program("promtool", "promtool")
+"""The programs; None if there are none."""
 
 PORT = 9090
 

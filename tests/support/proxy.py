@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback: connections can be cut or stalled, and what a server says changed."""
+"""A TCP proxy on loopback: connections can be cut or stalled, and what the ends say changed."""
 
 import socket
 import threading
@@ -11,6 +11,14 @@ CONNECT_WITHIN = 1.0
 """Seconds for a connection to a target: one that is frozen may take no more."""
 
 
+class Cut(OSError):
+    """Raised by a `Change`: the connection is cut after the first bytes, `sent`, are forwarded."""
+
+    def __init__(self, sent: bytes) -> None:
+        super().__init__()
+        self.sent = sent
+
+
 class Proxy:
     """Forwards connections to ports of this machine, in turn; one that refuses is passed over.
 
@@ -18,9 +26,10 @@ class Proxy:
         port: where it listens.
     """
 
-    def __init__(self, *targets: int, change: Change = bytes) -> None:
+    def __init__(self, *targets: int, change: Change = bytes, change_sent: Change = bytes) -> None:
         self._targets = targets
         self._change = change
+        self._change_sent = change_sent
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._flows = threading.Event()
         self._flows.set()
@@ -45,6 +54,10 @@ class Proxy:
     def flow(self) -> None:
         self._flows.set()
 
+    def refuse(self) -> None:
+        """Take no more connections, and leave those that are open."""
+        _close(self._listener)
+
     def close(self) -> None:
         _close(self._listener)
         self.cut()
@@ -59,7 +72,7 @@ class Proxy:
                     _close(client)
                     continue
                 self._pairs[client] = server
-                self._forward(client, client, server, bytes)
+                self._forward(client, client, server, self._change_sent)
                 self._forward(client, server, client, self._change)
 
     def _connect(self) -> socket.socket | None:
@@ -77,9 +90,12 @@ class Proxy:
     ) -> None:
         def work() -> None:
             with suppress(OSError):
-                while data := source.recv(1024 * 1024):
-                    self._flows.wait()
-                    sink.sendall(change(data))
+                try:
+                    while data := source.recv(1024 * 1024):
+                        self._flows.wait()
+                        sink.sendall(change(data))
+                except Cut as cut:
+                    sink.sendall(cut.sent)
             for end in (source, sink):
                 _close(end)
             self._pairs.pop(client, None)
@@ -94,9 +110,12 @@ def _close(end: socket.socket) -> None:
 
 
 @contextmanager
-def proxy(*targets: int, change: Change = bytes) -> Iterator[Proxy]:
-    """Forward to ports; `change` is applied to each piece that a server sends."""
-    running = Proxy(*targets, change=change)
+def proxy(*targets: int, change: Change = bytes, change_sent: Change = bytes) -> Iterator[Proxy]:
+    """Forward to ports.
+
+    `change` is applied to each piece that a server sends, `change_sent` to what a client does.
+    """
+    running = Proxy(*targets, change=change, change_sent=change_sent)
     try:
         yield running
     finally:

@@ -8,19 +8,23 @@ from typing import Any
 from tests.support.processes import DEADLINE, ROOT
 
 SYSTEMD = ROOT / "deploy" / "systemd"
-UNITS = ("desk-gateway.service", "desk-service.service")
+UNITS = ("desk-gateway.service", "desk-service.service", "desk-console.service")
 COMMON = SYSTEMD / "desk-.service.d" / "common.conf"
 
 NOBODY = 65534
 
 
 def directives(unit: str) -> dict[str, list[str]]:
-    """Return the values by directive: those of the drop-in, then those of the unit itself."""
+    """Return the values by directive: of the unit, of the common drop-in, of the unit's own.
+
+    An empty value takes back those before.
+    """
+    files = (SYSTEMD / unit, COMMON, *(SYSTEMD / f"{unit}.d").glob("*.conf"))
     found: dict[str, list[str]] = {}
-    for line in (COMMON.read_text() + (SYSTEMD / unit).read_text()).splitlines():
+    for line in "".join(file.read_text() for file in files).splitlines():
         name, equals, value = line.partition("=")
         if equals and not line.startswith("#"):
-            found.setdefault(name, []).append(value)
+            found[name] = [*found.get(name, ()), value] if value else []
     return found
 
 
@@ -82,7 +86,7 @@ class Installation:
         """Return defaults, the unit's variables, and the file's; the later ones win."""
         found = directives(unit)
         (file,) = found["EnvironmentFile"]
-        listen = {"HTTP": 8080, "GRPC": 50051, "METRICS": 9464}
+        listen = {"HTTP": 8080, "GRPC": 50051, "METRICS": 9464, "CONSOLE": 8081}
         lines = [f"DESK_{name}_LISTEN={self.host}:{port}" for name, port in listen.items()]
         lines += map(self._here, found["Environment"])
         lines += Path(self._here(file)).read_text().splitlines()

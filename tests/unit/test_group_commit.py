@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from journal.entry import Appended, NewEntry
-from journal.errors import AppendTimedOut, Closed, Overloaded, Unavailable
+from journal.errors import AppendTimedOut, Closed, JournalError, Overloaded, Unavailable
 from journal.group_commit import LIMITS, CommitLimits, GroupCommit
 from journal.port import Waiter
 from tests.support.journals import PATIENCE, new_entry
@@ -208,20 +208,32 @@ def test_a_failed_commit_is_trouble_until_one_succeeds() -> None:
     assert commits.trouble() == "the journal is closed"
 
 
-def test_without_appends_a_regular_check_finds_trouble_and_its_end() -> None:
-    broken = threading.Event()
+def test_a_commit_of_which_all_is_refused_is_trouble_with_its_reason() -> None:
+    outcomes: list[Appended | JournalError] = [Unavailable("the stream is full")]
+    commits = GroupCommit(lambda _: outcomes, afterwards=lambda: None)
+    with pytest.raises(Unavailable):
+        commits.append(new_entry(), timeout=PATIENCE)
+    assert commits.trouble() == "the stream is full"
+    assert commits.close(timeout=PATIENCE)
 
-    def check() -> None:
-        if broken.is_set():
-            raise Unavailable("/secret/disk is gone")
+
+def test_without_appends_a_regular_check_finds_trouble_and_its_end() -> None:
+    found: list[str | Exception] = [""]
+
+    def check() -> str:
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
 
     log = Log()
     commits = GroupCommit(
         log.commit, afterwards=log.checkpoint, check=check, limits=CommitLimits(check_after=0.01)
     )
-    broken.set()
+    found[0] = Unavailable("/secret/disk is gone")
     eventually(lambda: commits.trouble() == "the journal cannot be used: Unavailable")
-    broken.clear()
+    found[0] = "the stream is full"
+    eventually(lambda: commits.trouble() == "the stream is full")
+    found[0] = ""
     eventually(lambda: commits.trouble() == "")
     assert commits.close(timeout=PATIENCE)
     assert log.batches == []
