@@ -7,7 +7,7 @@ Deterministic: what is written depends on the entries alone, not on how they are
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -246,7 +246,7 @@ class Projection:
                 return False
             key = entry.sdk_app_id, session_id
             self._forget_session(removal, key)
-            self._writer.note_forgotten(key, entry.revision, entry.received_at)
+            self._writer.note_forgotten(key, entry.revision)
         for revision in filter(entry.revision.__gt__, listed.revisions):
             if self._has_worked():
                 return False
@@ -428,10 +428,13 @@ class Projection:
             applied_revision=before, head_revision=before, oldest_revision=oldest, begins_at=oldest
         )
 
-    def note_deleted(self, revisions: Iterable[int]) -> None:
-        """Note that the journal no longer has some entries."""
+    def note_deleted(self, until: int) -> bool:
+        """Take some entries from the list that FORGET entries up to a revision have put there.
+
+        Returns True if none of them is left.
+        """
         with self._writer.transaction():
-            self._writer.note_deleted(revisions)
+            return self._writer.note_deleted(until)
 
     def stop_at(self, problem: str) -> None:
         """Store why the journal cannot be read further, until the next batch."""

@@ -58,9 +58,9 @@ class AdminService:
                     call.caller, choice.step, target, start, _now()
                 )
                 start = step.following
+                _add(answer, step)  # before: a call that is cancelled forgets this step as well
                 if not request.dry_run:
                     answer.forget_revisions[:] = await self._forget(step.found)
-                _add(answer, step)
                 await self._wait_applied(answer.forget_revisions)
                 answer.complete = start is None
                 answer.header.CopyFrom(header_of(self._readers.inline.progress()))

@@ -11,6 +11,7 @@ import apsw
 import msgspec
 import structlog
 
+from journal.entry import MAX_INTEGER
 from service.history import HistoryEntry
 from service.records import facts_of
 from service.view import progress, store
@@ -20,13 +21,16 @@ from service.view.progress import Progress
 from service.view.removal import Removal
 from service.view.rows import PLACE, FeedRow, SavedKey, SavedSession, SessionKey, SessionRow
 from storage.files import DatabaseFiles
-from storage.gaps import clear_gaps
+from storage.gaps import FIRST, clear_gaps
 from storage.sizes import size_of_database
 
 log = structlog.get_logger()
 
-CLEARED = 10_000
-"""Pages that are cleared at a time."""
+CLEARING = 0.1
+"""Seconds that pages are cleared at a time; nothing is applied meanwhile."""
+
+DROPPED = 50_000
+"""Entries that one transaction takes from the list of those to delete."""
 
 TRUNCATE_TIMEOUT = 200
 """Milliseconds that emptying the WAL waits for readers; nothing is applied meanwhile."""
@@ -83,8 +87,11 @@ FIND_REFUSED_ID = "SELECT owner FROM refused_ids WHERE id = ?"
 ANY_REFUSED_ID = "SELECT 1 FROM refused_ids LIMIT 1"
 ADD_REPETITION = "INSERT INTO repetitions VALUES (?, ?)"
 ADD_MALFORMED = "INSERT INTO malformed_callbacks VALUES (?, ?, ?)"
-ADD_FORGOTTEN = "REPLACE INTO forgotten_sessions VALUES (?, ?, ?, ?)"
-DROP_DELETED = "DELETE FROM entries_to_delete WHERE revision = ?"
+ADD_FORGOTTEN = "REPLACE INTO forgotten_sessions VALUES (?, ?, ?)"
+DROP_DELETED = """
+    DELETE FROM entries_to_delete WHERE revision IN (
+        SELECT revision FROM entries_to_delete WHERE forget_revision <= ? LIMIT ?)
+"""
 
 
 class ViewWriter:
@@ -100,7 +107,9 @@ class ViewWriter:
         self._background = ThreadPoolExecutor(1, "view-commit")
         self._committing: Future[None] | None = None
         self._sizes = (0, 0)
-        self._to_clear = 1  # the page to go on with; 0: nothing is left of what was removed
+        self._to_clear = FIRST  # the page to go on with; 0: nothing is left of what was removed
+        # The first FORGET entries: of which something may be left, and since this pass has begun.
+        self._left_from, self._removed_since = 0, MAX_INTEGER
         try:
             self._open_or_renew()
         except BaseException:
@@ -164,10 +173,9 @@ class ViewWriter:
         self._files = DatabaseFiles.at(self.path)
         self._sizes = (0, 0)
 
-    @property
-    def is_clear(self) -> bool:
-        """True if nothing of what was removed is left in the view's files."""
-        return not self._to_clear
+    def is_clear(self, until: int) -> bool:
+        """Return True if the view's files have nothing that FORGET entries up to one removed."""
+        return until < self._left_from
 
     def clear_removed(self) -> None:
         """Overwrite a part of what removed rows have left; go on later while the WAL is read."""
@@ -182,15 +190,23 @@ class ViewWriter:
                 return
             finally:
                 self._db.set_busy_timeout(store.BUSY_TIMEOUT)
-            if self._db.pragma("user_version"):
-                page = int(self._db.pragma("page_size"))
-                self._to_clear = clear_gaps(str(self.path), page, self._to_clear, CLEARED)
-                self._db.pragma("shrink_memory")  # the pages in memory still have the old bytes
-                if not self._to_clear:
-                    self._db.pragma("user_version", 0)
-            else:
-                self._to_clear = 0
+            self._clear_pages()
         self._sizes = size_of_database(self.path)
+
+    def _clear_pages(self) -> None:
+        """Clear some pages. What is removed during a pass over all of them needs another pass."""
+        if self._to_clear == FIRST:
+            self._removed_since = MAX_INTEGER
+        if self._db.pragma("user_version"):
+            page = int(self._db.pragma("page_size"))
+            self._to_clear = clear_gaps(str(self.path), page, self._to_clear, CLEARING)
+            self._db.pragma("shrink_memory")  # the pages in memory still have the old bytes
+            if self._to_clear:
+                return
+            if self._removed_since == MAX_INTEGER:
+                self._db.pragma("user_version", 0)
+        self._left_from = self._removed_since
+        self._to_clear = 0 if self._removed_since == MAX_INTEGER else FIRST
 
     def sign_of_life(self) -> None:
         """Set the time of the lock's file, which shows that the follower works, as a commit does.
@@ -335,17 +351,20 @@ class ViewWriter:
 
     def removal(self, forget_revision: int) -> Removal:
         """Begin to remove what a FORGET entry lists."""
-        self._to_clear = 1
+        self._to_clear = self._to_clear or FIRST
+        self._left_from = min(self._left_from, forget_revision)
+        self._removed_since = min(self._removed_since, forget_revision)
         self._db.pragma("user_version", 1)  # for the next process, if this one is killed
         return Removal(self._db, forget_revision)
 
-    def note_forgotten(self, key: SessionKey, revision: int, at: int) -> None:
-        """Note that a session was forgotten at a revision and a time (ms)."""
-        self._rows(ADD_FORGOTTEN, (*key, revision, at))
+    def note_forgotten(self, key: SessionKey, revision: int) -> None:
+        """Note that a session was forgotten at a revision."""
+        self._rows(ADD_FORGOTTEN, (*key, revision))
 
-    def note_deleted(self, revisions: Iterable[int]) -> None:
-        """Note that the journal no longer has some entries."""
-        self._write(DROP_DELETED, [(revision,) for revision in revisions])
+    def note_deleted(self, until: int) -> bool:
+        """As `Projection.note_deleted`."""
+        self._rows(DROP_DELETED, (until, DROPPED))
+        return self._db.changes() < DROPPED
 
     # Not by `sqlite_errors`: the fold asks for each session.
     def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
