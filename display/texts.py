@@ -66,7 +66,7 @@ def printable(text: str) -> str:
 
 def spreadsheet_text(text: str) -> str:
     """Return a text with an apostrophe before it, if a spreadsheet would take it for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 def count_of(number: int, noun: str) -> str:
