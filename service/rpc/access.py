@@ -31,6 +31,7 @@ SCOPES: dict[str, Scope | None] = {
     "desk.v1.SessionService.WaitForState": "sessions.read",
     "desk.v1.EventService.Subscribe": "feed.read",
     "desk.v1.EventService.ListRejections": "feed.read",
+    "desk.v1.EventService.CountEvents": "feed.read",
     "desk.v1.BoardService.GetBoard": "sessions.read",
     "desk.v1.BoardService.WatchBoard": "sessions.read",
     "desk.v1.ReportService.GetReport": "sessions.read",

@@ -1,6 +1,9 @@
 """desk.v1.EventService: the feed, and rejected callbacks."""
 
 from desk.v1.event_service_pb2 import (
+    CountEventsRequest,
+    CountEventsResponse,
+    EventCount,
     ListRejectionsRequest,
     ListRejectionsResponse,
     SubscribeRequest,
@@ -54,6 +57,27 @@ class EventService:
         token = tokens.token((following,) if following else None)
         rest = ListRejectionsResponse(next_page_token=token)
         return responses.answer(responses.header_of(progress), [row[1] for row in rows], rest)
+
+    async def CountEvents(self, request: CountEventsRequest, call: Call) -> CountEventsResponse:
+        """Count all callbacks by what was made of them."""
+        with checking() as check:
+            apps = check.apps("sdk_app_ids", request.sdk_app_ids)
+        progress, rows = await self._readers.questions.run(
+            call.caller, reads.in_snapshot, Reader.event_counts, apps
+        )
+        return CountEventsResponse(
+            header=responses.header_of(progress),
+            counts=[
+                EventCount(
+                    type=kind,
+                    state_before=state,
+                    verdict=verdict,
+                    rejection_reason=reason,
+                    events=events,
+                )
+                for kind, state, verdict, reason, events in rows
+            ],
+        )
 
     async def _start(self, request: SubscribeRequest) -> int:
         """Return the revision after which the stream begins."""

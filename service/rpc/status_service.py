@@ -59,6 +59,8 @@ class Outside(NamedTuple):
     journal_size: Callable[[], tuple[int, int]]
     silent_processes: Callable[[], Sequence[str]]
     forget: Append
+    worker: str
+    workers: int
 
 
 class StatusService:
@@ -83,6 +85,8 @@ class StatusService:
             component_versions=_versions(),
             started_at=timestamp(_now()),
             sdk_app_ids=apps.ids,
+            worker=outside.worker,
+            workers=outside.workers,
         )
 
     async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:
@@ -126,6 +130,8 @@ class StatusService:
             header=header(self._feed.journal_id, complete_revision(head)),
             subscribers=places[:MAX_SUBSCRIBERS],
             total=self._feed.subscribers,
+            worker=self._outside.worker,
+            workers=self._outside.workers,
         )
 
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:

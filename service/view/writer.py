@@ -69,6 +69,10 @@ COUNT_SESSIONS = """
     INSERT INTO session_counts (sdk_app_id, state, sessions) VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions
 """
+COUNT_EVENTS = """
+    INSERT INTO event_counts VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET events = events + excluded.events
+"""
 LOAD_SESSION = f"""
     SELECT session_keys.first_revision, session_keys.number, full, fold, {", ".join(PLACE)}
     FROM session_keys LEFT JOIN sessions ON sessions.number = session_keys.number
@@ -81,6 +85,10 @@ LOAD_HISTORY = """
 LOAD_REVISIONS = """
     SELECT event_revision, verdicts FROM feed INDEXED BY feed_by_session
     WHERE first_revision = ? AND revised = 1 ORDER BY position
+"""
+TYPES_WITHOUT_HISTORY = """
+    SELECT type, count(*) FROM feed INDEXED BY feed_by_session
+    WHERE first_revision = ? AND revised = 2 GROUP BY type
 """
 ADD_REFUSED_ID = "INSERT INTO refused_ids VALUES (?, ?)"
 FIND_REFUSED_ID = "SELECT owner FROM refused_ids WHERE id = ?"
@@ -293,6 +301,10 @@ class ViewWriter:
         """Change the numbers of sessions, by app and state."""
         self._write(COUNT_SESSIONS, [(*group, change) for group, change in changes.items()])
 
+    def count_events(self, rows: Iterable[Sequence[int]]) -> None:
+        """Change the numbers of callbacks; rows are those of `event_counts`, the last is added."""
+        self._write(COUNT_EVENTS, rows)
+
     def add_rejection(self, position: int, event_revision: int) -> None:
         """Note that an event is rejected, as published at `position`."""
         self._write(ADD_REJECTION, [(position, event_revision)])
@@ -321,6 +333,10 @@ class ViewWriter:
         for revision, verdicts in self._rows(LOAD_REVISIONS, (first_revision,)):
             entries[revision].verdicts = verdicts
         return list(entries.values())
+
+    def types_without_history(self, first_revision: int) -> list[tuple[int, int]]:
+        """Count, by type, the callbacks that a session had no room for."""
+        return self._rows(TYPES_WITHOUT_HISTORY, (first_revision,))
 
     def refuse_history(self, first_revision: int) -> None:
         """Note the identities of all of a session's history, which is full."""
