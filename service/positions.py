@@ -3,6 +3,9 @@
 ORDINAL_BITS = 20
 """A position is `revision << ORDINAL_BITS | ordinal`."""
 
+MAX_REVISION = 2**63 - 1
+"""The largest revision that SQLite and protobuf can hold."""
+
 
 def position_of(revision: int, ordinal: int = 0) -> int:
     """Return the position of a record.
