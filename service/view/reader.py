@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
-from journal.entry import MAX_INTEGER
 from service.positions import last_of, position_of, revision_of
 from service.records import forgotten_sessions
 from service.view import progress, queries
@@ -30,6 +29,9 @@ FRAMING = 16
 """Bytes that a record costs on the wire beyond its own, at most."""
 
 EVERYTHING = EventSelection()
+
+ANY = 2**63 - 1
+"""A revision after every other one."""
 
 Row = tuple[Any, ...]
 """A row of the feed, which begins with position, record and perhaps session."""
@@ -233,9 +235,7 @@ class Reader:
         """Return the position of the newest FORGET entry; 0 if there is none."""
         return self._one(queries.LAST_FORGOTTEN)[0] or 0
 
-    def entries_to_delete(
-        self, limit: int, *, before: int = MAX_INTEGER, until: int = MAX_INTEGER
-    ) -> list[int]:
+    def entries_to_delete(self, limit: int, *, before: int = ANY, until: int = ANY) -> list[int]:
         """Return revisions of entries that the journal may still have, in order of deletion.
 
         Args:
