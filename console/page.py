@@ -12,6 +12,7 @@ from falcon.asgi import Request, Response
 from console.query import BadQuery, Query
 from console.site import Site
 from desk.client import ClientError, Denied, InvalidRequest, NotFound, OutOfRange, Retryable
+from display.texts import spreadsheet_text
 
 Document = dict[str, Any]
 
@@ -114,6 +115,4 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
         value = value.get(name, "") if isinstance(value, Mapping) else ""
     if isinstance(value, list):
         value = " ".join(map(str, value))
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return value
+    return spreadsheet_text(value) if isinstance(value, str) else value

@@ -250,15 +250,17 @@ DERIVED = {
 
 
 _SHOWN_BY = {
-    name: [
-        (each, _show(each))
-        for each in _FIELDS
-        if (each == name or name in DERIVED.get(each, ())) and each != "stays"
-    ]
+    name: (
+        type(getattr(Session(), name)) in (str, tuple),
+        [
+            (each, _show(each))
+            for each in _FIELDS
+            if (each == name or name in DERIVED.get(each, ())) and each != "stays"
+        ],
+    )
     for name in Session.__struct_fields__
 }
-"""By field of the fold's session: the fields that show it, and their functions."""
-_TEXTS = {name for name in _SHOWN_BY if type(getattr(Session(), name)) in (str, tuple)}
+"""By field of the fold's session: True if it has texts; the fields that show it, and functions."""
 
 REPLACED = 8
 """Texts that are replaced in a message before it is made anew: protobuf frees a replaced text only
@@ -290,9 +292,9 @@ class SessionMessage:
         """
         shown = self._message
         for field in changed:
-            if field in _TEXTS:
-                self._replaced += 1
-            for name, show in _SHOWN_BY[field]:
+            has_texts, shown_by = _SHOWN_BY[field]
+            self._replaced += has_texts
+            for name, show in shown_by:
                 show(shown, name, getattr(session, name))
         if session.stays is not self._stays:
             self._show_stays(session.stays)

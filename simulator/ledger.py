@@ -85,7 +85,7 @@ class Ledger:
     def visits(self) -> list[Visit]:
         """Return the sessions that are expected, with their stays."""
         return [
-            Visit(session, self.stays[session_id])
+            Visit(session_id, session, self.stays[session_id])
             for session_id, session in self.sessions.items()
             if session
         ]

@@ -20,7 +20,7 @@ class Report:
         unknown_kept, unknown_lost: callbacks without an answer that the service has, or has not.
         revision: that was compared.
         figures: figures of board and report that were compared.
-        figures_skipped: True if they were not, because the app has other sessions.
+        figures_skipped: True if they were not: sessions were skipped, or the app has others.
         skipped: sessions not compared, because some of their callbacks never arrived.
         forgotten: sessions not compared, because they were forgotten meanwhile.
     """
@@ -67,6 +67,7 @@ class Report:
                 f"forgotten meanwhile, not compared: {count_of(self.forgotten, 'session')}"
             )
         if self.figures_skipped:
-            lines.append("board and report not compared: the app has other sessions as well")
+            why = "not all sessions were" if self.skipped else "the app has other sessions as well"
+            lines.append(f"board and report not compared: {why}")
         found = count_of(self.differences, "difference") if self.differences else "no difference"
         return "\n".join([*lines, f"{found}: {compared}"])

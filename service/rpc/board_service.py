@@ -42,18 +42,22 @@ class BoardService:
         end = begun + random.uniform(*limits.stream_seconds)  # noqa: S311
         silence = random.uniform(*limits.checkpoint_seconds)  # noqa: S311
         board, due, unread = b"", begun, self._feed.quotas.stream_bytes
+        tick = self._tick()
         while self._is_open(begun) and loop.time() < end:
-            # Each stream takes what another one has had made within the second.
-            not_before = loop.time() - limits.board_seconds
-            shown = await self._board.show(selection, not_before=not_before)
+            shown = await self._board.show(selection, not_before=tick)
             if shown.board != board or loop.time() >= due:
                 board, due = shown.board, loop.time() + silence
                 async with unread.sending(call.caller, len(shown.response)):
                     await call.write(shown.response)
+            tick = max(tick + limits.board_seconds, self._tick())
             if self._is_open(begun):  # nothing is awaited between this and the sleep
-                following = self._board.refreshed_at + limits.board_seconds
-                await self._feed.sleep(following - loop.time())
+                await self._feed.sleep(tick - loop.time())
         raise shutting_down()
+
+    def _tick(self) -> float:
+        """Return the last tick of the loop's time: all streams share the boards made at ticks."""
+        every = self._feed.limits.board_seconds
+        return asyncio.get_running_loop().time() // every * every
 
     def _is_open(self, begun: float) -> bool:
         return not self._feed.draining and self._feed.ended < begun

@@ -115,7 +115,7 @@ class Publisher:
             return revision >= self._fewest
         ahead = revision - newest.revision
         passed = time.time() - newest.stored_at
-        if passed >= KEEP / 2:  # the object store will delete it
+        if not 0 <= passed < KEEP / 2:  # the object store will delete it, or a clock was wrong
             return ahead >= 0
         return passed >= age and ahead >= self._fewest
 

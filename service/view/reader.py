@@ -4,7 +4,7 @@ One `Reader` is one connection, used by one thread at a time. Knows nothing of p
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from service.view.selection import (
     LiveRow,
     SessionSelection,
     SnapshotSelection,
+    one_of,
 )
 from service.view.store import open_reader
 
@@ -366,25 +367,34 @@ class Reader:
         """Read (app, state, number of sessions, start of the app's longest wait)."""
         return self._all(queries.SESSION_COUNTS, ())
 
-    def board_sessions(self, since: int) -> Iterator[Row]:
-        """Read what is open, or has an event since a time (ms): (app, session id, fold)."""
-        with sqlite_errors():
-            yield from self._db.execute(queries.BOARD_SESSIONS, (since,))
+    def board_sessions(self, since: int, open_since: int) -> Generator[Row, None, None]:
+        """Read (app, session id, fold) of what has an event since a time (ms).
 
-    def changed_sessions(self, after: int, until: int) -> Iterator[Row]:
-        """Read, likewise, what has changed after a position; the fold is None if it is gone."""
+        What is open may be older: its last event is of `open_since` or later.
+        """
         with sqlite_errors():
-            yield from self._db.execute(queries.CHANGED_SESSIONS, (after, until))
+            yield from self._db.execute(queries.BOARD_SESSIONS, (since, open_since))
+
+    def changed_sessions(self, after: int) -> Generator[Row, None, None]:
+        """Read, likewise, what has changed after a position; without a fold it is gone.
+
+        What was forgotten comes first: it may have begun again.
+        """
         for app, record in self.forgotten_after(after):
             for session_id in forgotten_sessions(record) - {""}:
-                yield app, session_id, self._blob(queries.FOLD, (app, session_id))
+                yield app, session_id, None
+        with sqlite_errors():
+            yield from self._db.execute(queries.CHANGED_SESSIONS, (after,))
 
-    def forgotten_after(self, after: int) -> list[Row]:
-        """Read the FORGET entries after a position: (app, row)."""
-        return self._all(queries.FORGOTTEN_AFTER, (after,))
+    def forgotten_after(self, after: int) -> Iterator[Row]:
+        """Read the FORGET entries after a position, one by one: (app, row)."""
+        with sqlite_errors():
+            yield from self._db.execute(queries.FORGOTTEN_AFTER, (after,))
 
-    def report_sessions(self, start: int, end: int, *, seconds: float) -> Iterator[Row]:
-        """Read the sessions between two times (ms).
+    def report_sessions(
+        self, sdk_app_ids: Iterable[int], start: int, end: int, *, seconds: float
+    ) -> Generator[Row, None, None]:
+        """Read the sessions of apps (none = all) between two times (ms). To be closed.
 
         Rows are (app, fold, last revision, first revision of a repeat contact, begun_at,
         last_event_at).
@@ -392,13 +402,20 @@ class Reader:
         Raises:
             TimeLimitPassed: it took more than so many seconds.
         """
+        apps = one_of({"sdk_app_id": tuple(sdk_app_ids)})
+        sql = queries.REPORT_SESSIONS.format(where=apps.sql)
         with sqlite_errors(), self._limited(seconds):
-            yield from self._db.execute(queries.REPORT_SESSIONS, (start, end))
+            yield from self._db.execute(sql, (start, end, *apps.values, *apps.values))
 
-    def revised_after(self, after: int, *, seconds: float) -> Iterator[Row]:
+    def revised_after(self, after: int, *, seconds: float) -> Generator[Row, None, None]:
         """Read records revised after a position: (app, record, begun_at, last_event_at)."""
         with sqlite_errors(), self._limited(seconds):
             yield from self._db.execute(queries.REVISED_AFTER, (after,))
+
+    def users_changed(self, after: int, *, seconds: float) -> list[int]:
+        """Return apps in which a session that had begun may have another user since a position."""
+        with self._limited(seconds):
+            return [app for (app,) in self._all(queries.USERS_CHANGED, (after,))]
 
     def places(self, sql: str, values: tuple[int | str, ...], limit: int) -> list[tuple[int, int]]:
         """Read (order key, number) along an index, by a statement of `service.view.index_pages`."""

@@ -491,6 +491,16 @@ def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(objects, jou
     assert publisher.publish_if_due(0)
 
 
+def test_a_snapshot_from_when_a_clock_was_wrong_delays_no_other(
+    nats: NatsServer, objects: ObjectStore, journal: JetStreamWriter, first: Path
+) -> None:
+    made = publish(objects, journal, first)
+    nats.manage(described_as(made, mtime=(datetime.now(UTC) + timedelta(days=300)).isoformat()))
+    append(journal, range(SESSIONS, SESSIONS + 1))
+    follow(journal, first)
+    assert Publisher(Snapshots(objects, journal, first)).publish_if_due(3600)
+
+
 def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(
     nats, options, objects, journal, first
 ):
