@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
-from service.positions import last_of, position_of, revision_of
+from service.positions import MAX_REVISION, last_of, position_of, revision_of
 from service.records import forgotten_sessions
 from service.view import progress, queries
 from service.view.errors import ViewError, sqlite_errors
@@ -30,9 +30,6 @@ FRAMING = 16
 """Bytes that a record costs on the wire beyond its own, at most."""
 
 EVERYTHING = EventSelection()
-
-ANY = 2**63 - 1
-"""A revision after every other one."""
 
 Row = tuple[Any, ...]
 """A row of the feed, which begins with position, record and perhaps session."""
@@ -236,7 +233,9 @@ class Reader:
         """Return the position of the newest FORGET entry; 0 if there is none."""
         return self._one(queries.LAST_FORGOTTEN)[0] or 0
 
-    def entries_to_delete(self, limit: int, *, before: int = ANY, until: int = ANY) -> list[int]:
+    def entries_to_delete(
+        self, limit: int, *, before: int = MAX_REVISION, until: int = MAX_REVISION
+    ) -> list[int]:
         """Return revisions of entries that the journal may still have, in order of deletion.
 
         Args:
