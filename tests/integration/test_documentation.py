@@ -16,7 +16,7 @@ from console import server as console
 from gateway import authentication
 from gateway import limits as gateway
 from journal import forgetting, group_commit, jetstream_objects
-from service import history, message, projection, session
+from service import erasure, history, message, projection, session
 from service.rpc import checks, keys, requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
@@ -114,6 +114,12 @@ LIMITS = {
     "sessions and malformed callbacks of one FORGET entry": f"{forgetting.MAX_FORGOTTEN:,}",
     "records forgotten in one transaction": (
         f"{projection.BOUNDS.work // projection.REMOVED:,}, and the rest of a session"
+    ),
+    "entries deleted before the journal's files are swept": (
+        f"{erasure.PASS:,}, and the rest of a FORGET entry"
+    ),
+    "pages of a file whose unused bytes are [cleared](adr/0033-deleting-the-bytes.md)": (
+        "33 million: 137 GB of journal, 275 GB of view"
     ),
     "silence of a stream": (
         f"{math.ceil(max(calls.checkpoint_seconds))} s; "
