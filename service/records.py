@@ -16,8 +16,8 @@ from callback.catalogue import EndReason, EventType, Field, State, carriers
 from callback.decoder import Callback
 from desk.v1 import event_pb2, session_pb2
 from desk.v1.event_service_pb2 import SubscribeResponse
-from journal.entry import DAMAGED, Entry
-from journal.forgetting import ForgetList
+from journal.entry import DAMAGED, Entry, numbered
+from journal.forgetting import ForgetList, forget_entry
 from service.message import fill
 from service.session import MAX_STAYS, Facts, Outcome, Reason, Session, Stay, Verdict, explain
 
@@ -115,6 +115,11 @@ _CARRIED: dict[str, list[tuple[str, str]]] = {
 _WITH_MESSAGE = carriers(Field.MESSAGE)
 
 
+def outcome_numbers(outcome: Outcome) -> tuple[int, int, int]:
+    """Return the state before, the verdict and the reason as desk.v1 numbers them."""
+    return STATES[outcome.before], VERDICTS[outcome.verdict], REASONS[outcome.reason]
+
+
 @lru_cache(CACHED)
 def verdict_fields(
     outcome: Outcome, event: str, session_state: State, revised: bool
@@ -168,6 +173,18 @@ def forgotten(entry: Entry, listed: ForgetList) -> bytes:
     return SubscribeResponse(forgotten=content).SerializeToString()
 
 
+def forget_entry_of(row: bytes) -> Entry:
+    """Make a FORGET entry with the lists in a row of `forgotten`."""
+    content = SubscribeResponse.FromString(row).forgotten
+    made = forget_entry(
+        content.sdk_app_id,
+        content.requested_at.ToMilliseconds(),
+        session_ids=content.session_ids,
+        revisions=content.malformed_revisions,
+    )
+    return numbered(made, content.revision)
+
+
 _FORGOTTEN = bytes([SubscribeResponse.FORGOTTEN_FIELD_NUMBER << 3 | 2])
 
 
@@ -180,6 +197,13 @@ def is_forgotten(row: bytes) -> bool:
 def forgotten_sessions(row: bytes) -> frozenset[str]:
     """Return the sessions in a row of `forgotten`, and "" for what is malformed."""
     return frozenset((*SubscribeResponse.FromString(row).forgotten.session_ids, ""))
+
+
+def received_at(row: bytes) -> int:
+    """Return the time (ms) at which the entry of a row of the feed was received."""
+    if is_forgotten(row):
+        return SubscribeResponse.FromString(row).forgotten.requested_at.ToMilliseconds()
+    return event_pb2.SessionRecord.FromString(row).event.received_at.ToMilliseconds()
 
 
 def forgotten_revisions(row: bytes) -> frozenset[int]:

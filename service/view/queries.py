@@ -46,15 +46,31 @@ FORGOTTEN_AT = """
 SELECT max(revision) FROM forgotten_sessions WHERE session_id = ? AND sdk_app_id = ?
 """
 
-# Rows of FORGET entries, newest first.
-FORGOTTEN = """
-SELECT position, record FROM feed INDEXED BY feed_by_session
-WHERE first_revision = 0 AND revised = 3 AND position < ? ORDER BY position DESC LIMIT ?
+# The position of the newest FORGET entry.
+LAST_FORGOTTEN = """
+SELECT max(position) FROM feed INDEXED BY feed_by_session WHERE first_revision = 0 AND revised = 3
 """
 
 # Entries whose bytes are to be deleted, the newest first: what repeats an entry goes before it. If
 # only a part is deleted, a view that is built then still finds the owner of each repetition.
-ENTRIES_TO_DELETE = "SELECT revision FROM entries_to_delete ORDER BY revision DESC LIMIT ?"
+ENTRIES_TO_DELETE = """
+SELECT revision FROM entries_to_delete NOT INDEXED
+WHERE revision < ? AND forget_revision <= ? ORDER BY revision DESC LIMIT ?
+"""
+
+# The FORGET entry, up to one, with which a number of entries is listed; the last one if it is less.
+LISTED_UNTIL = """
+SELECT max(forget_revision) FROM (
+    SELECT forget_revision FROM entries_to_delete WHERE forget_revision <= ?
+    ORDER BY forget_revision LIMIT ?)
+"""
+
+# The number of entries to delete, up to a limit, and the receipt of their oldest FORGET entry.
+LEFT_TO_DELETE = f"""
+SELECT (SELECT count(*) FROM (SELECT 1 FROM entries_to_delete LIMIT ?)), (
+    SELECT received_at FROM feed WHERE position = (
+        SELECT min(forget_revision) FROM entries_to_delete) << {ORDINAL_BITS})
+"""  # noqa: S608
 
 # The number of callbacks that have named a session, up to a limit; no row if none has.
 CALLBACKS_OF_SESSION = """
@@ -78,6 +94,12 @@ SELECT sdk_app_id, session_id, first_revision
 FROM session_keys INDEXED BY session_keys_not_begun
 WHERE number IS NULL AND session_id != '' AND first_revision > ?
 ORDER BY first_revision LIMIT ?
+"""
+
+# The revisions of the malformed callbacks that name a session.
+MALFORMED_OF_SESSION = """
+SELECT revision FROM malformed_callbacks INDEXED BY malformed_by_session
+WHERE sdk_app_id = ? AND session_id = ?
 """
 
 # 1 if a callback of a session has a value in a column.
@@ -205,6 +227,13 @@ SELECT sdk_app_id, state, sessions, (
     SELECT min(state_since) FROM sessions INDEXED BY sessions_by_queue
     WHERE sessions.sdk_app_id = session_counts.sdk_app_id AND sessions.state = 3)
 FROM session_counts
+"""
+
+# Counts of all callbacks, by what was made of them.
+EVENT_COUNTS = """
+SELECT type, state, verdict, reason, sum(events) FROM event_counts WHERE TRUE {where}
+GROUP BY type, state, verdict, reason HAVING sum(events) > 0
+ORDER BY type, state, verdict, reason
 """
 
 # What sessions are counted by.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
+from journal.entry import MAX_INTEGER
 from service.positions import last_of, position_of, revision_of
 from service.records import forgotten_sessions
 from service.view import progress, queries
@@ -229,18 +230,43 @@ class Reader:
         """Return the revision at which a session was forgotten last; 0 if it never was."""
         return self._one(queries.FORGOTTEN_AT, (session_id, sdk_app_id))[0] or 0
 
-    def forgotten(self, before: int, limit: int) -> list[Row]:
-        """Read what was forgotten before a position, newest first: (position, row)."""
-        return self._all(queries.FORGOTTEN, (before, limit))
+    def last_forgotten(self) -> int:
+        """Return the position of the newest FORGET entry; 0 if there is none."""
+        return self._one(queries.LAST_FORGOTTEN)[0] or 0
 
-    def entries_to_delete(self, limit: int) -> list[int]:
-        """Return revisions of entries that the journal may still have, in order of deletion."""
-        return [revision for (revision,) in self._all(queries.ENTRIES_TO_DELETE, (limit,))]
+    def entries_to_delete(
+        self, limit: int, *, before: int = MAX_INTEGER, until: int = MAX_INTEGER
+    ) -> list[int]:
+        """Return revisions of entries that the journal may still have, in order of deletion.
+
+        Args:
+            limit: of their number.
+            before: entries older than this revision.
+            until: those that FORGET entries up to this revision list.
+        """
+        values = before, until, limit
+        return [revision for (revision,) in self._all(queries.ENTRIES_TO_DELETE, values)]
+
+    def listed_until(self, until: int, enough: int) -> int:
+        """Return the FORGET entry, up to one, with which `enough` entries to delete are listed.
+
+        The last one if they are fewer; 0 if there is none.
+        """
+        return self._one(queries.LISTED_UNTIL, (until, enough))[0] or 0
+
+    def left_to_delete(self, limit: int) -> tuple[int, int | None]:
+        """Return the number of entries to delete, up to `limit`, and since when (ms) the first."""
+        return self._first(queries.LEFT_TO_DELETE, (limit,)) or (0, None)
 
     def records(self, positions: Iterable[int]) -> Iterator[Row]:
         """Read records that exist, one by one: (position, record)."""
         with sqlite_errors():
-            yield from self._db.executemany(queries.RECORD_AT, ((each,) for each in positions))
+            rows = self._db.executemany(queries.RECORD_AT, ((each,) for each in positions))
+            try:
+                for row in rows:  # noqa: UP028 (that closes the cursor, and not by force)
+                    yield row
+            finally:
+                rows.close(force=True)  # a caller that has enough leaves statements over
 
     def span(self, sdk_app_id: int, session_id: str) -> tuple[int, int] | None:
         """Read a session's first revision, and the position of its last callback."""
@@ -257,6 +283,11 @@ class Reader:
         """Return True if a callback of a session has `value` in one of the feed's columns."""
         sql = queries.IS_NAMED.format(column=column)
         return bool(self._one(sql, (first_revision, value))[0])
+
+    def malformed_of(self, sdk_app_id: int, session_id: str) -> list[int]:
+        """Read the revisions of the malformed callbacks that name a session."""
+        rows = self._all(queries.MALFORMED_OF_SESSION, (sdk_app_id, session_id))
+        return [revision for (revision,) in rows]
 
     def malformed(self, after: int, limit: int) -> Iterator[Row]:
         """Read malformed callbacks after a position, one by one: (position, record, app)."""
@@ -340,6 +371,11 @@ class Reader:
     def session_counts(self) -> list[Row]:
         """Read (app, state, number of sessions, start of the app's longest wait)."""
         return self._all(queries.SESSION_COUNTS, ())
+
+    def event_counts(self, sdk_app_ids: tuple[int, ...]) -> list[Row]:
+        """Read (type, state before, verdict, reason, number of callbacks) of some apps, or all."""
+        where = one_of({"sdk_app_id": sdk_app_ids})
+        return self._all(queries.EVENT_COUNTS.format(where=where.sql), where.values)
 
     def board_sessions(self, since: int, open_since: int) -> Generator[Row, None, None]:
         """Read (app, session id, fold) of what has an event since a time (ms).

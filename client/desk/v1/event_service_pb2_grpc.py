@@ -45,6 +45,11 @@ class EventServiceStub(object):
                 request_serializer=desk_dot_v1_dot_event__service__pb2.ListRejectionsRequest.SerializeToString,
                 response_deserializer=desk_dot_v1_dot_event__service__pb2.ListRejectionsResponse.FromString,
                 _registered_method=True)
+        self.CountEvents = channel.unary_unary(
+                '/desk.v1.EventService/CountEvents',
+                request_serializer=desk_dot_v1_dot_event__service__pb2.CountEventsRequest.SerializeToString,
+                response_deserializer=desk_dot_v1_dot_event__service__pb2.CountEventsResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -84,11 +89,13 @@ class EventServiceServicer(object):
         revision; try again, or another replica. RESOURCE_EXHAUSTED
         (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
         the caller's address.
+
         What was forgotten is missing from the feed. `Forgotten` follows at the
-        revision at which that was asked for, on every stream whose filter selects
-        the app and, if it names sessions, one of those forgotten. A new stream must
-        not begin before what is missing (REVISION_NOT_KEPT), unless it has
-        `skip_forgotten`; a stream that is open goes on.
+        revision of the FORGET entry, on every stream whose filter selects the app
+        and, if it names sessions, one of those forgotten. A stream that is resumed
+        from before what is missing is refused (REVISION_NOT_KEPT), unless it has
+        `skip_forgotten`. A stream that is open goes on, and one from the start has
+        everything that is left.
 
         FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
         than `journal_id`: start over with `sessions_first`.
@@ -106,6 +113,15 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountEvents(self, request, context):
+        """CountEvents counts all callbacks by event type, by the state that they found
+        the session in, and by verdict, as things stand: late callbacks and
+        forgetting change the numbers. A callback that was repeated counts once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -118,6 +134,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.ListRejections,
                     request_deserializer=desk_dot_v1_dot_event__service__pb2.ListRejectionsRequest.FromString,
                     response_serializer=desk_dot_v1_dot_event__service__pb2.ListRejectionsResponse.SerializeToString,
+            ),
+            'CountEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountEvents,
+                    request_deserializer=desk_dot_v1_dot_event__service__pb2.CountEventsRequest.FromString,
+                    response_serializer=desk_dot_v1_dot_event__service__pb2.CountEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +196,33 @@ class EventService(object):
             '/desk.v1.EventService/ListRejections',
             desk_dot_v1_dot_event__service__pb2.ListRejectionsRequest.SerializeToString,
             desk_dot_v1_dot_event__service__pb2.ListRejectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/desk.v1.EventService/CountEvents',
+            desk_dot_v1_dot_event__service__pb2.CountEventsRequest.SerializeToString,
+            desk_dot_v1_dot_event__service__pb2.CountEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

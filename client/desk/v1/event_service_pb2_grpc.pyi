@@ -66,11 +66,13 @@ class EventServiceStub:
     revision; try again, or another replica. RESOURCE_EXHAUSTED
     (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
     the caller's address.
+
     What was forgotten is missing from the feed. `Forgotten` follows at the
-    revision at which that was asked for, on every stream whose filter selects
-    the app and, if it names sessions, one of those forgotten. A new stream must
-    not begin before what is missing (REVISION_NOT_KEPT), unless it has
-    `skip_forgotten`; a stream that is open goes on.
+    revision of the FORGET entry, on every stream whose filter selects the app
+    and, if it names sessions, one of those forgotten. A stream that is resumed
+    from before what is missing is refused (REVISION_NOT_KEPT), unless it has
+    `skip_forgotten`. A stream that is open goes on, and one from the start has
+    everything that is left.
 
     FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
     than `journal_id`: start over with `sessions_first`.
@@ -79,6 +81,11 @@ class EventServiceStub:
     """ListRejections returns the records that stand rejected now, newest first,
     page by page. If a late event has turned a rejection into an acceptance, it
     is not listed any more; ExplainSession shows it with its new verdict.
+    """
+    CountEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.CountEventsRequest, _event_service_pb2.CountEventsResponse]
+    """CountEvents counts all callbacks by event type, by the state that they found
+    the session in, and by verdict, as things stand: late callbacks and
+    forgetting change the numbers. A callback that was repeated counts once.
     """
 
 @_typing.type_check_only
@@ -119,11 +126,13 @@ class EventServiceAsyncStub(EventServiceStub):
     revision; try again, or another replica. RESOURCE_EXHAUSTED
     (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
     the caller's address.
+
     What was forgotten is missing from the feed. `Forgotten` follows at the
-    revision at which that was asked for, on every stream whose filter selects
-    the app and, if it names sessions, one of those forgotten. A new stream must
-    not begin before what is missing (REVISION_NOT_KEPT), unless it has
-    `skip_forgotten`; a stream that is open goes on.
+    revision of the FORGET entry, on every stream whose filter selects the app
+    and, if it names sessions, one of those forgotten. A stream that is resumed
+    from before what is missing is refused (REVISION_NOT_KEPT), unless it has
+    `skip_forgotten`. A stream that is open goes on, and one from the start has
+    everything that is left.
 
     FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
     than `journal_id`: start over with `sessions_first`.
@@ -132,6 +141,11 @@ class EventServiceAsyncStub(EventServiceStub):
     """ListRejections returns the records that stand rejected now, newest first,
     page by page. If a late event has turned a rejection into an acceptance, it
     is not listed any more; ExplainSession shows it with its new verdict.
+    """
+    CountEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.CountEventsRequest, _event_service_pb2.CountEventsResponse]  # type: ignore[assignment]
+    """CountEvents counts all callbacks by event type, by the state that they found
+    the session in, and by verdict, as things stand: late callbacks and
+    forgetting change the numbers. A callback that was repeated counts once.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -175,11 +189,13 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         revision; try again, or another replica. RESOURCE_EXHAUSTED
         (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
         the caller's address.
+
         What was forgotten is missing from the feed. `Forgotten` follows at the
-        revision at which that was asked for, on every stream whose filter selects
-        the app and, if it names sessions, one of those forgotten. A new stream must
-        not begin before what is missing (REVISION_NOT_KEPT), unless it has
-        `skip_forgotten`; a stream that is open goes on.
+        revision of the FORGET entry, on every stream whose filter selects the app
+        and, if it names sessions, one of those forgotten. A stream that is resumed
+        from before what is missing is refused (REVISION_NOT_KEPT), unless it has
+        `skip_forgotten`. A stream that is open goes on, and one from the start has
+        everything that is left.
 
         FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
         than `journal_id`: start over with `sessions_first`.
@@ -194,6 +210,17 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListRejections returns the records that stand rejected now, newest first,
         page by page. If a late event has turned a rejection into an acceptance, it
         is not listed any more; ExplainSession shows it with its new verdict.
+        """
+
+    @_abc_1.abstractmethod
+    def CountEvents(
+        self,
+        request: _event_service_pb2.CountEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.CountEventsResponse, _abc.Awaitable[_event_service_pb2.CountEventsResponse]]:
+        """CountEvents counts all callbacks by event type, by the state that they found
+        the session in, and by verdict, as things stand: late callbacks and
+        forgetting change the numbers. A callback that was repeated counts once.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
