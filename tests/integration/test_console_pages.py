@@ -1,4 +1,4 @@
-"""What the console's pages show of the table, of sessions, of rejections and of the gateway."""
+"""The contents of the console's pages: the table, sessions, rejections, the gateway."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

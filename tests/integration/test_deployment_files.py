@@ -113,7 +113,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"{SDK_APP_ID}={TOKEN}\n")
     (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "console_passwords").write_text("ann:secret\n")
+    (tmp_path / "config" / "console_passwords").write_text("ann:a-long-secret\n")
     variables = {
         **REQUIRED,
         "CONFIG_DIR": f"{tmp_path}/config",
