@@ -7,10 +7,10 @@ entry until the last entry is deleted, and the files are swept.
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from statistics import median
-from threading import Thread
 
 from benchmarks import populations
 from benchmarks.driver import drive
@@ -57,7 +57,7 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
     (population,) = needs(quick=quick)
     with directory("forgetting") as data_dir:
         shutil.copytree(populations.data_dir(population), data_dir, dirs_exist_ok=True)
-        with desk("serve", data_dir=data_dir) as serve:
+        with desk("serve", data_dir=data_dir) as serve, ThreadPoolExecutor(1) as thread:
             http = int(serve.said["http"].rpartition(":")[2])
             pieces = iter(range(PIECES_BEFORE))
             yield from _figures(
@@ -70,12 +70,11 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
             )
             yield from _space("space before", data_dir, run)
             began = time.monotonic()
-            forgetting = Thread(target=_forget, args=(data_dir,))
-            forgetting.start()
+            forgetting = thread.submit(_forget, data_dir)
 
             def is_done() -> bool:
                 assert time.monotonic() < began + WITHIN, "it takes too long"
-                return not forgetting.is_alive() and not _is_left(data_dir)
+                return forgetting.done() and _is_deleted(data_dir, forgetting.result())
 
             yield from _figures(OURS, http, serve.said["grpc"], data_dir, is_done, run)
             seconds = time.monotonic() - began
@@ -100,19 +99,21 @@ def _figures(
     yield Measurement(NAME, UNHAPPY, subject, unhappy, "", run)
 
 
-def _forget(data_dir: Path) -> None:
+def _forget(data_dir: Path) -> int:
+    """Append the FORGET entries; return the revision of the last one."""
     with closing(store.open_reader(store.locate(data_dir))) as db:
         sessions = [session_id for (session_id,) in db.execute(SOME)]
-    eraser = SqliteEraser(data_dir / "journal.db")
+    eraser, last = SqliteEraser(data_dir / "journal.db"), 0
     for start in range(0, len(sessions), MAX_FORGOTTEN):
         listed = sessions[start : start + MAX_FORGOTTEN]
-        eraser.forget(forget_entry(SDK_APP_ID, time.time_ns() // 1_000_000, session_ids=listed))
+        now = time.time_ns() // 1_000_000
+        last = eraser.forget(forget_entry(SDK_APP_ID, now, session_ids=listed))
+    return last
 
 
-def _is_left(data_dir: Path) -> bool:
+def _is_deleted(data_dir: Path, last: int) -> bool:
     with closing(Reader(store.locate(data_dir))) as reader, reader.snapshot() as progress:
-        is_applied = progress.head_revision - progress.applied_revision < RATE
-        return not is_applied or bool(reader.entries_to_delete(1))
+        return progress.applied_revision >= last and not reader.entries_to_delete(1)
 
 
 def _space(what: str, data_dir: Path, run: int) -> Iterator[Measurement]:

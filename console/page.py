@@ -13,6 +13,7 @@ from falcon.asgi import Request, Response
 
 from console.query import Query
 from console.site import Site
+from display.texts import spreadsheet_text
 
 Document = dict[str, Any]
 
@@ -127,6 +128,4 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
         value = value.get(name, "") if isinstance(value, Mapping) else ""
     if isinstance(value, list):
         value = " ".join(map(str, value))
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n"):
-        return f"'{value}"
-    return value
+    return spreadsheet_text(value) if isinstance(value, str) else value

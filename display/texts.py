@@ -64,6 +64,11 @@ def printable(text: str) -> str:
     return text.translate(dict.fromkeys(hidden, "\N{REPLACEMENT CHARACTER}"))
 
 
+def spreadsheet_text(text: str) -> str:
+    """Return a text with an apostrophe before it, if a spreadsheet would take it for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
 def count_of(number: int, noun: str) -> str:
     """Return a number with its noun, such as `1 callback`, `2 callbacks` or `2 entries`."""
     plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"

@@ -13,14 +13,14 @@ from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
 import apsw
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from journal import sqlite_format
 from journal.copying import Source, compare, copy_entries
 from journal.damage import Damage, Report, damages, faults
-from journal.entry import MAX_INTEGER, Entry, NewEntry, numbered, validate
+from journal.entry import MAX_INTEGER, Entry, Kind, validate
 from journal.errors import JournalError, Unreadable
-from journal.forgetting import forget_entry, forget_list_of
+from journal.forgetting import forget_list_of
 from journal.sqlite_copy import FileTarget
 from journal.sqlite_file import connect_to_read, map_errors, open_read_only
 from journal.sqlite_page import COLUMNS, HEAD
@@ -38,9 +38,9 @@ CHUNK = 4 * 1024 * 1024
 
 SUMMARY = "SELECT count(*), ifnull(max(revision), 0), ifnull(max(received_at), 0) FROM entries"
 INSERT = f"INSERT INTO entries ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+APPEND = f"{INSERT} ON CONFLICT (id) DO NOTHING"
 SET_OLDEST = "UPDATE header SET oldest_revision = ?"
 SET_ID = "UPDATE header SET journal_id = ?"
-HAS_ID = "SELECT EXISTS (SELECT 1 FROM entries WHERE id = ?)"
 LOST = """
 SELECT count(*) FILTER (WHERE kind != 2), min(revision) FILTER (WHERE kind != 2),
        max(revision) FILTER (WHERE kind != 2), min(received_at) FILTER (WHERE kind != 2),
@@ -77,7 +77,7 @@ class Loss(NamedTuple):
         first: the lowest revision of these.
         last: the highest one.
         since: the time (ms) at which the first of these was received.
-        forgotten: number of FORGET entries.
+        forgotten: number of FORGET entries: what they list comes back.
     """
 
     entries: int
@@ -128,7 +128,7 @@ def copy_stream(source: Source, copy: Path, report: Report) -> Content:
     """
     with closing(FileTarget(copy, source.id, oldest=source.oldest())) as target:
         copy_entries(source, target, report)
-        compare(source, target, report)
+        compare(source, target, report, may_have_forgotten=True)
     return verify(copy, report, name=str(copy))
 
 
@@ -233,32 +233,18 @@ def make_another(copy: Path, *, name: str) -> None:
 def forget_again(copy: Path, entries: Iterable[Entry]) -> int:
     """Append to a copy the FORGET entries that it lacks; return their number.
 
+    Each is as it was but for its revision. What it lists beyond that is not forgotten by it.
+
     Raises:
         ValueError: an entry is no FORGET entry, or damaged.
     """
     with map_errors(copy), closing(apsw.Connection(str(copy))) as connection, connection:
-        oldest = head = int(connection.execute(HEAD).get)
+        before = head = int(connection.execute(HEAD).get)
         for entry in entries:
-            made = None if connection.execute(HAS_ID, (entry.id,)).get else _again(entry, oldest)
-            if made:
-                head += 1
-                connection.execute(INSERT, astuple(numbered(made, head)))
-    return head - oldest
-
-
-def _again(entry: Entry, head: int) -> NewEntry | None:
-    """Return the entry without revisions beyond `head`; None if it then lists nothing."""
-    listed = forget_list_of(entry)
-    revisions = [each for each in listed.revisions if each <= head]
-    if not listed.session_ids and not revisions:
-        return None
-    return forget_entry(
-        entry.sdk_app_id,
-        entry.received_at,
-        session_ids=listed.session_ids,
-        revisions=revisions,
-        up_to=min(listed.up_to, head),
-    )
+            forget_list_of(entry)
+            connection.execute(APPEND, astuple(replace(entry, revision=head + 1, kind=Kind.FORGET)))
+            head += connection.changes()
+    return head - before
 
 
 def loss(journal: Path, copy: Path) -> Loss:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from journal.damage import Damage, Report, changed
-from journal.entry import DAMAGED, Entry
+from journal.entry import DAMAGED, Entry, Kind
 from journal.errors import OtherEntries, Unavailable
 
 PAGE = 4_000
@@ -96,6 +96,8 @@ def check_target(source: Source, target: Target) -> None:
         )
     last = target.last()
     if last and source.read(last.revision - 1, limit=1) != [last]:
+        if _is_forgotten(source, last.revision):
+            raise _forgotten_since(last.revision)
         raise OtherEntries(f"revision {last.revision} is another entry in the target")
 
 
@@ -135,53 +137,78 @@ def _patiently(call: Callable[..., T], *arguments: Any) -> T:
     return call(*arguments)
 
 
-def compare(source: Source, target: Target, report: Report) -> Compared:
+def compare(
+    source: Source, target: Target, report: Report, *, may_have_forgotten: bool = False
+) -> Compared:
     """Compare all entries of the target with those of the source up to there.
+
+    Args:
+        source: the journal that was copied.
+        target: the copy.
+        report: is given the progress.
+        may_have_forgotten: the source may have deleted entries since, which it has forgotten.
 
     Raises:
         OtherEntries: they differ.
     """
     try:
-        return _compare(source, target, report)
+        return _compare(source, target, report, may_have_forgotten)
     except OtherEntries:  # a replica of the target may be behind
         time.sleep(AGAIN)
-        return _compare(source, target, report)
+        return _compare(source, target, report, may_have_forgotten)
 
 
-def _compare(source: Source, target: Target, report: Report) -> Compared:
+def _compare(source: Source, target: Target, report: Report, may_have_forgotten: bool) -> Compared:
     head = target.head()
     digest = blake2b(digest_size=16)
     count = repetitions = 0
+    extra: list[int] = []
     damages: list[Damage] = []
     copies = entries_of(target, head)
     copy = next(copies, None)
     for entry in entries_of(source, head):
+        while copy and copy.revision < entry.revision:
+            extra.append(copy.revision)
+            copy = next(copies, None)
         if entry == copy:
             count += 1
             digest.update(msgspec.msgpack.encode(entry))
             if changed(entry):
                 damages.append(Damage(entry.revision, entry.revision, DAMAGED))
             copy = next(copies, None)
-        elif (copy and copy.revision < entry.revision) or not target.repeats(entry):
-            raise _difference(entry, copy)
+        elif not target.repeats(entry):
+            raise OtherEntries(f"source and target differ at revision {entry.revision}")
         else:
             repetitions += 1
         if (count + repetitions) % REPORT == 0:
             report("comparing", entry.revision, head)
-    if copy:
-        raise _difference(copy)
+    extra += [each.revision for each in (copy, *copies) if each]
+    if extra and not _is_forgotten(source, extra[-1]):
+        raise OtherEntries(f"source and target differ at revision {extra[0]}")
+    if extra and not may_have_forgotten:
+        raise _forgotten_since(extra[0])
     return Compared(head, count, repetitions, digest.hexdigest(), damages)
 
 
-def _difference(*entries: Entry | None) -> OtherEntries:
-    first = min(entry.revision for entry in entries if entry)
-    return OtherEntries(f"source and target differ at revision {first}")
+def _is_forgotten(source: Source, revision: int) -> bool:
+    """Return True if an entry is missing, and a FORGET entry after it explains that."""
+    if [each.revision for each in source.read(revision - 1, limit=1)] == [revision]:
+        return False
+    return any(each.kind == Kind.FORGET for each in entries_of(source, after=revision))
 
 
-def entries_of(source: Source, head: int | None = None) -> Iterator[Entry]:
-    """Read all entries up to a revision, by default the present head."""
+def _forgotten_since(revision: int) -> OtherEntries:
+    return OtherEntries(
+        f"revision {revision} was forgotten since it was copied: delete the target, and copy again"
+    )
+
+
+def entries_of(
+    source: Source, head: int | None = None, *, after: int | None = None
+) -> Iterator[Entry]:
+    """Read all entries after a revision, up to `head`, by default the present one."""
     head = source.head() if head is None else head
-    after = source.oldest() - 1
+    after = source.oldest() - 1 if after is None else after
     while after < head and (entries := _patiently(_read_page, source, after)):
         yield from (entry for entry in entries if entry.revision <= head)
         after = entries[-1].revision

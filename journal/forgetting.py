@@ -1,4 +1,4 @@
-"""FORGET entries: an order, at a revision of the journal, to remove sessions for good.
+"""FORGET entries: lists of what is removed for good at a revision of the journal.
 
 An entry lists sessions of one app, and revisions of malformed callbacks: these have no session.
 It holds no other personal data. Its body is JSON, so that `sqlite3` and `nats` show it.
@@ -71,7 +71,7 @@ def forget_list_of(entry: NewEntry) -> ForgetList:
     """Return the lists of a FORGET entry.
 
     Raises:
-        ValueError: the entry is not as `forget_entry` made it. It must not be obeyed.
+        ValueError: the entry is not as `forget_entry` made it. It must not be applied.
     """
     if _identity(entry.sdk_app_id, entry.body) != entry.id:
         raise ValueError("the id is not the digest of app and body")

@@ -7,9 +7,8 @@ that was replaced.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -20,7 +19,7 @@ from journal import sqlite_format
 from journal.entry import NewEntry, validate
 from journal.errors import Unavailable
 from journal.sqlite_file import connect_to_erase, map_errors
-from storage.gaps import Pages, open_pages
+from storage.gaps import Pages, clear_beside_writers, move_wal, open_pages
 
 BUSY_MS = 5_000
 """Milliseconds that a step waits for the writer, which commits in a few."""
@@ -38,8 +37,14 @@ may be taken then."""
 REST, MOST_REST = 9.0, 1.0
 """Length of the pause after a step, as a multiple of the step, and in seconds at most."""
 
-CLEARED = 20
-"""Pages whose unused middle is cleared in one step."""
+CLEARED = 100
+"""Pages after which their gaps are cleared, in one step."""
+
+READ_REST = 3.0
+"""The multiple after reading pages, which delays the threads of this process only."""
+
+WAL_PAGES = 4_096
+"""Pages in the WAL after which they are moved to the database: a writer that is idle does not."""
 
 TRUNCATE_MS = 20
 """Milliseconds that the truncation of the WAL waits for readers; nobody can write meanwhile."""
@@ -54,11 +59,6 @@ FIND = "SELECT revision FROM entries WHERE id = ?"
 DELETE = """
 DELETE FROM entries WHERE revision IN (SELECT value FROM json_each(?))
 AND revision < (SELECT max(revision) FROM entries)
-"""
-# Changes a page, so that other connections drop theirs. The first half alone is never seen.
-TOUCH = """
-UPDATE header SET oldest_revision = oldest_revision + 1;
-UPDATE header SET oldest_revision = oldest_revision - 1;
 """
 VACUUM = f"PRAGMA incremental_vacuum({PAGES})"
 
@@ -79,6 +79,7 @@ class SqliteEraser:
             Unreadable: it is no journal, or of a newer version.
         """
         self._path = path
+        self._rows = 1
         self.id = ""
         with self._connection() as connection:
             self.id = sqlite_format.journal_id(connection)
@@ -91,28 +92,33 @@ class SqliteEraser:
             connection.execute(insert, astuple(entry))
             revision = int(connection.execute(FIND, (entry.id,)).get)
             # The writer takes a file for truncated that has become smaller and grown in the WAL.
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            move_wal(connection)
         return revision
 
     def delete(self, revisions: Sequence[int]) -> None:
-        done, rows = 0, 1
+        done = 0
         with self._connection() as connection:
             _let_others_sync(connection)
             while done < len(revisions):
-                step = json.dumps(revisions[done : done + rows])
-                took = _rested(partial(connection.execute, DELETE, (step,)))
-                done += rows
-                rows = min(2 * rows, ROWS) if took < STEP / 2 else max(1, int(rows * STEP / took))
+                step = json.dumps(revisions[done : done + self._rows])
+                done += self._rows
+                began = monotonic()
+                connection.execute(DELETE, (step,))
+                took = _rest_after(began)
+                fitting = int(self._rows * STEP / took)
+                self._rows = min(max(1, fitting), 2 * self._rows, ROWS)
 
     def sweep(self) -> None:
         with self._connection() as connection:
             _let_others_sync(connection)
             if connection.pragma("auto_vacuum") == INCREMENTAL:
                 for _ in range(0, connection.pragma("freelist_count"), PAGES):
-                    _rested(lambda: connection.execute(VACUUM).fetchall())
+                    began = monotonic()
+                    connection.execute(VACUUM).fetchall()
+                    _rest_after(began)
             _truncate_wal(connection)
             self._clear_gaps(connection)
-            _truncate_wal(connection)
+            _truncate_wal(connection)  # which syncs what was cleared
 
     def _clear_gaps(self, connection: apsw.Connection) -> None:
         """Clear the pages' unused middles, where SQLite leaves rows that it has moved.
@@ -123,11 +129,16 @@ class SqliteEraser:
         connection.set_busy_timeout(BUSY_MS)
         path, size = str(self._path), int(connection.pragma("page_size"))
         with open_pages(path, size) as pages, self._connection() as beside:
-            left = [number for number in range(1, pages.count + 1) if pages.left_in(number)]
-            # At least once: the process that cleared them may have been killed before its commit.
-            for start in range(0, len(left) or 1, CLEARED):
-                step = partial(_clear, pages, left[start : start + CLEARED], connection, beside)
-                _rested(step)
+            left: list[int] = []
+            for first in pages.pieces():
+                began = monotonic()
+                left += pages.left_in(first)
+                _rest_after(began, READ_REST)
+                if len(left) >= CLEARED:
+                    _clear(pages, left, connection, beside)
+                    left.clear()
+            # At least once: a process that was killed may not have synced what it cleared.
+            _clear(pages, left, connection, beside)
 
     def close(self) -> None:
         """Do nothing: each call opens a connection of its own, and closes it."""
@@ -136,6 +147,7 @@ class SqliteEraser:
     def _connection(self) -> Iterator[apsw.Connection]:
         with map_errors(self._path), closing(connect_to_erase(self._path, self.id)) as connection:
             connection.set_busy_timeout(BUSY_MS)
+            connection.wal_autocheckpoint(WAL_PAGES)
             yield connection
 
 
@@ -144,28 +156,21 @@ def _let_others_sync(connection: apsw.Connection) -> None:
     connection.pragma("synchronous", "normal")
 
 
-def _rested(step: Callable[[], object]) -> float:
-    """Take a step, and rest; return the seconds that the step took."""
-    began = monotonic()
-    step()
+def _rest_after(began: float, times: float = REST) -> float:
+    """Rest after a step that began at a time; return the seconds that it took."""
     took = monotonic() - began
-    time.sleep(min(REST * took, MOST_REST))
+    time.sleep(min(times * took, MOST_REST))
     return took
 
 
 def _clear(
     pages: Pages, numbers: Sequence[int], connection: apsw.Connection, beside: apsw.Connection
 ) -> None:
-    """Clear pages while nobody can write, nor has the WAL what is not in the database."""
     for _ in range(ATTEMPTS):
-        beside.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        connection.execute("BEGIN IMMEDIATE")
-        logged, moved = beside.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        if logged == moved:
-            pages.clear(numbers)
-            connection.execute(TOUCH)
-        connection.execute("COMMIT")
-        if logged == moved:
+        began = monotonic()
+        is_done = clear_beside_writers(pages, numbers, connection, beside)
+        _rest_after(began)
+        if is_done:
             return
         time.sleep(AGAIN)
     raise Unavailable(IS_READ)

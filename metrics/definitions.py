@@ -160,6 +160,14 @@ RETENTION_COMPLETED = Gauge(
     "Unix time of the end of the last daily run that went through; 0: none has; absent without "
     "DESK_RETENTION.",
 )
+FORGOTTEN_ENTRIES = Gauge(
+    "desk_forgotten_entries",
+    "Entries that are forgotten, and whose bytes may still be in files of journal and view.",
+)
+FORGOTTEN_OLDEST = Gauge(
+    "desk_forgotten_oldest_seconds",
+    "Seconds since the oldest of them was forgotten; 0: there is none.",
+)
 SESSIONS = Gauge(
     "desk_sessions",
     "Sessions in the view, ended ones included. Absent while a new view is being built.",
@@ -174,7 +182,8 @@ LONGEST_WAIT = Gauge(
 FOLLOWER: Group = (
     APPLIED_REVISION, LAG_ENTRIES, LAG_SECONDS, BUILD_PROGRESS, RECORDS, RECORDS_REVISED, LATE,
     DUPLICATES, DAMAGED_ENTRIES, SCRUB_REVISION, SCRUB_DIFFERENCES,
-    RETENTION_FORGOTTEN, RETENTION_COMPLETED, SESSIONS, LONGEST_WAIT,
+    RETENTION_FORGOTTEN, RETENTION_COMPLETED, FORGOTTEN_ENTRIES, FORGOTTEN_OLDEST,
+    SESSIONS, LONGEST_WAIT,
 )  # fmt: skip
 
 # ---- The process that publishes snapshots of the view, with the journal on NATS ----

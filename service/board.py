@@ -5,13 +5,14 @@ absence, replaces that.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from heapq import nsmallest
-from typing import NamedTuple
+from sys import intern
+from typing import NamedTuple, TypeVar
 
 from callback.catalogue import HANDLED, State
 from desk.v1 import board_service_pb2 as pb
-from service.figures import Offer, offer, unanswered_since, waiting_since
+from service.figures import Offer, Result, offer, unanswered_since, waiting_since
 from service.records import STATES, timestamp
 from service.session import Session
 from service.tally import Tally, Thresholds, merged
@@ -20,8 +21,15 @@ MAX_GROUPS = 1_000
 MAX_OF_AGENT = 20
 """Sessions that are listed of one agent."""
 
+MAX_SILENCE = 24 * 3_600_000
+"""Milliseconds before the start of the day: what has been silent for longer counts as over. Its end
+was lost, and it would be the longest wait for good."""
+
 Key = tuple[int, str]
 """SDKAppID, session id."""
+
+Part = TypeVar("Part", "Served", "Open")
+"""A part of what a session contributes to its cell."""
 
 
 class Day(NamedTuple):
@@ -45,12 +53,24 @@ class BoardSelection(NamedTuple):
         )
 
 
-class Contribution(NamedTuple):
-    """The part of a session that the board shows.
+class Served(NamedTuple):
+    """A session that was offered to the agents on the board's day."""
+
+    channel_type: str
+    offer: Offer
+
+    def enter(self, cell: "_Cell", _key: Key) -> None:
+        cell.today.add(self.offer)
+
+    def leave(self, cell: "_Cell", _key: Key) -> None:
+        cell.today.remove(self.offer)
+
+
+class Open(NamedTuple):
+    """A session that is not over.
 
     Attributes:
-        offer: if it was offered on the board's day.
-        offered_at: if it was offered at any time.
+        asked_at: the first request for an agent, while it has no result.
     """
 
     channel_type: str
@@ -60,29 +80,25 @@ class Contribution(NamedTuple):
     state_since: int
     waiting_since: int | None
     unanswered_since: int | None
-    offered_at: int | None
-    offer: Offer | None
-    is_forwarded: bool
+    asked_at: int | None
 
+    def enter(self, cell: "_Cell", key: Key) -> None:
+        cell.states[self.state] += 1
+        if self.waiting_since is not None:
+            cell.waiting[key] = self.waiting_since
+        if self.unanswered_since is not None:
+            cell.unanswered[key] = self.unanswered_since
+        if self.state in HANDLED:
+            cell.by_agent.setdefault(self.agent_id, set()).add(key)
 
-def contribution(session: Session, day: Day) -> Contribution | None:
-    """Return the contribution of a session; None if it is over and not of the day."""
-    offered = offer(session)
-    is_of_day = offered is not None and day.start <= offered.offered_at < day.end
-    if session.state is State.ENDED and not is_of_day:
-        return None
-    return Contribution(
-        session.channel_type,
-        session.state,
-        session.client_user_id,
-        session.agent_id,
-        session.state_since or 0,
-        waiting_since(session),
-        unanswered_since(session),
-        offered.offered_at if offered else None,
-        offered if is_of_day else None,
-        session.forwards > 0,
-    )
+    def leave(self, cell: "_Cell", key: Key) -> None:
+        cell.states[self.state] -= 1
+        cell.waiting.pop(key, None)
+        cell.unanswered.pop(key, None)
+        if self.state in HANDLED:
+            cell.by_agent[self.agent_id].discard(key)
+            if not cell.by_agent[self.agent_id]:
+                del cell.by_agent[self.agent_id]
 
 
 class _Cell:
@@ -98,27 +114,27 @@ class _Cell:
     def __bool__(self) -> bool:
         return any(self.states.values()) or bool(self.today)
 
-    def add(self, key: Key, part: Contribution) -> None:
-        self.states[part.state] += 1
-        if part.offer:
-            self.today.add(part.offer, is_forwarded=part.is_forwarded)
-        if part.waiting_since is not None:
-            self.waiting[key] = part.waiting_since
-        if part.unanswered_since is not None:
-            self.unanswered[key] = part.unanswered_since
-        if part.state in HANDLED:
-            self.by_agent.setdefault(part.agent_id, set()).add(key)
 
-    def remove(self, key: Key, part: Contribution) -> None:
-        self.states[part.state] -= 1
-        if part.offer:
-            self.today.remove(part.offer, is_forwarded=part.is_forwarded)
-        self.waiting.pop(key, None)
-        self.unanswered.pop(key, None)
-        if part.state in HANDLED:
-            self.by_agent[part.agent_id].discard(key)
-            if not self.by_agent[part.agent_id]:
-                del self.by_agent[part.agent_id]
+def _served(session: Session, offered: Offer | None, day: Day) -> Served | None:
+    if offered is None or not day.start <= offered.offered_at < day.end:
+        return None
+    return Served(intern(session.channel_type), offered)
+
+
+def _open(session: Session, offered: Offer | None, day: Day) -> Open | None:
+    silent_since = session.last_event_at or 0
+    if session.state is State.ENDED or silent_since < day.start - MAX_SILENCE:
+        return None
+    return Open(
+        intern(session.channel_type),
+        session.state,
+        session.client_user_id,
+        session.agent_id,
+        session.state_since or 0,
+        waiting_since(session),
+        unanswered_since(session),
+        offered.offered_at if offered and offered.result is Result.WAITING else None,
+    )
 
 
 class LiveSums:
@@ -126,30 +142,35 @@ class LiveSums:
 
     def __init__(self, day: Day) -> None:
         self.day = day
-        self._parts: dict[Key, Contribution] = {}
+        self._served: dict[Key, Served] = {}
+        self._open: dict[Key, Open] = {}
         self._cells: dict[tuple[int, str], _Cell] = {}
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._served) + len(self._open)
 
     def put(self, key: Key, session: Session | None) -> None:
         """Replace what a session has contributed; None if it is gone."""
-        before = self._parts.get(key)
-        after = contribution(session, self.day) if session else None
-        if before == after:
+        served = opened = None
+        if session:
+            offered = offer(session)
+            served, opened = _served(session, offered, self.day), _open(session, offered, self.day)
+        self._replace(self._served, key, served)
+        self._replace(self._open, key, opened)
+
+    def _replace(self, parts: dict[Key, Part], key: Key, after: Part | None) -> None:
+        before = parts.get(key)
+        if before == after:  # as mostly: taking a wait out of many is slow
             return
         if before:
-            self._take_away(key, before)
+            del parts[key]
+            place = key[0], before.channel_type
+            before.leave(self._cells[place], key)
+            if not self._cells[place]:
+                del self._cells[place]
         if after:
-            self._parts[key] = after
-            self._cells.setdefault((key[0], after.channel_type), _Cell()).add(key, after)
-
-    def _take_away(self, key: Key, part: Contribution) -> None:
-        del self._parts[key]
-        cell = self._cells[key[0], part.channel_type]
-        cell.remove(key, part)
-        if not cell:
-            del self._cells[key[0], part.channel_type]
+            parts[key] = after
+            after.enter(self._cells.setdefault((key[0], after.channel_type), _Cell()), key)
 
     def board(self, selection: BoardSelection, time_zone: str) -> pb.Board:
         """Make the board; the same for equal sessions, however they came."""
@@ -188,7 +209,7 @@ class LiveSums:
         )
 
     def _session(self, key: Key, since: int, breach_after: int | None = None) -> pb.BoardSession:
-        part = self._parts[key]
+        part = self._open[key]
         shown = pb.BoardSession(
             sdk_app_id=key[0],
             session_id=key[1],
@@ -198,24 +219,22 @@ class LiveSums:
             agent_id=part.agent_id,
             since=timestamp(since),
         )
-        if breach_after is not None:
-            asked = since if part.offered_at is None else part.offered_at
-            shown.breaches_at.CopyFrom(timestamp(asked + breach_after))
+        if breach_after is not None and part.asked_at is not None:
+            shown.breaches_at.CopyFrom(timestamp(part.asked_at + breach_after))
         return shown
 
     def _agent(self, agent: Key, keys: list[Key]) -> pb.BoardAgent:
-        since = {key: self._parts[key].state_since for key in keys}
+        since = {key: self._open[key].state_since for key in keys}
         return pb.BoardAgent(
             sdk_app_id=agent[0],
             agent_id=agent[1],
             sessions=len(keys),
-            unanswered=sum(self._parts[key].unanswered_since is not None for key in keys),
+            unanswered=sum(self._open[key].unanswered_since is not None for key in keys),
             listed=[self._session(key, time) for time, key in _first(MAX_OF_AGENT, [since])],
         )
 
 
-def _figures(cells: Iterable[_Cell], thresholds: Thresholds) -> pb.BoardFigures:
-    cells = list(cells)
+def _figures(cells: Collection[_Cell], thresholds: Thresholds) -> pb.BoardFigures:
     states: Counter[State] = Counter()
     for cell in cells:
         states.update(cell.states)
@@ -231,7 +250,7 @@ def _figures(cells: Iterable[_Cell], thresholds: Thresholds) -> pb.BoardFigures:
         longest_waiting_since=timestamp(min(waiting)) if waiting else None,
         unanswered=len(unanswered),
         longest_unanswered_since=timestamp(min(unanswered)) if unanswered else None,
-        today=merged(cell.today for cell in cells).figures(thresholds),
+        today=merged([cell.today for cell in cells]).figures(thresholds),
     )
 
 

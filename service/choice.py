@@ -1,19 +1,20 @@
 """Chooses the sessions and malformed callbacks to forget: from the view, in bounded steps.
 
-A choice is kept up while others forget: each step goes on after the last place that was examined.
+Each step goes on after the last place that was examined, so that others may forget meanwhile.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
 
-from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from journal.entry import NewEntry
 from journal.forgetting import MAX_FORGOTTEN, forget_entry
 from service.positions import position_of, revision_of
+from service.records import received_at
 from service.view import index_pages
 from service.view.errors import ViewUnavailable
 from service.view.index_pages import FIRST, Order, Place
@@ -63,15 +64,15 @@ class Found(NamedTuple):
 
 
 Chosen = tuple[list[Found], Place | None]
-"""Findings of a walk, and the place after which it goes on; None at its end."""
+"""Findings of a search, and the place after which it goes on; None at its end."""
 
-Walk = Callable[[Reader, Target, Place], Chosen]
+Search = Callable[[Reader, Target, Place], Chosen]
 
 
 class Start(NamedTuple):
-    """The place at which a step begins: the number of a walk, and a place in it."""
+    """The place at which a step begins: the number of a search, and a place in it."""
 
-    walk: int = 0
+    search: int = 0
     after: Place = FIRST
 
 
@@ -90,17 +91,20 @@ class Step(NamedTuple):
 def step(reader: Reader, target: Target, start: Start, now: int) -> Step:
     """Choose at most `MAX_FORGOTTEN` sessions or callbacks, at `now` (Unix time, ms).
 
+    Malformed callbacks that name one of the sessions are chosen as well.
+
     Raises:
         ViewUnavailable: as `check_current`.
     """
-    walks = _walks(target)
+    searches = _searches(target)
     with reader.snapshot() as progress:
         check_current(progress, now)
-        found, after = walks[start.walk](reader, target, start.after)
+        found, after = searches[start.search](reader, target, start.after)
+        found += _malformed_of(reader, target.sessions or map(itemgetter(0, 1), found))
     if after:
         return Step(found, start._replace(after=after))
-    following = start.walk + 1
-    return Step(found, Start(following) if following < len(walks) else None)
+    following = start.search + 1
+    return Step(found, Start(following) if following < len(searches) else None)
 
 
 def check_current(progress: Progress, now: int) -> None:
@@ -116,11 +120,15 @@ def check_current(progress: Progress, now: int) -> None:
 
 
 def forget(found: Iterable[Found], append: Append, now: int) -> list[int]:
-    """Append FORGET entries for what a step has found, one for each app; return their revisions."""
+    """Append FORGET entries for what a step has found, each of one app; return their revisions."""
     by_app: defaultdict[int, list[Found]] = defaultdict(list)
     for each in found:
         by_app[each.sdk_app_id].append(each)
-    return [append(_entry(app, now, of_app)) for app, of_app in sorted(by_app.items())]
+    return [
+        append(_entry(app, now, of_app[start : start + MAX_FORGOTTEN]))
+        for app, of_app in sorted(by_app.items())
+        for start in range(0, len(of_app), MAX_FORGOTTEN)
+    ]
 
 
 def _entry(sdk_app_id: int, now: int, found: list[Found]) -> NewEntry:
@@ -133,7 +141,7 @@ def _entry(sdk_app_id: int, now: int, found: list[Found]) -> NewEntry:
     )
 
 
-def _walks(target: Target) -> Sequence[Walk]:
+def _searches(target: Target) -> Sequence[Search]:
     if target.sessions:
         return (_named,)
     if target.malformed_before is not None:
@@ -179,16 +187,25 @@ def _not_begun(reader: Reader, target: Target, after: Place) -> Chosen:
 def _malformed(reader: Reader, target: Target, after: Place) -> Chosen:
     before, apps = target.malformed_before or 0, target.sdk_app_ids
     seen = [
-        (revision_of(position), app, _received_at(record))
+        (revision_of(position), app, received_at(record))
         for position, record, app in reader.malformed(after[0], MAX_FORGOTTEN)
     ]
     chosen = [
         Found(app, "", revision, revision)
-        for revision, app, received_at in seen
-        if received_at < before and (not apps or app in apps)
+        for revision, app, received in seen
+        if received < before and (not apps or app in apps)
     ]
     is_last = len(seen) < MAX_FORGOTTEN
     return chosen, None if is_last else (position_of(seen[-1][0]), 0)
+
+
+def _malformed_of(reader: Reader, keys: Iterable[tuple[int, str]]) -> list[Found]:
+    return [
+        Found(app, "", revision, revision)
+        for app, session_id in keys
+        if session_id
+        for revision in reader.malformed_of(app, session_id)
+    ]
 
 
 def _found(reader: Reader, sdk_app_id: int, session_id: str) -> Found | None:
@@ -215,8 +232,4 @@ def _silent(reader: Reader, target: Target, chosen: Iterable[Found | None]) -> l
 def _last(reader: Reader, found: Found) -> int:
     """Return the time at which the last callback of a session was received."""
     ((_, record),) = reader.records([position_of(found.last)])
-    return _received_at(record)
-
-
-def _received_at(record: bytes) -> int:
-    return SessionRecord.FromString(record).event.received_at.ToMilliseconds()
+    return received_at(record)

@@ -6,7 +6,7 @@ unfinished copies. Who publishes snapshots deletes old ones.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -16,15 +16,16 @@ import structlog
 from journal.backup import delete_abandoned
 from journal.errors import JournalError
 from journal.port import Eraser
+from service.positions import MAX_REVISION
 from service.view import store
 from service.view.errors import ViewError, ViewUnavailable
+from service.view.locks import discard
 from service.view.reader import Reader
-from service.view.writer import discard
 
-CHUNK = 5_000
-"""Entries that are deleted before the files are swept, and the follower is told."""
+PASS = 200_000
+"""Entries after which a pass ends, with the FORGET entry that lists the last: it sweeps once."""
 
-STEP = 100
+STEP = 500
 """Entries between two looks at the request to stop."""
 
 PAUSE = 0.5
@@ -32,9 +33,6 @@ PAUSE = 0.5
 
 RETRY = 10.0
 """Seconds before another attempt after a failure."""
-
-NOTED_WITHIN = 10.0
-"""Seconds after which entries are deleted again that the follower has not taken from the list."""
 
 PARTIALS = ("journal", "snapshot")
 """Beginnings of the names of unfinished copies."""
@@ -49,7 +47,7 @@ class Erasure:
         self,
         open_eraser: Callable[[], Eraser],
         data_dir: Path,
-        note_deleted: Callable[[Sequence[int]], None],
+        note_deleted: Callable[[int], Event],
         *,
         pause: float = PAUSE,
         retry: float = RETRY,
@@ -59,7 +57,8 @@ class Erasure:
         Args:
             open_eraser: opens the journal.
             data_dir: directory of the view.
-            note_deleted: has the follower take entries from the list.
+            note_deleted: has the follower take from the list what FORGET entries up to a revision
+                have put there; the flag is set when that is done.
             pause: seconds between two looks for entries to delete.
             retry: seconds before another attempt after a failure.
         """
@@ -68,7 +67,6 @@ class Erasure:
         self._pause = pause
         self._retry = retry
         self._note_deleted = note_deleted
-        self._noted, self._noted_until = 0, 0.0  # the first of the entries deleted last
         self._stop = Event()
 
     def start(self, stop: Event) -> None:
@@ -77,29 +75,39 @@ class Erasure:
         Thread(target=self._run, name="erasure", daemon=True).start()
 
     def step(self) -> int:
-        """Delete the next entries that the view lists; return their number.
+        """Make a pass: delete the next entries that the view lists; return their number.
 
         Raises:
             JournalError, ViewError, OSError: some are left.
         """
-        journal_id, revisions = self._listed()
-        began = time.monotonic()
-        if not revisions or (revisions[0] == self._noted and began < self._noted_until):
-            return 0
+        with suppress(ViewUnavailable), closing(Reader(store.locate(self._data_dir))) as reader:
+            with reader.snapshot() as progress:
+                until = reader.listed_until(progress.applied_revision, PASS)
+            if until:
+                return self._delete(reader, progress.journal_id, until)
+        return 0  # or the view is not there yet
+
+    def _delete(self, reader: Reader, journal_id: str, until: int) -> int:
+        """Delete what FORGET entries up to a revision list."""
+        began, count = time.monotonic(), 0
         self._delete_other_files()
         with closing(self._open()) as eraser:
             if eraser.id != journal_id:  # a restored one, and the view is not renewed yet
                 return 0
-            for start in range(0, len(revisions), STEP):
+            before = MAX_REVISION
+            while revisions := reader.entries_to_delete(STEP, before=before, until=until):
                 if self._stop.is_set():
                     return 0
-                eraser.delete(revisions[start : start + STEP])
+                eraser.delete(revisions)
+                count += len(revisions)
+                before = revisions[-1]
             eraser.sweep()
-        self._note_deleted(revisions)
-        self._noted, self._noted_until = revisions[0], time.monotonic() + NOTED_WITHIN
-        seconds = round(time.monotonic() - began, 1)
-        log.info("entries_deleted", entries=len(revisions), after_s=seconds)
-        return len(revisions)
+        noted = self._note_deleted(until)
+        while not noted.wait(self._pause):  # the view's files may not be clear yet
+            if self._stop.is_set():
+                return 0
+        log.info("entries_deleted", entries=count, after_s=round(time.monotonic() - began, 1))
+        return count
 
     def _run(self) -> None:
         pause = self._pause
@@ -113,16 +121,6 @@ class Erasure:
             except Exception:  # whatever it is, the next attempt may do better
                 log.exception("erasure_failed", throttle="")
                 pause = self._retry
-
-    def _listed(self) -> tuple[str, list[int]]:
-        """Return the id of the view's journal, and entries of it."""
-        with (
-            suppress(ViewUnavailable),  # it is not there yet
-            closing(Reader(store.locate(self._data_dir))) as reader,
-            reader.snapshot() as progress,
-        ):
-            return progress.journal_id, reader.entries_to_delete(CHUNK)
-        return "", []
 
     def _delete_other_files(self) -> None:
         """Delete the files that nobody uses. A view in use forgets by itself."""

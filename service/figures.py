@@ -4,12 +4,12 @@ Plain functions of a session: take away the old one's and add the new one's, and
 has corrected every sum. Pure: no I/O, no clock. All times are milliseconds of Desk's clock.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
 from callback.catalogue import HANDLED, LIVE, WAITING, EndReason, State
-from service.session import MAX_STAYS, Session
+from service.session import MAX_STAYS, Session, Stay
 
 BY_USER = (EndReason.QUEUE_ABANDONED, EndReason.USER, EndReason.USER_TIMEOUT)
 """End reasons of a user who gives up."""
@@ -48,20 +48,33 @@ class Offer(NamedTuple):
     Attributes:
         offered_at: the first time that the user waited for an agent.
         wait: from there until an agent joined or the user gave up; None for other results.
+        is_forwarded: an agent handed the session on.
     """
 
     offered_at: int
     result: Result
     wait: int | None = None
+    is_forwarded: bool = False
 
 
 def spans(session: Session) -> Iterator[Span]:
     """Yield the stays that a session lists."""
-    ends = [*(stay.start for stay in session.stays), None][1:]
-    for stay, end in zip(session.stays[:MAX_STAYS], ends, strict=False):
+    for stay, end in _with_ends(session):
         # A SessionBegin stands in the order before its own time.
         start = stay.start if end is None else min(stay.start, end)
         yield Span(stay.state, stay.agent_id, start, end)
+
+
+def handled(session: Session) -> Iterator[Span]:
+    """Yield the stays with agents: handle time by agent, and by their overlaps concurrency."""
+    for stay, end in _with_ends(session):
+        if stay.state in HANDLED:
+            yield Span(stay.state, stay.agent_id, stay.start, end)
+
+
+def _with_ends(session: Session) -> Iterable[tuple[Stay, int | None]]:
+    ends = [*(stay.start for stay in session.stays[1:]), None]
+    return zip(session.stays[:MAX_STAYS], ends, strict=False)
 
 
 def offer(session: Session) -> Offer | None:
@@ -71,7 +84,8 @@ def offer(session: Session) -> Offer | None:
         return None
     offered_at = min(asked)
     if session.answered_at is not None:
-        return Offer(offered_at, Result.ANSWERED, session.answered_at - offered_at)
+        wait = session.answered_at - offered_at
+        return Offer(offered_at, Result.ANSWERED, wait, session.forwards > 0)
     if session.state in WAITING:
         return Offer(offered_at, Result.WAITING)
     if _last_live_state(session) not in WAITING:
@@ -103,15 +117,20 @@ def unanswered_since(session: Session) -> int | None:
     return asked if answered is None or asked > answered else None
 
 
-def handled(session: Session) -> Iterator[Span]:
-    """Yield the stays with agents: handle time by agent, and by their overlaps concurrency."""
-    return (span for span in spans(session) if span.state in HANDLED)
+def answering_agent(session: Session) -> str:
+    """Return the agent who answered a waiting user; "" if nobody has, or nobody was named."""
+    answered_at = session.answered_at
+    if answered_at is None:
+        return ""
+    joined = (stay for stay in session.stays if stay.state is State.WITH_AGENT)
+    return next((stay.agent_id for stay in joined if stay.start >= answered_at), "")
 
 
 def is_contained(session: Session) -> bool:
     """Return True if the session is over without an agent, and nobody has waited for one."""
     over = session.state not in LIVE and session.state is not State.NEW
-    return over and session.agent_joined_at is None and offer(session) is None
+    asked = session.transfer_requested_at or session.queued_at
+    return over and not asked and session.agent_joined_at is None
 
 
 def _last_live_state(session: Session) -> State | None:

@@ -7,7 +7,6 @@ An entry that fails because of its content is skipped with an error, so that oth
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Event
 
 import structlog
@@ -27,8 +26,9 @@ from service.gauges import read_gauges
 from service.projection import Projection
 from service.view import store
 from service.view.errors import ContentRefused, ViewDamaged, ViewError
+from service.view.locks import discard
 from service.view.progress import Progress
-from service.view.writer import ViewWriter, discard
+from service.view.writer import ViewWriter
 
 BATCH = 8_000
 BATCH_BYTES = 16 * 1024 * 1024
@@ -139,12 +139,20 @@ class Follower:
         self._skipped = 0  # in a row
         self._may_start_over = may_start_over
         self._looks = 0  # in a row that found the journal behind the view
-        self._deleted: SimpleQueue[Sequence[int]] = SimpleQueue()
+        self._deleted: tuple[int, Event] | None = None
         self._clear_at = 0.0
 
-    def note_deleted(self, revisions: Sequence[int]) -> None:
-        """Note that the journal no longer has some entries; from any thread, takes effect later."""
-        self._deleted.put(revisions)
+    def note_deleted(self, until: int) -> Event:
+        """Have entries taken from the list that the journal no longer has, by another thread.
+
+        Returns a flag that is set when that is done: once they have left the view's files as well.
+
+        Args:
+            until: the last FORGET entry whose entries are deleted.
+        """
+        done = Event()
+        self._deleted = until, done
+        return done
 
     def run(self, stop: Event, alive: Callable[[], None] = lambda: None) -> None:
         """Follow until `stop` is set; return after the batch under way.
@@ -245,8 +253,7 @@ class Follower:
         """Apply the next batch; if there is none, record that the view is complete."""
         self._writer.check_files()
         self._clear_removed()
-        while self._writer.is_clear and not self._deleted.empty():
-            projection.note_deleted(self._deleted.get())
+        self._drop_deleted(projection)
         progress = projection.progress
         entries, following = self._read_batch(progress)
         self._looks = 0
@@ -333,6 +340,16 @@ class Follower:
         if time.monotonic() >= self._clear_at:
             self._clear_at = time.monotonic() + CLEAR_EVERY
             self._writer.clear_removed()
+
+    def _drop_deleted(self, projection: Projection) -> None:
+        """Take some deleted entries from the list, once the view's files are clear of them."""
+        if self._deleted is None:
+            return
+        until, done = self._deleted
+        is_applied = until <= projection.progress.applied_revision  # or the view is being renewed
+        if is_applied and self._writer.is_clear(until) and projection.note_deleted(until):
+            self._deleted = None
+            done.set()
 
     def _report(self, progress: Progress) -> None:
         lag = progress.head_revision - progress.applied_revision

@@ -8,6 +8,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from journal.entry import MAX_INTEGER
 from journal.errors import JournalError
 from journal.port import JournalReader
 from metrics.definitions import (
@@ -15,12 +16,13 @@ from metrics.definitions import (
     BUILD_PROGRESS,
     DAMAGED_ENTRIES,
     DUPLICATES,
+    FORGOTTEN_ENTRIES,
+    FORGOTTEN_OLDEST,
     LAG_ENTRIES,
     LAG_SECONDS,
     LONGEST_WAIT,
     SESSIONS,
 )
-from metrics.instruments import Values
 from service import records
 from service.projection import Projection
 from service.view.reader import Reader, Row
@@ -39,7 +41,7 @@ def read_gauges(projection: Projection, journal: JournalReader, view: Path) -> N
             waiting = journal.read(projection.progress.applied_revision, limit=1)
         except JournalError:
             return math.inf
-        return max(0.0, time.time() - waiting[0].received_at / 1000) if waiting else 0.0
+        return _seconds_since(waiting[0].received_at) if waiting else 0.0
 
     def built() -> float:
         progress = projection.progress
@@ -51,20 +53,25 @@ def read_gauges(projection: Projection, journal: JournalReader, view: Path) -> N
         with closing(Reader(view)) as reader:
             return reader.session_counts()
 
+    def left_to_delete(limit: int) -> tuple[int, int | None]:
+        with closing(Reader(view)) as reader:
+            return reader.left_to_delete(limit)
+
     APPLIED_REVISION.read_number(lambda: projection.progress.applied_revision)
     LAG_ENTRIES.read_number(lag)
     LAG_SECONDS.read_number(lag_seconds)
     BUILD_PROGRESS.read_number(built)
     DAMAGED_ENTRIES.read_number(lambda: projection.progress.damaged)
     DUPLICATES.read = lambda: {("fold",): projection.progress.repetitions}
+    FORGOTTEN_ENTRIES.read_number(lambda: left_to_delete(MAX_INTEGER)[0])
+    FORGOTTEN_OLDEST.read_number(lambda: _seconds_since(left_to_delete(0)[1]))
     SESSIONS.read = lambda: {
         (str(app), _STATES[state]): number for app, state, number, _ in counts()
     }
-    LONGEST_WAIT.read = lambda: _longest_waits(counts(), time.time())
-
-
-def _longest_waits(counts: list[Row], now: float) -> Values:
-    return {
-        (str(app),): max(0.0, now - queued_since / 1000) if queued_since else 0.0
-        for app, _, _, queued_since in counts
+    LONGEST_WAIT.read = lambda: {
+        (str(app),): _seconds_since(queued_since) for app, _, _, queued_since in counts()
     }
+
+
+def _seconds_since(time_ms: int | None) -> float:
+    return max(0.0, time.time() - time_ms / 1000) if time_ms else 0.0

@@ -241,14 +241,16 @@ class History:
         """Fold a callback that is the last."""
         self.tail.append(entry)
         self._last = entry.key
-        self._core = self._fold(entry, self._core)
+        before = self._core
+        self._core = after = self._fold(entry, before)
         self._take_offers(entry)
-        if start := _start_of(entry, self._core):
-            self._starts.append(start)
+        if after.state is not before.state or after.agent_id != before.agent_id:
+            stay = Stay(after.state, after.agent_id, entry.facts.event_time)
+            self._starts.append((entry.key, stay))
             session = self.session
             self._set("stay_count", session.stay_count + 1)
             if session.stay_count <= MAX_STAYS + 1:
-                session.stays = (*session.stays, start[1])
+                session.stays = (*session.stays, stay)
 
     def _insert(self, place: int, entry: HistoryEntry) -> list[HistoryEntry]:
         """Fold a late callback and those behind it; return those that it has changed."""
@@ -424,8 +426,13 @@ class History:
         if self._last_sign is not _EARLIEST:
             # A SessionBegin stands in the order before its own time.
             self._set("last_event_at", max(self._last_sign[0], self.session.begun_at or 0))
-        shown = _shown_of(self._core)
-        if shown != self._shown:
+        core, session = self._core, self.session
+        if core.last_user_message_at is not session.last_user_message_at:
+            self._set("last_user_message_at", core.last_user_message_at)
+        if core.last_agent_message_at is not session.last_agent_message_at:
+            self._set("last_agent_message_at", core.last_agent_message_at)
+        shown = _shown_of(core)
+        if shown != self._shown:  # rarely: messages change none of these
             for name, value, before in zip(_SHOWN, shown, self._shown, strict=True):
                 if value is not before:
                     self._set(name, value)
@@ -442,10 +449,7 @@ def _start_of(entry: HistoryEntry, after: Core) -> Start | None:
 
 _place_of: Callable[[Start], Key] = itemgetter(0)
 
-_SHOWN = (
-    *("state", "end_reason", "agent_id", "agent_ids", "satisfaction"),
-    *("live_since", "last_user_message_at", "last_agent_message_at"),
-)
+_SHOWN = ("state", "end_reason", "agent_id", "agent_ids", "satisfaction", "live_since")
 _shown_of = attrgetter(*_SHOWN)
 _NO_VALUE = {name: getattr(Session(), name) for name in FIRSTS}
 _key_of = attrgetter("key")

@@ -16,8 +16,8 @@ from callback.catalogue import EndReason, EventType, Field, State, carriers
 from callback.decoder import Callback
 from desk.v1 import event_pb2, session_pb2
 from desk.v1.event_service_pb2 import SubscribeResponse
-from journal.entry import DAMAGED, Entry
-from journal.forgetting import ForgetList
+from journal.entry import DAMAGED, Entry, numbered
+from journal.forgetting import ForgetList, forget_entry
 from service.message import fill
 from service.session import MAX_STAYS, Facts, Outcome, Reason, Session, Stay, Verdict, explain
 
@@ -173,6 +173,18 @@ def forgotten(entry: Entry, listed: ForgetList) -> bytes:
     return SubscribeResponse(forgotten=content).SerializeToString()
 
 
+def forget_entry_of(row: bytes) -> Entry:
+    """Make a FORGET entry with the lists in a row of `forgotten`."""
+    content = SubscribeResponse.FromString(row).forgotten
+    made = forget_entry(
+        content.sdk_app_id,
+        content.requested_at.ToMilliseconds(),
+        session_ids=content.session_ids,
+        revisions=content.malformed_revisions,
+    )
+    return numbered(made, content.revision)
+
+
 _FORGOTTEN = bytes([SubscribeResponse.FORGOTTEN_FIELD_NUMBER << 3 | 2])
 
 
@@ -185,6 +197,13 @@ def is_forgotten(row: bytes) -> bool:
 def forgotten_sessions(row: bytes) -> frozenset[str]:
     """Return the sessions in a row of `forgotten`, and "" for what is malformed."""
     return frozenset((*SubscribeResponse.FromString(row).forgotten.session_ids, ""))
+
+
+def received_at(row: bytes) -> int:
+    """Return the time (ms) at which the entry of a row of the feed was received."""
+    if is_forgotten(row):
+        return SubscribeResponse.FromString(row).forgotten.requested_at.ToMilliseconds()
+    return event_pb2.SessionRecord.FromString(row).event.received_at.ToMilliseconds()
 
 
 def forgotten_revisions(row: bytes) -> frozenset[int]:
@@ -236,15 +255,17 @@ DERIVED = {
 
 
 _SHOWN_BY = {
-    name: [
-        (each, _show(each))
-        for each in _FIELDS
-        if (each == name or name in DERIVED.get(each, ())) and each != "stays"
-    ]
+    name: (
+        type(getattr(Session(), name)) in (str, tuple),
+        [
+            (each, _show(each))
+            for each in _FIELDS
+            if (each == name or name in DERIVED.get(each, ())) and each != "stays"
+        ],
+    )
     for name in Session.__struct_fields__
 }
-"""By field of the fold's session: the fields that show it, and their functions."""
-_TEXTS = {name for name in _SHOWN_BY if type(getattr(Session(), name)) in (str, tuple)}
+"""By field of the fold's session: True if it has texts; the fields that show it, and functions."""
 
 REPLACED = 8
 """Texts that are replaced in a message before it is made anew: protobuf frees a replaced text only
@@ -276,9 +297,9 @@ class SessionMessage:
         """
         shown = self._message
         for field in changed:
-            if field in _TEXTS:
-                self._replaced += 1
-            for name, show in _SHOWN_BY[field]:
+            has_texts, shown_by = _SHOWN_BY[field]
+            self._replaced += has_texts
+            for name, show in shown_by:
                 show(shown, name, getattr(session, name))
         if session.stays is not self._stays:
             self._show_stays(session.stays)

@@ -19,7 +19,7 @@ from journal.damage import Damage, faults
 from journal.entry import DAMAGED, Entry, Kind
 from service.arrival import arrival_of
 from service.positions import ORDINAL_BITS, position_of, revision_of
-from service.records import is_forgotten
+from service.records import forget_entry_of, is_forgotten
 from service.view.digest import row_hash
 from service.view.errors import sqlite_errors
 from service.view.progress import LOAD, Progress
@@ -27,7 +27,7 @@ from service.view.store import open_reader
 
 OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
 """The condition for the first row of a revision, which has the event."""
-ENTRIES = f"SELECT record FROM feed WHERE {OWN} AND revised != 3 ORDER BY position"  # noqa: S608
+ENTRIES = f"SELECT record FROM feed WHERE {OWN} ORDER BY position"  # noqa: S608
 COMPARED = """
     record,
     event_revision, sdk_app_id, session_id, type, verdict, reason, client_user_id, channel_type
@@ -57,14 +57,16 @@ revision_of_entry = attrgetter("revision")
 def entries_of(view: Path) -> Iterator[Entry]:
     """Read the entries that a view was made of, also those that were damaged already.
 
+    FORGET entries have other ids than before, and do not say how far they reach.
+
     Raises:
         ViewError: the view cannot be read.
     """
     with sqlite_errors(), closing(open_reader(view)) as db:
         for (record,) in db.execute(ENTRIES):
-            made = _parsed(record)
-            entry = made and _entry(made)
-            if entry:
+            if is_forgotten(record):
+                yield forget_entry_of(record)
+            elif (made := _parsed(record)) and (entry := _entry(made)):
                 yield entry
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from callback.catalogue import LIVE, State
 from desk.v1 import report_service_pb2 as pb
-from service.figures import handled, is_contained, offer, spans
+from service.figures import answering_agent, handled, is_contained, offer
 from service.records import duration, timestamp
 from service.session import Session
 from service.tally import Tally, Thresholds, ratio
@@ -135,9 +135,7 @@ class Report:
         self._touched: set[int] = set()  # places of intervals that have changed for other reasons
 
     def add(self, reported: Reported) -> None:
-        """Add a session's figures."""
-        if not self._selection.selects_app(reported.sdk_app_id):
-            return
+        """Add the figures of a session of a selected app."""
         # Also of other channels: a late callback may have brought the session there.
         for place in self._places(reported.start - SPARE, reported.end):
             self._revisions[place] = max(self._revisions[place], reported.revision)
@@ -178,9 +176,9 @@ class Report:
     def _add_offer(self, reported: Reported) -> None:
         session = reported.session
         if offered := offer(session):
-            agent = _answering_agent(session)
+            agent = answering_agent(session)
             if row := self._row(reported, offered.offered_at, agent):
-                row.offers.add(offered, is_forwarded=session.forwards > 0)
+                row.offers.add(offered)
 
     def _add_handling(self, reported: Reported) -> None:
         contacts: dict[str, list[int | None]] = {}  # start, then the length of each stay
@@ -241,13 +239,6 @@ class Report:
         """Return the intervals between two times, both included."""
         first = max(0, bisect_right(self._bounds, start) - 1)
         return range(first, min(len(self._intervals), bisect_left(self._bounds, end + 1)))
-
-
-def _answering_agent(session: Session) -> str:
-    if session.answered_at is None:
-        return ""
-    joined = (s for s in spans(session) if s.state is State.WITH_AGENT)
-    return next((s.agent_id for s in joined if s.start >= (session.answered_at or 0)), "")
 
 
 def _union(stays: Iterable[tuple[int, int]]) -> int:

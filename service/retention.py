@@ -1,6 +1,6 @@
 """Retention: forgets once a day what is older than may be kept. A thread of the follower's process.
 
-It asks as any other caller does: by entries of the journal, which every replica obeys.
+It appends FORGET entries to the journal, which every replica applies.
 """
 
 import time
@@ -24,6 +24,9 @@ from service.view.reader import Reader
 
 LOOK = 10.0
 """Seconds between two checks for a run that is due, also after one that failed."""
+
+TURN = 600.0
+"""Seconds of a turn of a run. Another replica may have the next one: if this one has died."""
 
 APPLIED_WITHIN = 60.0
 POLL = 0.05
@@ -55,7 +58,7 @@ class Retention:
         Args:
             data_dir: directory of the view.
             append: appends a FORGET entry to the journal.
-            claim: returns True to the first replica that claims a run; a claim holds for a while.
+            claim: returns True to the first replica that claims a turn; a claim holds for longer.
             keep: the age from which something is forgotten.
             at: the time of day of a run, in UTC.
         """
@@ -64,6 +67,7 @@ class Retention:
         self._claim = claim
         self._keep = keep
         self._at = at
+        self._claimed = ""  # the turn that this replica has
         self.report = load(data_dir, RetentionReport) or RetentionReport()
         self.report.keep = int(keep.total_seconds())
 
@@ -90,9 +94,8 @@ class Retention:
             return
         try:
             self._check_view()  # before the claim: another replica may do better
-            if not self._claim(f"retention-{due:%Y-%m-%d}"):
-                return
-            self._forget_before(now - self._keep, stop)
+            if self._has_turn(due, now):
+                self._forget_before(now, due, stop)
         except (JournalError, ViewError, OSError) as problem:
             self.report.problem = str(problem)
             log.warning("retention_failed", reason=str(problem), throttle="")
@@ -102,7 +105,15 @@ class Retention:
         with closing(Reader(store.locate(self._data_dir))) as reader:
             choice.check_current(reader.progress(), _milliseconds(datetime.now(UTC)))
 
-    def _forget_before(self, cut: datetime, stop: Event) -> None:
+    def _has_turn(self, due: datetime, now: datetime) -> bool:
+        """Return True if this replica has the present turn, or has claimed it just now."""
+        turn = f"retention-{due:%Y-%m-%d}-{now.timestamp() // TURN:.0f}"
+        if turn != self._claimed and self._claim(turn):
+            self._claimed = turn
+        return turn == self._claimed
+
+    def _forget_before(self, now: datetime, due: datetime, stop: Event) -> None:
+        cut, began = now - self._keep, time.monotonic()
         log.info("retention_begins", before=f"{cut:%Y-%m-%d %H:%M:%SZ}")
         report = self.report
         report.sessions = report.malformed = 0
@@ -111,7 +122,8 @@ class Retention:
             start: Start | None = Start()
             while start:
                 start = self._step(target, start, stop)
-                if stop.is_set():
+                passed = timedelta(seconds=time.monotonic() - began)
+                if stop.is_set() or not self._has_turn(due, now + passed):
                     return
         report.completed_at, report.problem = _milliseconds(datetime.now(UTC)), ""
         log.info("retention_completed", sessions=report.sessions, malformed=report.malformed)

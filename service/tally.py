@@ -5,7 +5,7 @@ Formulas: proto/desk/v1/figures.proto.
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
@@ -38,15 +38,15 @@ class Tally:
         self._forwarded = 0
         self._waits: dict[Result, list[int]] = {Result.ANSWERED: [], Result.ABANDONED: []}
 
-    def add(self, offer: Offer, *, is_forwarded: bool) -> None:
+    def add(self, offer: Offer) -> None:
         self._results[offer.result] += 1
-        self._forwarded += is_forwarded and offer.result is Result.ANSWERED
+        self._forwarded += offer.is_forwarded
         if offer.wait is not None:
             self._waits[offer.result].append(offer.wait)
 
-    def remove(self, offer: Offer, *, is_forwarded: bool) -> None:
+    def remove(self, offer: Offer) -> None:
         self._results[offer.result] -= 1
-        self._forwarded -= is_forwarded and offer.result is Result.ANSWERED
+        self._forwarded -= offer.is_forwarded
         if offer.wait is not None:
             waits = self._waits[offer.result]
             waits.sort()  # few were added since the last time
@@ -88,7 +88,10 @@ class Tally:
         )
 
 
-def merged(tallies: Iterable[Tally]) -> Tally:
+def merged(tallies: Sequence[Tally]) -> Tally:
+    """Return the sum; of one tally, that itself."""
+    if len(tallies) == 1:
+        return tallies[0]
     total = Tally()
     for each in tallies:
         total.include(each)

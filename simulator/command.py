@@ -104,7 +104,8 @@ SESSIONS, SESSIONS_OF_A_DAY = 100, 2_000
     "--verify",
     "target",
     metavar="HOST:PORT",
-    help="After the run, compare with the service at this address, and report differences.",
+    help="After the run, compare with the service at this address, and report differences; board "
+    "and report too, if the app has no other sessions.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @security_options

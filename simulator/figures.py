@@ -5,7 +5,7 @@ independently of the service's code. Times are milliseconds.
 """
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from simulator.scripts import CLOSING, ENDED, FORWARDED, QUEUED, TRANSFERRING, W
 
 WAITING, HANDLED = (TRANSFERRING, QUEUED), (WITH_AGENT, FORWARDED)
 OVER = (CLOSING, ENDED)
-WEEK = 7 * 24 * 3_600_000
+DAY = 24 * 3_600_000
+WEEK = 7 * DAY
 
 Found = dict[str, object]
 """Figures by the names of their fields."""
@@ -23,6 +24,7 @@ Found = dict[str, object]
 class Visit(NamedTuple):
     """A session of the ledger."""
 
+    session_id: str
     session: Expectation
     stays: Sequence[Stayed]
 
@@ -238,31 +240,58 @@ def _come_again(visits: Sequence[Visit]) -> set[int]:
     }
 
 
+def open_visits(visits: Iterable[Visit], day_start: int) -> list[Visit]:
+    """Return the sessions that a board shows as open: not those that have been silent for long."""
+    return [
+        visit
+        for visit in visits
+        if visit.session.state != ENDED and visit.session.last_event_at >= day_start - DAY
+    ]
+
+
 def live(visits: Sequence[Visit]) -> Found:
     """Return the figures of a board that are about open sessions."""
-    states: dict[str, int] = defaultdict(int)
-    for visit in visits:
-        states[visit.session.state] += visit.session.state != ENDED
-    waiting = [_since(visit, WAITING) for visit in visits if visit.session.state in WAITING]
-    owed = [
-        asked
-        for visit in visits
-        if visit.session.state in HANDLED
-        and (asked := visit.session.last_user_message_at) is not None
-        and asked > (visit.session.last_agent_message_at or 0)
-    ]
+    waits, owed = waiting(visits), unanswered(visits)
     return {
-        "states": {state: number for state, number in states.items() if number},
-        "waiting": len(waiting),
-        "longest_waiting_since": min(waiting, default=None),
+        "states": dict(Counter(visit.session.state for visit in visits)),
+        "waiting": len(waits),
+        "longest_waiting_since": waits[0][0] if waits else None,
         "unanswered": len(owed),
-        "longest_unanswered_since": min(owed, default=None),
+        "longest_unanswered_since": owed[0][0] if owed else None,
     }
 
 
-def busy_agents(visits: Sequence[Visit]) -> set[str]:
-    """Return the agents who have sessions now."""
-    return {each.session.agent_id for each in visits if each.session.state in HANDLED}
+def waiting(visits: Iterable[Visit]) -> list[tuple[int, str]]:
+    """Return since when users wait for an agent, and the sessions."""
+    return sorted(
+        (_since(visit, WAITING), visit.session_id)
+        for visit in visits
+        if visit.session.state in WAITING
+    )
+
+
+def unanswered(visits: Iterable[Visit]) -> list[tuple[int, str]]:
+    """Return since when agents owe answers, and the sessions."""
+    return sorted((_owed_since(visit), visit.session_id) for visit in visits if _owed_since(visit))
+
+
+def agents(visits: Iterable[Visit]) -> list[tuple[str, int, int]]:
+    """Return the agents who have sessions, with the numbers of sessions and of answers owed."""
+    sessions: dict[str, list[Visit]] = defaultdict(list)
+    for visit in visits:
+        if visit.session.state in HANDLED:
+            sessions[visit.session.agent_id].append(visit)
+    found = (
+        (agent, len(each), sum(map(bool, map(_owed_since, each))))
+        for agent, each in sessions.items()
+    )
+    return sorted(found, key=lambda agent: (-agent[1], agent[0]))
+
+
+def _owed_since(visit: Visit) -> int:
+    session = visit.session
+    asked, answered = session.last_user_message_at or 0, session.last_agent_message_at or 0
+    return asked if session.state in HANDLED and asked > answered else 0
 
 
 def _since(visit: Visit, states: tuple[str, ...]) -> int:

@@ -62,6 +62,18 @@ class Ledger:
         if revision is not None and revision not in sent.revisions:
             sent.revisions = (*sent.revisions, revision)
 
+    def leave_out(self, session_ids: Iterable[str]) -> int:
+        """Drop all that is known of some sessions; return the number of those that were there."""
+        gone = self.sessions.keys() & set(session_ids)
+        for session_id in gone:
+            del self.sessions[session_id], self.stays[session_id]
+        self.callbacks = {
+            identity: sent
+            for identity, sent in self.callbacks.items()
+            if sent.callback.session_id not in gone
+        }
+        return len(gone)
+
     def spooled(self) -> set[str]:
         """Return the identities of what was acknowledged before it had a revision."""
         return {
@@ -73,7 +85,7 @@ class Ledger:
     def visits(self) -> list[Visit]:
         """Return the sessions that are expected, with their stays."""
         return [
-            Visit(session, self.stays[session_id])
+            Visit(session_id, session, self.stays[session_id])
             for session_id, session in self.sessions.items()
             if session
         ]

@@ -20,8 +20,9 @@ class Report:
         unknown_kept, unknown_lost: callbacks without an answer that the service has, or has not.
         revision: that was compared.
         figures: figures of board and report that were compared.
-        figures_skipped: True if they were not, because the app has other sessions.
+        figures_skipped: True if they were not: sessions were skipped, or the app has others.
         skipped: sessions not compared, because some of their callbacks never arrived.
+        forgotten: sessions not compared, because they were forgotten meanwhile.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class Report:
         self.sessions = self.callbacks = self.stories = self.rejected = 0
         self.revision = self.figures = 0
         self.figures_skipped = False
-        self.unknown_kept = self.unknown_lost = self.skipped = 0
+        self.unknown_kept = self.unknown_lost = self.skipped = self.forgotten = 0
 
     def differ(self, detail: str) -> None:
         """Add a difference."""
@@ -61,7 +62,12 @@ class Report:
                 f"callbacks without an answer: {self.unknown_kept} found, {self.unknown_lost} "
                 f"not; {count_of(self.skipped, 'session')} not compared"
             )
+        if self.forgotten:
+            lines.append(
+                f"forgotten meanwhile, not compared: {count_of(self.forgotten, 'session')}"
+            )
         if self.figures_skipped:
-            lines.append("board and report not compared: the app has other sessions as well")
+            why = "not all sessions were" if self.skipped else "the app has other sessions as well"
+            lines.append(f"board and report not compared: {why}")
         found = count_of(self.differences, "difference") if self.differences else "no difference"
         return "\n".join([*lines, f"{found}: {compared}"])

@@ -86,8 +86,7 @@ class Run:
             await self._send(ledger, progress)
             report = await verify(client, ledger, start, on_progress=progress.caught_up)
             self._report = report
-            if not report.skipped:
-                await verify_figures(client, ledger, report.revision, report)
+            await verify_figures(client, ledger, report.revision, report)
 
     async def _send(self, ledger: Ledger | None, progress: ProgressBars) -> None:
         plan = self._plan

@@ -232,6 +232,7 @@ class _Feed:
             after_revision=self.revision,
             journal_id=self._journal_id,
             event_filter=EventFilter(sdk_app_ids=[self._ledger.sdk_app_id], verdicts=_VERDICTS),
+            skip_forgotten=True,
             give_up_after=patience,
         )
         progress = _Progress(patience)
@@ -259,6 +260,10 @@ class _Feed:
                 self._report.differ(f"the feed's order is broken: {position} comes after {before}")
             self._position = position
             self._keep(record)
+        if update.forgotten and update.forgotten.sdk_app_id == self._ledger.sdk_app_id:
+            self._report.forgotten += self._ledger.leave_out(update.forgotten.session_ids)
+            kept = self.found.keys() & self._ledger.callbacks.keys()
+            self.found = {identity: self.found[identity] for identity in kept}
 
     def _keep(self, record: SessionRecord) -> None:
         event = record.event

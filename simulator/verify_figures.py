@@ -8,13 +8,26 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from desk.client import Client
-from desk.v1.board_service_pb2 import Board, BoardFigures, BoardOptions
+from desk.v1.board_service_pb2 import Board, BoardOptions
 from desk.v1.figures_pb2 import Thresholds
 from desk.v1.report_service_pb2 import IntervalLength, ReportGroup, ReportRow
 from desk.v1.session_pb2 import SessionFilter, SessionState
-from simulator.figures import Expected, Visit, busy_agents, live, offers, service
+from simulator.figures import (
+    Expected,
+    Visit,
+    agents,
+    live,
+    offers,
+    open_visits,
+    service,
+    unanswered,
+    waiting,
+)
 from simulator.ledger import Ledger
 from simulator.report import Report
+
+MAX_LISTED = 200
+"""Sessions and agents in a list of a board, at most."""
 
 _STATE = "SESSION_STATE_"
 
@@ -35,7 +48,7 @@ _REPORTS = (
 
 
 async def verify_figures(client: Client, ledger: Ledger, revision: int, report: Report) -> None:
-    """Compare all figures, unless the app has sessions of others.
+    """Compare all figures, unless the app has other sessions than those that were compared.
 
     Args:
         client: of the service.
@@ -46,10 +59,14 @@ async def verify_figures(client: Client, ledger: Ledger, revision: int, report: 
     visits = ledger.visits()
     app = SessionFilter(sdk_app_ids=[ledger.sdk_app_id])
     counted = await client.count_sessions(app)
-    if not visits or sum(group.sessions for group in counted.groups) != len(visits):
+    if (
+        report.skipped
+        or not visits
+        or sum(group.sessions for group in counted.groups) != len(visits)
+    ):
         report.figures_skipped = True
         return
-    options = BoardOptions(sdk_app_ids=[ledger.sdk_app_id])
+    options = BoardOptions(sdk_app_ids=[ledger.sdk_app_id], max_listed=MAX_LISTED)
     found = await client.get_board(options, min_revision=revision)
     _compare_board(report, visits, found.board)
     for interval, groups, key in _REPORTS:
@@ -57,14 +74,36 @@ async def verify_figures(client: Client, ledger: Ledger, revision: int, report: 
 
 
 def _compare_board(report: Report, visits: Sequence[Visit], board: Board) -> None:
-    cells: dict[str, BoardFigures] = {each.channel_type: each.figures for each in board.groups}
-    for name, cell in {"": board.total, **cells}.items():
-        chosen = [each for each in visits if name in ("", each.session.channel_type)]
-        start, end = board.day_start.ToMilliseconds(), board.day_end.ToMilliseconds()
-        today = [each for each in offers(chosen) if start <= each.at < end]
-        expected = live(chosen) | {"today": service(today, *_limits(board.thresholds))}
-        _compare(report, f"board {name}".rstrip(), expected, cell)
-    _compare(report, "board", {"agent_count": len(busy_agents(visits))}, board)
+    start, end = board.day_start.ToMilliseconds(), board.day_end.ToMilliseconds()
+    still_open = open_visits(visits, start)
+    today = [each for each in offers(visits) if start <= each.at < end]
+    channels = {each.session.channel_type for each in still_open} | {each.channel for each in today}
+    cells = {each.channel_type: each.figures for each in board.groups}
+    report.compare("board, channels", expected=sorted(channels), found=sorted(cells))
+    limits = _limits(board.thresholds)
+    expected = live(still_open) | {"today": service(today, *limits)}
+    _compare(report, "board", expected, board.total)
+    for name in channels & cells.keys():
+        expected = live([each for each in still_open if each.session.channel_type == name])
+        expected["today"] = service([each for each in today if each.channel == name], *limits)
+        _compare(report, f"board {name}", expected, cells[name])
+    _compare_lists(report, still_open, board)
+
+
+def _compare_lists(report: Report, still_open: Sequence[Visit], board: Board) -> None:
+    for name, expected in (
+        ("waiting", waiting(still_open)),
+        ("unanswered", unanswered(still_open)),
+    ):
+        listed = getattr(board, f"longest_{name}")
+        found = [(each.since.ToMilliseconds(), each.session_id) for each in listed]
+        report.compare(f"board, longest {name}", expected=expected[:MAX_LISTED], found=found)
+        report.figures += len(found)
+    busy = agents(still_open)
+    _compare(report, "board", {"agent_count": len(busy)}, board)
+    listed = [(each.agent_id, each.sessions, each.unanswered) for each in board.agents]
+    report.compare("board, agents", expected=busy[:MAX_LISTED], found=listed)
+    report.figures += len(listed)
 
 
 async def _compare_report(

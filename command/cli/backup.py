@@ -127,17 +127,18 @@ def restore(file: BinaryIO, yes: bool, forgotten: TextIO | None) -> None:
                 journal_backup.receive(file, _size(file), copy, report)
                 journal_backup.make_another(copy, name=file.name)
                 content = journal_backup.verify(copy, report, name=file.name)
-            lost = list(_losses(journal, copy, content, comes_back=not forgotten))
-            _say_what_is_lost(lost, yes=yes)
             lists = map(entry_of_line, enumerate(forgotten or (), 1))
             count = journal_backup.forget_again(copy, lists)
+            _say_what_is_lost(list(_losses(journal, copy, content)), yes=yes)
             sync(copy)
             journal_backup.put_in_place(copy, journal)
             delete_views(journal.parent)
     click.echo(f"restored {_content(content)}", err=True)
     if forgotten:
         click.echo(
-            f"FORGET entries of {forgotten.name} that the service will obey: {count}", err=True
+            f"{count_of(count, 'FORGET entry')} of {forgotten.name} appended: the service forgets "
+            "what they list when it starts",
+            err=True,
         )
     _exit_if_damaged(content)
 
@@ -153,7 +154,7 @@ def _say_what_is_lost(lost: list[str], *, yes: bool) -> None:
     click.confirm("Restore all the same?", abort=True, err=True)
 
 
-def _losses(journal: Path, copy: Path, content: Content, *, comes_back: bool) -> Iterator[str]:
+def _losses(journal: Path, copy: Path, content: Content) -> Iterator[str]:
     """Compare the present journal, if there is one, with what replaces it."""
     if not journal.exists():
         return
@@ -168,8 +169,12 @@ def _losses(journal: Path, copy: Path, content: Content, *, comes_back: bool) ->
                 f"{time_of(lost.since)} on, revisions {lost.first} to {lost.last}: "
                 "not in the backup"
             )
-        if lost.forgotten and comes_back:
-            yield "what was forgotten since the backup is in it, and comes back: see --then-forget"
+        if lost.forgotten:
+            yield (
+                f"{count_of(lost.forgotten, 'FORGET entry')} of the present journal: what was "
+                "forgotten comes back. Export them first (`desk journal export --forgotten`), and "
+                "give that list to --then-forget"
+            )
     if content.damages:
         yield f"{count_of(len(content.damages), 'part')} of the backup, which is damaged"
 

@@ -21,9 +21,10 @@ from command.cli.figures import (
     thresholds_of,
     thresholds_text,
 )
-from command.cli.output import json_option, print_json
+from command.cli.output import duration_text, json_option, print_json
 from command.cli.parameters import time_zone_option
 from command.cli.printers import Column, Table, Value
+from command.values import ServiceLevel
 from desk.client import Client, Denied, FoundBoard
 from desk.v1.board_service_pb2 import (
     BoardAgent,
@@ -53,8 +54,8 @@ async def board(
     rows: int,
     once: bool,
     as_json: bool,
-    service_level: tuple[int, float] | None,
-    short_abandon: float | None,
+    service_level: ServiceLevel | None,
+    short_abandon: int | None,
     **filters: Any,
 ) -> None:
     """Show who waits now, the longest waits, agents, and the service of today.
@@ -108,23 +109,28 @@ def _lines(found: FoundBoard) -> list[str]:
     board = found.board
     total, today = board.total, board.total.today
     states = ", ".join(f"{enum_name(each, 'state')} {each.sessions}" for each in total.states)
-    level = _share(today, "service_level")
-    target, judged = thresholds_text(board.thresholds), ""
+    judged = ""
     if today.HasField("service_level"):
         met = today.service_level * 100 >= board.thresholds.answer_percent
-        judged = " (target met)" if met else " (below target)"
-    speed = today.speed_of_answer
+        judged = ", target met" if met else ", below target"
+    left = f"{today.abandoned} - {today.short_abandons} short"
+    speed = ", ".join(
+        f"{name} {duration_text(today.speed_of_answer, name)}"
+        for name in ("mean", "median", "p90", "p99")
+    )
     return [
-        f"revision {found.revision}; today in {board.time_zone}; {target}",
+        f"revision {found.revision}; today in {board.time_zone}; "
+        f"{thresholds_text(board.thresholds)}",
         f"waiting        {total.waiting}{_longest(total, 'longest_waiting_since')}",
         f"unanswered     {total.unanswered}{_longest(total, 'longest_unanswered_since')}",
-        f"service level  {level}{judged}",
-        f"abandonment    {_share(today, 'abandonment_rate')} "
-        f"(raw {_share(today, 'raw_abandonment_rate')})",
-        f"ASA            {format_duration(speed.mean)}, median {format_duration(speed.median)}, "
-        f"p90 {format_duration(speed.p90)}, p99 {format_duration(speed.p99)}",
         f"today          {today.offered} offered, {today.answered} answered, "
         f"{today.abandoned} abandoned, {today.sent_back} sent back",
+        f"service level  {_share(today, 'service_level')} = {today.answered_within} in time / "
+        f"({today.answered} + {left}){judged}",
+        f"abandonment    {_share(today, 'abandonment_rate')} = ({left}) / "
+        f"({today.answered} + {left}); raw {_share(today, 'raw_abandonment_rate')} = "
+        f"{today.abandoned} / {today.offered}",
+        f"ASA            {speed}",
         f"open           {states or 'nothing'}",
     ]
 
@@ -145,6 +151,8 @@ def _passed(since: Timestamp) -> float:
 
 
 def _to_breach(session: BoardSession) -> Value:
+    if not session.HasField("breaches_at"):
+        return None
     left = -_passed(session.breaches_at)
     return duration_of(left) if left > 0 else "missed"
 

@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from command.cli.printers import Column, Value, cell_text
 from command.cli.tables import field_value
+from command.values import MAX_WAIT, ServiceLevel
 from desk.client import FORMULAS
 from desk.v1.figures_pb2 import ServiceFigures, Thresholds
 from display.texts import format_duration
@@ -42,22 +43,20 @@ LEGEND = "\n".join(
 """The part of a command's help that has the formula of each figure."""
 
 
-class _ServiceLevel(click.ParamType[tuple[int, float]]):
+class _ServiceLevel(click.ParamType[ServiceLevel]):
     """A target such as 80/30."""
 
     name = "X/Y"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, float]:
-        """Return percent and seconds."""
-        if not isinstance(value, str):
-            return tuple(value)
-        percent, _, seconds = value.partition("/")
+    ) -> ServiceLevel:
+        if isinstance(value, ServiceLevel):
+            return value
         try:
-            return int(percent), float(seconds)
-        except ValueError:
-            self.fail(f"{value!r} is not like 80/30: percent within seconds", param, ctx)
+            return ServiceLevel.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def threshold_options(command: Command) -> Command:
@@ -69,21 +68,19 @@ def threshold_options(command: Command) -> Command:
     )
     short = click.option(
         "--short-abandon",
-        type=click.FloatRange(0),
+        type=click.IntRange(0, MAX_WAIT),
         help="Seconds: who gives up within them does not count. Default: that of the service.",
     )
     return level(short(command))
 
 
-def thresholds_of(
-    service_level: tuple[int, float] | None, short_abandon: float | None
-) -> Thresholds:
+def thresholds_of(service_level: ServiceLevel | None, short_abandon: int | None) -> Thresholds:
     asked = Thresholds()
     if service_level is not None:
-        asked.answer_percent = service_level[0]
-        asked.answer_within.FromMilliseconds(round(service_level[1] * 1000))
+        asked.answer_percent = service_level.percent
+        asked.answer_within.FromSeconds(service_level.seconds)
     if short_abandon is not None:
-        asked.short_abandon.FromMilliseconds(round(short_abandon * 1000))
+        asked.short_abandon.FromSeconds(short_abandon)
     return asked
 
 

@@ -77,15 +77,16 @@ async def forget(
     with progress_bar() as report:
         chosen = await _run(client, report, 0, dry_run=True, **target)
     total = chosen.sessions + chosen.malformed
+    of_app = f" in app {sdk_app_id}" if sdk_app_id else ""
     if dry_run or not total:
-        _print(chosen, "would be forgotten", as_json=as_json)
+        _print(chosen, f"would be forgotten{of_app}", as_json=as_json)
         return
     if not yes:
         _confirm(chosen)
     with progress_bar() as report:
         done = await _run(client, report, total, **target)
         deleted = await _wait_deleted(client, report)
-    _print(done, "forgotten", as_json=as_json)
+    _print(done, f"forgotten{of_app}", as_json=as_json)
     if not as_json:
         click.echo(f"The bytes in the journal {'are' if deleted else 'will be'} deleted.")
 

@@ -153,7 +153,7 @@ def restore(from_view: bool, view: Path | None) -> None:
             source = view or _best_view(path.parent)
             missing: list[Damage] = []
             entries = recovery.merged(_intact(path, missing), recovery.entries_of(source))
-            oldest = _progress_of(source, "oldest_revision")
+            oldest = _progress_of(source, "begins_at")
             content = _replace(path, entries, missing, oldest=oldest)
             lost = list(_still_missing(path, missing))
     click.echo(

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from rich.cells import cell_len, set_cell_size
 
 from command.cli.output import print_json
-from display.texts import format_duration, format_time, printable
+from display.texts import format_duration, format_time, printable, spreadsheet_text
 
 Row = TypeVar("Row", bound=Message)
 Value = str | bool | int | float | datetime | Duration | None
@@ -93,7 +93,10 @@ class Printer(Generic[Row]):
 
 
 class Csv(Printer[Row]):
-    """CSV by RFC 4180, with a header. Times are ISO 8601, durations seconds, unset values empty."""
+    """CSV by RFC 4180, with a header. Times are ISO 8601, durations seconds, unset values empty.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
 
     def __init__(self, columns: Sequence[Column[Row]]) -> None:
         self._columns = columns
@@ -118,7 +121,7 @@ def _csv_value(value: Value) -> object:
         return value.ToMilliseconds() / 1000
     if isinstance(value, bool):
         return str(value).lower()
-    return printable(value) if isinstance(value, str) else value
+    return spreadsheet_text(printable(value)) if isinstance(value, str) else value
 
 
 class Table(Printer[Row]):

@@ -21,6 +21,7 @@ from command.cli.parameters import EnumName, Moment, time_zone_option
 from command.cli.printers import Column, Layout
 from command.cli.rows import Output, row_options
 from command.cli.tables import field_value
+from command.values import ServiceLevel
 from desk.client import Client
 from desk.v1.report_service_pb2 import (
     IntervalLength,
@@ -82,7 +83,7 @@ REPORT: Layout[ReportInterval] = Layout(
         "start_time", "sdk_app_id", "channel_type", "agent_id", "offered", "answered", "abandoned",
         "service_level", "abandonment_rate", "answer_mean", "answer_p90", "sent_back",
         "average_handle_time", "concurrency", "csat", "ratings", "containment", "transfer_rate",
-        "first_contact_resolution", "changed",
+        "first_contact_resolution", "resolution_provisional", "changed",
     ],
 )  # fmt: skip
 """Columns of intervals with one row each, or none."""
@@ -124,8 +125,8 @@ async def report(
     groups: Sequence[Any],
     since: datetime | None,
     until: datetime | None,
-    service_level: tuple[int, float] | None,
-    short_abandon: float | None,
+    service_level: ServiceLevel | None,
+    short_abandon: int | None,
     since_revision: int | None,
     output: Output[ReportInterval],
     **filters: Any,
@@ -151,6 +152,8 @@ async def report(
     printer.flush()
     zone, target = found.time_zone, thresholds_text(found.thresholds)
     click.echo(f"desk: revision {found.revision}; {target}; intervals in {zone}", err=True)
+    if output.is_table:
+        click.echo("desk: the formulas are in desk report --help", err=True)
 
 
 def _split(intervals: Sequence[ReportInterval]) -> Iterator[ReportInterval]:

@@ -25,6 +25,8 @@ SHORT_DIGEST = 12
 SILENCE = 10.0
 """Seconds without a sign of life from the follower after which a warning is printed."""
 
+DELETED_WITHIN = 24 * 60 * 60.0
+"""Seconds after which a warning is printed if the bytes of what was forgotten are not deleted."""
 
 Answer = GetStatusResponse | ClientError
 
@@ -76,6 +78,9 @@ def _warnings(answer: GetStatusResponse) -> Iterator[str]:
         yield f"{found} of journal and view: {answer.scrub.first_difference}"
     if answer.retention.problem:
         yield f"the daily forgetting failed: {answer.retention.problem}"
+    since = answer.forgotten_since.seconds
+    if since and time.time() - since > DELETED_WITHIN:
+        yield "forgotten entries are not deleted yet: see entries_not_deleted in the log"
     reason = answer.not_serving_reason
     if reason and not (answer.follower_problem or answer.silent_processes):
         yield f"not serving: {reason}"
@@ -142,7 +147,7 @@ def _fields(status: GetStatusResponse) -> list[tuple[str, str]]:
         ("damaged entries", str(status.damaged_entries or "")),
         ("scrub", _scrub(status)),
         ("retention", _retention(status)),
-        ("entries to delete", str(status.entries_to_delete or "")),
+        ("entries to delete", _to_delete(status)),
         ("fingerprint", status.fingerprint),
         ("feed digest", status.feed_digest),
         ("apps", ", ".join(map(str, status.sdk_app_ids))),
@@ -193,6 +198,12 @@ def _retention(status: GetStatusResponse) -> str:
     found = f"{count_of(run.sessions, 'session')}, {count_of(run.malformed, 'malformed callback')}"
     kept, at = count_of(run.keep.seconds // 86_400, "day"), time_text(run, "completed_at")
     return f"{kept}; last run completed {at}, forgot {found}"
+
+
+def _to_delete(status: GetStatusResponse) -> str:
+    if not status.entries_to_delete:
+        return ""
+    return f"{status.entries_to_delete:,}, forgotten since {time_text(status, 'forgotten_since')}"
 
 
 def _follower_silence(status: GetStatusResponse) -> float | None:

@@ -7,10 +7,10 @@ from desk.v1 import board_service_pb2 as pb
 from service.board import BoardSelection
 from service.rpc import requests
 from service.rpc.calls import Call
+from service.rpc.checks import Check, checking
 from service.rpc.errors import shutting_down
 from service.rpc.live_board import Centre, LiveBoard, ViewSums
 from service.rpc.live_feed import LiveFeed
-from service.rpc.requests import checking
 from service.rpc.revisions import await_revision
 from service.view.readers import Readers
 
@@ -42,23 +42,27 @@ class BoardService:
         end = begun + random.uniform(*limits.stream_seconds)  # noqa: S311
         silence = random.uniform(*limits.checkpoint_seconds)  # noqa: S311
         board, due, unread = b"", begun, self._feed.quotas.stream_bytes
+        tick = self._tick()
         while self._is_open(begun) and loop.time() < end:
-            # Each stream takes what another one has had made within the second.
-            not_before = loop.time() - limits.board_seconds
-            shown = await self._board.show(selection, not_before=not_before)
+            shown = await self._board.show(selection, not_before=tick)
             if shown.board != board or loop.time() >= due:
                 board, due = shown.board, loop.time() + silence
                 async with unread.sending(call.caller, len(shown.response)):
                     await call.write(shown.response)
+            tick = max(tick + limits.board_seconds, self._tick())
             if self._is_open(begun):  # nothing is awaited between this and the sleep
-                following = self._board.refreshed_at + limits.board_seconds
-                await self._feed.sleep(following - loop.time())
+                await self._feed.sleep(tick - loop.time())
         raise shutting_down()
+
+    def _tick(self) -> float:
+        """Return the last tick of the loop's time: all streams share the boards made at ticks."""
+        every = self._feed.limits.board_seconds
+        return asyncio.get_running_loop().time() // every * every
 
     def _is_open(self, begun: float) -> bool:
         return not self._feed.draining and self._feed.ended < begun
 
-    def _selection(self, check: requests.Check, asked: pb.BoardOptions) -> BoardSelection:
+    def _selection(self, check: Check, asked: pb.BoardOptions) -> BoardSelection:
         return BoardSelection(
             frozenset(check.apps("options.sdk_app_ids", asked.sdk_app_ids)),
             frozenset(check.names("options.channel_types", asked.channel_types)),

@@ -11,10 +11,10 @@ from desk.v1.event_service_pb2 import (
 from service.positions import last_of, position_of
 from service.rpc import reads, requests, responses
 from service.rpc.calls import Call
+from service.rpc.checks import checking
 from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
-from service.rpc.requests import checking
 from service.rpc.responses import BatchFormat
 from service.rpc.revisions import check_kept, in_future, not_reached, reach
 from service.rpc.subscription import Stream
@@ -93,9 +93,12 @@ class EventService:
             )
         if not request.HasField("after_revision"):
             return progress.applied_revision
-        oldest = progress.begins_at if request.skip_forgotten else progress.oldest_revision
-        after = request.after_revision or oldest - 1
-        remedy = "; with skip_forgotten the stream begins anywhere" * (after >= progress.begins_at)
+        if not request.after_revision:
+            return progress.begins_at - 1
+        after, oldest = request.after_revision, progress.oldest_revision
+        if request.skip_forgotten:
+            oldest = progress.begins_at
+        remedy = "; skip_forgotten resumes all the same" * (after >= progress.begins_at)
         check_kept(after, oldest, progress.journal_id, remedy)
         if not await reach(self._feed, reader, after, self._feed.limits.revision_seconds):
             applied = reader.progress().applied_revision

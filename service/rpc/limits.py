@@ -61,7 +61,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     round_seconds: tuple[float, float] = (0.0001, 0.1)  # between writes: for each stream; at most
     guard_seconds: float = 2.0  # between two checks of the view's file
     board_seconds: float = 1.0  # between two messages of a board
-    board_sessions: int = 500_000  # that a board keeps; each about 500 bytes
+    board_sessions: int = 1_000_000  # that a board keeps; each about 430 bytes
     report_rows: int = 20_000
     lag_seconds: float = inf  # of the view behind the journal, beyond which health is NOT_SERVING
     stale_seconds: float = 30.0  # that a stream may last while health is NOT_SERVING

@@ -4,13 +4,14 @@ Works only while it is asked for. The view's changes since the last time are rea
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from datetime import tzinfo
 from time import time
 from typing import NamedTuple
 
 from desk.v1.board_service_pb2 import GetBoardResponse
-from service.board import BoardSelection, Day, LiveSums
+from service.board import MAX_SILENCE, BoardSelection, Day, LiveSums
 from service.history import saved_session
 from service.intervals import day_of
 from service.positions import last_of
@@ -18,11 +19,11 @@ from service.rpc import responses
 from service.rpc.errors import CallRefused, ErrorReason
 from service.tally import Thresholds
 from service.view.progress import Progress
-from service.view.reader import Reader
+from service.view.reader import Reader, Row
 from service.view.readers import Readers
 
-FAR_BEHIND = 20_000
-"""Revisions after which everything is read anew, rather than each change."""
+FEW = 20_000
+"""Revisions whose changes are read one by one. More, only if there are even more sessions."""
 
 CACHED = 64
 """Boards kept for other calls that ask for the same."""
@@ -84,20 +85,24 @@ class ViewSums:
         day = Day(*day_of(self._centre.now(), self._centre.zone))
         before, self._current = self._current, None  # of no revision until all is read
         with reader.snapshot() as progress:
-            applied = progress.applied_revision
-            if before and before[0].day == day and applied - _revision(before) < FAR_BEHIND:
-                sums = before[0]
-                rows = reader.changed_sessions(last_of(_revision(before)), last_of(applied))
+            if before and before[0].day == day and _are_few_changes(before, progress):
+                sums, after = before[0], last_of(before[1].applied_revision)
+                rows = reader.changed_sessions(after)
             else:
-                sums, rows = LiveSums(day), reader.board_sessions(day.start)
-            for app, session_id, fold in rows:
-                sums.put((app, session_id), saved_session(fold) if fold else None)
-                if len(sums) > self._most:
-                    raise CallRefused(
-                        ErrorReason.TOO_MANY_SESSIONS,
-                        f"more than {self._most:,} sessions are open or of today",
-                    )
+                sums = LiveSums(day)
+                rows = reader.board_sessions(day.start, day.start - MAX_SILENCE)
+            with closing(rows):
+                self._put(sums, rows)
         return sums, progress
+
+    def _put(self, sums: LiveSums, rows: Iterable[Row]) -> None:
+        for app, session_id, fold in rows:
+            sums.put((app, session_id), saved_session(fold) if fold else None)
+            if len(sums) > self._most:
+                raise CallRefused(
+                    ErrorReason.TOO_MANY_SESSIONS,
+                    f"more than {self._most:,} sessions are open or were offered today",
+                )
 
     def show(self, reader: Reader, selection: BoardSelection) -> Shown:
         """Make a board, of sums that need not be up to date."""
@@ -109,19 +114,17 @@ class ViewSums:
         return Shown(board, responses.answer(header, [board], GetBoardResponse()))
 
 
-def _revision(current: tuple[LiveSums, Progress]) -> int:
-    return current[1].applied_revision
+def _are_few_changes(before: tuple[LiveSums, Progress], now: Progress) -> bool:
+    """Return True if reading each change costs less than reading all sessions."""
+    sums, then = before
+    return now.applied_revision - then.applied_revision < max(FEW, len(sums))
 
 
 class LiveBoard:
-    """Boards of sums that all calls share.
-
-    Attributes:
-        refreshed_at: the loop's time at which the sums were last brought up to date.
-    """
+    """Boards of sums that all calls share."""
 
     def __init__(self, readers: Readers, sums: ViewSums) -> None:
-        self.refreshed_at = float("-inf")
+        self._refreshed_at = float("-inf")  # time of the loop
         self._readers = readers
         self._sums = sums
         self._turn = asyncio.Lock()
@@ -133,7 +136,7 @@ class LiveBoard:
         Raises:
             CallRefused: TOO_MANY_SESSIONS.
         """
-        if self.refreshed_at >= not_before and selection in self._shown:
+        if self._refreshed_at >= not_before and selection in self._shown:
             return self._shown[selection]
         # A task of its own: the turn lasts as long as the thread works, also if the call ends.
         made = asyncio.ensure_future(self._make(selection, not_before))
@@ -142,12 +145,12 @@ class LiveBoard:
 
     async def _make(self, selection: BoardSelection, not_before: float) -> Shown:
         async with self._turn:
-            if self.refreshed_at < not_before:
+            if self._refreshed_at < not_before:
                 # Taken before the read: a later change must not count as seen.
                 now = asyncio.get_running_loop().time()
                 self._shown.clear()
                 await self._readers.questions.run(CALLER, self._sums.refresh)
-                self.refreshed_at = now
+                self._refreshed_at = now
             if selection not in self._shown:
                 shown = await self._readers.questions.run(CALLER, self._sums.show, selection)
                 if len(self._shown) >= CACHED:

@@ -13,9 +13,8 @@ from operator import itemgetter
 from time import perf_counter
 from typing import cast
 
-from desk.v1.event_pb2 import SessionRecord
 from service.positions import complete_revision, last_of, position_of
-from service.records import forgotten_revisions, forgotten_sessions, is_forgotten
+from service.records import forgotten_revisions, forgotten_sessions, is_forgotten, received_at
 from service.rpc import responses
 from service.rpc.commit_watch import CommitWatch
 from service.rpc.errors import log_error, shutting_down
@@ -280,10 +279,8 @@ class LiveFeed:
 
 
 def _received_at(rows: Iterable[LiveRow]) -> int:
-    """Return the time (ms) at which the first callback in some rows was received; 0: none is."""
-    for row in rows:
-        return SessionRecord.FromString(row.record).event.received_at.ToMilliseconds()
-    return 0
+    """Return the time (ms) at which the entry of the first row was received; 0: there is none."""
+    return next((received_at(row.record) for row in rows), 0)
 
 
 async def _in_slices(steps: Iterable[None]) -> None:

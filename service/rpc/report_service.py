@@ -2,7 +2,10 @@
 
 import math
 import time
+from collections.abc import Iterable
+from contextlib import closing
 
+from callback.catalogue import EventType
 from desk.v1 import report_service_pb2 as pb
 from service.history import saved_session
 from service.positions import last_of
@@ -10,10 +13,10 @@ from service.records import facts_of
 from service.report import Report, Reported, ReportSelection
 from service.rpc import requests, responses
 from service.rpc.calls import Call
+from service.rpc.checks import checking
 from service.rpc.errors import CallRefused, ErrorReason
 from service.rpc.live_board import Centre
 from service.rpc.live_feed import LiveFeed
-from service.rpc.requests import checking
 from service.rpc.revisions import await_revision
 from service.view.errors import TimeLimitPassed
 from service.view.progress import Progress
@@ -42,7 +45,9 @@ class ReportService:
             selection = requests.report_selection(check, request, centre.zone, centre.thresholds)
             since = check.not_negative("since_revision", request.since_revision)
             check.not_negative("min_revision", request.min_revision)
-        await await_revision(self._feed, self._readers.inline, request.min_revision, call)
+        # A replica that is behind the earlier report cannot tell what has changed since.
+        least = max(request.min_revision, since)
+        await await_revision(self._feed, self._readers.inline, least, call)
         end = time.monotonic() + call.time_left(math.inf)
         work = Computation(selection, since, end, limits.count_seconds, limits.report_rows)
         response = await self._readers.heavy.run(call.caller, work.compute, centre.now())
@@ -94,29 +99,46 @@ class Computation:
         return left
 
     def _add_sessions(self, reader: Reader, report: Report) -> None:
-        start, end = self._selection.bounds[0], self._selection.bounds[-1]
-        rows = reader.report_sessions(start, end, seconds=self._left())
-        for number, (app, fold, revision, repeat, begun_at, last_event_at) in enumerate(rows):
-            last = max(revision, repeat or 0)
-            session = saved_session(fold)
-            report.add(Reported(app, session, last, repeat is not None, begun_at, last_event_at))
-            if report.rows > self._most_rows:
-                raise _too_large(f"has more than {self._most_rows:,} rows")
-            if number % LOOK_EVERY == 0:
-                self._left()
+        chosen = self._selection
+        start, end = chosen.bounds[0], chosen.bounds[-1]
+        rows = reader.report_sessions(chosen.sdk_app_ids, start, end, seconds=self._left())
+        with closing(rows):  # ends the time limit of the connection
+            for number, (app, fold, revision, repeat, begun_at, last_event_at) in enumerate(rows):
+                last = max(revision, repeat or 0)
+                session = saved_session(fold)
+                report.add(
+                    Reported(app, session, last, repeat is not None, begun_at, last_event_at)
+                )
+                if report.rows > self._most_rows:
+                    raise _too_large(f"has more than {self._most_rows:,} rows")
+                if number % LOOK_EVERY == 0:
+                    self._left()
 
     def _note_changes(self, reader: Reader, report: Report, progress: Progress) -> bool:
         """Note intervals that sessions have left since; return True if all may have changed."""
-        after, is_ours = last_of(self._since), self._selection.selects_app
-        if progress.applied_revision - self._since > MAX_SINCE or any(progress.removed):
+        since, after = self._since, last_of(self._since)
+        if (
+            progress.applied_revision - since > MAX_SINCE
+            or since < progress.begins_at - 1
+            or any(progress.removed)
+            or self._any_of_ours(app for app, _ in reader.forgotten_after(after))
+            or self._any_of_ours(reader.users_changed(after, seconds=self._left()))
+        ):
             return True
-        if any(is_ours(app) for app, _ in reader.forgotten_after(after)):
-            return True
-        for app, record, *span in reader.revised_after(after, seconds=self._left()):
-            if is_ours(app):
-                times = [facts_of(record).event_time, *(each for each in span if each is not None)]
+        revised = reader.revised_after(after, seconds=self._left())
+        with closing(revised):
+            for app, record, *span in revised:
+                if not self._any_of_ours([app]):
+                    continue
+                facts = facts_of(record)
+                if facts.event == EventType.SESSION_BEGIN:
+                    return True  # the session may now be a repeat contact after another one
+                times = [facts.event_time, *(each for each in span if each is not None)]
                 report.touch(min(times), max(times))
         return False
+
+    def _any_of_ours(self, sdk_app_ids: Iterable[int]) -> bool:
+        return any(map(self._selection.selects_app, sdk_app_ids))
 
 
 def _too_large(problem: str) -> CallRefused:

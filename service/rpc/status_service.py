@@ -31,9 +31,9 @@ from service.positions import complete_revision
 from service.records import duration, timestamp
 from service.rpc.calls import Call
 from service.rpc.errors import log_error
+from service.rpc.keys import Apps
 from service.rpc.live_feed import LiveFeed
 from service.rpc.readiness import Readiness
-from service.rpc.requests import Apps
 from service.rpc.responses import header, header_of
 from service.view.progress import Progress
 from service.view.readers import Readers
@@ -94,6 +94,7 @@ class StatusService:
         progress = self._readers.inline.progress()
         head, waiting_since = await self._backlog(progress)
         head = max(head, progress.applied_revision)
+        to_delete, since = self._readers.inline.left_to_delete(MOST_COUNTED)
         behind = 0 if waiting_since is None else max(0, _now() - waiting_since)
         status = GetStatusResponse(
             header=header_of(progress),
@@ -110,7 +111,8 @@ class StatusService:
             silent_processes=self._outside.silent_processes(),
             not_serving_reason=self._readiness.reason,
             scrub=_scrub(load(self._readers.path.parent, ScrubReport), progress.journal_id),
-            entries_to_delete=len(self._readers.inline.entries_to_delete(MOST_COUNTED)),
+            entries_to_delete=to_delete,
+            forgotten_since=timestamp(since) if since else None,
             retention=_retention(load(self._readers.path.parent, RetentionReport)),
             gateway=_gateway(load(self._readers.path.parent, GatewayReport)),
             disk_usage=self._disk_usage(),

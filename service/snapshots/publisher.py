@@ -13,7 +13,6 @@ import zstandard
 
 from journal.backup import copy_database, require_room, temporary
 from journal.damage import Report
-from journal.entry import MAX_INTEGER
 from journal.errors import Closed
 from journal.jetstream_objects import KEEP
 from metrics.definitions import SNAPSHOT_FAILURES, SNAPSHOT_REVISION, SNAPSHOT_STORED
@@ -24,7 +23,7 @@ from service.view import store
 from service.view.errors import ViewUnavailable, sqlite_errors
 from service.view.progress import Progress
 from service.view.reader import Reader
-from storage.gaps import MOST_PAGES, clear_gaps
+from storage.gaps import clear_gaps
 
 KEPT = 2
 """Snapshots of this version that are kept; of another version one, for `KEEP_OTHERS`."""
@@ -105,7 +104,7 @@ class Publisher:
     def delete_forgotten(self) -> None:
         """Delete the snapshots with something that this replica's view has forgotten since."""
         with closing(Reader(self._view)) as view:
-            position = next((row[0] for row in view.forgotten(MAX_INTEGER, limit=1)), 0)
+            position = view.last_forgotten()
         for each in self._snapshots.newest_first() if position else ():
             if each.journal_id == self._journal.id and each.revision < revision_of(position):
                 self._objects.delete(each.stored)
@@ -116,7 +115,7 @@ class Publisher:
             return revision >= self._fewest
         ahead = revision - newest.revision
         passed = time.time() - newest.stored_at
-        if passed >= KEEP / 2:  # the object store will delete it
+        if not 0 <= passed < KEEP / 2:  # the object store will delete it, or a clock was wrong
             return ahead >= 0
         return passed >= age and ahead >= self._fewest
 
@@ -153,7 +152,8 @@ class Publisher:
         name = f"{progress.fingerprint}-{progress.applied_revision}"
         with copy.open("rb") as file:
             source = cast(BinaryIO, _Reported(file, size, report))
-            packed = zstandard.ZstdCompressor().stream_reader(source, size=size)
+            packer = zstandard.ZstdCompressor(write_checksum=True)
+            packed = packer.stream_reader(source, size=size)
             made = Snapshot.of(self._objects.put(name, packed, msgspec.to_builtins(label)))
         if made is None:
             raise AssertionError("the label that was just made cannot be read")
@@ -177,7 +177,7 @@ class Publisher:
             if not read_progress(db).complete:
                 raise ViewUnavailable("the view is not complete yet")
             copy_database(db, copy, report)
-        clear_gaps(str(copy), store.PAGE, 1, MOST_PAGES)  # with the last that was forgotten
+        clear_gaps(str(copy), store.PAGE)  # with the last that was forgotten
         return check_view(copy)
 
 

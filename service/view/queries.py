@@ -46,15 +46,31 @@ FORGOTTEN_AT = """
 SELECT max(revision) FROM forgotten_sessions WHERE session_id = ? AND sdk_app_id = ?
 """
 
-# Rows of FORGET entries, newest first.
-FORGOTTEN = """
-SELECT position, record FROM feed INDEXED BY feed_by_session
-WHERE first_revision = 0 AND revised = 3 AND position < ? ORDER BY position DESC LIMIT ?
+# The position of the newest FORGET entry.
+LAST_FORGOTTEN = """
+SELECT max(position) FROM feed INDEXED BY feed_by_session WHERE first_revision = 0 AND revised = 3
 """
 
 # Entries whose bytes are to be deleted, the newest first: what repeats an entry goes before it. If
 # only a part is deleted, a view that is built then still finds the owner of each repetition.
-ENTRIES_TO_DELETE = "SELECT revision FROM entries_to_delete ORDER BY revision DESC LIMIT ?"
+ENTRIES_TO_DELETE = """
+SELECT revision FROM entries_to_delete NOT INDEXED
+WHERE revision < ? AND forget_revision <= ? ORDER BY revision DESC LIMIT ?
+"""
+
+# The FORGET entry, up to one, with which a number of entries is listed; the last one if it is less.
+LISTED_UNTIL = """
+SELECT max(forget_revision) FROM (
+    SELECT forget_revision FROM entries_to_delete WHERE forget_revision <= ?
+    ORDER BY forget_revision LIMIT ?)
+"""
+
+# The number of entries to delete, up to a limit, and the receipt of their oldest FORGET entry.
+LEFT_TO_DELETE = f"""
+SELECT (SELECT count(*) FROM (SELECT 1 FROM entries_to_delete LIMIT ?)), (
+    SELECT received_at FROM feed WHERE position = (
+        SELECT min(forget_revision) FROM entries_to_delete) << {ORDINAL_BITS})
+"""  # noqa: S608
 
 # The number of callbacks that have named a session, up to a limit; no row if none has.
 CALLBACKS_OF_SESSION = """
@@ -78,6 +94,12 @@ SELECT sdk_app_id, session_id, first_revision
 FROM session_keys INDEXED BY session_keys_not_begun
 WHERE number IS NULL AND session_id != '' AND first_revision > ?
 ORDER BY first_revision LIMIT ?
+"""
+
+# The revisions of the malformed callbacks that name a session.
+MALFORMED_OF_SESSION = """
+SELECT revision FROM malformed_callbacks INDEXED BY malformed_by_session
+WHERE sdk_app_id = ? AND session_id = ?
 """
 
 # 1 if a callback of a session has a value in a column.
@@ -239,17 +261,18 @@ ORDER BY sessions DESC, key
 LIMIT ?
 """
 
-# Sessions that the board shows: open, or with an event since the start of the day.
+# Sessions that the board shows: with an event since the start of the day, or open and not silent
+# for much longer.
 BOARD_SESSIONS = """
 SELECT sdk_app_id, session_id, fold FROM sessions
-WHERE state IN (1, 2, 3, 4, 5, 6) OR last_event_at >= ?
+WHERE last_event_at >= ?1 OR (state IN (1, 2, 3, 4, 5, 6) AND last_event_at >= ?2)
 """
 
 # Sessions that callbacks after a position have named; without a fold: it has not begun.
 CHANGED_SESSIONS = """
 SELECT named.sdk_app_id, named.session_id, fold
 FROM (SELECT DISTINCT sdk_app_id, session_id FROM feed
-      WHERE position > ? AND position <= ? AND session_id != '') AS named
+      WHERE position > ? AND session_id != '') AS named
 LEFT JOIN session_keys USING (session_id, sdk_app_id)
 LEFT JOIN sessions ON sessions.number = session_keys.number
 """
@@ -260,21 +283,24 @@ SELECT sdk_app_id, record FROM feed INDEXED BY feed_by_session
 WHERE first_revision = 0 AND revised = 3 AND position > ?
 """
 
-FOLD = """
-SELECT fold FROM session_keys JOIN sessions ON sessions.number = session_keys.number
-WHERE session_keys.sdk_app_id = ? AND session_keys.session_id = ?
+# The first revision at which a session had begun and was known to be of its user.
+_KNOWN_SINCE = """
+max(number, (SELECT event_revision FROM feed INDEXED BY feed_by_session
+             WHERE feed.first_revision = later.first_revision AND revised = 0
+               AND feed.client_user_id = later.client_user_id
+             ORDER BY position LIMIT 1))
 """
 
 # Of an ended session: the first one that its user began later, in the same app, up to 7 days after.
-_REPEATED = """
+_REPEATED = f"""
 CASE WHEN client_user_id != '' AND ended_at IS NOT NULL THEN (
-    SELECT later.number FROM sessions AS later INDEXED BY sessions_by_user
+    SELECT {_KNOWN_SINCE} FROM sessions AS later INDEXED BY sessions_by_user
     WHERE later.client_user_id = sessions.client_user_id AND later.begun_at > sessions.begun_at
       AND later.begun_at <= sessions.ended_at + 604800000
       AND later.sdk_app_id = sessions.sdk_app_id
     ORDER BY later.begun_at LIMIT 1)
 END
-"""
+"""  # noqa: S608 -- a subquery of ours
 
 _LAST_REVISION = f"""
 max(ifnull((SELECT max(position) FROM feed INDEXED BY feed_by_session
@@ -289,10 +315,11 @@ _REPORTED = f"sdk_app_id, fold, {_LAST_REVISION}, {_REPEATED}, begun_at, last_ev
 # Sessions that lie between two times, also partly. An event may be 5 s older than the begin.
 REPORT_SESSIONS = f"""
 SELECT {_REPORTED} FROM sessions INDEXED BY sessions_by_begun
-WHERE begun_at >= ?1 - 21600000 AND begun_at < ?2 + 5000 AND last_event_at >= ?1
+WHERE begun_at >= ?1 - 21600000 AND begun_at < ?2 + 5000 AND last_event_at >= ?1 {{where}}
 UNION ALL
 SELECT {_REPORTED} FROM sessions INDEXED BY sessions_that_last
 WHERE last_event_at - begun_at > 21600000 AND last_event_at >= ?1 AND begun_at < ?1 - 21600000
+  {{where}}
 """  # noqa: S608 -- columns of ours
 
 # Records after a position whose verdict a late callback has changed: their event, and since when to
@@ -305,3 +332,18 @@ LEFT JOIN sessions ON sessions.number = (
     WHERE session_id = feed.session_id AND sdk_app_id = feed.sdk_app_id)
 WHERE feed.position > ? AND feed.revised = 1
 """  # noqa: S608 -- a number of ours
+
+# Apps with sessions that may have had another user at a position: an earlier callback names one,
+# and a later one names the present user, or a verdict has changed since.
+USERS_CHANGED = """
+SELECT DISTINCT sessions.sdk_app_id
+FROM (SELECT DISTINCT sdk_app_id, session_id, first_revision, client_user_id, revised FROM feed
+      WHERE position > ?1 AND revised IN (0, 1)) AS recent
+JOIN session_keys USING (session_id, sdk_app_id)
+JOIN sessions ON sessions.number = session_keys.number
+WHERE (recent.revised = 1 OR recent.client_user_id = sessions.client_user_id)
+  AND EXISTS (SELECT 1 FROM feed INDEXED BY feed_by_session
+              WHERE feed.first_revision = recent.first_revision AND feed.revised = 0
+                AND feed.position <= ?1
+                AND feed.client_user_id NOT IN ('', sessions.client_user_id))
+"""

@@ -4,7 +4,7 @@ One `Reader` is one connection, used by one thread at a time. Knows nothing of p
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
-from service.positions import last_of, position_of, revision_of
+from service.positions import MAX_REVISION, last_of, position_of, revision_of
 from service.records import forgotten_sessions
 from service.view import progress, queries
 from service.view.errors import ViewError, sqlite_errors
@@ -229,13 +229,33 @@ class Reader:
         """Return the revision at which a session was forgotten last; 0 if it never was."""
         return self._one(queries.FORGOTTEN_AT, (session_id, sdk_app_id))[0] or 0
 
-    def forgotten(self, before: int, limit: int) -> list[Row]:
-        """Read what was forgotten before a position, newest first: (position, row)."""
-        return self._all(queries.FORGOTTEN, (before, limit))
+    def last_forgotten(self) -> int:
+        """Return the position of the newest FORGET entry; 0 if there is none."""
+        return self._one(queries.LAST_FORGOTTEN)[0] or 0
 
-    def entries_to_delete(self, limit: int) -> list[int]:
-        """Return revisions of entries that the journal may still have, in order of deletion."""
-        return [revision for (revision,) in self._all(queries.ENTRIES_TO_DELETE, (limit,))]
+    def entries_to_delete(
+        self, limit: int, *, before: int = MAX_REVISION, until: int = MAX_REVISION
+    ) -> list[int]:
+        """Return revisions of entries that the journal may still have, in order of deletion.
+
+        Args:
+            limit: of their number.
+            before: entries older than this revision.
+            until: those that FORGET entries up to this revision list.
+        """
+        values = before, until, limit
+        return [revision for (revision,) in self._all(queries.ENTRIES_TO_DELETE, values)]
+
+    def listed_until(self, until: int, enough: int) -> int:
+        """Return the FORGET entry, up to one, with which `enough` entries to delete are listed.
+
+        The last one if they are fewer; 0 if there is none.
+        """
+        return self._one(queries.LISTED_UNTIL, (until, enough))[0] or 0
+
+    def left_to_delete(self, limit: int) -> tuple[int, int | None]:
+        """Return the number of entries to delete, up to `limit`, and since when (ms) the first."""
+        return self._first(queries.LEFT_TO_DELETE, (limit,)) or (0, None)
 
     def records(self, positions: Iterable[int]) -> Iterator[Row]:
         """Read records that exist, one by one: (position, record)."""
@@ -262,6 +282,11 @@ class Reader:
         """Return True if a callback of a session has `value` in one of the feed's columns."""
         sql = queries.IS_NAMED.format(column=column)
         return bool(self._one(sql, (first_revision, value))[0])
+
+    def malformed_of(self, sdk_app_id: int, session_id: str) -> list[int]:
+        """Read the revisions of the malformed callbacks that name a session."""
+        rows = self._all(queries.MALFORMED_OF_SESSION, (sdk_app_id, session_id))
+        return [revision for (revision,) in rows]
 
     def malformed(self, after: int, limit: int) -> Iterator[Row]:
         """Read malformed callbacks after a position, one by one: (position, record, app)."""
@@ -351,25 +376,34 @@ class Reader:
         where = one_of({"sdk_app_id": sdk_app_ids})
         return self._all(queries.EVENT_COUNTS.format(where=where.sql), where.values)
 
-    def board_sessions(self, since: int) -> Iterator[Row]:
-        """Read what is open, or has an event since a time (ms): (app, session id, fold)."""
-        with sqlite_errors():
-            yield from self._db.execute(queries.BOARD_SESSIONS, (since,))
+    def board_sessions(self, since: int, open_since: int) -> Generator[Row, None, None]:
+        """Read (app, session id, fold) of what has an event since a time (ms).
 
-    def changed_sessions(self, after: int, until: int) -> Iterator[Row]:
-        """Read, likewise, what has changed after a position; the fold is None if it is gone."""
+        What is open may be older: its last event is of `open_since` or later.
+        """
         with sqlite_errors():
-            yield from self._db.execute(queries.CHANGED_SESSIONS, (after, until))
+            yield from self._db.execute(queries.BOARD_SESSIONS, (since, open_since))
+
+    def changed_sessions(self, after: int) -> Generator[Row, None, None]:
+        """Read, likewise, what has changed after a position; without a fold it is gone.
+
+        What was forgotten comes first: it may have begun again.
+        """
         for app, record in self.forgotten_after(after):
             for session_id in forgotten_sessions(record) - {""}:
-                yield app, session_id, self._blob(queries.FOLD, (app, session_id))
+                yield app, session_id, None
+        with sqlite_errors():
+            yield from self._db.execute(queries.CHANGED_SESSIONS, (after,))
 
-    def forgotten_after(self, after: int) -> list[Row]:
-        """Read the FORGET entries after a position: (app, row)."""
-        return self._all(queries.FORGOTTEN_AFTER, (after,))
+    def forgotten_after(self, after: int) -> Iterator[Row]:
+        """Read the FORGET entries after a position, one by one: (app, row)."""
+        with sqlite_errors():
+            yield from self._db.execute(queries.FORGOTTEN_AFTER, (after,))
 
-    def report_sessions(self, start: int, end: int, *, seconds: float) -> Iterator[Row]:
-        """Read the sessions between two times (ms).
+    def report_sessions(
+        self, sdk_app_ids: Iterable[int], start: int, end: int, *, seconds: float
+    ) -> Generator[Row, None, None]:
+        """Read the sessions of apps (none = all) between two times (ms). To be closed.
 
         Rows are (app, fold, last revision, first revision of a repeat contact, begun_at,
         last_event_at).
@@ -377,13 +411,20 @@ class Reader:
         Raises:
             TimeLimitPassed: it took more than so many seconds.
         """
+        apps = one_of({"sdk_app_id": tuple(sdk_app_ids)})
+        sql = queries.REPORT_SESSIONS.format(where=apps.sql)
         with sqlite_errors(), self._limited(seconds):
-            yield from self._db.execute(queries.REPORT_SESSIONS, (start, end))
+            yield from self._db.execute(sql, (start, end, *apps.values, *apps.values))
 
-    def revised_after(self, after: int, *, seconds: float) -> Iterator[Row]:
+    def revised_after(self, after: int, *, seconds: float) -> Generator[Row, None, None]:
         """Read records revised after a position: (app, record, begun_at, last_event_at)."""
         with sqlite_errors(), self._limited(seconds):
             yield from self._db.execute(queries.REVISED_AFTER, (after,))
+
+    def users_changed(self, after: int, *, seconds: float) -> list[int]:
+        """Return apps in which a session that had begun may have another user since a position."""
+        with self._limited(seconds):
+            return [app for (app,) in self._all(queries.USERS_CHANGED, (after,))]
 
     def places(self, sql: str, values: tuple[int | str, ...], limit: int) -> list[tuple[int, int]]:
         """Read (order key, number) along an index, by a statement of `service.view.index_pages`."""

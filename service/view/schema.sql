@@ -156,7 +156,6 @@ CREATE TABLE forgotten_sessions (
     sdk_app_id INTEGER NOT NULL,
     session_id TEXT    NOT NULL,
     revision   INTEGER NOT NULL,  -- of the FORGET entry
-    at         INTEGER NOT NULL,  -- its received_at
     PRIMARY KEY (session_id, sdk_app_id, revision)
 ) STRICT, WITHOUT ROWID;
 
@@ -165,6 +164,8 @@ CREATE TABLE entries_to_delete (
     revision        INTEGER PRIMARY KEY,
     forget_revision INTEGER NOT NULL      -- of the FORGET entry
 ) STRICT;
+
+CREATE INDEX entries_by_forget_revision ON entries_to_delete (forget_revision);
 
 -- The rejections that stand now: where in the feed each was published.
 CREATE TABLE rejections (

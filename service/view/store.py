@@ -19,7 +19,7 @@ from service.history import LIMITS, FoldLimits
 from service.session import MAX_AGENTS, MAX_STAYS, Core, Facts, Session, Stay
 from service.view.errors import sqlite_errors
 
-FOLD_VERSION = 2
+FOLD_VERSION = 3
 """Raise it when the same callbacks give other sessions, verdicts or records, and neither the
 transition table nor the schema has changed. A test with a known digest goes red then."""
 
@@ -171,3 +171,9 @@ def _set_up(connection: apsw.Connection) -> apsw.Connection:
     # some joins again at each call.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection
+
+
+def delete(path: Path) -> None:
+    """Delete the files of a view, as far as they are there."""
+    for suffix in ("-wal", "-shm", ""):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

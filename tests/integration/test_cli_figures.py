@@ -70,6 +70,18 @@ def test_the_board_has_its_figures_with_target_and_lists(desk: RunningDesk) -> N
     assert "\x1b" not in shown
 
 
+def test_the_numbers_of_a_formula_stand_beside_its_figure(desk: RunningDesk) -> None:
+    shown = ask(desk, "board", "--once", "--service-level", "90/60", "--channel", "SDK").stdout
+    assert "service level  100.0% = 1 in time / (1 + 0 - 0 short), target met" in shown
+    assert "raw 0.0% = 0 / 2" in shown
+
+
+def test_a_figure_of_nothing_is_a_dash(desk: RunningDesk) -> None:
+    shown = ask(desk, "board", "--once", "--channel", "none").stdout
+    assert "service level  - = 0 in time / (0 + 0 - 0 short)\n" in shown
+    assert "ASA            mean -, median -, p90 -, p99 -" in shown
+
+
 def test_a_board_as_json_has_its_revision(desk: RunningDesk) -> None:
     shown = json.loads(ask(desk, "board", "--once", "--json", "--channel", "SDK").stdout)
     assert shown["header"]["revision"] >= 9
@@ -116,10 +128,29 @@ def test_the_help_has_the_formula_of_each_figure(command: Any) -> None:
     assert all(formula in command.epilog for formula in FORMULAS.values())
 
 
-def test_a_wrong_service_level_is_wrong_usage(desk: RunningDesk) -> None:
-    answer = invoke("report", "--service-level", "80", target=desk.target)
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--service-level", "80", "80/30"),
+        ("--service-level", "0/30", "from 1 to 100"),
+        ("--service-level", "80/nan", "from 0 to 86400"),
+        ("--short-abandon", "nan", "not a valid integer"),
+        ("--short-abandon", "86401", "0<=x<=86400"),
+    ],
+)
+def test_a_wrong_threshold_is_wrong_usage(
+    desk: RunningDesk, option: str, value: str, complaint: str
+) -> None:
+    answer = invoke("report", option, value, target=desk.target)
     assert answer.returncode == 2
-    assert "80/30" in answer.stderr
+    assert complaint in answer.stderr
+
+
+def test_a_spreadsheet_is_given_no_formula(desk: RunningDesk) -> None:
+    for body in callbacks("hostile", *OVER, seconds=90, AgentId="=cmd|' /C calc'!A0"):
+        assert desk.post(body)[0] == 200
+    printed = ask(desk, "report", "--group-by", "agent", "--csv", "--columns", "agent").stdout
+    assert "'=cmd|' /C calc'!A0" in printed.splitlines()
 
 
 def test_all_figures_of_a_day_are_those_of_the_ledger(desk: RunningDesk) -> None:

@@ -77,6 +77,11 @@ def test_the_sessions_of_a_user_are_forgotten(desk: RunningDesk) -> None:
     assert forget(desk, "--user", "eve", "--yes").stdout == "nothing would be forgotten\n"
 
 
+def test_the_app_is_named_so_that_a_wrong_one_is_noticed(unchanged: RunningDesk) -> None:
+    wrong = forget(unchanged, "--user", "eve", "--app", "7", "--yes")
+    assert (wrong.returncode, wrong.stdout) == (0, "nothing would be forgotten in app 7\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -129,10 +134,17 @@ def test_a_restore_forgets_again_what_was_forgotten_after_the_backup(
     assert [json.loads(line)["kind"] for line in lists.read_text().splitlines()] == [2, 2]
     assert desk.terminate() == 0
 
-    assert "comes back: see --then-forget" in offline(data, "restore", backup).stderr
-    restored = offline(data, "restore", backup, "--yes", "--then-forget", lists)
+    refused = offline(data, "restore", backup)
+    assert refused.returncode == 1
+    assert "lost: 2 FORGET entries of the present journal" in refused.stderr
+    older = tmp_path / "older.jsonl"  # a list that was exported too early
+    older.write_text(lists.read_text().splitlines(keepends=True)[0])
+    refused = offline(data, "restore", backup, "--then-forget", older)
+    assert refused.returncode == 1
+    assert "lost: 1 FORGET entry of the present journal" in refused.stderr
+    restored = offline(data, "restore", backup, "--then-forget", lists)
     assert restored.returncode == 0, restored.stderr
-    assert "will obey: 2" in restored.stderr
+    assert "2 FORGET entries of" in restored.stderr
     with start("serve", data_dir=data) as again:
         eventually(lambda: sessions(again) == {"three"}, within=PATIENCE)
         rejected = invoke("rejections", "--json", target=again.target)
@@ -142,14 +154,20 @@ def test_a_restore_forgets_again_what_was_forgotten_after_the_backup(
         entries = [each for each in read_all(journal) if each.kind == Kind.FORGET]
     assert [forget_list_of(each).session_ids for each in entries] == [("one", "two"), ()]
     assert [forget_list_of(each).up_to for each in entries] == [2, 4]
+    assert own_ids(lists) == [each.id.hex() for each in entries], "they are known again later"
     newer, own = tmp_path / "newer.db", tmp_path / "own.jsonl"
     assert offline(data, "journal", "export", "--forgotten", own).returncode == 0
     assert offline(data, "backup", newer).returncode == 0
-    assert "will obey: 0" in offline(data, "restore", newer, "--then-forget", own).stderr
+    again = offline(data, "restore", newer, "--then-forget", own)
+    assert "0 FORGET entries of" in again.stderr
+
+
+def own_ids(lists: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in lists.read_text().splitlines()]
 
 
 @pytest.mark.tools
-def test_a_list_of_callbacks_is_not_obeyed(desk: RunningDesk, tmp_path: Path) -> None:
+def test_a_list_of_callbacks_is_not_applied(desk: RunningDesk, tmp_path: Path) -> None:
     data = tmp_path / "data"
     backup, callbacks = tmp_path / "backup.db", tmp_path / "callbacks.jsonl"
     assert offline(data, "backup", backup).returncode == 0

@@ -16,6 +16,7 @@ from msgspec import structs
 
 from journal.entry import DAMAGED, Entry, NewEntry
 from journal.errors import Damaged
+from journal.forgetting import forget_entry, forget_list_of
 from journal.sqlite import SqliteReader, SqliteWriter
 from service.view.store import locate
 from tests.support.callbacks import NOON, body, entry
@@ -304,6 +305,24 @@ def test_a_lost_journal_is_rebuilt_from_its_view(data: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     assert entries(data) == before
     assert not list(data.glob("view-*.db"))
+
+
+def test_a_lost_journal_in_which_something_was_forgotten_is_rebuilt_with_that(data: Path) -> None:
+    before = entries(data)
+    forgetting = forget_entry(before[0].sdk_app_id, NOON, session_ids=["s150"], up_to=150)
+    with closing(SqliteWriter(data / "journal.db")) as journal:
+        journal.append(forgetting, timeout=20)
+        follow(journal, data, ENTRIES + 1)
+    for file in data.glob("journal.db*"):
+        file.unlink()
+    answer = desk("restore", "--from-view", data=data)
+    assert answer.returncode == 0, answer.stderr
+    *kept, forget = entries(data)
+    assert kept == [each for each in before if each.revision != 150]
+    assert (forget.revision, forget_list_of(forget).session_ids) == (ENTRIES + 1, ("s150",))
+    with closing(SqliteReader(data / "journal.db")) as journal:
+        follow(journal, data, ENTRIES + 1)
+    assert desk("check", data=data).returncode == 0
 
 
 def test_a_damaged_journal_is_mended_from_its_view_and_keeps_what_the_view_lacks(

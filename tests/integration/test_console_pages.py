@@ -1,4 +1,4 @@
-"""The contents of the console's pages: the table, sessions, rejections, the gateway."""
+"""The table, sessions, rejections and rates of the gateway on the pages of the console."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

@@ -22,8 +22,8 @@ from journal.sqlite_eraser import SqliteEraser
 from service.erasure import Erasure
 from service.follower import Follower
 from service.view import store
+from service.view.locks import lock
 from service.view.reader import Reader
-from service.view.writer import lock
 from tests.support.callbacks import APP, NOON, body
 from tests.support.journals import append
 from tests.support.rpc import World
@@ -40,15 +40,19 @@ class Forgetting(World):
         super().__init__(folder, SqliteWriter(folder / "journal.db"))
         self.eraser: Eraser = SqliteEraser(folder / "journal.db")
 
-    def start(self, **options: object) -> Erasure:
+    def start(self) -> Erasure:
+        erasure = self.prepare()
+        erasure.start(self._stop)
+        return erasure
+
+    def prepare(self) -> Erasure:
+        """Follow the journal; make what would delete the entries, if it were started."""
         self._stop = Event()
         follower = Follower(self.journal, self.folder, idle=0.02)
         self._thread = Thread(target=follower.run, args=(self._stop,))
         self._thread.start()
         note = follower.note_deleted
-        erasure = Erasure(lambda: self.eraser, self.folder, note, pause=0.02, retry=0.05, **options)
-        erasure.start(self._stop)
-        return erasure
+        return Erasure(lambda: self.eraser, self.folder, note, pause=0.02, retry=0.05)
 
     def converse(self, session: str, text: str, count: int = 30) -> None:
         for number in range(count):
@@ -87,21 +91,22 @@ class Other(MemoryJournal):
         """It is used again."""
 
 
-class Failing(Other):
-    """An eraser that cannot sweep, some times."""
+class Counting(Other):
+    """An eraser that counts the sweeps, of which the first ones fail."""
 
-    def __init__(self, eraser: Eraser, failures: int) -> None:
+    def __init__(self, eraser: Eraser, failures: int = 0) -> None:
         super().__init__()
         self._eraser = eraser
         self._failures = failures
         self._id = eraser.id
+        self.sweeps = 0
 
     def delete(self, revisions: Sequence[int]) -> None:
         self._eraser.delete(revisions)
 
     def sweep(self) -> None:
-        self._failures -= 1
-        if self._failures >= 0:
+        self.sweeps += 1
+        if self.sweeps <= self._failures:
             raise Unavailable("a reader is in the way")
         self._eraser.sweep()
 
@@ -207,7 +212,7 @@ def test_a_journal_that_was_replaced_is_not_touched(world: Forgetting) -> None:
 
 
 def test_what_cannot_be_swept_now_is_swept_later(world: Forgetting) -> None:
-    world.eraser = Failing(world.eraser, failures=2)
+    world.eraser = Counting(world.eraser, failures=2)
     world.start()
     world.converse("gone", MARK)
     world.wait()
@@ -216,9 +221,59 @@ def test_what_cannot_be_swept_now_is_swept_later(world: Forgetting) -> None:
     eventually(lambda: not files_with(MARK, world.folder))
 
 
+def test_the_files_are_swept_once_for_all_that_is_listed(tmp_path: Path) -> None:
+    world = Forgetting(tmp_path)
+    world.journal.close()
+    world.journal = journal = Other()
+    world.eraser = eraser = Counting(journal)
+    for number in range(12):
+        world.converse(f"gone {number}", "text", count=500)
+    for number in range(12):
+        world.append_entry(forget_entry(APP, NOON, session_ids=[f"gone {number}"]))
+    erasure = world.prepare()
+    world.wait()
+    assert erasure.step() == 6_000
+    assert (eraser.sweeps, world.left()) == (1, [])
+    assert len(journal.read(0, limit=9_999)) == 12
+    world.close()
+
+
+def test_nothing_is_deleted_twice_while_the_view_is_being_read(world: Forgetting) -> None:
+    world.eraser = eraser = Counting(world.eraser)
+    erasure = world.prepare()
+    world.converse("gone", MARK)
+    world.wait()
+    with closing(store.open_reader(world.view)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM feed").get == 30
+        world.append_entry(forget_entry(APP, NOON, session_ids=["gone"]))
+        world.wait()
+        working = Thread(target=erasure.step)
+        working.start()
+        eventually(lambda: eraser.sweeps)
+        assert len(world.journal.read(0, limit=99)) == 1
+        assert world.left()
+        assert working.is_alive(), "it has to wait for the view"
+    working.join(20)
+    assert (eraser.sweeps, world.left()) == (1, [])
+
+
+def test_what_is_forgotten_while_entries_are_deleted_is_deleted_next(world: Forgetting) -> None:
+    erasure = world.prepare()
+    for number in range(2):
+        world.converse(f"gone {number}", MARK)
+    world.wait()
+    for number in range(2):
+        world.forget(f"gone {number}")
+        world.wait()
+        assert erasure.step() == 30
+        assert erasure.step() == 0
+    assert files_with(MARK, world.folder) == []
+
+
 def test_a_view_without_its_first_transaction_has_nothing_to_delete(tmp_path: Path) -> None:
     store.open_writer(store.locate(tmp_path)).close()
-    assert Erasure(Other, tmp_path, lambda _: None).step() == 0
+    assert Erasure(Other, tmp_path, lambda _: Event()).step() == 0
 
 
 @pytest.mark.tools

@@ -25,7 +25,8 @@ from service.follower import KEEP_VIEWS, MOST_SKIPPED, Follower
 from service.projection import Projection
 from service.view import store
 from service.view.errors import ViewUnavailable
-from service.view.writer import ViewWriter, lock
+from service.view.locks import lock
+from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.sparse_journal import SparseJournal
 from tests.support.views import SOON, applied, following
@@ -553,8 +554,8 @@ def test_what_was_forgotten_leaves_the_files_and_deleted_entries_the_list(tmp_pa
         eventually(lambda: rows(tmp_path, listed) == [(1,), (2,), (3,), (4,)])
         # The user is in every event, and in no list of what was forgotten.
         eventually(lambda: b"user-1" not in b"".join(map(Path.read_bytes, tmp_path.iterdir())))
-        follower.note_deleted([4, 3, 2])
-        eventually(lambda: rows(tmp_path, listed) == [(1,)])
+        assert follower.note_deleted(5).wait(10)
+        assert rows(tmp_path, listed) == []
     finally:
         stop.set()
         thread.join()

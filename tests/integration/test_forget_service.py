@@ -1,6 +1,9 @@
 """AdminService.Forget over a real worker: what is chosen, counted, appended; who may ask."""
 
 import asyncio
+import re
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
@@ -19,6 +22,7 @@ from desk.v1.admin_service_pb2 import (
     SessionIds,
 )
 from desk.v1.event_pb2 import Forgotten
+from desk.v1.status_pb2 import GetStatusRequest
 from journal.entry import Kind
 from journal.errors import Unavailable
 from journal.forgetting import ForgetList, forget_list_of
@@ -26,7 +30,9 @@ from service import choice
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, body, life
 from tests.support.clients import Clients, bearer
-from tests.support.rpc import Worker, World, fields, reason, refusal, worker, world
+from tests.support.commands import invoke
+from tests.support.model import DAY
+from tests.support.rpc import Worker, World, fields, reason, refusal, until, worker, world
 
 OTHER = 8
 CODES = grpc.StatusCode
@@ -178,6 +184,51 @@ async def test_many_are_forgotten_in_steps(made: World, monkeypatch: pytest.Monk
     assert revisions == sorted(set(revisions))
 
 
+EARLY = [
+    body("ChatBot.UserSendMsg", NOON + (3 + n) * DAY, session_id=name, ClientUserId="eve")
+    for n, name in enumerate(("of-eve", "of-eve", "of-eve", "nothing-else"))
+]
+"""Callbacks that are malformed because they came too early, and name a session all the same."""
+
+
+@pytest.mark.parametrize(
+    ("target", "sessions", "malformed"),
+    [
+        ({"client_user_id": "eve"}, {"of-eve", "not-begun"}, [10, 11, 12]),
+        ({"sessions": SessionIds(session_ids=["of-eve"])}, {"of-eve"}, [10, 11, 12]),
+        ({"sessions": SessionIds(session_ids=["nothing-else"])}, set(), [13]),
+    ],
+)
+async def test_malformed_callbacks_that_name_a_session_are_listed_with_it(
+    made: World, target: Any, sessions: set[str], malformed: list[int]
+):
+    first = made.append(*EARLY) - 3
+    made.wait()
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        (*_, counted) = await forget(serving, dry_run=True, **target)
+        (*_, answer) = await forget(serving, **target)
+        (*_, left) = await forget(serving, **target)
+    listed = forgotten(made)
+    assert {name for each in listed for name in each.session_ids} == sessions
+    revisions = [revision for each in listed for revision in each.revisions]
+    assert revisions == [first + number - 10 for number in malformed]
+    for each in (counted, answer):
+        assert (each.sessions, each.malformed) == (len(sessions), len(malformed))
+    assert (left.sessions, left.malformed) == (0, 0)
+
+
+async def test_more_malformed_callbacks_than_an_entry_may_list_are_listed_in_several(
+    made: World, monkeypatch: pytest.MonkeyPatch
+):
+    made.append(*EARLY)
+    made.wait()
+    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 2)
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        (answer,) = await forget(serving, sessions=SessionIds(session_ids=["of-eve"]))
+    assert [len(each.session_ids) + len(each.revisions) for each in forgotten(made)] == [2, 2]
+    assert len(answer.forget_revisions) == 2
+
+
 async def test_a_session_with_a_late_callback_is_not_silent(made: World):
     async with worker(made, apps=(APP, OTHER)) as serving:
         received = made.journal.read(0, limit=1)[0].received_at
@@ -291,6 +342,51 @@ async def test_what_the_view_does_not_apply_in_time_is_an_error_and_in_the_log(m
     (ended,) = (line for line in lines if line["event"] == "forgetting_ends")
     assert (ended["sessions"], ended["complete"]) == (1, False)
     assert forgotten(made)[0].session_ids == ("of-eve",)
+
+
+async def test_the_log_counts_what_a_call_orders_that_is_cancelled(made: World):
+    ordered, released, append = threading.Event(), threading.Event(), made.append
+
+    def append_slowly(entry: Any) -> int:
+        ordered.set()
+        released.wait(10)
+        return append(entry)
+
+    made.append = append_slowly  # type: ignore[method-assign]
+    with capture_logs() as lines:
+        async with worker(made, apps=(APP, OTHER)) as serving:
+            call = serving.admin.Forget(ForgetRequest(sdk_app_id=APP, client_user_id="eve"))
+            assert await asyncio.to_thread(ordered.wait, 10)
+            call.cancel()
+
+            async def ended() -> list[Any]:
+                return [line for line in lines if line["event"] == "forgetting_ends"]
+
+            (line,) = await until(ended)
+            released.set()
+    assert (line["sessions"], line["complete"]) == (1, False)
+    made.wait()
+    assert forgotten(made)[0].session_ids == ("of-eve",)
+
+
+async def test_the_status_says_what_is_not_deleted_and_since_when(made: World):
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        status = await serving.status.GetStatus(GetStatusRequest())
+        assert (status.entries_to_delete, status.HasField("forgotten_since")) == (0, False)
+        await forget(serving, sessions=SessionIds(session_ids=["of-bob"]))
+        status = await serving.status.GetStatus(GetStatusRequest())
+        assert status.entries_to_delete == 4
+        assert abs(status.forgotten_since.seconds - time.time()) < 600
+
+
+async def test_desk_status_warns_of_what_is_not_deleted_after_a_day(made: World):
+    made.forget("of-bob")
+    made.wait()
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        target = f"127.0.0.1:{serving.port}"
+        answer = await asyncio.to_thread(invoke, "status", target=target)
+    assert re.search("entries to delete +4, forgotten since 20", answer.stdout)
+    assert "desk: forgotten entries are not deleted yet" in answer.stderr
 
 
 async def test_only_the_scope_admin_may_forget_and_only_in_its_apps(made: World, tmp_path: Path):

@@ -17,16 +17,19 @@ from command.settings import Settings
 from journal.entry import Kind
 from journal.errors import Incomplete, Unavailable
 from journal.forgetting import forget_entry
+from journal.jetstream import JetStreamWriter
 from journal.jetstream_message import ID, RECEIVED_AT
+from journal.spool import SpooledWriter
 from journal.sqlite import SqliteReader, SqliteWriter
 from service.view.store import locate
 from tests.support.callbacks import NOON
 from tests.support.commands import Answer
 from tests.support.copies import Place, append_real, change, real_entry
 from tests.support.journals import PATIENCE, append
-from tests.support.nats import NatsServer, nats_cluster, nats_server
+from tests.support.nats import MIB, NatsServer, nats_cluster, nats_server
 from tests.support.processes import environment
 from tests.support.proxy import proxy
+from tests.support.spools import forwarded
 from tests.support.views import follow, read
 from tests.support.waiting import eventually
 
@@ -299,6 +302,26 @@ def test_a_stream_that_gateways_write_gets_nothing_behind_their_entries_and_stay
     assert entries[:-1] == place.file_entries()[1][: len(entries) - 1]
     with closing(place.nats.writer(place.stream)) as journal:
         assert append(journal).revision == entries[-1].revision + 1
+
+
+def test_what_only_the_file_has_comes_to_a_stream_in_use_through_a_spool(
+    place: Place, tmp_path: Path
+) -> None:
+    assert place.to_nats().returncode == 0
+    append_real(place.file, 31, 40)
+    place.publish_entry(real_entry(50))
+    assert "revision 31 is another entry in the target" in place.to_nats().stderr
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    shutil.copy(place.file, spool / "0.db")
+    change(spool / "0.db", "DELETE FROM entries WHERE revision < 31")
+    options = place.nats.options(place.stream)
+    with closing(
+        SpooledWriter(lambda _: JetStreamWriter(options), spool, max_bytes=MIB)
+    ) as journal:
+        forwarded(journal)
+    found = [each.id for each in place.stream_entries()[1]][-11:]
+    assert found == [real_entry(number).id for number in (50, *range(31, 41))]
 
 
 def test_the_permissions_and_the_password_of_the_manual_are_enough(tmp_path: Path) -> None:

@@ -106,6 +106,32 @@ def test_one_of_several_replicas_forgets_and_a_second_run_finds_nothing(made: Wo
     assert len(forgotten(made)) == 3
 
 
+def test_a_run_goes_on_from_turn_to_turn(made: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 1)
+    monkeypatch.setattr("service.retention.TURN", 1e-6)
+    turns: list[str] = []
+    work = retention(made, claim=lambda name: not turns.append(name))
+    work.run_if_due(OLD, Event())
+    assert (work.report.sessions, work.report.malformed) == (2, 1)
+    assert work.report.completed_at
+    assert len(set(turns)) == len(turns) > 3
+
+
+def test_a_run_ends_where_another_replica_has_the_next_turn(
+    made: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 1)
+    monkeypatch.setattr("service.retention.TURN", 1e-6)
+    answers = iter([True, False])
+    work = retention(made, claim=lambda _: next(answers))
+    work.run_if_due(OLD, Event())
+    assert (work.report.sessions, work.report.completed_at) == (1, 0)
+    other = retention(made)
+    other.run_if_due(OLD, Event())
+    assert other.report.sessions == 1
+    assert len(forgotten(made)) == 3, "nothing is forgotten twice"
+
+
 def test_replicas_on_nats_claim_a_run_by_its_day(made: World, nats: NatsServer):
     options = nats.options()
     with ExitStack() as stack:

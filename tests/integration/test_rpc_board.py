@@ -18,10 +18,11 @@ from desk.v1.board_service_pb2 import (
 )
 from desk.v1.figures_pb2 import Thresholds
 from desk.v1.session_pb2 import SessionState
+from journal.entry import unnumbered
 from service.records import duration
 from service.rpc.limits import Limits
 from service.rpc.live_board import Centre
-from tests.support.callbacks import APP, NOON, body, life
+from tests.support.callbacks import APP, NOON, body, entry, life
 from tests.support.rpc import Worker, fields, reason, refusal, service, until, world
 from tests.support.rpc import worker as worker_of
 
@@ -117,6 +118,28 @@ async def test_a_day_that_is_over_leaves_what_is_open():
         found = await board(worker)
         assert (found.total.waiting, found.total.today.offered) == (1, 0)
         assert found.day_start.ToMilliseconds() == NOON + 40_800_000
+
+
+async def test_a_session_whose_end_was_lost_leaves_the_board_after_a_day():
+    time = NOON + 100_000
+    async with service(*a_day(), centre=Centre(UTC, now=lambda: time)) as (world, worker):
+        assert (await board(worker)).total.waiting == 1
+        time += 2 * 86_400_000
+        found = await board(worker)
+        assert (found.total.waiting, found.agent_count, list(found.groups)) == (0, 0, [])
+        spoken = body("Human.UserSendMsg", time, session_id="waits")
+        await worker.revision(world.append(unnumbered(entry(1, spoken, received_at=time))))
+        assert (await board(worker)).total.waiting == 1
+
+
+async def test_who_was_answered_and_waits_again_has_no_time_to_breach():
+    again = ("AgentForward", "TransferringToHuman")
+    async with service(*life(*TALK, *again, AgentId="ann"), centre=CENTRE) as (_, worker):
+        found = await board(worker)
+        [waits] = found.longest_waiting
+        assert waits.since.ToMilliseconds() == NOON + 60_000
+        assert not waits.HasField("breaches_at")
+        assert (found.total.today.answered, found.total.today.waiting) == (1, 0)
 
 
 async def test_a_board_is_streamed_at_once_and_after_each_change():

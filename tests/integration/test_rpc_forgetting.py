@@ -21,6 +21,7 @@ from desk.v1.session_service_pb2 import (
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, body, life
 from tests.support.processes import run
+from tests.support.proxy import proxy
 from tests.support.rpc import (
     began,
     metadata,
@@ -94,7 +95,7 @@ async def test_a_stream_resumed_anywhere_is_told_exactly_once():
             assert places(whole[:count]) + places(rest) == places(whole)
 
 
-async def test_a_new_stream_from_before_what_is_forgotten_must_accept_that():
+async def test_a_stream_resumed_from_before_what_is_forgotten_must_accept_that():
     async with service(*MIXED) as (world, worker):
         world.forget("ann", up_to=3)
         await worker.revision(5)
@@ -104,9 +105,11 @@ async def test_a_new_stream_from_before_what_is_forgotten_must_accept_that():
         assert metadata(error) == {"oldest_revision": "4", "journal_id": world.journal.id}
         assert "skip_forgotten" in (error.details() or "")
         assert places(await caught_up(worker.subscribe(after_revision=3))) == [(4, 0)]
-        assert places(await caught_up(worker.subscribe(after_revision=0))) == [(4, 0)]
-        every = worker.subscribe(after_revision=0, skip_forgotten=True)
-        assert places(await caught_up(every)) == [(2, 0), (4, 0)]
+        for skips in (False, True):
+            every = worker.subscribe(after_revision=0, skip_forgotten=skips)
+            got = await caught_up(every)
+            assert places(got) == [(2, 0), (4, 0)], "all that is kept"
+            assert told(got) == [(5, ["ann"], [])]
 
 
 async def test_an_entry_that_does_not_say_how_far_it_reaches_may_reach_up_to_itself():
@@ -157,6 +160,25 @@ async def test_a_live_stream_is_not_caught_by_the_cut():
         (checkpoint,) = await take(live, until="checkpoint")
         resumed = worker.subscribe(filter=idle, after_revision=checkpoint.header.revision)
         assert (await caught_up(resumed))[-1].header.revision == 6
+
+
+async def test_a_client_whose_stream_broke_is_not_caught_by_the_cut():
+    async with service(*MIXED, limits=QUIET) as (world, worker):
+        idle = EventFilter(session_ids=["nobody"])
+        with proxy(worker.port) as way:
+            async with (
+                Client(f"127.0.0.1:{way.port}", reconnect_delay=0.01) as client,
+                aclosing(client.subscribe(event_filter=idle)) as updates,
+            ):
+                assert (await anext(updates)).revision == 4
+                way.stall()
+                world.append(*life("SessionBegin", session_id="cid"))
+                world.forget("cid", up_to=5)
+                await worker.revision(6)
+                way.cut()
+                way.flow()
+                resumed = await anext(updates)
+    assert (resumed.revision, resumed.resumed) == (6, True)
 
 
 async def test_records_in_memory_are_forgotten_too():

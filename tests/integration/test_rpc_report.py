@@ -15,10 +15,11 @@ from desk.v1.report_service_pb2 import (
     ReportRow,
 )
 from desk.v1.session_pb2 import TimeRange
+from journal.entry import unnumbered
 from service.records import duration, timestamp
 from service.rpc.limits import Limits
 from service.rpc.live_board import Centre
-from tests.support.callbacks import APP, NOON, SESSION, body, life
+from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.rpc import Worker, fields, reason, refusal, service
 
 HOUR, DAY = 3_600_000, 86_400_000
@@ -149,6 +150,61 @@ async def test_an_interval_that_a_session_leaves_has_changed():
         await worker.revision(world.append(body("SessionEnd", NOON + 30_000)))
         after = await report(worker, interval=BY_HOUR, since_revision=since)
         assert [each.changed for each in after.intervals] == [True, True, True]
+
+
+async def test_a_replica_that_is_behind_an_earlier_report_does_not_say_that_nothing_has_changed():
+    async with service(*life(*LEFT), limits=Limits(revision_seconds=0.05)) as (world, worker):
+        error = await refusal(report(worker, since_revision=world.journal.head() + 1))
+        assert reason(error) == "REVISION_NOT_REACHED"
+
+
+CHAT = ("SessionBegin", "ChatBot.UserSendMsg", "SessionUserEnd", "SessionEnd")
+
+
+async def test_an_interval_has_changed_when_a_later_session_turns_out_to_be_of_another_user():
+    async with service(
+        *life(*CHAT, session_id="first", ClientUserId="guest"),
+        body("SessionBegin", NOON + HOUR, session_id="again", ClientUserId=""),
+        body("ChatBot.UserSendMsg", NOON + HOUR + 2, session_id="again", ClientUserId="guest"),
+    ) as (world, worker):
+        before = await report(worker, interval=BY_HOUR)
+        assert before.intervals[0].rows[0].outcome.repeat_contacts == 1
+        earlier = body("ChatBot.UserSendMsg", NOON + HOUR + 1, session_id="again", ClientUserId="x")
+        await worker.revision(world.append(earlier))
+        since = before.header.revision
+        after = await report(worker, interval=BY_HOUR, since_revision=since)
+        assert after.intervals[0].rows[0].outcome.repeat_contacts == 0
+        assert after.intervals[0].changed
+
+
+async def test_an_interval_has_changed_when_a_later_session_turns_out_to_be_of_its_user():
+    async with service(
+        *life(*CHAT, session_id="first"),
+        body("SessionBegin", NOON + HOUR, session_id="again", ClientUserId=""),
+    ) as (world, worker):
+        since = world.journal.head()
+        named = body("ChatBot.UserSendMsg", NOON + HOUR + 1, session_id="again")
+        revision = world.append(named)
+        await worker.revision(revision)
+        after = await report(worker, interval=BY_HOUR, since_revision=since)
+        assert after.intervals[0].rows[0].outcome.repeat_contacts == 1
+        assert after.intervals[0].changed
+        world.append(body("ChatBot.UserSendMsg", NOON + HOUR + 2, session_id="again"))
+        later = await report(worker, interval=BY_HOUR, since_revision=revision)
+        assert not later.intervals[0].changed
+
+
+async def test_an_interval_has_changed_when_a_later_session_turns_out_to_begin_in_time():
+    begins = [
+        unnumbered(entry(1, body("SessionBegin", time, session_id="again"), received_at=time))
+        for time in (NOON + 8 * DAY, NOON + 6 * DAY)
+    ]
+    async with service(*life(*CHAT, session_id="first"), begins[0]) as (world, worker):
+        since = world.journal.head()
+        await worker.revision(world.append(begins[1]))
+        after = await report(worker, interval=BY_HOUR, since_revision=since)
+        assert after.intervals[0].rows[0].outcome.repeat_contacts == 1
+        assert after.intervals[0].changed
 
 
 async def test_after_something_was_forgotten_every_interval_may_have_changed():

@@ -1,5 +1,6 @@
 """The scrub: finds what differs between journal and view, and goes on where it was."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -220,6 +221,15 @@ def test_the_scrub_waits_for_the_first_transaction_of_a_new_view(tmp_path):
     project(new, ENTRIES).close()
     scrub.step()
     assert scrub.report.revision == 4
+
+
+def test_a_pass_that_ended_when_the_clock_was_wrong_delays_no_other(tmp_path: Path) -> None:
+    scrub = Scrub(Changed(ENTRIES), tmp_path, rate=4, pause=0.01)
+    scrub.report.completed_at = wrong = (time.time_ns() + 10**15) // 1_000_000
+    stop = Event()
+    scrub.start(stop)
+    eventually(lambda: scrub.report.completed_at < wrong)
+    stop.set()
 
 
 def test_the_scrub_works_beside_the_follower_and_survives_a_journal_that_is_away(tmp_path):

@@ -11,7 +11,9 @@ from desk.client import Client
 from journal.entry import unnumbered
 from service.rpc.live_board import Centre
 from simulator.day import DayPlan, lives_of_a_day
+from simulator.figures import WAITING
 from simulator.ledger import Ledger
+from simulator.lives import make_lives
 from simulator.report import Report
 from simulator.verify_figures import verify_figures
 from tests.support.callbacks import APP, NOON, body, entry
@@ -90,6 +92,34 @@ def another_user(ledger: Ledger) -> None:
 @pytest.mark.parametrize("tamper", [rated, answered_later, another_agent, another_user])
 async def test_a_ledger_that_differs_is_noticed(tamper: Callable[[Ledger], None]):
     assert (await compared(tamper)).differences > 0
+
+
+async def test_what_is_open_is_compared_session_by_session():
+    report, ledger = Report(), Ledger(APP)
+    lives = make_lives(150, seed=3, run="r", now=LAST)
+    made = [each for life in ledger.record(lives) for each in life.callbacks]
+    arrived = [unnumbered(entry(1, each.body, received_at=LAST)) for each in made]
+    centre = Centre(UTC, now=lambda: LAST)
+    async with (
+        service(*arrived, centre=centre) as (world, worker),
+        Client(f"127.0.0.1:{worker.port}") as client,
+    ):
+        await verify_figures(client, ledger, world.journal.head(), report)
+        assert report.details == []
+        waits = next(v for v in ledger.visits() if v.session.state in WAITING)
+        ledger.stays[waits.session_id] = (
+            msgspec.structs.replace(waits.stays[-1], start=waits.stays[-1].start + 1),
+        )
+        await verify_figures(client, ledger, world.journal.head(), report)
+    assert any(each.startswith("board, longest waiting: ") for each in report.details)
+
+
+async def test_figures_are_not_compared_if_sessions_were_skipped():
+    report = Report()
+    async with a_day() as (client, ledger, revision):
+        report.skipped = 1
+        await verify_figures(client, ledger, revision, report)
+    assert "board and report not compared: not all sessions were" in report.as_text()
 
 
 async def test_figures_are_not_compared_if_there_are_sessions_of_others():

@@ -3,13 +3,14 @@
 import asyncio
 import copy
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import pytest
 
-from desk.v1.event_pb2 import Event, RejectionReason, SessionRecord, Verdict
-from desk.v1.event_service_pb2 import SubscribeRequest
+from desk.v1.event_pb2 import Event, Forgotten, RejectionReason, SessionRecord, Verdict
+from desk.v1.event_service_pb2 import SubscribeRequest, SubscribeResponse
 from desk.v1.session_pb2 import EndReason, Session, SessionState
 from desk.v1.session_service_pb2 import (
     BatchGetSessionsRequest,
@@ -272,6 +273,37 @@ async def test_a_session_that_never_began_must_not_be_there() -> None:
     server.sessions = [*server.sessions, Session(session_id=stray)]
     report = await check(server, ledger)
     assert report.details == [f"session {stray}: it never began, but the service has it"]
+
+
+async def test_a_session_that_is_forgotten_meanwhile_is_not_compared() -> None:
+    ledger = sent()
+    whole = right(ledger)
+    gone = whole.sessions[0].session_id
+    del whole.stories[gone]
+    server = Forgetful(
+        feed=[each for each in whole.feed if each.event.session_id != gone],
+        sessions=whole.sessions[1:],
+        stories=whole.stories,
+        gone=gone,
+    )
+    report = await check(server, ledger)
+    assert (report.differences, report.forgotten) == (0, 1)
+    assert "forgotten meanwhile, not compared: 1 session" in report.as_text()
+    assert all(request.skip_forgotten for request in server.requests)
+
+
+@dataclass
+class Forgetful(FeedServer):
+    """A server that has forgotten a session."""
+
+    gone: str = ""
+
+    def _messages(self, request: SubscribeRequest) -> Iterator[SubscribeResponse]:
+        first, *others = super()._messages(request)
+        forgotten = Forgotten(sdk_app_id=APP, session_ids=[self.gone])
+        yield first
+        yield SubscribeResponse(header=first.header, forgotten=forgotten)
+        yield from others
 
 
 async def test_callbacks_without_an_answer_may_be_there_or_not() -> None:

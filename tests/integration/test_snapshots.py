@@ -36,7 +36,7 @@ from service.snapshots.publisher import Publisher
 from service.snapshots.stored import Snapshot, Snapshots
 from service.view import store
 from service.view.errors import ViewDamaged
-from service.view.writer import building, lock
+from service.view.locks import building, lock
 from tests.support.callbacks import APP, NOON
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until
@@ -489,6 +489,16 @@ def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(objects, jou
     follow(journal, first)
     assert not publisher.publish_if_due(3600), "the newest one is young"
     assert publisher.publish_if_due(0)
+
+
+def test_a_snapshot_from_when_a_clock_was_wrong_delays_no_other(
+    nats: NatsServer, objects: ObjectStore, journal: JetStreamWriter, first: Path
+) -> None:
+    made = publish(objects, journal, first)
+    nats.manage(described_as(made, mtime=(datetime.now(UTC) + timedelta(days=300)).isoformat()))
+    append(journal, range(SESSIONS, SESSIONS + 1))
+    follow(journal, first)
+    assert Publisher(Snapshots(objects, journal, first)).publish_if_due(3600)
 
 
 def test_two_snapshots_are_kept_and_nothing_of_an_interrupted_one(

@@ -1,23 +1,32 @@
 """Deletion in a journal's file: the bytes are gone, and the writer beside it is not disturbed."""
 
+import json
 import os
 import random
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 
 import apsw
 import pytest
+from msgspec.structs import astuple
 from structlog.testing import capture_logs
 
 from journal import sqlite_eraser
 from journal.backup import write_new
+from journal.entry import NewEntry, unnumbered
 from journal.errors import Unavailable, Unreadable
 from journal.forgetting import forget_entry
 from journal.sqlite import SqliteReader, SqliteWriter
 from journal.sqlite_eraser import SqliteEraser
+from journal.sqlite_format import APPLICATION_ID, VERSION
 from tests.support.callbacks import entry
+from tests.support.faulty_disk import faulty_disk
 from tests.support.journals import append, read_all
 
 MARK = b"MARKED01"
@@ -154,6 +163,25 @@ def test_a_journal_that_is_not_there_or_another_one_is_not_touched(path: Path) -
         eraser.delete([1])
 
 
+def test_an_entry_is_appended_while_another_connection_moves_the_wal(
+    journal: SqliteWriter, path: Path
+) -> None:
+    eraser, revisions = SqliteEraser(path), []
+    append(journal)
+    with faulty_disk() as disk, closing(apsw.Connection(str(path))) as other:
+        other.execute("SELECT 1 FROM sqlite_schema")
+
+        def forget_meanwhile(operation: str) -> None:
+            if operation == "sync":
+                disk.heal()
+                revisions.append(eraser.forget(forget_entry(APP, 1, session_ids=["a"])))
+
+        disk.fault = forget_meanwhile
+        other.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    assert revisions == [2]
+    assert len(read_all(journal)) == 2
+
+
 def test_a_reader_goes_on_while_entries_are_deleted(journal: SqliteWriter, path: Path) -> None:
     all_ = [append(journal, number).revision for number in range(100)]
     with closing(SqliteReader(path)) as reader:
@@ -161,3 +189,121 @@ def test_a_reader_goes_on_while_entries_are_deleted(journal: SqliteWriter, path:
         SqliteEraser(path).delete(all_[5:90])
         rest = reader.read(first[-1].revision, limit=100)
     assert [entry.revision for entry in rest] == all_[90:]
+
+
+SEEDS_THAT_LEAVE_SOMETHING = 6, 16, 17
+"""Seeds of deletions after which `secure_delete` alone leaves a part of an entry."""
+
+
+@pytest.mark.parametrize("seed", SEEDS_THAT_LEAVE_SOMETHING)
+def test_nothing_stays_beside_entries_that_moved(
+    seed: int, journal: SqliteWriter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_eraser, "REST", 0.0)
+    chance = random.Random(seed)
+    marked = []
+    for number in range(400):
+        mark = MARK if chance.random() < 0.6 else b"kept0000"
+        body = mark * chance.choice([1, 10, 30, 50, 150, 300]) + str(number).encode()
+        revision = append(journal, number, body=body).revision
+        if mark == MARK:
+            marked.append(revision)
+    append(journal, "last")
+    chance.shuffle(marked)
+    eraser = SqliteEraser(path)
+    for start in range(0, len(marked), 7):
+        eraser.delete(marked[start : start + 7])
+    with closing(apsw.Connection(str(path))) as other:
+        other.execute("SELECT 1 FROM sqlite_schema")  # a new connection has no WAL before
+        other.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        assert files_with(MARK, path.parent) == [path.name], "this seed leaves nothing any more"
+        eraser.sweep()
+        append(journal, "after")
+        assert files_with(MARK, path.parent) == []
+        assert other.pragma("integrity_check") == "ok"
+
+
+@pytest.mark.parametrize("texts", [10, 50, 100])
+def test_a_journal_from_a_version_that_could_not_forget_loses_its_first_entries(
+    texts: int, path: Path
+) -> None:
+    """Its first page, which had them, became an inner page of the table without being cleared."""
+    columns = ", ".join(NewEntry.__struct_fields__)
+    with closing(apsw.Connection(str(path))) as older:
+        older.pragma("journal_mode", "wal")
+        older.pragma("auto_vacuum", "none")
+        schema = files("journal").joinpath("schema.sql").read_text()
+        older.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}")
+        older.execute(schema)
+        older.execute("INSERT INTO header (only, journal_id) VALUES (1, ?)", ("0" * 32,))
+        for number in range(300):
+            body = (MARK if number < 20 else b"kept0000") * texts + str(number).encode()
+            row = astuple(unnumbered(entry(number, body)))
+            marks = ", ".join("?" * len(row))
+            older.execute(f"INSERT INTO entries ({columns}) VALUES ({marks})", row)
+    with closing(SqliteWriter(path)) as journal:
+        eraser = SqliteEraser(path)
+        eraser.delete(list(range(20, 0, -1)))
+        append(journal, "later")
+        eraser.sweep()
+        assert files_with(MARK, path.parent) == []
+        assert len(read_all(journal)) == 281
+
+
+def test_the_wal_stays_small_while_entries_are_deleted_beside_a_writer_at_rest(
+    journal: SqliteWriter, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_eraser, "WAL_PAGES", 20)
+    monkeypatch.setattr(sqlite_eraser, "ROWS", 1)
+    monkeypatch.setattr(sqlite_eraser, "REST", 0.0)
+    revisions = [append(journal, number).revision for number in range(200)]
+    eraser = SqliteEraser(path)
+    eraser.sweep()
+    eraser.delete(revisions[::-1])
+    assert Path(f"{path}-wal").stat().st_size < 40 * 4_200
+
+
+ERASE = """
+import json, random, sys
+from pathlib import Path
+from journal import sqlite_eraser
+
+sqlite_eraser.REST = 0.0
+revisions = json.loads(sys.argv[2])
+eraser = sqlite_eraser.SqliteEraser(Path(sys.argv[1]))
+for start in range(0, len(revisions), 7):
+    eraser.delete(revisions[start : start + 7])
+    eraser.sweep()
+"""
+
+
+@pytest.mark.tools
+def test_entries_that_are_appended_meanwhile_survive_erasers_that_are_killed(
+    journal: SqliteWriter, path: Path
+) -> None:
+    chance = random.Random(6)
+    kept: list[tuple[int, bytes]] = []
+    gone: list[tuple[int, bytes]] = []
+    for round_ in range(12):
+        for number in range(200):
+            is_kept = number % 3 == 0
+            mark = b"kept0000" if is_kept else MARK
+            body = mark * chance.choice([1, 10, 30, 50, 150, 300]) + str(number).encode()
+            revision = append(journal, f"{round_} {number}", body=body).revision
+            (kept if is_kept else gone).append((revision, body))
+        chance.shuffle(gone)
+        listed = json.dumps([revision for revision, _ in gone])
+        eraser = subprocess.Popen([sys.executable, "-c", ERASE, path, listed])
+        until = time.monotonic() + chance.uniform(0.3, 1.2)  # any time is as good
+        while time.monotonic() < until:
+            body = b"kept0000" * chance.choice([1, 30, 300])
+            kept.append((append(journal, f"beside {len(kept)}", body=body).revision, body))
+        eraser.kill()
+        eraser.wait()
+        with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as reader:
+            assert reader.pragma("integrity_check") == "ok"
+    last = SqliteEraser(path)
+    last.delete([revision for revision, _ in gone])
+    last.sweep()
+    assert files_with(MARK, path.parent) == []
+    assert [(each.revision, each.body) for each in read_all(journal)] == kept

@@ -39,7 +39,7 @@ def test_an_impossible_last_revision_is_refused(up_to: int) -> None:
         forget_entry(APP, 5, session_ids=["a"], up_to=up_to)
 
 
-def test_an_entry_that_was_changed_is_not_obeyed() -> None:
+def test_an_entry_that_was_changed_is_not_applied() -> None:
     entry = forget_entry(APP, 5, session_ids=["a"])
     for changed in (
         replace(entry, body=entry.body.replace(b'"a"', b'"b"')),

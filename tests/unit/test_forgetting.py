@@ -13,8 +13,11 @@ from desk.v1.event_service_pb2 import SubscribeResponse
 from journal.entry import Entry, numbered
 from journal.forgetting import forget_entry
 from service.history import LIMITS, FoldLimits
+from service.positions import position_of
 from service.projection import BatchBounds, Projection
+from service.records import received_at
 from service.view import store
+from service.view import writer as view_writer
 from service.view.digest import row_hash
 from service.view.reader import Reader
 from service.view.writer import ViewWriter
@@ -86,9 +89,7 @@ def test_a_callback_that_comes_later_begins_a_new_session(tmp_path: Path) -> Non
     again = entry(4, body("SessionBegin", NOON + 1, session_id="gone"))
     applied(tmp_path, [*entries(GONE), forgetting(3, "gone"), again])
     assert read(tmp_path, "SELECT number, first_revision FROM sessions") == [(4, 4)]
-    assert read(tmp_path, "SELECT session_id, revision, at FROM forgotten_sessions") == [
-        ("gone", 3, NOON + 3)
-    ]
+    assert read(tmp_path, "SELECT session_id, revision FROM forgotten_sessions") == [("gone", 3)]
     assert read(tmp_path, "SELECT sum(sessions) FROM session_counts") == [(1,)]
 
 
@@ -163,7 +164,7 @@ def test_the_oldest_revision_never_goes_back(tmp_path: Path) -> None:
     assert progress(tmp_path, "oldest_revision") == (5,)
 
 
-def test_an_entry_that_cannot_be_believed_is_obeyed_by_nobody(tmp_path: Path) -> None:
+def test_an_entry_that_is_not_as_it_was_made_is_not_applied(tmp_path: Path) -> None:
     false = replace(forgetting(3, "gone"), sdk_app_id=APP + 1)
     with capture_logs() as logs:
         applied(tmp_path, [*entries(GONE), false])
@@ -214,18 +215,26 @@ def test_entries_are_deleted_from_the_newest_and_then_listed_no_more(tmp_path: P
         journal = [*entries(MIXED), forgetting(5, "gone", "kept")]
         projection.apply(journal, head=5, behind_since=None)
         assert reader.entries_to_delete(3) == [4, 3, 2]
-        projection.note_deleted([4, 3])
-        projection.note_deleted([3, 77])
-        assert reader.entries_to_delete(3) == [2, 1]
+        assert reader.entries_to_delete(3, before=3) == [2, 1]
+        assert reader.left_to_delete(3) == (3, NOON + 5)
+        assert projection.note_deleted(4)
+        assert reader.left_to_delete(9) == (4, NOON + 5)
+        assert projection.note_deleted(5)
+        assert reader.left_to_delete(9) == (0, None)
 
 
-def test_what_was_forgotten_is_listed_newest_first(tmp_path: Path) -> None:
-    applied(tmp_path, [*entries([b"not json"]), *(forgetting(n, f"s{n}") for n in (2, 3, 4))])
+def test_entries_are_deleted_by_the_forget_entries_that_list_them(tmp_path: Path) -> None:
     with closing(ViewWriter(tmp_path)) as writer, closing(Reader(writer.path)) as reader:
-        newest = reader.forgotten(1 << 62, 2)
-        oldest = reader.forgotten(newest[-1][0], 2)
-    revisions = [SubscribeResponse.FromString(row).forgotten.revision for _, row in newest + oldest]
-    assert revisions == [4, 3, 2]
+        projection = Projection(writer, JOURNAL)
+        journal = [*entries(MIXED), forgetting(5, "gone"), forgetting(6, "kept")]
+        projection.apply(journal, head=6, behind_since=None)
+        assert reader.last_forgotten() == position_of(6)
+        untils = [reader.listed_until(6, enough) for enough in (1, 2, 3, 9)]
+        assert untils == [5, 5, 6, 6]
+        assert [reader.listed_until(until, 9) for until in (4, 5)] == [0, 5]
+        assert reader.entries_to_delete(9, until=5) == [4, 2]
+        assert projection.note_deleted(5)
+        assert reader.entries_to_delete(9) == [3, 1]
 
 
 def test_no_file_of_the_view_has_a_text_of_a_forgotten_session(tmp_path: Path) -> None:
@@ -245,6 +254,32 @@ def test_no_file_of_the_view_has_a_text_of_a_forgotten_session(tmp_path: Path) -
         for each in names:
             found = found.replace(each.encode(), b"")  # the list of what was forgotten
         assert b"secret" not in found
+
+
+def test_a_row_of_the_feed_says_when_its_entry_was_received(tmp_path: Path) -> None:
+    applied(tmp_path, [*entries([GONE[0], b"not json"]), forgetting(3, "gone")])
+    rows = read(tmp_path, "SELECT record FROM feed")
+    assert [received_at(row) for (row,) in rows] == [NOON + 2, NOON + 3]
+
+
+def test_frequent_forget_entries_do_not_keep_the_files_from_being_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_writer, "CLEARING", 0.0)  # one piece of the file at a time
+    journal = entries(talk("secret"))
+    first = journal[-1].revision + 1
+    with closing(ViewWriter(tmp_path)) as writer:
+        projection = Projection(writer, JOURNAL)
+        projection.apply(journal, head=first, behind_since=None)
+        for revision in range(first, first + 10):
+            forget = forgetting(revision, f"secret-{revision - first}")
+            projection.apply([forget], head=revision, behind_since=None)
+            writer.clear_removed()
+        assert writer.is_clear(first)
+        assert not writer.is_clear(revision)
+        for _ in range(20):
+            writer.clear_removed()
+        assert writer.is_clear(revision)
 
 
 def talk(word: str) -> list[bytes]:

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from journal.entry import Entry
+from journal.entry import Entry, numbered
 from journal.errors import Damaged
+from journal.forgetting import forget_entry
 from journal.memory import MemoryJournal
-from metrics.definitions import LAG_SECONDS, LONGEST_WAIT, SESSIONS
+from metrics.definitions import (
+    FORGOTTEN_ENTRIES,
+    FORGOTTEN_OLDEST,
+    LAG_SECONDS,
+    LONGEST_WAIT,
+    SESSIONS,
+)
 from service.gauges import read_gauges
 from service.projection import Projection
 from tests.support.callbacks import APP, NOON, body, entry
@@ -69,6 +76,23 @@ def test_a_view_that_is_being_built_shows_no_sessions(tmp_path: Path) -> None:
         writer.settle()
         read_gauges(projection, MemoryJournal(), writer.path)
         assert (SESSIONS.read(), LONGEST_WAIT.read()) == ({}, {})
+
+
+def test_what_is_forgotten_and_not_deleted_is_counted_with_its_age(tmp_path: Path) -> None:
+    now = time.time_ns() // 1_000_000
+    journal = sessions_of(("a", NOON, QUEUE), ("b", NOON, BEGIN))
+    with closing(project(tmp_path, journal)) as writer:
+        projection = Projection(writer, JOURNAL)
+        read_gauges(projection, MemoryJournal(), writer.path)
+        assert (FORGOTTEN_ENTRIES.read(), FORGOTTEN_OLDEST.read()) == ({(): 0}, {(): 0})
+        for revision, name, at in ((5, "b", now - 700_000), (6, "a", now)):
+            forgetting = numbered(forget_entry(APP, at, session_ids=[name]), revision)
+            projection.apply([forgetting], head=revision, behind_since=None)
+        assert FORGOTTEN_ENTRIES.read() == {(): 4}
+        assert FORGOTTEN_OLDEST.read() == {(): pytest.approx(700, abs=60)}
+        projection.note_deleted(5)
+        assert FORGOTTEN_ENTRIES.read() == {(): 3}
+        assert FORGOTTEN_OLDEST.read() == {(): pytest.approx(0, abs=60)}
 
 
 class DamagedJournal(MemoryJournal):

@@ -42,7 +42,7 @@ class EventMethods(Connection):
             max_batch: records per update, at most 1,000; 0 = 500.
             omit_raw_body: leave `Event.raw_body` out of the records.
             omit_message: leave `Event.message` out of the records.
-            skip_forgotten: begin anywhere, although records of forgotten sessions are missing.
+            skip_forgotten: resume anywhere, although records of forgotten sessions are missing.
             silence: seconds without a message after which to connect again.
             give_up_after: seconds without a message after which to raise; None = never.
 

@@ -96,6 +96,8 @@ class Position:
             return  # there is nothing to resume from before all sessions are here
         self._request.sessions_first = False
         self._request.after_revision = response.header.revision
+        # An open stream goes on where something was forgotten. So does one that broke.
+        self._request.skip_forgotten = True
 
 
 def _place(record: SessionRecord) -> tuple[int, int]:

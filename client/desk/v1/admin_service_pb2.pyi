@@ -49,7 +49,9 @@ class ForgetRequest(_message.Message):
     """Count what would be forgotten, and forget nothing."""
     @_builtins.property
     def sessions(self) -> Global___SessionIds:
-        """These sessions. Ids that no callback has named are ignored."""
+        """These sessions, and malformed callbacks that name one of them. Ids that no
+        callback has named are ignored.
+        """
 
     @_builtins.property
     def silent_before(self) -> _timestamp_pb2.Timestamp:
@@ -61,7 +63,8 @@ class ForgetRequest(_message.Message):
     @_builtins.property
     def malformed_before(self) -> _timestamp_pb2.Timestamp:
         """The malformed callbacks that were received before this time, exclusive.
-        They belong to no session, so that nothing else selects them.
+        Those that name a session are forgotten with it, too; nothing else selects
+        the others.
         """
 
     def __init__(
@@ -125,7 +128,7 @@ class ForgetResponse(_message.Message):
     sessions: _builtins.int
     """Number of sessions that are forgotten."""
     malformed: _builtins.int
-    """Number of malformed callbacks that are forgotten."""
+    """Number of malformed callbacks that are forgotten, also with their sessions."""
     first_revision: _builtins.int
     """The lowest revision of a callback that is forgotten. 0 = none so far."""
     last_revision: _builtins.int

@@ -180,7 +180,10 @@ Global___WatchBoardResponse: _TypeAlias = WatchBoardResponse  # noqa: Y015
 
 @_typing.final
 class Board(_message.Message):
-    """Board has the figures of all selected sessions."""
+    """Board has the figures of all selected sessions. A session that is not ENDED
+    counts as over, and is not shown, if its last event is more than 24 hours
+    older than `day_start`: its end was lost.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -223,7 +226,7 @@ class Board(_message.Message):
     @_builtins.property
     def longest_waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___BoardSession]:
         """Sessions whose user waits for an agent, the longest wait first. `since`:
-        the start of the wait; `breaches_at` is set. At most `max_listed`;
+        the start of the wait. At most `max_listed`;
         `total.waiting` is the number of all.
         """
 
@@ -405,8 +408,9 @@ class BoardSession(_message.Message):
     @_builtins.property
     def breaches_at(self) -> _timestamp_pb2.Timestamp:
         """The time until which an answer counts as within the service level: that of
-        the first request, plus `Thresholds.answer_within`. In `longest_waiting`
-        only; past if it is missed.
+        the first request, plus `Thresholds.answer_within`. Past if it is missed.
+        In `longest_waiting` only; unset if the user was answered before and waits
+        again, which the service level does not count.
         """
 
     def __init__(

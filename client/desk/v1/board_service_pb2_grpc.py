@@ -57,7 +57,7 @@ class BoardServiceServicer(object):
 
     def GetBoard(self, request, context):
         """GetBoard returns the board now. RESOURCE_EXHAUSTED (TOO_MANY_SESSIONS) if
-        more than 500,000 sessions are open or of today.
+        more than 1,000,000 sessions are open or were offered today.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,7 @@ class BoardServiceStub:
     def __new__(cls, channel: _aio.Channel) -> BoardServiceAsyncStub: ...
     GetBoard: _grpc.UnaryUnaryMultiCallable[_board_service_pb2.GetBoardRequest, _board_service_pb2.GetBoardResponse]
     """GetBoard returns the board now. RESOURCE_EXHAUSTED (TOO_MANY_SESSIONS) if
-    more than 500,000 sessions are open or of today.
+    more than 1,000,000 sessions are open or were offered today.
     """
     WatchBoard: _grpc.UnaryStreamMultiCallable[_board_service_pb2.WatchBoardRequest, _board_service_pb2.WatchBoardResponse]
     """WatchBoard streams the board: at once, then whenever it has changed, at most
@@ -61,7 +61,7 @@ class BoardServiceAsyncStub(BoardServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetBoard: _aio.UnaryUnaryMultiCallable[_board_service_pb2.GetBoardRequest, _board_service_pb2.GetBoardResponse]  # type: ignore[assignment]
     """GetBoard returns the board now. RESOURCE_EXHAUSTED (TOO_MANY_SESSIONS) if
-    more than 500,000 sessions are open or of today.
+    more than 1,000,000 sessions are open or were offered today.
     """
     WatchBoard: _aio.UnaryStreamMultiCallable[_board_service_pb2.WatchBoardRequest, _board_service_pb2.WatchBoardResponse]  # type: ignore[assignment]
     """WatchBoard streams the board: at once, then whenever it has changed, at most
@@ -87,7 +87,7 @@ class BoardServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_board_service_pb2.GetBoardResponse, _abc.Awaitable[_board_service_pb2.GetBoardResponse]]:
         """GetBoard returns the board now. RESOURCE_EXHAUSTED (TOO_MANY_SESSIONS) if
-        more than 500,000 sessions are open or of today.
+        more than 1,000,000 sessions are open or were offered today.
         """
 
     @_abc_1.abstractmethod

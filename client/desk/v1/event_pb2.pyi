@@ -664,8 +664,8 @@ class Forgotten(_message.Message):
     MALFORMED_REVISIONS_FIELD_NUMBER: _builtins.int
     REQUESTED_AT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The revision of the order to forget. All callbacks of the sessions up to it
-    are gone. Later ones are those of a new session with the same id.
+    """The revision of the FORGET entry. All callbacks of the sessions up to it are
+    gone. Later ones are those of a new session with the same id.
     """
     sdk_app_id: _builtins.int
     """The app of the sessions and of the malformed callbacks."""
@@ -677,8 +677,8 @@ class Forgotten(_message.Message):
 
     @_builtins.property
     def malformed_revisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """`SessionRecord.revision` of the malformed callbacks, likewise. They belong
-        to no session.
+        """`SessionRecord.revision` of the malformed callbacks, likewise: also of those
+        that name one of the sessions.
         """
 
     @_builtins.property

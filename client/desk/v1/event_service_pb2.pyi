@@ -37,8 +37,8 @@ class SubscribeRequest(_message.Message):
     OMIT_MESSAGE_FIELD_NUMBER: _builtins.int
     SKIP_FORGOTTEN_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
-    """Stream the records after this revision, exclusive. 0 = all records from
-    `GetStatusResponse.oldest_revision` on. Unset = records from now on.
+    """Stream the records after this revision, exclusive. 0 = all records that are
+    kept. Unset = records from now on.
     """
     journal_id: _builtins.str
     """The journal that `after_revision` counts in, from any earlier header.
@@ -63,10 +63,9 @@ class SubscribeRequest(_message.Message):
     both to receive none.
     """
     skip_forgotten: _builtins.bool
-    """Begin anywhere in the feed, although records of forgotten sessions are
-    missing after `after_revision`. With `after_revision` 0 the stream begins at
-    the oldest record that is kept. Set it if you handle `Forgotten`, or need no
-    forgotten sessions.
+    """Resume anywhere in the feed, although records of forgotten sessions are
+    missing after `after_revision`. Set it if you handle `Forgotten`, or need no
+    forgotten sessions. With `after_revision` 0 it changes nothing.
     """
     @_builtins.property
     def filter(self) -> _event_pb2.EventFilter:

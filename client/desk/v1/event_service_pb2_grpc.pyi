@@ -66,11 +66,13 @@ class EventServiceStub:
     revision; try again, or another replica. RESOURCE_EXHAUSTED
     (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
     the caller's address.
+
     What was forgotten is missing from the feed. `Forgotten` follows at the
-    revision at which that was asked for, on every stream whose filter selects
-    the app and, if it names sessions, one of those forgotten. A new stream must
-    not begin before what is missing (REVISION_NOT_KEPT), unless it has
-    `skip_forgotten`; a stream that is open goes on.
+    revision of the FORGET entry, on every stream whose filter selects the app
+    and, if it names sessions, one of those forgotten. A stream that is resumed
+    from before what is missing is refused (REVISION_NOT_KEPT), unless it has
+    `skip_forgotten`. A stream that is open goes on, and one from the start has
+    everything that is left.
 
     FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
     than `journal_id`: start over with `sessions_first`.
@@ -124,11 +126,13 @@ class EventServiceAsyncStub(EventServiceStub):
     revision; try again, or another replica. RESOURCE_EXHAUSTED
     (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
     the caller's address.
+
     What was forgotten is missing from the feed. `Forgotten` follows at the
-    revision at which that was asked for, on every stream whose filter selects
-    the app and, if it names sessions, one of those forgotten. A new stream must
-    not begin before what is missing (REVISION_NOT_KEPT), unless it has
-    `skip_forgotten`; a stream that is open goes on.
+    revision of the FORGET entry, on every stream whose filter selects the app
+    and, if it names sessions, one of those forgotten. A stream that is resumed
+    from before what is missing is refused (REVISION_NOT_KEPT), unless it has
+    `skip_forgotten`. A stream that is open goes on, and one from the start has
+    everything that is left.
 
     FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
     than `journal_id`: start over with `sessions_first`.
@@ -185,11 +189,13 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         revision; try again, or another replica. RESOURCE_EXHAUSTED
         (TOO_MANY_STREAMS) if 10,000 streams are open on this worker, or 5,000 of
         the caller's address.
+
         What was forgotten is missing from the feed. `Forgotten` follows at the
-        revision at which that was asked for, on every stream whose filter selects
-        the app and, if it names sessions, one of those forgotten. A new stream must
-        not begin before what is missing (REVISION_NOT_KEPT), unless it has
-        `skip_forgotten`; a stream that is open goes on.
+        revision of the FORGET entry, on every stream whose filter selects the app
+        and, if it names sessions, one of those forgotten. A stream that is resumed
+        from before what is missing is refused (REVISION_NOT_KEPT), unless it has
+        `skip_forgotten`. A stream that is open goes on, and one from the start has
+        everything that is left.
 
         FAILED_PRECONDITION (JOURNAL_MISMATCH) if the service has another journal
         than `journal_id`: start over with `sessions_first`.

@@ -122,8 +122,8 @@ class ServiceFigures(_message.Message):
     """
     @_builtins.property
     def speed_of_answer(self) -> Global___WaitSummary:
-        """Speed of answer: of the answered sessions, the time from the first request
-        to `answered_at`; its mean is the ASA.
+        """Speed of answer, of the answered sessions; its mean is the ASA:
+        answered_at - first request for an agent
         """
 
     def __init__(

@@ -103,8 +103,8 @@ class GetReportRequest(_message.Message):
     min_revision: _builtins.int
     """As in GetSessionRequest."""
     since_revision: _builtins.int
-    """The revision of an earlier report. `ReportInterval.changed` tells what has
-    changed since. 0 = do not tell.
+    """The revision of an earlier report, which is waited for as `min_revision`.
+    `ReportInterval.changed` tells what has changed since. 0 = do not tell.
     """
     @_builtins.property
     def range(self) -> _session_pb2.TimeRange:

@@ -213,6 +213,7 @@ class GetStatusResponse(_message.Message):
     SCRUB_FIELD_NUMBER: _builtins.int
     RETENTION_FIELD_NUMBER: _builtins.int
     ENTRIES_TO_DELETE_FIELD_NUMBER: _builtins.int
+    FORGOTTEN_SINCE_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     head_revision: _builtins.int
@@ -260,8 +261,8 @@ class GetStatusResponse(_message.Message):
     SERVING.
     """
     entries_to_delete: _builtins.int
-    """Entries that are forgotten, and whose bytes may still be in the journal's
-    files. At most 5,000 are counted. 0 = all are deleted.
+    """Entries that are forgotten, and whose bytes may still be in files of the
+    journal or the view. At most 5,000 are counted. 0 = all are deleted.
     """
     worker: _builtins.str
     """Name of the worker that answers, such as `rpc-1`."""
@@ -329,6 +330,10 @@ class GetStatusResponse(_message.Message):
         not set.
         """
 
+    @_builtins.property
+    def forgotten_since(self) -> _timestamp_pb2.Timestamp:
+        """The time at which the oldest of them was forgotten. Unset if there are none."""
+
     def __init__(
         self,
         *,
@@ -354,12 +359,13 @@ class GetStatusResponse(_message.Message):
         scrub: Global___Scrub | None = ...,
         retention: Global___Retention | None = ...,
         entries_to_delete: _builtins.int = ...,
+        forgotten_since: _timestamp_pb2.Timestamp | None = ...,
         worker: _builtins.str = ...,
         workers: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["disk_usage", b"disk_usage", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "header", b"header", "lag_time", b"lag_time", "retention", b"retention", "scrub", b"scrub", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["disk_usage", b"disk_usage", "follower_seen_at", b"follower_seen_at", "forgotten_since", b"forgotten_since", "gateway", b"gateway", "header", b"header", "lag_time", b"lag_time", "retention", b"retention", "scrub", b"scrub", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "damaged_entries", b"damaged_entries", "disk_usage", b"disk_usage", "entries_to_delete", b"entries_to_delete", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_problem", b"follower_problem", "follower_seen_at", b"follower_seen_at", "gateway", b"gateway", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "not_serving_reason", b"not_serving_reason", "oldest_revision", b"oldest_revision", "retention", b"retention", "scrub", b"scrub", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "silent_processes", b"silent_processes", "started_at", b"started_at", "subscribers", b"subscribers", "worker", b"worker", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "damaged_entries", b"damaged_entries", "disk_usage", b"disk_usage", "entries_to_delete", b"entries_to_delete", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_problem", b"follower_problem", "follower_seen_at", b"follower_seen_at", "forgotten_since", b"forgotten_since", "gateway", b"gateway", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "not_serving_reason", b"not_serving_reason", "oldest_revision", b"oldest_revision", "retention", b"retention", "scrub", b"scrub", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "silent_processes", b"silent_processes", "started_at", b"started_at", "subscribers", b"subscribers", "worker", b"worker", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
