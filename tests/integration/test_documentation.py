@@ -17,7 +17,7 @@ from gateway import authentication
 from gateway import limits as gateway
 from journal import forgetting, group_commit, jetstream_objects
 from service import erasure, history, message, projection, session
-from service.rpc import requests
+from service.rpc import checks, keys, requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
 from service.rpc.limits import Limits
@@ -95,14 +95,14 @@ LIMITS = {
         f"{kib(MAX_REQUEST_BYTES)}; "
         f"{dict(rpc.OPTIONS)['grpc.max_receive_message_length'] // 2**20} MiB"
     ),
-    "values in one field of a filter": str(requests.MAX_VALUES),
+    "values in one field of a filter": str(checks.MAX_VALUES),
     "session id, other value of a filter": (
-        f"{requests.MAX_ID_BYTES:,}, {requests.MAX_VALUE_BYTES} bytes"
+        f"{checks.MAX_ID_BYTES:,}, {checks.MAX_VALUE_BYTES} bytes"
     ),
-    "keys in `BatchGetSessions`": f"{requests.MAX_KEYS:,}",
+    "keys in `BatchGetSessions`": f"{keys.MAX_KEYS:,}",
     "answer of `BatchGetSessions`": f"about {calls.batch_bytes // 2**20} MiB",
     "sessions in `Forget` by id; in a step of it": f"{forgetting.MAX_FORGOTTEN:,}",
-    "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
+    "rows of a page": f"{checks.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (
         f"{calls.streams:,}, {calls.waiters:,}, {calls.unary:,}; half of each for one address"

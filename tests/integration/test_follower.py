@@ -25,7 +25,8 @@ from service.follower import KEEP_VIEWS, MOST_SKIPPED, Follower
 from service.projection import Projection
 from service.view import store
 from service.view.errors import ViewUnavailable
-from service.view.writer import ViewWriter, lock
+from service.view.locks import lock
+from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.sparse_journal import SparseJournal
 from tests.support.views import SOON, applied, following

@@ -176,7 +176,7 @@ def test_an_entry_that_is_not_as_it_was_made_is_not_applied(tmp_path: Path) -> N
 def test_many_sessions_are_forgotten_one_after_the_other_and_each_at_once(tmp_path: Path) -> None:
     names = [f"s{n}" for n in range(4)]
     journal = entries([each for name in names for each in life(*TWO, session_id=name)])
-    order, bounds = forgetting(9, *names, up_to=8), BatchBounds(work=5)
+    order, bounds = forgetting(9, *names, up_to=8), BatchBounds(work=9)
     once = tmp_path / "once"
     once.mkdir()
     applied(once, [*journal, order])
