@@ -1,16 +1,13 @@
 """The depth of the queue over the last hours, which the service does not keep."""
 
-import asyncio
 from collections import deque
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from desk.client import Client, ClientError
 from desk.v1.board_service_pb2 import Board, BoardOptions
 
 SAMPLE_EVERY = 30
-"""Seconds between two looks at the queue."""
+"""Seconds between two looks at the queue, and at the gateways' counts."""
 
 DEPTH_FOR = timedelta(hours=2)
 DEPTH_STEP = 120
@@ -26,14 +23,6 @@ class QueueDepth:
     def __init__(self) -> None:
         size = int(DEPTH_FOR.total_seconds()) // SAMPLE_EVERY
         self._samples: deque[tuple[datetime, dict[tuple[int, str], int]]] = deque(maxlen=size)
-
-    async def run(self, client: Client) -> None:
-        """Look at the board until cancelled."""
-        while True:
-            with suppress(ClientError):  # the next look may do better; the page says why by itself
-                answer = await client.get_board(BoardOptions(max_listed=1))
-                self.note(datetime.now(UTC), answer.board)
-            await asyncio.sleep(SAMPLE_EVERY)
 
     def note(self, moment: datetime, board: Board) -> None:
         waiting = {

@@ -1,11 +1,13 @@
 """The state of the service: replicas side by side, the gateway, disks, versions, settings."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from console.page import Document, Page
 from console.query import Query
-from desk.client import Client, ClientError
+from desk.client import ClientError
 from display.documents import as_json
 
 
@@ -18,35 +20,35 @@ class Health(Page):
 
     async def document(self, query: Query) -> Document:
         """Return the status of each replica, whether they agree, and the settings."""
-        answers = await asyncio.gather(*map(_status, self.site.replicas.values()))
-        replicas = [
-            {"target": target, **answer}
-            for target, answer in zip(self.site.replicas, answers, strict=True)
-        ]
+        replicas = await asyncio.gather(*map(self._replica, self.site.replicas))
         return {
             "replicas": replicas,
             "agreement": _agreement(replicas),
             "settings": self.site.settings,
         }
 
+    async def _replica(self, target: str) -> dict[str, Any]:
+        try:
+            answer = await self.site.replicas[target].status()
+        except ClientError as error:
+            return {"target": target, "status": None, "error": error.detail}
+        rates = self.site.rates.per_minute(target, answer.gateway, datetime.now(UTC))
+        status = as_json(answer)
+        for app in status.get("gateway", {"apps": []})["apps"]:
+            for each in app["outcomes"]:
+                each["per_minute"] = rates.get((app["sdk_app_id"], each["outcome"]))
+        return {"target": target, "status": status, "error": ""}
 
-async def _status(client: Client) -> dict[str, Any]:
-    try:
-        return {"status": as_json(await client.status()), "error": ""}
-    except ClientError as error:
-        return {"status": None, "error": error.detail}
 
-
-def _agreement(replicas: list[dict[str, Any]]) -> str:
+def _agreement(replicas: Sequence[Mapping[str, Any]]) -> str:
     """Return whether replicas at equal revisions have equal digests: yes, no, or unknown."""
-    digests: dict[tuple[str, int], set[str]] = {}
+    digests: dict[tuple[str, str, int], list[str]] = {}
     for replica in replicas:
         if status := replica["status"]:
             header = status["header"]
-            place = header["journal_id"], header["revision"]
-            digests.setdefault(place, set()).add(status["feed_digest"])
-    if any(len(found) > 1 for found in digests.values()):
+            place = header["journal_id"], status["fingerprint"], header["revision"]
+            digests.setdefault(place, []).append(status["feed_digest"])
+    compared = [found for found in digests.values() if len(found) > 1]
+    if any(len(set(found)) > 1 for found in compared):
         return "no"
-    if len(digests) == 1:
-        return "yes"
-    return "unknown"
+    return "yes" if compared else "unknown"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,6 +13,9 @@ from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState, TimeRang
 
 MAX_VALUES = 100
 """Values of one parameter, as in the API."""
+
+LAST_YEAR = 9998
+"""Last year that times may have: the calendar ends with the next one."""
 
 _AGO = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -47,6 +50,10 @@ class Query:
         """Return the first value of a parameter."""
         return next(iter(self.texts(name)), default)
 
+    def has(self, names: Iterable[str]) -> bool:
+        """Return True if one of the parameters is there."""
+        return any(map(self.texts, names))
+
     def number(self, name: str, default: int = 0, *, most: int = 2**63 - 1) -> int:
         """Return a whole number from 0 to `most`."""
         text = self.text(name)
@@ -58,6 +65,10 @@ class Query:
 
     def numbers(self, name: str) -> list[int]:
         return [Query({name: text}).number(name) for text in self.texts(name)]
+
+    def flag(self, name: str) -> bool:
+        """Return True for 1, False for 0."""
+        return self.number(name, most=1) == 1
 
     def enums(self, name: str, enum: Any) -> list[int]:
         """Return values of a protobuf enum, given by name without the prefix; NONE is zero."""
@@ -75,7 +86,7 @@ class Query:
                 f"{name}: {text[:40]!r} is neither like 2025-04-07T11:32 nor like 15m"
             ) from None
         timestamp = Timestamp()
-        timestamp.FromDatetime(moment.astimezone(UTC))
+        timestamp.FromDatetime(moment)
         return timestamp
 
     def range(self, name: str) -> TimeRange | None:
@@ -96,6 +107,11 @@ class Query:
         kept = {name: [text for text in texts if text] for name, texts in sorted(pairs.items())}
         return urlencode(kept, doseq=True)
 
+    def without(self, name: str) -> "Query":
+        """Return the query without a parameter."""
+        kept = {each: values for each, values in self._values.items() if each != name}
+        return Query(kept, self.zone)
+
     def session_filter(self) -> SessionFilter:
         """Return the filter of sessions."""
         return SessionFilter(
@@ -108,6 +124,11 @@ class Query:
             begun=self.range("begun"),
             ended=self.range("ended"),
             active=self.range("active"),
+            ever_agent_ids=self.texts("ever_agent"),
+            ratings=self.numbers("rating"),
+            min_forwards=self.number("min_forwards"),
+            min_rejected_events=self.number("min_rejected"),
+            never_answered=self.flag("never_answered"),
         )
 
     def event_filter(self) -> EventFilter:
@@ -121,11 +142,6 @@ class Query:
             channel_types=self.texts("channel"),
             verdicts=self.enums("verdict", Verdict),  # type: ignore[arg-type]
         )
-
-
-def parsed(encoded: str) -> dict[str, list[str]]:
-    """Return the parameters of an encoded query."""
-    return parse_qs(encoded)
 
 
 def names_of(enum: Any) -> list[str]:
@@ -154,4 +170,7 @@ def _moment(text: str, zone: tzinfo) -> datetime:
     if ago := _AGO.fullmatch(text):
         return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=zone)
+    moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
+    if moment.year > LAST_YEAR:
+        raise OverflowError
+    return moment

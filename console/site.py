@@ -10,8 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from console.depth import QueueDepth
+from console.rates import GatewayRates
+from console.transitions import event_of, row_of
 from desk.client import Client
-from display.texts import count_of, format_seconds, format_size, format_time
+from display.texts import count_of, format_seconds, format_size, format_time, printable
 
 NAVIGATION = (
     ("/board", "Board"),
@@ -40,6 +42,8 @@ class Site:
         replicas: a client for each, by address.
         zone: of the times shown.
         depth: of the queue, over the last hours.
+        assets: name of the present version of the static files.
+        rates: of what the gateways answer, over the last minutes.
         settings: names, values and sources of the settings, secrets masked; empty if unknown.
     """
 
@@ -56,6 +60,8 @@ class Site:
         self.zone = zone
         self.settings = settings or []
         self.depth = QueueDepth()
+        self.assets = _assets_version()
+        self.rates = GatewayRates()
         self._templates = Environment(
             loader=PackageLoader("console"),
             autoescape=select_autoescape(default=True, default_for_string=True),
@@ -66,6 +72,7 @@ class Site:
         self._templates.filters |= {
             "time": self.time,
             "clock": self.clock,
+            "brief": self.brief,
             "duration": duration,
             "wall": self.wall,
             "seconds_to": seconds_to,
@@ -78,8 +85,10 @@ class Site:
         }
         self._templates.globals |= {
             "navigation": NAVIGATION,
-            "assets": _assets_version(),
+            "assets": self.assets,
             "now": self.now,
+            "row_of": row_of,
+            "event_of": event_of,
         }
 
     def render(self, template: str, **variables: Any) -> str:
@@ -96,6 +105,14 @@ class Site:
             return "–"
         moment = datetime.fromisoformat(text).astimezone(self.zone)
         return format_time(moment, precision=precision)
+
+    def brief(self, text: str, *, seconds: bool = True) -> str:
+        """Return a document's time of today without its day, another one without its seconds."""
+        moment = datetime.fromisoformat(text).astimezone(self.zone)
+        is_today = moment.date() == datetime.now(self.zone).date()
+        if is_today:
+            return f"{moment:%H:%M:%S}" if seconds else f"{moment:%H:%M}"
+        return f"{moment:%Y-%m-%d %H:%M}"
 
     def wall(self, text: str) -> float:
         """Return a document's time as seconds since 1970 of the zone's clock, for charts."""
@@ -135,9 +152,7 @@ def word(name: str | int) -> str:
 
 def visible(text: str) -> str:
     """Return a text with every character that does not show replaced: no order is reversed."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def decoded(raw: str) -> str:

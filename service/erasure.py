@@ -19,8 +19,8 @@ from journal.port import Eraser
 from service.positions import MAX_REVISION
 from service.view import store
 from service.view.errors import ViewError, ViewUnavailable
+from service.view.locks import discard
 from service.view.reader import Reader
-from service.view.writer import discard
 
 PASS = 200_000
 """Entries after which a pass ends, with the FORGET entry that lists the last: it sweeps once."""

@@ -162,6 +162,8 @@ class History:
     Attributes:
         session: the session after its last callback; changed in place.
         changed: names of its fields that have changed; emptied by whoever shows them.
+        replaced: events whose outcome a late callback has replaced, with that before and after;
+            emptied by whoever counts them.
         tail: the last callbacks, in time order.
         usage: the used part of the limits.
         weight: approximate bytes that `tail` takes in memory.
@@ -173,6 +175,7 @@ class History:
         self.tail: list[HistoryEntry] = []
         self.weight = 0
         self.changed: set[str] = set()
+        self.replaced: list[tuple[str, Outcome, Outcome]] = []
         self._core = _BEFORE_ALL
         self._shown = _shown_of(_BEFORE_ALL)  # the part of the core that the session has, too
         self._last = _EARLIEST
@@ -264,8 +267,13 @@ class History:
     def reject(self, entry: HistoryEntry) -> HistoryEntry:
         """Reject a callback that the session has no room for; return it."""
         self._set("rejected_events", self.session.rejected_events + 1)
-        entry.outcome = too_long(self._core)
+        entry.outcome = self.too_long
         return entry
+
+    @property
+    def too_long(self) -> Outcome:
+        """Return the outcome of a callback that the session has no room for."""
+        return too_long(self._core)
 
     def reaches(self, key: Key) -> bool:
         """Return True if all callbacks from this place on are in memory; else replay them all."""
@@ -317,8 +325,11 @@ class History:
             old = entry.outcome
             self._add(step(entry.before, entry.facts)[2], -1)
             core = self._fold(entry, core)
-            if old.verdict is not entry.outcome.verdict or old.reason is not entry.outcome.reason:
-                revised.append(entry)
+            new = entry.outcome
+            if new != old:
+                self.replaced.append((entry.facts.event, old, new))
+                if new.verdict is not old.verdict or new.reason is not old.reason:
+                    revised.append(entry)
         self._core = core
         return len(tail), revised
 

@@ -8,7 +8,6 @@ Deterministic: what is written depends on the entries alone, not on how they are
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
 from typing import NamedTuple
 
 import structlog
@@ -21,16 +20,14 @@ from journal.forgetting import ForgetList, forget_list_of
 from metrics.definitions import LATE, RECORDS, RECORDS_REVISED
 from service import records
 from service.arrival import Arrival, arrival_of
+from service.feed_rows import callback_row, forgotten_row, malformed_row
 from service.history import LIMITS, FoldLimits, History, HistoryEntry, Usage
-from service.positions import position_of
-from service.session import Reason
+from service.session import Outcome, Reason, Verdict
 from service.session_cache import CachedSession, SessionCache
 from service.view.digest import DIGEST_BYTES, DIGESTS, row_hash
 from service.view.progress import Progress
 from service.view.removal import Removal, Removed
-from service.view.store import fingerprint
-from service.view.writer import (
-    FORGOTTEN,
+from service.view.rows import (
     NO_HISTORY,
     OWN,
     REVISED,
@@ -38,21 +35,26 @@ from service.view.writer import (
     SavedKey,
     SessionKey,
     SessionRow,
-    ViewWriter,
     place,
 )
+from service.view.store import fingerprint
+from service.view.writer import ViewWriter
 
 PUBLISHED = 4
 """The work of publishing a callback again, when folding it again is 1."""
 
-REMOVED = 2
-"""The work of removing a record, likewise."""
+REMOVED = 4
+"""The work of removing a record and folding its callback again, likewise."""
 
 DECODED = 250
 """Entries that are decoded at a time."""
 
 # Enum members are slow to look up in Python 3.11.
 _TOO_LONG, _NEW = Reason.SESSION_TOO_LONG, State.NEW
+_MALFORMED = (
+    event_pb2.EVENT_TYPE_UNSPECIFIED,
+    Outcome(Verdict.REJECTED, Reason.MALFORMED, _NEW, _NEW),
+)
 _CALLBACK, _FORGET = Kind.CALLBACK, Kind.FORGET
 
 log = structlog.get_logger()
@@ -79,6 +81,9 @@ class BatchBounds(NamedTuple):
 
 
 BOUNDS = BatchBounds()
+
+Counted = tuple[int, int, Outcome]
+"""App, event type as desk.v1 numbers it, and outcome."""
 
 
 class Projection:
@@ -112,6 +117,8 @@ class Projection:
         self._sessions: dict[SessionKey, CachedSession] = {}
         self._rows: list[FeedRow] = []
         self._counts: Counter[tuple[int, int]] = Counter()  # changes, by app and state
+        self._outcomes: list[Counted] = []  # of new callbacks
+        self._corrections: Counter[Counted] = Counter()  # of the outcomes counted before
         self._work = 0
         self._read_bytes = 0  # of histories
 
@@ -137,6 +144,7 @@ class Projection:
             taken = self._take_all(entries)
             self._flush()
             self._save_sessions()
+            self._save_counts()
             if taken < len(entries):
                 head = max(head, entries[-1].revision)
                 behind_since = entries[taken].received_at
@@ -197,7 +205,8 @@ class Projection:
             self._refuse(entry.id, entry.revision)
         if arrival.callback:
             self._writer.add_malformed(entry.revision, arrival.key)
-        self._append(_malformed_row(arrival))
+        self._outcomes.append((entry.sdk_app_id, *_MALFORMED))
+        self._append(malformed_row(arrival))
 
     def _take_callback(self, arrival: Arrival, callback: HistoryEntry) -> None:
         session = self._session_for(arrival.key, callback)
@@ -232,7 +241,7 @@ class Projection:
         self._flush()
         if not self._forget(entry, listed):
             return False
-        row = _forgotten_row(entry, listed)
+        row = forgotten_row(entry, listed)
         self._writer.add_feed([row])
         self._digest += row_hash(row.position, row.record, None) - self._removed
         self._removed = 0
@@ -259,15 +268,27 @@ class Projection:
         session = self._sessions.pop(key, None) or self._cache.take(key) or self._load(key)
         self._cache.release(session)
         if session.first_revision:
+            self._discount(session)
             self._count_removed(removal.session(key, session.first_revision, session.number))
         if session.saved_place:
             self._counts[key[0], session.saved_place[0]] -= 1
         for revision in removal.malformed_of(key):
             self._forget_malformed(removal, key[0], revision)
 
+    def _discount(self, session: CachedSession) -> None:
+        """Take the callbacks of a session out of the numbers of events."""
+        app, first_revision = session.key[0], session.first_revision
+        history = History.replay(self._writer.load_history(first_revision))
+        for each in history.tail:
+            self._corrections[app, records.event_type(each.facts.event), each.outcome] -= 1
+        if session.is_full:
+            for kind, number in self._writer.types_without_history(first_revision):
+                self._corrections[app, kind, history.too_long] -= number
+
     def _forget_malformed(self, removal: Removal, sdk_app_id: int, revision: int) -> None:
         if record := removal.find_malformed(sdk_app_id, revision):
             self._damaged -= records.is_of_damaged(record)
+            self._corrections[sdk_app_id, *_MALFORMED] -= 1
             self._count_removed(removal.malformed(revision))
 
     def _count_removed(self, removed: Removed) -> None:
@@ -332,10 +353,24 @@ class Projection:
             snapshot = session.message.update(now, session.revision, changed_fields)
             changed_fields.clear()
         received_at = arrival.entry.received_at
-        self._append(_row(session, own, 0, kind, received_at, arrival.event, snapshot))
+        row = callback_row(session, own, 0, kind, received_at, arrival.event, snapshot)
+        self._outcomes.append((row.sdk_app_id, row.type, own.outcome))
+        self._append(row)
         for ordinal, callback in enumerate(revised, 1):
-            self._append(_row(session, callback, ordinal, REVISED, received_at))
+            self._append(callback_row(session, callback, ordinal, REVISED, received_at))
         self._work += PUBLISHED * len(revised)
+        RECORDS_REVISED.values[()] += len(revised)
+        if session.history.replaced:
+            self._recount(session)
+
+    def _recount(self, session: CachedSession) -> None:
+        """Correct the numbers of events whose outcome a late callback has replaced."""
+        app = session.key[0]
+        for event, before, after in session.history.replaced:
+            kind = records.event_type(event)
+            self._corrections[app, kind, before] -= 1
+            self._corrections[app, kind, after] += 1
+        session.history.replaced.clear()
 
     def _append(self, row: FeedRow) -> None:
         self._rows.append(row)
@@ -351,11 +386,6 @@ class Projection:
                 self._writer.add_rejection(row.position, row.event_revision)
             elif row.revised:
                 self._writer.drop_rejection(row.event_revision)
-        for (revised, *labels), count in Counter(map(_COUNTED_BY, self._rows)).items():
-            if revised == REVISED:
-                RECORDS_REVISED.values[()] += count
-            else:
-                RECORDS.values[_labels(*labels)] += count
         self._rows.clear()
 
     def _save_sessions(self) -> None:
@@ -383,6 +413,20 @@ class Projection:
         self._writer.save_sessions_in_place(stayed)
         self._writer.count_sessions(counts)
         counts.clear()
+
+    def _save_counts(self) -> None:
+        """Write the changes of the numbers of events."""
+        counts = Counter(self._outcomes)
+        for (app, _, outcome), number in counts.items():
+            RECORDS.values[_labels(app, outcome)] += number
+        counts.update(self._corrections)
+        self._writer.count_events(
+            (app, kind, *records.outcome_numbers(outcome), change)
+            for (app, kind, outcome), change in counts.items()
+            if change
+        )
+        self._outcomes.clear()
+        self._corrections.clear()
 
     def _close(self, session: CachedSession) -> None:
         """Store the ids of a full session, so that repetitions are recognised without it."""
@@ -459,94 +503,7 @@ def _bytes(digest: int) -> bytes:
     return (digest % DIGESTS).to_bytes(DIGEST_BYTES)
 
 
-_COUNTED_BY = attrgetter("revised", "sdk_app_id", "verdict", "reason")
-
-
-def _labels(sdk_app_id: int, verdict: int, reason: int) -> tuple[str, str, str]:
+def _labels(sdk_app_id: int, outcome: Outcome) -> tuple[str, str, str]:
     """Return the labels of a record."""
-    verdicts: dict[int, str] = {n: each.name.lower() for each, n in records.VERDICTS.items()}
-    reasons: dict[int, str] = {n: each.name.lower() for each, n in records.REASONS.items()}
-    return str(sdk_app_id), verdicts[verdict], reasons[reason] if reason else ""
-
-
-def _row(
-    session: CachedSession,
-    callback: HistoryEntry,
-    ordinal: int,
-    kind: int,
-    received_at: int,
-    event: bytes = b"",
-    snapshot: bytes | None = None,
-) -> FeedRow:
-    facts, outcome, revision = callback.facts, callback.outcome, session.revision
-    now = session.history.session.state
-    verdict = records.VERDICTS[outcome.verdict]
-    callback.verdicts |= 1 << verdict
-    fields = records.verdict_fields(outcome, facts.event, now, ordinal > 0)
-    record = records.record(fields, revision, ordinal)
-    return FeedRow(
-        position_of(revision, ordinal),
-        callback.revision,
-        *session.key,
-        session.first_revision,
-        kind,
-        records.event_type(facts.event),
-        verdict,
-        records.REASONS[outcome.reason],
-        callback.verdicts,
-        callback.agent_id,
-        facts.client_user_id,
-        facts.channel_type,
-        received_at,
-        record + event,
-        len(record),
-        snapshot,
-    )
-
-
-def _malformed_row(arrival: Arrival) -> FeedRow:
-    revision = arrival.entry.revision
-    fields = records.malformed_fields(arrival.problem)
-    record = records.record(fields, revision)
-    return FeedRow(
-        position=position_of(revision),
-        event_revision=revision,
-        sdk_app_id=arrival.entry.sdk_app_id,
-        session_id="",
-        first_revision=0,
-        revised=NO_HISTORY,
-        type=event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict=fields.verdict,
-        reason=fields.rejection_reason,
-        verdicts=1 << fields.verdict,
-        agent_id="",
-        client_user_id="",
-        channel_type="",
-        received_at=arrival.entry.received_at,
-        record=record + arrival.event,
-        event_at=len(record),
-        session=None,
-    )
-
-
-def _forgotten_row(entry: Entry, listed: ForgetList) -> FeedRow:
-    record = records.forgotten(entry, listed)
-    return FeedRow(
-        position=position_of(entry.revision),
-        event_revision=entry.revision,
-        sdk_app_id=entry.sdk_app_id,
-        session_id="",
-        first_revision=0,
-        revised=FORGOTTEN,
-        type=event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict=event_pb2.VERDICT_UNSPECIFIED,
-        reason=event_pb2.REJECTION_REASON_UNSPECIFIED,
-        verdicts=-1,
-        agent_id="",
-        client_user_id="",
-        channel_type="",
-        received_at=entry.received_at,
-        record=record,
-        event_at=len(record),
-        session=None,
-    )
+    reason = "" if outcome.reason is Reason.UNSPECIFIED else outcome.reason.name.lower()
+    return str(sdk_app_id), outcome.verdict.name.lower(), reason

@@ -115,6 +115,11 @@ _CARRIED: dict[str, list[tuple[str, str]]] = {
 _WITH_MESSAGE = carriers(Field.MESSAGE)
 
 
+def outcome_numbers(outcome: Outcome) -> tuple[int, int, int]:
+    """Return the state before, the verdict and the reason as desk.v1 numbers them."""
+    return STATES[outcome.before], VERDICTS[outcome.verdict], REASONS[outcome.reason]
+
+
 @lru_cache(CACHED)
 def verdict_fields(
     outcome: Outcome, event: str, session_state: State, revised: bool

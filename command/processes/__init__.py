@@ -5,7 +5,6 @@ not load gRPC, nor the service waitress.
 """
 
 import socket
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ def service_processes(settings: Settings, runtime: Path, address: Address) -> li
     """Return the follower and the rpc workers, which stop together."""
     silent = partial(silent_of_service, runtime)
     names = [f"rpc-{number}" for number in range(1, settings.rpc_workers + 1)]
-    workers = [_process(name, 1, settings, runtime, address, silent) for name in names]
+    workers = [_process(name, 1, settings, runtime, address, silent, name) for name in names]
     publishes = settings.is_on_nats and settings.snapshot_hours
     snapshots = [_process("snapshots", 1, settings, runtime)] if publishes else []
     return [_process("follower", 1, settings, runtime), *workers, *snapshots]
@@ -46,10 +45,9 @@ def console_processes(
     listener: socket.socket,
     target: Address,
     access: "Access",
-    security: Mapping[str, Any],
 ) -> list[ProcessSpec]:
     """Return the console of a service at `target`. It stops with the gateway."""
-    return [_process("console", 0, settings, runtime, listener, target, access, security)]
+    return [_process("console", 0, settings, runtime, listener, target, access)]
 
 
 def silent_of_service(runtime: Path) -> list[str]:

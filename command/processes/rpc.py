@@ -25,13 +25,21 @@ METRICS = (definitions.RPC,)
 
 
 def run(
-    notifier: Notifier, settings: Settings, address: Address, silent: Callable[[], list[str]]
+    notifier: Notifier,
+    settings: Settings,
+    address: Address,
+    silent: Callable[[], list[str]],
+    name: str,
 ) -> None:
-    asyncio.run(_serve(notifier, settings, address, silent))
+    asyncio.run(_serve(notifier, settings, address, silent, name))
 
 
 async def _serve(
-    notifier: Notifier, settings: Settings, address: Address, silent: Callable[[], list[str]]
+    notifier: Notifier,
+    settings: Settings,
+    address: Address,
+    silent: Callable[[], list[str]],
+    name: str,
 ) -> None:
     files = settings.certificate_files()
     tls = Tls(files) if files else None
@@ -54,6 +62,8 @@ async def _serve(
             forget=partial(append_forget_entry, settings),
             stop=stop,
             on_ready=lambda _: report_ready(notifier),
+            worker=name,
+            workers=settings.rpc_workers,
             tls=tls,
             clients=clients,
             centre=_centre(settings),

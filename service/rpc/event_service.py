@@ -1,6 +1,9 @@
 """desk.v1.EventService: the feed, and rejected callbacks."""
 
 from desk.v1.event_service_pb2 import (
+    CountEventsRequest,
+    CountEventsResponse,
+    EventCount,
     ListRejectionsRequest,
     ListRejectionsResponse,
     SubscribeRequest,
@@ -8,10 +11,10 @@ from desk.v1.event_service_pb2 import (
 from service.positions import last_of, position_of
 from service.rpc import reads, requests, responses
 from service.rpc.calls import Call
+from service.rpc.checks import checking
 from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
-from service.rpc.requests import checking
 from service.rpc.responses import BatchFormat
 from service.rpc.revisions import check_kept, in_future, not_reached, reach
 from service.rpc.subscription import Stream
@@ -54,6 +57,27 @@ class EventService:
         token = tokens.token((following,) if following else None)
         rest = ListRejectionsResponse(next_page_token=token)
         return responses.answer(responses.header_of(progress), [row[1] for row in rows], rest)
+
+    async def CountEvents(self, request: CountEventsRequest, call: Call) -> CountEventsResponse:
+        """Count all callbacks by what was made of them."""
+        with checking() as check:
+            apps = check.apps("sdk_app_ids", request.sdk_app_ids)
+        progress, rows = await self._readers.questions.run(
+            call.caller, reads.in_snapshot, Reader.event_counts, apps
+        )
+        return CountEventsResponse(
+            header=responses.header_of(progress),
+            counts=[
+                EventCount(
+                    type=kind,
+                    state_before=state,
+                    verdict=verdict,
+                    rejection_reason=reason,
+                    events=events,
+                )
+                for kind, state, verdict, reason, events in rows
+            ],
+        )
 
     async def _start(self, request: SubscribeRequest) -> int:
         """Return the revision after which the stream begins."""

@@ -36,13 +36,13 @@ from service.rpc.commit_watch import CommitWatch
 from service.rpc.event_service import EventService
 from service.rpc.grants import Grants
 from service.rpc.health import Health
+from service.rpc.keys import Apps
 from service.rpc.limits import Limits, Quotas
 from service.rpc.live_board import Centre
 from service.rpc.live_feed import LiveFeed, ViewReplaced
 from service.rpc.not_ready import NotReady
 from service.rpc.readiness import Readiness
 from service.rpc.report_service import ReportService
-from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, Outside, StatusService
 from service.rpc.tls import Tls
@@ -113,6 +113,8 @@ async def serve(
     forget: Append,
     stop: asyncio.Event,
     on_ready: OnReady,
+    worker: str = "rpc-1",
+    workers: int = 1,
     tls: Tls | None = None,
     clients: Clients | None = None,
     centre: Centre = Centre(UTC),  # noqa: B008 -- frozen
@@ -131,6 +133,8 @@ async def serve(
         forget: appends a FORGET entry to the journal.
         stop: ends serving, and the wait for the view.
         on_ready: called with the port once calls are answered; again if the view was replaced.
+        worker: name of this process among the `workers` that share the address.
+        workers: number of them.
         tls: of the port; None = plain text.
         clients: who may call; None lets everybody read everything.
         centre: the contact centre's settings, for board and reports.
@@ -151,7 +155,9 @@ async def serve(
         gc.callbacks.append(_freeze_survivors)
         try:
             apps, quotas = Apps(sdk_app_ids), Quotas(limits)
-            outside = Outside(journal_backlog, journal_size, silent_processes, forget)
+            outside = Outside(
+                journal_backlog, journal_size, silent_processes, forget, worker, workers
+            )
             grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
             await _serve(
                 readers, address, tls, grants, apps, outside, centre, quotas, stop, on_ready

@@ -31,9 +31,9 @@ from service.positions import complete_revision
 from service.records import duration, timestamp
 from service.rpc.calls import Call
 from service.rpc.errors import log_error
+from service.rpc.keys import Apps
 from service.rpc.live_feed import LiveFeed
 from service.rpc.readiness import Readiness
-from service.rpc.requests import Apps
 from service.rpc.responses import header, header_of
 from service.view.progress import Progress
 from service.view.readers import Readers
@@ -59,6 +59,8 @@ class Outside(NamedTuple):
     journal_size: Callable[[], tuple[int, int]]
     silent_processes: Callable[[], Sequence[str]]
     forget: Append
+    worker: str
+    workers: int
 
 
 class StatusService:
@@ -83,6 +85,8 @@ class StatusService:
             component_versions=_versions(),
             started_at=timestamp(_now()),
             sdk_app_ids=apps.ids,
+            worker=outside.worker,
+            workers=outside.workers,
         )
 
     async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:
@@ -126,6 +130,8 @@ class StatusService:
             header=header(self._feed.journal_id, complete_revision(head)),
             subscribers=places[:MAX_SUBSCRIBERS],
             total=self._feed.subscribers,
+            worker=self._outside.worker,
+            workers=self._outside.workers,
         )
 
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:

@@ -229,6 +229,13 @@ SELECT sdk_app_id, state, sessions, (
 FROM session_counts
 """
 
+# Counts of all callbacks, by what was made of them.
+EVENT_COUNTS = """
+SELECT type, state, verdict, reason, sum(events) FROM event_counts WHERE TRUE {where}
+GROUP BY type, state, verdict, reason HAVING sum(events) > 0
+ORDER BY type, state, verdict, reason
+"""
+
 # What sessions are counted by.
 COUNT_KEYS = {
     "": "''",

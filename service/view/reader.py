@@ -263,7 +263,12 @@ class Reader:
     def records(self, positions: Iterable[int]) -> Iterator[Row]:
         """Read records that exist, one by one: (position, record)."""
         with sqlite_errors():
-            yield from self._db.executemany(queries.RECORD_AT, ((each,) for each in positions))
+            rows = self._db.executemany(queries.RECORD_AT, ((each,) for each in positions))
+            try:
+                for row in rows:  # noqa: UP028 (that closes the cursor, and not by force)
+                    yield row
+            finally:
+                rows.close(force=True)  # a caller that has enough leaves statements over
 
     def span(self, sdk_app_id: int, session_id: str) -> tuple[int, int] | None:
         """Read a session's first revision, and the position of its last callback."""
@@ -368,6 +373,11 @@ class Reader:
     def session_counts(self) -> list[Row]:
         """Read (app, state, number of sessions, start of the app's longest wait)."""
         return self._all(queries.SESSION_COUNTS, ())
+
+    def event_counts(self, sdk_app_ids: tuple[int, ...]) -> list[Row]:
+        """Read (type, state before, verdict, reason, number of callbacks) of some apps, or all."""
+        where = one_of({"sdk_app_id": sdk_app_ids})
+        return self._all(queries.EVENT_COUNTS.format(where=where.sql), where.values)
 
     def board_sessions(self, since: int, open_since: int) -> Generator[Row, None, None]:
         """Read (app, session id, fold) of what has an event since a time (ms).

@@ -87,6 +87,18 @@ CREATE TABLE session_counts (
     PRIMARY KEY (sdk_app_id, state)
 ) STRICT, WITHOUT ROWID;
 
+-- The number of callbacks by what the session's machine made of them, as things stand. It is changed
+-- once a batch.
+CREATE TABLE event_counts (
+    sdk_app_id INTEGER NOT NULL,
+    type       INTEGER NOT NULL,
+    state      INTEGER NOT NULL,  -- before it, in time order
+    verdict    INTEGER NOT NULL,
+    reason     INTEGER NOT NULL,
+    events     INTEGER NOT NULL,
+    PRIMARY KEY (sdk_app_id, type, state, verdict, reason)
+) STRICT, WITHOUT ROWID;
+
 -- What was made of every callback, append-only. Read in order of position.
 CREATE TABLE feed (
     position       INTEGER PRIMARY KEY,  -- revision << 20 | ordinal

@@ -153,6 +153,9 @@ FEED: dict[str, Call] = {
     "ListRejections": lambda worker, app, metadata: worker.events.ListRejections(
         events.ListRejectionsRequest(filter=event_filter(app)), metadata=metadata
     ),
+    "CountEvents": lambda worker, app, metadata: worker.events.CountEvents(
+        events.CountEventsRequest(sdk_app_ids=[app] if app else []), metadata=metadata
+    ),
 }
 STATUS: dict[str, Call] = {
     "GetStatus": lambda worker, app, metadata: worker.status.GetStatus(

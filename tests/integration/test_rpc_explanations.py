@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 import pytest
 
-from desk.v1.event_pb2 import EventFilter, RejectionReason, Verdict
-from desk.v1.event_service_pb2 import ListRejectionsRequest
+from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
+from desk.v1.event_service_pb2 import CountEventsRequest, ListRejectionsRequest
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import ExplainSessionRequest
 from service.rpc.explanation import Explanations
@@ -183,6 +183,37 @@ async def rejections(worker: Any, **fields: Any) -> list[int]:
         token = answer.next_page_token
         if not token:
             return revisions
+
+
+async def test_events_are_counted_as_things_stand():
+    async def counts(**request: Any) -> dict[tuple[int, int, int, int], int]:
+        answer = await worker.events.CountEvents(CountEventsRequest(**request))
+        return {
+            (each.type, each.state_before, each.verdict, each.rejection_reason): each.events
+            for each in answer.counts
+        }
+
+    begin, *rest = life("SessionBegin", "TransferringToHuman", "SessionEnd")
+    accepted, rejected = Verdict.VERDICT_ACCEPTED, Verdict.VERDICT_REJECTED
+    unset, chatbot, transferring = 0, 1, 2
+    not_begun, malformed = 1, RejectionReason.REJECTION_REASON_MALFORMED
+    ask, end = EventType.EVENT_TYPE_TRANSFERRING_TO_HUMAN, EventType.EVENT_TYPE_SESSION_END
+    async with service(*rest, b"no callback", body("Brand.New", NOON)) as (world, worker):
+        unrecognised = {(1, unset, Verdict.VERDICT_UNRECOGNISED, 0): 1}
+        broken = {(0, unset, rejected, malformed): 1}
+        before = {(ask, unset, rejected, not_begun): 1, (end, unset, rejected, not_begun): 1}
+        assert await counts() == {**broken, **unrecognised, **before}
+        await worker.revision(world.append(begin))
+        assert await counts(sdk_app_ids=[APP]) == {
+            **broken,
+            (1, chatbot, Verdict.VERDICT_UNRECOGNISED, 0): 1,
+            (EventType.EVENT_TYPE_SESSION_BEGIN, unset, accepted, 0): 1,
+            (ask, chatbot, accepted, 0): 1,
+            (end, transferring, accepted, 0): 1,
+        }
+        assert await counts(sdk_app_ids=[APP + 1]) == {}
+        error = await refusal(worker.events.CountEvents(CountEventsRequest(sdk_app_ids=[0])))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_rejections_that_stand_are_listed_newest_first():

@@ -1,5 +1,6 @@
 """Whatever the order of arrival, the copies and the batches: one set of callbacks, one truth."""
 
+from collections import Counter
 from collections.abc import Callable
 
 from hypothesis import given, settings
@@ -7,9 +8,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from callback.decoder import identify
+from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from journal.entry import Entry
-from service.history import LIMITS, FoldLimits
+from service.history import LIMITS, FoldLimits, History, HistoryEntry
+from service.records import event_type, facts_of, outcome_numbers
 from tests.support.callbacks import APP
 from tests.support.histories import batches, first_copies, journals, repetitive
 from tests.support.views import View, view
@@ -135,6 +138,39 @@ def test_sessions_are_counted_by_app_and_state_in_each_transaction(data, journal
         assert live.rows("SELECT * FROM session_counts WHERE sessions != 0") == live.rows(
             "SELECT sdk_app_id, state, count(*) FROM sessions GROUP BY 1, 2 ORDER BY 1, 2"
         )
+
+
+@given(st.data(), journals(), st.just(LIMITS) | few)
+def test_callbacks_are_counted_by_their_outcome_as_things_stand(
+    data: st.DataObject, journal: list[Entry], limits: FoldLimits
+) -> None:
+    two_apps = [of_app(each, APP + each.revision % 2) for each in journal]
+    cut, reopen = data.draw(batches(two_apps)), data.draw(st.booleans())
+    with view(cut, reopen=reopen, limits=limits) as live:
+        counted = live.rows("SELECT * FROM event_counts WHERE events != 0")
+        assert counted == sorted((*key, n) for key, n in outcomes(live).items())
+
+
+def outcomes(live: View) -> "Counter[tuple[int, ...]]":
+    """Fold each session anew, and count the outcomes; the others are as published."""
+    counts: Counter[tuple[int, ...]] = Counter()
+    sessions: dict[tuple[int, str], list[HistoryEntry]] = {}
+    rows = live.rows(
+        "SELECT sdk_app_id, session_id, event_revision, revised, type, verdict, reason, record"
+        " FROM feed WHERE revised IN (0, 2)"
+    )
+    for app, session_id, revision, revised, kind, verdict, reason, record in rows:
+        if revised:
+            state = SessionRecord.FromString(record).state_before
+            counts[app, kind, state, verdict, reason] += 1
+        else:
+            entry = HistoryEntry.of(facts_of(record), revision)
+            sessions.setdefault((app, session_id), []).append(entry)
+    for (app, _), history in sessions.items():
+        for each in History.replay(history).tail:
+            kind = event_type(each.facts.event)
+            counts[app, kind, *outcome_numbers(each.outcome)] += 1
+    return counts
 
 
 def of_app(entry: Entry, app: int) -> Entry:

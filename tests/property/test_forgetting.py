@@ -97,9 +97,11 @@ def test_of_a_forgotten_session_nothing_is_left(journal: list[Entry]) -> None:
         [names] = seen.rows("SELECT count(*) FROM session_keys WHERE session_id != ''")
         rows = seen.rows("SELECT session_id, revised FROM feed WHERE revised != 3")
         counts = seen.rows("SELECT 1 FROM session_counts WHERE sessions != 0")
+        events = seen.rows("SELECT ifnull(sum(events), 0) FROM event_counts")
         owners = seen.rows("SELECT owner FROM repetitions UNION SELECT owner FROM refused_ids")
         feed = {revision for (revision,) in seen.rows("SELECT position >> 20 FROM feed")}
     assert (names, counts) == ((0,), [])
+    assert events == [(sum(revised == 2 for _, revised in rows),)]
     assert set(rows) <= {("", 2)}
     assert {owner for (owner,) in owners} <= feed
 
@@ -109,6 +111,7 @@ def content(seen: View) -> list[object]:
     return [
         *seen.everything(),
         seen.rows("SELECT * FROM session_counts WHERE sessions != 0"),
+        seen.rows("SELECT * FROM event_counts WHERE events != 0"),
         seen.rows("SELECT * FROM forgotten_sessions"),
         seen.rows("SELECT * FROM refused_ids"),
         seen.rows("SELECT * FROM repetitions"),

@@ -176,7 +176,7 @@ def test_an_entry_that_is_not_as_it_was_made_is_not_applied(tmp_path: Path) -> N
 def test_many_sessions_are_forgotten_one_after_the_other_and_each_at_once(tmp_path: Path) -> None:
     names = [f"s{n}" for n in range(4)]
     journal = entries([each for name in names for each in life(*TWO, session_id=name)])
-    order, bounds = forgetting(9, *names, up_to=8), BatchBounds(work=5)
+    order, bounds = forgetting(9, *names, up_to=8), BatchBounds(work=9)
     once = tmp_path / "once"
     once.mkdir()
     applied(once, [*journal, order])
@@ -256,6 +256,12 @@ def test_no_file_of_the_view_has_a_text_of_a_forgotten_session(tmp_path: Path) -
         assert b"secret" not in found
 
 
+def test_a_row_of_the_feed_says_when_its_entry_was_received(tmp_path: Path) -> None:
+    applied(tmp_path, [*entries([GONE[0], b"not json"]), forgetting(3, "gone")])
+    rows = read(tmp_path, "SELECT record FROM feed")
+    assert [received_at(row) for (row,) in rows] == [NOON + 2, NOON + 3]
+
+
 def test_frequent_forget_entries_do_not_keep_the_files_from_being_cleared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,12 +280,6 @@ def test_frequent_forget_entries_do_not_keep_the_files_from_being_cleared(
         for _ in range(20):
             writer.clear_removed()
         assert writer.is_clear(revision)
-
-
-def test_a_row_of_the_feed_says_when_its_entry_was_received(tmp_path: Path) -> None:
-    applied(tmp_path, [*entries([GONE[0], b"not json"]), forgetting(3, "gone")])
-    rows = read(tmp_path, "SELECT record FROM feed")
-    assert [received_at(row) for (row,) in rows] == [NOON + 2, NOON + 3]
 
 
 def talk(word: str) -> list[bytes]:

@@ -53,6 +53,7 @@ _RETRIED = {
                 {"service": "desk.v1.SessionService"},
                 {"service": "desk.v1.StatusService"},
                 {"service": "desk.v1.EventService", "method": "ListRejections"},
+                {"service": "desk.v1.EventService", "method": "CountEvents"},
                 {"service": "desk.v1.BoardService", "method": "GetBoard"},
                 {"service": "desk.v1.ReportService"},
                 {"service": "desk.v1.AdminService", "method": "ListForgotten"},

@@ -354,3 +354,97 @@ class ListRejectionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRejectionsResponse: _TypeAlias = ListRejectionsResponse  # noqa: Y015
+
+@_typing.final
+class CountEventsRequest(_message.Message):
+    """CountEventsRequest selects apps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SDK_APP_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sdk_app_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Apps; empty = all. At most 100; 0 stands for no app and is refused."""
+
+    def __init__(
+        self,
+        *,
+        sdk_app_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sdk_app_ids", b"sdk_app_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountEventsRequest: _TypeAlias = CountEventsRequest  # noqa: Y015
+
+@_typing.final
+class CountEventsResponse(_message.Message):
+    """CountEventsResponse has the numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _status_pb2.ResponseHeader:
+        """The numbers are as of its revision."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventCount]:
+        """The groups that have any callback, ascending by their first four fields."""
+
+    def __init__(
+        self,
+        *,
+        header: _status_pb2.ResponseHeader | None = ...,
+        counts: _abc.Iterable[Global___EventCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CountEventsResponse: _TypeAlias = CountEventsResponse  # noqa: Y015
+
+@_typing.final
+class EventCount(_message.Message):
+    """EventCount is a number of callbacks that have the other fields in common."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    STATE_BEFORE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    REJECTION_REASON_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    type: _event_pb2.EventType.ValueType
+    """The event type. EVENT_TYPE_UNSPECIFIED = malformed."""
+    state_before: _session_pb2.SessionState.ValueType
+    """The session's state before the callback, in time order.
+    SESSION_STATE_UNSPECIFIED = it had not begun, or the callback is malformed.
+    """
+    verdict: _event_pb2.Verdict.ValueType
+    """The verdict."""
+    rejection_reason: _event_pb2.RejectionReason.ValueType
+    """The reason of a rejection; else REJECTION_REASON_UNSPECIFIED."""
+    events: _builtins.int
+    """The number of callbacks."""
+    def __init__(
+        self,
+        *,
+        type: _event_pb2.EventType.ValueType = ...,
+        state_before: _session_pb2.SessionState.ValueType = ...,
+        verdict: _event_pb2.Verdict.ValueType = ...,
+        rejection_reason: _event_pb2.RejectionReason.ValueType = ...,
+        events: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "rejection_reason", b"rejection_reason", "state_before", b"state_before", "type", b"type", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventCount: _TypeAlias = EventCount  # noqa: Y015

@@ -45,6 +45,11 @@ class EventServiceStub(object):
                 request_serializer=desk_dot_v1_dot_event__service__pb2.ListRejectionsRequest.SerializeToString,
                 response_deserializer=desk_dot_v1_dot_event__service__pb2.ListRejectionsResponse.FromString,
                 _registered_method=True)
+        self.CountEvents = channel.unary_unary(
+                '/desk.v1.EventService/CountEvents',
+                request_serializer=desk_dot_v1_dot_event__service__pb2.CountEventsRequest.SerializeToString,
+                response_deserializer=desk_dot_v1_dot_event__service__pb2.CountEventsResponse.FromString,
+                _registered_method=True)
 
 
 class EventServiceServicer(object):
@@ -108,6 +113,15 @@ class EventServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountEvents(self, request, context):
+        """CountEvents counts all callbacks by event type, by the state that they found
+        the session in, and by verdict, as things stand: late callbacks and
+        forgetting change the numbers. A callback that was repeated counts once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -120,6 +134,11 @@ def add_EventServiceServicer_to_server(servicer, server):
                     servicer.ListRejections,
                     request_deserializer=desk_dot_v1_dot_event__service__pb2.ListRejectionsRequest.FromString,
                     response_serializer=desk_dot_v1_dot_event__service__pb2.ListRejectionsResponse.SerializeToString,
+            ),
+            'CountEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountEvents,
+                    request_deserializer=desk_dot_v1_dot_event__service__pb2.CountEventsRequest.FromString,
+                    response_serializer=desk_dot_v1_dot_event__service__pb2.CountEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -177,6 +196,33 @@ class EventService(object):
             '/desk.v1.EventService/ListRejections',
             desk_dot_v1_dot_event__service__pb2.ListRejectionsRequest.SerializeToString,
             desk_dot_v1_dot_event__service__pb2.ListRejectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/desk.v1.EventService/CountEvents',
+            desk_dot_v1_dot_event__service__pb2.CountEventsRequest.SerializeToString,
+            desk_dot_v1_dot_event__service__pb2.CountEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -82,6 +82,11 @@ class EventServiceStub:
     page by page. If a late event has turned a rejection into an acceptance, it
     is not listed any more; ExplainSession shows it with its new verdict.
     """
+    CountEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.CountEventsRequest, _event_service_pb2.CountEventsResponse]
+    """CountEvents counts all callbacks by event type, by the state that they found
+    the session in, and by verdict, as things stand: late callbacks and
+    forgetting change the numbers. A callback that was repeated counts once.
+    """
 
 @_typing.type_check_only
 class EventServiceAsyncStub(EventServiceStub):
@@ -136,6 +141,11 @@ class EventServiceAsyncStub(EventServiceStub):
     """ListRejections returns the records that stand rejected now, newest first,
     page by page. If a late event has turned a rejection into an acceptance, it
     is not listed any more; ExplainSession shows it with its new verdict.
+    """
+    CountEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.CountEventsRequest, _event_service_pb2.CountEventsResponse]  # type: ignore[assignment]
+    """CountEvents counts all callbacks by event type, by the state that they found
+    the session in, and by verdict, as things stand: late callbacks and
+    forgetting change the numbers. A callback that was repeated counts once.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -200,6 +210,17 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListRejections returns the records that stand rejected now, newest first,
         page by page. If a late event has turned a rejection into an acceptance, it
         is not listed any more; ExplainSession shows it with its new verdict.
+        """
+
+    @_abc_1.abstractmethod
+    def CountEvents(
+        self,
+        request: _event_service_pb2.CountEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_service_pb2.CountEventsResponse, _abc.Awaitable[_event_service_pb2.CountEventsResponse]]:
+        """CountEvents counts all callbacks by event type, by the state that they found
+        the session in, and by verdict, as things stand: late callbacks and
+        forgetting change the numbers. A callback that was repeated counts once.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -78,8 +78,14 @@ class ListSubscribersResponse(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     SUBSCRIBERS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """Number of all open streams of the worker."""
+    worker: _builtins.str
+    """Name of the worker, such as `rpc-1`."""
+    workers: _builtins.int
+    """Number of workers of the service on this machine."""
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
         """The revision that the worker's streams can have reached."""
@@ -94,10 +100,12 @@ class ListSubscribersResponse(_message.Message):
         header: Global___ResponseHeader | None = ...,
         subscribers: _abc.Iterable[Global___Subscriber] | None = ...,
         total: _builtins.int = ...,
+        worker: _builtins.str = ...,
+        workers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "subscribers", b"subscribers", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "subscribers", b"subscribers", "total", b"total", "worker", b"worker", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -206,6 +214,8 @@ class GetStatusResponse(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     ENTRIES_TO_DELETE_FIELD_NUMBER: _builtins.int
     FORGOTTEN_SINCE_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     head_revision: _builtins.int
     """The newest revision of the journal. 0 when the journal is empty. Never less
     than `header.revision`. If the journal does not answer within 1 s, the
@@ -254,6 +264,10 @@ class GetStatusResponse(_message.Message):
     """Entries that are forgotten, and whose bytes may still be in files of the
     journal or the view. At most 5,000 are counted. 0 = all are deleted.
     """
+    worker: _builtins.str
+    """Name of the worker that answers, such as `rpc-1`."""
+    workers: _builtins.int
+    """Number of workers of the service on this machine."""
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
         """`header.revision` is the applied revision: the last one that the view
@@ -346,10 +360,12 @@ class GetStatusResponse(_message.Message):
         retention: Global___Retention | None = ...,
         entries_to_delete: _builtins.int = ...,
         forgotten_since: _timestamp_pb2.Timestamp | None = ...,
+        worker: _builtins.str = ...,
+        workers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["disk_usage", b"disk_usage", "follower_seen_at", b"follower_seen_at", "forgotten_since", b"forgotten_since", "gateway", b"gateway", "header", b"header", "lag_time", b"lag_time", "retention", b"retention", "scrub", b"scrub", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "damaged_entries", b"damaged_entries", "disk_usage", b"disk_usage", "entries_to_delete", b"entries_to_delete", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_problem", b"follower_problem", "follower_seen_at", b"follower_seen_at", "forgotten_since", b"forgotten_since", "gateway", b"gateway", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "not_serving_reason", b"not_serving_reason", "oldest_revision", b"oldest_revision", "retention", b"retention", "scrub", b"scrub", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "silent_processes", b"silent_processes", "started_at", b"started_at", "subscribers", b"subscribers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component_versions", b"component_versions", "damaged_entries", b"damaged_entries", "disk_usage", b"disk_usage", "entries_to_delete", b"entries_to_delete", "feed_digest", b"feed_digest", "fingerprint", b"fingerprint", "follower_problem", b"follower_problem", "follower_seen_at", b"follower_seen_at", "forgotten_since", b"forgotten_since", "gateway", b"gateway", "head_revision", b"head_revision", "header", b"header", "lag", b"lag", "lag_time", b"lag_time", "not_serving_reason", b"not_serving_reason", "oldest_revision", b"oldest_revision", "retention", b"retention", "scrub", b"scrub", "sdk_app_ids", b"sdk_app_ids", "service_version", b"service_version", "silent_processes", b"silent_processes", "started_at", b"started_at", "subscribers", b"subscribers", "worker", b"worker", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
