@@ -35,7 +35,7 @@ _log = structlog.get_logger()
 
 
 class AdminService:
-    """Chooses from the view what is to be forgotten; the journal is given entries only."""
+    """Chooses from the view what to forget, and appends FORGET entries to the journal."""
 
     def __init__(self, readers: Readers, feed: LiveFeed, apps: Apps, append: Append) -> None:
         self._readers = readers
