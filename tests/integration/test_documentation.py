@@ -126,11 +126,14 @@ LIMITS = {
         f"{math.ceil(max(calls.checkpoint_seconds) * calls.streams / calls.checkpoint_streams)} s"
         " with thousands of streams"
     ),
-    "sessions that a board counts: open, or of today": f"{calls.board_sessions:,}",
+    "sessions that a board counts: open, or offered to the agents today": (
+        f"{calls.board_sessions:,}"
+    ),
     "sessions and agents in a list of a board": str(requests.MAX_LISTED),
     "intervals, days, rows of a report": (
         f"{requests.MAX_INTERVALS:,}, {requests.MAX_RANGE // 86_400_000}, {calls.report_rows:,}"
     ),
+    "time that a report takes: some 500,000 sessions": f"{calls.count_seconds:.0f} s",
     "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
     "connections of the console": f"{console.MAX_CONNECTIONS:,}",
     "live pages of board, feed, table; different queries of each": (
