@@ -118,7 +118,8 @@ def test_the_board_shows_a_callback_within_two_seconds(page: Any, desk: RunningD
     driver = page("board")
     eventually(lambda: text(driver, "[data-status]") == "Live.")
     begun = time.monotonic()
-    for each in life(*STEPS, session_id="just-now"):
+    moment = time.time_ns() // 1_000_000 - 60_000
+    for each in life(*STEPS, session_id="just-now", start=moment):
         assert desk.post(each)[0] == 200
     eventually(lambda: "just-now" in text(driver, "#board"))
     assert time.monotonic() - begun < 2 + 1  # a second for the callbacks on a busy machine

@@ -5,6 +5,7 @@ import base64
 import csv
 import io
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from hashlib import sha256
@@ -50,6 +51,11 @@ async def shown(
         console(f"127.0.0.1:{worker.port}", access) as made,
     ):
         yield made, world, worker
+
+
+def now() -> int:
+    """Return the time (ms) at which a session begins that the board shows as a present one."""
+    return time.time_ns() // 1_000_000 - 60_000
 
 
 def path_with(page: str, form: str) -> str:
@@ -148,7 +154,7 @@ async def test_json_and_html_show_the_same_sessions():
 
 
 async def test_the_board_counts_who_waits_and_says_by_which_formula():
-    async with shown(*life(*LIFE)) as (made, _, _):
+    async with shown(*life(*LIFE, start=now())) as (made, _, _):
         document = (await made.get("/board.json")).document
         assert document["total"]["waiting"] == 1
         html = (await made.get("/board")).text
@@ -160,10 +166,11 @@ async def test_the_board_counts_who_waits_and_says_by_which_formula():
 
 
 async def test_the_board_changes_while_it_is_open():
-    async with shown(*life("SessionBegin")) as (made, world, _), made.events("/board/live") as live:
+    begin, *rest = life(*LIFE, start=now())
+    async with shown(begin) as (made, world, _), made.events("/board/live") as live:
         name, html = await live.next()
         assert (name, "Nobody waits." in html) == ("replace", True)
-        world.append(*life(*LIFE)[1:])
+        world.append(*rest)
         async with asyncio.timeout(10):
             while "Nobody waits." in html:
                 _, html = await live.next()

@@ -1,4 +1,4 @@
-"""What the console's pages show of the table, of sessions, of rejections and of the gateway."""
+"""Pages of the console: the table, sessions, rejections, subscribers, the gateway's rates."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
