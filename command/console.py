@@ -1,7 +1,8 @@
 """Settings of the console: where it is, who may see it, and how it signs in at the service."""
 
+import re
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 MAX_PASSWORDS = 64 * 1024
 """Bytes of the file of passwords, at most."""
 
+MIN_PASSWORD = 12
+"""Characters of a password, at least: nothing limits how often one is guessed."""
+
+_HEADER = re.compile("[A-Za-z0-9-]+")
+
 DEFAULT_PROXIES = "127.0.0.1,::1"
 """Default of DESK_CONSOLE_PROXIES."""
 
@@ -31,7 +37,7 @@ class ConsoleSettings(BaseSettings):
         console_listen: address of the console; None: there is none.
         console_password_file: file of users and passwords; None: nobody is asked for one.
         console_user_header: header in which a proxy names the user; None: there is no such proxy.
-        console_proxies: addresses of such proxies, with commas between them.
+        console_proxies: addresses or networks of such proxies, with commas between them.
     """
 
     console_listen: Listen | None = Field(default=DEFAULT_CONSOLE, validate_default=True)
@@ -90,6 +96,10 @@ def read_passwords(path: Path) -> dict[str, str]:
         user, colon, password = line.partition(":")
         if not (colon and user and password):
             raise ConsoleError(f"line {number} of {path} is not like user:password")
+        if len(password) < MIN_PASSWORD:
+            raise ConsoleError(
+                f"line {number} of {path}: a password has at least {MIN_PASSWORD} characters"
+            )
         passwords[user] = password
     if not passwords:
         raise ConsoleError(f"{path} has no user")
@@ -102,7 +112,7 @@ def access_to(
     """Return who may see a console that listens on an address.
 
     Raises:
-        ConsoleError: anybody on the network could, or the proxies are no addresses.
+        ConsoleError: anybody on the network could, or it is not clear who may.
     """
     from console.protection import Access
 
@@ -111,10 +121,18 @@ def access_to(
             f"{address} leaves this machine and anybody may look: set DESK_CONSOLE_PASSWORD_FILE "
             "or DESK_CONSOLE_USER_HEADER, or listen on loopback"
         )
+    if passwords and user_header:
+        raise ConsoleError(
+            "DESK_CONSOLE_PASSWORD_FILE and DESK_CONSOLE_USER_HEADER are set; set one of them"
+        )
+    if user_header and not _HEADER.fullmatch(user_header):
+        raise ConsoleError(f"DESK_CONSOLE_USER_HEADER: {user_header[:60]!r} is no header")
     listed = [proxy.strip() for proxy in proxies.split(",") if proxy.strip()]
     for proxy in listed:
         try:
-            ip_address(proxy)
+            ip_network(proxy)
         except ValueError:
-            raise ConsoleError(f"DESK_CONSOLE_PROXIES: {proxy[:60]!r} is no address") from None
+            raise ConsoleError(
+                f"DESK_CONSOLE_PROXIES: {proxy[:60]!r} is no address and no network"
+            ) from None
     return Access(passwords=passwords, user_header=user_header, proxies=listed)

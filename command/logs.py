@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import traceback
+from typing import NamedTuple
 
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
@@ -28,7 +29,14 @@ _FRAMES = 15
 log = structlog.get_logger()
 
 
-def configure(settings: Settings, role: str) -> None:
+class LogOptions(NamedTuple):
+    """The settings of the log, for a process that has no others."""
+
+    log_level: str = "info"
+    log_format: str = "auto"
+
+
+def configure(settings: Settings | LogOptions, role: str) -> None:
     """Route every log record of this process to stderr, with `role` as the name of the process."""
     # gRPC's core writes to stderr by itself, in its own format, and would block with its reader.
     # Its errors reach us as exceptions as well.
@@ -86,7 +94,7 @@ def _processors(role: str) -> list[Processor]:
     ]
 
 
-def _renderer(settings: Settings) -> Processor:
+def _renderer(settings: Settings | LogOptions) -> Processor:
     on_terminal = settings.log_format == "auto" and sys.stderr.isatty()
     if settings.log_format == "console" or on_terminal:
         return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())

@@ -1,23 +1,24 @@
 """The console as a Falcon application for ASGI."""
 
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
 import falcon
 from falcon.asgi import App, Request, Response
 
-from console.board import Board, options_of
-from console.events import Feed, Rejections
+from console.events import Rejections
 from console.health import Health
 from console.live import Live, TooManyListeners
 from console.page import Page
+from console.problems import Problems
 from console.protection import LIVE, Access
 from console.query import BadQuery, Query
 from console.reports import Reports
 from console.sessions import OneSession, Sessions
 from console.site import Site
 from console.subscribers import Subscribers
-from console.table import Table
+from desk.client import ClientError
 
 TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -29,23 +30,27 @@ TYPES = {
 FOREVER = "public, max-age=31536000, immutable"
 
 
-def create_app(site: Site, access: Access) -> App[Any, Any]:
+def create_app(site: Site, access: Access, lives: Iterable[Live]) -> App[Any, Any]:
     """Return the application.
 
     Args:
         site: what all pages share.
         access: decides who may see them.
+        lives: live parts, whose pages are added with them.
     """
-    app = App(middleware=[access], cors_enable=False)
+    app = App(middleware=[access])
     app.req_options.keep_blank_qs_values = False
+    problems = Problems(site)
+    app.set_error_serializer(problems.explain)
+    for error in (BadQuery, ClientError):
+        app.add_error_handler(error, problems.refuse)
     app.add_route("/", Start())
     for kind in (Sessions, OneSession, Rejections, Reports, Subscribers, Health):
         _add(app, kind(site))
-    board, feed, table = Board(site), Feed(site), Table(site)
-    for page, event in ((board, "replace"), (feed, "prepend"), (table, "replace")):
-        _add(app, page)
-        app.add_route(f"{page.path}/live", LivePart(Live(page.live, event)))
-    app.add_route("/static/{version}/{name}", Static())
+    for live in lives:
+        _add(app, live.page)
+        app.add_route(f"{live.page.path}/live", LivePart(live))
+    app.add_route("/static/{version}/{name}", Static(site.assets))
     app.add_route(LIVE, Alive())
     return app
 
@@ -62,6 +67,8 @@ class Start:
     async def on_get(self, request: Request, response: Response) -> None:
         raise falcon.HTTPFound("/board")
 
+    on_head = on_get
+
 
 class LivePart:
     """Sends the live part of a page as server-sent events."""
@@ -71,22 +78,25 @@ class LivePart:
 
     async def on_get(self, request: Request, response: Response) -> None:
         """Send events until the browser leaves."""
-        query = Query(request.params)
-        try:
-            query.event_filter(), options_of(query), query.text("row")  # before a stream begins
-        except BadQuery as error:
-            raise falcon.HTTPBadRequest(description=str(error)) from None
+        query = Query(request.params, self._live.page.site.zone)
+        after = query.number("after") if query.text("after") else None
+        query = query.without("after")
+        self._live.page.check(query)
         response.set_header("X-Accel-Buffering", "no")  # nginx passes events on at once
+        response.content_type = "text/event-stream"
         try:
-            response.sse = self._live.listen(query.encoded())
-        except TooManyListeners:
-            raise falcon.HTTPServiceUnavailable(retry_after=10) from None
+            response.stream = self._live.listen(query, after)
+        except TooManyListeners as error:
+            raise falcon.HTTPServiceUnavailable(description=str(error), retry_after=10) from None
+
+    on_head = on_get
 
 
 class Static:
     """Serves style and scripts, under a name that changes with them."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str) -> None:
+        self._version = version
         folder = files("console").joinpath("static")
         self._files = {
             file.name: (TYPES[f".{file.name.rpartition('.')[2]}"], file.read_bytes())
@@ -95,11 +105,14 @@ class Static:
         }
 
     async def on_get(self, request: Request, response: Response, version: str, name: str) -> None:
-        """Send a file."""
+        """Send a file. Browsers keep it if it is the version that they ask for."""
         if name not in self._files:
             raise falcon.HTTPNotFound
         response.content_type, response.data = self._files[name]
-        response.set_header("Cache-Control", FOREVER)
+        if version == self._version:
+            response.set_header("Cache-Control", FOREVER)
+
+    on_head = on_get
 
 
 class Alive:
@@ -109,3 +122,5 @@ class Alive:
         """Answer."""
         response.content_type = falcon.MEDIA_TEXT
         response.text = "ok\n"
+
+    on_head = on_get

@@ -6,21 +6,22 @@ from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
 
-from console.page import Document, Page
-from console.query import Query, parsed
-from console.targets import cards_of
+from console.page import Document, LivePage, Piece
+from console.query import Query
+from console.targets import cards_of, check_bounds
 from desk.client import FoundBoard
 from desk.v1.board_service_pb2 import BoardOptions
 from desk.v1.figures_pb2 import Thresholds
 from display.documents import as_json
 
 
-class Board(Page):
+class Board(LivePage):
     """The board: five cards, the queue, the agents."""
 
     path = "/board"
     title = "Board"
     template = "board.html"
+    event = "replace"
     rows = "groups"
     columns = (
         "sdk_app_id", "channel_type", "figures.waiting", "figures.longest_waiting_since",
@@ -35,13 +36,17 @@ class Board(Page):
         """Return the board now."""
         return self._document(await self.site.client.get_board(options_of(query)), query)
 
-    async def live(self, encoded: str) -> AsyncGenerator[str, None]:
+    def check(self, query: Query) -> None:
+        options_of(query)
+        check_bounds(query)
+
+    async def live(self, query: Query, after: int | None) -> AsyncGenerator[Piece, None]:
         """Yield the board after each change."""
-        query = Query(parsed(encoded), self.site.zone)
         async with aclosing(self.site.client.watch_board(options_of(query))) as boards:
             async for found in boards:
                 document = self._document(found, query)
-                yield self.site.render("board_live.html", query=query, **document)
+                html = self.site.render("board_live.html", query=query, **document)
+                yield Piece(found.revision, html)
 
     def _document(self, found: FoundBoard, query: Query) -> Document:
         board = as_json(found.board)

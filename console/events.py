@@ -5,14 +5,21 @@ from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any
 
-from console.page import Document, Page
-from console.query import Query, names_of, parsed
-from desk.v1.event_pb2 import EventType, RejectionReason, SessionRecord, Verdict
+from console.page import Document, LivePage, Outdated, Page, Piece
+from console.query import Query, names_of
+from desk.client import Update
+from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, SessionRecord, Verdict
 from desk.v1.event_service_pb2 import CountEventsRequest, EventCount, ListRejectionsRequest
 from display.documents import as_json
 
 ROWS = 50
 """Records on a page, unless told otherwise."""
+
+MOST_ROWS = 500
+"""Records that the feed's page holds; older ones leave it."""
+
+BATCH = 100
+"""Records of one piece of the live feed."""
 
 UNCOUNTED = ("session", "agent", "user", "channel")
 """Filters with which the causes are those of the page: the service does not count by them."""
@@ -80,12 +87,13 @@ def _of_page(records: Iterable[SessionRecord]) -> list[EventCount]:
     ]
 
 
-class Feed(Page):
+class Feed(LivePage):
     """The newest records of the feed; they go on by themselves while the page is open."""
 
     path = "/feed"
     title = "Feed"
     template = "feed.html"
+    event = "prepend"
     rows = "records"
     columns = (
         "revision", "ordinal", "event.event_time", "event.session_id", "event.type_name",
@@ -94,36 +102,60 @@ class Feed(Page):
     )  # fmt: skip
     types = names_of(EventType)
     verdicts = names_of(Verdict)
+    most = MOST_ROWS
+    look_back = LOOK_BACK
 
     async def document(self, query: Query) -> Document:
         """Return the newest records, the newest first."""
-        client = self.site.client
-        status = await client.status()
-        rows = query.number("rows", ROWS, most=500)
-        after = max(status.header.revision - LOOK_BACK, status.oldest_revision - 1)
+        rows = query.number("rows", ROWS, most=MOST_ROWS)
+        head = await self._head()
+        revision = max(0, head - LOOK_BACK)
         records: list[dict[str, Any]] = []
-        updates = client.subscribe(
+        updates = self._subscribe(query, revision, give_up_after=5)
+        async with aclosing(updates) as pieces:
+            async for update in pieces:
+                revision = update.revision
+                records = [*records, *map(as_json, update.records)][-rows:]
+                if update.caught_up or revision >= head:
+                    break
+        return {"records": records[::-1], "revision": revision}
+
+    def check(self, query: Query) -> None:
+        _filter(query)
+
+    async def live(self, query: Query, after: int | None) -> AsyncGenerator[Piece, None]:
+        """Yield the rows of new records, the newest first."""
+        head = await self._head()
+        after = head if after is None else after
+        if not head - LOOK_BACK <= after <= head:
+            raise Outdated("too much has happened since this page was loaded")
+        yield Piece(after, "")
+        async with aclosing(self._subscribe(query, after)) as pieces:
+            async for update in pieces:
+                if update.forgotten:
+                    raise Outdated("sessions have been forgotten")
+                records = list(map(as_json, update.records))[::-1]
+                html = self.site.render("feed_rows.html", records=records) if records else ""
+                yield Piece(update.revision, html)
+
+    async def _head(self) -> int:
+        return (await self.site.client.status()).header.revision
+
+    def _subscribe(self, query: Query, after: int, **options: Any) -> AsyncGenerator[Update, None]:
+        return self.site.client.subscribe(
             after_revision=after,
-            event_filter=query.event_filter(),
+            event_filter=_filter(query),
+            skip_forgotten=True,
+            max_batch=BATCH,
             omit_raw_body=True,
             omit_message=True,
-            give_up_after=5,
+            **options,
         )
-        async with aclosing(updates) as pieces:
-            async for update in pieces:
-                records = [*records, *map(as_json, update.records)][-rows:]
-                if update.caught_up or update.revision >= status.header.revision:
-                    break
-        return {"records": records[::-1], "revision": status.header.revision}
 
-    async def live(self, query: str) -> AsyncGenerator[str, None]:
-        """Yield the rows of new records, the newest first."""
-        selected = Query(parsed(query), self.site.zone)
-        updates = self.site.client.subscribe(
-            event_filter=selected.event_filter(), omit_raw_body=True, omit_message=True
-        )
-        async with aclosing(updates) as pieces:
-            async for update in pieces:
-                if update.records:
-                    records = list(map(as_json, update.records))[::-1][:ROWS]
-                    yield self.site.render("feed_rows.html", records=records)
+
+def _filter(query: Query) -> EventFilter:
+    """Return the filter of a query. Without verdicts it selects rejected records as well."""
+    selected = query.event_filter()
+    if not selected.verdicts:
+        selected.verdicts.extend(number for number in Verdict.values() if number)
+    return selected

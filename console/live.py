@@ -1,121 +1,214 @@
 """Live parts of pages: one source for all who look at the same, over server-sent events."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import json
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Self
 
-from falcon.asgi import SSEvent
-
+from console.page import LivePage, Outdated, Piece
+from console.query import Query
 from desk.client import ClientError
 
 WAITING = 50
 """Events that wait for one browser; with more, it is told to load the page again."""
 
+RECENT = 10
+"""Events that are kept for browsers that come, or come again."""
+
 KEEP_ALIVE = 5.0
-"""Seconds without an event after which a comment is sent: a browser that left is noticed then."""
+"""Seconds without an event after which a browser is told whether the service is there."""
+
+AWAY_AFTER = 12.0
+"""Seconds without a message of the service, which sends one about every 5 s."""
 
 MAX_LISTENERS = 1_000
+"""Browsers at once."""
 
-Source = Callable[[str], AsyncGenerator[str, None]]
-"""Yields the HTML of a live part, over and over, for a query."""
+MAX_CHANNELS = 50
+"""Different queries of these browsers. Each is a stream of the service."""
+
+log = logging.getLogger(__name__)
 
 
 class TooManyListeners(Exception):
-    """There are `MAX_LISTENERS` already."""
+    """A limit is reached. The message is a sentence for people."""
 
 
 @dataclass(eq=False)
 class _Channel:
-    """A source under way and who listens to it."""
+    """A source under way, and its listeners.
 
-    queues: set["asyncio.Queue[SSEvent]"] = field(default_factory=set)
-    last: SSEvent | None = None
+    Attributes:
+        heard_at: the loop's time of the last message of the service.
+        complete_after: all events after this revision are among the recent ones, or still to come.
+        revision: of the last message.
+        recent: the last events, each with its revision.
+        queues: of the listeners. None ends a listener.
+    """
+
+    heard_at: float
+    complete_after: int | None
+    revision: int = 0
+    recent: deque[tuple[int, bytes]] = field(default_factory=deque)
+    queues: set["asyncio.Queue[bytes | None]"] = field(default_factory=set)
     task: "asyncio.Task[None] | None" = None
+
+    def put(self, event: bytes) -> None:
+        """Give an event to all listeners; one that does not keep up gets its last one."""
+        for queue in list(self.queues):
+            if queue.qsize() < WAITING:
+                queue.put_nowait(event)
+            else:
+                self.end(queue, _event("reload", "this page did not keep up"))
+
+    def end(self, queue: "asyncio.Queue[bytes | None]", event: bytes) -> None:
+        """Give a listener its last event."""
+        self.queues.discard(queue)
+        queue.put_nowait(event)
+        queue.put_nowait(None)
+
+
+class EventStream:
+    """Events as bytes, which Falcon closes in any case."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        self._events = events
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._events)
+
+    async def close(self) -> None:
+        await self._events.aclose()
 
 
 class Live:
-    """The live part of one kind of page.
+    """The live part of a page."""
 
-    Args:
-        source: makes what is sent.
-        event: `replace` if each piece takes the place of the one before, `prepend` if it is added.
-    """
-
-    def __init__(self, source: Source, event: str) -> None:
-        self._source = source
-        self._event = event
+    def __init__(self, page: LivePage) -> None:
+        self.page = page
         self._channels: dict[str, _Channel] = {}
-        self._listeners = 0
 
     @property
     def channels(self) -> int:
         """Number of sources under way."""
         return len(self._channels)
 
-    def listen(self, query: str) -> AsyncGenerator[SSEvent | None, None]:
-        """Return the events for a query; None when there was none for a while.
+    def listen(self, query: Query, after: int | None = None) -> EventStream:
+        """Return the events for a query.
+
+        Args:
+            query: one that the page has checked.
+            after: revision that the browser has reached; None: begin with what comes.
 
         Raises:
             TooManyListeners: wait until others have left.
         """
-        if self._listeners >= MAX_LISTENERS:
-            raise TooManyListeners
-        return self._listen(query)
+        if sum(len(channel.queues) for channel in self._channels.values()) >= MAX_LISTENERS:
+            raise TooManyListeners(f"{MAX_LISTENERS} pages are live already")
+        if query.encoded() not in self._channels and len(self._channels) >= MAX_CHANNELS:
+            raise TooManyListeners(f"pages with {MAX_CHANNELS} different queries are live already")
+        return EventStream(self._listen(query, after))
 
-    async def _listen(self, query: str) -> AsyncGenerator[SSEvent | None, None]:
-        channel = self._channels.get(query) or self._open(query)
-        queue: asyncio.Queue[SSEvent] = asyncio.Queue(WAITING)
+    def close(self) -> None:
+        """End all listeners."""
+        for channel in self._channels.values():
+            for queue in channel.queues:
+                queue.put_nowait(None)
+
+    async def _listen(self, query: Query, after: int | None) -> AsyncGenerator[bytes, None]:
+        key = query.encoded()
+        channel = self._channels.get(key) or self._open(key, query, after)
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         channel.queues.add(queue)
-        self._listeners += 1
+        self._catch_up(channel, queue, after)
         try:
-            if channel.last:
-                yield channel.last
-            while True:
-                try:
-                    async with asyncio.timeout(KEEP_ALIVE):
-                        event = await queue.get()
-                except TimeoutError:
-                    yield None
-                    continue
+            while event := await _next(channel, queue):
                 yield event
-                if event.event == "reload":
-                    return
         finally:
-            self._listeners -= 1
             channel.queues.discard(queue)
             if not channel.queues:
-                self._close(query, channel)
+                self._close(key, channel)
 
-    def _open(self, query: str) -> _Channel:
-        channel = self._channels[query] = _Channel()
-        channel.task = asyncio.create_task(self._run(query, channel))
+    def _open(self, key: str, query: Query, after: int | None) -> _Channel:
+        now = asyncio.get_running_loop().time()
+        channel = self._channels[key] = _Channel(heard_at=now, complete_after=after)
+        channel.task = asyncio.create_task(self._run(key, query, channel, after))
         return channel
 
-    def _close(self, query: str, channel: _Channel) -> None:
-        if self._channels.get(query) is channel:
-            del self._channels[query]
+    def _close(self, key: str, channel: _Channel) -> None:
+        self._remove(key, channel)
         if channel.task:
             channel.task.cancel()
 
-    async def _run(self, query: str, channel: _Channel) -> None:
+    def _remove(self, key: str, channel: _Channel) -> None:
+        if self._channels.get(key) is channel:
+            del self._channels[key]
+
+    def _catch_up(
+        self, channel: _Channel, queue: "asyncio.Queue[bytes | None]", after: int | None
+    ) -> None:
+        """Give a new listener the recent events that it has not seen."""
+        if self.page.event == "prepend":
+            if after is None:
+                return
+            if channel.complete_after is None or after < channel.complete_after:
+                channel.end(queue, _event("reload", "events between are missing"))
+                return
+        for revision, event in channel.recent:
+            if self.page.event == "replace" or after is None or revision > after:
+                queue.put_nowait(event)
+
+    async def _run(self, key: str, query: Query, channel: _Channel, after: int | None) -> None:
         try:
-            async with aclosing(self._source(query)) as pieces:
+            async with aclosing(self.page.live(query, after)) as pieces:
                 async for piece in pieces:
-                    event = SSEvent(event=self._event, json=piece)
-                    channel.last = event if self._event == "replace" else None
-                    for queue in channel.queues:
-                        _put(queue, event)
+                    self._take(channel, piece)
+            last = _event("reload", "the source has ended")
+        except Outdated as reason:
+            last = _event("reload", str(reason))
         except ClientError as error:
-            for queue in channel.queues:
-                _put(queue, SSEvent(event="problem", json=error.detail))
-            if self._channels.get(query) is channel:
-                del self._channels[query]
+            last = _event("problem", error.detail)
+        except Exception:
+            log.exception("a live part failed")
+            last = _event("problem", "the console failed")
+        self._remove(key, channel)
+        for queue in list(channel.queues):
+            channel.end(queue, last)
+
+    def _take(self, channel: _Channel, piece: Piece) -> None:
+        """Send a piece to all listeners."""
+        channel.heard_at = asyncio.get_running_loop().time()
+        channel.revision = piece.revision
+        if not piece.html:
+            return
+        event = _event(self.page.event, piece.html, piece.revision)
+        if self.page.event == "replace":
+            channel.recent.clear()
+        elif len(channel.recent) == RECENT:
+            channel.complete_after, _ = channel.recent.popleft()
+        channel.recent.append((piece.revision, event))
+        channel.put(event)
 
 
-def _put(queue: "asyncio.Queue[SSEvent]", event: SSEvent) -> None:
-    """Give an event to a browser; one that does not keep up is told to load the page again."""
-    if queue.qsize() < WAITING - 1:
-        queue.put_nowait(event)
-    elif not queue.full():
-        queue.put_nowait(SSEvent(event="reload", json="this page did not keep up"))
+async def _next(channel: _Channel, queue: "asyncio.Queue[bytes | None]") -> bytes | None:
+    """Return the next event, or after a while whether the service is there; None at the end."""
+    try:
+        async with asyncio.timeout(KEEP_ALIVE):
+            return await queue.get()
+    except TimeoutError:
+        silence = asyncio.get_running_loop().time() - channel.heard_at
+        name = "live" if silence < AWAY_AFTER else "away"
+        return _event(name, "", channel.revision)
+
+
+def _event(name: str, data: str, revision: int = 0) -> bytes:
+    """Return an event as it is sent. Its id is the revision to go on after, if that is known."""
+    place = f"id: {revision}\n" if revision else ""
+    return f"event: {name}\n{place}data: {json.dumps(data)}\n\n".encode()

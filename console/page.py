@@ -1,30 +1,21 @@
 """A page in its three forms: HTML, JSON, and CSV where it has rows. All show one document."""
 
+import asyncio
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import falcon
 from falcon.asgi import Request, Response
 
-from console.query import BadQuery, Query
+from console.query import Query
 from console.site import Site
-from desk.client import ClientError, Denied, InvalidRequest, NotFound, OutOfRange, Retryable
 from display.texts import spreadsheet_text
 
 Document = dict[str, Any]
-
-_STATUSES: dict[type[Exception], int] = {
-    BadQuery: 400,
-    InvalidRequest: 400,
-    Denied: 403,
-    NotFound: 404,
-    OutOfRange: 404,
-    Retryable: 503,
-    ClientError: 502,
-}
 
 
 class Page:
@@ -59,42 +50,64 @@ class Page:
     async def on_get(self, request: Request, response: Response) -> None:
         """Answer in the form that the path asks for."""
         query = Query(request.params, self.site.zone)
-        form = request.path.removeprefix(self.path)
-        try:
-            document = await self.document(query)
-        except (BadQuery, ClientError) as error:
-            self._fail(response, form, query, error)
-            return
-        if form == ".json":
-            _put_json(response, document)
-        elif form == ".csv":
-            response.content_type = "text/csv; charset=utf-8"
-            response.downloadable_as = f"{self.path.strip('/')}.csv"
-            response.text = csv_of(document[self.rows], self.columns)
-        else:
-            response.content_type = falcon.MEDIA_HTML
-            response.text = self.site.render(self.template, page=self, query=query, **document)
+        document = await self.document(query)
+        match request.path.removeprefix(self.path):
+            case ".json":
+                response.content_type = falcon.MEDIA_JSON
+                make = partial(json.dumps, document, ensure_ascii=False)
+            case ".csv":
+                response.content_type = "text/csv; charset=utf-8"
+                response.downloadable_as = f"{self.path.strip('/')}.csv"
+                make = partial(csv_of, document[self.rows], self.columns)
+            case _:
+                response.content_type = falcon.MEDIA_HTML
+                make = partial(self.site.render, self.template, page=self, query=query, **document)
+        response.text = await asyncio.to_thread(make)  # a large page takes a second
 
-    def _fail(
-        self, response: Response, form: str, query: Query, error: BadQuery | ClientError
-    ) -> None:
-        response.status = next(
-            status for kind, status in _STATUSES.items() if isinstance(error, kind)
-        )
-        message = error.detail if isinstance(error, ClientError) else str(error)
-        reason = getattr(error, "reason", "") or type(error).__name__
-        if form:
-            _put_json(response, {"error": {"reason": reason, "message": message}})
-        else:
-            response.content_type = falcon.MEDIA_HTML
-            response.text = self.site.render(
-                "problem.html", page=self, query=query, message=message, reason=reason
-            )
+    on_head = on_get
 
 
-def _put_json(response: Response, document: Mapping[str, Any]) -> None:
-    response.content_type = falcon.MEDIA_JSON
-    response.text = json.dumps(document, ensure_ascii=False)
+class Piece(NamedTuple):
+    """A piece of a live part.
+
+    Attributes:
+        revision: the part is as of this revision, or complete up to it.
+        html: of the piece; "" if there is nothing new.
+    """
+
+    revision: int
+    html: str
+
+
+class Outdated(Exception):
+    """A page cannot be brought up to date and must be loaded again. The message says why."""
+
+
+class LivePage(Page):
+    """A page of which a part changes while it is open.
+
+    Attributes:
+        event: `replace` if each piece takes the place of the one before, `prepend` if it is added.
+    """
+
+    event: ClassVar[Literal["replace", "prepend"]]
+
+    def check(self, query: Query) -> None:
+        """Raise BadQuery if the query is wrong."""
+        raise NotImplementedError
+
+    def live(self, query: Query, after: int | None) -> AsyncGenerator[Piece, None]:
+        """Yield the pieces of the live part, and one about every 5 s in any case.
+
+        Args:
+            query: one that was checked.
+            after: revision that the page shows; None: begin with what comes.
+
+        Raises:
+            Outdated: too much has happened since that revision.
+            ClientError: the service refuses.
+        """
+        raise NotImplementedError
 
 
 def csv_of(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

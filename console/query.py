@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,6 +13,9 @@ from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState, TimeRang
 
 MAX_VALUES = 100
 """Values of one parameter, as in the API."""
+
+LAST_YEAR = 9998
+"""Last year that times may have: the calendar ends with the next one."""
 
 _AGO = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -83,7 +86,7 @@ class Query:
                 f"{name}: {text[:40]!r} is neither like 2025-04-07T11:32 nor like 15m"
             ) from None
         timestamp = Timestamp()
-        timestamp.FromDatetime(moment.astimezone(UTC))
+        timestamp.FromDatetime(moment)
         return timestamp
 
     def range(self, name: str) -> TimeRange | None:
@@ -103,6 +106,11 @@ class Query:
         }
         kept = {name: [text for text in texts if text] for name, texts in sorted(pairs.items())}
         return urlencode(kept, doseq=True)
+
+    def without(self, name: str) -> "Query":
+        """Return the query without a parameter."""
+        kept = {each: values for each, values in self._values.items() if each != name}
+        return Query(kept, self.zone)
 
     def session_filter(self) -> SessionFilter:
         """Return the filter of sessions."""
@@ -136,11 +144,6 @@ class Query:
         )
 
 
-def parsed(encoded: str) -> dict[str, list[str]]:
-    """Return the parameters of an encoded query."""
-    return parse_qs(encoded)
-
-
 def names_of(enum: Any) -> list[str]:
     """Return the names of an enum's values without the prefix and without the zero value."""
     return [name.removeprefix(_prefix(enum)) for name, number in enum.items() if number]
@@ -167,4 +170,7 @@ def _moment(text: str, zone: tzinfo) -> datetime:
     if ago := _AGO.fullmatch(text):
         return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=zone)
+    moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
+    if moment.year > LAST_YEAR:
+        raise OverflowError
+    return moment

@@ -1,5 +1,6 @@
 """Reports: figures by interval, corrected by late callbacks."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -59,7 +60,7 @@ class Reports(Page):
         )
         client = self.site.client
         answer = await client.call(client.report_service.GetReport, request)
-        return document_of(as_json(answer), query)
+        return await asyncio.to_thread(lambda: document_of(as_json(answer), query))
 
 
 def document_of(answer: dict[str, Any], query: Query) -> Document:
@@ -82,9 +83,9 @@ def document_of(answer: dict[str, Any], query: Query) -> Document:
 def _range(query: Query) -> TimeRange:
     """Return the range asked for: by default today up to now, in the console's zone."""
     now = datetime.now(query.zone)
-    since, until = query.time("since"), query.time("until")
-    start = since or _timestamp(now.replace(hour=0, minute=0, second=0, microsecond=0))
-    end = until or _timestamp(max(now, _moment(start)) + timedelta(seconds=1))
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    start = query.time("since") or _timestamp(midnight)
+    end = query.time("until") or _timestamp(max(now, start.ToDatetime(UTC)) + timedelta(seconds=1))
     return TimeRange(start_time=start, end_time=end)
 
 
@@ -92,7 +93,3 @@ def _timestamp(moment: datetime) -> Timestamp:
     made = Timestamp()
     made.FromDatetime(moment.astimezone(UTC))
     return made
-
-
-def _moment(timestamp: Timestamp) -> datetime:
-    return timestamp.ToDatetime(UTC)

@@ -9,13 +9,21 @@ from datetime import UTC, tzinfo
 import uvicorn
 
 from console.app import create_app
-from console.protection import Access
+from console.board import Board
+from console.connections import CancelWhenGone, abort, abort_stuck
+from console.events import Feed
+from console.live import Live
+from console.protection import HEADERS, Access
 from console.sampling import sample
 from console.site import Site
+from console.table import Table
 from desk.client import Client, targets_of
 
-MAX_CONNECTIONS = 2_000
-"""Connections at once; more are answered with 503."""
+MAX_CONNECTIONS = 3_500
+"""Connections at once; more are answered with 503. Live pages may have 3,000 of them."""
+
+GRACE = 2.0
+"""Seconds for answers to be finished at the end."""
 
 
 async def serve(
@@ -47,29 +55,39 @@ async def serve(
         }
         client = await stack.enter_async_context(connect(target))
         site = Site(client, replicas=clients, zone=zone, settings=settings)
-        sampling = asyncio.create_task(sample(site))
-        stack.callback(sampling.cancel)
-        config = uvicorn.Config(
-            create_app(site, access),
-            log_config=None,
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=2,
-            h11_max_incomplete_event_size=32 * 1024,
-        )
-        server = _Server(config, on_ready)
+        lives = [Live(page(site)) for page in (Board, Feed, Table)]
+        server = _Server(_config(CancelWhenGone(create_app(site, access, lives))), on_ready)
+        connections = server.server_state.connections
+        for work in (sample(site), abort_stuck(connections)):
+            stack.callback(asyncio.create_task(work).cancel)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
+        stack.callback(stopping.cancel)
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
+        for live in lives:
+            live.close()
+        ending = asyncio.get_running_loop().call_later(GRACE, abort, connections)
         await serving
-        stopping.cancel()
+        ending.cancel()
+
+
+def _config(app: CancelWhenGone) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",  # also where a faster one is installed: its limits are known
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",  # below it there is a line for each wrong or refused request
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        headers=list(HEADERS.items()),
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_keep_alive=30,
+        h11_max_incomplete_event_size=32 * 1024,
+    )
 
 
 class _Server(uvicorn.Server):

@@ -1,11 +1,14 @@
 """The list of sessions, and one session."""
 
-from typing import Any
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
 
 from console.lanes import lanes_of
 from console.page import Document, Page
 from console.query import BadQuery, Query, names_of
 from desk.client import NotFound
+from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import EndReason, SessionState
 from desk.v1.session_service_pb2 import ListSessionsRequest
 from display.documents import as_json
@@ -15,6 +18,9 @@ ROWS = 50
 
 MAX_CALLBACKS = 2_000
 """Callbacks of one session that its page shows: the last ones."""
+
+MAX_BODIES = 4 * 1024 * 1024
+"""Bytes of their bodies, likewise."""
 
 ORDERS = {
     "begun_at desc": "begun, newest first",
@@ -66,7 +72,7 @@ class Sessions(Page):
         )
         client = self.site.client
         answer = await client.call(client.session_service.ListSessions, request)
-        return as_json(answer)
+        return await asyncio.to_thread(as_json, answer)
 
 
 class OneSession(Page):
@@ -89,14 +95,11 @@ class OneSession(Page):
             raise BadQuery("id: name the session")
         app = query.number("app")
         as_of = query.number("as_of")
-        explanation = await self.site.client.explain_session(session_id, sdk_app_id=app)
-        records: list[dict[str, Any]] = []
-        omitted = 0
-        async for record in explanation.records:
-            records.append(as_json(record))
-            if len(records) > MAX_CALLBACKS:
-                records.pop(0)
-                omitted += 1
+        explanation = await self.site.client.explain_session(
+            session_id, sdk_app_id=app, omit_message=True
+        )
+        last, omitted, bodies_omitted = await _last_of(explanation.records)
+        records = await asyncio.to_thread(lambda: list(map(as_json, last)))
         session = as_json(explanation.session) if explanation.session else None
         if as_of:
             session = await self._as_of(session_id, app, as_of)
@@ -108,6 +111,7 @@ class OneSession(Page):
             "session": session,
             "records": records,
             "omitted": omitted,
+            "bodies_omitted": bodies_omitted,
             "as_of": as_of,
             "revisions": revisions,
             "earlier": max((each for each in revisions if each < shown), default=0),
@@ -125,3 +129,24 @@ class OneSession(Page):
         except NotFound:
             return None
         return as_json(found.session)
+
+
+async def _last_of(
+    explained: AsyncIterator[SessionRecord],
+) -> tuple[deque[SessionRecord], int, int]:
+    """Return the last callbacks, the number of those before, and how many have lost their body."""
+    records: deque[SessionRecord] = deque()
+    omitted = bodies_omitted = size = 0
+    async for record in explained:
+        records.append(record)
+        size += len(record.event.raw_body)
+        if len(records) > MAX_CALLBACKS:
+            size -= len(records.popleft().event.raw_body)
+            omitted += 1
+            bodies_omitted = max(0, bodies_omitted - 1)
+        while size > MAX_BODIES:
+            oldest = records[bodies_omitted].event
+            size -= len(oldest.raw_body)
+            oldest.ClearField("raw_body")
+            bodies_omitted += 1
+    return records, omitted, bodies_omitted

@@ -13,7 +13,7 @@ from console.depth import QueueDepth
 from console.rates import GatewayRates
 from console.transitions import event_of, row_of
 from desk.client import Client
-from display.texts import count_of, format_seconds, format_size, format_time
+from display.texts import count_of, format_seconds, format_size, format_time, printable
 
 NAVIGATION = (
     ("/board", "Board"),
@@ -42,6 +42,7 @@ class Site:
         replicas: a client for each, by address.
         zone: of the times shown.
         depth: of the queue, over the last hours.
+        assets: name of the present version of the static files.
         rates: of what the gateways answer, over the last minutes.
         settings: names, values and sources of the settings, secrets masked; empty if unknown.
     """
@@ -59,6 +60,7 @@ class Site:
         self.zone = zone
         self.settings = settings or []
         self.depth = QueueDepth()
+        self.assets = _assets_version()
         self.rates = GatewayRates()
         self._templates = Environment(
             loader=PackageLoader("console"),
@@ -83,7 +85,7 @@ class Site:
         }
         self._templates.globals |= {
             "navigation": NAVIGATION,
-            "assets": _assets_version(),
+            "assets": self.assets,
             "now": self.now,
             "row_of": row_of,
             "event_of": event_of,
@@ -150,9 +152,7 @@ def word(name: str | int) -> str:
 
 def visible(text: str) -> str:
     """Return a text with every character that does not show replaced: no order is reversed."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def decoded(raw: str) -> str:

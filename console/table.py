@@ -8,8 +8,8 @@ from typing import Any
 
 from callback.catalogue import State
 from console.diagram import diagram_of
-from console.page import Document, Page
-from console.query import Query, parsed
+from console.page import Document, LivePage, Piece
+from console.query import Query
 from console.transitions import TABLE, event_of, state_of
 from desk.client import ClientError, Retryable
 from desk.v1.event_service_pb2 import CountEventsRequest
@@ -22,12 +22,13 @@ Place = tuple[str, str]
 """An event and the state that it finds."""
 
 
-class Table(Page):
+class Table(LivePage):
     """The transition table."""
 
     path = "/table"
     title = "Table"
     template = "table.html"
+    event = "replace"
     rows = "transitions"
     columns = ("row", "event", "sources", "possible", "to", "guard", "taken", "refused")
 
@@ -40,16 +41,19 @@ class Table(Page):
             counted = _document(unknown, Counter(), problem=error.detail)
         return {**counted, "chosen": query.text("row")}
 
-    async def live(self, encoded: str) -> AsyncGenerator[str, None]:
+    def check(self, query: Query) -> None:
+        query.numbers("app"), query.text("row")
+
+    async def live(self, query: Query, after: int | None) -> AsyncGenerator[Piece, None]:
         """Yield the table after each change of its numbers."""
-        query = Query(parsed(encoded), self.site.zone)
         shown: Document = {}
         while True:
             with suppress(Retryable):
-                document = await self._counted(query)
+                document, html = await self._counted(query), ""
                 if document != shown:
                     shown, chosen = document, query.text("row")
-                    yield self.site.render("table_live.html", chosen=chosen, **document)
+                    html = self.site.render("table_live.html", chosen=chosen, **document)
+                yield Piece(document["revision"], html)
             await asyncio.sleep(EVERY)
 
     async def _counted(self, query: Query) -> Document:

@@ -49,6 +49,12 @@ def cards_of(board: Mapping[str, Any], query: Query, now: datetime) -> list[dict
     ]  # fmt: skip
 
 
+def check_bounds(query: Query) -> None:
+    """Raise BadQuery if a card's bounds are wrong."""
+    for name in ("waiting", "wait", "level", "abandonment", "unanswered"):
+        _bounds(query, name, Bounds(0, 0))
+
+
 def _card(
     name: str, value: float | None, bounds: Bounds, unit: str, formula: str
 ) -> dict[str, Any]:

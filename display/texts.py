@@ -60,12 +60,13 @@ def format_size(size: int) -> str:
 
 def printable(text: str) -> str:
     """Replace every character that is not printable."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    hidden = {ord(char) for char in set(text) if not char.isprintable()}
+    return text.translate(dict.fromkeys(hidden, "\N{REPLACEMENT CHARACTER}"))
 
 
 def spreadsheet_text(text: str) -> str:
     """Return a text with an apostrophe before it, if a spreadsheet would take it for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 def count_of(number: int, noun: str) -> str:

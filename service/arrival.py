@@ -7,7 +7,7 @@ from journal.entry import DAMAGED, Entry, Kind
 from service import records
 from service.history import HistoryEntry
 from service.session import without_message
-from service.view.writer import SessionKey
+from service.view.rows import SessionKey
 
 _CALLBACK = Kind.CALLBACK  # Enum members are slow to look up in Python 3.11
 

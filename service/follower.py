@@ -26,8 +26,9 @@ from service.gauges import read_gauges
 from service.projection import Projection
 from service.view import store
 from service.view.errors import ContentRefused, ViewDamaged, ViewError
+from service.view.locks import discard
 from service.view.progress import Progress
-from service.view.writer import ViewWriter, discard
+from service.view.writer import ViewWriter
 
 BATCH = 8_000
 BATCH_BYTES = 16 * 1024 * 1024

@@ -20,16 +20,14 @@ from journal.forgetting import ForgetList, forget_list_of
 from metrics.definitions import LATE, RECORDS, RECORDS_REVISED
 from service import records
 from service.arrival import Arrival, arrival_of
+from service.feed_rows import callback_row, forgotten_row, malformed_row
 from service.history import LIMITS, FoldLimits, History, HistoryEntry, Usage
-from service.positions import position_of
 from service.session import Outcome, Reason, Verdict
 from service.session_cache import CachedSession, SessionCache
 from service.view.digest import DIGEST_BYTES, DIGESTS, row_hash
 from service.view.progress import Progress
 from service.view.removal import Removal, Removed
-from service.view.store import fingerprint
-from service.view.writer import (
-    FORGOTTEN,
+from service.view.rows import (
     NO_HISTORY,
     OWN,
     REVISED,
@@ -37,9 +35,10 @@ from service.view.writer import (
     SavedKey,
     SessionKey,
     SessionRow,
-    ViewWriter,
     place,
 )
+from service.view.store import fingerprint
+from service.view.writer import ViewWriter
 
 PUBLISHED = 4
 """The work of publishing a callback again, when folding it again is 1."""
@@ -207,7 +206,7 @@ class Projection:
         if arrival.callback:
             self._writer.add_malformed(entry.revision, arrival.key)
         self._outcomes.append((entry.sdk_app_id, *_MALFORMED))
-        self._append(_malformed_row(arrival))
+        self._append(malformed_row(arrival))
 
     def _take_callback(self, arrival: Arrival, callback: HistoryEntry) -> None:
         session = self._session_for(arrival.key, callback)
@@ -242,7 +241,7 @@ class Projection:
         self._flush()
         if not self._forget(entry, listed):
             return False
-        row = _forgotten_row(entry, listed)
+        row = forgotten_row(entry, listed)
         self._writer.add_feed([row])
         self._digest += row_hash(row.position, row.record, None) - self._removed
         self._removed = 0
@@ -354,11 +353,11 @@ class Projection:
             snapshot = session.message.update(now, session.revision, changed_fields)
             changed_fields.clear()
         received_at = arrival.entry.received_at
-        row = _row(session, own, 0, kind, received_at, arrival.event, snapshot)
+        row = callback_row(session, own, 0, kind, received_at, arrival.event, snapshot)
         self._outcomes.append((row.sdk_app_id, row.type, own.outcome))
         self._append(row)
         for ordinal, callback in enumerate(revised, 1):
-            self._append(_row(session, callback, ordinal, REVISED, received_at))
+            self._append(callback_row(session, callback, ordinal, REVISED, received_at))
         self._work += PUBLISHED * len(revised)
         RECORDS_REVISED.values[()] += len(revised)
         if session.history.replaced:
@@ -508,86 +507,3 @@ def _labels(sdk_app_id: int, outcome: Outcome) -> tuple[str, str, str]:
     """Return the labels of a record."""
     reason = "" if outcome.reason is Reason.UNSPECIFIED else outcome.reason.name.lower()
     return str(sdk_app_id), outcome.verdict.name.lower(), reason
-
-
-def _row(
-    session: CachedSession,
-    callback: HistoryEntry,
-    ordinal: int,
-    kind: int,
-    received_at: int,
-    event: bytes = b"",
-    snapshot: bytes | None = None,
-) -> FeedRow:
-    facts, outcome, revision = callback.facts, callback.outcome, session.revision
-    now = session.history.session.state
-    verdict = records.VERDICTS[outcome.verdict]
-    callback.verdicts |= 1 << verdict
-    fields = records.verdict_fields(outcome, facts.event, now, ordinal > 0)
-    record = records.record(fields, revision, ordinal)
-    return FeedRow(
-        position_of(revision, ordinal),
-        callback.revision,
-        *session.key,
-        session.first_revision,
-        kind,
-        records.event_type(facts.event),
-        verdict,
-        records.REASONS[outcome.reason],
-        callback.verdicts,
-        callback.agent_id,
-        facts.client_user_id,
-        facts.channel_type,
-        received_at,
-        record + event,
-        len(record),
-        snapshot,
-    )
-
-
-def _malformed_row(arrival: Arrival) -> FeedRow:
-    revision = arrival.entry.revision
-    fields = records.malformed_fields(arrival.problem)
-    record = records.record(fields, revision)
-    return FeedRow(
-        position=position_of(revision),
-        event_revision=revision,
-        sdk_app_id=arrival.entry.sdk_app_id,
-        session_id="",
-        first_revision=0,
-        revised=NO_HISTORY,
-        type=event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict=fields.verdict,
-        reason=fields.rejection_reason,
-        verdicts=1 << fields.verdict,
-        agent_id="",
-        client_user_id="",
-        channel_type="",
-        received_at=arrival.entry.received_at,
-        record=record + arrival.event,
-        event_at=len(record),
-        session=None,
-    )
-
-
-def _forgotten_row(entry: Entry, listed: ForgetList) -> FeedRow:
-    record = records.forgotten(entry, listed)
-    return FeedRow(
-        position=position_of(entry.revision),
-        event_revision=entry.revision,
-        sdk_app_id=entry.sdk_app_id,
-        session_id="",
-        first_revision=0,
-        revised=FORGOTTEN,
-        type=event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict=event_pb2.VERDICT_UNSPECIFIED,
-        reason=event_pb2.REJECTION_REASON_UNSPECIFIED,
-        verdicts=-1,
-        agent_id="",
-        client_user_id="",
-        channel_type="",
-        received_at=entry.received_at,
-        record=record,
-        event_at=len(record),
-        session=None,
-    )

@@ -6,7 +6,7 @@ import msgspec
 
 from service import records
 from service.history import History
-from service.view.writer import SavedKey, SessionKey, SessionRow
+from service.view.rows import SavedKey, SessionKey, SessionRow
 
 COPIES = 6
 """Times that a session's serialised size is in memory: as a message, with texts that it has

@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
+from command import logs
 from command.address import DEFAULT_CONSOLE, Address
 from command.cli.connection import security_target
 from command.cli.parameters import current_zone, time_zone_option_of
 from command.console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
+from command.descriptors import raise_limit
 from command.runtime import runtime_folder
 from command.sockets import CannotListen, bound_address, listen
 from metrics.endpoint import open_endpoint
@@ -69,7 +71,7 @@ class _Listen(click.ParamType[Address]):
     default=DEFAULT_PROXIES,
     show_default=True,
     show_envvar=True,
-    help="Addresses of such proxies, with commas between them.",
+    help="Addresses or networks of such proxies, with commas between them.",
 )
 @click.option(
     "--metrics-listen",
@@ -106,6 +108,8 @@ def console(
         listener = listen(address)
     except (ConsoleError, CannotListen) as error:
         raise click.UsageError(str(error)) from None
+    logs.configure(logs.LogOptions(), "console")
+    raise_limit()
     with closing(listener), runtime_folder() as runtime:
         if metrics_address:
             _serve_metrics(metrics_address, runtime)

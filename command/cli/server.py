@@ -193,7 +193,8 @@ def _console(
     if not settings.console_listen:
         return [], None
     try:
-        access, security = settings.console_access(settings.console_listen), client_security()
+        access = settings.console_access(settings.console_listen)
+        client_security()  # a mistake in it is a line here
     except ConsoleError as error:
         _refuse(f"DESK_CONSOLE_LISTEN: {error}")
     try:
@@ -201,7 +202,7 @@ def _console(
     except CannotListen as error:  # another service of this machine may have the default
         log.warning("console_not_shown", reason=f"DESK_CONSOLE_LISTEN: {error}")
         return [], None
-    processes = console_processes(settings, runtime, listener, target, access, security)
+    processes = console_processes(settings, runtime, listener, target, access)
     return processes, bound_address(listener)
 
 

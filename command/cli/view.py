@@ -31,9 +31,9 @@ from service.snapshots.publisher import Publisher
 from service.snapshots.stored import Snapshots
 from service.view import store
 from service.view.errors import ViewError
+from service.view.locks import building, discard, lock
 from service.view.progress import Progress
 from service.view.reader import Reader
-from service.view.writer import building, discard, lock
 
 POLL = 0.2
 """Seconds between two looks at the progress."""

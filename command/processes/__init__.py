@@ -5,7 +5,6 @@ not load gRPC, nor the service waitress.
 """
 
 import socket
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,10 +45,9 @@ def console_processes(
     listener: socket.socket,
     target: Address,
     access: "Access",
-    security: Mapping[str, Any],
 ) -> list[ProcessSpec]:
     """Return the console of a service at `target`. It stops with the gateway."""
-    return [_process("console", 0, settings, runtime, listener, target, access, security)]
+    return [_process("console", 0, settings, runtime, listener, target, access)]
 
 
 def silent_of_service(runtime: Path) -> list[str]:

@@ -2,10 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import Mapping
-from typing import Any
 
 from command.address import Address
+from command.console import client_security
 from command.notifier import Notifier
 from command.processes.child import report_ready
 from command.processes.liveness import serving
@@ -24,10 +23,9 @@ def run(
     listener: socket.socket,
     target: Address,
     access: Access,
-    security: Mapping[str, Any],
 ) -> None:
     """Show what the service at `target` answers."""
-    asyncio.run(_serve(notifier, settings, listener, target, access, security))
+    asyncio.run(_serve(notifier, settings, listener, target, access))
 
 
 async def _serve(
@@ -36,8 +34,8 @@ async def _serve(
     listener: socket.socket,
     target: Address,
     access: Access,
-    security: Mapping[str, Any],
 ) -> None:
+    security = client_security()  # here: gRPC's credentials do not pass from process to process
     async with serving(notifier) as stop:
         await serve(
             listener,

@@ -30,7 +30,7 @@ from service.retention import Retention
 from service.scrub import Scrub
 from service.snapshots.loader import load
 from service.view.errors import ViewError, ViewUnavailable
-from service.view.writer import is_being_built
+from service.view.locks import is_being_built
 
 METRICS = (definitions.FOLLOWER,)
 

@@ -62,10 +62,10 @@ function live(part) {
   const pause = document.querySelector("[data-pause]");
   const status = document.querySelector("[data-status]");
   const most = Number(part.dataset.most ?? 0);
-  let paused = false;
-  let waiting = [];
+  let [events, paused, outdated, waiting, place] = [null, false, false, [], part.dataset.revision ?? ""];
 
   const say = (text) => { if (status.textContent !== text) status.textContent = text; };
+  const sayLive = () => say(!paused ? "Live." : waiting.length ? `Paused; updates that wait: ${waiting.length}.` : "Paused.");
   const replace = (html) => {
     const reachable = () => [...part.querySelectorAll("a, summary, [tabindex]")];
     const movable = () => [...part.querySelectorAll("details, .scroll")];
@@ -77,37 +77,56 @@ function live(part) {
     charts.forEach((draw) => draw());
   };
   const prepend = (html) => {
-    const rows = parsed(html);
-    for (const row of rows.children) row.classList.add("new");
-    part.prepend(rows);
+    const shown = new Set([...part.children].map((row) => row.dataset.place));
+    const rows = [...parsed(html).children].filter((row) => !shown.has(row.dataset.place));
+    for (const row of rows) row.classList.add("new");
+    part.prepend(...rows);
     while (part.children.length > most) part.lastElementChild.remove();
   };
-  const show = (act, html) => {
-    if (!paused) return act(html);
-    waiting = act === replace ? [[act, html]] : [...waiting, [act, html]].slice(-most);
-    say(`Paused; ${waiting.length} updates wait.`);
+  const shows = (act) => (event) => {
+    place = event.lastEventId || place;
+    const html = JSON.parse(event.data);
+    if (!paused) act(html);
+    else waiting = act === replace ? [[act, html]] : [...waiting, [act, html]].slice(-most);
+    sayLive();
   };
-
-  const events = new EventSource(part.dataset.live);
-  events.onopen = () => say("Live.");
-  events.onerror = () => say("The connection is lost; trying again.");
-  events.addEventListener("replace", (event) => show(replace, JSON.parse(event.data)));
-  events.addEventListener("prepend", (event) => show(prepend, JSON.parse(event.data)));
-  for (const name of ["problem", "reload"]) {
-    events.addEventListener(name, (event) => {
-      events.close();
-      say(`Not live: ${JSON.parse(event.data)}.`);
+  const disconnect = (text) => {
+    events?.close();
+    events = null;
+    say(text);
+  };
+  const reload = () => {
+    outdated = true;
+    disconnect(paused ? "Paused; the page is loaded again afterwards." : "The page is loaded again.");
+    if (!paused) setTimeout(() => location.reload(), 1000 + 4000 * Math.random());
+  };
+  const connect = () => {
+    if (events || outdated || document.hidden) return;
+    events = new EventSource(`${part.dataset.live}&after=${place}`);
+    events.addEventListener("open", sayLive);
+    events.addEventListener("live", (event) => { place = event.lastEventId || place; sayLive(); });
+    events.addEventListener("replace", shows(replace));
+    events.addEventListener("prepend", shows(prepend));
+    events.addEventListener("away", () => say("Not live now: the service does not answer."));
+    events.addEventListener("problem", (event) => disconnect(`Not live: ${JSON.parse(event.data)}.`));
+    events.addEventListener("reload", reload);
+    events.addEventListener("error", () => { // a browser gives up after some errors
+      disconnect("The connection is lost; trying again.");
+      setTimeout(connect, 2000 + 3000 * Math.random());
     });
-  }
-  addEventListener("pagehide", () => events.close());
+  };
+  // A browser opens six connections to a console; hidden pages must not take them all.
+  document.addEventListener("visibilitychange", () => document.hidden ? disconnect("Not live while hidden.") : connect());
+  addEventListener("pagehide", () => disconnect(""));
+  addEventListener("pageshow", connect);
 
   pause.hidden = false;
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.textContent = paused ? "Go on" : "Pause";
     pause.setAttribute("aria-pressed", String(paused));
-    say(paused ? "Paused." : "Live.");
     if (!paused) for (const [act, html] of waiting.splice(0)) act(html);
+    if (outdated) reload(); else if (events) sayLive();
   });
 }
 

@@ -17,10 +17,10 @@ from google.protobuf.message_factory import GetMessageClass
 
 from metrics.definitions import AUTH_DENIED
 from service.clients import Scope
+from service.rpc.checks import MAX_VALUES
 from service.rpc.errors import Behaviour, CallRefused, ErrorReason
 from service.rpc.grants import EVERYTHING, Grant, Grants, NotProven, is_loopback
 from service.rpc.limits import caller_of
-from service.rpc.requests import MAX_VALUES
 
 SCOPES: dict[str, Scope | None] = {
     "desk.v1.SessionService.GetSession": "sessions.read",

@@ -20,10 +20,11 @@ from service.choice import Append, Found, Start, Step
 from service.positions import last_of
 from service.rpc import reads, requests
 from service.rpc.calls import Call
+from service.rpc.checks import checking
 from service.rpc.errors import CallRefused, ErrorReason, log_error
+from service.rpc.keys import Apps
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
-from service.rpc.requests import Apps, checking
 from service.rpc.responses import header_of
 from service.rpc.revisions import not_reached, reach
 from service.view.reader import Reader

@@ -7,10 +7,10 @@ from desk.v1 import board_service_pb2 as pb
 from service.board import BoardSelection
 from service.rpc import requests
 from service.rpc.calls import Call
+from service.rpc.checks import Check, checking
 from service.rpc.errors import shutting_down
 from service.rpc.live_board import Centre, LiveBoard, ViewSums
 from service.rpc.live_feed import LiveFeed
-from service.rpc.requests import checking
 from service.rpc.revisions import await_revision
 from service.view.readers import Readers
 
@@ -62,7 +62,7 @@ class BoardService:
     def _is_open(self, begun: float) -> bool:
         return not self._feed.draining and self._feed.ended < begun
 
-    def _selection(self, check: requests.Check, asked: pb.BoardOptions) -> BoardSelection:
+    def _selection(self, check: Check, asked: pb.BoardOptions) -> BoardSelection:
         return BoardSelection(
             frozenset(check.apps("options.sdk_app_ids", asked.sdk_app_ids)),
             frozenset(check.names("options.channel_types", asked.channel_types)),

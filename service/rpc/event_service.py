@@ -11,10 +11,10 @@ from desk.v1.event_service_pb2 import (
 from service.positions import last_of, position_of
 from service.rpc import reads, requests, responses
 from service.rpc.calls import Call
+from service.rpc.checks import checking
 from service.rpc.errors import CallRefused, ErrorReason, quoted
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
-from service.rpc.requests import checking
 from service.rpc.responses import BatchFormat
 from service.rpc.revisions import check_kept, in_future, not_reached, reach
 from service.rpc.subscription import Stream

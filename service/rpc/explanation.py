@@ -9,8 +9,8 @@ from desk.v1.session_service_pb2 import ExplainSessionResponse
 from service.explanation import Explained, explained
 from service.history import HistoryEntry
 from service.records import facts_of
+from service.rpc.keys import Key
 from service.rpc.reads import not_found, session_as_of
-from service.rpc.requests import Key
 from service.rpc.responses import header
 from service.view.reader import Reader, size_of, take_bytes
 

@@ -22,8 +22,8 @@ import structlog
 from service.certificates import ends_at
 from service.clients import Client, Clients, Key
 from service.rpc.errors import ErrorReason
+from service.rpc.keys import Apps
 from service.rpc.limits import caller_of
-from service.rpc.requests import Apps
 
 REFRESH = 0.25
 """Seconds between two looks at the clients file and at keys that end."""

@@ -15,7 +15,7 @@ from desk.v1.session_service_pb2 import (
 )
 from service.records import duration
 from service.rpc.errors import CallRefused, ErrorReason, forgotten, quoted
-from service.rpc.requests import Key
+from service.rpc.keys import Key
 from service.rpc.responses import header_of
 from service.rpc.revisions import check_kept, in_future
 from service.view.errors import TimeLimitPassed

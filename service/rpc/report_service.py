@@ -13,10 +13,10 @@ from service.records import facts_of
 from service.report import Report, Reported, ReportSelection
 from service.rpc import requests, responses
 from service.rpc.calls import Call
+from service.rpc.checks import checking
 from service.rpc.errors import CallRefused, ErrorReason
 from service.rpc.live_board import Centre
 from service.rpc.live_feed import LiveFeed
-from service.rpc.requests import checking
 from service.rpc.revisions import await_revision
 from service.view.errors import TimeLimitPassed
 from service.view.progress import Progress

@@ -4,53 +4,32 @@ The rules are the comments of proto/desk/v1. An error lists all faults of a requ
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import tzinfo
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from desk.v1 import figures_pb2
 from desk.v1.admin_service_pb2 import ForgetRequest
 from desk.v1.event_pb2 import EventFilter, EventType, RejectionReason, Verdict
 from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.report_service_pb2 import GetReportRequest, IntervalLength, ReportGroup
-from desk.v1.session_pb2 import EndReason, SessionFilter, SessionKey, SessionState, TimeRange
+from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState
 from desk.v1.session_service_pb2 import GetSessionRequest
 from service.choice import Target
 from service.intervals import Length, bounds
 from service.report import ReportSelection
-from service.rpc.errors import CallRefused, ErrorReason, quoted
+from service.rpc.checks import MAX_ID_BYTES, MAX_VALUE_BYTES, Check, checking
+from service.rpc.errors import quoted
+from service.rpc.keys import MAX_KEYS, Apps
 from service.tally import Thresholds
 from service.view.index_pages import Order
-from service.view.selection import Between, EventSelection, SessionSelection, SnapshotSelection
-
-MAX_VALUES = 100
-"""Values in one field of a filter."""
-
-MAX_VALUE_BYTES = 256
-"""Bytes of one value of a filter in UTF-8; session ids may have `MAX_ID_BYTES`."""
-
-MAX_ID_BYTES = 1_024
-"""Bytes of a session id in UTF-8."""
-
-MAX_KEYS = 1_000
-"""Keys in one BatchGetSessions."""
+from service.view.selection import EventSelection, SessionSelection, SnapshotSelection
 
 MAX_BATCH = 1_000
 DEFAULT_BATCH = 500
-DEFAULT_PAGE = 100
-MAX_PAGE = 1_000
-
-FEW = 5
-"""Wrong numbers of one field in an error."""
-
-LATEST = 253_402_300_799
-"""Seconds: the end of the year 9999, the last that a Timestamp may hold."""
-
 DEFAULT_LISTED = 20
 MAX_LISTED = 200
 """Sessions and agents in a list of a board."""
@@ -74,165 +53,6 @@ _DEFAULT_VERDICTS = Verdict.VERDICT_ACCEPTED, Verdict.VERDICT_UNRECOGNISED
 _REPORT_GROUPS = {number: name for name, number in ReportGroup.items() if number}
 
 _ORDER = re.compile(r"(begun_at|last_event_at|ended_at|state_since)(?: +(asc|desc))?")
-
-Key = tuple[int, str]
-"""SDKAppID and session id."""
-
-T = TypeVar("T", int, str)
-
-
-class Check:
-    """The faults of one request: (field, description)."""
-
-    def __init__(self) -> None:
-        self.violations: list[tuple[str, str]] = []
-
-    def wrong(self, field: str, description: str) -> None:
-        """Add a fault."""
-        self.violations.append((field, description))
-
-    def not_negative(self, field: str, value: int) -> int:
-        if value < 0:
-            self.wrong(field, "must not be negative")
-        return value
-
-    def size(self, field: str, value: int, *, default: int, most: int) -> int:
-        """Return the size of a message or page: the default for 0, at most `most`."""
-        return min(self.not_negative(field, value) or default, most)
-
-    def page_size(self, value: int, default: int = DEFAULT_PAGE) -> int:
-        return self.size("page_size", value, default=default, most=MAX_PAGE)
-
-    def names(
-        self, field: str, given: Sequence[str], *, most: int = MAX_VALUE_BYTES
-    ) -> tuple[str, ...]:
-        """Return the names in a filter's field, sorted, each once."""
-        names = self._distinct(field, given)
-        for name in names:
-            self.short(field, name, most)
-        return names
-
-    def numbers(
-        self, field: str, given: Sequence[int], known: Mapping[Any, str]
-    ) -> tuple[int, ...]:
-        """Return the enum values in a filter's field, likewise; all must be known."""
-        numbers = self._distinct(field, given)
-        if unknown := [number for number in numbers if number not in known]:
-            choice = ", ".join(known.values())
-            self.wrong(field, f"cannot have {_some(unknown)}: choose from {choice}")
-        return numbers
-
-    def apps(self, field: str, given: Sequence[int]) -> tuple[int, ...]:
-        """Return the SDKAppIDs in a filter's field, likewise."""
-        apps = self._distinct(field, given)
-        if unknown := [app for app in apps if app < 1]:
-            self.wrong(field, f"cannot have {_some(unknown)}: an SDKAppID is greater than 0")
-        return apps
-
-    def required(self, field: str, value: str, most: int) -> str:
-        """Return a value that must not be empty."""
-        if not value:
-            self.wrong(field, "is required")
-        self.short(field, value, most)
-        return value
-
-    def short(self, field: str, value: str, most: int) -> None:
-        size = len(value.encode())
-        if size > most:
-            self.wrong(field, f"must not have {size:,} bytes: {most:,} at most")
-
-    def _distinct(self, field: str, given: Sequence[T]) -> tuple[T, ...]:
-        if len(given) > MAX_VALUES:
-            self.wrong(field, f"must not have more than {MAX_VALUES} values")
-            return ()
-        return tuple(sorted(set(given)))
-
-    def between(self, field: str, asked: TimeRange, *, present: bool) -> Between:
-        """Return a time range in milliseconds."""
-        if not present:
-            return Between()
-        start = self._bound(f"{field}.start_time", asked, "start_time")
-        end = self._bound(f"{field}.end_time", asked, "end_time")
-        if start is None and end is None:
-            self.wrong(field, "must have a start_time or an end_time")
-        elif start is not None and end is not None and not _is_later(asked):
-            self.wrong(f"{field}.end_time", "must be later than start_time")
-        return Between(start, end)
-
-    def _bound(self, field: str, asked: TimeRange, end: str) -> int | None:
-        if not asked.HasField(end):  # type: ignore[arg-type]
-            return None
-        return self.time(field, getattr(asked, end))
-
-    def time(self, field: str, time: Timestamp) -> int:
-        """Return a time in milliseconds, rounded up: exclusive ends and inclusive beginnings."""
-        return -(-self.nanoseconds(field, time) // 1_000_000)
-
-    def nanoseconds(self, field: str, time: Timestamp) -> int:
-        if abs(time.seconds) > LATEST or not 0 <= time.nanos < 1_000_000_000:
-            self.wrong(field, "is not a time")
-        return time.seconds * 1_000_000_000 + time.nanos
-
-
-@contextmanager
-def checking() -> Iterator[Check]:
-    """Collect the faults of one request; raises INVALID_REQUEST with all at the end."""
-    check = Check()
-    yield check
-    if check.violations:
-        raise CallRefused(
-            ErrorReason.INVALID_REQUEST,
-            " ".join(check.violations[0]),
-            violations=tuple(check.violations),
-        )
-
-
-def _some(values: Sequence[int]) -> str:
-    more = f" and {len(values) - FEW:,} more" if len(values) > FEW else ""
-    return ", ".join(map(str, values[:FEW])) + more
-
-
-def _is_later(asked: TimeRange) -> bool:
-    start, end = asked.start_time, asked.end_time
-    return (end.seconds, end.nanos) > (start.seconds, start.nanos)
-
-
-class Apps:
-    """The configured SDKAppIDs; 0 in a request stands for the only one."""
-
-    def __init__(self, sdk_app_ids: Sequence[int]) -> None:
-        self.ids = tuple(sorted(sdk_app_ids))
-
-    def key(self, sdk_app_id: int, session_id: str, prefix: str = "") -> Key:
-        """Check the key of a session, and replace 0.
-
-        Raises:
-            CallRefused: INVALID_REQUEST, SDK_APP_ID_REQUIRED.
-        """
-        with checking() as check:
-            check.not_negative(f"{prefix}sdk_app_id", sdk_app_id)
-            check.required(f"{prefix}session_id", session_id, MAX_ID_BYTES)
-        return sdk_app_id or self.only(), session_id
-
-    def keys(self, keys: Sequence[SessionKey]) -> list[Key]:
-        """Check the keys of many sessions; returns each once, in the order given."""
-        with checking() as check:
-            if not 1 <= len(keys) <= MAX_KEYS:
-                check.wrong("keys", f"must have 1 to {MAX_KEYS} elements")
-        named = (
-            self.key(key.sdk_app_id, key.session_id, f"keys[{i}].") for i, key in enumerate(keys)
-        )
-        return list(dict.fromkeys(named))
-
-    def only(self) -> int:
-        """Return the app that 0 stands for; raises SDK_APP_ID_REQUIRED."""
-        if len(self.ids) != 1:
-            raise CallRefused(
-                ErrorReason.SDK_APP_ID_REQUIRED,
-                "sdk_app_id may be left out only where one app is configured; here: "
-                f"{', '.join(map(str, self.ids[:MAX_VALUES]))}",
-            )
-        return self.ids[0]
 
 
 def event_selection(check: Check, asked: EventFilter) -> EventSelection:

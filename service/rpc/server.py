@@ -36,13 +36,13 @@ from service.rpc.commit_watch import CommitWatch
 from service.rpc.event_service import EventService
 from service.rpc.grants import Grants
 from service.rpc.health import Health
+from service.rpc.keys import Apps
 from service.rpc.limits import Limits, Quotas
 from service.rpc.live_board import Centre
 from service.rpc.live_feed import LiveFeed, ViewReplaced
 from service.rpc.not_ready import NotReady
 from service.rpc.readiness import Readiness
 from service.rpc.report_service import ReportService
-from service.rpc.requests import Apps
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, Outside, StatusService
 from service.rpc.tls import Tls

@@ -8,11 +8,12 @@ from desk.v1 import session_service_pb2 as pb
 from desk.v1.session_pb2 import Session, SessionKey
 from service.rpc import reads, requests, responses
 from service.rpc.calls import Call
+from service.rpc.checks import MAX_PAGE, MAX_VALUES, checking
 from service.rpc.errors import CallRefused, ErrorReason, forgotten, quoted
 from service.rpc.explanation import Explanations
+from service.rpc.keys import Apps, Key
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
-from service.rpc.requests import MAX_PAGE, MAX_VALUES, Apps, Key, checking
 from service.rpc.revisions import await_revision
 from service.rpc.waiters import Seen, StateWaiter
 from service.view import index_pages

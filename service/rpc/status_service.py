@@ -31,9 +31,9 @@ from service.positions import complete_revision
 from service.records import duration, timestamp
 from service.rpc.calls import Call
 from service.rpc.errors import log_error
+from service.rpc.keys import Apps
 from service.rpc.live_feed import LiveFeed
 from service.rpc.readiness import Readiness
-from service.rpc.requests import Apps
 from service.rpc.responses import header, header_of
 from service.view.progress import Progress
 from service.view.readers import Readers

@@ -12,7 +12,7 @@ from desk.v1.session_pb2 import Session
 from service.positions import revision_of
 from service.records import forgotten_sessions, is_forgotten
 from service.rpc.errors import CallRefused, forgotten
-from service.rpc.requests import Key
+from service.rpc.keys import Key
 from service.view.selection import LiveRow
 
 

@@ -19,7 +19,7 @@ from service.snapshots.checks import check_journal, check_label, check_view, hea
 from service.snapshots.stored import FAILURES, Snapshot, Snapshots
 from service.view import store
 from service.view.errors import sqlite_errors
-from service.view.writer import lock
+from service.view.locks import lock
 from storage.files import sync
 
 AGAIN = 2.0

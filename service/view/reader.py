@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
-from journal.entry import MAX_INTEGER
-from service.positions import last_of, position_of, revision_of
+from service.positions import MAX_REVISION, last_of, position_of, revision_of
 from service.records import forgotten_sessions
 from service.view import progress, queries
 from service.view.errors import ViewError, sqlite_errors
@@ -235,7 +234,7 @@ class Reader:
         return self._one(queries.LAST_FORGOTTEN)[0] or 0
 
     def entries_to_delete(
-        self, limit: int, *, before: int = MAX_INTEGER, until: int = MAX_INTEGER
+        self, limit: int, *, before: int = MAX_REVISION, until: int = MAX_REVISION
     ) -> list[int]:
         """Return revisions of entries that the journal may still have, in order of deletion.
 
@@ -261,7 +260,12 @@ class Reader:
     def records(self, positions: Iterable[int]) -> Iterator[Row]:
         """Read records that exist, one by one: (position, record)."""
         with sqlite_errors():
-            yield from self._db.executemany(queries.RECORD_AT, ((each,) for each in positions))
+            rows = self._db.executemany(queries.RECORD_AT, ((each,) for each in positions))
+            try:
+                for row in rows:  # noqa: UP028 (that closes the cursor, and not by force)
+                    yield row
+            finally:
+                rows.close(force=True)  # a caller that has enough leaves statements over
 
     def span(self, sdk_app_id: int, session_id: str) -> tuple[int, int] | None:
         """Read a session's first revision, and the position of its last callback."""

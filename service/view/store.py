@@ -171,3 +171,9 @@ def _set_up(connection: apsw.Connection) -> apsw.Connection:
     # some joins again at each call.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     return connection
+
+
+def delete(path: Path) -> None:
+    """Delete the files of a view, as far as they are there."""
+    for suffix in ("-wal", "-shm", ""):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -1,27 +1,27 @@
 """The only writer of the view, which also reads back what the fold needs. For the follower."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from operator import attrgetter, lt
+from operator import lt
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 import msgspec
 import structlog
 
-from journal.entry import MAX_INTEGER
-from journal.errors import InUse
 from service.history import HistoryEntry
+from service.positions import MAX_REVISION
 from service.records import facts_of
 from service.view import progress, store
 from service.view.errors import ViewDamaged, ViewError, sqlite_errors, view_error
+from service.view.locks import lock
 from service.view.progress import Progress
 from service.view.removal import Removal
+from service.view.rows import PLACE, FeedRow, SavedKey, SavedSession, SessionKey, SessionRow
 from storage.files import DatabaseFiles
 from storage.gaps import FIRST, clear_gaps
-from storage.lock import FileLock
 from storage.sizes import size_of_database
 
 log = structlog.get_logger()
@@ -34,91 +34,6 @@ DROPPED = 50_000
 
 TRUNCATE_TIMEOUT = 200
 """Milliseconds that emptying the WAL waits for readers; nothing is applied meanwhile."""
-
-SessionKey = tuple[int, str]
-"""SDKAppID, session id."""
-
-
-OWN, REVISED, NO_HISTORY, FORGOTTEN = range(4)
-"""Values of the column `revised`; see schema.sql."""
-
-
-class FeedRow(NamedTuple):
-    """A row of the table `feed`, column by column."""
-
-    position: int
-    event_revision: int
-    sdk_app_id: int
-    session_id: str
-    first_revision: int
-    revised: int
-    type: int
-    verdict: int
-    reason: int
-    verdicts: int
-    agent_id: str
-    client_user_id: str
-    channel_type: str
-    received_at: int
-    record: bytes
-    event_at: int
-    session: bytes | None
-
-
-class SessionRow(NamedTuple):
-    """A row of the table `sessions`, column by column."""
-
-    number: int
-    sdk_app_id: int
-    session_id: str
-    first_revision: int
-    state: int
-    end_reason: int
-    client_user_id: str
-    channel_type: str
-    agent_id: str
-    agent_ids: str
-    begun_at: int | None
-    ended_at: int | None
-    last_event_at: int | None
-    state_since: int | None
-    satisfaction: int
-    queue_wait: int | None
-    first_response: int | None
-    handle_time: int | None
-    forwards: int
-    rejected_events: int
-    never_answered: bool
-    session: bytes
-    fold: bytes
-
-
-class SavedKey(NamedTuple):
-    """A row of the table `session_keys`, column by column."""
-
-    session_id: str
-    sdk_app_id: int
-    first_revision: int
-    number: int | None
-    full: bool
-
-
-class SavedSession(NamedTuple):
-    """A session that a callback has named.
-
-    Attributes:
-        first_revision: of its first callback.
-        number: its key in `sessions`; None while it has not begun.
-        full: True if it has used up a limit.
-        fold: the bytes of `History.save`; None while it has not begun.
-        place: the values of `PLACE`; empty while it has not begun.
-    """
-
-    first_revision: int
-    number: int | None
-    full: bool
-    fold: bytes | None
-    place: tuple[Any, ...]
 
 
 # apsw finds a prepared statement by its text, for each row: short texts are faster. With ROLLBACK,
@@ -137,12 +52,6 @@ def _changes(row: Sequence[str], value: str, without: Sequence[str]) -> str:
 
 
 KEY = ("number", "sdk_app_id", "session_id", "first_revision")
-PLACE = ("state", "client_user_id", "agent_id", "begun_at", "ended_at", "state_since")
-"""Indexed columns of a session, except its key and the time of its last event. The state is first.
-
-If none of these has changed, all others are updated in place.
-"""
-
 INSERT_FEED = _insert("INSERT OR ROLLBACK", "feed", FeedRow._fields)
 SAVE_KEY = _insert("REPLACE", "session_keys", SavedKey._fields)
 SAVE_SESSION = f"""
@@ -192,9 +101,6 @@ DROP_DELETED = """
         SELECT revision FROM entries_to_delete WHERE forget_revision <= ? LIMIT ?)
 """
 
-place: Callable[[SessionRow], tuple[Any, ...]] = attrgetter(*PLACE)
-"""Returns the values of `PLACE`."""
-
 
 class ViewWriter:
     """The only writer of one view file.
@@ -211,7 +117,7 @@ class ViewWriter:
         self._sizes = (0, 0)
         self._to_clear = FIRST  # the page to go on with; 0: nothing is left of what was removed
         # The first FORGET entries: of which something may be left, and since this pass has begun.
-        self._left_from, self._removed_since = 0, MAX_INTEGER
+        self._left_from, self._removed_since = 0, MAX_REVISION
         try:
             self._open_or_renew()
         except BaseException:
@@ -241,7 +147,7 @@ class ViewWriter:
             self.settle()
         if hasattr(self, "_db"):
             self._db.close(True)
-        _delete(self.path)
+        store.delete(self.path)
         self._open()
 
     def check_files(self) -> None:
@@ -298,17 +204,17 @@ class ViewWriter:
     def _clear_pages(self) -> None:
         """Clear some pages. What is removed during a pass over all of them needs another pass."""
         if self._to_clear == FIRST:
-            self._removed_since = MAX_INTEGER
+            self._removed_since = MAX_REVISION
         if self._db.pragma("user_version"):
             page = int(self._db.pragma("page_size"))
             self._to_clear = clear_gaps(str(self.path), page, self._to_clear, CLEARING)
             self._db.pragma("shrink_memory")  # the pages in memory still have the old bytes
             if self._to_clear:
                 return
-            if self._removed_since == MAX_INTEGER:
+            if self._removed_since == MAX_REVISION:
                 self._db.pragma("user_version", 0)
         self._left_from = self._removed_since
-        self._to_clear = 0 if self._removed_since == MAX_INTEGER else FIRST
+        self._to_clear = 0 if self._removed_since == MAX_REVISION else FIRST
 
     def sign_of_life(self) -> None:
         """Set the time of the lock's file, which shows that the follower works, as a commit does.
@@ -488,62 +394,3 @@ class ViewWriter:
             self._db.executemany(sql, rows)
         except apsw.Error as error:
             raise view_error(error) from error
-
-
-def lock(path: Path) -> FileLock:
-    """Take the right to write the view at `path`, without waiting.
-
-    Raises:
-        InUse: another process has it.
-    """
-    try:
-        return FileLock(store.lock_path(path))
-    except BlockingIOError:
-        raise InUse(f"another follower is writing {path}; stop it first") from None
-
-
-@contextmanager
-def building(data_dir: Path) -> Iterator[None]:
-    """Mark this version's view as being built apart from the service, which waits for that.
-
-    Raises:
-        InUse: another build is under way.
-    """
-    if is_being_built(data_dir):
-        raise InUse(f"{store.locate(data_dir)} is being built by another process")
-    mark = lock(_build_mark(data_dir))
-    try:
-        yield
-    finally:
-        mark.release()
-
-
-def is_being_built(data_dir: Path) -> bool:
-    """Return True if this version's view is being built apart from the service."""
-    mark = _build_mark(data_dir)
-    if store.lock_path(mark).exists():
-        try:
-            lock(mark).release()
-        except InUse:
-            return True
-    return False
-
-
-def _build_mark(data_dir: Path) -> Path:
-    return Path(f"{store.locate(data_dir)}.build")
-
-
-def discard(path: Path) -> bool:
-    """Delete the view of another version; return False if its follower is running."""
-    try:
-        held = lock(path)
-    except InUse:
-        return False
-    _delete(path)  # but not its lock file: another process may have opened it
-    held.release()
-    return True
-
-
-def _delete(path: Path) -> None:
-    for suffix in ("-wal", "-shm", ""):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """The commands against a service with TLS and clients: every one, with options and variables."""
 
 import asyncio
+import json
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,8 @@ from tests.support.certificates import Authority
 from tests.support.clients import Clients
 from tests.support.commands import invoke
 from tests.support.feed_server import FeedServer, serving
-from tests.support.processes import SDK_APP_ID, RunningDesk, run, start
+from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
+from tests.support.waiting import eventually
 
 NOTHING = "desk: no callback is rejected\n"
 
@@ -200,3 +203,19 @@ def test_with_an_authority_of_clients_each_command_shows_its_certificate(tmp_pat
         assert running.run("status", **running.client(), **shown).returncode == 0
         health = run("health", "service", running.desk.target, **running.tls(), **shown)
         assert health.returncode == 0
+
+
+def test_the_console_of_serve_signs_in_at_a_service_with_tls_and_keys(tmp_path: Path) -> None:
+    client = {
+        "DESK_CLIENT_TLS_CA": str(tmp_path / "authority.pem"),
+        "DESK_CLIENT_KEY_FILE": str(tmp_path / "key"),
+        "DESK_CONSOLE_LISTEN": "127.0.0.1:0",
+    }
+    with protected(tmp_path, **client) as service:
+        page = f"http://{service.desk.ready()['console']}/sessions.json"
+
+        def shown() -> bool:
+            with urllib.request.urlopen(page, timeout=DEADLINE) as answer:
+                return bool(json.load(answer)["sessions"])
+
+        eventually(shown)

@@ -1,4 +1,4 @@
-"""Pages of the console: the table, sessions, rejections, subscribers, the gateway's rates."""
+"""The table, sessions, rejections and rates of the gateway on the pages of the console."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

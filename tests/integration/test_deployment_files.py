@@ -113,7 +113,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"{SDK_APP_ID}={TOKEN}\n")
     (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "console_passwords").write_text("ann:secret\n")
+    (tmp_path / "config" / "console_passwords").write_text("ann:sees the board\n")
     variables = {
         **REQUIRED,
         "CONFIG_DIR": f"{tmp_path}/config",
@@ -176,7 +176,7 @@ def test_the_console_shows_what_the_service_has_to_who_has_a_password(project: P
 
     with pytest.raises(HTTPError, match="401"):
         urllib.request.urlopen(page, timeout=DEADLINE)
-    password = {"Authorization": "Basic YW5uOnNlY3JldA=="}
+    password = {"Authorization": "Basic YW5uOnNlZXMgdGhlIGJvYXJk"}
     eventually(lambda: len(json.loads(read(page, **password))["sessions"]) == 5, within=DEADLINE)
     metrics = read(f"http://{project.address('console', 9464)}/metrics")
     assert 'process_start_time_seconds{process="console"}' in metrics

@@ -16,8 +16,8 @@ from console import server as console
 from gateway import authentication
 from gateway import limits as gateway
 from journal import forgetting, group_commit, jetstream_objects
-from service import history, message, projection, session
-from service.rpc import requests
+from service import erasure, history, message, projection, session
+from service.rpc import checks, keys, requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
 from service.rpc.limits import Limits
@@ -95,14 +95,14 @@ LIMITS = {
         f"{kib(MAX_REQUEST_BYTES)}; "
         f"{dict(rpc.OPTIONS)['grpc.max_receive_message_length'] // 2**20} MiB"
     ),
-    "values in one field of a filter": str(requests.MAX_VALUES),
+    "values in one field of a filter": str(checks.MAX_VALUES),
     "session id, other value of a filter": (
-        f"{requests.MAX_ID_BYTES:,}, {requests.MAX_VALUE_BYTES} bytes"
+        f"{checks.MAX_ID_BYTES:,}, {checks.MAX_VALUE_BYTES} bytes"
     ),
-    "keys in `BatchGetSessions`": f"{requests.MAX_KEYS:,}",
+    "keys in `BatchGetSessions`": f"{keys.MAX_KEYS:,}",
     "answer of `BatchGetSessions`": f"about {calls.batch_bytes // 2**20} MiB",
     "sessions in `Forget` by id; in a step of it": f"{forgetting.MAX_FORGOTTEN:,}",
-    "rows of a page": f"{requests.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
+    "rows of a page": f"{checks.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (
         f"{calls.streams:,}, {calls.waiters:,}, {calls.unary:,}; half of each for one address"
@@ -115,16 +115,25 @@ LIMITS = {
     "records forgotten in one transaction": (
         f"{projection.BOUNDS.work // projection.REMOVED:,}, and the rest of a session"
     ),
+    "entries deleted before the journal's files are swept": (
+        f"{erasure.PASS:,}, and the rest of a FORGET entry"
+    ),
+    "pages of a file whose unused bytes are [cleared](adr/0033-deleting-the-bytes.md)": (
+        "33 million: 137 GB of journal, 275 GB of view"
+    ),
     "silence of a stream": (
         f"{math.ceil(max(calls.checkpoint_seconds))} s; "
         f"{math.ceil(max(calls.checkpoint_seconds) * calls.streams / calls.checkpoint_streams)} s"
         " with thousands of streams"
     ),
-    "sessions that a board counts: open, or of today": f"{calls.board_sessions:,}",
+    "sessions that a board counts: open, or offered to the agents today": (
+        f"{calls.board_sessions:,}"
+    ),
     "sessions and agents in a list of a board": str(requests.MAX_LISTED),
     "intervals, days, rows of a report": (
         f"{requests.MAX_INTERVALS:,}, {requests.MAX_RANGE // 86_400_000}, {calls.report_rows:,}"
     ),
+    "time that a report takes: some 500,000 sessions": f"{calls.count_seconds:.0f} s",
     "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
     "connections of the console; pages that are live": (
         f"{console.MAX_CONNECTIONS:,}; {live.MAX_LISTENERS:,}"

@@ -22,8 +22,8 @@ from journal.sqlite_eraser import SqliteEraser
 from service.erasure import Erasure
 from service.follower import Follower
 from service.view import store
+from service.view.locks import lock
 from service.view.reader import Reader
-from service.view.writer import lock
 from tests.support.callbacks import APP, NOON, body
 from tests.support.journals import append
 from tests.support.rpc import World

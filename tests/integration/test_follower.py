@@ -25,7 +25,8 @@ from service.follower import KEEP_VIEWS, MOST_SKIPPED, Follower
 from service.projection import Projection
 from service.view import store
 from service.view.errors import ViewUnavailable
-from service.view.writer import ViewWriter, lock
+from service.view.locks import lock
+from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.sparse_journal import SparseJournal
 from tests.support.views import SOON, applied, following
@@ -554,36 +555,6 @@ def test_what_was_forgotten_leaves_the_files_and_deleted_entries_the_list(tmp_pa
         # The user is in every event, and in no list of what was forgotten.
         eventually(lambda: b"user-1" not in b"".join(map(Path.read_bytes, tmp_path.iterdir())))
         assert follower.note_deleted(5).wait(10)
-        assert rows(tmp_path, listed) == []
-    finally:
-        stop.set()
-        thread.join()
-
-
-def test_deleted_entries_leave_the_list_while_more_is_forgotten_all_the_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.follower.CLEAR_EVERY", 0.0)
-    monkeypatch.setattr("service.view.writer.CLEARING", 0.0)  # one of many pieces of the file
-    journal = MemoryJournal()
-    append(journal, life(*LIFE))
-    large = {"session_id": "kept", "CloudCustomData": "x" * 200_000}
-    append(journal, [body("ChatBot.UserSendMsg", NOON + number, **large) for number in range(20)])
-    follower = Follower(journal, tmp_path, idle=SOON)
-    stop = threading.Event()
-    thread = threading.Thread(target=follower.run, args=(stop,))
-    thread.start()
-    try:
-        journal.append(forget_entry(APP, NOON, session_ids=[SESSION]), timeout=1)
-        listed = "SELECT revision FROM entries_to_delete"
-        eventually(lambda: len(rows(tmp_path, listed)) == len(LIFE))
-        done = follower.note_deleted(len(LIFE) + 21)
-
-        def is_done() -> bool:
-            journal.append(forget_entry(APP, NOON, session_ids=["another"]), timeout=1)
-            return done.is_set()
-
-        eventually(is_done)
         assert rows(tmp_path, listed) == []
     finally:
         stop.set()

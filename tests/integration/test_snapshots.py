@@ -36,7 +36,7 @@ from service.snapshots.publisher import Publisher
 from service.snapshots.stored import Snapshot, Snapshots
 from service.view import store
 from service.view.errors import ViewDamaged
-from service.view.writer import building, lock
+from service.view.locks import building, lock
 from tests.support.callbacks import APP, NOON
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import run, start, wait_until

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from service.view.locks import building
 from service.view.store import locate
-from service.view.writer import ViewWriter, building
+from service.view.writer import ViewWriter
 from tests.support.processes import DEADLINE, RunningDesk, environment, run, start, wait_until
 from tests.support.views import read
 

@@ -16,6 +16,7 @@ from journal.forgetting import forget_entry
 from service.positions import complete_revision, last_of
 from service.records import is_forgotten
 from service.rpc import reads, requests
+from service.rpc.checks import checking
 from service.rpc.explanation import Explanations
 from service.rpc.responses import BatchFormat, encode
 from service.view.reader import Bounds, Reader
@@ -68,7 +69,7 @@ def viewed(callbacks: list[Any]) -> Iterator[Reader]:
 
 
 def selection_of(asked: EventFilter) -> EventSelection:
-    with requests.checking() as check:
+    with checking() as check:
         return requests.event_selection(check, asked)
 
 

@@ -28,7 +28,7 @@ TOKEN = "xxxxyyyy"
 USERS = ("gateway", "service", "operator")
 """The users of NATS."""
 
-VIEWER = ("ann", "secret")
+VIEWER = ("ann", "sees-the-board")
 """User and password of the console."""
 
 WITHIN = 90.0

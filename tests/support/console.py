@@ -2,18 +2,32 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from command.address import Address
 from command.sockets import bound_address, listen
 from console.protection import Access
 from console.server import serve
 from desk.client import Client
+from tests.support.processes import RunningDesk, start
+from tests.support.rpc import Worker, World, service
+from tests.support.waiting import eventually
+
+
+@contextmanager
+def console_process(target: str, folder: Path, port: int = 0) -> Iterator[tuple[RunningDesk, str]]:
+    """Run `desk console` in front of a service; also its address, once it answers."""
+    arguments = ("console", "--target", target, "--listen", f"127.0.0.1:{port}")
+    with start(*arguments, data_dir=folder / "none") as running:
+        eventually(lambda: running.stdout)
+        yield running, running.stdout[0].removeprefix("console: http://")
 
 
 @dataclass(frozen=True)
@@ -33,17 +47,30 @@ class Console:
     """A console that runs.
 
     Attributes:
+        address: host and port.
         url: of its root.
         session: for requests of the test's own.
+        stop: ends it when set.
+        serving: its task.
     """
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self.url = url
+    def __init__(
+        self,
+        address: Address,
+        session: aiohttp.ClientSession,
+        stop: asyncio.Event,
+        serving: asyncio.Task[None],
+    ) -> None:
+        self.address = address
+        self.url = f"http://{address}"
         self.session = session
+        self.stop = stop
+        self.serving = serving
 
-    async def get(self, path: str, **options: Any) -> Answer:
+    async def get(self, path: str, *, method: str = "GET", **options: Any) -> Answer:
         options = {"allow_redirects": False, **options}
-        async with self.session.get(self.url + path, **options) as answer:
+        url = URL(self.url + path, encoded=True)
+        async with self.session.request(method, url, **options) as answer:
             return Answer(answer.status, dict(answer.headers), await answer.text())
 
     @asynccontextmanager
@@ -60,14 +87,14 @@ class Events:
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self._lines = answer.content
 
-    async def next(self) -> tuple[str, str]:
-        """Wait for an event; return its name and its text."""
+    async def next(self, *, until: str = "") -> tuple[str, str]:
+        """Wait for an event, by default for any but a sign of life; return its name and text."""
         name = ""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             while line := (await self._lines.readuntil(b"\n")).decode():
                 if line.startswith("event:"):
                     name = line.partition(":")[2].strip()
-                elif line.startswith("data:"):
+                elif line.startswith("data:") and (name == until or (not until and name != "live")):
                     return name, json.loads(line.partition(":")[2])
         raise AssertionError("the events ended")
 
@@ -93,7 +120,19 @@ async def console(
             await asyncio.wait_for(ready.wait(), 10)
             connections = aiohttp.TCPConnector(limit=0)
             async with aiohttp.ClientSession(connector=connections, read_bufsize=2**20) as session:
-                yield Console(f"http://{bound_address(listener)}", session)
+                yield Console(bound_address(listener), session, stop, serving)
         finally:
             stop.set()
             await asyncio.wait_for(serving, 10)
+
+
+@asynccontextmanager
+async def shown(
+    *bodies: bytes, access: Access | None = None
+) -> AsyncIterator[tuple[Console, World, Worker]]:
+    """A console of a service that has these callbacks."""
+    async with (
+        service(*bodies) as (world, worker),
+        console(f"127.0.0.1:{worker.port}", access) as made,
+    ):
+        yield made, world, worker

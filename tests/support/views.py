@@ -21,7 +21,8 @@ from service.projection import BOUNDS, BatchBounds, Projection
 from service.view import store
 from service.view.errors import ViewError
 from service.view.reader import EVERYTHING, Bounds, Reader
-from service.view.writer import SavedSession, SessionKey, ViewWriter
+from service.view.rows import SavedSession, SessionKey
+from service.view.writer import ViewWriter
 from tests.support.callbacks import NOON, body, entries, life
 from tests.support.waiting import eventually
 

@@ -11,8 +11,9 @@ from service.projection import Projection
 from service.view import store
 from service.view.digest import DIGESTS, row_hash
 from service.view.reader import Bounds, Reader
+from service.view.rows import NO_HISTORY
 from service.view.selection import EventSelection
-from service.view.writer import NO_HISTORY, ViewWriter
+from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, entries, entry, life
 from tests.support.views import JOURNAL, digest, fixed_journal, project, read, records
 

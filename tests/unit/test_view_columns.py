@@ -7,7 +7,7 @@ import pytest
 
 from service.view import store
 from service.view.progress import Progress
-from service.view.writer import FeedRow, SavedKey, SessionRow
+from service.view.rows import FeedRow, SavedKey, SessionRow
 
 
 @pytest.mark.parametrize(

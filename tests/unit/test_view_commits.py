@@ -13,7 +13,8 @@ from journal.errors import InUse
 from service.projection import Projection
 from service.view import store
 from service.view.errors import ContentRefused, ViewDamaged, ViewError
-from service.view.writer import ViewWriter, discard
+from service.view.locks import discard
+from service.view.writer import ViewWriter
 from tests.support.callbacks import NOON
 from tests.support.views import JOURNAL, connected, digest, fixed_journal, project, read
 

@@ -15,6 +15,7 @@ from service.view.index_pages import Order
 from service.view.progress import Progress
 from service.view.reader import EVERYTHING, Bounds, Reader
 from service.view.removal import Removal
+from service.view.rows import NO_HISTORY, OWN, REVISED, FeedRow, SavedKey, SessionRow
 from service.view.selection import (
     Between,
     EventSelection,
@@ -30,15 +31,9 @@ from service.view.writer import (
     LOAD_HISTORY,
     LOAD_REVISIONS,
     LOAD_SESSION,
-    NO_HISTORY,
-    OWN,
-    REVISED,
     SAVE_KEY,
     SAVE_PROGRESS,
     SAVE_SESSION,
-    FeedRow,
-    SavedKey,
-    SessionRow,
 )
 
 SMALL, LARGE = 1_500, 6_000
