@@ -294,7 +294,7 @@ class Connection:
 
     def _accept(self, server: str) -> None:
         if self._down_since is not None:
-            log.info("nats_connected", server=server)
+            log.info("nats_connected", server=server, throttle=server)
         self.server = server
         self._refusal = None
         self._down_since = None
@@ -306,7 +306,7 @@ class Connection:
         if self._down_since is None and not self._closed:
             self._down_since = monotonic()
             self._reason = "the connection is lost"
-            log.warning("nats_disconnected")
+            log.warning("nats_disconnected", throttle="")
 
     def _note(self, server: str, error: Exception) -> None:
         reason = _line(error)

@@ -14,9 +14,9 @@ from threading import Event, Thread
 import structlog
 
 from journal.backup import delete_abandoned
-from journal.entry import MAX_INTEGER
 from journal.errors import JournalError
 from journal.port import Eraser
+from service.positions import MAX_REVISION
 from service.view import store
 from service.view.errors import ViewError, ViewUnavailable
 from service.view.locks import discard
@@ -94,7 +94,7 @@ class Erasure:
         with closing(self._open()) as eraser:
             if eraser.id != journal_id:  # a restored one, and the view is not renewed yet
                 return 0
-            before = MAX_INTEGER
+            before = MAX_REVISION
             while revisions := reader.entries_to_delete(STEP, before=before, until=until):
                 if self._stop.is_set():
                     return 0

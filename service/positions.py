@@ -3,6 +3,9 @@
 ORDINAL_BITS = 20
 """A position is `revision << ORDINAL_BITS | ordinal`."""
 
+MAX_REVISION = (1 << 63 - ORDINAL_BITS) - 1
+"""The greatest revision that has a position in 64 bits."""
+
 
 def position_of(revision: int, ordinal: int = 0) -> int:
     """Return the position of a record.

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
-from journal.entry import MAX_INTEGER
-from service.positions import last_of, position_of, revision_of
+from service.positions import MAX_REVISION, last_of, position_of, revision_of
 from service.records import forgotten_sessions
 from service.view import progress, queries
 from service.view.errors import ViewError, sqlite_errors
@@ -235,7 +234,7 @@ class Reader:
         return self._one(queries.LAST_FORGOTTEN)[0] or 0
 
     def entries_to_delete(
-        self, limit: int, *, before: int = MAX_INTEGER, until: int = MAX_INTEGER
+        self, limit: int, *, before: int = MAX_REVISION, until: int = MAX_REVISION
     ) -> list[int]:
         """Return revisions of entries that the journal may still have, in order of deletion.
 

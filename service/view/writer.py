@@ -11,8 +11,8 @@ import apsw
 import msgspec
 import structlog
 
-from journal.entry import MAX_INTEGER
 from service.history import HistoryEntry
+from service.positions import MAX_REVISION
 from service.records import facts_of
 from service.view import progress, store
 from service.view.errors import ViewDamaged, ViewError, sqlite_errors, view_error
@@ -117,7 +117,7 @@ class ViewWriter:
         self._sizes = (0, 0)
         self._to_clear = FIRST  # the page to go on with; 0: nothing is left of what was removed
         # The first FORGET entries: of which something may be left, and since this pass has begun.
-        self._left_from, self._removed_since = 0, MAX_INTEGER
+        self._left_from, self._removed_since = 0, MAX_REVISION
         try:
             self._open_or_renew()
         except BaseException:
@@ -204,17 +204,17 @@ class ViewWriter:
     def _clear_pages(self) -> None:
         """Clear some pages. What is removed during a pass over all of them needs another pass."""
         if self._to_clear == FIRST:
-            self._removed_since = MAX_INTEGER
+            self._removed_since = MAX_REVISION
         if self._db.pragma("user_version"):
             page = int(self._db.pragma("page_size"))
             self._to_clear = clear_gaps(str(self.path), page, self._to_clear, CLEARING)
             self._db.pragma("shrink_memory")  # the pages in memory still have the old bytes
             if self._to_clear:
                 return
-            if self._removed_since == MAX_INTEGER:
+            if self._removed_since == MAX_REVISION:
                 self._db.pragma("user_version", 0)
         self._left_from = self._removed_since
-        self._to_clear = 0 if self._removed_since == MAX_INTEGER else FIRST
+        self._to_clear = 0 if self._removed_since == MAX_REVISION else FIRST
 
     def sign_of_life(self) -> None:
         """Set the time of the lock's file, which shows that the follower works, as a commit does.

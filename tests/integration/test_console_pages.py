@@ -1,4 +1,4 @@
-"""What the console's pages show of the table, of sessions, of rejections and of the gateway."""
+"""The table, sessions, rejections and rates of the gateway on the pages of the console."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

@@ -11,12 +11,12 @@ from callback import decoder
 from command import settings
 from command.cli import EXIT_CODES
 from command.settings import Settings
-from console import live, sessions
+from console import connections, events, live, sessions
 from console import server as console
 from gateway import authentication
 from gateway import limits as gateway
 from journal import forgetting, group_commit, jetstream_objects
-from service import history, message, projection, session
+from service import erasure, history, message, projection, session
 from service.rpc import checks, keys, requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
@@ -115,6 +115,12 @@ LIMITS = {
     "records forgotten in one transaction": (
         f"{projection.BOUNDS.work // projection.REMOVED:,}, and the rest of a session"
     ),
+    "entries deleted before the journal's files are swept": (
+        f"{erasure.PASS:,}, and the rest of a FORGET entry"
+    ),
+    "pages of a file whose unused bytes are [cleared](adr/0033-deleting-the-bytes.md)": (
+        "33 million: 137 GB of journal, 275 GB of view"
+    ),
     "silence of a stream": (
         f"{math.ceil(max(calls.checkpoint_seconds))} s; "
         f"{math.ceil(max(calls.checkpoint_seconds) * calls.streams / calls.checkpoint_streams)} s"
@@ -129,10 +135,18 @@ LIMITS = {
     ),
     "time that a report takes: some 500,000 sessions": f"{calls.count_seconds:.0f} s",
     "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
-    "connections of the console; pages that are live": (
-        f"{console.MAX_CONNECTIONS:,}; {live.MAX_LISTENERS:,}"
+    "connections of the console": f"{console.MAX_CONNECTIONS:,}",
+    "live pages of board, feed, table; different queries of each": (
+        f"{live.MAX_LISTENERS:,}; {live.MAX_CHANNELS}"
     ),
-    "callbacks on the console's page of a session": f"the last {sessions.MAX_CALLBACKS:,}",
+    "connection of the console on which nothing moves": (
+        f"{connections.PATIENCE:g} to {2 * connections.PATIENCE:g} s"
+    ),
+    "head of a request to the console": f"{console.MAX_HEAD // 1024} KiB",
+    "callbacks on the console's page of a session; their bodies": (
+        f"the last {sessions.MAX_CALLBACKS:,}; the last {sessions.MAX_BODIES // 1024**2} MiB"
+    ),
+    "revisions that the feed's page looks back, or goes on after": f"{events.LOOK_BACK}",
     "view snapshots of a version; their age": (
         f"{publisher.KEPT}; {jetstream_objects.KEEP / 86_400:.0f} days"
     ),

@@ -561,36 +561,6 @@ def test_what_was_forgotten_leaves_the_files_and_deleted_entries_the_list(tmp_pa
         thread.join()
 
 
-def test_deleted_entries_leave_the_list_while_more_is_forgotten_all_the_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.follower.CLEAR_EVERY", 0.0)
-    monkeypatch.setattr("service.view.writer.CLEARING", 0.0)  # one of many pieces of the file
-    journal = MemoryJournal()
-    append(journal, life(*LIFE))
-    large = {"session_id": "kept", "CloudCustomData": "x" * 200_000}
-    append(journal, [body("ChatBot.UserSendMsg", NOON + number, **large) for number in range(20)])
-    follower = Follower(journal, tmp_path, idle=SOON)
-    stop = threading.Event()
-    thread = threading.Thread(target=follower.run, args=(stop,))
-    thread.start()
-    try:
-        journal.append(forget_entry(APP, NOON, session_ids=[SESSION]), timeout=1)
-        listed = "SELECT revision FROM entries_to_delete"
-        eventually(lambda: len(rows(tmp_path, listed)) == len(LIFE))
-        done = follower.note_deleted(len(LIFE) + 21)
-
-        def is_done() -> bool:
-            journal.append(forget_entry(APP, NOON, session_ids=["another"]), timeout=1)
-            return done.is_set()
-
-        eventually(is_done)
-        assert rows(tmp_path, listed) == []
-    finally:
-        stop.set()
-        thread.join()
-
-
 def test_a_wal_that_is_being_read_is_emptied_later(tmp_path: Path) -> None:
     journal = MemoryJournal()
     append(journal, life(*LIFE))

@@ -17,6 +17,7 @@ from service.positions import position_of
 from service.projection import BatchBounds, Projection
 from service.records import received_at
 from service.view import store
+from service.view import writer as view_writer
 from service.view.digest import row_hash
 from service.view.reader import Reader
 from service.view.writer import ViewWriter
@@ -259,6 +260,26 @@ def test_a_row_of_the_feed_says_when_its_entry_was_received(tmp_path: Path) -> N
     applied(tmp_path, [*entries([GONE[0], b"not json"]), forgetting(3, "gone")])
     rows = read(tmp_path, "SELECT record FROM feed")
     assert [received_at(row) for (row,) in rows] == [NOON + 2, NOON + 3]
+
+
+def test_frequent_forget_entries_do_not_keep_the_files_from_being_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_writer, "CLEARING", 0.0)  # one piece of the file at a time
+    journal = entries(talk("secret"))
+    first = journal[-1].revision + 1
+    with closing(ViewWriter(tmp_path)) as writer:
+        projection = Projection(writer, JOURNAL)
+        projection.apply(journal, head=first, behind_since=None)
+        for revision in range(first, first + 10):
+            forget = forgetting(revision, f"secret-{revision - first}")
+            projection.apply([forget], head=revision, behind_since=None)
+            writer.clear_removed()
+        assert writer.is_clear(first)
+        assert not writer.is_clear(revision)
+        for _ in range(20):
+            writer.clear_removed()
+        assert writer.is_clear(revision)
 
 
 def talk(word: str) -> list[bytes]:
