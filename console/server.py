@@ -22,6 +22,9 @@ from desk.client import Client, targets_of
 MAX_CONNECTIONS = 3_500
 """Connections at once; more are answered with 503. Live pages may have 3,000 of them."""
 
+MAX_HEAD = 32 * 1024
+"""Bytes of a request without its body."""
+
 GRACE = 2.0
 """Seconds for answers to be finished at the end."""
 
@@ -86,7 +89,7 @@ def _config(app: CancelWhenGone) -> uvicorn.Config:
         headers=list(HEADERS.items()),
         limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=30,
-        h11_max_incomplete_event_size=32 * 1024,
+        h11_max_incomplete_event_size=MAX_HEAD,
     )
 
 

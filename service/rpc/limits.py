@@ -39,8 +39,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     explained: int = 100_000  # callbacks with a cached explanation, of 200 bytes each
 
     # Seconds to wait for: the request of an open call; a revision or state, if the call has no
-    # deadline; a count or a report, which reads every selected session; the journal, in GetStatus;
-    # the view, after each step of a Forget.
+    # deadline; a count or a report, which reads every selected session; the journal, in
+    # GetStatus; the view, after each step of a Forget.
     request_seconds: float = 10.0
     revision_seconds: float = 10.0
     state_seconds: float = 60.0

@@ -140,3 +140,21 @@ def test_a_page_says_that_the_console_is_gone_and_goes_on_when_it_is_back(
     with console_process(desk.target, tmp_path, int(address.rpartition(":")[2])):
         eventually(lambda: "meanwhile" in driver.find_element("css selector", "tbody").text)
         assert status(driver) == "Live."
+
+
+def test_a_page_says_that_the_service_does_not_answer_and_goes_on_when_it_does(
+    desk: RunningDesk, driver: Any, tmp_path: Path
+) -> None:
+    with console_process(desk.target, tmp_path) as (_, address):
+        driver.get(f"http://{address}/feed")
+        eventually(lambda: status(driver) == "Live.")
+        os.killpg(desk.pid, signal.SIGSTOP)
+        try:
+            eventually(
+                lambda: status(driver) == "Not live now: the service does not answer.", within=40
+            )
+        finally:
+            os.killpg(desk.pid, signal.SIGCONT)
+        eventually(lambda: status(driver) == "Live.", within=40)
+        assert desk.post(life("SessionBegin", session_id="afterwards")[0])[0] == 200
+        eventually(lambda: "afterwards" in driver.find_element("css selector", "tbody").text)

@@ -1,6 +1,7 @@
 """deploy/nginx with a real nginx: callbacks through HTTPS, gRPC through TLS."""
 
 import asyncio
+import base64
 import http.client
 import json
 import re
@@ -38,6 +39,7 @@ pytestmark = [
 ]
 
 TOKEN = "xxxxyyyy"
+VIEWER = "ann:sees the board"
 BEGIN = {"SessionId": "a-session", "Event": "SessionBegin", "EventTime": 1_725_540_020_000}
 
 
@@ -46,10 +48,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDesk]:
     directory = tmp_path_factory.mktemp("desk")
     tokens = directory / "tokens"
     tokens.write_text(f"{SDK_APP_ID}={TOKEN}\n")
+    (directory / "passwords").write_text(f"{VIEWER}\n")
     with start(
         "serve",
         data_dir=directory / "data",
         DESK_CALLBACK_TOKENS_FILE=str(tokens),
+        DESK_CONSOLE_LISTEN="127.0.0.1:0",
+        DESK_CONSOLE_PASSWORD_FILE=str(directory / "passwords"),
         DESK_HTTP_CONNECTIONS_PER_ADDRESS="0",
     ) as running:
         yield running
@@ -59,8 +64,29 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDesk]:
 def proxy(desk: RunningDesk, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNginx]:
     gateway = "{}:{}".format(*desk.http)
     directory = tmp_path_factory.mktemp("nginx")
-    with nginx.running(directory, gateway=gateway, service=desk.target) as running:
+    addresses = {"service": desk.target, "console": desk.ready()["console"]}
+    with nginx.running(directory, gateway=gateway, **addresses) as running:
         yield running
+
+
+def ask_console(proxy: RunningNginx, path: str, **headers: str) -> http.client.HTTPResponse:
+    context = proxy.client_context()
+    host, port = "127.0.0.1", proxy.console
+    connection = http.client.HTTPSConnection(host, port, timeout=DEADLINE, context=context)
+    connection.request("GET", path, headers={"Host": "desk.example", **headers})
+    return connection.getresponse()
+
+
+def test_the_console_is_shown_with_tls_to_who_has_a_password(proxy: RunningNginx) -> None:
+    password = {"Authorization": f"Basic {base64.b64encode(VIEWER.encode()).decode()}"}
+
+    assert ask_console(proxy, "/sessions.json").status == 401
+    assert ask_console(proxy, "/sessions.json", **{"X-Forwarded-User": "ann"}).status == 401
+    assert "sessions" in json.load(ask_console(proxy, "/sessions.json", **password))
+    live = ask_console(proxy, "/board/live", **password)
+    assert live.status == 200
+    assert live.readline()  # at once: nginx does not buffer it
+    live.close()
 
 
 def send(

@@ -11,7 +11,7 @@ from callback import decoder
 from command import settings
 from command.cli import EXIT_CODES
 from command.settings import Settings
-from console import live, sessions
+from console import connections, events, live, sessions
 from console import server as console
 from gateway import authentication
 from gateway import limits as gateway
@@ -135,10 +135,18 @@ LIMITS = {
     ),
     "time that a report takes: some 500,000 sessions": f"{calls.count_seconds:.0f} s",
     "age of a stream": f"{max(calls.stream_seconds) / 60:.0f} min",
-    "connections of the console; pages that are live": (
-        f"{console.MAX_CONNECTIONS:,}; {live.MAX_LISTENERS:,}"
+    "connections of the console": f"{console.MAX_CONNECTIONS:,}",
+    "live pages of board, feed, table; different queries of each": (
+        f"{live.MAX_LISTENERS:,}; {live.MAX_CHANNELS}"
     ),
-    "callbacks on the console's page of a session": f"the last {sessions.MAX_CALLBACKS:,}",
+    "connection of the console on which nothing moves": (
+        f"{connections.PATIENCE:g} to {2 * connections.PATIENCE:g} s"
+    ),
+    "head of a request to the console": f"{console.MAX_HEAD // 1024} KiB",
+    "callbacks on the console's page of a session; their bodies": (
+        f"the last {sessions.MAX_CALLBACKS:,}; the last {sessions.MAX_BODIES // 1024**2} MiB"
+    ),
+    "revisions that the feed's page looks back, or goes on after": f"{events.LOOK_BACK}",
     "view snapshots of a version; their age": (
         f"{publisher.KEPT}; {jetstream_objects.KEEP / 86_400:.0f} days"
     ),

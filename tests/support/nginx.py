@@ -4,7 +4,7 @@ import re
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ SHIPPED = ROOT / "deploy" / "nginx"
 
 NGINX = program("nginx", "nginx")
 """The program; None if there is none."""
+
+PORTS = ("443", "50443", "8443")
+"""The ports of the shipped files: callbacks, gRPC, the console."""
 
 ANYWHERE = Address("127.0.0.1", 0)
 
@@ -42,12 +45,14 @@ class RunningNginx:
     Attributes:
         https: port where callbacks are taken.
         grpc: port where gRPC is answered.
+        console: port of the console.
         directory: where its files are.
         certificates: what it and its clients trust.
     """
 
     https: int
     grpc: int
+    console: int
     directory: Path
     certificates: Certificates
 
@@ -65,22 +70,29 @@ def running(
     *,
     gateway: str,
     service: str,
+    console: str = "127.0.0.1:8081",
     certificates: Certificates | None = None,
     edits: Mapping[str, str] | None = None,
 ) -> Iterator[RunningNginx]:
-    """Run nginx in front of two addresses until the block is left.
+    """Run nginx in front of these addresses until the block is left.
 
     Args:
         directory: for its files.
         gateway: its address.
         service: its address.
+        console: its address.
         certificates: new ones by default.
         edits: regular expressions, and what an operator puts in place of them in the files.
     """
     certificates = certificates or Certificates(directory)
-    with closing(reserve(ANYWHERE)) as https, closing(reserve(ANYWHERE)) as grpc:
-        ports = {"443": bound_address(https).port, "50443": bound_address(grpc).port}
-        backends = {"127.0.0.1:8080": gateway, "127.0.0.1:50051": service}
+    with ExitStack() as stack:
+        reserved = [stack.enter_context(closing(reserve(ANYWHERE))) for _ in PORTS]
+        ports = {port: bound_address(here).port for port, here in zip(PORTS, reserved, strict=True)}
+        backends = {
+            "127.0.0.1:8080": gateway,
+            "127.0.0.1:50051": service,
+            "127.0.0.1:8081": console,
+        }
         _write(directory, certificates, backends, ports)
         for pattern, text in (edits or {}).items():
             _edit(directory, pattern, text)
@@ -93,7 +105,7 @@ def running(
                 )
             )
             assert process.poll() is None, process.communicate()[1]
-            yield RunningNginx(ports["443"], ports["50443"], directory, certificates)
+            yield RunningNginx(*ports.values(), directory, certificates)
         finally:
             process.terminate()
             process.communicate(timeout=DEADLINE)
@@ -101,7 +113,7 @@ def running(
 
 def check(directory: Path, *, place: str) -> subprocess.CompletedProcess[str]:
     """Have nginx check the shipped files; `place` is `machine.conf` or `compose.conf`."""
-    _write(directory, Certificates(directory), {}, {"443": 443, "50443": 50443}, place)
+    _write(directory, Certificates(directory), {}, {port: int(port) for port in PORTS}, place)
     return subprocess.run(
         [*_command(directory), "-t"], capture_output=True, text=True, check=False, timeout=DEADLINE
     )
@@ -120,7 +132,7 @@ def _write(
     place: str = "machine.conf",
 ) -> None:
     """Copy the shipped files with what differs on this machine replaced: paths and addresses."""
-    for name in ("nginx.conf", "callbacks.conf", "grpc.conf"):
+    for name in ("nginx.conf", "callbacks.conf", "grpc.conf", "console.conf", place):
         text = (SHIPPED / name).read_text()
         for port, here in ports.items():
             text = text.replace(f"listen {port} ssl", f"listen 127.0.0.1:{here} reuseport ssl")
@@ -128,11 +140,9 @@ def _write(
         text = text.replace("/etc/nginx/tls/server.crt", str(certificates.pairs["server"].chain))
         text = text.replace("/etc/nginx/tls/server.key", str(certificates.pairs["server"].key))
         text = text.replace("/etc/nginx/tls/clients.crt", str(certificates.authority.file))
+        for address, backend in backends.items():
+            text = text.replace(address, backend)
         (directory / name).write_text(confined(directory, text))
-    text = (SHIPPED / place).read_text()
-    for address, backend in backends.items():
-        text = text.replace(address, backend)
-    (directory / place).write_text(text)
 
 
 def _edit(directory: Path, pattern: str, text: str) -> None:

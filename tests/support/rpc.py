@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
+from datetime import UTC
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -26,6 +27,7 @@ from journal.forgetting import forget_entry
 from journal.memory import MemoryJournal
 from service.follower import Follower
 from service.rpc.limits import Limits
+from service.rpc.live_board import Centre
 from service.rpc.server import serve
 from service.view import store
 from service.view.errors import ViewError
@@ -34,6 +36,9 @@ from tests.support.callbacks import APP, NOON, entry
 from tests.support.waiting import eventually
 
 LIMITS = Limits()
+
+CENTRE = Centre(UTC, now=lambda: NOON + 3_600_000)
+"""A contact centre on the day of the callbacks."""
 
 PATIENCE = 10.0
 """Seconds after which a test that waits gives up."""
@@ -233,7 +238,7 @@ def serve_world(
         forget=made.append,
         stop=stop,
         on_ready=on_ready,
-        **{"sdk_app_ids": (APP,), **options},
+        **{"sdk_app_ids": (APP,), "centre": CENTRE, **options},
     )
 
 
