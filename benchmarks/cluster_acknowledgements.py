@@ -75,7 +75,7 @@ def _measure(servers: Nats, ports: list[int], run: int, *, quick: bool) -> Itera
 
 def _empty(connections: int, seconds: int) -> float:
     with peer("empty_falcon") as ready:
-        loads = wrk.drive([ready.said["port"]], connections=connections, seconds=seconds)
+        loads = wrk.drive([ready.said["port"]], connections=connections, seconds=seconds, kept=None)
     return wrk.rate(loads)
 
 
