@@ -19,15 +19,29 @@ _SEED = re.compile(r"BEGIN USER NKEY SEED-+\s+(\S+)")
 class TlsContext(ssl.SSLContext):
     """A context for one connection. nats-py goes on without TLS if a server offers none.
 
+    The system's authorities are read for a handshake only. They are many, and while NATS is away
+    there are several attempts a second to connect.
+
     Attributes:
         used: for a handshake.
+        trusts_system: the system's authorities are trusted.
     """
 
     used = False
+    trusts_system = False
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
-        self.used = True
+        self._prepare()
         return super().wrap_bio(*arguments, **options)
+
+    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+        self._prepare()
+        return super().wrap_socket(*arguments, **options)
+
+    def _prepare(self) -> None:
+        self.used = True
+        if self.trusts_system:
+            self.load_default_certs()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +81,7 @@ class Access:
             with _named(self.tls_ca):
                 context.load_verify_locations(self.tls_ca)
         else:
-            context.load_default_certs()
+            context.trusts_system = True
         if self.tls_cert:
             with _named(self.tls_cert):
                 context.load_cert_chain(self.tls_cert, self.tls_key)

@@ -313,6 +313,21 @@ def test_nothing_is_said_in_clear_where_tls_is_required(tmp_path: Path) -> None:
     assert not any(impostor.heard)
 
 
+def test_the_systems_authorities_are_read_for_a_handshake_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    own = authority.issue("nats")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    config = f"tls {{ cert_file: {own.chain}, key_file: {own.key} }}"
+    with nats_server(tmp_path, config) as server:
+        options = replace(server.options(), access=Access(servers=(server.url,)))
+        assert options.access.tls().get_ca_certs() == [], "nothing was read before a handshake"
+        with closing(JetStreamWriter(options)) as journal:  # publishes and reads, by either client
+            assert appended(journal, 1)
+            assert len(read_all(journal)) == 1
+
+
 def test_the_end_of_a_connection_with_tls_makes_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
