@@ -52,9 +52,6 @@ class JetStreamEraser(JetStreamReader):
             self._delete(revision)
             time.sleep(REST * (monotonic() - began))
 
-    def close(self) -> None:
-        super().close()
-
     def sweep(self) -> None:
         """Leave the rest to the servers: their Raft logs have the messages for some minutes."""
 
