@@ -133,8 +133,8 @@ def test_no_callback_is_lost_while_one_part_of_each_kind_dies(tmp_path: Path) ->
         assert "error" not in summary, summary
         assert summary["unknown"] == 0
         assert summary["refused"] == {}
-        assert summary["verification"]["sessions"] == 30
         assert summary["verification"]["details"] == []
+        assert summary["verification"]["sessions"] == 30
 
 
 def assert_no_callback_waits_for_a_frozen_gateway(project: Project, load: Load) -> None:
