@@ -83,7 +83,7 @@ class Access:
     async def process_response(
         self, request: Request, response: Response, resource: object, succeeded: bool
     ) -> None:
-        """Have nothing kept that does not say otherwise."""
+        """Keep browsers from storing an answer, unless it has a Cache-Control of its own."""
         if "cache-control" not in response.headers:
             response.set_header("Cache-Control", "no-store")
 

@@ -14,6 +14,9 @@ from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState, TimeRang
 MAX_VALUES = 100
 """Values of one parameter, as in the API."""
 
+MAX_ROWS = 1_000
+"""Rows of a page, as in the API."""
+
 LAST_YEAR = 9998
 """Last year that times may have: the calendar ends with the next one."""
 
@@ -111,6 +114,11 @@ class Query:
         """Return the query without a parameter."""
         kept = {each: values for each, values in self._values.items() if each != name}
         return Query(kept, self.zone)
+
+    def paging(self, rows: int) -> dict[str, Any]:
+        """Return the fields of a request that choose a page, by default of so many rows."""
+        size = self.number("rows", rows, most=MAX_ROWS)
+        return {"page_size": size, "page_token": self.text("page")}
 
     def session_filter(self) -> SessionFilter:
         """Return the filter of sessions."""
