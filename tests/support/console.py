@@ -16,6 +16,7 @@ from command.sockets import bound_address, listen
 from console.protection import Access
 from console.server import serve
 from desk.client import Client
+from journal.entry import NewEntry
 from tests.support.processes import RunningDesk, start
 from tests.support.rpc import Worker, World, service
 from tests.support.waiting import eventually
@@ -128,7 +129,7 @@ async def console(
 
 @asynccontextmanager
 async def shown(
-    *bodies: bytes, access: Access | None = None
+    *bodies: bytes | NewEntry, access: Access | None = None
 ) -> AsyncIterator[tuple[Console, World, Worker]]:
     """A console of a service that has these callbacks."""
     async with (
