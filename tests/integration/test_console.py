@@ -8,6 +8,7 @@ import re
 import socket
 from contextlib import closing
 from hashlib import sha256
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -17,7 +18,7 @@ from console.page import csv_of
 from journal.entry import unnumbered
 from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.commands import invoke
-from tests.support.console import Answer, console, shown
+from tests.support.console import Answer, console, console_process, shown
 from tests.support.processes import ROOT, run, start
 
 PAGES = (
@@ -299,6 +300,32 @@ def test_serve_shows_the_console_and_goes_on_if_its_address_is_taken(tmp_path: P
             assert "DESK_CONSOLE_LISTEN: cannot listen" in warned["reason"]
             assert other.terminate() == 0
         assert desk.terminate() == 0
+
+
+@pytest.mark.tools
+def test_a_console_apart_from_the_service_shows_its_own_settings(tmp_path: Path):
+    key = tmp_path / "key"
+    key.write_text("desk_secret")
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as silent,
+        console_process(
+            f"127.0.0.1:{silent.getsockname()[1]}",
+            tmp_path,
+            DESK_TIME_ZONE="Asia/Shanghai",
+            DESK_CLIENT_KEY_FILE=str(key),
+        ) as (_, address),
+        closing(HTTPConnection(address, timeout=30)) as asking,
+    ):
+        asking.request("GET", "/health.json")
+        text = asking.getresponse().read().decode()
+    document = json.loads(text)
+    assert document["settings_of"].startswith("desk console")
+    shown_as = {each["name"]: (each["value"], each["source"]) for each in document["settings"]}
+    assert shown_as["DESK_TARGET"] == (document["replicas"][0]["target"], "command line")
+    assert shown_as["DESK_TIME_ZONE"] == ("Asia/Shanghai", "environment")
+    assert shown_as["DESK_CLIENT_KEY_FILE"] == (str(key), "environment")
+    assert shown_as["DESK_CONSOLE_PROXIES"] == ("127.0.0.1,::1", "default")
+    assert "desk_secret" not in text
 
 
 def test_a_console_in_a_time_zone_that_does_not_exist_does_not_start():
