@@ -167,11 +167,8 @@ def _enum_value(parameter: str, text: str, enum: Any) -> int:
     try:
         return int(enum.Value(_prefix(enum) + text.upper()))
     except ValueError:
-        raise BadQuery(f"{parameter}: {text[:40]!r} is none of {_listed(names_of(enum))}") from None
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
+        names = ", ".join(names_of(enum))
+        raise BadQuery(f"{parameter}: {text[:40]!r} is none of {names}") from None
 
 
 def _moment(text: str, zone: tzinfo) -> datetime:
