@@ -247,7 +247,8 @@ def test_a_time_that_is_typed_in_shows_what_was_known_then(page: Any, driver: An
         assert driver.current_url.endswith("&as_of_time=1d")
         assert "as_of=" not in driver.current_url
         rows = driver.find_elements("css selector", "tbody tr")
-        assert rows and all("(came later)" in row.text for row in rows)
+        assert rows
+        assert all("(came later)" in row.text for row in rows)
     finally:
         driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
