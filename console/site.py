@@ -26,7 +26,6 @@ NAVIGATION = (
     ("/table", "Table"),
 )
 
-
 _PREFIXES = (
     *("SESSION_STATE_", "END_REASON_", "REJECTION_REASON_", "VERDICT_", "EVENT_TYPE_"),
     *("INTERVAL_LENGTH_", "REPORT_GROUP_"),

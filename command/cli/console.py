@@ -23,11 +23,6 @@ from metrics.endpoint import open_endpoint
 from metrics.page import serve_page
 from simulator.connection import connect
 
-_SOURCES: Mapping[ParameterSource | None, str] = {
-    ParameterSource.COMMANDLINE: "command line",
-    ParameterSource.ENVIRONMENT: "environment",
-}
-
 
 class _Listen(click.ParamType[Address]):
     """An address to listen on."""
@@ -139,6 +134,12 @@ def console(
             )
 
         asyncio.run(run())
+
+
+_SOURCES: Mapping[ParameterSource | None, str] = {
+    ParameterSource.COMMANDLINE: "command line",
+    ParameterSource.ENVIRONMENT: "environment",
+}
 
 
 def _settings() -> list[dict[str, str]]:
