@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -103,14 +103,14 @@ class OneSession(Page):
             session_id, sdk_app_id=app, omit_message=True
         )
         last, omitted, bodies_omitted = await _last_of(explanation.records)
-        records = await asyncio.to_thread(lambda: list(map(as_json, last)))
-        for record, event in zip(records, (each.event for each in last), strict=True):
-            record["came_later"] = _is_later(event, as_of, time)
+        records = await asyncio.to_thread(
+            lambda: [
+                {**as_json(each), "came_later": _is_later(each.event, as_of, time)} for each in last
+            ]
+        )
         session = as_json(explanation.session) if explanation.session else None
         if is_past := bool(as_of or time):
             session, as_of = await self._as_of(session_id, app, as_of, time)
-        revisions = sorted({int(record["event"]["revision"]) for record in records})
-        shown = as_of if is_past else explanation.revision
         return {
             "session_id": session_id,
             "sdk_app_id": app or (records[0]["event"]["sdk_app_id"] if records else 0),
@@ -121,9 +121,7 @@ class OneSession(Page):
             "is_past": is_past,
             "as_of": as_of,
             "as_of_time": time.ToJsonString() if time else "",
-            "revisions": revisions,
-            "earlier": max((each for each in revisions if each < shown), default=0),
-            "later": min((each for each in revisions if each > shown), default=0),
+            **_places(last, as_of if is_past else explanation.revision),
             "revision": explanation.revision,
             "lanes": lanes_of(records),
         }
@@ -145,6 +143,16 @@ class OneSession(Page):
         except NotFound:
             return None, revision
         return as_json(found.session), found.revision
+
+
+def _places(records: Iterable[SessionRecord], shown: int) -> Document:
+    """Return the revisions of callbacks, and those next to the one that is shown; 0: none."""
+    revisions = sorted({record.event.revision for record in records})
+    return {
+        "revisions": revisions,
+        "earlier": max((each for each in revisions if each < shown), default=0),
+        "later": min((each for each in revisions if each > shown), default=0),
+    }
 
 
 def _is_later(event: Event, as_of: int, time: Timestamp | None) -> bool:
