@@ -2,12 +2,14 @@
 
 import asyncio
 import signal
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from command import logs
 from command.address import DEFAULT_CONSOLE, Address
@@ -125,11 +127,34 @@ def console(
                 connect=partial(connect, security=security),
                 access=access,
                 zone=current_zone(),
+                settings=_settings(),
+                settings_of="desk console; gateway and service have their own",
                 stop=stop,
                 on_ready=lambda: click.echo(f"console: {url}"),
             )
 
         asyncio.run(run())
+
+
+_SOURCES: Mapping[ParameterSource | None, str] = {
+    ParameterSource.COMMANDLINE: "command line",
+    ParameterSource.ENVIRONMENT: "environment",
+}
+
+
+def _settings() -> list[dict[str, str]]:
+    """Return the variable of each option, its value and its source. No value is a secret."""
+    context = click.get_current_context()
+    values = {**context.params, "time_zone": current_zone()}
+    return [
+        {
+            "name": option.envvar if isinstance(option.envvar, str) else option.envvar[0],
+            "value": str(values.get(option.name) or ""),
+            "source": _SOURCES.get(context.get_parameter_source(option.name), "default"),
+        }
+        for option in context.command.params
+        if option.envvar and option.name
+    ]
 
 
 def _serve_metrics(address: Address, runtime: Path) -> None:

@@ -44,6 +44,7 @@ async def _serve(
             access=access,
             zone=time_zone(settings.time_zone),
             settings=settings.described(),
+            settings_of="desk serve: gateway, service and this console",
             stop=stop,
             on_ready=lambda: report_ready(notifier),
         )

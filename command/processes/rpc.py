@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from command.address import Address
 from command.engines import append_forget_entry, journal_figures
@@ -18,6 +19,7 @@ from service.rpc.limits import Limits
 from service.rpc.live_board import Centre
 from service.rpc.server import serve
 from service.rpc.tls import Tls
+from service.rpc.workers import Workers
 from service.tally import Thresholds
 from service.view.store import locate
 
@@ -29,9 +31,10 @@ def run(
     settings: Settings,
     address: Address,
     silent: Callable[[], list[str]],
+    runtime: Path,
     name: str,
 ) -> None:
-    asyncio.run(_serve(notifier, settings, address, silent, name))
+    asyncio.run(_serve(notifier, settings, address, silent, runtime, name))
 
 
 async def _serve(
@@ -39,6 +42,7 @@ async def _serve(
     settings: Settings,
     address: Address,
     silent: Callable[[], list[str]],
+    runtime: Path,
     name: str,
 ) -> None:
     files = settings.certificate_files()
@@ -62,8 +66,7 @@ async def _serve(
             forget=partial(append_forget_entry, settings),
             stop=stop,
             on_ready=lambda _: report_ready(notifier),
-            worker=name,
-            workers=settings.rpc_workers,
+            workers=Workers(runtime, name, settings.rpc_workers),
             tls=tls,
             clients=clients,
             centre=_centre(settings),

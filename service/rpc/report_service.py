@@ -90,6 +90,7 @@ class Computation:
             intervals=report.intervals(
                 since_revision=self._since, all_changed=all_changed, now=now
             ),
+            total=report.total(now),
         )
 
     def _left(self) -> float:

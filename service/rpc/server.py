@@ -46,6 +46,7 @@ from service.rpc.report_service import ReportService
 from service.rpc.session_service import SessionService
 from service.rpc.status_service import JournalBacklog, Outside, StatusService
 from service.rpc.tls import Tls
+from service.rpc.workers import Workers
 from service.view.errors import ViewError
 from service.view.reader import Reader
 from service.view.readers import Readers
@@ -113,8 +114,7 @@ async def serve(
     forget: Append,
     stop: asyncio.Event,
     on_ready: OnReady,
-    worker: str = "rpc-1",
-    workers: int = 1,
+    workers: Workers = Workers(),  # noqa: B008 -- frozen
     tls: Tls | None = None,
     clients: Clients | None = None,
     centre: Centre = Centre(UTC),  # noqa: B008 -- frozen
@@ -133,8 +133,7 @@ async def serve(
         forget: appends a FORGET entry to the journal.
         stop: ends serving, and the wait for the view.
         on_ready: called with the port once calls are answered; again if the view was replaced.
-        worker: name of this process among the `workers` that share the address.
-        workers: number of them.
+        workers: the processes that share the address, of which this is one.
         tls: of the port; None = plain text.
         clients: who may call; None lets everybody read everything.
         centre: the contact centre's settings, for board and reports.
@@ -155,9 +154,7 @@ async def serve(
         gc.callbacks.append(_freeze_survivors)
         try:
             apps, quotas = Apps(sdk_app_ids), Quotas(limits)
-            outside = Outside(
-                journal_backlog, journal_size, silent_processes, forget, worker, workers
-            )
+            outside = Outside(journal_backlog, journal_size, silent_processes, forget, workers)
             grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
             await _serve(
                 readers, address, tls, grants, apps, outside, centre, quotas, stop, on_ready
@@ -246,6 +243,8 @@ async def _serve(
             work = [feed.run(), feed.announce(), guard, stop.wait()]
             if grants.clients:
                 work.append(grants.follow())
+            if outside.workers.folder:
+                work.append(outside.workers.answer(status.own_streams))
             tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
             try:
                 await health.report(serving=readiness.update(readers.inline.progress()))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from itertools import chain
 from typing import NamedTuple
 
 import google.protobuf
@@ -35,6 +36,8 @@ from service.rpc.keys import Apps
 from service.rpc.live_feed import LiveFeed
 from service.rpc.readiness import Readiness
 from service.rpc.responses import header, header_of
+from service.rpc.subscribers import furthest_behind
+from service.rpc.workers import Workers
 from service.view.progress import Progress
 from service.view.readers import Readers
 from service.view.store import last_seen, sqlite_versions
@@ -59,8 +62,7 @@ class Outside(NamedTuple):
     journal_size: Callable[[], tuple[int, int]]
     silent_processes: Callable[[], Sequence[str]]
     forget: Append
-    worker: str
-    workers: int
+    workers: Workers
 
 
 class StatusService:
@@ -85,8 +87,8 @@ class StatusService:
             component_versions=_versions(),
             started_at=timestamp(_now()),
             sdk_app_ids=apps.ids,
-            worker=outside.worker,
-            workers=outside.workers,
+            worker=outside.workers.name,
+            workers=outside.workers.number,
         )
 
     async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:
@@ -123,15 +125,27 @@ class StatusService:
     async def ListSubscribers(
         self, _request: ListSubscribersRequest, _call: Call
     ) -> ListSubscribersResponse:
-        """Answer from the streams of this worker."""
-        head = self._feed.announced_position
-        places = self._feed.places.described(head, self._feed.received_after)
+        """Answer from the streams of this worker and of those that tell theirs in time."""
+        own, others = self.own_streams(), await self._outside.workers.ask()
+        streams = chain(*(each.subscribers for each in (own, *others)))
+        return ListSubscribersResponse(
+            header=own.header,
+            subscribers=sorted(streams, key=furthest_behind)[:MAX_SUBSCRIBERS],
+            total=sum(each.total for each in (own, *others)),
+            worker=own.worker,
+            workers=self._outside.workers.number,
+            missing_workers=max(0, self._outside.workers.number - 1 - len(others)),
+        )
+
+    def own_streams(self) -> ListSubscribersResponse:
+        """Return the streams of this worker."""
+        head, worker = self._feed.announced_position, self._outside.workers.name
+        streams = self._feed.places.described(head, self._feed.received_after, worker)
         return ListSubscribersResponse(
             header=header(self._feed.journal_id, complete_revision(head)),
-            subscribers=places[:MAX_SUBSCRIBERS],
-            total=self._feed.subscribers,
-            worker=self._outside.worker,
-            workers=self._outside.workers,
+            subscribers=sorted(streams, key=furthest_behind)[:MAX_SUBSCRIBERS],
+            total=len(streams),
+            worker=worker,
         )
 
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:

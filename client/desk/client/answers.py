@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from desk.v1.board_service_pb2 import Board
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.figures_pb2 import Thresholds
-from desk.v1.report_service_pb2 import ReportInterval
+from desk.v1.report_service_pb2 import ReportInterval, ReportRow
 from desk.v1.session_pb2 import Session, SessionKey
 from desk.v1.session_service_pb2 import SessionGroup
 
@@ -93,10 +93,12 @@ class FoundReport(Answer):
 
     Attributes:
         intervals: all of the range, ascending.
+        total: the figures of all intervals and groups together; None if there are no rows.
         thresholds: those used.
         time_zone: the zone of the intervals.
     """
 
     intervals: Sequence[ReportInterval]
+    total: ReportRow | None
     thresholds: Thresholds
     time_zone: str

@@ -115,6 +115,7 @@ class FigureMethods(Connection):
         answer = await self.call(self.report_service.GetReport, request)
         return FoundReport(
             intervals=answer.intervals,
+            total=answer.total if answer.HasField("total") else None,
             thresholds=answer.thresholds,
             time_zone=answer.time_zone,
             revision=answer.header.revision,

@@ -165,6 +165,7 @@ class GetReportResponse(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     INTERVALS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     time_zone: _builtins.str
     """The zone of the intervals (DESK_TIME_ZONE), such as Asia/Shanghai."""
     @_builtins.property
@@ -179,6 +180,13 @@ class GetReportResponse(_message.Message):
     def intervals(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportInterval]:
         """All intervals of the range, ascending, without gaps."""
 
+    @_builtins.property
+    def total(self) -> Global___ReportRow:
+        """The figures of all intervals and groups together, without keys. Ratios,
+        percentiles and `HandlingFigures.busy_time` are those of all sessions: they
+        cannot be computed from rows. Unset if there are no rows.
+        """
+
     def __init__(
         self,
         *,
@@ -186,10 +194,11 @@ class GetReportResponse(_message.Message):
         thresholds: _figures_pb2.Thresholds | None = ...,
         time_zone: _builtins.str = ...,
         intervals: _abc.Iterable[Global___ReportInterval] | None = ...,
+        total: Global___ReportRow | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "thresholds", b"thresholds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "thresholds", b"thresholds", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "intervals", b"intervals", "thresholds", b"thresholds", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "intervals", b"intervals", "thresholds", b"thresholds", "time_zone", b"time_zone", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
