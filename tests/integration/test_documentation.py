@@ -179,6 +179,19 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
     assert {first or second for first, second in named} <= targets
 
 
+def test_the_index_of_decisions_lists_each_once_with_its_title() -> None:
+    folder = ROOT / "docs" / "adr"
+    listed = re.findall(r"^- (.*)", (folder / "README.md").read_text(), flags=re.MULTILINE)
+
+    assert sorted(listed) == sorted(map(index_line, folder.glob("[0-9]*.md")))
+
+
+def index_line(page: Path) -> str:
+    title, _, status, *_ = page.read_text().splitlines()
+    superseded = " (superseded)" if status.startswith("Superseded") else ""
+    return f"[{title.removeprefix('# ')}]({page.name}){superseded}"
+
+
 def test_every_function_that_the_architecture_names_is_where_it_links_to() -> None:
     page = ROOT / "docs" / "architecture.md"
     named = re.findall(r"\[`([\w.]+)`\]\(([^)]+\.py)\)", page.read_text())
