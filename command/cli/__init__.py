@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn, cast
 
@@ -68,6 +70,15 @@ def fail(problem: str) -> NoReturn:
     """Print a problem as one line, and exit with 1."""
     click.echo(f"desk: {problem}", err=True)
     sys.exit(1)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Raise an error of a setting, or of the file that has it, as wrong usage."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise click.UsageError(error_text(error)) from None
 
 
 class Group(click.Group):

@@ -9,7 +9,7 @@ import click
 
 from command.cli import fail
 from command.cli.connection import client_command
-from command.cli.filters import TIMES
+from command.cli.filters import TIMES, app_option
 from command.cli.offline import progress_bar
 from command.cli.output import json_option, print_json
 from command.cli.parameters import Moment, time_zone_option
@@ -45,12 +45,7 @@ POLL = 0.2
     metavar="TIME",
     help="Malformed callbacks, which belong to no session, that were received before TIME.",
 )
-@click.option(
-    "--app",
-    "sdk_app_id",
-    type=click.IntRange(1),
-    help="SDKAppID, a number; needed if the service has several.",
-)
+@app_option
 @click.option("--dry-run", is_flag=True, help="Count what would be forgotten; forget nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask for a confirmation.")
 @time_zone_option
