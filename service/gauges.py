@@ -25,7 +25,8 @@ from metrics.definitions import (
 )
 from service import records
 from service.projection import Projection
-from service.view.reader import Reader, Row
+from service.view.bounds import Row
+from service.view.reader import Reader
 
 _STATES = {number: state.name.lower() for state, number in records.STATES.items()}
 

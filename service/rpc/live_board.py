@@ -18,8 +18,9 @@ from service.positions import last_of
 from service.rpc import responses
 from service.rpc.errors import CallRefused, ErrorReason
 from service.tally import Thresholds
+from service.view.bounds import Row
 from service.view.progress import Progress
-from service.view.reader import Reader, Row
+from service.view.reader import Reader
 from service.view.readers import Readers
 
 FEW = 20_000

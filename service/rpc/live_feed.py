@@ -23,8 +23,9 @@ from service.rpc.limits import Quotas
 from service.rpc.responses import BatchFormat, Encoded
 from service.rpc.subscribers import Places
 from service.rpc.waiters import Waiters
+from service.view.bounds import cut, size_of
 from service.view.errors import ViewError
-from service.view.reader import Reader, cut, size_of
+from service.view.reader import Reader
 from service.view.selection import EventSelection, LiveRow
 
 RETRY = 0.5

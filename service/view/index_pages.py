@@ -10,7 +10,8 @@ import msgspec
 
 from service.records import STATES
 from service.view import queries
-from service.view.reader import Reader, take_bytes
+from service.view.bounds import take_bytes
+from service.view.reader import Reader
 from service.view.selection import SessionSelection, Where
 
 Place = tuple[int, int]

@@ -13,7 +13,8 @@ from desk.v1.event_service_pb2 import CountEventsRequest, ListRejectionsRequest
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import ExplainSessionRequest
 from service.rpc.explanation import Explanations
-from service.view.reader import Reader, Row
+from service.view.bounds import Row
+from service.view.reader import Reader
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.rpc import fields, reason, refusal, service, world
 
