@@ -13,9 +13,9 @@ from command import logs
 from command.address import DEFAULT_CONSOLE, Address
 from command.cli.connection import security_target
 from command.cli.parameters import Parsed, current_zone, time_zone_option_of
-from command.console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
 from command.descriptors import raise_limit
 from command.runtime import runtime_folder
+from command.settings_console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
 from command.sockets import CannotListen, bound_address, listen
 from metrics.endpoint import open_endpoint
 from metrics.page import serve_page

@@ -17,9 +17,9 @@ from command.cli import error_text, fail
 from command.cli.owner import user_name
 from command.endpoints import data_directory, setting
 from command.engines import JOURNAL_FILE
-from command.nats import SCHEME
 from command.settings import NatsSettings
 from command.settings_errors import SettingsError
+from command.settings_journal import SCHEME
 from journal.damage import Damage, Report
 from journal.errors import JournalError
 from service.view.errors import ViewError
