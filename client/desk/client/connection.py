@@ -119,7 +119,7 @@ class Connection:
         targets = targets_of(target)
         for each in targets:
             check_key(key, each, encrypted=credentials is not None)
-        if len(targets) > 1 and "" in targets:
+        if "" in targets:
             raise ValueError(f"{target!r} has an empty target")
         self._key = key
         options = list(_CHANNEL_OPTIONS)
@@ -165,14 +165,14 @@ class Connection:
         *,
         timeout: float | None = None,  # noqa: ASYNC109 (becomes the call's deadline)
     ) -> Response:
-        """Make a unary call of one of the stubs, of another replica if one is not available.
+        """Make a unary call of one of the stubs. If a replica is not available, ask the next one.
 
         Args:
             method: e.g. `client.session_service.GetSession`.
             request: the method's request message.
             timeout: seconds; None = the client's `timeout`.
         """
-        end = monotonic() + (timeout or self._timeout)
+        end = monotonic() + (self._timeout if timeout is None else timeout)
         for others in reversed(range(len(self._replicas))):
             replica = self._replicas.current
             try:

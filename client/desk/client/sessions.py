@@ -48,6 +48,7 @@ class SessionMethods(Connection):
         Raises:
             NotFound: the session has not begun, or had not then.
             OutOfRange: `as_of_revision` is no longer kept, or not reached yet.
+            InvalidRequest: both `as_of_revision` and `as_of_time` are given.
             TimedOut: `min_revision` was not reached in time.
         """
         request = GetSessionRequest(
