@@ -370,7 +370,7 @@ class Reader:
             return [app for (app,) in self._all(queries.USERS_CHANGED, (after,))]
 
     def places(self, sql: str, values: tuple[int | str, ...], limit: int) -> list[tuple[int, int]]:
-        """Read (order key, number) along an index, by a statement of `service.view.index_pages`."""
+        """Read (order key, number) of sessions, by a statement of `service.view.index_pages`."""
         return self._all(sql, (*values, limit))
 
     def by_number(self, numbers: Iterable[int]) -> Iterator[tuple[bytes]]:
