@@ -20,8 +20,8 @@ from msgspec import Meta
 
 from storage.changes import FileProblem, Followed, read_file
 
-OFTEN = 0.1
-"""Seconds between two looks at the file, at least: a revoked client is to leave within a second."""
+LOOK_EVERY = 0.1
+"""Seconds between two looks at the file, at least: a revocation has effect within a second."""
 
 MAX_KEYS = 3
 """Keys of a client: the present one, the next one, and one to spare."""
@@ -166,6 +166,6 @@ Clients = Followed[tuple[Client, ...]]
 """The clients in force, which follow their file."""
 
 
-def follow_clients(path: Path, *, period: float = OFTEN) -> Clients:
+def follow_clients(path: Path, *, period: float = LOOK_EVERY) -> Clients:
     """Read a clients file, and follow it; raises FileProblem if it cannot be used."""
     return Followed("clients", partial(read_clients, path), [path], period=period)
