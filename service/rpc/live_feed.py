@@ -32,7 +32,7 @@ RETRY = 0.5
 """Seconds before the view is read again after an error."""
 
 SLICE = 0.001
-"""Seconds of announcing between two turns of the event loop."""
+"""Seconds of small steps between two turns of the event loop."""
 
 CACHED = 16
 """Encoded messages kept for streams with the same filter; each at most ~1 MiB."""
@@ -43,7 +43,7 @@ class ViewReplaced(Exception):
 
 
 class Ring:
-    """A ring buffer of the last rows of the feed: all after `floor` up to and including `head`.
+    """A ring buffer of the last rows of the feed: those after `floor`, up to and including `head`.
 
     Args:
         head: position at which it begins, empty.
@@ -74,7 +74,7 @@ class Ring:
         self._trim()
 
     def forget(self, order: LiveRow) -> None:
-        """Drop the rows that a row of a FORGET entry is about: the view has them no more."""
+        """Drop the rows that a FORGET entry lists: they are no longer in the view."""
         sessions = forgotten_sessions(order.record)
         positions = set(map(position_of, forgotten_revisions(order.record)))
 
@@ -90,7 +90,15 @@ class Ring:
 
     def after(self, position: int) -> list[LiveRow]:
         """Return the rows after a position that is not below `floor`."""
-        return self._rows[bisect_right(self._rows, position, key=itemgetter(0)) :]
+        return self._rows[self._place(position) :]
+
+    def received_after(self, position: int) -> int:
+        """Return the time (ms) at which the entry of the next row was received; 0: none."""
+        place = self._place(position)
+        return _received_at(self._rows[place : place + 1])
+
+    def _place(self, position: int) -> int:
+        return bisect_right(self._rows, position, key=itemgetter(0))
 
     def _trim(self) -> None:
         drop = 0
@@ -177,7 +185,7 @@ class LiveFeed:
 
     def received_after(self, position: int) -> int:
         """Return the time (ms) at which the first callback in the ring after a position came."""
-        return _received_at(self.ring.after(max(position, self.ring.floor)))
+        return self.ring.received_after(position)
 
     @contextmanager
     def filter_group(self, selection: EventSelection) -> Iterator[FilterGroup]:
