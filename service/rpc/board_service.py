@@ -55,7 +55,7 @@ class BoardService:
         raise shutting_down()
 
     def _tick(self) -> float:
-        """Return the last tick of the loop's time: all streams share the boards made at ticks."""
+        """Return the last tick of the loop's time. All streams share the boards made at ticks."""
         every = self._feed.limits.board_seconds
         return asyncio.get_running_loop().time() // every * every
 

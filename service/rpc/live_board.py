@@ -23,14 +23,15 @@ from service.view.progress import Progress
 from service.view.reader import Reader
 from service.view.readers import Readers
 
-FEW = 20_000
-"""Revisions whose changes are read one by one. More, only if there are even more sessions."""
+MAX_CHANGES = 20_000
+"""Revisions up to which changes are read one by one. Beyond it all sessions are read again, unless
+the board has more sessions than that."""
 
 CACHED = 64
 """Boards kept for other calls that ask for the same."""
 
 CALLER = "board"
-"""The caller of the reads: they take turns with those of clients."""
+"""The caller of the reads, which take turns with those of clients."""
 
 
 class Centre(NamedTuple):
@@ -38,8 +39,8 @@ class Centre(NamedTuple):
 
     Attributes:
         zone: its time zone.
-        zone_name: the name of that, such as Asia/Shanghai.
-        thresholds: unless a call has others.
+        zone_name: the name of the zone, such as Asia/Shanghai.
+        thresholds: by default; a call may have others.
         now: returns the Unix time in ms.
     """
 
@@ -62,11 +63,11 @@ class Shown(NamedTuple):
 
 
 class ViewSums:
-    """The sums of all sessions that are open or of today, as of a revision of the view.
+    """The sums of all sessions that are open, or were offered today, as of a revision of the view.
 
     Args:
         centre: the contact centre's settings.
-        most_sessions: that are kept.
+        most_sessions: limit of the sessions.
     """
 
     def __init__(self, centre: Centre, most_sessions: int) -> None:
@@ -84,7 +85,7 @@ class ViewSums:
 
     def _refreshed(self, reader: Reader) -> tuple[LiveSums, Progress]:
         day = Day(*day_of(self._centre.now(), self._centre.zone))
-        before, self._current = self._current, None  # of no revision until all is read
+        before, self._current = self._current, None  # after an error the sums are of no revision
         with reader.snapshot() as progress:
             if before and before[0].day == day and _are_few_changes(before, progress):
                 sums, after = before[0], last_of(before[1].applied_revision)
@@ -106,7 +107,7 @@ class ViewSums:
                 )
 
     def show(self, reader: Reader, selection: BoardSelection) -> Shown:
-        """Make a board, of sums that need not be up to date."""
+        """Make a board of the sums as they are."""
         if self._current is None:  # the last refresh has failed
             self._current = self._refreshed(reader)
         sums, progress = self._current
@@ -118,7 +119,7 @@ class ViewSums:
 def _are_few_changes(before: tuple[LiveSums, Progress], now: Progress) -> bool:
     """Return True if reading each change costs less than reading all sessions."""
     sums, then = before
-    return now.applied_revision - then.applied_revision < max(FEW, len(sums))
+    return now.applied_revision - then.applied_revision < max(MAX_CHANGES, len(sums))
 
 
 class LiveBoard:

@@ -26,15 +26,15 @@ from service.view.reader import Reader
 from storage.gaps import clear_gaps
 
 KEPT = 2
-"""Snapshots of this version that are kept; of another version one, for `KEEP_OTHERS`."""
+"""Snapshots of this version that are kept. Of another version one is kept, for `KEEP_OTHERS`."""
 
 KEEP_OTHERS = 24 * 60 * 60.0
-"""Seconds for which that of another version is kept, as its view is: for a rollback."""
+"""Seconds for which the one of another version is kept, for a rollback."""
 
 FEWEST = 10_000
-"""Entries that a new snapshot must be ahead: fewer are replayed within a second."""
+"""Entries by which a new snapshot must be ahead: fewer are replayed within a second."""
 
-LOOK = 10.0
+LOOK_EVERY = 10.0
 """Seconds between two checks for a snapshot that is due."""
 
 HOUR = 60 * 60.0
@@ -47,7 +47,7 @@ class Publisher:
 
     Args:
         snapshots: those that are there.
-        fewest: entries that a new snapshot must be ahead of the one before.
+        fewest: entries by which a new snapshot must be ahead of the one before.
     """
 
     def __init__(self, snapshots: Snapshots, *, fewest: int = FEWEST) -> None:
@@ -65,7 +65,7 @@ class Publisher:
         """
         SNAPSHOT_STORED.read_number(lambda: self._newest and self._newest.stored_at)
         SNAPSHOT_REVISION.read_number(lambda: self._newest and self._newest.revision)
-        while not stop.wait(LOOK):
+        while not stop.wait(LOOK_EVERY):
             try:
                 self.delete_forgotten()
                 self.publish_if_due(hours * HOUR, _until(stop))
@@ -73,7 +73,7 @@ class Publisher:
                 continue
             except Closed:
                 return
-            except Exception as problem:  # whatever it is, the next attempt may do better
+            except Exception as problem:  # the next attempt may succeed
                 SNAPSHOT_FAILURES.values[()] += 1
                 is_known = isinstance(problem, FAILURES)
                 log.warning(
