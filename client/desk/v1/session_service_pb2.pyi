@@ -281,7 +281,7 @@ class ListSessionsRequest(_message.Message):
     """As in GetSessionRequest."""
     @_builtins.property
     def filter(self) -> _session_pb2.SessionFilter:
-        """Which sessions."""
+        """The sessions to list."""
 
     def __init__(
         self,
@@ -346,7 +346,7 @@ class CountSessionsRequest(_message.Message):
     """The property to group by."""
     @_builtins.property
     def filter(self) -> _session_pb2.SessionFilter:
-        """Which sessions."""
+        """The sessions to count."""
 
     def __init__(
         self,
