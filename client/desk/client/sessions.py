@@ -1,6 +1,6 @@
 """Methods about sessions: one, many, their counts, and the explanation of one."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from datetime import datetime
 
 from desk.client.answers import Explanation, FoundSession, FoundSessions, SessionCounts
@@ -104,7 +104,7 @@ class SessionMethods(Connection):
         order_by: str = "",
         page_size: int = 0,
         min_revision: int = 0,
-    ) -> AsyncIterator[Session]:
+    ) -> AsyncGenerator[Session, None]:
         """Yield every session that the filter selects, page after page.
 
         Args:
