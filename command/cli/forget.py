@@ -16,7 +16,7 @@ from command.cli.parameters import Moment, time_zone_option
 from desk.client import Client, Denied
 from desk.v1.admin_service_pb2 import ForgetResponse
 from display.texts import count_of
-from journal.damage import Report
+from journal.damage import ReportProgress
 
 DELETED_WITHIN = 30.0
 POLL = 0.2
@@ -86,7 +86,9 @@ async def forget(
         click.echo(f"The bytes in the journal {'are' if deleted else 'will be'} deleted.")
 
 
-async def _run(client: Client, report: Report, total: int, **request: Any) -> ForgetResponse:
+async def _run(
+    client: Client, report: ReportProgress, total: int, **request: Any
+) -> ForgetResponse:
     """Make the call, and return the totals at its end."""
     entries: list[int] = []
     totals = ForgetResponse()
@@ -97,7 +99,7 @@ async def _run(client: Client, report: Report, total: int, **request: Any) -> Fo
     return totals
 
 
-async def _wait_deleted(client: Client, report: Report) -> bool:
+async def _wait_deleted(client: Client, report: ReportProgress) -> bool:
     """Wait a while until the bytes are deleted; return True if they are known to be."""
     with suppress(Denied, TimeoutError):
         async with asyncio.timeout(DELETED_WITHIN):

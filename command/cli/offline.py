@@ -20,7 +20,7 @@ from command.engines import JOURNAL_FILE
 from command.settings import NatsSettings
 from command.settings_errors import SettingsError
 from command.settings_journal import SCHEME
-from journal.damage import Damage, Report
+from journal.damage import Damage, ReportProgress
 from journal.errors import JournalError
 from service.view.errors import ViewError
 from storage.lock import FileLock
@@ -73,7 +73,7 @@ def nats_settings() -> NatsSettings | None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Report]:
+def progress_bar() -> Iterator[ReportProgress]:
     """Show work under way on stderr, on a terminal only."""
     console = Console(stderr=True)
     columns = (

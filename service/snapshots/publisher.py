@@ -12,7 +12,7 @@ import structlog
 import zstandard
 
 from journal.backup import copy_database, require_room, temporary
-from journal.damage import Report
+from journal.damage import ReportProgress
 from journal.errors import Closed
 from journal.jetstream_objects import KEEP
 from metrics.definitions import SNAPSHOT_FAILURES, SNAPSHOT_REVISION, SNAPSHOT_STORED
@@ -83,7 +83,9 @@ class Publisher:
                     exc_info=not is_known,
                 )
 
-    def publish_if_due(self, age: float, report: Report = lambda *_: None) -> Snapshot | None:
+    def publish_if_due(
+        self, age: float, report: ReportProgress = lambda *_: None
+    ) -> Snapshot | None:
         """Publish a snapshot if there is none of less than `age` seconds, and nobody else does."""
         with sqlite_errors(), closing(store.open_reader(self._view)) as db:
             progress = read_progress(db)
@@ -119,7 +121,7 @@ class Publisher:
             return ahead >= 0
         return passed >= age and ahead >= self._fewest
 
-    def publish(self, report: Report) -> Snapshot:
+    def publish(self, report: ReportProgress) -> Snapshot:
         """Copy the view, which may be in use, check the copy, and store it.
 
         Raises:
@@ -139,7 +141,7 @@ class Publisher:
         log.info("snapshot_published", name=name, bytes=size, after_s=seconds)
         return made
 
-    def _store(self, copy: Path, progress: Progress, report: Report) -> Snapshot:
+    def _store(self, copy: Path, progress: Progress, report: ReportProgress) -> Snapshot:
         size = copy.stat().st_size
         label = Label(
             format=FORMAT,
@@ -171,7 +173,7 @@ class Publisher:
             else:
                 self._objects.delete(each.stored)
 
-    def _copy_checked(self, copy: Path, report: Report) -> Progress:
+    def _copy_checked(self, copy: Path, report: ReportProgress) -> Progress:
         with sqlite_errors(), closing(store.open_reader(self._view)) as db:
             require_room(copy.parent, self._view.stat().st_size)
             if not read_progress(db).complete:
@@ -181,7 +183,7 @@ class Publisher:
         return check_view(copy)
 
 
-def _until(stop: Event) -> Report:
+def _until(stop: Event) -> ReportProgress:
     """Make a report that ends the work that is reported when `stop` is set."""
 
     def check(*_: object) -> None:
@@ -194,7 +196,7 @@ def _until(stop: Event) -> Report:
 class _Reported:
     """A file whose reading is reported."""
 
-    def __init__(self, file: BinaryIO, size: int, report: Report) -> None:
+    def __init__(self, file: BinaryIO, size: int, report: ReportProgress) -> None:
         self._file = file
         self._size = size
         self._report = report
