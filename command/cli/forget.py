@@ -112,18 +112,18 @@ async def _wait_deleted(client: Client, report: ReportProgress) -> bool:
 
 def _confirm(chosen: ForgetResponse) -> None:
     if not sys.stdin.isatty():
-        fail(f"{_what(chosen)} would be forgotten for good: nothing was done; --yes does it")
-    click.confirm(f"Forget {_what(chosen)} for good?", abort=True, err=True)
+        fail(f"{_totals_text(chosen)} would be forgotten for good: nothing was done; --yes does it")
+    click.confirm(f"Forget {_totals_text(chosen)} for good?", abort=True, err=True)
 
 
 def _print(totals: ForgetResponse, verb: str, *, as_json: bool) -> None:
     if as_json:
         print_json(totals)
     else:
-        click.echo(f"{_what(totals)} {verb}")
+        click.echo(f"{_totals_text(totals)} {verb}")
 
 
-def _what(totals: ForgetResponse) -> str:
+def _totals_text(totals: ForgetResponse) -> str:
     counts = {"session": totals.sessions, "malformed callback": totals.malformed}
     found = [count_of(number, noun) for noun, number in counts.items() if number]
     if not found:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -109,18 +110,9 @@ async def watch(
         skip_forgotten=skip_forgotten,
         **mask,
     )
-    narrow = partial(clock_text, precision="seconds")
-    printer = output.printer(cell=narrow if terminal_width() < WIDE else exact_text, style=_style)
     end_at_sigterm()
     try:
-        async with aclosing(updates):
-            async for update in updates:
-                _print(update, printer, live=output.is_table and not until_caught_up)
-                if update.forgotten:
-                    _print_forgotten(update.forgotten, as_json=output.form == "json")
-                saved.note(Checkpoint(update.journal_id, update.revision))
-                if until_caught_up and update.caught_up:
-                    break
+        await _print_all(updates, output, saved, until_caught_up=until_caught_up)
     except JournalMismatch as error:
         if checkpoint_file is None:
             raise
@@ -130,6 +122,25 @@ async def watch(
         pass
     finally:
         saved.write()
+
+
+async def _print_all(
+    updates: AsyncGenerator[Update, None],
+    output: Output[SessionRecord],
+    saved: "_CheckpointFile",
+    *,
+    until_caught_up: bool,
+) -> None:
+    narrow = partial(clock_text, precision="seconds")
+    printer = output.printer(cell=narrow if terminal_width() < WIDE else exact_text, style=_style)
+    async with aclosing(updates):
+        async for update in updates:
+            _print(update, printer, live=output.is_table and not until_caught_up)
+            if update.forgotten:
+                _print_forgotten(update.forgotten, as_json=output.form == "json")
+            saved.note(Checkpoint(update.journal_id, update.revision))
+            if until_caught_up and update.caught_up:
+                break
 
 
 class _CheckpointFile:

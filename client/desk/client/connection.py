@@ -87,6 +87,13 @@ _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
+def _channel(target: str, credentials: grpc.ChannelCredentials | None, server_name: str) -> Channel:
+    if credentials is None:
+        return insecure_channel(target, options=_CHANNEL_OPTIONS)
+    name = [("grpc.ssl_target_name_override", server_name)] if server_name else []
+    return secure_channel(target, credentials, options=[*_CHANNEL_OPTIONS, *name])
+
+
 class Connection:
     """A channel to the service, and calls on it; see `Client`."""
 
@@ -117,23 +124,15 @@ class Connection:
                 to another machine.
         """
         targets = targets_of(target)
-        for each in targets:
-            check_key(key, each, encrypted=credentials is not None)
         if "" in targets:
             raise ValueError(f"{target!r} has an empty target")
+        for each in targets:
+            check_key(key, each, encrypted=credentials is not None)
         self._key = key
-        options = list(_CHANNEL_OPTIONS)
-        if server_name:
-            options.append(("grpc.ssl_target_name_override", server_name))
         self._timeout = timeout
         self._reconnect_delay = reconnect_delay
         self._replicas = replicas = Replicas(
-            [
-                secure_channel(each, credentials, options=options)
-                if credentials
-                else insecure_channel(each, options=options)
-                for each in targets
-            ]
+            [_channel(each, credentials, server_name) for each in targets]
         )
         channel = cast(Channel, replicas)
         self.session_service = SessionServiceStub(channel)
