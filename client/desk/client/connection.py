@@ -120,11 +120,11 @@ class Connection:
             key: the API key; "" = none. `call` and the other methods send it; a stub does not.
 
         Raises:
-            ValueError: a target is empty; the key is malformed, or would be sent in plain text
-                to another machine.
+            ValueError: one of several targets is empty; the key is malformed, or would be sent in
+                plain text to another machine.
         """
         targets = targets_of(target)
-        if "" in targets:
+        if len(targets) > 1 and "" in targets:
             raise ValueError(f"{target!r} has an empty target")
         for each in targets:
             check_key(key, each, encrypted=credentials is not None)
