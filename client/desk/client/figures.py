@@ -48,7 +48,8 @@ class FigureMethods(Connection):
         """Yield the live board at once and after each change, across any reconnects.
 
         Endless: leave it as you leave `subscribe`. A board comes at most once a second, and the
-        same board comes again as a sign of life.
+        same board comes again as a sign of life. After a reconnect a replica that lags may send a
+        board of an earlier revision.
 
         Args:
             options: None = all apps and channels, and the thresholds of the service.

@@ -505,7 +505,8 @@ class ExplainSessionRequest(_message.Message):
     """
     page_token: _builtins.str
     """`next_page_token` of the page before. All pages are as of the revision of
-    the first one.
+    the first one, which another replica waits for as for `min_revision` of
+    GetSessionRequest.
     """
     omit_raw_body: _builtins.bool
     """Leave `Event.raw_body` out of the records."""
