@@ -85,13 +85,11 @@ def end_of(day: date) -> float:
 
 
 def new_key(key_id: str) -> str:
-    """Make a key."""
     body = f"desk_{key_id}_{_base62(secrets.randbits(256), _RANDOM)}"
     return body + _checksum(body)
 
 
 def new_key_id() -> str:
-    """Make an id for a key."""
     return secrets.token_hex(4)
 
 
@@ -104,7 +102,6 @@ def id_of(key: str) -> str | None:
 
 
 def digest_of(key: str) -> str:
-    """Return a key's `sha256`."""
     return sha256(key.encode()).hexdigest()
 
 

@@ -53,7 +53,6 @@ class Tally:
             del waits[bisect_left(waits, offer.wait)]
 
     def include(self, other: "Tally") -> None:
-        """Add all that another one has."""
         self._results.update(other._results)
         self._forwarded += other._forwarded
         for result, waits in self._waits.items():

@@ -85,7 +85,6 @@ class Group(click.Group):
     """A group that lists the first sentence of each command whole."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands."""
         with formatter.section("Commands"):
             formatter.write_dl(
                 [(name, each.get_short_help_str(limit=200)) for name, each in self.commands.items()]
@@ -110,7 +109,6 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")

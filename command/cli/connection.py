@@ -45,7 +45,6 @@ class CallFailed(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click intends it to be replaced
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the message to stderr."""
         click.echo(f"desk: {self.message}", file=file, err=True)
 
 

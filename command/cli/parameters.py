@@ -51,7 +51,6 @@ class EnumName(click.ParamType[int]):
             self._values[zero] = 0
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of the value."""
         if isinstance(value, int):
             return value
         numbers = {_normalized(name): number for name, number in self._values.items()}

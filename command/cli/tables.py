@@ -120,7 +120,6 @@ SESSIONS: Layout[Session] = Layout(
 
 
 def print_session(session: Session) -> None:
-    """Print all fields of a session."""
     times = [
         (
             field.name.removesuffix("_at").replace("_", " "),

@@ -25,7 +25,6 @@ class BoardService:
         self._board = LiveBoard(readers, ViewSums(centre, feed.limits.board_sessions))
 
     async def GetBoard(self, request: pb.GetBoardRequest, call: Call) -> bytes:
-        """Return the board now."""
         with checking() as check:
             selection = self._selection(check, request.options)
             check.not_negative("min_revision", request.min_revision)

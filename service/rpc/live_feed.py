@@ -151,7 +151,6 @@ class LiveFeed:
 
     @property
     def subscribers(self) -> int:
-        """The number of open streams."""
         return len(self.quotas.streams)
 
     async def run(self) -> None:

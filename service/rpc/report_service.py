@@ -39,7 +39,6 @@ class ReportService:
         self._centre = centre
 
     async def GetReport(self, request: pb.GetReportRequest, call: Call) -> pb.GetReportResponse:
-        """Compute a report."""
         centre, limits = self._centre, self._feed.limits
         with checking() as check:
             selection = requests.report_selection(check, request, centre.zone, centre.thresholds)

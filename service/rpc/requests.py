@@ -192,7 +192,6 @@ def order(check: Check, order_by: str) -> Order:
 
 
 def wanted_states(states: Sequence[int]) -> frozenset[int]:
-    """Read the states of a WaitForStateRequest."""
     with checking() as check:
         wanted = check.numbers("states", states, _STATES)
         if not wanted:
