@@ -14,38 +14,23 @@ from click.core import ParameterSource
 from command import logs
 from command.address import DEFAULT_CONSOLE, Address
 from command.cli.connection import security_target
-from command.cli.parameters import current_zone, time_zone_option_of
-from command.console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
+from command.cli.parameters import Parsed, current_zone, time_zone_option_of
 from command.descriptors import raise_limit
 from command.runtime import runtime_folder
+from command.settings_console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
 from command.sockets import CannotListen, bound_address, listen
 from metrics.endpoint import open_endpoint
 from metrics.page import serve_page
 from simulator.connection import connect
 
-
-class _Listen(click.ParamType[Address]):
-    """An address to listen on."""
-
-    name = "host:port"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Address:
-        """Return the address."""
-        if isinstance(value, Address):
-            return value
-        try:
-            return Address.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+LISTEN = Parsed("host:port", Address.parse)
 
 
 @click.command()
 @click.option(
     "--listen",
     "address",
-    type=_Listen(),
+    type=LISTEN,
     envvar="DESK_CONSOLE_LISTEN",
     default=str(DEFAULT_CONSOLE),
     show_default=True,
@@ -78,7 +63,7 @@ class _Listen(click.ParamType[Address]):
 @click.option(
     "--metrics-listen",
     "metrics_address",
-    type=_Listen(),
+    type=LISTEN,
     envvar="DESK_METRICS_LISTEN",
     show_envvar=True,
     help="Address of the page of metrics; none by default.",

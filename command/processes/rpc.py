@@ -17,6 +17,7 @@ from metrics import definitions
 from service.clients import follow_clients
 from service.rpc.limits import Limits
 from service.rpc.live_board import Centre
+from service.rpc.options import WorkerOptions
 from service.rpc.server import serve
 from service.rpc.tls import Tls
 from service.rpc.workers import Workers
@@ -55,22 +56,22 @@ async def _serve(
                 each.reload()
 
     backlog, size = journal_figures(settings)
+    options = WorkerOptions(
+        sdk_app_ids=settings.sdk_app_ids,
+        journal_backlog=backlog,
+        journal_size=size,
+        silent_processes=silent,
+        forget=partial(append_forget_entry, settings),
+        workers=Workers(runtime, name, settings.rpc_workers),
+        tls=tls,
+        clients=clients,
+        centre=_centre(settings),
+        limits=Limits(lag_seconds=settings.max_lag or math.inf),
+    )
+    view = locate(settings.data_dir)
     async with serving(notifier, reload) as stop:
         await serve(
-            locate(settings.data_dir),
-            str(address),
-            sdk_app_ids=settings.sdk_app_ids,
-            journal_backlog=backlog,
-            journal_size=size,
-            silent_processes=silent,
-            forget=partial(append_forget_entry, settings),
-            stop=stop,
-            on_ready=lambda _: report_ready(notifier),
-            workers=Workers(runtime, name, settings.rpc_workers),
-            tls=tls,
-            clients=clients,
-            centre=_centre(settings),
-            limits=Limits(lag_seconds=settings.max_lag or math.inf),
+            view, str(address), options, stop=stop, on_ready=lambda _: report_ready(notifier)
         )
 
 

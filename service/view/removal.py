@@ -75,7 +75,6 @@ class Removal:
 
     @sqlite_errors()
     def malformed(self, revision: int) -> Removed:
-        """Remove a malformed callback."""
         self._db.execute(DROP_MALFORMED, (revision,))
         return self._remove(_MALFORMED, revision)
 

@@ -9,8 +9,9 @@ from journal.entry import DAMAGED
 from service.history import FoldLimits
 from service.projection import Projection
 from service.view import store
+from service.view.bounds import Bounds
 from service.view.digest import DIGESTS, row_hash
-from service.view.reader import Bounds, Reader
+from service.view.reader import Reader
 from service.view.rows import NO_HISTORY
 from service.view.selection import EventSelection
 from service.view.writer import ViewWriter

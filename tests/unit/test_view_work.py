@@ -11,9 +11,10 @@ import pytest
 
 from service.positions import position_of
 from service.view import index_pages, store
+from service.view.bounds import Bounds
 from service.view.index_pages import Order
 from service.view.progress import Progress
-from service.view.reader import EVERYTHING, Bounds, Reader
+from service.view.reader import EVERYTHING, Reader
 from service.view.removal import Removal
 from service.view.rows import NO_HISTORY, OWN, REVISED, FeedRow, SavedKey, SessionRow
 from service.view.selection import (

@@ -1,6 +1,6 @@
 """Methods of operators: what is forgotten."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from datetime import datetime
 
 from desk.client.connection import Connection
@@ -72,7 +72,7 @@ class AdminMethods(Connection):
 
     async def list_forgotten(
         self, *, sdk_app_ids: Iterable[int] = (), after_revision: int = 0, page_size: int = 0
-    ) -> AsyncIterator[Forgotten]:
+    ) -> AsyncGenerator[Forgotten, None]:
         """Yield the FORGET entries that were applied, in the order of their revisions.
 
         Args:
