@@ -16,8 +16,8 @@ import structlog
 from journal.errors import JournalError
 from metrics.definitions import RETENTION_COMPLETED, RETENTION_FORGOTTEN
 from metrics.report import RetentionReport, load, save
-from service import choice
-from service.choice import Append, Start, Target
+from service import forget_targets
+from service.forget_targets import Append, Start, Target
 from service.view import store
 from service.view.errors import ViewError, ViewUnavailable
 from service.view.reader import Reader
@@ -103,7 +103,7 @@ class Retention:
 
     def _check_view(self) -> None:
         with closing(Reader(store.locate(self._data_dir))) as reader:
-            choice.check_current(reader.progress(), _milliseconds(datetime.now(UTC)))
+            forget_targets.check_current(reader.progress(), _milliseconds(datetime.now(UTC)))
 
     def _has_turn(self, due: datetime, now: datetime) -> bool:
         """Return True if this replica has the present turn, or has claimed it just now."""
@@ -131,8 +131,8 @@ class Retention:
     def _step(self, target: Target, start: Start, stop: Event) -> Start | None:
         with closing(Reader(store.locate(self._data_dir))) as reader:
             now = _milliseconds(datetime.now(UTC))
-            step = choice.step(reader, target, start, now)
-            revisions = choice.forget(step.found, self._append, now)
+            step = forget_targets.step(reader, target, start, now)
+            revisions = forget_targets.forget(step.found, self._append, now)
             self._count(*step.counts())
             if revisions:
                 _wait_applied(reader, revisions[-1], stop)

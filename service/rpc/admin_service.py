@@ -15,8 +15,8 @@ from desk.v1.admin_service_pb2 import (
     ListForgottenResponse,
 )
 from desk.v1.event_service_pb2 import SubscribeResponse
-from service import choice
-from service.choice import Append, Found, Start, Step
+from service import forget_targets
+from service.forget_targets import Append, Found, Start, Step
 from service.positions import last_of
 from service.rpc import reads, requests
 from service.rpc.calls import Call
@@ -55,7 +55,7 @@ class AdminService:
             start: Start | None = Start()
             while start:
                 step = await self._readers.heavy.run(
-                    call.caller, choice.step, target, start, _now()
+                    call.caller, forget_targets.step, target, start, _now()
                 )
                 start = step.following
                 _add(answer, step)  # before: a call that is cancelled forgets this step as well
@@ -91,7 +91,7 @@ class AdminService:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(
-                self._thread, choice.forget, found, self._append, _now()
+                self._thread, forget_targets.forget, found, self._append, _now()
             )
         except Exception as error:  # the journal's errors; rpc does not import them
             log_error("warning", "journal_not_writable", "Forget", error)

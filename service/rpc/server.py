@@ -27,8 +27,8 @@ from desk.v1 import (
     status_pb2,
 )
 from metrics.definitions import CERTIFICATE_NOT_AFTER, SERVING, STREAMS_OPEN
-from service.choice import Append
 from service.clients import Clients
+from service.forget_targets import Append
 from service.rpc.admin_service import AdminService
 from service.rpc.board_service import BoardService
 from service.rpc.calls import Handler

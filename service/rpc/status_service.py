@@ -26,7 +26,7 @@ from desk.v1.status_pb2 import (
     Scrub,
 )
 from metrics.report import AppReport, GatewayReport, RetentionReport, ScrubReport, load
-from service.choice import Append
+from service.forget_targets import Append
 from service.positions import complete_revision
 from service.records import duration, timestamp
 from service.rpc.calls import Call

@@ -26,7 +26,7 @@ from desk.v1.status_pb2 import GetStatusRequest
 from journal.entry import Kind
 from journal.errors import Unavailable
 from journal.forgetting import ForgetList, forget_list_of
-from service import choice
+from service import forget_targets
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, body, life
 from tests.support.clients import Clients, bearer
@@ -174,7 +174,7 @@ async def test_a_dry_run_counts_and_appends_nothing(made: World):
 
 
 async def test_many_are_forgotten_in_steps(made: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 2)
+    monkeypatch.setattr(forget_targets, "MAX_FORGOTTEN", 2)
     async with worker(made, apps=(APP, OTHER)) as serving:
         answers = await forget(serving, silent_before=LATER)
     assert [len(each.session_ids) for each in forgotten(made)] == [2, 1, 2]
@@ -222,7 +222,7 @@ async def test_more_malformed_callbacks_than_an_entry_may_list_are_listed_in_sev
 ):
     made.append(*EARLY)
     made.wait()
-    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 2)
+    monkeypatch.setattr(forget_targets, "MAX_FORGOTTEN", 2)
     async with worker(made, apps=(APP, OTHER)) as serving:
         (answer,) = await forget(serving, sessions=SessionIds(session_ids=["of-eve"]))
     assert [len(each.session_ids) + len(each.revisions) for each in forgotten(made)] == [2, 2]

@@ -16,7 +16,7 @@ from journal.errors import Unavailable
 from journal.forgetting import forget_list_of
 from journal.jetstream_objects import ObjectStore
 from metrics.report import RetentionReport, load
-from service import choice
+from service import forget_targets
 from service.retention import Retention
 from tests.support.callbacks import NOON, life
 from tests.support.nats import NatsServer
@@ -107,7 +107,7 @@ def test_one_of_several_replicas_forgets_and_a_second_run_finds_nothing(made: Wo
 
 
 def test_a_run_goes_on_from_turn_to_turn(made: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 1)
+    monkeypatch.setattr(forget_targets, "MAX_FORGOTTEN", 1)
     monkeypatch.setattr("service.retention.TURN", 1e-6)
     turns: list[str] = []
     work = retention(made, claim=lambda name: not turns.append(name))
@@ -120,7 +120,7 @@ def test_a_run_goes_on_from_turn_to_turn(made: World, monkeypatch: pytest.Monkey
 def test_a_run_ends_where_another_replica_has_the_next_turn(
     made: World, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 1)
+    monkeypatch.setattr(forget_targets, "MAX_FORGOTTEN", 1)
     monkeypatch.setattr("service.retention.TURN", 1e-6)
     answers = iter([True, False])
     work = retention(made, claim=lambda _: next(answers))
@@ -160,7 +160,7 @@ def test_a_run_that_fails_says_why_and_is_tried_again(made: World):
 
 
 def test_a_run_stops_between_two_steps(made: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 1)
+    monkeypatch.setattr(forget_targets, "MAX_FORGOTTEN", 1)
     stop = Event()
 
     def append_and_stop(entry: Any) -> int:
