@@ -121,6 +121,19 @@ def missed(reader: Reader, target: Target, found: Iterable[Found], before: int) 
     return Step([each for each in malformed if each.last < before], None)
 
 
+def newest_event(reader: Reader) -> int:
+    """Return the time (ms) of the newest event of a session, or of its receipt if that is earlier.
+
+    The one is by the clock of Desk, the other by that of a gateway. 0 if no session has begun.
+    """
+    newest_first = Order("last_event_at", descending=True)
+    with reader.snapshot():
+        page = index_pages.page(reader, SessionSelection(), newest_first, None, 1)
+        session = Session.FromString(b"".join(page.sessions))
+        found = _found(reader, session.sdk_app_id, session.session_id)
+        return min(session.last_event_at.ToMilliseconds(), _last(reader, found)) if found else 0
+
+
 def check_current(progress: Progress, now: int) -> None:
     """Refuse to choose from a view that is behind the journal.
 
