@@ -273,8 +273,6 @@ class Projection:
             self._count_removed(removal.session(key, session.first_revision, session.number))
         if session.saved_place:
             self._counts[key[0], session.saved_place[0]] -= 1
-        for revision in removal.malformed_of(key):
-            self._forget_malformed(removal, key[0], revision)
 
     def _discount(self, session: CachedSession) -> None:
         """Take the callbacks of a session out of the numbers of events."""

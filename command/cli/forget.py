@@ -25,12 +25,16 @@ POLL = 0.2
 
 @click.command(epilog=TIMES)
 @click.option("--session", "session_ids", multiple=True, help="Id of a session; may be repeated.")
-@click.option("--user", "client_user_id", help="Id of a user (ClientUserId): all its sessions.")
+@click.option(
+    "--user",
+    "client_user_id",
+    help="Id of a user (ClientUserId): all its sessions, and malformed callbacks that name it.",
+)
 @click.option(
     "--agent-messages-of",
     "agent_id",
     help="Id of an agent: all sessions in which that agent took part, with all that others wrote "
-    "in them.",
+    "in them, and malformed callbacks that name it.",
 )
 @click.option(
     "--silent-for",
@@ -43,7 +47,8 @@ POLL = 0.2
     "--malformed-before",
     type=Moment(),
     metavar="TIME",
-    help="Malformed callbacks, which belong to no session, that were received before TIME.",
+    help="Malformed callbacks that were received before TIME: the only way to those in which no "
+    "session, user or agent can be read.",
 )
 @app_option
 @click.option("--dry-run", is_flag=True, help="Count what would be forgotten; forget nothing.")

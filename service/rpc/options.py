@@ -5,7 +5,7 @@ from datetime import UTC
 
 import msgspec
 
-from service.choice import Append
+from service.forget_targets import Append
 from service.clients import Clients
 from service.rpc.limits import Limits
 from service.rpc.live_board import Centre

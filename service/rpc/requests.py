@@ -18,7 +18,7 @@ from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.report_service_pb2 import GetReportRequest, IntervalLength, ReportGroup
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState
 from desk.v1.session_service_pb2 import GetSessionRequest
-from service.choice import Target
+from service.forget_targets import Target
 from service.intervals import Length, bounds
 from service.report import ReportSelection
 from service.rpc.checks import MAX_ID_BYTES, MAX_VALUE_BYTES, Check, checking

@@ -29,10 +29,6 @@ DROP_REPETITIONS = "DELETE FROM repetitions WHERE owner = ?"
 DROP_REFUSED = "DELETE FROM refused_ids INDEXED BY refused_by_owner WHERE owner = ?"
 DROP_KEY = "DELETE FROM session_keys WHERE sdk_app_id = ? AND session_id = ?"
 DROP_SESSION = "DELETE FROM sessions WHERE number = ?"
-MALFORMED_OF_SESSION = """
-    SELECT revision FROM malformed_callbacks INDEXED BY malformed_by_session
-    WHERE sdk_app_id = ? AND session_id = ?
-"""
 DROP_MALFORMED = "DELETE FROM malformed_callbacks WHERE revision = ?"
 FIND_MALFORMED = """
     SELECT record FROM feed
@@ -61,11 +57,6 @@ class Removal:
         self._db.execute(DROP_KEY, key)
         self._db.execute(DROP_SESSION, (number,))
         return self._remove(_SESSION, first_revision)
-
-    @sqlite_errors()
-    def malformed_of(self, key: tuple[int, str]) -> list[int]:
-        """Return the revisions of the malformed callbacks that name a session."""
-        return [revision for (revision,) in self._db.execute(MALFORMED_OF_SESSION, key)]
 
     @sqlite_errors()
     def find_malformed(self, sdk_app_id: int, revision: int) -> bytes | None:

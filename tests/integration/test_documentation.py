@@ -16,7 +16,7 @@ from console import server as console
 from gateway import authentication
 from gateway import limits as gateway
 from journal import forgetting, group_commit, jetstream_objects
-from service import erasure, history, message, projection, session
+from service import erasure, history, message, projection, retention, session
 from service.rpc import checks, keys, requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
@@ -112,6 +112,9 @@ LIMITS = {
         f"{calls.revision_seconds:.0f} s, {calls.state_seconds:.0f} s"
     ),
     "sessions and malformed callbacks of one FORGET entry": f"{forgetting.MAX_FORGOTTEN:,}",
+    "age of the newest event at a run of [retention](forgetting.md#by-age)": (
+        f"{retention.QUIET.days} days"
+    ),
     "records forgotten in one transaction": (
         f"{projection.BOUNDS.work // projection.REMOVED:,}, and the rest of a session"
     ),

@@ -40,8 +40,8 @@ class AdminMethods(Connection):
 
         Args:
             session_ids: these sessions, at most 1,000.
-            client_user_id: the sessions of this user.
-            agent_id: the sessions in which this agent took part.
+            client_user_id: the sessions of this user, and malformed callbacks that name it.
+            agent_id: the sessions in which this agent took part, likewise.
             silent_before: the sessions without an event or a callback since this time, which has a
                 time zone.
             malformed_before: the malformed callbacks that were received before this time, likewise.
