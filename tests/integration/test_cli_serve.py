@@ -27,7 +27,7 @@ CURL = f"""#!{sys.executable}
 import sys, urllib.request
 option, url, data, body = sys.argv[1:]
 assert (option, data) == ("-sS", "-d")
-print(urllib.request.urlopen(url, body.encode(), timeout=10).read().decode())
+print(urllib.request.urlopen(url, body.encode(), timeout=60).read().decode())
 """
 """As much of curl as the guide uses."""
 

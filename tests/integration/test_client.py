@@ -34,15 +34,14 @@ from tests.support.feed_server import (
     records,
     serving,
 )
+from tests.support.waiting import PATIENCE
 
 Status = grpc.StatusCode
-
-DEADLINE = 20.0
 
 
 async def until_caught_up(updates: AsyncIterator[Update]) -> list[Update]:
     got = []
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(PATIENCE):
         async for update in updates:
             got.append(update)
             if update.caught_up:
@@ -280,7 +279,7 @@ async def test_leaving_a_subscription_ends_its_call_on_the_server(leave: str) ->
             waiting = asyncio.create_task(anext(updates))
             await asyncio.sleep(0)  # lets it begin to wait
             waiting.cancel()
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             await server.left.wait()
 
 

@@ -74,7 +74,7 @@ class Forgetting(World):
         return self.eraser.forget(forget_entry(APP, NOON, session_ids=sessions))
 
     def append_entry(self, entry: NewEntry) -> None:
-        self.journal.append(entry, timeout=20)
+        self.journal.append(entry, timeout=60)
 
     def left(self) -> list[int]:
         with closing(Reader(self.view)) as reader:
@@ -256,7 +256,7 @@ def test_nothing_is_deleted_twice_while_the_view_is_being_read(world: Forgetting
         assert world.left()
         assert working.is_alive(), "it has to wait for the view"
         eventually(lambda: "entries_not_deleted" in [line["event"] for line in logs])
-    working.join(20)
+    working.join(60)
     assert (eraser.sweeps, world.left()) == (1, [])
 
 
@@ -296,7 +296,7 @@ def test_the_deletion_survives_kills_at_any_time(world: Forgetting, tmp_path: Pa
     world.wait_until_deleted()
     eventually(lambda: not files_with(MARK, tmp_path))
     process.terminate()
-    process.wait(20)
+    process.wait(60)
     assert len(world.journal.read(0, limit=9999)) == 40 * 30 + 8 * 5 + 8
     lived = digest(tmp_path)
     for file in tmp_path.glob("view-*"):

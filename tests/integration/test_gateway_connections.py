@@ -210,7 +210,7 @@ def test_a_client_that_reads_late_gets_all_its_answers_in_order():
         eventually(desk.stands_still)
         assert len(desk.kept()) < len(bodies)  # the gateway waits until the client reads
         answers = answers_until_close(sock)
-        sending.result(timeout=20)
+        sending.result(timeout=60)
         assert [answer.status for answer in answers] == [*([400, 200, 200] * 100), 200]
         assert desk.bodies() == [*bodies, CALLBACK]
 
@@ -341,7 +341,7 @@ def test_connections_that_are_active_make_room_for_another_client():
         finally:
             stopped.set()
         for each in crowd:
-            each.result(timeout=20)
+            each.result(timeout=60)
 
 
 def test_a_burst_from_one_address_is_answered_whole():

@@ -37,7 +37,7 @@ def test_requests_in_flight_are_answered_and_kept_and_new_connections_refused(di
             answer = next_answer(sock).assert_ok()
             assert answer.headers["connection"] == "close"
             assert sock.recv(1) == b""
-        desk.thread.join(10)
+        desk.thread.join(60)
         assert not desk.thread.is_alive()
         assert len(desk.kept()) == 20
 
@@ -104,7 +104,7 @@ def test_idle_and_half_sent_connections_do_not_hold_up_the_stop():
         desk.server.stop()
         assert idle.recv(1) == b""
         assert half.recv(1) == b""
-        desk.thread.join(20)
+        desk.thread.join(60)
         assert not desk.thread.is_alive()
 
 
@@ -117,7 +117,7 @@ def test_a_disk_that_hangs_does_not_hold_up_the_stop_for_ever(disk):
         desk.server.stop()
         for sock in sockets:
             next_answer(sock).assert_fail(503)
-        desk.thread.join(20)
+        desk.thread.join(60)
         assert not desk.thread.is_alive()
 
 
@@ -137,7 +137,7 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_stop_for_ever():
 
         eventually(is_stuck)
         desk.server.stop()
-        desk.thread.join(20)
+        desk.thread.join(60)
         assert not desk.thread.is_alive()
 
 
@@ -158,7 +158,7 @@ def test_stopping_under_load_loses_no_answer_that_was_earned():
         clients = [pool.submit(send_until_refused, client) for client in range(8)]
         eventually(lambda: len(desk.kept()) > 200)
         desk.server.stop()
-        acknowledged = sum(client.result(20) for client in clients)
+        acknowledged = sum(client.result(60) for client in clients)
         assert len(desk.kept()) == acknowledged
 
 
@@ -166,7 +166,7 @@ def test_stopping_twice_and_after_the_end_is_harmless():
     with gateway() as desk:
         desk.server.stop()
         desk.server.stop()
-        desk.thread.join(10)
+        desk.thread.join(60)
         assert not desk.thread.is_alive()
         desk.server.stop()
 
@@ -176,4 +176,4 @@ def test_stopping_from_another_thread_is_safe_at_any_moment():
         with gateway() as desk, ThreadPoolExecutor(4) as pool:
             stops = [pool.submit(desk.server.stop) for _ in range(8)]
             for stop in stops:
-                stop.result(10)
+                stop.result(60)

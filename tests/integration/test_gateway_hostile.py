@@ -195,7 +195,7 @@ def half_sending(desk: Gateway, count: int, source: str) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
 
 
 @pytest.mark.parametrize("per_address", [None, 0], ids=["limited", "behind a proxy"])

@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 
 
 def timed(future: Future[Answer]) -> Answer:
-    return future.result(timeout=20)
+    return future.result(timeout=60)
 
 
 def test_a_callback_that_cannot_be_made_durable_in_time_is_refused_in_time(disk):

@@ -51,7 +51,7 @@ def elsewhere():
         thread.start()
         yield Gateway(server.server_port, journal)
         server.shutdown()
-        thread.join(10)
+        thread.join(60)
 
 
 def test_the_app_runs_on_any_wsgi_server(elsewhere):
@@ -68,7 +68,7 @@ def test_the_app_runs_on_any_wsgi_server(elsewhere):
 
 
 def test_a_body_that_breaks_off_is_not_kept(elsewhere):
-    connection = http.client.HTTPConnection("127.0.0.1", elsewhere.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", elsewhere.port, timeout=60)
     connection.putrequest("POST", f"/?SdkAppid={APP}&CallbackCommand=Desk.SessionEventNotify")
     connection.putheader("Content-Length", str(len(CALLBACK) + 1))
     connection.endheaders(CALLBACK)
@@ -79,7 +79,7 @@ def test_a_body_that_breaks_off_is_not_kept(elsewhere):
 
 
 def test_a_body_that_is_too_large_is_refused_elsewhere_too(elsewhere):
-    connection = http.client.HTTPConnection("127.0.0.1", elsewhere.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", elsewhere.port, timeout=60)
     connection.putrequest("POST", "/")
     connection.putheader("Content-Length", str(MAX_BODY + 1))
     connection.endheaders()

@@ -161,7 +161,7 @@ async def test_calls_are_refused_with_the_progress_until_the_view_is_complete():
         serving = asyncio.create_task(serve_world(made, address, stop, ready.set_result))
         async with grpc.aio.insecure_channel(address) as channel:
             health: Any = HealthStub(channel)
-            check = health.Check(HealthCheckRequest(service=""), wait_for_ready=True, timeout=20)
+            check = health.Check(HealthCheckRequest(service=""), wait_for_ready=True, timeout=60)
             assert (await check).status == HealthCheckResponse.NOT_SERVING
             status: Any = StatusServiceStub(channel)
             assert "not there yet" in await not_ready(status.GetStatus(GetStatusRequest()))

@@ -286,7 +286,7 @@ def test_a_warning_names_the_setting_that_was_probably_meant(tmp_path):
 
 
 def test_requests_that_are_under_way_are_answered_when_serve_stops(serve):
-    connection = http.client.HTTPConnection(*serve.http, timeout=10)
+    connection = http.client.HTTPConnection(*serve.http, timeout=60)
     connection.request("GET", "/livez")
     assert connection.getresponse().read()
     serve.process.send_signal(signal.SIGTERM)

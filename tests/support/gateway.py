@@ -94,7 +94,7 @@ class Gateway:
     def ask(
         self, method: str, target: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, target, body, dict(headers or {}))
             return read_answer(connection.getresponse())
@@ -103,7 +103,7 @@ class Gateway:
 
     def connect(self) -> socket.socket:
         """A raw connection; closed when the gateway is."""
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         self.sockets.append(sock)
         return sock
 
@@ -159,7 +159,7 @@ def gateway(
         for each in running.sockets:
             each.close()
         server.stop()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -225,7 +225,7 @@ class StallingJournal(MemoryJournal):
 
     def close(self) -> None:
         self.released.set()
-        assert self._group.close(timeout=20)
+        assert self._group.close(timeout=60)
         super().close()
 
     def _add(self, number: int) -> None:

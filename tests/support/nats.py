@@ -23,15 +23,13 @@ from nats.js import JetStreamContext
 from journal.jetstream import JetStreamOptions, JetStreamWriter
 from journal.jetstream_access import Access
 from journal.jetstream_stream import StreamOptions
+from tests.support.waiting import PATIENCE as DEADLINE
 
 SERVER = Path(sys.executable).with_name("nats-server")
 
 T = TypeVar("T")
 
 MIB = 1024 * 1024
-
-DEADLINE = 20.0
-"""Seconds in which a server must be ready."""
 
 
 class NatsServer:
