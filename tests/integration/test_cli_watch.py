@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.commands import invoke
 from tests.support.feed_server import FeedServer, fail, records, serving
+from tests.support.loopback import reserved_port
 from tests.support.processes import DEADLINE, environment, run, start
 
 BEGIN_AT = 1_725_540_020_000
@@ -215,7 +216,10 @@ def test_watch_connects_again_and_misses_nothing(desk, head, since):
 @pytest.mark.tools
 def test_watch_goes_on_when_the_whole_service_is_restarted(tmp_path):
     data_dir = tmp_path / "data"
-    with start("serve", data_dir=data_dir) as first:
+    with (
+        reserved_port() as port,
+        start("serve", data_dir=data_dir, DESK_GRPC_LISTEN=f"127.0.0.1:{port}") as first,
+    ):
         first.post(callback("a"))
         target = first.target
         with watching(target, "--from-start", "--json") as watch:

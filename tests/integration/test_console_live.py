@@ -17,6 +17,7 @@ from console.site import Site
 from service.rpc.limits import Limits
 from tests.support.callbacks import NOON, SESSION, life
 from tests.support.console import Console, console, shown
+from tests.support.loopback import reserved_port
 from tests.support.rpc import Worker, until, worker, world
 
 LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "TransferringToHumanWait")
@@ -246,11 +247,10 @@ async def test_a_service_that_goes_away_is_told_and_comes_back_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("console.live.AWAY_AFTER", 1.0)
-    with world(life("SessionBegin")) as journal:
+    with reserved_port() as port, world(life("SessionBegin")) as journal:
         journal.wait()
         async with AsyncExitStack() as stack:
-            async with worker(journal, limits=QUICK) as before:
-                port = before.port
+            async with worker(journal, limits=QUICK, port=port):
                 made = await stack.enter_async_context(console(f"127.0.0.1:{port}"))
                 live = await stack.enter_async_context(made.events("/feed/live?after=1"))
                 await live.next(until="live")

@@ -1,7 +1,6 @@
 """The worker as a whole: status, health, reflection, drain, several workers, failures."""
 
 import asyncio
-import socket
 import threading
 import time
 from contextlib import closing
@@ -30,6 +29,7 @@ from service.rpc.server import SERVICES
 from service.view.progress import Progress
 from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, life
+from tests.support.loopback import reserved_port
 from tests.support.rpc import (
     PATIENCE,
     Worker,
@@ -153,10 +153,8 @@ async def test_the_api_can_be_discovered():
 
 
 async def test_calls_are_refused_with_the_progress_until_the_view_is_complete():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with world(BEGIN, follow=False) as made:
-        stop = asyncio.Event()
+    with reserved_port() as port, world(BEGIN, follow=False) as made:
+        stop, address = asyncio.Event(), f"127.0.0.1:{port}"
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(serve_world(made, address, stop, ready.set_result))
         async with grpc.aio.insecure_channel(address) as channel:

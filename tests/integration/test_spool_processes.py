@@ -5,7 +5,6 @@ import json
 import random
 import resource
 import signal
-import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.support.journals import read_all
+from tests.support.loopback import reserved_port
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, start, wait_until
 from tests.support.scrape import Page, scrape
@@ -32,6 +32,12 @@ FIRST = 1_725_540_020_000
 def own_nats(tmp_path: Path) -> Iterator[NatsServer]:
     with nats_server(tmp_path / "nats") as server:
         yield server
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with reserved_port() as reserved:
+        yield reserved
 
 
 @pytest.fixture
@@ -197,7 +203,7 @@ class Session(threading.Thread):
         while not self._ended.is_set():
             content = event(self._name, self.acknowledged)
             with suppress(OSError, http.client.HTTPException):
-                urllib.request.urlopen(self._url, content, timeout=5).close()
+                urllib.request.urlopen(self._url, content, timeout=DEADLINE).close()
                 self.acknowledged += 1
                 continue
             self._ended.wait(0.05)
@@ -210,11 +216,9 @@ class Session(threading.Thread):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_no_acknowledged_callback_is_lost_or_reordered_by_any_kill(
-    own_nats: NatsServer, settings: dict[str, str], tmp_path: Path, seed: int
+    own_nats: NatsServer, settings: dict[str, str], tmp_path: Path, seed: int, port: int
 ) -> None:
     chance = random.Random(seed)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     settings["DESK_HTTP_LISTEN"] = f"127.0.0.1:{port}"
     sessions = [Session(port, number) for number in range(8)]
 
