@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from gateway.limits import Limits
 from tests.support.gateway import (
+    UNHURRIED,
     answers_until_close,
     gateway,
     next_answer,
@@ -23,7 +24,7 @@ def is_refused(port: int) -> bool:
 
 
 def test_requests_in_flight_are_answered_and_kept_and_new_connections_refused(disk):
-    with gateway(disk) as desk:
+    with gateway(disk, budget=UNHURRIED) as desk:
         sockets = [desk.connect() for _ in range(20)]
         for number, sock in enumerate(sockets):
             sock.sendall(request(numbered(number)))
@@ -43,7 +44,7 @@ def test_requests_in_flight_are_answered_and_kept_and_new_connections_refused(di
 
 
 def test_pipelined_requests_are_all_answered_before_the_connection_closes(disk):
-    with gateway(disk) as desk:
+    with gateway(disk, budget=UNHURRIED) as desk:
         sock = desk.connect()
         sock.sendall(b"".join(request(numbered(number)) for number in range(5)))
         eventually(lambda: disk.stalled == 1)
@@ -83,7 +84,7 @@ def test_a_request_that_crosses_with_the_stop_on_an_idle_connection_is_answered(
 
 
 def test_a_gateway_that_stops_is_not_ready_and_says_why(disk):
-    with gateway(disk) as desk:
+    with gateway(disk, budget=UNHURRIED) as desk:
         sock = desk.connect()
         sock.sendall(request() + b"GET /readyz HTTP/1.1\r\nHost: gateway\r\n\r\n")
         eventually(lambda: disk.stalled == 1)
@@ -113,7 +114,7 @@ def test_a_disk_that_hangs_does_not_hold_up_the_stop_for_ever(disk):
         sockets = [desk.connect() for _ in range(6)]
         for number, sock in enumerate(sockets):
             sock.sendall(request(numbered(number)))
-        eventually(lambda: disk.stalled == 6)
+        eventually(lambda: disk.appended == 6)
         desk.server.stop()
         for sock in sockets:
             next_answer(sock).assert_fail(503)
