@@ -28,6 +28,7 @@ from service.view.errors import ViewUnavailable
 from service.view.locks import lock
 from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
+from tests.support.files import files_with
 from tests.support.sparse_journal import SparseJournal
 from tests.support.views import SOON, applied, following
 from tests.support.waiting import eventually
@@ -553,7 +554,7 @@ def test_what_was_forgotten_leaves_the_files_and_deleted_entries_the_list(tmp_pa
         listed = "SELECT revision FROM entries_to_delete"
         eventually(lambda: rows(tmp_path, listed) == [(1,), (2,), (3,), (4,)])
         # The user is in every event, and in no list of what was forgotten.
-        eventually(lambda: b"user-1" not in b"".join(map(Path.read_bytes, tmp_path.iterdir())))
+        eventually(lambda: not files_with(b"user-1", tmp_path))
         assert follower.note_deleted(5).wait(60)
         assert rows(tmp_path, listed) == []
     finally:
