@@ -101,6 +101,12 @@ def test_a_day_in_quick_motion_happens_from_now_on() -> None:
     assert max(found) - SENT_AT < 1.1 * DAY / 600
 
 
+def test_now_is_amid_a_live_day() -> None:
+    found = times(lives(DayPlan(is_live=True)))
+    assert sum(at < SENT_AT for at in found) > len(found) / 4
+    assert sum(at > SENT_AT for at in found) > len(found) / 4
+
+
 def test_no_two_events_of_a_session_happen_at_one_time_however_quick_the_motion() -> None:
     for life in lives(DayPlan(speed=100_000, is_compressed=True)):
         at = [json.loads(callback.body)["EventTime"] for callback in life.callbacks]
@@ -131,6 +137,9 @@ def test_another_midnight_is_refused(text: str) -> None:
         ("--speed 60", "belong to --day"),
         ("--agents 3", "belong to --day"),
         ("--begin now", "belong to --day"),
+        ("--live", "belong to --day"),
+        ("--day --live --speed 60", "neither a --speed"),
+        ("--day --live --begin now", "neither a --speed"),
         ("--day --rate 5", "not a --rate"),
         ("--day --begin now", "needs a --speed"),
     ],
