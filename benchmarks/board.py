@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC
+from functools import partial
 from math import inf
 
 from benchmarks import callbacks
@@ -47,9 +48,9 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
         projection = Projection(writer, "0" * 32)
         for start in range(0, len(entries), RATE):
             part = entries[start : start + RATE]
-            folding += _timed(lambda part=part: _apply(projection, part))
+            folding += _timed(partial(_apply, projection, part))
             with closing(Reader(writer.path)) as reader:
-                showing += _timed(lambda reader=reader: _show(sums, reader))
+                showing += _timed(partial(_show, sums, reader))
         for subject, seconds in ((REFERENCE, folding), (OURS, showing)):
             value = seconds / len(entries) * 1e6
             yield Measurement(NAME, CALLBACK, subject, value, "us", run)

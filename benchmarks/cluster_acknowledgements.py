@@ -50,8 +50,8 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement | NotMeasured]:
             nats.running(replicas) as servers,
             directory("first") as first,
             directory("second") as second,
-            desk("gateway", data_dir=first, **servers.settings) as one,
-            desk("gateway", data_dir=second, **servers.settings) as two,
+            desk("gateway", data_dir=first, settings=servers.settings) as one,
+            desk("gateway", data_dir=second, settings=servers.settings) as two,
         ):
             ports = [int(each.said["http"].rpartition(":")[2]) for each in (one, two)]
             yield from _measure(servers, ports, run, quick=quick)

@@ -55,7 +55,7 @@ def _measure(run: int, count: int) -> Iterator[Measurement]:
 def _complete_after(data_dir: Path, servers: Nats) -> float:
     """Start a service on an empty directory. Return the seconds until its view is complete."""
     began = time.monotonic()
-    with desk("service", data_dir=data_dir, within=WITHIN, **servers.settings):
+    with desk("service", data_dir=data_dir, within=WITHIN, settings=servers.settings):
         end, _ = await_complete(locate(data_dir))
         return end - began
 

@@ -48,8 +48,8 @@ def measure(run: int, *, quick: bool) -> Iterator[Measurement]:
         nats.running(3) as servers,
         directory("gateway") as gateways,
         directory("service") as services,
-        desk("gateway", data_dir=gateways, **servers.settings) as gateway,
-        desk("service", data_dir=services, **servers.settings) as service,
+        desk("gateway", data_dir=gateways, settings=servers.settings) as gateway,
+        desk("service", data_dir=services, settings=servers.settings) as service,
     ):
         yield from _measure(gateway.said["http"], service.said["grpc"], run, seconds, CLUSTER)
 
@@ -73,7 +73,8 @@ async def _drive_and_subscribe(
     port: int, target: str, rate: float, seconds: float
 ) -> tuple[dict[str, Any], list[float]]:
     """Return the driver's report and the latency of each event in ms."""
-    live, latencies = asyncio.Event(), []
+    live = asyncio.Event()
+    latencies: list[float] = []
     total = int(rate * seconds)
     subscriber = asyncio.create_task(_subscribe(target, total, live, latencies))
     await asyncio.wait_for(live.wait(), 30)

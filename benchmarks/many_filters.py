@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import click
 import grpc
@@ -20,16 +21,19 @@ import msgspec
 from benchmarks import callbacks, populations
 from benchmarks.processes import cpu_seconds, roles
 from benchmarks.work import child, desk, directory
-from desk.v1.event_pb2 import EventFilter
+from desk.v1.event_pb2 import EventFilter, Verdict
 from desk.v1.event_service_pb2 import SubscribeRequest
 from desk.v1.event_service_pb2_grpc import EventServiceStub
 from desk.v1.session_service_pb2 import GetSessionRequest
 from desk.v1.session_service_pb2_grpc import SessionServiceStub
+from journal.entry import NewEntry
 from journal.sqlite import SqliteWriter
 
 STREAMS_PER_CHANNEL = 500
 PAUSE = 0.02
 """Seconds between two calls of `GetSession`."""
+
+VERDICTS = [each for each in Verdict.values() if each]
 
 
 @click.group(invoke_without_command=True)
@@ -55,7 +59,7 @@ def main(context: click.Context, streams: int, rate: int, seconds: float) -> Non
     click.echo(f"worker at {load * 100:.0f} % of a core")
 
 
-def _role(name: str, *arguments: object) -> object:
+def _role(name: str, *arguments: object) -> Any:
     command = (sys.executable, "-m", "benchmarks.many_filters", name, *map(str, arguments))
     return child(*command, is_ready=lambda line: True if "ready" in line else None)
 
@@ -99,7 +103,7 @@ async def _subscribe(target: str, count: int) -> None:
 
 
 async def _read(channel: grpc.aio.Channel, number: int, live: asyncio.Event) -> None:
-    asked = EventFilter(agent_ids=[f"agent-{number}"], verdicts=[1, 2, 3])
+    asked = EventFilter(agent_ids=[f"agent-{number}"], verdicts=VERDICTS)
     call = EventServiceStub(channel).Subscribe(SubscribeRequest(filter=asked))
     while await call.read() is not grpc.aio.EOF:
         live.set()
@@ -125,7 +129,7 @@ def append(data_dir: Path, rate: int, agents: int) -> None:
             time.sleep(0.005)
 
 
-def _callback(number: int, agent: int) -> object:
+def _callback(number: int, agent: int) -> NewEntry:
     at = callbacks.START + number
     body = {
         "CallbackCommand": "Desk.SessionEventNotify",

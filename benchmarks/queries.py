@@ -108,7 +108,8 @@ def _measurements(loads: dict[str, Load], size: int, run: int) -> Iterator[Measu
 async def _ask(target: str, worker: int, size: int, *, seconds: float) -> dict[str, Load]:
     random = Random(size)
     async with grpc.aio.insecure_channel(target) as channel:
-        health, sessions = HealthStub(channel), SessionServiceStub(channel)
+        health: Any = HealthStub(channel)
+        sessions = SessionServiceStub(channel)
 
         def get() -> Awaitable[Any]:
             name = session_id(random.randrange(size))
@@ -200,7 +201,8 @@ async def _walk(stub: Any, question: Question) -> str:
 
 
 def _request(question: Question, **more: Any) -> pb.ListSessionsRequest:
-    asked = {"filter": question.filter, "order_by": question.order_by, "page_size": PAGE}
+    asked: dict[str, Any] = {"filter": question.filter, "order_by": question.order_by}
+    asked["page_size"] = PAGE
     return pb.ListSessionsRequest(**(asked | more))
 
 

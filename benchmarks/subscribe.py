@@ -8,9 +8,10 @@ own revision.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 import grpc
 
@@ -45,7 +46,7 @@ FEW, QUICK_FEW = 20_000, 2_000
 RECORD_BYTES = 700
 """Size of a record as a message, about."""
 
-Read = Callable[[str], Awaitable[int]]
+Read = Callable[[str], Coroutine[Any, Any, int]]
 """Reads the feed of the server at an address. Returns the number of events."""
 
 
@@ -112,7 +113,7 @@ async def _stub(address: str, *, max_batch: int) -> int:
     events = 0
     async with grpc.aio.insecure_channel(address) as channel:
         request = SubscribeRequest(after_revision=0, max_batch=max_batch)
-        call = EventServiceStub(channel).Subscribe(request)
+        call: Any = EventServiceStub(channel).Subscribe(request)
         while not (response := await call.read()).HasField("caught_up"):
             events += len(response.records.records)
         call.cancel()
@@ -121,7 +122,7 @@ async def _stub(address: str, *, max_batch: int) -> int:
 
 async def _one_by_one(address: str, *, few: int) -> int:
     async with grpc.aio.insecure_channel(address) as channel:
-        method = channel.unary_stream(METHOD, response_deserializer=SessionRecord.FromString)
+        method: Any = channel.unary_stream(METHOD, response_deserializer=SessionRecord.FromString)
         call = method(b"")
         for _ in range(few):
             await call.read()

@@ -12,6 +12,7 @@ import sys
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import grpc
 import msgspec
@@ -57,9 +58,8 @@ def _channel(target: str) -> grpc.aio.Channel:
 async def _subscribe(
     channel: grpc.aio.Channel, live: asyncio.Event, arrivals: list[Arrival]
 ) -> None:
-    call = channel.unary_stream(METHOD, request_serializer=SubscribeRequest.SerializeToString)(
-        SubscribeRequest()
-    )
+    serialize = SubscribeRequest.SerializeToString
+    call: Any = channel.unary_stream(METHOD, request_serializer=serialize)(SubscribeRequest())
     reached = None
     while message := await call.read():
         now = time.monotonic()

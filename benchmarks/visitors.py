@@ -58,7 +58,7 @@ class Place:
 
     def __init__(self, after: int | None) -> None:
         self.reached = after
-        self._shown = None if after is None else (after, None)
+        self._shown: tuple[int, int | None] | None = None if after is None else (after, None)
 
     def take(self, update: Update) -> str:
         """Advance by an update. Return the problem with it, if there is one."""

@@ -111,7 +111,12 @@ def peer(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> 
     return child(*command, is_ready=_json, env=env)
 
 
-def desk(*arguments: str, data_dir: Path, within: float = START_WITHIN, **settings: str) -> Any:
+def desk(
+    *arguments: str,
+    data_dir: Path,
+    within: float = START_WITHIN,
+    settings: Mapping[str, str] = {},
+) -> Any:
     """Run a `desk` server command on free ports. `said` is its log record with http and grpc."""
     env = {
         "DESK_DATA_DIR": str(data_dir),

@@ -1,6 +1,7 @@
 """The addresses of the processes of this machine, and their directory, for other commands.
 
-Reads single variables, not `command.settings`: a client needs no complete configuration.
+Reads single variables, not `command.settings`: a client needs no complete configuration. All
+functions raise OSError if `.env` cannot be read, and ValueError if it or a value is malformed.
 """
 
 import os
@@ -18,46 +19,24 @@ from command.address import (
 
 
 def gateway_address() -> Address:
-    """Return the address of the gateway for a client on this machine.
-
-    Raises:
-        ValueError: DESK_HTTP_LISTEN is not an address, or `.env` is not UTF-8.
-        OSError: `.env` exists and cannot be read.
-    """
     return _listening("DESK_HTTP_LISTEN", DEFAULT_HTTP)
 
 
 def service_address() -> Address:
-    """Return the address of the service for a client on this machine.
-
-    Raises:
-        ValueError: DESK_GRPC_LISTEN is not an address, or `.env` is not UTF-8.
-        OSError: `.env` exists and cannot be read.
-    """
     return _listening("DESK_GRPC_LISTEN", DEFAULT_GRPC)
 
 
 def console_address() -> Address:
-    """Return the address of the console for a client on this machine.
-
-    Raises:
-        ValueError: DESK_CONSOLE_LISTEN is not an address, or `.env` is not UTF-8.
-        OSError: `.env` exists and cannot be read.
-    """
     return _listening("DESK_CONSOLE_LISTEN", DEFAULT_CONSOLE)
 
 
 def data_directory() -> Path:
-    """Return the directory of journal and view.
-
-    Raises:
-        ValueError: `.env` is not UTF-8.
-        OSError: `.env` exists and cannot be read.
-    """
+    """Return the directory of journal and view."""
     return Path(setting("DESK_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
 
 
 def _listening(variable: str, default: Address) -> Address:
+    """Return the address of a process for a client on this machine."""
     value = setting(variable) or str(default)
     try:
         return Address.parse(value).from_here()
@@ -66,12 +45,7 @@ def _listening(variable: str, default: Address) -> Address:
 
 
 def setting(variable: str) -> str | None:
-    """Return the value in the environment, or in `.env`, which the servers read as well.
-
-    Raises:
-        ValueError: `.env` is not UTF-8.
-        OSError: it exists and cannot be read.
-    """
+    """Return the value in the environment, or in `.env`, which the servers read as well."""
     if value := os.environ.get(variable):
         return value
     try:

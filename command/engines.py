@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command.nats import JournalSettings
 from command.settings import Settings
+from command.settings_journal import JournalSettings
 from storage.sizes import size_of_database
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """The runtime folder of a supervisor and its children. It is deleted in the end.
 
-Has the sockets of the metrics, a file that names the children without a sign of life, and a lock.
+Has the sockets of metrics and rpc workers, a file that names the children without a sign of life,
+and a lock.
 """
 
 import os

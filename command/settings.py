@@ -20,11 +20,11 @@ from pydantic_settings import (
 
 from callback.decoder import SAMPLE_SDK_APP_ID
 from command.address import DEFAULT_DATA_DIR, DEFAULT_METRICS
-from command.console import ConsoleSettings
-from command.gateway import GatewaySettings
-from command.grpc import GrpcSettings
-from command.nats import JournalSettings
+from command.settings_console import ConsoleSettings
 from command.settings_errors import PREFIX, settings_errors
+from command.settings_gateway import GatewaySettings
+from command.settings_grpc import GrpcSettings
+from command.settings_journal import JournalSettings
 from command.values import (
     MAX_WAIT,
     AppIds,
@@ -60,8 +60,8 @@ class Settings(ConsoleSettings, GrpcSettings, GatewaySettings, JournalSettings):
         max_lag: seconds of the view behind the journal above which health is NOT_SERVING; 0: never.
         scrub_rate: entries in a second that the scrub compares with the view; 0: none.
         service_level: the target of board and reports.
-        short_abandon: seconds; who gives up within them is not held against the service.
-        time_zone: of the days and hours of board and reports.
+        short_abandon: seconds; a user who leaves within them does not count in the service level.
+        time_zone: the zone of the days and hours of board and reports.
         retention: the age from which sessions and malformed callbacks are forgotten; None: never.
         retention_at: the time of day, in UTC, at which that is done.
         hang_timeout: seconds without a sign of life after which a process is restarted; 0: never.

@@ -119,7 +119,6 @@ class Alive:
     """Says that the process runs."""
 
     async def on_get(self, request: Request, response: Response) -> None:
-        """Answer."""
         response.content_type = falcon.MEDIA_TEXT
         response.text = "ok\n"
 

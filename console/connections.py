@@ -8,9 +8,6 @@ from typing import Any, Protocol
 PATIENCE = 30.0
 """Seconds after which a connection is closed on which nothing has moved for as long."""
 
-Message = Any
-Receive = Send = Any
-
 
 class CancelWhenGone:
     """An ASGI application that cancels its work on a request when the browser leaves.

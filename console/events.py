@@ -48,8 +48,7 @@ class Rejections(Page):
         request = ListRejectionsRequest(
             filter=query.event_filter(),
             reasons=query.enums("reason", RejectionReason),  # type: ignore[arg-type]
-            page_size=query.number("rows", ROWS, most=1_000),
-            page_token=query.text("page"),
+            **query.paging(ROWS),
             omit_raw_body=True,
             omit_message=True,
         )

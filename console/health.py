@@ -25,6 +25,7 @@ class Health(Page):
             "replicas": replicas,
             "agreement": _agreement(replicas),
             "settings": self.site.settings,
+            "settings_of": self.site.settings_of,
         }
 
     async def _replica(self, target: str) -> dict[str, Any]:

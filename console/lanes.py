@@ -1,6 +1,6 @@
 """The states of a session over time, as lanes of a drawing. Idle time is folded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -68,7 +68,9 @@ def _places(times: Sequence[float]) -> tuple[list[float], list[tuple[int, float]
     return places, folds
 
 
-def _stays(steps: Sequence[tuple[float, str, Mapping[str, Any]]], xs: Sequence[float]) -> Any:
+def _stays(
+    steps: Sequence[tuple[float, str, Mapping[str, Any]]], xs: Sequence[float]
+) -> Iterator[dict[str, Any]]:
     """Yield one rectangle for each stay in a state."""
     start = 0
     for index in range(1, len(steps) + 1):

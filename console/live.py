@@ -43,14 +43,14 @@ class _Channel:
     """A source under way, and its listeners.
 
     Attributes:
-        heard_at: the loop's time of the last message of the service.
+        last_message_at: the loop's time of the last message of the service.
         complete_after: all events after this revision are among the recent ones, or still to come.
         revision: of the last message.
         recent: the last events, each with its revision.
         queues: of the listeners. None ends a listener.
     """
 
-    heard_at: float
+    last_message_at: float
     complete_after: int | None
     revision: int = 0
     recent: deque[tuple[int, bytes]] = field(default_factory=deque)
@@ -138,7 +138,7 @@ class Live:
 
     def _open(self, key: str, query: Query, after: int | None) -> _Channel:
         now = asyncio.get_running_loop().time()
-        channel = self._channels[key] = _Channel(heard_at=now, complete_after=after)
+        channel = self._channels[key] = _Channel(last_message_at=now, complete_after=after)
         channel.task = asyncio.create_task(self._run(key, query, channel, after))
         return channel
 
@@ -184,7 +184,7 @@ class Live:
 
     def _take(self, channel: _Channel, piece: Piece) -> None:
         """Send a piece to all listeners."""
-        channel.heard_at = asyncio.get_running_loop().time()
+        channel.last_message_at = asyncio.get_running_loop().time()
         channel.revision = piece.revision
         if not piece.html:
             return
@@ -203,7 +203,7 @@ async def _next(channel: _Channel, queue: "asyncio.Queue[bytes | None]") -> byte
         async with asyncio.timeout(KEEP_ALIVE):
             return await queue.get()
     except TimeoutError:
-        silence = asyncio.get_running_loop().time() - channel.heard_at
+        silence = asyncio.get_running_loop().time() - channel.last_message_at
         name = "live" if silence < AWAY_AFTER else "away"
         return _event(name, "", channel.revision)
 

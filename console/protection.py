@@ -83,7 +83,7 @@ class Access:
     async def process_response(
         self, request: Request, response: Response, resource: object, succeeded: bool
     ) -> None:
-        """Have nothing kept that does not say otherwise."""
+        """Keep browsers from storing an answer, unless it has a Cache-Control of its own."""
         if "cache-control" not in response.headers:
             response.set_header("Cache-Control", "no-store")
 
@@ -91,7 +91,7 @@ class Access:
         peer = _peer(request)
         trusted = peer is not None and any(peer in network for network in self._proxies)
         if not trusted or not request.get_header(self._user_header):
-            raise falcon.HTTPForbidden(description="come by the proxy, which signs you in")
+            raise falcon.HTTPForbidden(description="ask through the proxy, which signs users in")
 
     def _check_password(self, request: Request) -> None:
         header = request.get_header("Authorization") or ""
@@ -114,9 +114,9 @@ def _check_origin(request: Request) -> None:
 
 
 def _check_host(request: Request) -> None:
-    """Refuse any name but localhost: a page elsewhere could have its own changed to this address.
+    """Refuse any name but localhost: a page elsewhere can let its own name lead here.
 
-    An address cannot be changed, so that all are taken.
+    Addresses are allowed: nobody can make one lead elsewhere. (DNS rebinding)
     """
     host = request.get_header("Host", default="localhost")
     if not _OWN_HOST.fullmatch(host):

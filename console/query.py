@@ -14,6 +14,9 @@ from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState, TimeRang
 MAX_VALUES = 100
 """Values of one parameter, as in the API."""
 
+MAX_ROWS = 1_000
+"""Rows of a page, as in the API."""
+
 LAST_YEAR = 9998
 """Last year that times may have: the calendar ends with the next one."""
 
@@ -112,6 +115,11 @@ class Query:
         kept = {each: values for each, values in self._values.items() if each != name}
         return Query(kept, self.zone)
 
+    def paging(self, rows: int) -> dict[str, Any]:
+        """Return the fields of a request that choose a page, by default of so many rows."""
+        size = self.number("rows", rows, most=MAX_ROWS)
+        return {"page_size": size, "page_token": self.text("page")}
+
     def session_filter(self) -> SessionFilter:
         """Return the filter of sessions."""
         return SessionFilter(
@@ -159,11 +167,8 @@ def _enum_value(parameter: str, text: str, enum: Any) -> int:
     try:
         return int(enum.Value(_prefix(enum) + text.upper()))
     except ValueError:
-        raise BadQuery(f"{parameter}: {text[:40]!r} is none of {_listed(names_of(enum))}") from None
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
+        names = ", ".join(names_of(enum))
+        raise BadQuery(f"{parameter}: {text[:40]!r} is none of {names}") from None
 
 
 def _moment(text: str, zone: tzinfo) -> datetime:

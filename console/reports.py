@@ -42,7 +42,7 @@ class Reports(Page):
         "outcome.repeat_contacts", "outcome.first_contact_resolution",
         "outcome.resolution_provisional",
     )  # fmt: skip
-    intervals = names_of(IntervalLength)
+    intervals = (*names_of(IntervalLength), "NONE")
     groups = names_of(ReportGroup)
     most = MAX_ROWS
 

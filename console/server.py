@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, tzinfo
 
@@ -36,7 +36,8 @@ async def serve(
     connect: Callable[[str], Client],
     access: Access,
     zone: tzinfo = UTC,
-    settings: list[dict[str, str]] | None = None,
+    settings: Sequence[Mapping[str, str]] = (),
+    settings_of: str = "",
     stop: asyncio.Event,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
@@ -48,7 +49,8 @@ async def serve(
         connect: makes a client of a target.
         access: decides who may see the console.
         zone: of the times shown.
-        settings: to be shown; None if they are not known.
+        settings: name, value and source of each, to be shown; secrets are masked.
+        settings_of: the command that has read them, and what it runs.
         stop: ends the serving.
         on_ready: called when requests are answered.
     """
@@ -57,7 +59,7 @@ async def serve(
             each: await stack.enter_async_context(connect(each)) for each in targets_of(target)
         }
         client = await stack.enter_async_context(connect(target))
-        site = Site(client, replicas=clients, zone=zone, settings=settings)
+        site = Site(client, replicas=clients, zone=zone, settings=settings, settings_of=settings_of)
         lives = [Live(page(site)) for page in (Board, Feed, Table)]
         server = _Server(_config(CancelWhenGone(create_app(site, access, lives))), on_ready)
         connections = server.server_state.connections

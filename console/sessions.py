@@ -2,13 +2,16 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from datetime import UTC
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from console.lanes import lanes_of
 from console.page import Document, Page
 from console.query import BadQuery, Query, names_of
 from desk.client import NotFound
-from desk.v1.event_pb2 import SessionRecord
+from desk.v1.event_pb2 import Event, SessionRecord
 from desk.v1.session_pb2 import EndReason, SessionState
 from desk.v1.session_service_pb2 import ListSessionsRequest
 from display.documents import as_json
@@ -67,8 +70,7 @@ class Sessions(Page):
         request = ListSessionsRequest(
             filter=query.session_filter(),
             order_by=query.text("order"),
-            page_size=query.number("rows", ROWS, most=1_000),
-            page_token=query.text("page"),
+            **query.paging(ROWS),
         )
         client = self.site.client
         answer = await client.call(client.session_service.ListSessions, request)
@@ -89,22 +91,26 @@ class OneSession(Page):
     )  # fmt: skip
 
     async def document(self, query: Query) -> Document:
-        """Return the session, as of a revision if one is asked for, and its callbacks."""
+        """Return the session, as of a revision or a time if asked for, and its callbacks."""
         session_id = query.text("id")
         if not session_id:
             raise BadQuery("id: name the session")
         app = query.number("app")
-        as_of = query.number("as_of")
+        as_of, time = query.number("as_of"), query.time("as_of_time")
+        if as_of and time:
+            raise BadQuery("as_of_time: name a revision or a time, not both")
         explanation = await self.site.client.explain_session(
             session_id, sdk_app_id=app, omit_message=True
         )
         last, omitted, bodies_omitted = await _last_of(explanation.records)
-        records = await asyncio.to_thread(lambda: list(map(as_json, last)))
+        records = await asyncio.to_thread(
+            lambda: [
+                {**as_json(each), "came_later": _is_later(each.event, as_of, time)} for each in last
+            ]
+        )
         session = as_json(explanation.session) if explanation.session else None
-        if as_of:
-            session = await self._as_of(session_id, app, as_of)
-        revisions = sorted({int(record["event"]["revision"]) for record in records})
-        shown = as_of or explanation.revision
+        if is_past := bool(as_of or time):
+            session, as_of = await self._as_of(session_id, app, as_of, time)
         return {
             "session_id": session_id,
             "sdk_app_id": app or (records[0]["event"]["sdk_app_id"] if records else 0),
@@ -112,23 +118,48 @@ class OneSession(Page):
             "records": records,
             "omitted": omitted,
             "bodies_omitted": bodies_omitted,
+            "is_past": is_past,
             "as_of": as_of,
-            "revisions": revisions,
-            "earlier": max((each for each in revisions if each < shown), default=0),
-            "later": min((each for each in revisions if each > shown), default=0),
+            "as_of_time": time.ToJsonString() if time else "",
+            **_places(last, as_of if is_past else explanation.revision),
             "revision": explanation.revision,
             "lanes": lanes_of(records),
         }
 
-    async def _as_of(self, session_id: str, app: int, revision: int) -> Document | None:
-        """Return the session at a revision; None if it had not begun by then."""
+    async def _as_of(
+        self, session_id: str, app: int, revision: int, time: Timestamp | None
+    ) -> tuple[Document | None, int]:
+        """Return the session at a revision or a time, and its revision then.
+
+        There is no session if it had not begun by then; at a time, the revision is 0.
+        """
         try:
             found = await self.site.client.get_session(
-                session_id, sdk_app_id=app, as_of_revision=revision
+                session_id,
+                sdk_app_id=app,
+                as_of_revision=revision,
+                as_of_time=time.ToDatetime(UTC) if time else None,
             )
         except NotFound:
-            return None
-        return as_json(found.session)
+            return None, revision
+        return as_json(found.session), found.revision
+
+
+def _places(records: Iterable[SessionRecord], shown: int) -> Document:
+    """Return the revisions of callbacks, and those next to the one that is shown; 0: none."""
+    revisions = sorted({record.event.revision for record in records})
+    return {
+        "revisions": revisions,
+        "earlier": max((each for each in revisions if each < shown), default=0),
+        "later": min((each for each in revisions if each > shown), default=0),
+    }
+
+
+def _is_later(event: Event, as_of: int, time: Timestamp | None) -> bool:
+    """Return True if a callback came after a revision or a time; not without either."""
+    if time:
+        return event.received_at.ToMilliseconds() > time.ToMilliseconds()
+    return 0 < as_of < event.revision
 
 
 async def _last_of(

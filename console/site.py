@@ -1,7 +1,7 @@
 """The client, the templates and their words, which all pages share."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from hashlib import sha256
 from importlib.resources import files
@@ -26,7 +26,6 @@ NAVIGATION = (
     ("/table", "Table"),
 )
 
-
 _PREFIXES = (
     *("SESSION_STATE_", "END_REASON_", "REJECTION_REASON_", "VERDICT_", "EVENT_TYPE_"),
     *("INTERVAL_LENGTH_", "REPORT_GROUP_"),
@@ -44,7 +43,8 @@ class Site:
         depth: of the queue, over the last hours.
         assets: name of the present version of the static files.
         rates: of what the gateways answer, over the last minutes.
-        settings: names, values and sources of the settings, secrets masked; empty if unknown.
+        settings: names, values and sources of the settings, secrets masked.
+        settings_of: the command that has read them, and what it runs.
     """
 
     def __init__(
@@ -53,12 +53,14 @@ class Site:
         *,
         replicas: Mapping[str, Client],
         zone: tzinfo = UTC,
-        settings: list[dict[str, str]] | None = None,
+        settings: Sequence[Mapping[str, str]] = (),
+        settings_of: str = "",
     ) -> None:
         self.client = client
         self.replicas = replicas
         self.zone = zone
-        self.settings = settings or []
+        self.settings = settings
+        self.settings_of = settings_of
         self.depth = QueueDepth()
         self.assets = _assets_version()
         self.rates = GatewayRates()

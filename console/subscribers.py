@@ -10,7 +10,7 @@ from display.documents import as_json
 
 
 class Subscribers(Page):
-    """The subscribers of one worker of each replica."""
+    """The subscribers of each replica."""
 
     path = "/subscribers"
     title = "Subscribers"
@@ -34,7 +34,7 @@ class Subscribers(Page):
         return {
             "replicas": replicas,
             "subscribers": [
-                {"replica": each["replica"], "worker": each["worker"], **stream}
+                {"replica": each["replica"], **stream}
                 for each in replicas
                 for stream in each.get("subscribers", [])
             ],

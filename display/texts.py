@@ -70,6 +70,6 @@ def spreadsheet_text(text: str) -> str:
 
 
 def count_of(number: int, noun: str) -> str:
-    """Return a number with its noun, such as `1 callback`, `2 callbacks` or `2 entries`."""
+    """Return a number with its noun, such as `1 callback`, `2 callbacks` or `2,000 entries`."""
     plural = f"{noun[:-1]}ies" if noun.endswith("ry") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
+    return f"{number:,} {noun if number == 1 else plural}"

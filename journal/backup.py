@@ -17,7 +17,7 @@ from msgspec.structs import astuple, replace
 
 from journal import sqlite_format
 from journal.copying import Source, compare, copy_entries
-from journal.damage import Damage, Report, damages, faults
+from journal.damage import Damage, ReportProgress, damages, faults
 from journal.entry import MAX_INTEGER, Entry, Kind, validate
 from journal.errors import JournalError, Unreadable
 from journal.forgetting import forget_list_of
@@ -104,7 +104,7 @@ def back_up(target: Path, make: Callable[[Path], Content]) -> Content:
     return content
 
 
-def copy_verified(journal: Path, copy: Path, report: Report) -> Content:
+def copy_verified(journal: Path, copy: Path, report: ReportProgress) -> Content:
     """Copy a journal, which may be in use, to an empty file, and verify the copy.
 
     The copy is taken within one read transaction: commits meanwhile do not make it start again.
@@ -120,7 +120,7 @@ def copy_verified(journal: Path, copy: Path, report: Report) -> Content:
     return verify(copy, report, name=str(journal))
 
 
-def copy_stream(source: Source, copy: Path, report: Report) -> Content:
+def copy_stream(source: Source, copy: Path, report: ReportProgress) -> Content:
     """Copy a journal on NATS, which may be in use, to an empty file, and verify the copy.
 
     Raises:
@@ -132,7 +132,7 @@ def copy_stream(source: Source, copy: Path, report: Report) -> Content:
     return verify(copy, report, name=str(copy))
 
 
-def verify(path: Path, report: Report, *, name: str) -> Content:
+def verify(path: Path, report: ReportProgress, *, name: str) -> Content:
     """Read all of a journal's file that nobody writes. It is called `name` in errors.
 
     Raises:
@@ -179,7 +179,7 @@ def _delete(file: Path) -> None:
         Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
-def receive(stream: BinaryIO, size: int, copy: Path, report: Report) -> None:
+def receive(stream: BinaryIO, size: int, copy: Path, report: ReportProgress) -> None:
     """Write a stream to a file; `size` is its length in bytes, 0 if that is not known."""
     require_room(copy.parent, size)
     done = 0
@@ -272,7 +272,7 @@ def put_in_place(copy: Path, journal: Path) -> None:
     sync(journal.parent)
 
 
-def copy_database(source: apsw.Connection, path: Path, report: Report) -> None:
+def copy_database(source: apsw.Connection, path: Path, report: ReportProgress) -> None:
     """Copy a database to an empty file within one read transaction; it is not synced."""
     with closing(apsw.Connection(str(path))) as copy:
         copy.pragma("journal_mode", "off")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from journal.damage import Damage, Report, changed
+from journal.damage import Damage, ReportProgress, changed
 from journal.entry import DAMAGED, Entry, Kind
 from journal.errors import OtherEntries, Unavailable
 
@@ -101,7 +101,7 @@ def check_target(source: Source, target: Target) -> None:
         raise OtherEntries(f"revision {last.revision} is another entry in the target")
 
 
-def copy_entries(source: Source, target: Target, report: Report) -> int:
+def copy_entries(source: Source, target: Target, report: ReportProgress) -> int:
     """Copy the entries that the target lacks, up to the source's present head; return that head.
 
     Raises:
@@ -138,7 +138,7 @@ def _patiently(call: Callable[..., T], *arguments: Any) -> T:
 
 
 def compare(
-    source: Source, target: Target, report: Report, *, may_have_forgotten: bool = False
+    source: Source, target: Target, report: ReportProgress, *, may_have_forgotten: bool = False
 ) -> Compared:
     """Compare all entries of the target with those of the source up to there.
 
@@ -158,7 +158,9 @@ def compare(
         return _compare(source, target, report, may_have_forgotten)
 
 
-def _compare(source: Source, target: Target, report: Report, may_have_forgotten: bool) -> Compared:
+def _compare(
+    source: Source, target: Target, report: ReportProgress, may_have_forgotten: bool
+) -> Compared:
     head = target.head()
     digest = blake2b(digest_size=16)
     count = repetitions = 0
@@ -218,7 +220,7 @@ def _read_page(source: Source, after: int) -> list[Entry]:
     return source.read(after, limit=PAGE)
 
 
-def damages_of(source: Source, report: Report) -> list[Damage]:
+def damages_of(source: Source, report: ReportProgress) -> list[Damage]:
     """Compare each entry with its id."""
     head = source.head()
     found = []

@@ -21,7 +21,7 @@ PAGE = 500
 MAX_FAULTS = 20
 """Faults of the file's structure that are listed."""
 
-Report = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 """Takes the name of the work under way, the amount done, and the total."""
 
 
@@ -69,7 +69,7 @@ def changed(entry: Entry) -> bool:
     return is_callback is not (entry.kind == Kind.CALLBACK)
 
 
-def damages(connection: apsw.Connection, report: Report) -> Iterator[Damage]:
+def damages(connection: apsw.Connection, report: ReportProgress) -> Iterator[Damage]:
     """Check every entry."""
     head = _head(connection)
     for found in scan(connection):

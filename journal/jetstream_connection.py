@@ -165,14 +165,14 @@ class Connection:
                 raise kind(self.trouble()) from None
         return self._link
 
-    def wait_until_usable(self) -> None:
-        """Wait for a client, as `link` does.
+    def wait_until_usable(self, within: float = PATIENCE + SLACK) -> None:
+        """Wait for a client, as `link` does, at most so many seconds.
 
         Raises:
             Closed, Unavailable: as `run`.
         """
         if self._down_since is not None:
-            self.run(self.link, timeout=PATIENCE + SLACK)
+            self.run(self.link, timeout=within)
         self.check_open()
 
     def leave(self, server: str) -> None:

@@ -122,8 +122,11 @@ class Publisher:
 
     def keep_alive(self) -> None:
         """Answer the server's pings. For times without anything to publish."""
+        if not self._wire:
+            return
+        self._wire.end = monotonic() + ATTEMPT
         try:
-            while self._wire and self._wire.receive(monotonic()):
+            while self._wire.receive(monotonic()):
                 pass  # a late answer
         except FAILURES:
             self.close()
@@ -147,7 +150,7 @@ class Publisher:
                 self.close()
             if not _unknown(appends):
                 break
-            if monotonic() > end:
+            if monotonic() + AGAIN > end:
                 self.close()  # it may be dead
                 break
             sleep(AGAIN)
@@ -161,24 +164,26 @@ class Publisher:
         Raises:
             Unavailable: there is no connection.
         """
-        wire = self._connected()
+        wire = self._connected(end)
         self._open.clear()
         self._ask(wire, appends)
-        end = min(end, monotonic() + ATTEMPT)
-        while self._open and (answer := wire.receive(end)):
+        until = min(end, monotonic() + ATTEMPT)
+        while self._open and (answer := wire.receive(until)):
             self._note(wire, *answer)
 
-    def _connected(self) -> Wire:
-        self._connection.wait_until_usable()
+    def _connected(self, end: float) -> Wire:
+        """Return a connection on which the exchange ends at a time."""
+        self._connection.wait_until_usable(end - monotonic())
         if self._wire and self._wire.server != self._connection.server:
             self.close()
         if not self._wire:
             server = self._connection.server
             try:
-                self._wire = Wire(self._access, server)
+                self._wire = Wire(self._access, server, end - monotonic())
             except FAILURES:
                 self._connection.leave(server)
                 raise
+        self._wire.end = end
         return self._wire
 
     def _ask(self, wire: Wire, appends: Sequence[_Append]) -> None:

@@ -5,9 +5,9 @@ The protocol: docs.nats.io/reference/reference-protocols/nats-protocol. Knows no
 
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,8 +32,8 @@ ANSWER_WITHIN = 2.0
 SHORTEST = 0.001
 """Seconds that a wait takes at least: a timeout of 0 has another meaning."""
 
-END_WITHIN = 30.0
-"""Seconds in which an answer must have come to its end."""
+PAGE_WITHIN = 30.0
+"""Seconds in which a page must have come to its end."""
 
 OPTIONS = {
     "name": "desk",
@@ -57,10 +57,11 @@ class Wire:
     Attributes:
         server: its address.
         max_payload: bytes of headers and body that a message may have.
+        end: monotonic time from which on sending and receiving fail with a `TimeoutError`.
     """
 
-    def __init__(self, access: Access, server: str) -> None:
-        """Connect, and sign in.
+    def __init__(self, access: Access, server: str, within: float = ANSWER_WITHIN) -> None:
+        """Connect, and sign in, within so many seconds.
 
         Raises:
             OSError, LookupError: that is not possible.
@@ -71,10 +72,10 @@ class Wire:
         self.max_payload = 0
         self._inbox = f"_INBOX.{uuid4().hex}"
         self._unsent: list[bytes] = []
-        self._end = monotonic() + END_WITHIN
+        self.end = monotonic() + within
         address = urlsplit(server)
         host = address.hostname or ""
-        self._socket = socket.create_connection((host, address.port or 4222), ANSWER_WITHIN)
+        self._socket = socket.create_connection((host, address.port or 4222), self._left())
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._file = self._new_file()
@@ -82,6 +83,7 @@ class Wire:
             has_tls = bool(info.get("tls_required"))
             access.check_tls(used=has_tls)
             if has_tls:
+                self._socket.settimeout(self._left())
                 self._socket = access.tls().wrap_socket(self._socket, server_hostname=host)
                 self._file = self._new_file()
             connect = json.dumps({**OPTIONS, **access.sign_in(info)})
@@ -99,6 +101,7 @@ class Wire:
 
         The server sends them meanwhile. They must be read before the next question.
         """
+        self.end = monotonic() + PAGE_WITHIN
         self._send(f"PUB {subject} {self._inbox}.page {len(request)}", request)
         return self._answer()
 
@@ -117,11 +120,11 @@ class Wire:
 
     def flush(self) -> None:
         unsent, self._unsent = self._unsent, []
-        self._socket.sendall(b"".join(unsent))
+        self._send_bytes(b"".join(unsent))
 
-    def receive(self, end: float) -> tuple[str, bytes] | None:
-        """Return the token and the body of the next answer; None if none begins until `end`."""
-        while self._is_readable(end):
+    def receive(self, until: float) -> tuple[str, bytes] | None:
+        """Return the token and the body of the next answer; None if none begins until a time."""
+        while self._is_readable(until):
             words = self._command()
             if words[0] in (b"MSG", b"HMSG"):
                 _, body = self._message(words)
@@ -129,7 +132,7 @@ class Wire:
         return None
 
     def _answer(self) -> Iterator[Message]:
-        self._end = monotonic() + END_WITHIN
+        self.end = monotonic() + PAGE_WITHIN  # it may have been asked for long ago
         while True:
             words = self._command()
             if words[0] == b"HMSG":
@@ -144,19 +147,17 @@ class Wire:
         self._socket.close()
 
     def _new_file(self) -> BufferedReader:
-        return BufferedReader(self._socket.makefile("rb", buffering=0), BUFFER)
+        return BufferedReader(_Received(self._receive), BUFFER)
 
-    def _is_readable(self, end: float) -> bool:
-        """Wait for something to read, until `end`."""
-        self._end = end + END_WITHIN
-        self._socket.settimeout(max(SHORTEST, end - monotonic()))
+    def _is_readable(self, until: float) -> bool:
+        """Wait for something to read, until a time, but not beyond `end`."""
+        end, self.end = self.end, min(self.end, max(until, monotonic() + SHORTEST))
         try:
             self._file.peek()
         except TimeoutError:
-            self._file = self._new_file()  # Python's refuses to read after a timeout
             return False
         finally:
-            self._socket.settimeout(ANSWER_WITHIN)
+            self.end = end
         return True
 
     def _read_info(self, line: bytes) -> dict[str, Any]:
@@ -169,10 +170,7 @@ class Wire:
 
         Raises:
             ValueError: the line is an error.
-            TimeoutError: the answer does not end.
         """
-        if monotonic() > self._end:
-            raise TimeoutError("the answer does not end")
         words = (line := self._line()).split()
         if words[0] == b"PING":
             self._send("PONG")
@@ -202,7 +200,41 @@ class Wire:
 
     def _send(self, line: str, payload: bytes | None = None) -> None:
         end = b"" if payload is None else payload + b"\r\n"
-        self._socket.sendall(line.encode() + b"\r\n" + end)
+        self._send_bytes(line.encode() + b"\r\n" + end)
+
+    def _send_bytes(self, content: bytes) -> None:
+        left = memoryview(content)
+        while left:  # `sendall` of a socket with TLS has a timeout for each part
+            self._socket.settimeout(self._left())
+            left = left[self._socket.send(left) :]
+
+    def _receive(self, buffer: Any) -> int:
+        self._socket.settimeout(self._left())
+        return self._socket.recv_into(buffer)
+
+    def _left(self) -> float:
+        """Return the seconds that the next step of an exchange may take.
+
+        Raises:
+            TimeoutError: there are none.
+        """
+        left = self.end - monotonic()
+        if left <= 0:
+            raise TimeoutError("the exchange does not end")
+        return min(ANSWER_WITHIN, left)
+
+
+class _Received(RawIOBase):
+    """The bytes of a socket. A file that Python makes of one refuses to read after a timeout."""
+
+    def __init__(self, receive: Callable[[Any], int]) -> None:
+        self._receive = receive
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        return self._receive(buffer)
 
 
 def header_block(headers: Mapping[str, str]) -> str:

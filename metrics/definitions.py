@@ -162,7 +162,8 @@ RETENTION_COMPLETED = Gauge(
 )
 FORGOTTEN_ENTRIES = Gauge(
     "desk_forgotten_entries",
-    "Entries that are forgotten, and whose bytes may still be in files of journal and view.",
+    "Entries that are forgotten, and whose bytes may still be in files of journal and view. At "
+    "most 1,000,000 are counted.",
 )
 FORGOTTEN_OLDEST = Gauge(
     "desk_forgotten_oldest_seconds",

@@ -19,6 +19,9 @@ from metrics.instruments import Group
 SUFFIX = ".sock"
 """End of a socket's name; the beginning is the name of the process."""
 
+END = b"# EOF\n"
+"""The last line of a page. One without it is not whole: its process died meanwhile."""
+
 PATIENCE = 1.0
 """Seconds for the reader to take the page; also the pause after a failure to accept."""
 
@@ -53,4 +56,4 @@ def _answer(listener: socket.socket, registry: CollectorRegistry) -> None:
             continue
         with connection, suppress(OSError):
             connection.settimeout(PATIENCE)
-            connection.sendall(generate_latest(registry))
+            connection.sendall(generate_latest(registry) + END)

@@ -1,7 +1,7 @@
-"""Counters, gauges and histograms that cost next to nothing where they count.
+"""Counters, gauges and histograms that are cheap to update.
 
-Plain numbers, read only when a page is made. Each is changed by one thread; a change by two at once
-may lose one of them.
+Plain numbers, read only when a page is made. Each is changed by one thread: of two changes at once,
+one may be lost.
 """
 
 from bisect import bisect_left

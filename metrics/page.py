@@ -15,7 +15,7 @@ from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from metrics.endpoint import SUFFIX
+from metrics.endpoint import END, SUFFIX
 
 ANSWER_WITHIN = 0.2
 """Seconds for the processes to answer."""
@@ -94,7 +94,8 @@ async def _ask(path: Path) -> str:
         async with asyncio.timeout(ANSWER_WITHIN):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
-                return (await reader.read()).decode()
+                page = await reader.read()
+                return page.decode() if page.endswith(END) else ""
             finally:
                 writer.close()
     return ""

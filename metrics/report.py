@@ -64,11 +64,11 @@ class RetentionReport(msgspec.Struct, kw_only=True):
     """The daily forgetting; see `service.retention`.
 
     Attributes:
-        keep: seconds that something is kept.
+        keep: seconds after which sessions are forgotten.
         completed_at: Unix time (ms) at which the last successful run ended; 0: there was none.
         sessions: those that the last run has forgotten, also one that is under way.
         malformed: malformed callbacks, likewise.
-        problem: why the last run did not go through.
+        problem: the reason why the last run failed; "" if it did not.
     """
 
     keep: int = 0

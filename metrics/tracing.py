@@ -67,7 +67,7 @@ def sending(process: str) -> Iterator[None]:
     stop = None
     try:
         stop = _start(process) if is_wanted() and not problem() else None
-    except Exception as error:  # a variable that OpenTelemetry does not accept is no reason to stop
+    except Exception as error:  # such as a variable that OpenTelemetry does not accept
         log.warning("not_traced", reason=f"{type(error).__name__}: {error}")
     try:
         yield
@@ -114,7 +114,7 @@ def _start(process: str) -> Callable[[], None]:
 
 
 def span(name: str, **attributes: int) -> Span:
-    """Measure the work inside as a span. Attributes are of ours: `entries` is `desk.entries`."""
+    """Measure the work inside as a span. Attributes get the prefix `desk.`."""
     if not _start_span:
         return _NOTHING
     ours = {f"desk.{key}": value for key, value in attributes.items()}

@@ -9,7 +9,7 @@ from service.history import HistoryEntry
 from service.session import without_message
 from service.view.rows import SessionKey
 
-_CALLBACK = Kind.CALLBACK  # Enum members are slow to look up in Python 3.11
+_CALLBACK = int(Kind.CALLBACK)  # Enum members are slow to look up and to compare in Python 3.11
 
 
 class Arrival(msgspec.Struct, gc=False):

@@ -1,7 +1,6 @@
-"""The live board: sums that each session contributes to, and is taken out of again.
+"""The live board: sums over sessions, which each change of a session corrects.
 
-Pure: no I/O, no clock. Keeps what each session has contributed, so that its next state, or its
-absence, replaces that.
+Keeps the contribution of each session, so that a new one can replace it. Pure: no I/O, no clock.
 """
 
 from collections import Counter
@@ -22,14 +21,14 @@ MAX_OF_AGENT = 20
 """Sessions that are listed of one agent."""
 
 MAX_SILENCE = 24 * 3_600_000
-"""Milliseconds before the start of the day: what has been silent for longer counts as over. Its end
-was lost, and it would be the longest wait for good."""
+"""Milliseconds before the start of the day. An open session whose last event is older counts as
+over: its end was lost, and it would be the longest wait for ever."""
 
 Key = tuple[int, str]
 """SDKAppID, session id."""
 
 Part = TypeVar("Part", "Served", "Open")
-"""A part of what a session contributes to its cell."""
+"""A part of the contribution of a session to its cell."""
 
 
 class Day(NamedTuple):
@@ -40,7 +39,7 @@ class Day(NamedTuple):
 
 
 class BoardSelection(NamedTuple):
-    """The board that is asked for; empty = all."""
+    """The sessions of a board, and how it is shown; empty = all."""
 
     sdk_app_ids: frozenset[int]
     channel_types: frozenset[str]
@@ -59,10 +58,10 @@ class Served(NamedTuple):
     channel_type: str
     offer: Offer
 
-    def enter(self, cell: "_Cell", _key: Key) -> None:
+    def add_to(self, cell: "_Cell", _key: Key) -> None:
         cell.today.add(self.offer)
 
-    def leave(self, cell: "_Cell", _key: Key) -> None:
+    def remove_from(self, cell: "_Cell", _key: Key) -> None:
         cell.today.remove(self.offer)
 
 
@@ -70,7 +69,7 @@ class Open(NamedTuple):
     """A session that is not over.
 
     Attributes:
-        asked_at: the first request for an agent, while it has no result.
+        asked_at: time (ms) of the first request for an agent, while it has no result; else None.
     """
 
     channel_type: str
@@ -82,7 +81,7 @@ class Open(NamedTuple):
     unanswered_since: int | None
     asked_at: int | None
 
-    def enter(self, cell: "_Cell", key: Key) -> None:
+    def add_to(self, cell: "_Cell", key: Key) -> None:
         cell.states[self.state] += 1
         if self.waiting_since is not None:
             cell.waiting[key] = self.waiting_since
@@ -91,7 +90,7 @@ class Open(NamedTuple):
         if self.state in HANDLED:
             cell.by_agent.setdefault(self.agent_id, set()).add(key)
 
-    def leave(self, cell: "_Cell", key: Key) -> None:
+    def remove_from(self, cell: "_Cell", key: Key) -> None:
         cell.states[self.state] -= 1
         cell.waiting.pop(key, None)
         cell.unanswered.pop(key, None)
@@ -150,7 +149,7 @@ class LiveSums:
         return len(self._served) + len(self._open)
 
     def put(self, key: Key, session: Session | None) -> None:
-        """Replace what a session has contributed; None if it is gone."""
+        """Replace the contribution of a session; None if it was forgotten."""
         served = opened = None
         if session:
             offered = offer(session)
@@ -160,20 +159,20 @@ class LiveSums:
 
     def _replace(self, parts: dict[Key, Part], key: Key, after: Part | None) -> None:
         before = parts.get(key)
-        if before == after:  # as mostly: taking a wait out of many is slow
+        if before == after:  # most often; and to remove one wait of many is slow
             return
         if before:
             del parts[key]
             place = key[0], before.channel_type
-            before.leave(self._cells[place], key)
+            before.remove_from(self._cells[place], key)
             if not self._cells[place]:
                 del self._cells[place]
         if after:
             parts[key] = after
-            after.enter(self._cells.setdefault((key[0], after.channel_type), _Cell()), key)
+            after.add_to(self._cells.setdefault((key[0], after.channel_type), _Cell()), key)
 
     def board(self, selection: BoardSelection, time_zone: str) -> pb.Board:
-        """Make the board; the same for equal sessions, however they came."""
+        """Make the board. It depends on the sessions, not on the order of their changes."""
         cells = {
             place: cell for place, cell in sorted(self._cells.items()) if selection.selects(*place)
         }
@@ -193,11 +192,11 @@ class LiveSums:
             ],
             longest_waiting=[
                 self._session(key, since, breach_after=thresholds.answer_within)
-                for since, key in _first(most, (cell.waiting for cell in cells.values()))
+                for since, key in _earliest(most, (cell.waiting for cell in cells.values()))
             ],
             longest_unanswered=[
                 self._session(key, since)
-                for since, key in _first(most, (cell.unanswered for cell in cells.values()))
+                for since, key in _earliest(most, (cell.unanswered for cell in cells.values()))
             ],
             agents=[
                 self._agent(agent, keys)
@@ -230,7 +229,7 @@ class LiveSums:
             agent_id=agent[1],
             sessions=len(keys),
             unanswered=sum(self._open[key].unanswered_since is not None for key in keys),
-            listed=[self._session(key, time) for time, key in _first(MAX_OF_AGENT, [since])],
+            listed=[self._session(key, time) for time, key in _earliest(MAX_OF_AGENT, [since])],
         )
 
 
@@ -263,6 +262,6 @@ def _agents(cells: Mapping[tuple[int, str], _Cell]) -> dict[Key, list[Key]]:
     return found
 
 
-def _first(most: int, times: Iterable[Mapping[Key, int]]) -> list[tuple[int, Key]]:
+def _earliest(most: int, times: Iterable[Mapping[Key, int]]) -> list[tuple[int, Key]]:
     """Return the earliest times with their sessions; equal times by key."""
     return nsmallest(most, ((time, key) for each in times for key, time in each.items()))

@@ -20,8 +20,8 @@ from msgspec import Meta
 
 from storage.changes import FileProblem, Followed, read_file
 
-OFTEN = 0.1
-"""Seconds between two looks at the file, at least: a revoked client is to leave within a second."""
+LOOK_EVERY = 0.1
+"""Seconds between two looks at the file, at least: a revocation has effect within a second."""
 
 MAX_KEYS = 3
 """Keys of a client: the present one, the next one, and one to spare."""
@@ -85,13 +85,11 @@ def end_of(day: date) -> float:
 
 
 def new_key(key_id: str) -> str:
-    """Make a key."""
     body = f"desk_{key_id}_{_base62(secrets.randbits(256), _RANDOM)}"
     return body + _checksum(body)
 
 
 def new_key_id() -> str:
-    """Make an id for a key."""
     return secrets.token_hex(4)
 
 
@@ -104,7 +102,6 @@ def id_of(key: str) -> str | None:
 
 
 def digest_of(key: str) -> str:
-    """Return a key's `sha256`."""
     return sha256(key.encode()).hexdigest()
 
 
@@ -166,6 +163,6 @@ Clients = Followed[tuple[Client, ...]]
 """The clients in force, which follow their file."""
 
 
-def follow_clients(path: Path, *, period: float = OFTEN) -> Clients:
+def follow_clients(path: Path, *, period: float = LOOK_EVERY) -> Clients:
     """Read a clients file, and follow it; raises FileProblem if it cannot be used."""
     return Followed("clients", partial(read_clients, path), [path], period=period)

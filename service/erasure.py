@@ -2,7 +2,7 @@
 
 The view lists the entries, so that the work goes on after a crash, and the follower takes from the
 list what is done. Other files with the same texts are deleted first: views of other versions,
-unfinished copies. Who publishes snapshots deletes old ones.
+unfinished copies. The process that publishes snapshots deletes the older snapshots.
 """
 
 import time

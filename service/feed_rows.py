@@ -1,5 +1,7 @@
 """Rows of the feed: one for each published verdict, malformed callback and FORGET entry."""
 
+from typing import Any
+
 from desk.v1 import event_pb2
 from journal.entry import Entry
 from journal.forgetting import ForgetList
@@ -58,48 +60,44 @@ def callback_row(
 
 
 def malformed_row(arrival: Arrival) -> FeedRow:
-    revision = arrival.entry.revision
     fields = records.malformed_fields(arrival.problem)
-    record = records.record(fields, revision)
-    return FeedRow(
-        position=position_of(revision),
-        event_revision=revision,
-        sdk_app_id=arrival.entry.sdk_app_id,
-        session_id="",
-        first_revision=0,
+    record = records.record(fields, arrival.entry.revision)
+    return _row_without_session(
+        arrival.entry,
         revised=NO_HISTORY,
-        type=event_pb2.EVENT_TYPE_UNSPECIFIED,
         verdict=fields.verdict,
         reason=fields.rejection_reason,
         verdicts=1 << fields.verdict,
-        agent_id="",
-        client_user_id="",
-        channel_type="",
-        received_at=arrival.entry.received_at,
         record=record + arrival.event,
         event_at=len(record),
-        session=None,
     )
 
 
 def forgotten_row(entry: Entry, listed: ForgetList) -> FeedRow:
     record = records.forgotten(entry, listed)
+    return _row_without_session(
+        entry,
+        revised=FORGOTTEN,
+        verdict=event_pb2.VERDICT_UNSPECIFIED,
+        reason=event_pb2.REJECTION_REASON_UNSPECIFIED,
+        verdicts=-1,
+        record=record,
+        event_at=len(record),
+    )
+
+
+def _row_without_session(entry: Entry, **columns: Any) -> FeedRow:
     return FeedRow(
         position=position_of(entry.revision),
         event_revision=entry.revision,
         sdk_app_id=entry.sdk_app_id,
         session_id="",
         first_revision=0,
-        revised=FORGOTTEN,
         type=event_pb2.EVENT_TYPE_UNSPECIFIED,
-        verdict=event_pb2.VERDICT_UNSPECIFIED,
-        reason=event_pb2.REJECTION_REASON_UNSPECIFIED,
-        verdicts=-1,
         agent_id="",
         client_user_id="",
         channel_type="",
         received_at=entry.received_at,
-        record=record,
-        event_at=len(record),
         session=None,
+        **columns,
     )

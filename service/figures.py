@@ -1,7 +1,7 @@
-"""The figures of one session that board and reports add up.
+"""The figures of one session, which board and reports add up.
 
-Plain functions of a session: take away the old one's and add the new one's, and a late callback
-has corrected every sum. Pure: no I/O, no clock. All times are milliseconds of Desk's clock.
+A late callback corrects a sum: the session's former figures are subtracted, its new ones added.
+Pure: no I/O, no clock. All times are milliseconds of Desk's clock.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from callback.catalogue import HANDLED, LIVE, WAITING, EndReason, State
 from service.session import MAX_STAYS, Session, Stay
 
 BY_USER = (EndReason.QUEUE_ABANDONED, EndReason.USER, EndReason.USER_TIMEOUT)
-"""End reasons of a user who gives up."""
+"""End reasons of a session whose user gave up."""
 
 
 class Span(NamedTuple):
@@ -32,7 +32,7 @@ class Result(StrEnum):
         ANSWERED: an agent joined.
         ABANDONED: the user gave up while waiting.
         SENT_BACK: no agent was online, and none has answered later.
-        ENDED_OTHERWISE: it ended while the user waited, but not by the user.
+        ENDED_OTHERWISE: the session ended while the user waited, but not by the user.
     """
 
     WAITING = "WAITING"
@@ -66,7 +66,7 @@ def spans(session: Session) -> Iterator[Span]:
 
 
 def handled(session: Session) -> Iterator[Span]:
-    """Yield the stays with agents: handle time by agent, and by their overlaps concurrency."""
+    """Yield the stays with agents, from which handle times and concurrency are computed."""
     for stay, end in _with_ends(session):
         if stay.state in HANDLED:
             yield Span(stay.state, stay.agent_id, stay.start, end)
@@ -97,7 +97,7 @@ def offer(session: Session) -> Offer | None:
 
 
 def waiting_since(session: Session) -> int | None:
-    """Return since when the user has been waiting for an agent; None if nobody waits."""
+    """Return the time since which the user has been waiting for an agent; None if nobody waits."""
     if session.state not in WAITING:
         return None
     since = session.state_since
@@ -127,7 +127,7 @@ def answering_agent(session: Session) -> str:
 
 
 def is_contained(session: Session) -> bool:
-    """Return True if the session is over without an agent, and nobody has waited for one."""
+    """Return True if the session is over, never had an agent, and nobody waited for one."""
     over = session.state not in LIVE and session.state is not State.NEW
     asked = session.transfer_requested_at or session.queued_at
     return over and not asked and session.agent_joined_at is None

@@ -32,9 +32,8 @@ from service.view.writer import ViewWriter
 
 BATCH = 8_000
 BATCH_BYTES = 16 * 1024 * 1024
-"""Entries, and bytes of their bodies, per transaction at most. A follower that is far behind takes
-as many, and writes each page of an index once for all of them. One that keeps up takes what there
-is, at once."""
+"""Entries, and bytes of their bodies, per transaction at most. Large batches write each page of an
+index once for many entries. A follower that keeps up takes what there is."""
 
 REST = 0.005
 """Seconds that a follower rests after a batch at most, once it keeps up: as long as the batch took.
@@ -143,9 +142,9 @@ class Follower:
         self._clear_at = 0.0
 
     def note_deleted(self, until: int) -> Event:
-        """Have entries taken from the list that the journal no longer has, by another thread.
+        """Take deleted entries off the view's list, soon, in the follower's own thread.
 
-        Returns a flag that is set when that is done: once they have left the view's files as well.
+        Returns an event that is set when that is done, and the view's files are clear of them, too.
 
         Args:
             until: the last FORGET entry whose entries are deleted.
@@ -176,7 +175,7 @@ class Follower:
             self._writer.close()
 
     def _attempt(self, stop: Event, alive: Callable[[], None]) -> None:
-        """Follow until there is a reason to start over, and prepare for that."""
+        """Follow until an error; handle it, so that another attempt can begin."""
         try:
             self._follow(stop, alive)
         except ViewDamaged:
@@ -194,30 +193,30 @@ class Follower:
             if self._looks < LOOKS:
                 stop.wait(RETRY)
             else:
-                self._stand_still("journal_diverged", str(problem), stop, alive)
+                self._report_and_wait("journal_diverged", str(problem), stop, alive)
         except _Diverged as problem:
-            self._stand_still("journal_diverged", str(problem), stop, alive)
+            self._report_and_wait("journal_diverged", str(problem), stop, alive)
         except OtherJournal as problem:
-            self._stand_still("journal_diverged", str(_Diverged(str(problem))), stop, alive)
+            self._report_and_wait("journal_diverged", str(_Diverged(str(problem))), stop, alive)
         except Unreadable as problem:
-            self._stand_still("journal_not_readable", str(problem), stop, alive)
+            self._report_and_wait("journal_not_readable", str(problem), stop, alive)
 
     def _skip_removed(self, removed: NotKept, stop: Event, alive: Callable[[], None]) -> None:
-        """Begin a view that has not been served where the journal begins; stop another one."""
+        """Begin a view that was never complete where the journal begins; stop any other one."""
         progress = self._projection().progress
         if progress.complete:
             after, oldest = progress.applied_revision, removed.oldest
             gap = _Diverged(f"revisions {after + 1} to {oldest - 1} are gone, and not in this view")
-            self._stand_still("journal_diverged", str(gap), stop, alive)
+            self._report_and_wait("journal_diverged", str(gap), stop, alive)
             return
         log.warning("view_discarded", reason=str(removed), throttle="", begins_at=removed.oldest)
         self._writer.renew()
         self._projection().begin_at(removed.oldest)
 
-    def _stand_still(
+    def _report_and_wait(
         self, event: str, problem: str, stop: Event, alive: Callable[[], None]
     ) -> None:
-        """Report that the journal cannot be followed, and wait before the next attempt."""
+        """Report that the journal cannot be followed, and wait until the next attempt."""
         log.error(event, detail=problem, retry_in_s=STOPPED_RETRY)
         self._projection().stop_at(problem)
         until = time.monotonic() + STOPPED_RETRY
@@ -342,7 +341,7 @@ class Follower:
             self._writer.clear_removed()
 
     def _drop_deleted(self, projection: Projection) -> None:
-        """Take some deleted entries from the list, once the view's files are clear of them."""
+        """Take some deleted entries off the list, once the view's files are clear of them."""
         if self._deleted is None:
             return
         until, done = self._deleted

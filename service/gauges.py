@@ -8,7 +8,6 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from journal.entry import MAX_INTEGER
 from journal.errors import JournalError
 from journal.port import JournalReader
 from metrics.definitions import (
@@ -25,14 +24,22 @@ from metrics.definitions import (
 )
 from service import records
 from service.projection import Projection
-from service.view.reader import Reader, Row
+from service.view.bounds import Row
+from service.view.reader import Reader
+
+MOST_COUNTED = 1_000_000
+"""Entries to delete that are counted: the page waits 0.2 s for a process."""
 
 _STATES = {number: state.name.lower() for state, number in records.STATES.items()}
 
 
 def read_gauges(projection: Projection, journal: JournalReader, view: Path) -> None:
     """Read the gauges from a projection, its journal, and the file of its view from now on."""
+    _read_progress(projection, journal)
+    _read_view(projection, view)
 
+
+def _read_progress(projection: Projection, journal: JournalReader) -> None:
     def lag() -> int:
         return max(0, journal.head() - projection.progress.applied_revision)
 
@@ -47,6 +54,15 @@ def read_gauges(projection: Projection, journal: JournalReader, view: Path) -> N
         progress = projection.progress
         return 1.0 if progress.complete else progress.applied_revision / max(1, journal.head())
 
+    APPLIED_REVISION.read_number(lambda: projection.progress.applied_revision)
+    LAG_ENTRIES.read_number(lag)
+    LAG_SECONDS.read_number(lag_seconds)
+    BUILD_PROGRESS.read_number(built)
+    DAMAGED_ENTRIES.read_number(lambda: projection.progress.damaged)
+    DUPLICATES.read = lambda: {("fold",): projection.progress.repetitions}
+
+
+def _read_view(projection: Projection, view: Path) -> None:
     def counts() -> list[Row]:
         if not projection.progress.complete:  # the sessions of an hour long past
             return []
@@ -57,13 +73,7 @@ def read_gauges(projection: Projection, journal: JournalReader, view: Path) -> N
         with closing(Reader(view)) as reader:
             return reader.left_to_delete(limit)
 
-    APPLIED_REVISION.read_number(lambda: projection.progress.applied_revision)
-    LAG_ENTRIES.read_number(lag)
-    LAG_SECONDS.read_number(lag_seconds)
-    BUILD_PROGRESS.read_number(built)
-    DAMAGED_ENTRIES.read_number(lambda: projection.progress.damaged)
-    DUPLICATES.read = lambda: {("fold",): projection.progress.repetitions}
-    FORGOTTEN_ENTRIES.read_number(lambda: left_to_delete(MAX_INTEGER)[0])
+    FORGOTTEN_ENTRIES.read_number(lambda: left_to_delete(MOST_COUNTED)[0])
     FORGOTTEN_OLDEST.read_number(lambda: _seconds_since(left_to_delete(0)[1]))
     SESSIONS.read = lambda: {
         (str(app), _STATES[state]): number for app, state, number, _ in counts()

@@ -423,10 +423,11 @@ class History:
 
     def _show(self) -> None:
         """Show the core and the last sign of life in the session."""
-        if self._last_sign is not _EARLIEST:
-            # A SessionBegin stands in the order before its own time.
-            self._set("last_event_at", max(self._last_sign[0], self.session.begun_at or 0))
         core, session = self._core, self.session
+        if self._last_sign is not _EARLIEST:  # nearly always: not by `_set`
+            # A SessionBegin stands in the order before its own time.
+            session.last_event_at = max(self._last_sign[0], session.begun_at or 0)
+            self.changed.add("last_event_at")
         if core.last_user_message_at is not session.last_user_message_at:
             self._set("last_user_message_at", core.last_user_message_at)
         if core.last_agent_message_at is not session.last_agent_message_at:

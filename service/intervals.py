@@ -1,7 +1,7 @@
 """Days, hours and quarters in a time zone, as bounds in Unix milliseconds."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from enum import IntEnum
 
 QUARTER, HOUR = 900_000, 3_600_000
@@ -21,14 +21,12 @@ _STEPS = {Length.QUARTER: QUARTER, Length.HOUR: HOUR}
 
 def day_of(time: int, zone: tzinfo) -> tuple[int, int]:
     """Return the start and the end of the day that a time lies in."""
-    day = _local(time, zone).date()
-    return _midnight(datetime(day.year, day.month, day.day), zone, 0), _midnight(
-        datetime(day.year, day.month, day.day), zone, 1
-    )
+    day = datetime.fromtimestamp(time // 1000, UTC).astimezone(zone).date()
+    return _midnight(day, zone), _midnight(day + timedelta(days=1), zone)
 
 
 def bounds(start: int, end: int, length: Length, zone: tzinfo) -> list[int]:
-    """Return the bounds of all intervals that a range touches, the end of the last included."""
+    """Return the starts of all intervals that a range touches, and the end of the last one."""
     if length is Length.WHOLE:
         return [start, end]
     every = list(_bounds(start, end, length, zone))
@@ -45,11 +43,6 @@ def _bounds(start: int, end: int, length: Length, zone: tzinfo) -> Iterator[int]
     yield midnight
 
 
-def _local(time: int, zone: tzinfo) -> datetime:
-    return datetime.fromtimestamp(time // 1000, UTC).astimezone(zone)
-
-
-def _midnight(day: datetime, zone: tzinfo, days: int) -> int:
+def _midnight(day: date, zone: tzinfo) -> int:
     # Where the clock skips midnight, this is the first time after the gap.
-    midnight = (day + timedelta(days=days)).replace(tzinfo=zone)
-    return int(midnight.timestamp()) * 1000
+    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * 1000

@@ -32,8 +32,9 @@ def _fill(element: pb.MessageElement, kind: str, content: Any) -> None:
     element.type = kind
     if type(content) is not dict:
         element.json = _json(content)
-    elif kind == "TIMTextElem":  # nearly all of them
-        element.text = _text(content, "Text")
+    elif kind == "TIMTextElem":  # nearly all of them: not by `_text`
+        text = content.get("Text")
+        element.text = text if type(text) is str else ""
     elif kind == "TIMImageElem":
         element.media.MergeFrom(_image(content))
     elif kind in _PARTS:

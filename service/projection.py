@@ -24,6 +24,7 @@ from service.feed_rows import callback_row, forgotten_row, malformed_row
 from service.history import LIMITS, FoldLimits, History, HistoryEntry, Usage
 from service.session import Outcome, Reason, Verdict
 from service.session_cache import CachedSession, SessionCache
+from service.session_message import SessionMessage
 from service.view.digest import DIGEST_BYTES, DIGESTS, row_hash
 from service.view.progress import Progress
 from service.view.removal import Removal, Removed
@@ -55,7 +56,7 @@ _MALFORMED = (
     event_pb2.EVENT_TYPE_UNSPECIFIED,
     Outcome(Verdict.REJECTED, Reason.MALFORMED, _NEW, _NEW),
 )
-_CALLBACK, _FORGET = Kind.CALLBACK, Kind.FORGET
+_CALLBACK, _FORGET = int(Kind.CALLBACK), int(Kind.FORGET)
 
 log = structlog.get_logger()
 
@@ -272,8 +273,6 @@ class Projection:
             self._count_removed(removal.session(key, session.first_revision, session.number))
         if session.saved_place:
             self._counts[key[0], session.saved_place[0]] -= 1
-        for revision in removal.malformed_of(key):
-            self._forget_malformed(removal, key[0], revision)
 
     def _discount(self, session: CachedSession) -> None:
         """Take the callbacks of a session out of the numbers of events."""
@@ -318,7 +317,7 @@ class Projection:
 
     def _load(self, key: SessionKey) -> CachedSession:
         """Read a session from the view; none of its rows is waiting."""
-        session = CachedSession(key, History(), records.SessionMessage(*key))
+        session = CachedSession(key, History(), SessionMessage(*key))
         if saved := self._writer.load_session(key):
             session.first_revision, session.number, session.is_full, fold, before = saved
             session.saved_place = before
@@ -356,12 +355,19 @@ class Projection:
         row = callback_row(session, own, 0, kind, received_at, arrival.event, snapshot)
         self._outcomes.append((row.sdk_app_id, row.type, own.outcome))
         self._append(row)
+        if revised:
+            self._publish_again(session, revised, received_at)
+        if session.history.replaced:
+            self._recount(session)
+
+    def _publish_again(
+        self, session: CachedSession, revised: Sequence[HistoryEntry], received_at: int
+    ) -> None:
+        """Publish the callbacks whose verdict the callback of this revision has changed."""
         for ordinal, callback in enumerate(revised, 1):
             self._append(callback_row(session, callback, ordinal, REVISED, received_at))
         self._work += PUBLISHED * len(revised)
         RECORDS_REVISED.values[()] += len(revised)
-        if session.history.replaced:
-            self._recount(session)
 
     def _recount(self, session: CachedSession) -> None:
         """Correct the numbers of events whose outcome a late callback has replaced."""

@@ -25,9 +25,9 @@ from service.view.errors import sqlite_errors
 from service.view.progress import LOAD, Progress
 from service.view.store import open_reader
 
-OWN = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
-"""The condition for the first row of a revision, which has the event."""
-ENTRIES = f"SELECT record FROM feed WHERE {OWN} ORDER BY position"  # noqa: S608
+IS_FIRST = f"position & {(1 << ORDINAL_BITS) - 1} = 0"
+"""The condition for the first row of a revision: that has the event, and is not revised."""
+ENTRIES = f"SELECT record FROM feed WHERE {IS_FIRST} ORDER BY position"  # noqa: S608
 COMPARED = """
     record,
     event_revision, sdk_app_id, session_id, type, verdict, reason, client_user_id, channel_type
@@ -55,9 +55,9 @@ revision_of_entry = attrgetter("revision")
 
 
 def entries_of(view: Path) -> Iterator[Entry]:
-    """Read the entries that a view was made of, also those that were damaged already.
+    """Read the entries that a view was made of, also those that were damaged before.
 
-    FORGET entries have other ids than before, and do not say how far they reach.
+    FORGET entries get other ids, and lack the revision up to which they apply.
 
     Raises:
         ViewError: the view cannot be read.
@@ -78,7 +78,7 @@ def merged(first: Iterable[Entry], second: Iterable[Entry]) -> Iterator[Entry]:
 
 
 class Checked(NamedTuple):
-    """A view as `check` found it; `faults` are those of its file as a whole."""
+    """The result of `check`; `faults` are those of the file as a whole."""
 
     revision: int
     damages: list[Damage]
@@ -106,16 +106,16 @@ def check(view: Path, journal_id: str, journal: Iterable[Entry]) -> Checked:
         def note(revision: int, problem: str) -> None:
             damages.append(Damage(revision, revision, problem))
 
-        following = Following(journal, without_record(db, 0, progress.applied_revision), note)
+        cursor = JournalCursor(journal, without_record(db, 0, progress.applied_revision), note)
         for position, session, record, *columns in db.execute(FEED):
             total += row_hash(position, record, session)
             revision = revision_of(position)
             if position != revision << ORDINAL_BITS or is_forgotten(record):
                 continue
-            problem = difference(record, columns, following.at(revision))
+            problem = difference(record, columns, cursor.at(revision))
             if problem and not forgotten_since(view, revision):
                 note(revision, problem)
-        following.pass_over(progress.applied_revision)
+        cursor.pass_over(progress.applied_revision)
         for (number,) in db.execute(OTHER_SESSIONS):
             note(number, "the view has another session than its feed")
         if not progress.fits(total):
@@ -128,13 +128,13 @@ def without_record(db: apsw.Connection, after: int, until: int) -> set[int]:
     return {revision for (revision,) in db.execute(WITHOUT_RECORD, (after, until))}
 
 
-class Following:
-    """Entries in order, looked up by the revisions that the view has, in order.
+class JournalCursor:
+    """A cursor over the journal's entries, moved by the revisions of the view, both in order.
 
     Args:
         entries: of the journal.
-        without_record: revisions that the view need not have.
-        note: is given the revision of an entry that the view lacks, and the problem.
+        without_record: revisions that need no record in the view.
+        note: called with the revision of an entry that the view lacks, and the problem.
     """
 
     def __init__(
@@ -149,6 +149,7 @@ class Following:
         self._note = note
 
     def at(self, revision: int) -> Entry | None:
+        """Move to a revision, and return its entry; None if there is none."""
         self.pass_over(revision - 1)
         if self._next and self._next.revision == revision:
             entry, self._next = self._next, next(self._entries, None)
@@ -156,7 +157,7 @@ class Following:
         return None
 
     def pass_over(self, until: int) -> None:
-        """Check the entries up to a revision that were not asked for."""
+        """Move behind a revision, and check the entries in between: the view has none of them."""
         while self._next and self._next.revision <= until:
             entry, self._next = self._next, next(self._entries, None)
             if entry.kind == Kind.CALLBACK and entry.revision not in self._without_record:
@@ -164,7 +165,7 @@ class Following:
 
 
 def forgotten_since(view: Path, revision: int) -> bool:
-    """Return True if the view no longer has an entry that an open read transaction still sees."""
+    """Return True if the view no longer has an entry, which an older snapshot still has."""
     with closing(open_reader(view)) as now:
         return not now.execute(FIND_ROW, (position_of(revision),)).fetchone()
 

@@ -124,13 +124,17 @@ class Reported(NamedTuple):
 
 
 class Report:
-    """The figures of a range, filled session by session; `rows` counts the groups that have any."""
+    """The figures of a range, filled session by session; `rows` counts the groups that have any.
+
+    Each figure is added to the row of its group in its interval, and to the total.
+    """
 
     def __init__(self, selection: ReportSelection) -> None:
         self.rows = 0
         self._selection = selection
         self._bounds = selection.bounds
         self._intervals: list[dict[Group, _Row]] = [{} for _ in self._bounds[1:]]
+        self._total = _Row()
         self._revisions = [0] * len(self._intervals)
         self._touched: set[int] = set()  # places of intervals that have changed for other reasons
 
@@ -161,23 +165,27 @@ class Report:
         for place, groups in enumerate(self._intervals):
             start, end = self._bounds[place], self._bounds[place + 1]
             changed = self._revisions[place] > since_revision or place in self._touched
-            provisional = now < end + RESOLVED_AFTER
             yield pb.ReportInterval(
                 start_time=timestamp(start),
                 end_time=timestamp(end),
                 revision=self._revisions[place],
                 changed=since_revision > 0 and (changed or all_changed),
-                rows=[
-                    row.message(group, self._selection.thresholds, provisional=provisional)
-                    for group, row in sorted(groups.items())
-                ],
+                rows=[self._message(row, group, end, now) for group, row in sorted(groups.items())],
             )
+
+    def total(self, now: int) -> pb.ReportRow | None:
+        """Return the figures of all intervals and groups; None if there are no rows."""
+        return self._message(self._total, (0, "", ""), self._bounds[-1], now) if self.rows else None
+
+    def _message(self, row: _Row, group: Group, end: int, now: int) -> pb.ReportRow:
+        provisional = now < end + RESOLVED_AFTER
+        return row.message(group, self._selection.thresholds, provisional=provisional)
 
     def _add_offer(self, reported: Reported) -> None:
         session = reported.session
         if offered := offer(session):
             agent = answering_agent(session)
-            if row := self._row(reported, offered.offered_at, agent):
+            for row in self._rows(reported, offered.offered_at, agent):
                 row.offers.add(offered)
 
     def _add_handling(self, reported: Reported) -> None:
@@ -189,41 +197,39 @@ class Report:
                 self._add_stay(reported, span.agent_id, span.start, span.end)
         for agent, (start, *lengths) in contacts.items():
             finished = [length for length in lengths if length is not None]
-            row = self._row(reported, start or 0, agent)
-            if row and len(finished) == len(lengths):
-                row.handled += 1
-                row.handle_time += sum(finished)
+            for row in self._rows(reported, start or 0, agent):
+                if len(finished) == len(lengths):
+                    row.handled += 1
+                    row.handle_time += sum(finished)
 
     def _add_stay(self, reported: Reported, agent: str, start: int, end: int) -> None:
         """Add a stay to each interval that it lies in."""
         for place in self._places(start, end - 1):
             part = max(start, self._bounds[place]), min(end, self._bounds[place + 1])
-            if row := self._row(reported, part[0], agent):
+            for row in self._rows(reported, part[0], agent):
                 row.session_time += part[1] - part[0]
                 row.stays.setdefault((reported.sdk_app_id, agent), []).append(part)
 
     def _add_outcome(self, reported: Reported) -> None:
         session = reported.session
-        row = self._row(reported, session.begun_at or 0, session.agent_id)
-        if not row:
-            return
-        row.begun += 1
-        row.over += session.state not in LIVE
-        row.contained += is_contained(session)
-        if session.satisfaction:
-            row.stars.append(session.satisfaction)
-        if session.state is State.ENDED and session.client_user_id:
-            row.resolvable += 1
-            row.repeated += reported.is_repeated
+        for row in self._rows(reported, session.begun_at or 0, session.agent_id):
+            row.begun += 1
+            row.over += session.state not in LIVE
+            row.contained += is_contained(session)
+            if session.satisfaction:
+                row.stars.append(session.satisfaction)
+            if session.state is State.ENDED and session.client_user_id:
+                row.resolvable += 1
+                row.repeated += reported.is_repeated
 
-    def _row(self, reported: Reported, time: int, agent: str) -> _Row | None:
-        """Return the row that a figure belongs to; None if it is of no interest."""
+    def _rows(self, reported: Reported, time: int, agent: str) -> Sequence[_Row]:
+        """Return the rows that a figure belongs to: its group's and the total; or none."""
         chosen = self._selection
         place = bisect_right(self._bounds, time) - 1
         if not 0 <= place < len(self._intervals):
-            return None
+            return ()
         if chosen.agent_ids and agent not in chosen.agent_ids:
-            return None
+            return ()
         group = (
             reported.sdk_app_id if chosen.by_app else 0,
             reported.session.channel_type if chosen.by_channel else "",
@@ -233,7 +239,7 @@ class Report:
         if group not in groups:
             groups[group] = _Row()
             self.rows += 1
-        return groups[group]
+        return groups[group], self._total
 
     def _places(self, start: int, end: int) -> range:
         """Return the intervals between two times, both included."""

@@ -1,6 +1,7 @@
 """Retention: forgets once a day what is older than may be kept. A thread of the follower's process.
 
-It appends FORGET entries to the journal, which every replica applies.
+It appends FORGET entries to the journal, which every replica applies. Ages are counted by the
+earliest of three clocks, so that one that is ahead forgets nothing too early.
 """
 
 import time
@@ -16,8 +17,8 @@ import structlog
 from journal.errors import JournalError
 from metrics.definitions import RETENTION_COMPLETED, RETENTION_FORGOTTEN
 from metrics.report import RetentionReport, load, save
-from service import choice
-from service.choice import Append, Start, Target
+from service import forget_targets
+from service.forget_targets import Append, Start, Target
 from service.view import store
 from service.view.errors import ViewError, ViewUnavailable
 from service.view.reader import Reader
@@ -34,7 +35,14 @@ POLL = 0.05
 
 DAY = timedelta(days=1)
 
+QUIET = timedelta(days=7)
+"""The age of the newest event from which a clock may be wrong."""
+
 log = structlog.get_logger()
+
+
+class TimeInDoubt(Exception):
+    """No recent callback confirms the time."""
 
 
 class Retention:
@@ -90,20 +98,34 @@ class Retention:
         due = datetime.combine(now.date(), self._at, UTC)
         if due > now:
             due -= DAY
-        if self.report.completed_at >= _milliseconds(due):
-            return
+        if _milliseconds(due) <= self.report.completed_at <= _milliseconds(now):
+            return  # a later time is of a clock that was ahead
         try:
-            self._check_view()  # before the claim: another replica may do better
+            cut = self._present(now) - self._keep  # before the claim: another may do better
             if self._has_turn(due, now):
-                self._forget_before(now, due, stop)
-        except (JournalError, ViewError, OSError) as problem:
+                self._forget_before(cut, now, due, stop)
+        except (JournalError, ViewError, OSError, TimeInDoubt) as problem:
             self.report.problem = str(problem)
             log.warning("retention_failed", reason=str(problem), throttle="")
         save(self.report, self._data_dir)
 
-    def _check_view(self) -> None:
+    def _present(self, now: datetime) -> datetime:
+        """Return the earliest time by the clocks of this service, Desk and a gateway.
+
+        Raises:
+            TimeInDoubt: the others are long behind that of this service.
+            ViewUnavailable: the view is behind the journal.
+        """
         with closing(Reader(store.locate(self._data_dir))) as reader:
-            choice.check_current(reader.progress(), _milliseconds(datetime.now(UTC)))
+            forget_targets.check_current(reader.progress(), _milliseconds(datetime.now(UTC)))
+            newest = forget_targets.newest_event(reader)
+        seen = datetime.fromtimestamp(newest / 1000, UTC)
+        if newest and now - seen > QUIET:
+            raise TimeInDoubt(
+                f"the newest event is of {seen:%Y-%m-%d %H:%M:%SZ}: no callbacks come, or the "
+                "clock is ahead; desk forget --silent-for forgets by age all the same"
+            )
+        return min(now, seen)
 
     def _has_turn(self, due: datetime, now: datetime) -> bool:
         """Return True if this replica has the present turn, or has claimed it just now."""
@@ -112,8 +134,8 @@ class Retention:
             self._claimed = turn
         return turn == self._claimed
 
-    def _forget_before(self, now: datetime, due: datetime, stop: Event) -> None:
-        cut, began = now - self._keep, time.monotonic()
+    def _forget_before(self, cut: datetime, now: datetime, due: datetime, stop: Event) -> None:
+        began = time.monotonic()
         log.info("retention_begins", before=f"{cut:%Y-%m-%d %H:%M:%SZ}")
         report = self.report
         report.sessions = report.malformed = 0
@@ -125,14 +147,14 @@ class Retention:
                 passed = timedelta(seconds=time.monotonic() - began)
                 if stop.is_set() or not self._has_turn(due, now + passed):
                     return
-        report.completed_at, report.problem = _milliseconds(datetime.now(UTC)), ""
+        report.completed_at, report.problem = _milliseconds(now + passed), ""
         log.info("retention_completed", sessions=report.sessions, malformed=report.malformed)
 
     def _step(self, target: Target, start: Start, stop: Event) -> Start | None:
         with closing(Reader(store.locate(self._data_dir))) as reader:
             now = _milliseconds(datetime.now(UTC))
-            step = choice.step(reader, target, start, now)
-            revisions = choice.forget(step.found, self._append, now)
+            step = forget_targets.step(reader, target, start, now)
+            revisions = forget_targets.forget(step.found, self._append, now)
             self._count(*step.counts())
             if revisions:
                 _wait_applied(reader, revisions[-1], stop)

@@ -1,7 +1,7 @@
-"""The scrub: reads the journal again, slowly and for ever, and compares it with the view.
+"""The scrub: compares the journal with the view, slowly, in one pass after the other.
 
-It finds damage that no request would notice: entries that a disk has changed, replicas of a stream
-that hold different entries, entries that a view lacks. It changes nothing, and stops nothing.
+It finds damage that no request would notice: entries that a disk has changed, different entries on
+the servers of one stream, entries that the view lacks. It changes nothing, and stops nothing.
 """
 
 import time
@@ -17,20 +17,21 @@ from journal.port import JournalReader
 from metrics.definitions import SCRUB_DIFFERENCES, SCRUB_REVISION
 from metrics.report import ScrubReport, load, save
 from service.positions import last_of, revision_of
-from service.recovery import COMPARED, OWN, Following, difference, without_record
+from service.recovery import COMPARED, IS_FIRST, JournalCursor, difference, without_record
 from service.view import store
 from service.view.errors import ViewError, sqlite_errors
 from service.view.progress import LOAD, Progress
+from service.view.rows import FORGOTTEN
 
 PASS_EVERY = 60 * 60.0
 """Seconds from the end of a pass to the next one."""
 
 MOST_REVISIONS = 10
-"""Revisions that a step covers at most, as a multiple of its entries: where entries are missing."""
+"""Limit of the revisions in a step, as a multiple of its entries: entries may be missing."""
 
 ROWS = f"""
 SELECT position, {COMPARED} FROM feed
-WHERE position > ? AND position <= ? AND {OWN} AND revised != 3 ORDER BY position
+WHERE position > ? AND position <= ? AND {IS_FIRST} AND revised != {FORGOTTEN} ORDER BY position
 """  # noqa: S608
 
 log = structlog.get_logger()
@@ -43,6 +44,13 @@ class Scrub:
 
     Attributes:
         report: the state of the comparison.
+
+    Args:
+        journal: to compare.
+        data_dir: directory of the view.
+        rate: entries that are compared in `pause` seconds.
+        pause: seconds between two steps.
+        pass_every: seconds from the end of a pass to the next one.
     """
 
     def __init__(
@@ -54,7 +62,6 @@ class Scrub:
         pause: float = 1.0,
         pass_every: float = PASS_EVERY,
     ) -> None:
-        """Args: `rate` is the number of entries that are compared in `pause` seconds."""
         self._journal = journal
         self._data_dir = data_dir
         self._rate = rate
@@ -72,40 +79,43 @@ class Scrub:
 
     def _run(self, stop: Event) -> None:
         while not stop.wait(self._pause):
-            # It is negative if the clock was wrong.
             passed = time.time() - self.report.completed_at / 1000
+            # A negative time means that the clock was wrong.
             if not self.report.revision and 0 <= passed < self._pass_every:
                 continue
             try:
                 self.step()
-            except (JournalError, ViewError):  # they may be away for a while
+            except (JournalError, ViewError):  # perhaps not for long
                 continue
-            except Exception:  # whatever it is, the thread must go on
+            except Exception:  # the thread must go on
                 log.exception("scrub_failed", revision=self.report.revision, throttle="")
 
     def step(self) -> None:
-        """Compare the next entries; at the end of a pass, note that."""
+        """Compare the next entries, and save the position."""
         with sqlite_errors(), closing(store.open_reader(store.locate(self._data_dir))) as db:
             progress = Progress.of_row(db.execute(LOAD).fetchone())
             if progress.journal_id != self._journal.id:
                 return
             applied = progress.applied_revision
             after, entries, until = self._read(applied)
-            # The view is read after the journal, which deletes what the view has forgotten before.
+            # The view is read second: entries are deleted after the view has forgotten them.
             db.execute("BEGIN")
-            journal = Following(entries, without_record(db, after, until), self._note)
+            cursor = JournalCursor(entries, without_record(db, after, until), self._note)
             for position, record, *columns in db.execute(ROWS, _between(after, until)):
                 revision = revision_of(position)
-                if problem := difference(record, columns, journal.at(revision)):
+                if problem := difference(record, columns, cursor.at(revision)):
                     self._note(revision, problem)
-            journal.pass_over(until)
+            cursor.pass_over(until)
         self.report.revision = until
         if until >= applied:
             self._end_pass()
         save(self.report, self._data_dir)
 
     def _read(self, applied: int) -> tuple[int, list[Entry], int]:
-        """Read the next entries; return them between the revisions that they lie between."""
+        """Read the next entries.
+
+        Returns the revision before them, the entries, and the last revision that they cover.
+        """
         after = self.report.revision
         try:
             entries = self._journal.read(after, limit=self._rate)
@@ -114,7 +124,7 @@ class Scrub:
             return skipped, [], skipped
         except Damaged as error:
             self._note(after + 1, str(error))
-            return applied, [], applied  # what follows cannot be read either
+            return applied, [], applied  # later entries cannot be read either
         last = entries[-1].revision if entries else applied
         return after, entries, min(last, after + MOST_REVISIONS * self._rate, applied)
 

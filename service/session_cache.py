@@ -6,6 +6,7 @@ import msgspec
 
 from service import records
 from service.history import History
+from service.session_message import SessionMessage
 from service.view.rows import SavedKey, SessionKey, SessionRow
 
 COPIES = 6
@@ -29,7 +30,7 @@ class CachedSession(msgspec.Struct):
 
     key: SessionKey
     history: History
-    message: records.SessionMessage
+    message: SessionMessage
     first_revision: int = 0
     number: int | None = None
     revision: int = 0

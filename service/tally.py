@@ -16,7 +16,7 @@ from service.records import duration
 
 
 class Thresholds(NamedTuple):
-    """As desk.v1.Thresholds; times in ms."""
+    """Thresholds as in desk.v1.Thresholds; times in ms."""
 
     answer_percent: int = 80
     answer_within: int = 30_000
@@ -53,7 +53,6 @@ class Tally:
             del waits[bisect_left(waits, offer.wait)]
 
     def include(self, other: "Tally") -> None:
-        """Add all that another one has."""
         self._results.update(other._results)
         self._forwarded += other._forwarded
         for result, waits in self._waits.items():
@@ -89,7 +88,7 @@ class Tally:
 
 
 def merged(tallies: Sequence[Tally]) -> Tally:
-    """Return the sum; of one tally, that itself."""
+    """Return the sum. If there is one tally only, it is returned itself."""
     if len(tallies) == 1:
         return tallies[0]
     total = Tally()
@@ -104,7 +103,7 @@ def ratio(part: int, whole: int) -> float | None:
 
 
 def summary(times: Sequence[int]) -> pb.WaitSummary:
-    """Sum up ascending times in ms."""
+    """Summarise times in ms, which must be ascending."""
     if not times:
         return pb.WaitSummary()
     return pb.WaitSummary(

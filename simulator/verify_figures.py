@@ -126,7 +126,8 @@ async def _compare_report(
     )
     starts = [each.start_time.ToMilliseconds() for each in found.intervals]
     bounds = [*starts, found.intervals[-1].end_time.ToMilliseconds()]
-    expected = Expected(visits, bounds, key).rows(*_limits(found.thresholds))
+    limits = _limits(found.thresholds)
+    expected = Expected(visits, bounds, key).rows(*limits)
     rows = {
         (place, row.agent_id or row.channel_type): row
         for place, each in enumerate(found.intervals)
@@ -140,6 +141,8 @@ async def _compare_report(
             report.differ(f"{subject}: {'missing' if where in expected else 'not expected'}")
         else:
             _compare_row(report, subject, expected[where], rows[where])
+    [total] = Expected(visits, [bounds[0], bounds[-1]], lambda *_: "").rows(*limits).values()
+    _compare_row(report, f"report by {name}, total", total, found.total or ReportRow())
 
 
 def _compare_row(report: Report, subject: str, expected: Mapping[str, Any], row: ReportRow) -> None:

@@ -67,7 +67,6 @@ class Pages:
         return [number for number, _, _ in self._gaps(first, self.piece)]
 
     def clear(self, numbers: Iterable[int]) -> None:
-        """Clear the gaps of pages."""
         for number in numbers:
             for _, begin, end in self._gaps(number, 1):
                 self._file.xWrite(bytes(end - begin), begin)

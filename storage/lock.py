@@ -30,5 +30,4 @@ class FileLock:
         os.utime(self._descriptor)
 
     def release(self) -> None:
-        """Release the lock."""
         os.close(self._descriptor)

@@ -45,7 +45,11 @@ def create_app(host: str) -> FastAPI:
     app = FastAPI(lifespan=connected)
 
     @app.post("/")
-    async def callback(request: Request, SdkAppid: int, CallbackCommand: str) -> dict:  # noqa: N803
+    async def callback(
+        request: Request,
+        SdkAppid: int,  # noqa: N803
+        CallbackCommand: str,  # noqa: N803
+    ) -> dict[str, object]:
         if SdkAppid != SDK_APP_ID or CallbackCommand != "Desk.SessionEventNotify":
             raise HTTPException(403)
         body = await request.body()

@@ -30,7 +30,7 @@ async def main(view: Path) -> None:
             yield record
 
     service, method = METHOD[1:].split("/")
-    handlers = {method: grpc.unary_stream_rpc_method_handler(stream)}
+    handlers: Any = {method: grpc.unary_stream_rpc_method_handler(stream)}
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")

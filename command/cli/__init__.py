@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn, cast
 
@@ -70,11 +72,19 @@ def fail(problem: str) -> NoReturn:
     sys.exit(1)
 
 
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Raise an error of a setting, or of the file that has it, as wrong usage."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise click.UsageError(error_text(error)) from None
+
+
 class Group(click.Group):
     """A group that lists the first sentence of each command whole."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands."""
         with formatter.section("Commands"):
             formatter.write_dl(
                 [(name, each.get_short_help_str(limit=200)) for name, each in self.commands.items()]
@@ -99,7 +109,6 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")

@@ -129,7 +129,7 @@ def restore(file: BinaryIO, yes: bool, forgotten: TextIO | None) -> None:
                 content = journal_backup.verify(copy, report, name=file.name)
             lists = map(entry_of_line, enumerate(forgotten or (), 1))
             count = journal_backup.forget_again(copy, lists)
-            _say_what_is_lost(list(_losses(journal, copy, content)), yes=yes)
+            _confirm_losses(list(_losses(journal, copy, content)), yes=yes)
             sync(copy)
             journal_backup.put_in_place(copy, journal)
             delete_views(journal.parent)
@@ -143,8 +143,8 @@ def restore(file: BinaryIO, yes: bool, forgotten: TextIO | None) -> None:
     _exit_if_damaged(content)
 
 
-def _say_what_is_lost(lost: list[str], *, yes: bool) -> None:
-    """Print what is lost. Exit unless `yes` is given or the user confirms."""
+def _confirm_losses(lost: list[str], *, yes: bool) -> None:
+    """Print the losses. Exit unless `yes` is given or the user confirms."""
     for text in lost:
         click.echo(f"lost: {text}", err=True)
     if yes or not lost:

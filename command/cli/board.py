@@ -1,19 +1,15 @@
 """`desk board`: who waits now, and the service of today."""
 
 import asyncio
-import signal
 import sys
 from contextlib import aclosing, suppress
-from time import time
 from typing import Any
 
 import click
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from command.cli.connection import client_command
+from command.cli.connection import client_command, end_at_sigterm, require_service
 from command.cli.figures import (
     LEGEND,
-    duration_of,
     figure_text,
     service_columns,
     share_text,
@@ -21,11 +17,11 @@ from command.cli.figures import (
     thresholds_of,
     thresholds_text,
 )
-from command.cli.output import duration_text, json_option, print_json
+from command.cli.output import duration_of, duration_text, json_option, passed_since, print_json
 from command.cli.parameters import time_zone_option
 from command.cli.printers import Column, Table, Value
 from command.values import ServiceLevel
-from desk.client import Client, Denied, FoundBoard
+from desk.client import Client, FoundBoard
 from desk.v1.board_service_pb2 import (
     BoardAgent,
     BoardGroup,
@@ -69,21 +65,14 @@ async def board(
     if once:
         _print(await client.get_board(options), as_json=as_json)
         return
-    with suppress(Denied):  # a wrong --target is an error; a connection lost later is not
-        await client.status()
+    await require_service(client)
     with suppress(asyncio.CancelledError):  # Ctrl-C or SIGTERM: the regular end
-        _end_at_sigterm()
+        end_at_sigterm()
         async with aclosing(client.watch_board(options)) as boards:
             async for found in boards:
                 if sys.stdout.isatty() and not as_json:
                     click.clear()
                 _print(found, as_json=as_json)
-
-
-def _end_at_sigterm() -> None:
-    watching = asyncio.current_task()
-    if watching is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)
 
 
 def _print(found: FoundBoard, *, as_json: bool) -> None:
@@ -142,18 +131,13 @@ def _share(message: Any, field: str) -> str:
 def _longest(message: Any, field: str) -> str:
     if not message.HasField(field):
         return ""
-    return f", longest {format_duration(duration_of(_passed(getattr(message, field))))}"
-
-
-def _passed(since: Timestamp) -> float:
-    """Return the milliseconds since a time, by the clocks of Desk and of this machine."""
-    return time() * 1000 - since.ToMilliseconds()
+    return f", longest {format_duration(duration_of(passed_since(getattr(message, field))))}"
 
 
 def _to_breach(session: BoardSession) -> Value:
     if not session.HasField("breaches_at"):
         return None
-    left = -_passed(session.breaches_at)
+    left = -passed_since(session.breaches_at)
     return duration_of(left) if left > 0 else "missed"
 
 
@@ -161,7 +145,7 @@ def _sessions(title: str) -> list[Column[BoardSession]]:
     return [
         Column("session", lambda each: each.session_id, "SESSION"),
         Column("state", lambda each: enum_name(each, "state"), "STATE"),
-        Column("since", lambda each: duration_of(_passed(each.since)), title, right=True),
+        Column("since", lambda each: duration_of(passed_since(each.since)), title, right=True),
         Column("user", lambda each: each.client_user_id, "USER", narrowest=NARROW),
         Column("channel", lambda each: each.channel_type, "CHANNEL", narrowest=NARROW),
         Column("app", lambda each: each.sdk_app_id, "APP", right=True),

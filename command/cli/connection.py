@@ -2,17 +2,20 @@
 
 import asyncio
 import functools
+import signal
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import IO, Any
 
 import click
 
 from command.address import DEFAULT_GRPC
-from command.cli import error_text
+from command.cli import usage_errors
 from command.endpoints import service_address
 from desk.client import (
+    Client,
     ClientError,
+    Denied,
     InvalidRequest,
     JournalMismatch,
     PreconditionFailed,
@@ -42,7 +45,6 @@ class CallFailed(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click intends it to be replaced
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the message to stderr."""
         click.echo(f"desk: {self.message}", file=file, err=True)
 
 
@@ -85,6 +87,19 @@ def security_target(command: Callable[..., None]) -> Callable[..., None]:
     return _target(security_options(command))
 
 
+async def require_service(client: Client) -> None:
+    """Raise an error if the service cannot be reached. A connection that is lost later is none."""
+    with suppress(Denied):
+        await client.status()
+
+
+def end_at_sigterm() -> None:
+    """Cancel the present task at SIGTERM, as Ctrl-C does."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
 async def _run(
     coroutine: Callable[..., Coroutine[Any, Any, None]],
     target: str,
@@ -106,10 +121,8 @@ def _call_failed(error: ClientError, target: str) -> CallFailed:
 
 
 def _service() -> str:
-    try:
+    with usage_errors():
         return str(service_address())
-    except (OSError, ValueError) as error:
-        raise click.UsageError(error_text(error)) from None
 
 
 _target = click.option(

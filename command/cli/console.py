@@ -2,48 +2,35 @@
 
 import asyncio
 import signal
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from command import logs
 from command.address import DEFAULT_CONSOLE, Address
 from command.cli.connection import security_target
-from command.cli.parameters import current_zone, time_zone_option_of
-from command.console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
+from command.cli.parameters import Parsed, current_zone, time_zone_option_of
 from command.descriptors import raise_limit
 from command.runtime import runtime_folder
+from command.settings_console import DEFAULT_PROXIES, ConsoleError, access_to, read_passwords
 from command.sockets import CannotListen, bound_address, listen
 from metrics.endpoint import open_endpoint
 from metrics.page import serve_page
 from simulator.connection import connect
 
-
-class _Listen(click.ParamType[Address]):
-    """An address to listen on."""
-
-    name = "host:port"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Address:
-        """Return the address."""
-        if isinstance(value, Address):
-            return value
-        try:
-            return Address.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+LISTEN = Parsed("host:port", Address.parse)
 
 
 @click.command()
 @click.option(
     "--listen",
     "address",
-    type=_Listen(),
+    type=LISTEN,
     envvar="DESK_CONSOLE_LISTEN",
     default=str(DEFAULT_CONSOLE),
     show_default=True,
@@ -76,7 +63,7 @@ class _Listen(click.ParamType[Address]):
 @click.option(
     "--metrics-listen",
     "metrics_address",
-    type=_Listen(),
+    type=LISTEN,
     envvar="DESK_METRICS_LISTEN",
     show_envvar=True,
     help="Address of the page of metrics; none by default.",
@@ -125,11 +112,34 @@ def console(
                 connect=partial(connect, security=security),
                 access=access,
                 zone=current_zone(),
+                settings=_settings(),
+                settings_of="desk console; gateway and service have their own",
                 stop=stop,
                 on_ready=lambda: click.echo(f"console: {url}"),
             )
 
         asyncio.run(run())
+
+
+_SOURCES: Mapping[ParameterSource | None, str] = {
+    ParameterSource.COMMANDLINE: "command line",
+    ParameterSource.ENVIRONMENT: "environment",
+}
+
+
+def _settings() -> list[dict[str, str]]:
+    """Return the variable of each option, its value and its source. No value is a secret."""
+    context = click.get_current_context()
+    values = {**context.params, "time_zone": current_zone()}
+    return [
+        {
+            "name": option.envvar if isinstance(option.envvar, str) else option.envvar[0],
+            "value": str(values.get(option.name) or ""),
+            "source": _SOURCES.get(context.get_parameter_source(option.name), "default"),
+        }
+        for option in context.command.params
+        if option.envvar and option.name
+    ]
 
 
 def _serve_metrics(address: Address, runtime: Path) -> None:

@@ -11,8 +11,8 @@ import click
 from command.cli import fail
 from command.cli.offline import become_owner, errors_in_one_line, list_damages, progress_bar
 from command.engines import COPYING_FILE, JOURNAL_FILE, open_file, open_stream, open_stream_target
-from command.nats import SCHEME
 from command.settings import NatsSettings
+from command.settings_journal import SCHEME
 from display.texts import count_of
 from journal.backup import put_in_place
 from journal.copying import Compared, Source, check_target, compare, copy_entries

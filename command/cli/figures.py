@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
-from google.protobuf.duration_pb2 import Duration
 
+from command.cli.parameters import Parsed
 from command.cli.printers import Column, Value, cell_text
 from command.cli.tables import field_value
 from command.values import MAX_WAIT, ServiceLevel
@@ -43,33 +43,17 @@ LEGEND = "\n".join(
 """The part of a command's help that has the formula of each figure."""
 
 
-class _ServiceLevel(click.ParamType[ServiceLevel]):
-    """A target such as 80/30."""
-
-    name = "X/Y"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> ServiceLevel:
-        if isinstance(value, ServiceLevel):
-            return value
-        try:
-            return ServiceLevel.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
 def threshold_options(command: Command) -> Command:
     """Add --service-level and --short-abandon; `thresholds_of` reads them."""
     level = click.option(
         "--service-level",
-        type=_ServiceLevel(),
+        type=Parsed("X/Y", ServiceLevel.parse),
         help="Target: X percent are answered within Y seconds. Default: that of the service.",
     )
     short = click.option(
         "--short-abandon",
         type=click.IntRange(0, MAX_WAIT),
-        help="Seconds: who gives up within them does not count. Default: that of the service.",
+        help="Seconds: a user who leaves within them does not count. Default: that of the service.",
     )
     return level(short(command))
 
@@ -132,9 +116,3 @@ def service_columns(of: Callable[[Any], ServiceFigures | None]) -> list[Column[A
         *figure_columns(of, SERVICE, SERVICE_SHARES),
         *(column._replace(name=f"answer_{column.name}") for column in figure_columns(speed, WAITS)),
     ]
-
-
-def duration_of(milliseconds: float) -> Duration:
-    duration = Duration()
-    duration.FromMilliseconds(max(0, round(milliseconds)))
-    return duration

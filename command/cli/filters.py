@@ -71,6 +71,14 @@ _EVENT = [
 ]
 
 
+app_option = click.option(
+    "--app",
+    "sdk_app_id",
+    type=click.IntRange(1),
+    help="SDKAppID, a number; needed if the service has several.",
+)
+
+
 def session_options(command: Command) -> Command:
     """Add the options that `session_filter` reads. A repeated option selects any of its values."""
     return _add(_SESSION, command)

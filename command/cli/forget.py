@@ -9,14 +9,14 @@ import click
 
 from command.cli import fail
 from command.cli.connection import client_command
-from command.cli.filters import TIMES
+from command.cli.filters import TIMES, app_option
 from command.cli.offline import progress_bar
 from command.cli.output import json_option, print_json
 from command.cli.parameters import Moment, time_zone_option
 from desk.client import Client, Denied
 from desk.v1.admin_service_pb2 import ForgetResponse
 from display.texts import count_of
-from journal.damage import Report
+from journal.damage import ReportProgress
 
 DELETED_WITHIN = 30.0
 POLL = 0.2
@@ -25,12 +25,16 @@ POLL = 0.2
 
 @click.command(epilog=TIMES)
 @click.option("--session", "session_ids", multiple=True, help="Id of a session; may be repeated.")
-@click.option("--user", "client_user_id", help="Id of a user (ClientUserId): all its sessions.")
+@click.option(
+    "--user",
+    "client_user_id",
+    help="Id of a user (ClientUserId): all its sessions, and malformed callbacks that name it.",
+)
 @click.option(
     "--agent-messages-of",
     "agent_id",
     help="Id of an agent: all sessions in which that agent took part, with all that others wrote "
-    "in them.",
+    "in them, and malformed callbacks that name it.",
 )
 @click.option(
     "--silent-for",
@@ -43,14 +47,10 @@ POLL = 0.2
     "--malformed-before",
     type=Moment(),
     metavar="TIME",
-    help="Malformed callbacks, which belong to no session, that were received before TIME.",
+    help="Malformed callbacks that were received before TIME: the only way to those in which no "
+    "session, user or agent can be read.",
 )
-@click.option(
-    "--app",
-    "sdk_app_id",
-    type=click.IntRange(1),
-    help="SDKAppID, a number; needed if the service has several.",
-)
+@app_option
 @click.option("--dry-run", is_flag=True, help="Count what would be forgotten; forget nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask for a confirmation.")
 @time_zone_option
@@ -91,7 +91,9 @@ async def forget(
         click.echo(f"The bytes in the journal {'are' if deleted else 'will be'} deleted.")
 
 
-async def _run(client: Client, report: Report, total: int, **request: Any) -> ForgetResponse:
+async def _run(
+    client: Client, report: ReportProgress, total: int, **request: Any
+) -> ForgetResponse:
     """Make the call, and return the totals at its end."""
     entries: list[int] = []
     totals = ForgetResponse()
@@ -102,7 +104,7 @@ async def _run(client: Client, report: Report, total: int, **request: Any) -> Fo
     return totals
 
 
-async def _wait_deleted(client: Client, report: Report) -> bool:
+async def _wait_deleted(client: Client, report: ReportProgress) -> bool:
     """Wait a while until the bytes are deleted; return True if they are known to be."""
     with suppress(Denied, TimeoutError):
         async with asyncio.timeout(DELETED_WITHIN):
@@ -115,18 +117,18 @@ async def _wait_deleted(client: Client, report: Report) -> bool:
 
 def _confirm(chosen: ForgetResponse) -> None:
     if not sys.stdin.isatty():
-        fail(f"{_what(chosen)} would be forgotten for good: nothing was done; --yes does it")
-    click.confirm(f"Forget {_what(chosen)} for good?", abort=True, err=True)
+        fail(f"{_totals_text(chosen)} would be forgotten for good: nothing was done; --yes does it")
+    click.confirm(f"Forget {_totals_text(chosen)} for good?", abort=True, err=True)
 
 
 def _print(totals: ForgetResponse, verb: str, *, as_json: bool) -> None:
     if as_json:
         print_json(totals)
     else:
-        click.echo(f"{_what(totals)} {verb}")
+        click.echo(f"{_totals_text(totals)} {verb}")
 
 
-def _what(totals: ForgetResponse) -> str:
+def _totals_text(totals: ForgetResponse) -> str:
     counts = {"session": totals.sessions, "malformed callback": totals.malformed}
     found = [count_of(number, noun) for noun, number in counts.items() if number]
     if not found:

@@ -10,12 +10,18 @@ from urllib.parse import urlsplit
 import click
 
 from command.address import Address
-from command.cli import Group, error_text
+from command.cli import Group, error_text, usage_errors
 from command.cli.health_call import is_serving
 from command.endpoints import console_address, gateway_address, service_address
 from simulator.connection import security_options
 
-TIMEOUT = "Seconds to wait for the answer."
+_timeout = click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 60),
+    default=2.0,
+    show_default=True,
+    help="Seconds to wait for the answer.",
+)
 
 
 @click.group(
@@ -27,9 +33,7 @@ def health() -> None:
 
 @health.command("gateway")
 @click.argument("url", default="")
-@click.option(
-    "--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True, help=TIMEOUT
-)
+@_timeout
 def gateway_health(url: str, timeout: float) -> None:
     """Ask the gateway at URL, by default http://DESK_HTTP_LISTEN/readyz."""
     _ask_by_http(url or f"http://{_listening(gateway_address)}", "/readyz", timeout)
@@ -37,9 +41,7 @@ def gateway_health(url: str, timeout: float) -> None:
 
 @health.command("console")
 @click.argument("url", default="")
-@click.option(
-    "--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True, help=TIMEOUT
-)
+@_timeout
 def console_health(url: str, timeout: float) -> None:
     """Ask the console at URL, by default http://DESK_CONSOLE_LISTEN/livez."""
     _ask_by_http(url or f"http://{_listening(console_address)}", "/livez", timeout)
@@ -47,9 +49,7 @@ def console_health(url: str, timeout: float) -> None:
 
 @health.command("service")
 @click.argument("target", default="")
-@click.option(
-    "--timeout", type=click.FloatRange(0.1, 60), default=2.0, show_default=True, help=TIMEOUT
-)
+@_timeout
 @security_options
 def service_health(target: str, timeout: float, security: dict[str, Any]) -> None:
     """Ask the service at TARGET, host:port, by default DESK_GRPC_LISTEN."""
@@ -107,10 +107,8 @@ def _ask_by_grpc(target: str, timeout: float, security: dict[str, Any]) -> bool:
 
 
 def _listening(address: Callable[[], Address]) -> str:
-    try:
+    with usage_errors():
         return str(address())
-    except (OSError, ValueError) as error:
-        raise click.UsageError(error_text(error)) from None
 
 
 def _not_ready(reason: str) -> NoReturn:

@@ -30,6 +30,7 @@ from command.cli.offline import (
 )
 from command.endpoints import data_directory
 from command.engines import JOURNAL_FILE, open_stream
+from display.texts import count_of
 from journal import backup, sqlite_format
 from journal.copying import damages_of, entries_of
 from journal.damage import Damage, changed, damages, faults, header_faults, scan
@@ -128,7 +129,7 @@ def import_(file: TextIO) -> None:
             if path.exists():
                 fail(f"{path} exists already: nothing was changed")
             content = _replace(path, map(entry_of_line, enumerate(file, 1)), [])
-    click.echo(f"imported {_number(content)}", err=True)
+    click.echo(f"imported {count_of(content.entries, 'entry')}", err=True)
     list_damages(content.damages)
     sys.exit(bool(content.damages))
 
@@ -157,7 +158,8 @@ def restore(from_view: bool, view: Path | None) -> None:
             content = _replace(path, entries, missing, oldest=oldest)
             lost = list(_still_missing(path, missing))
     click.echo(
-        f"rebuilt {_number(content)} up to revision {content.head}, with {source.name}",
+        f"rebuilt {count_of(content.entries, 'entry')} up to revision {content.head}, "
+        f"with {source.name}",
         err=True,
     )
     list_damages([*content.damages, *lost])
@@ -267,10 +269,6 @@ def _print_result(name: str, found: list[Damage], broken: list[str]) -> None:
         lines.append(f"… and {more:,} more")
     for line in lines:
         click.echo(f"{name}: {line}")
-
-
-def _number(content: backup.Content) -> str:
-    return "1 entry" if content.entries == 1 else f"{content.entries:,} entries"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from command.cli import Group, error_text
+from command.cli import Group, usage_errors
 from command.cli.connection import FAILED, CallFailed
 from command.endpoints import setting
 from display.texts import count_of
@@ -35,10 +35,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _clients_file() -> str:
-    try:
+    with usage_errors():
         path = setting("DESK_CLIENTS_FILE")
-    except (OSError, ValueError) as error:
-        raise click.UsageError(error_text(error)) from None
     if path is None:
         raise click.UsageError("no clients file is named: set --file or DESK_CLIENTS_FILE")
     return path

@@ -17,10 +17,10 @@ from command.cli import error_text, fail
 from command.cli.owner import user_name
 from command.endpoints import data_directory, setting
 from command.engines import JOURNAL_FILE
-from command.nats import SCHEME
 from command.settings import NatsSettings
 from command.settings_errors import SettingsError
-from journal.damage import Damage, Report
+from command.settings_journal import SCHEME
+from journal.damage import Damage, ReportProgress
 from journal.errors import JournalError
 from service.view.errors import ViewError
 from storage.lock import FileLock
@@ -73,7 +73,7 @@ def nats_settings() -> NatsSettings | None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Report]:
+def progress_bar() -> Iterator[ReportProgress]:
     """Show work under way on stderr, on a terminal only."""
     console = Console(stderr=True)
     columns = (

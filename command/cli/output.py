@@ -7,8 +7,10 @@ the reader's terminal.
 import json
 from collections.abc import Iterable
 from datetime import datetime
+from time import time_ns
 
 import click
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -37,6 +39,18 @@ def time_text(message: Message, field: str, *, precision: str = "seconds") -> st
 def duration_text(message: Message, field: str) -> str:
     """Return a duration field as text; a dash if it is not set."""
     return format_duration(getattr(message, field)) if message.HasField(field) else "-"
+
+
+def duration_of(milliseconds: float) -> Duration:
+    """Return a duration; 0 for a negative one."""
+    duration = Duration()
+    duration.FromMilliseconds(max(0, round(milliseconds)))
+    return duration
+
+
+def passed_since(time: Timestamp) -> int:
+    """Return the milliseconds since a time, by the clocks of Desk and of this machine."""
+    return time_ns() // 1_000_000 - time.ToMilliseconds()
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:

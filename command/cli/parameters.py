@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -15,6 +15,23 @@ from command.values import time_zone
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGO = re.compile(r"(\d{1,6})([smhd])")
 _ZONE = "command.cli.zone"
+
+T = TypeVar("T")
+
+
+class Parsed(click.ParamType[T]):
+    """A value that a function reads from text; the function's ValueError says what is wrong."""
+
+    def __init__(self, name: str, read: Callable[[str], T]) -> None:
+        """Accept what `read` does; `name` stands for the value in the help."""
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        try:
+            return self._read(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class EnumName(click.ParamType[int]):
@@ -34,7 +51,6 @@ class EnumName(click.ParamType[int]):
             self._values[zero] = 0
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of the value."""
         if isinstance(value, int):
             return value
         numbers = {_normalized(name): number for name, number in self._values.items()}

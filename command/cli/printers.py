@@ -75,7 +75,6 @@ class Layout(NamedTuple, Generic[Row]):
     shown: Sequence[str]
 
     def named(self, names: Sequence[str]) -> list[Column[Row]]:
-        """Return columns by name."""
         columns = {column.name: column for column in self.columns}
         return [columns[name] for name in names]
 
@@ -84,7 +83,6 @@ class Printer(Generic[Row]):
     """Prints rows in parts; here, one JSON object per line."""
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Print the next rows."""
         for row in rows:
             print_json(row)
 

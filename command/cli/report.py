@@ -53,6 +53,10 @@ _OUTCOME = {
     "resolution_provisional": "PROVISIONAL",
 }
 _OUTCOME_SHARES = frozenset(("containment", "csat", "first_contact_resolution"))
+
+TOTAL = "TOTAL"
+"""The start of the total, for people."""
+
 _KEYS = {"sdk_app_id": "APP", "channel_type": "CHANNEL", "agent_id": "AGENT"}
 
 
@@ -70,7 +74,7 @@ def _key(name: str) -> Column[ReportInterval]:
 
 REPORT: Layout[ReportInterval] = Layout(
     [
-        Column("start_time", lambda interval: field_value(interval, "start_time"), "FROM"),
+        Column("start_time", lambda each: field_value(each, "start_time") or TOTAL, "FROM"),
         Column("end_time", lambda interval: field_value(interval, "end_time"), "TO"),
         *map(_key, _KEYS),
         *service_columns(_part("service")),
@@ -86,7 +90,7 @@ REPORT: Layout[ReportInterval] = Layout(
         "first_contact_resolution", "resolution_provisional", "changed",
     ],
 )  # fmt: skip
-"""Columns of intervals with one row each, or none."""
+"""Columns of intervals with one row each, or none. That of the total has no times."""
 
 
 @click.command(epilog=f"{TIMES}\n\n{LEGEND}")
@@ -135,6 +139,9 @@ async def report(
 
     Late callbacks correct them: a report is that of the sessions as they are at its revision.
     Intervals begin in the time zone of the service; times are shown in --time-zone.
+
+    The last row of a table with several rows is their total, computed from the sessions. --csv and
+    --json have none, so that nothing is added up twice: leave out --by and --group-by for it.
     """
     now = datetime.now(UTC)
     found = await client.get_report(
@@ -147,8 +154,10 @@ async def report(
         **filters,
     )
     printer = output.printer(cell=figure_text)
-    wants_json = output.form == "json"
-    printer.add(found.intervals if wants_json else list(_split(found.intervals)))
+    rows = list(_split(found.intervals))
+    if output.is_table and len(rows) > 1 and found.total:
+        rows.append(_total(found.intervals, found.total))
+    printer.add(found.intervals if output.form == "json" else rows)
     printer.flush()
     zone, target = found.time_zone, thresholds_text(found.thresholds)
     click.echo(f"desk: revision {found.revision}; {target}; intervals in {zone}", err=True)
@@ -170,3 +179,12 @@ def _split(intervals: Sequence[ReportInterval]) -> Iterator[ReportInterval]:
             )
             single.rows.append(row)
             yield single
+
+
+def _total(intervals: Sequence[ReportInterval], total: ReportRow) -> ReportInterval:
+    """Return the total as an interval without times."""
+    return ReportInterval(
+        revision=max(interval.revision for interval in intervals),
+        changed=any(interval.changed for interval in intervals),
+        rows=[total],
+    )

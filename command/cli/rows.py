@@ -103,7 +103,8 @@ _csv_option = click.option(
     "as_csv",
     is_flag=True,
     help="Print CSV with a header. Times are ISO 8601, in the zone of --time-zone; durations are "
-    "seconds. A text that a spreadsheet would take for a formula begins with an apostrophe.",
+    "seconds. A text that begins with =, +, - or @ has an apostrophe before it, because a "
+    "spreadsheet would take it for a formula.",
 )
 
 

@@ -19,11 +19,11 @@ from command.address import Address
 from command.background import leave, text_output
 from command.cli.guide import getting_started
 from command.cli.owner import require_owner
-from command.console import ConsoleError, client_security
 from command.descriptors import FEW_FILES, RESERVED_FILES, raise_limit, required_limit
 from command.processes import console_processes, gateway_processes, service_processes
 from command.runtime import runtime_folder, write_silent
 from command.settings import Settings, TrialSettings
+from command.settings_console import ConsoleError, client_security
 from command.settings_errors import SettingsError
 from command.settings_warnings import warnings_of
 from command.sockets import CannotListen, bound_address, listen, listen_or_inherit, reserve

@@ -7,7 +7,7 @@ import click
 
 from command.cli import Group
 from command.cli.connection import client_command
-from command.cli.filters import STATE, TIMES, session_filter, session_options
+from command.cli.filters import STATE, TIMES, app_option, session_filter, session_options
 from command.cli.output import json_option, print_json
 from command.cli.parameters import Moment, time_zone_option
 from command.cli.rows import (
@@ -39,12 +39,6 @@ GROUPS = [
 
 WAIT_STATE = "State to wait for, such as ENDED; any one if repeated."
 
-_app = click.option(
-    "--app",
-    "sdk_app_id",
-    type=click.IntRange(1),
-    help="SDKAppID, a number; needed if the service has several.",
-)
 _min_revision = click.option(
     "--min-revision",
     type=click.IntRange(1),
@@ -96,7 +90,7 @@ async def list_sessions(
 
 @sessions.command("get", epilog=TIMES)
 @click.argument("session_id")
-@_app
+@app_option
 @click.option(
     "--as-of",
     "as_of_revision",
@@ -134,7 +128,7 @@ async def get_session(
 @sessions.command("wait")
 @click.argument("session_id")
 @click.option("--state", "states", type=STATE, multiple=True, required=True, help=WAIT_STATE)
-@_app
+@app_option
 @time_zone_option
 @json_option
 @client_command
@@ -179,7 +173,7 @@ async def count_sessions(
 
 @sessions.command("explain")
 @click.argument("session_id")
-@_app
+@app_option
 @time_zone_option
 @row_options(EXPLANATION)
 @mask_options

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from operator import attrgetter
-from time import time_ns
 from typing import Any
 
 import click
@@ -11,14 +10,21 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from command.cli.output import duration_text, local_time, print_fields, time_text
+from command.cli.output import (
+    duration_of,
+    duration_text,
+    local_time,
+    passed_since,
+    print_fields,
+    time_text,
+)
 from command.cli.printers import Column, Layout, Value, cell_text
 from command.cli.rows import Output
 from desk.client import Explanation
 from desk.v1.event_pb2 import SessionRecord, Verdict
 from desk.v1.session_pb2 import Session, SessionState, Stay
 from desk.v1.session_service_pb2 import SessionGroup
-from display.texts import count_of, enum_name, format_duration, format_time
+from display.texts import count_of, enum_name, format_seconds, format_time
 
 SHORT_ID = 8
 """Characters of a session's id where there is no room for more."""
@@ -56,11 +62,10 @@ def _stays(session: Session) -> str:
 
 def _stay_text(stay: Stay) -> str:
     """Return a stay as `WITH_AGENT ann 2m05s`; one that lasts without its length."""
-    length = Duration()
-    length.FromTimedelta(stay.end_time.ToDatetime() - stay.start_time.ToDatetime())
     words = [enum_name(stay, "state"), stay.agent_id]
     if stay.HasField("end_time"):
-        words.append(format_duration(length))
+        length = stay.end_time.ToMilliseconds() - stay.start_time.ToMilliseconds()
+        words.append(format_seconds(length / 1000))
     return " ".join(filter(None, words))
 
 
@@ -84,13 +89,9 @@ _SESSION_LOOKS: dict[str, dict[str, Any]] = {
 
 
 def _since(session: Session, field: str) -> Duration | None:
-    """Return the time that has passed since, by the clocks of Desk and of this machine."""
     if not session.HasField(field):  # type: ignore[arg-type]
         return None
-    duration = Duration()
-    passed = time_ns() // 1_000_000 - getattr(session, field).ToMilliseconds()
-    duration.FromMilliseconds(max(0, passed))
-    return duration
+    return duration_of(passed_since(getattr(session, field)))
 
 
 def _waited(session: Session) -> Duration | None:
@@ -98,9 +99,7 @@ def _waited(session: Session) -> Duration | None:
     stays = [session.queue_wait] if session.HasField("queue_wait") else []
     if session.state == SessionState.SESSION_STATE_QUEUED:
         stays += filter(None, [_since(session, "state_since")])
-    waited = Duration()
-    waited.FromMilliseconds(sum(stay.ToMilliseconds() for stay in stays))
-    return waited if stays else None
+    return duration_of(sum(stay.ToMilliseconds() for stay in stays)) if stays else None
 
 
 SESSIONS: Layout[Session] = Layout(
@@ -121,7 +120,6 @@ SESSIONS: Layout[Session] = Layout(
 
 
 def print_session(session: Session) -> None:
-    """Print all fields of a session."""
     times = [
         (
             field.name.removesuffix("_at").replace("_", " "),
@@ -183,11 +181,7 @@ def _late_by(record: SessionRecord) -> Duration | None:
         return None
     newest = record.session.last_event_at.ToMilliseconds()
     late = newest - record.event.event_time.ToMilliseconds()
-    if late <= 0:
-        return None
-    duration = Duration()
-    duration.FromMilliseconds(late)
-    return duration
+    return duration_of(late) if late > 0 else None
 
 
 def _note(record: SessionRecord) -> str:

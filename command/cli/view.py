@@ -22,7 +22,7 @@ from command.engines import JOURNAL_FILE, open_file, open_snapshots, open_stream
 from command.settings import NatsSettings, Settings
 from display.texts import format_size
 from journal.backup import require_room
-from journal.damage import Report
+from journal.damage import ReportProgress
 from journal.errors import InUse
 from journal.port import JournalReader
 from service.follower import Follower
@@ -160,7 +160,7 @@ def _is_served(directory: Path) -> bool:
     return False
 
 
-def _build(follower: Follower, directory: Path, report: Report) -> Progress:
+def _build(follower: Follower, directory: Path, report: ReportProgress) -> Progress:
     """Follow the journal until the view is complete, or cannot be built further."""
     stop = Event()
     with ThreadPoolExecutor(1) as threads, ExitStack() as ending:
@@ -178,7 +178,7 @@ def _raise_error(work: "Future[None]") -> None:
         fail("the view was not built: see the log above")
 
 
-def _progress(directory: Path, report: Report) -> Progress:
+def _progress(directory: Path, report: ReportProgress) -> Progress:
     with suppress(ViewError), closing(Reader(store.locate(directory))) as reader:
         progress = reader.progress()
         report("building the view", progress.applied_revision, progress.head_revision)

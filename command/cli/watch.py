@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import os
-import signal
 import sys
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,20 @@ from typing import Any
 import click
 import msgspec
 
-from command.cli.connection import FAILED, CallFailed, client_command
+from command.cli.connection import (
+    FAILED,
+    CallFailed,
+    client_command,
+    end_at_sigterm,
+    require_service,
+)
 from command.cli.filters import VERDICT, event_filter, event_options
 from command.cli.output import print_json
 from command.cli.parameters import time_zone_option
 from command.cli.printers import Printer, terminal_width
 from command.cli.rows import Output, mask_options, row_options
 from command.cli.tables import FEED, clock_text, exact_text
-from desk.client import Client, Denied, JournalMismatch, Update
+from desk.client import Client, JournalMismatch, Update
 from desk.v1.event_pb2 import Forgotten, SessionRecord, Verdict
 from desk.v1.event_service_pb2 import SubscribeResponse
 
@@ -95,8 +101,7 @@ async def watch(
     _log_to_stderr()
     saved = _CheckpointFile(checkpoint_file)
     start = saved.read()
-    with suppress(Denied):  # a wrong --target is an error; a connection lost later is not
-        await client.status()
+    await require_service(client)
     updates = client.subscribe(
         after_revision=start.revision if start else 0 if from_start else after,
         journal_id=start.journal_id if start else "",
@@ -105,18 +110,9 @@ async def watch(
         skip_forgotten=skip_forgotten,
         **mask,
     )
-    narrow = partial(clock_text, precision="seconds")
-    printer = output.printer(cell=narrow if terminal_width() < WIDE else exact_text, style=_style)
-    _end_at_sigterm()
+    end_at_sigterm()
     try:
-        async with aclosing(updates):
-            async for update in updates:
-                _print(update, printer, live=output.is_table and not until_caught_up)
-                if update.forgotten:
-                    _print_forgotten(update.forgotten, as_json=output.form == "json")
-                saved.note(Checkpoint(update.journal_id, update.revision))
-                if until_caught_up and update.caught_up:
-                    break
+        await _print_all(updates, output, saved, until_caught_up=until_caught_up)
     except JournalMismatch as error:
         if checkpoint_file is None:
             raise
@@ -126,6 +122,25 @@ async def watch(
         pass
     finally:
         saved.write()
+
+
+async def _print_all(
+    updates: AsyncGenerator[Update, None],
+    output: Output[SessionRecord],
+    saved: "_CheckpointFile",
+    *,
+    until_caught_up: bool,
+) -> None:
+    narrow = partial(clock_text, precision="seconds")
+    printer = output.printer(cell=narrow if terminal_width() < WIDE else exact_text, style=_style)
+    async with aclosing(updates):
+        async for update in updates:
+            _print(update, printer, live=output.is_table and not until_caught_up)
+            if update.forgotten:
+                _print_forgotten(update.forgotten, as_json=output.form == "json")
+            saved.note(Checkpoint(update.journal_id, update.revision))
+            if until_caught_up and update.caught_up:
+                break
 
 
 class _CheckpointFile:
@@ -198,12 +213,6 @@ def _style(record: SessionRecord) -> dict[str, str]:
     if record.revised:
         return {"fg": "magenta"}
     return {"fg": _COLOURS[record.verdict]} if record.verdict in _COLOURS else {}
-
-
-def _end_at_sigterm() -> None:
-    watching = asyncio.current_task()
-    if watching is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)
 
 
 def _log_to_stderr() -> None:

@@ -33,7 +33,9 @@ def service_processes(settings: Settings, runtime: Path, address: Address) -> li
     """Return the follower and the rpc workers, which stop together."""
     silent = partial(silent_of_service, runtime)
     names = [f"rpc-{number}" for number in range(1, settings.rpc_workers + 1)]
-    workers = [_process(name, 1, settings, runtime, address, silent, name) for name in names]
+    workers = [
+        _process(name, 1, settings, runtime, address, silent, runtime, name) for name in names
+    ]
     publishes = settings.is_on_nats and settings.snapshot_hours
     snapshots = [_process("snapshots", 1, settings, runtime)] if publishes else []
     return [_process("follower", 1, settings, runtime), *workers, *snapshots]

@@ -4,11 +4,11 @@ import asyncio
 import socket
 
 from command.address import Address
-from command.console import client_security
 from command.notifier import Notifier
 from command.processes.child import report_ready
 from command.processes.liveness import serving
 from command.settings import Settings
+from command.settings_console import client_security
 from command.values import time_zone
 from console.protection import Access
 from console.server import serve
@@ -44,6 +44,7 @@ async def _serve(
             access=access,
             zone=time_zone(settings.time_zone),
             settings=settings.described(),
+            settings_of="desk serve: gateway, service and this console",
             stop=stop,
             on_ready=lambda: report_ready(notifier),
         )

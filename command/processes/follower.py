@@ -1,4 +1,4 @@
-"""The follower process: folds the journal into the view, and does beside that what is due."""
+"""The follower process: folds the journal into the view; runs erasure, scrub and retention."""
 
 import datetime
 import threading
@@ -54,7 +54,7 @@ def run(notifier: Notifier, settings: Settings) -> None:
 
 
 def _open_journal(settings: Settings) -> JournalReader:
-    """Open the journal. A damaged one may be mended: it counts as unavailable."""
+    """Open the journal. A damaged one counts as unavailable: an operator may repair it."""
     try:
         return open_reader(settings)
     except Damaged as error:
@@ -74,10 +74,10 @@ def _load_snapshot(
 
 
 def _make_follower(journal: JournalReader, settings: Settings) -> Follower:
-    """Open the view for writing. A disk may do better later, and a build will end."""
+    """Open the view for writing. An error of the disk, or a build, counts as temporary."""
     _refuse_during_build(settings)
     try:
-        # A restored file has a new id. Nobody replaces a stream, but by mistake.
+        # A file that was restored has a new id. A stream that was replaced is a mistake.
         return Follower(journal, settings.data_dir, may_start_over=not settings.is_on_nats)
     except ViewUnavailable:
         raise
@@ -91,7 +91,7 @@ def _refuse_during_build(settings: Settings) -> None:
 
 
 def _start_retention(settings: Settings, stop: threading.Event) -> None:
-    """Forget from now on what is older than DESK_RETENTION, if that is set."""
+    """Start the thread that forgets what is older than DESK_RETENTION, if that is set."""
     if settings.retention is None:
         discard(settings.data_dir, RetentionReport)
         return

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from command.address import Address
 from command.engines import append_forget_entry, journal_figures
@@ -16,8 +17,10 @@ from metrics import definitions
 from service.clients import follow_clients
 from service.rpc.limits import Limits
 from service.rpc.live_board import Centre
+from service.rpc.options import WorkerOptions
 from service.rpc.server import serve
 from service.rpc.tls import Tls
+from service.rpc.workers import Workers
 from service.tally import Thresholds
 from service.view.store import locate
 
@@ -29,9 +32,10 @@ def run(
     settings: Settings,
     address: Address,
     silent: Callable[[], list[str]],
+    runtime: Path,
     name: str,
 ) -> None:
-    asyncio.run(_serve(notifier, settings, address, silent, name))
+    asyncio.run(_serve(notifier, settings, address, silent, runtime, name))
 
 
 async def _serve(
@@ -39,6 +43,7 @@ async def _serve(
     settings: Settings,
     address: Address,
     silent: Callable[[], list[str]],
+    runtime: Path,
     name: str,
 ) -> None:
     files = settings.certificate_files()
@@ -51,23 +56,22 @@ async def _serve(
                 each.reload()
 
     backlog, size = journal_figures(settings)
+    options = WorkerOptions(
+        sdk_app_ids=settings.sdk_app_ids,
+        journal_backlog=backlog,
+        journal_size=size,
+        silent_processes=silent,
+        forget=partial(append_forget_entry, settings),
+        workers=Workers(runtime, name, settings.rpc_workers),
+        tls=tls,
+        clients=clients,
+        centre=_centre(settings),
+        limits=Limits(lag_seconds=settings.max_lag or math.inf),
+    )
+    view = locate(settings.data_dir)
     async with serving(notifier, reload) as stop:
         await serve(
-            locate(settings.data_dir),
-            str(address),
-            sdk_app_ids=settings.sdk_app_ids,
-            journal_backlog=backlog,
-            journal_size=size,
-            silent_processes=silent,
-            forget=partial(append_forget_entry, settings),
-            stop=stop,
-            on_ready=lambda _: report_ready(notifier),
-            worker=name,
-            workers=settings.rpc_workers,
-            tls=tls,
-            clients=clients,
-            centre=_centre(settings),
-            limits=Limits(lag_seconds=settings.max_lag or math.inf),
+            view, str(address), options, stop=stop, on_ready=lambda _: report_ready(notifier)
         )
 
 

@@ -1,7 +1,7 @@
-"""Access to the API: the one place in front of every method that says who may do what.
+"""Access control, in front of every method.
 
 A request is narrowed to the apps of its client. Fields that the client may not read, or does not
-want, are left out of the answers. A call that no rule here allows is denied. Must not know how a
+want, are redacted in the answers. A call that no rule here allows is denied. Must not know how a
 call proves its client.
 """
 
@@ -19,7 +19,7 @@ from metrics.definitions import AUTH_DENIED
 from service.clients import Scope
 from service.rpc.checks import MAX_VALUES
 from service.rpc.errors import Behaviour, CallRefused, ErrorReason
-from service.rpc.grants import EVERYTHING, Grant, Grants, NotProven, is_loopback
+from service.rpc.grants import FULL_GRANT, Grant, Grants, NotProven, is_loopback
 from service.rpc.limits import caller_of
 
 SCOPES: dict[str, Scope | None] = {
@@ -56,7 +56,7 @@ WITHOUT_APPS = frozenset(
         "grpc.reflection.v1alpha.ServerReflection.ServerReflectionInfo",
     }
 )
-"""Methods whose requests name no app. Any other such method cannot be served."""
+"""Methods whose requests name no app. Another method without apps cannot be served."""
 
 MESSAGE_FIELDS = frozenset({"message", "raw_body", "client_ip", "platform", "cloud_custom_data"})
 """Fields of an event that need the scope `messages.read`."""
@@ -76,7 +76,7 @@ _DENIED = {
 
 _log = structlog.get_logger()
 
-Reduce = Callable[[bytes], bytes]
+Redact = Callable[[bytes], bytes]
 GrantedBehaviour = Callable[[Any, Any, "Grant"], Awaitable[Any]]
 Path = tuple[str, ...]
 
@@ -85,30 +85,30 @@ class Gate:
     """The access to one method.
 
     Raises:
-        LookupError: nobody has said who may call it, or its requests name no app.
+        LookupError: `SCOPES` lacks it, or its requests name no app and `WITHOUT_APPS` lacks it.
     """
 
     def __init__(self, grants: Grants, method: MethodDescriptor) -> None:
         self._grants = grants
         self._method = method.full_name
         self._scope = SCOPES[self._method]
-        self._apps = list(_leading_to(method.input_type, "sdk_app_id", "sdk_app_ids"))
+        self._apps = list(_paths_to(method.input_type, "sdk_app_id", "sdk_app_ids"))
         if not self._apps and self._method not in WITHOUT_APPS:
             raise LookupError(f"the requests of {self._method} name no app")
         self._response: Any = GetMessageClass(method.output_type)
-        self._records = list(_leading_to(method.output_type, "raw_body"))
+        self._records = list(_paths_to(method.output_type, "raw_body"))
         self._masks = [name for name in method.input_type.fields_by_name if name.startswith(OMIT)]
-        in_answers = _leading_to(method.output_type, "sdk_app_id", "sdk_app_ids")
-        self._tells_apps = not self._apps and any(True for _ in in_answers)
-        self._reduced = self._reduce
+        in_answers = _paths_to(method.output_type, "sdk_app_id", "sdk_app_ids")
+        self._has_apps = not self._apps and any(True for _ in in_answers)
+        self._redacted = self._redact
         if method.server_streaming:  # streams with the same filter are sent the same message
-            self._reduced = lru_cache(CACHED)(self._reduce)
+            self._redacted = lru_cache(CACHED)(self._redact)
 
     def guard(self, behaviour: GrantedBehaviour) -> Behaviour:
         """Wrap the behaviour of the method: it gets the grant of each call."""
         is_open = self._grants.clients is None and self._scope != "admin"
         if self._scope is None or is_open:
-            return lambda requests, context: behaviour(requests, context, EVERYTHING)
+            return lambda requests, context: behaviour(requests, context, FULL_GRANT)
 
         async def guarded(requests: Any, context: Any) -> Any:
             grant = self._admit(context)
@@ -139,7 +139,7 @@ class Gate:
                 if not _narrow(holder, grant, grant.apps):
                     raise self._denied(ErrorReason.APP_NOT_ALLOWED, "app", context, grant)
 
-    def reducer(self, grant: Grant, request: Message | None = None) -> Reduce:
+    def redactor(self, grant: Grant, request: Message | None = None) -> Redact:
         """Return the function that removes the fields that are not allowed or not wanted."""
         omitted = frozenset[str]()
         if self._records and "messages.read" not in grant.scopes:
@@ -147,12 +147,12 @@ class Gate:
         if request is not None:
             masks = (name for name in self._masks if getattr(request, name))
             omitted = omitted.union(name.removeprefix(OMIT) for name in masks)
-        apps = grant.apps if self._tells_apps else None
+        apps = grant.apps if self._has_apps else None
         if not omitted and apps is None:
             return lambda answer: answer
-        return lambda answer: self._reduced(answer, omitted, apps)
+        return lambda answer: self._redacted(answer, omitted, apps)
 
-    def _reduce(self, answer: bytes, omitted: frozenset[str], apps: frozenset[int] | None) -> bytes:
+    def _redact(self, answer: bytes, omitted: frozenset[str], apps: frozenset[int] | None) -> bytes:
         message: Any = self._response.FromString(answer)
         for path in self._records if omitted else ():
             for event in _at(message, path, unset=False):
@@ -160,13 +160,13 @@ class Gate:
                     event.ClearField(field)
         if apps is not None:
             _leave_out_others(message, apps)
-        reduced: bytes = message.SerializeToString()
-        return reduced
+        redacted: bytes = message.SerializeToString()
+        return redacted
 
     def _admit(self, context: Any) -> Grant:
         if self._grants.clients is None:  # whoever can connect may read, but not erase
             if is_loopback(context.peer()):
-                return EVERYTHING
+                return FULL_GRANT
             raise self._denied(ErrorReason.SCOPE_MISSING, "no clients file", context)
         try:
             grant = self._grants.of(context)
@@ -225,14 +225,14 @@ def _leave_out_others(message: Any, apps: frozenset[int]) -> None:
             value.extend(kept)
 
 
-def _leading_to(message: Descriptor, *fields: str) -> Iterator[Path]:
+def _paths_to(message: Descriptor, *fields: str) -> Iterator[Path]:
     """Yield the fields that lead from a message to those that have one of the fields."""
     if any(field in message.fields_by_name for field in fields):
         yield ()
         return
     for field in message.fields:
         if field.message_type and field.message_type.file.package == message.file.package:
-            for path in _leading_to(field.message_type, *fields):
+            for path in _paths_to(field.message_type, *fields):
                 yield (field.name, *path)
 
 

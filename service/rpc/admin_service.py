@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -15,8 +15,8 @@ from desk.v1.admin_service_pb2 import (
     ListForgottenResponse,
 )
 from desk.v1.event_service_pb2 import SubscribeResponse
-from service import choice
-from service.choice import Append, Found, Start, Step
+from service import forget_targets
+from service.forget_targets import Append, Found, Start, Step, Target
 from service.positions import last_of
 from service.rpc import reads, requests
 from service.rpc.calls import Call
@@ -55,13 +55,12 @@ class AdminService:
             start: Start | None = Start()
             while start:
                 step = await self._readers.heavy.run(
-                    call.caller, choice.step, target, start, _now()
+                    call.caller, forget_targets.step, target, start, _now()
                 )
                 start = step.following
                 _add(answer, step)  # before: a call that is cancelled forgets this step as well
                 if not request.dry_run:
-                    answer.forget_revisions[:] = await self._forget(step.found)
-                await self._wait_applied(answer.forget_revisions)
+                    await self._forget_step(target, step, call, answer)
                 answer.complete = start is None
                 answer.header.CopyFrom(header_of(self._readers.inline.progress()))
                 await call.write(answer)
@@ -86,23 +85,33 @@ class AdminService:
             next_page_token=tokens.token((following,) if following else None),
         )
 
+    async def _forget_step(
+        self, target: Target, step: Step, call: Call, answer: ForgetResponse
+    ) -> None:
+        """Forget what a step has found, and what came meanwhile."""
+        revisions = await self._forget(step.found)
+        missed = await self._readers.heavy.run(
+            call.caller, forget_targets.missed, target, step.found, max(revisions, default=0)
+        )
+        _add(answer, missed)
+        answer.forget_revisions[:] = [*revisions, *await self._forget(missed.found)]
+
     async def _forget(self, found: list[Found]) -> list[int]:
-        """Append entries that forget what was found, and return their revisions."""
+        """Append entries that forget what was found, wait until they are applied; return them."""
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(
-                self._thread, choice.forget, found, self._append, _now()
+            revisions = await loop.run_in_executor(
+                self._thread, forget_targets.forget, found, self._append, _now()
             )
         except Exception as error:  # the journal's errors; rpc does not import them
             log_error("warning", "journal_not_writable", "Forget", error)
             raise CallRefused(
                 ErrorReason.JOURNAL_NOT_WRITABLE, "the journal takes no entry just now; try again"
             ) from None
-
-    async def _wait_applied(self, revisions: Sequence[int]) -> None:
         reader, seconds = self._readers.inline, self._feed.limits.forget_seconds
         if revisions and not await reach(self._feed, reader, revisions[-1], seconds):
             raise not_reached(revisions[-1], reader.progress().applied_revision)
+        return revisions
 
 
 @contextmanager

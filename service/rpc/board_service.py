@@ -1,7 +1,7 @@
 """desk.v1.BoardService: the live board."""
 
-import asyncio
 import random
+from time import monotonic
 
 from desk.v1 import board_service_pb2 as pb
 from service.board import BoardSelection
@@ -22,42 +22,39 @@ class BoardService:
         self._readers = readers
         self._feed = feed
         self._centre = centre
-        self._board = LiveBoard(readers, ViewSums(centre, feed.limits.board_sessions))
+        self._board = LiveBoard(readers.boards, ViewSums(centre, feed.limits.board_sessions))
 
     async def GetBoard(self, request: pb.GetBoardRequest, call: Call) -> bytes:
-        """Return the board now."""
         with checking() as check:
             selection = self._selection(check, request.options)
             check.not_negative("min_revision", request.min_revision)
         await await_revision(self._feed, self._readers.inline, request.min_revision, call)
-        now = asyncio.get_running_loop().time()
-        return (await self._board.show(selection, not_before=now)).response
+        return (await self._board.show(call.caller, selection, not_before=monotonic())).response
 
     async def WatchBoard(self, request: pb.WatchBoardRequest, call: Call) -> None:
         """Stream the board: at once, and after each change."""
         with checking() as check:
             selection = self._selection(check, request.options)
-        loop, limits = asyncio.get_running_loop(), self._feed.limits
-        begun = loop.time()
+        limits, begun = self._feed.limits, monotonic()
         end = begun + random.uniform(*limits.stream_seconds)  # noqa: S311
         silence = random.uniform(*limits.checkpoint_seconds)  # noqa: S311
         board, due, unread = b"", begun, self._feed.quotas.stream_bytes
         tick = self._tick()
-        while self._is_open(begun) and loop.time() < end:
-            shown = await self._board.show(selection, not_before=tick)
-            if shown.board != board or loop.time() >= due:
-                board, due = shown.board, loop.time() + silence
+        while self._is_open(begun) and monotonic() < end:
+            shown = await self._board.show(call.caller, selection, not_before=tick)
+            if shown.board != board or monotonic() >= due:
+                board, due = shown.board, monotonic() + silence
                 async with unread.sending(call.caller, len(shown.response)):
                     await call.write(shown.response)
             tick = max(tick + limits.board_seconds, self._tick())
             if self._is_open(begun):  # nothing is awaited between this and the sleep
-                await self._feed.sleep(tick - loop.time())
+                await self._feed.sleep(tick - monotonic())
         raise shutting_down()
 
     def _tick(self) -> float:
-        """Return the last tick of the loop's time: all streams share the boards made at ticks."""
+        """Return the last tick of the clock. All streams share the boards made at ticks."""
         every = self._feed.limits.board_seconds
-        return asyncio.get_running_loop().time() // every * every
+        return monotonic() // every * every
 
     def _is_open(self, begun: float) -> bool:
         return not self._feed.draining and self._feed.ended < begun

@@ -15,7 +15,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from service.rpc.access import Gate, GrantedBehaviour, Reduce
+from service.rpc.access import Gate, GrantedBehaviour, Redact
 from service.rpc.errors import Behaviour, CallRefused, ErrorReason, abort, log_error, map_errors
 from service.rpc.grants import Grant, Grants
 from service.rpc.limits import Quota, Quotas, caller_of
@@ -34,7 +34,7 @@ class Call:
     Attributes:
         caller: the client's address.
         grant: the rights of the client.
-        reduce: leaves out of an answer what the client may not read or does not want.
+        redact: removes from an answer the fields that the client may not read, or does not want.
         abort: ends the call with a status.
         time_remaining: seconds until the deadline; None without one.
     """
@@ -43,14 +43,14 @@ class Call:
         self,
         context: Any,
         grant: Grant,
-        reduce: Reduce,
+        redact: Redact,
         quota: Quota,
         waiters: Quota,
         count_sent: Callable[[], None],
     ) -> None:
         self.caller = caller_of(context.peer())
         self.grant = grant
-        self.reduce = reduce
+        self.redact = redact
         self._write: Callable[[bytes], Awaitable[None]] = context.write
         self._count_sent = count_sent
         self.abort: Callable[..., Awaitable[None]] = partial(abort, context)
@@ -61,7 +61,7 @@ class Call:
     def write(self, message: Message | bytes) -> Awaitable[None]:
         """Send a message of a stream; ends when the client has room for it."""
         self._count_sent()
-        return self._write(self.reduce(_serialised(message)))
+        return self._write(self.redact(_serialised(message)))
 
     def time_left(self, most: float) -> float:
         """Return the seconds that the call may wait and still answer before its deadline."""
@@ -118,7 +118,7 @@ class Handler:
     async def _unary(self, _requests: Any, context: Any, grant: Grant) -> bytes:
         call = self._opened(context, grant)
         request = await self._read(call, context, grant)
-        answer = call.reduce(_serialised(await self._answer(request, call)))
+        answer = call.redact(_serialised(await self._answer(request, call)))
         _take(self._quotas.unread_bytes, call.caller, context, len(answer))
         self._measurement.count_sent()
         return answer
@@ -135,9 +135,9 @@ class Handler:
 
     def _opened(self, context: Any, grant: Grant) -> Call:
         quota = self._quotas.of(self._method)
-        reduce = self._gate.reducer(grant)
+        redact = self._gate.redactor(grant)
         count_sent = self._measurement.count_sent
-        call = Call(context, grant, reduce, quota, self._quotas.waiters, count_sent)
+        call = Call(context, grant, redact, quota, self._quotas.waiters, count_sent)
         _take(quota, call.caller, context)
         return call
 
@@ -161,7 +161,7 @@ class Handler:
             log_error("warning", "request_not_decoded", self._method.name, error)
             raise _invalid("the request cannot be decoded") from None
         self._gate.narrow(request, grant, context)
-        call.reduce = self._gate.reducer(grant, request)
+        call.redact = self._gate.redactor(grant, request)
         return request
 
 

@@ -38,7 +38,6 @@ class Check:
         self.violations: list[tuple[str, str]] = []
 
     def wrong(self, field: str, description: str) -> None:
-        """Add a fault."""
         self.violations.append((field, description))
 
     def not_negative(self, field: str, value: int) -> int:

@@ -12,7 +12,8 @@ from service.records import facts_of
 from service.rpc.keys import Key
 from service.rpc.reads import not_found, session_as_of
 from service.rpc.responses import header
-from service.view.reader import Reader, size_of, take_bytes
+from service.view.bounds import size_of, take_bytes
+from service.view.reader import Reader
 
 Page = tuple[ExplainSessionResponse, tuple[int, int] | None]
 """A page and the place of the next one; None if there is none."""

@@ -76,7 +76,6 @@ class FilterGroup:
         return end if start <= position < end else position
 
     def wake(self) -> None:
-        """Wake all streams."""
         for wakeup in self.wakeups:
             wakeup.wake()
 
@@ -108,7 +107,6 @@ class FilterIndex:
         return group
 
     def leave(self, group: FilterGroup) -> None:
-        """Remove a stream from its group."""
         group.members -= 1
         if group.members:
             return

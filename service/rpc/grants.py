@@ -105,8 +105,8 @@ class Grant:
             call.cancel()
 
 
-EVERYTHING = Grant(Client(name="", apps="*", scopes=("messages.read", "admin")), None, ())
-"""The rights of everybody where there is no clients file, and of calls of open methods."""
+FULL_GRANT = Grant(Client(name="", apps="*", scopes=("messages.read", "admin")), None, ())
+"""The rights of all calls without a clients file, and of calls of open methods."""
 
 
 class WrongKeys:
@@ -131,7 +131,7 @@ class Grants:
     """The grants of all clients, by key and by the names of certificates.
 
     Args:
-        clients: None: there is no clients file, and everybody has `EVERYTHING`.
+        clients: None: without a clients file, all calls have `FULL_GRANT`.
         sdk_app_ids: the configured apps.
         encrypted: the port has TLS. Without it keys are refused, except from loopback.
     """

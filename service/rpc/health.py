@@ -30,7 +30,6 @@ class Health(aio.HealthServicer):
             await self.set(name, status)
 
     async def List(self, _request: Any, call: Any) -> Any:
-        """Return the status of every service."""
         asked = {name: HealthCheckRequest(service=name) for name in self._names}
         statuses = {name: await self.Check(request, call) for name, request in asked.items()}
         return messages.HealthListResponse(statuses=statuses)

@@ -139,7 +139,6 @@ class Quota:
             self.take_anyway(caller, number)
 
     def give_back(self, caller: str, number: int = 1) -> None:
-        """Give a number back."""
         self.take_anyway(caller, -number)
         if queue := self._queues.get(caller):
             queue.released.set()

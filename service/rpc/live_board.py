@@ -1,13 +1,14 @@
-"""The board of this worker, shared by all calls: brought up to date at most once at a time.
+"""The board of this worker, shared by all calls.
 
-Works only while it is asked for. The view's changes since the last time are read in a thread.
+Works only while it is asked for. A thread reads the view's changes since the last time, and makes
+the boards.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from datetime import tzinfo
-from time import time
+from time import monotonic, time
 from typing import NamedTuple
 
 from desk.v1.board_service_pb2 import GetBoardResponse
@@ -18,18 +19,17 @@ from service.positions import last_of
 from service.rpc import responses
 from service.rpc.errors import CallRefused, ErrorReason
 from service.tally import Thresholds
+from service.view.bounds import Row
 from service.view.progress import Progress
-from service.view.reader import Reader, Row
-from service.view.readers import Readers
+from service.view.reader import Reader
+from service.view.readers import Pool
 
-FEW = 20_000
-"""Revisions whose changes are read one by one. More, only if there are even more sessions."""
+MAX_CHANGES = 20_000
+"""Revisions up to which changes are read one by one. Beyond it all sessions are read again, unless
+the board has more sessions than that."""
 
 CACHED = 64
 """Boards kept for other calls that ask for the same."""
-
-CALLER = "board"
-"""The caller of the reads: they take turns with those of clients."""
 
 
 class Centre(NamedTuple):
@@ -37,8 +37,8 @@ class Centre(NamedTuple):
 
     Attributes:
         zone: its time zone.
-        zone_name: the name of that, such as Asia/Shanghai.
-        thresholds: unless a call has others.
+        zone_name: the name of the zone, such as Asia/Shanghai.
+        thresholds: by default; a call may have others.
         now: returns the Unix time in ms.
     """
 
@@ -61,11 +61,11 @@ class Shown(NamedTuple):
 
 
 class ViewSums:
-    """The sums of all sessions that are open or of today, as of a revision of the view.
+    """The sums of all sessions that are open, or were offered today, as of a revision of the view.
 
     Args:
         centre: the contact centre's settings.
-        most_sessions: that are kept.
+        most_sessions: limit of the sessions.
     """
 
     def __init__(self, centre: Centre, most_sessions: int) -> None:
@@ -83,7 +83,7 @@ class ViewSums:
 
     def _refreshed(self, reader: Reader) -> tuple[LiveSums, Progress]:
         day = Day(*day_of(self._centre.now(), self._centre.zone))
-        before, self._current = self._current, None  # of no revision until all is read
+        before, self._current = self._current, None  # after an error the sums are of no revision
         with reader.snapshot() as progress:
             if before and before[0].day == day and _are_few_changes(before, progress):
                 sums, after = before[0], last_of(before[1].applied_revision)
@@ -105,7 +105,7 @@ class ViewSums:
                 )
 
     def show(self, reader: Reader, selection: BoardSelection) -> Shown:
-        """Make a board, of sums that need not be up to date."""
+        """Make a board of the sums as they are."""
         if self._current is None:  # the last refresh has failed
             self._current = self._refreshed(reader)
         sums, progress = self._current
@@ -117,43 +117,42 @@ class ViewSums:
 def _are_few_changes(before: tuple[LiveSums, Progress], now: Progress) -> bool:
     """Return True if reading each change costs less than reading all sessions."""
     sums, then = before
-    return now.applied_revision - then.applied_revision < max(FEW, len(sums))
+    return now.applied_revision - then.applied_revision < max(MAX_CHANGES, len(sums))
 
 
 class LiveBoard:
-    """Boards of sums that all calls share."""
+    """Boards of sums that all calls share. One thread makes them, and callers take turns."""
 
-    def __init__(self, readers: Readers, sums: ViewSums) -> None:
-        self._refreshed_at = float("-inf")  # time of the loop
-        self._readers = readers
+    def __init__(self, pool: Pool, sums: ViewSums) -> None:
+        self._pool = pool
         self._sums = sums
-        self._turn = asyncio.Lock()
+        self._refreshed_at = float("-inf")  # monotonic
         self._shown: dict[BoardSelection, Shown] = {}
+        self._making: dict[tuple[BoardSelection, float], asyncio.Future[Shown]] = {}
 
-    async def show(self, selection: BoardSelection, *, not_before: float) -> Shown:
-        """Return a board that was brought up to date at a time of the loop, or later.
+    async def show(self, caller: str, selection: BoardSelection, *, not_before: float) -> Shown:
+        """Return a board that was brought up to date at a monotonic time, or later.
 
         Raises:
             CallRefused: TOO_MANY_SESSIONS.
         """
-        if self._refreshed_at >= not_before and selection in self._shown:
-            return self._shown[selection]
-        # A task of its own: the turn lasts as long as the thread works, also if the call ends.
-        made = asyncio.ensure_future(self._make(selection, not_before))
-        made.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(made)
+        if self._refreshed_at >= not_before and (shown := self._shown.get(selection)):
+            return shown
+        key = selection, not_before
+        if key not in self._making:  # streams ask for the same at the same tick
+            making = self._pool.start(caller, self._make, selection, not_before)
+            making.add_done_callback(lambda _: self._making.pop(key))
+            self._making[key] = making
+        return await asyncio.shield(self._making[key])  # the others wait for it, too
 
-    async def _make(self, selection: BoardSelection, not_before: float) -> Shown:
-        async with self._turn:
-            if self._refreshed_at < not_before:
-                # Taken before the read: a later change must not count as seen.
-                now = asyncio.get_running_loop().time()
-                self._shown.clear()
-                await self._readers.questions.run(CALLER, self._sums.refresh)
-                self._refreshed_at = now
-            if selection not in self._shown:
-                shown = await self._readers.questions.run(CALLER, self._sums.show, selection)
-                if len(self._shown) >= CACHED:
-                    self._shown.clear()
-                self._shown[selection] = shown
-            return self._shown[selection]
+    def _make(self, reader: Reader, selection: BoardSelection, not_before: float) -> Shown:
+        if self._refreshed_at < not_before:
+            # Taken before the read: a later change must not count as seen.
+            now, self._shown = monotonic(), {}
+            self._sums.refresh(reader)
+            self._refreshed_at = now
+        if len(self._shown) >= CACHED:
+            self._shown = {}
+        if selection not in self._shown:
+            self._shown[selection] = self._sums.show(reader, selection)
+        return self._shown[selection]

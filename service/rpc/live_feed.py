@@ -23,15 +23,16 @@ from service.rpc.limits import Quotas
 from service.rpc.responses import BatchFormat, Encoded
 from service.rpc.subscribers import Places
 from service.rpc.waiters import Waiters
+from service.view.bounds import cut, size_of
 from service.view.errors import ViewError
-from service.view.reader import Reader, cut, size_of
+from service.view.reader import Reader
 from service.view.selection import EventSelection, LiveRow
 
 RETRY = 0.5
 """Seconds before the view is read again after an error."""
 
 SLICE = 0.001
-"""Seconds of announcing between two turns of the event loop."""
+"""Seconds of small steps between two turns of the event loop."""
 
 CACHED = 16
 """Encoded messages kept for streams with the same filter; each at most ~1 MiB."""
@@ -42,7 +43,7 @@ class ViewReplaced(Exception):
 
 
 class Ring:
-    """A ring buffer of the last rows of the feed: all after `floor` up to and including `head`.
+    """A ring buffer of the last rows of the feed: those after `floor`, up to and including `head`.
 
     Args:
         head: position at which it begins, empty.
@@ -73,7 +74,7 @@ class Ring:
         self._trim()
 
     def forget(self, order: LiveRow) -> None:
-        """Drop the rows that a row of a FORGET entry is about: the view has them no more."""
+        """Drop the rows that a FORGET entry lists: they are no longer in the view."""
         sessions = forgotten_sessions(order.record)
         positions = set(map(position_of, forgotten_revisions(order.record)))
 
@@ -89,7 +90,15 @@ class Ring:
 
     def after(self, position: int) -> list[LiveRow]:
         """Return the rows after a position that is not below `floor`."""
-        return self._rows[bisect_right(self._rows, position, key=itemgetter(0)) :]
+        return self._rows[self._place(position) :]
+
+    def received_after(self, position: int) -> int:
+        """Return the time (ms) at which the entry of the next row was received; 0: none."""
+        place = self._place(position)
+        return _received_at(self._rows[place : place + 1])
+
+    def _place(self, position: int) -> int:
+        return bisect_right(self._rows, position, key=itemgetter(0))
 
     def _trim(self) -> None:
         drop = 0
@@ -142,7 +151,6 @@ class LiveFeed:
 
     @property
     def subscribers(self) -> int:
-        """The number of open streams."""
         return len(self.quotas.streams)
 
     async def run(self) -> None:
@@ -176,7 +184,7 @@ class LiveFeed:
 
     def received_after(self, position: int) -> int:
         """Return the time (ms) at which the first callback in the ring after a position came."""
-        return _received_at(self.ring.after(max(position, self.ring.floor)))
+        return self.ring.received_after(position)
 
     @contextmanager
     def filter_group(self, selection: EventSelection) -> Iterator[FilterGroup]:

@@ -31,7 +31,6 @@ class Measurement:
         self._labels = kind, method.containing_service.full_name, method.name
 
     def count_sent(self) -> None:
-        """Count a message that is sent."""
         GRPC_SENT.values[self._labels] += 1
 
     def of_calls(self, behaviour: Behaviour) -> Behaviour:

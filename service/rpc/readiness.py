@@ -1,4 +1,4 @@
-"""The readiness of a worker: the reason for which health is NOT_SERVING, if there is one."""
+"""The readiness of a worker: the reason for which health is NOT_SERVING, if any."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,12 +13,16 @@ class Readiness:
 
     Attributes:
         reason: for which the worker is not ready; "" if it is. As of the last `update`.
+
+    Args:
+        view: the view's file.
+        max_lag: seconds of lag; a view that exceeded it is ready again below half of it.
+        silent_processes: returns the processes that give no sign of life.
     """
 
     def __init__(
         self, view: Path, max_lag: float, silent_processes: Callable[[], Sequence[str]]
     ) -> None:
-        """Args: `max_lag` in seconds; a late view is ready again once it is half as late."""
         self.reason = ""
         self._view = view
         self._max_lag = max_lag
@@ -38,7 +42,7 @@ class Readiness:
         return f"no sign of life from {', '.join(silent)}" if silent else ""
 
     def _lag(self, progress: Progress) -> str:
-        """Compare the view with the present, as long as it is not known to have all there is."""
+        """Return the reason if the view is too far behind, or the journal was not read lately."""
         now = time.time()
         late = now - progress.behind_since / 1000 if progress.behind_since is not None else 0.0
         unread = now - (store.last_seen(self._view) or 0.0)

@@ -18,9 +18,10 @@ from service.rpc.errors import CallRefused, ErrorReason, forgotten, quoted
 from service.rpc.keys import Key
 from service.rpc.responses import header_of
 from service.rpc.revisions import check_kept, in_future
+from service.view.bounds import FRAMING, Row
 from service.view.errors import TimeLimitPassed
 from service.view.progress import Progress
-from service.view.reader import FRAMING, Reader, Row, SessionAt
+from service.view.reader import Reader, SessionAt
 from service.view.selection import SessionSelection, SnapshotSelection
 
 P = ParamSpec("P")

@@ -39,13 +39,12 @@ class ReportService:
         self._centre = centre
 
     async def GetReport(self, request: pb.GetReportRequest, call: Call) -> pb.GetReportResponse:
-        """Compute a report."""
         centre, limits = self._centre, self._feed.limits
         with checking() as check:
             selection = requests.report_selection(check, request, centre.zone, centre.thresholds)
             since = check.not_negative("since_revision", request.since_revision)
             check.not_negative("min_revision", request.min_revision)
-        # A replica that is behind the earlier report cannot tell what has changed since.
+        # A replica that is behind the earlier report cannot know what has changed since.
         least = max(request.min_revision, since)
         await await_revision(self._feed, self._readers.inline, least, call)
         end = time.monotonic() + call.time_left(math.inf)
@@ -60,10 +59,10 @@ class Computation:
 
     Args:
         selection: the report.
-        since: the revision after which changes are told; 0: none are.
-        end: the time of the monotonic clock at which the call ends.
-        seconds: that it may take.
-        most_rows: rows that it may have.
+        since: the revision after which intervals count as changed; 0: none does.
+        end: time of the monotonic clock at which the call ends.
+        seconds: limit of the computing time.
+        most_rows: limit of the rows.
     """
 
     def __init__(
@@ -90,6 +89,7 @@ class Computation:
             intervals=report.intervals(
                 since_revision=self._since, all_changed=all_changed, now=now
             ),
+            total=report.total(now),
         )
 
     def _left(self) -> float:

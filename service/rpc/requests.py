@@ -18,7 +18,7 @@ from desk.v1.event_service_pb2 import ListRejectionsRequest, SubscribeRequest
 from desk.v1.report_service_pb2 import GetReportRequest, IntervalLength, ReportGroup
 from desk.v1.session_pb2 import EndReason, SessionFilter, SessionState
 from desk.v1.session_service_pb2 import GetSessionRequest
-from service.choice import Target
+from service.forget_targets import Target
 from service.intervals import Length, bounds
 from service.report import ReportSelection
 from service.rpc.checks import MAX_ID_BYTES, MAX_VALUE_BYTES, Check, checking
@@ -38,8 +38,11 @@ MAX_INTERVALS = 3_000
 MAX_RANGE = 400 * 86_400_000
 """Milliseconds of a report."""
 
+MAX_THRESHOLD = 86_400_000
+"""Milliseconds of a threshold: a day."""
+
 REPORTED_BEFORE = 221_845_392_000_000
-"""Milliseconds: the start of the year 9000, well before the last day that a zone can tell."""
+"""Milliseconds: the start of the year 9000, well before the last date of Python."""
 
 _EVENT_TYPES = {number: name for name, number in EventType.items()}
 _VERDICTS = {number: name for name, number in Verdict.items() if number}
@@ -88,14 +91,10 @@ def snapshot_selection(events: EventSelection) -> SnapshotSelection:
     return msgspec.convert(events, SnapshotSelection, from_attributes=True)
 
 
-MAX_THRESHOLD = 86_400_000
-"""Milliseconds of a threshold: a day."""
-
-
 def thresholds(
-    check: Check, field: str, asked: figures_pb2.Thresholds, set_: Thresholds
+    check: Check, field: str, asked: figures_pb2.Thresholds, defaults: Thresholds
 ) -> Thresholds:
-    """Read thresholds. Those that a request leaves unset are those of the settings."""
+    """Read thresholds, with defaults for those that a request leaves unset."""
     percent = check.not_negative(f"{field}.answer_percent", asked.answer_percent)
     if percent > 100:
         check.wrong(f"{field}.answer_percent", "must not be more than 100")
@@ -104,7 +103,7 @@ def thresholds(
         for name in ("answer_within", "short_abandon")
         if asked.HasField(name)
     }
-    return set_._replace(answer_percent=percent or set_.answer_percent, **given)
+    return defaults._replace(answer_percent=percent or defaults.answer_percent, **given)
 
 
 def _threshold(check: Check, field: str, asked: Duration) -> int:
@@ -115,7 +114,7 @@ def _threshold(check: Check, field: str, asked: Duration) -> int:
 
 
 def report_selection(
-    check: Check, request: GetReportRequest, zone: tzinfo, set_: Thresholds
+    check: Check, request: GetReportRequest, zone: tzinfo, defaults: Thresholds
 ) -> ReportSelection:
     groups = check.numbers("group_by", request.group_by, _REPORT_GROUPS)
     if len(groups) < len(request.group_by):
@@ -128,7 +127,7 @@ def report_selection(
         sdk_app_ids=check.apps("sdk_app_ids", request.sdk_app_ids),
         channel_types=check.names("channel_types", request.channel_types),
         agent_ids=check.names("agent_ids", request.agent_ids),
-        thresholds=thresholds(check, "thresholds", request.thresholds, set_),
+        thresholds=thresholds(check, "thresholds", request.thresholds, defaults),
     )
 
 
@@ -193,7 +192,6 @@ def order(check: Check, order_by: str) -> Order:
 
 
 def wanted_states(states: Sequence[int]) -> frozenset[int]:
-    """Read the states of a WaitForStateRequest."""
     with checking() as check:
         wanted = check.numbers("states", states, _STATES)
         if not wanted:

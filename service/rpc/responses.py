@@ -16,8 +16,8 @@ from desk.v1.session_service_pb2 import GetSessionResponse
 from desk.v1.status_pb2 import ResponseHeader
 from service.positions import complete_revision, last_of, revision_of
 from service.records import is_forgotten
+from service.view.bounds import Row
 from service.view.progress import Progress
-from service.view.reader import Row
 
 MAX_PREFIXES = 4_096
 """Lengths of a field whose prefix is cached."""

@@ -57,7 +57,7 @@ async def reach(feed: LiveFeed, reader: Reader, revision: int, seconds: float) -
 
 
 async def await_revision(feed: LiveFeed, reader: Reader, revision: int, call: Call) -> None:
-    """Wait until the view contains a call's `min_revision` (0: none), to read one's writes.
+    """Wait until the view contains a revision that a client has seen elsewhere (0: none).
 
     Raises:
         CallRefused: REVISION_NOT_REACHED, TOO_MANY_WAITERS, and as `reach`.

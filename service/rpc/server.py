@@ -6,9 +6,8 @@ Opens one view file, read-only, until it is replaced. Knows nothing of journal o
 import asyncio
 import gc
 import resource
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing, suppress
-from datetime import UTC
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,6 @@ from desk.v1 import (
     status_pb2,
 )
 from metrics.definitions import CERTIFICATE_NOT_AFTER, SERVING, STREAMS_OPEN
-from service.choice import Append
-from service.clients import Clients
 from service.rpc.admin_service import AdminService
 from service.rpc.board_service import BoardService
 from service.rpc.calls import Handler
@@ -37,14 +34,14 @@ from service.rpc.event_service import EventService
 from service.rpc.grants import Grants
 from service.rpc.health import Health
 from service.rpc.keys import Apps
-from service.rpc.limits import Limits, Quotas
-from service.rpc.live_board import Centre
+from service.rpc.limits import Quotas
 from service.rpc.live_feed import LiveFeed, ViewReplaced
 from service.rpc.not_ready import NotReady
+from service.rpc.options import WorkerOptions
 from service.rpc.readiness import Readiness
 from service.rpc.report_service import ReportService
 from service.rpc.session_service import SessionService
-from service.rpc.status_service import JournalBacklog, Outside, StatusService
+from service.rpc.status_service import StatusService
 from service.rpc.tls import Tls
 from service.view.errors import ViewError
 from service.view.reader import Reader
@@ -97,28 +94,16 @@ _DESCRIPTORS: tuple[Any, ...] = (
 )
 SERVICES: tuple[str, ...] = tuple(each.full_name for each in _DESCRIPTORS[:6])
 
-OnReady = Callable[[int], None]
-
 _log = structlog.get_logger()
 
 
 async def serve(
     view_path: Path,
     address: str,
+    options: WorkerOptions,
     *,
-    sdk_app_ids: Sequence[int],
-    journal_backlog: JournalBacklog,
-    journal_size: Callable[[], tuple[int, int]] = lambda: (0, 0),
-    silent_processes: Callable[[], Sequence[str]] = lambda: (),
-    forget: Append,
     stop: asyncio.Event,
-    on_ready: OnReady,
-    worker: str = "rpc-1",
-    workers: int = 1,
-    tls: Tls | None = None,
-    clients: Clients | None = None,
-    centre: Centre = Centre(UTC),  # noqa: B008 -- frozen
-    limits: Limits = Limits(),  # noqa: B008 -- frozen
+    on_ready: Callable[[int], None],
 ) -> None:
     """Serve a view until `stop` is set, then drain and return.
 
@@ -126,27 +111,16 @@ async def serve(
         view_path: the view's file. Until it is there and complete, calls are refused with how far
             it has come, and health is NOT_SERVING.
         address: `host:port`; port 0 picks a free one. Several workers may share one port.
-        sdk_app_ids: the configured apps.
-        journal_backlog: called in a thread, and given up after `backlog_seconds`.
-        journal_size: returns the bytes of the journal's database and of its WAL.
-        silent_processes: returns the processes of the service that give no sign of life.
-        forget: appends a FORGET entry to the journal.
+        options: of the worker.
         stop: ends serving, and the wait for the view.
         on_ready: called with the port once calls are answered; again if the view was replaced.
-        worker: name of this process among the `workers` that share the address.
-        workers: number of them.
-        tls: of the port; None = plain text.
-        clients: who may call; None lets everybody read everything.
-        centre: the contact centre's settings, for board and reports.
-        limits: of the worker.
 
     Raises:
         RuntimeError: the address cannot be bound.
     """
     while not stop.is_set():
         if not await _is_complete(view_path, stop, within=BUILT_WITHIN) and not stop.is_set():
-            grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
-            async with _refusing(view_path, address, tls, grants, Quotas(limits)) as port:
+            async with _refusing(view_path, address, options) as port:
                 address = f"{address.rpartition(':')[0]}:{port}"  # the same one, if any would do
                 await _is_complete(view_path, stop)
         if stop.is_set():
@@ -154,14 +128,7 @@ async def serve(
         readers = Readers(view_path)
         gc.callbacks.append(_freeze_survivors)
         try:
-            apps, quotas = Apps(sdk_app_ids), Quotas(limits)
-            outside = Outside(
-                journal_backlog, journal_size, silent_processes, forget, worker, workers
-            )
-            grants = Grants(clients, sdk_app_ids, encrypted=tls is not None)
-            await _serve(
-                readers, address, tls, grants, apps, outside, centre, quotas, stop, on_ready
-            )
+            await _serve(readers, address, options, stop, on_ready)
         except ViewReplaced:
             # The follower has started anew: with another journal, or because the file was damaged.
             _log.warning("rpc_view_replaced")
@@ -195,14 +162,13 @@ async def _is_complete(path: Path, stop: asyncio.Event, *, within: float = inf) 
 
 
 @asynccontextmanager
-async def _refusing(
-    view: Path, address: str, tls: Tls | None, grants: Grants, quotas: Quotas
-) -> AsyncIterator[int]:
+async def _refusing(view: Path, address: str, options: WorkerOptions) -> AsyncIterator[int]:
     """Answer every call with how far the view has come; gives the port."""
-    health = Health(("", *SERVICES))
+    health, grants = Health(("", *SERVICES)), _grants(options)
     await health.report(serving=False)
-    server = _server(quotas, grants, (*[NotReady(view)] * len(SERVICES), health))
-    port = _bind(server, address, tls)
+    servicers = (*[NotReady(view)] * len(SERVICES), health)
+    server = _server(Quotas(options.limits), grants, servicers)
+    port = _bind(server, address, options.tls)
     await server.start()
     _log.info("rpc_waiting_for_view", port=port)
     following = asyncio.create_task(grants.follow())
@@ -217,36 +183,24 @@ async def _refusing(
 async def _serve(
     readers: Readers,
     address: str,
-    tls: Tls | None,
-    grants: Grants,
-    apps: Apps,
-    outside: Outside,
-    centre: Centre,
-    quotas: Quotas,
+    options: WorkerOptions,
     stop: asyncio.Event,
-    on_ready: OnReady,
+    on_ready: Callable[[int], None],
 ) -> None:
+    quotas, grants, health = Quotas(options.limits), _grants(options), Health(("", *SERVICES))
+    readiness = Readiness(readers.path, options.limits.lag_seconds, options.silent_processes)
     with closing(CommitWatch(readers.path)) as watch:
-        feed, health = LiveFeed(readers.inline, watch, quotas), Health(("", *SERVICES))
-        STREAMS_OPEN.read_number(lambda: feed.subscribers)
-        readiness = Readiness(readers.path, feed.limits.lag_seconds, outside.silent_processes)
-        SERVING.read_number(lambda: not readiness.reason)
-        with (
-            closing(StatusService(readers, feed, apps, outside, readiness)) as status,
-            closing(AdminService(readers, feed, apps, outside.forget)) as admin,
-        ):
-            sessions, events = SessionService(readers, feed, apps), EventService(readers, feed)
-            board = BoardService(readers, feed, centre)
-            report = ReportService(readers, feed, centre)
-            servicers = (sessions, events, status, board, report, admin, health)
-            server = _server(quotas, grants, servicers)
-            port = _bind(server, address, tls)
-            CERTIFICATE_NOT_AFTER.read_number(lambda: tls.ends_at if tls else None)
-            guard = _guard(readers, feed, health, readiness)
-            work = [feed.run(), feed.announce(), guard, stop.wait()]
+        feed = LiveFeed(readers.inline, watch, quotas)
+        with _servicers(readers, feed, readiness, options) as (status, servicers):
+            server = _server(quotas, grants, (*servicers, health))
+            port = _bind(server, address, options.tls)
+            _read_gauges(feed, readiness, options.tls)
+            work = [feed.run(), feed.announce(), _guard(readers, feed, health, readiness)]
             if grants.clients:
                 work.append(grants.follow())
-            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in work]
+            if options.workers.folder:
+                work.append(options.workers.answer(status.own_streams))
+            tasks: list[asyncio.Task[Any]] = list(map(asyncio.create_task, [*work, stop.wait()]))
             try:
                 await health.report(serving=readiness.update(readers.inline.progress()))
                 await server.start()
@@ -261,6 +215,40 @@ async def _serve(
                 for task in tasks:
                     task.cancel()
                 await server.stop(None)
+
+
+def _grants(options: WorkerOptions) -> Grants:
+    return Grants(options.clients, options.sdk_app_ids, encrypted=options.tls is not None)
+
+
+@contextmanager
+def _servicers(
+    readers: Readers, feed: LiveFeed, readiness: Readiness, options: WorkerOptions
+) -> Iterator[tuple[StatusService, tuple[object, ...]]]:
+    """Make the servicers of `SERVICES`, in that order; give the one of the status apart, too."""
+    apps = Apps(options.sdk_app_ids)
+    with (
+        closing(StatusService(readers, feed, apps, options, readiness)) as status,
+        closing(AdminService(readers, feed, apps, options.forget)) as admin,
+    ):
+        yield (
+            status,
+            (
+                SessionService(readers, feed, apps),
+                EventService(readers, feed),
+                status,
+                BoardService(readers, feed, options.centre),
+                ReportService(readers, feed, options.centre),
+                admin,
+            ),
+        )
+
+
+def _read_gauges(feed: LiveFeed, readiness: Readiness, tls: Tls | None) -> None:
+    """Read the gauges of a worker from these objects from now on."""
+    STREAMS_OPEN.read_number(lambda: feed.subscribers)
+    SERVING.read_number(lambda: not readiness.reason)
+    CERTIFICATE_NOT_AFTER.read_number(lambda: tls.ends_at if tls else None)
 
 
 def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:

@@ -108,6 +108,8 @@ class SessionService:
             size = check.page_size(request.page_size, default=MAX_PAGE)
         tokens = PageTokens("ExplainSession", self._feed.journal_id, key, numbers=2)
         place = tokens.place(request.page_token) or (0, 0)
+        # The first page may have come from a replica that is ahead of this one.
+        await await_revision(self._feed, self._readers.inline, place[0], call)
         response, following = await self._readers.heavy.run(
             call.caller, self._explanations.page, key, place, size
         )

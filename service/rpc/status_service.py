@@ -3,10 +3,9 @@
 import asyncio
 import platform
 import time
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import NamedTuple
+from itertools import chain
 
 import google.protobuf
 import grpc
@@ -26,15 +25,16 @@ from desk.v1.status_pb2 import (
     Scrub,
 )
 from metrics.report import AppReport, GatewayReport, RetentionReport, ScrubReport, load
-from service.choice import Append
 from service.positions import complete_revision
 from service.records import duration, timestamp
 from service.rpc.calls import Call
 from service.rpc.errors import log_error
 from service.rpc.keys import Apps
 from service.rpc.live_feed import LiveFeed
+from service.rpc.options import WorkerOptions
 from service.rpc.readiness import Readiness
 from service.rpc.responses import header, header_of
+from service.rpc.subscribers import furthest_behind
 from service.view.progress import Progress
 from service.view.readers import Readers
 from service.view.store import last_seen, sqlite_versions
@@ -43,24 +43,8 @@ from storage.sizes import size_of_database
 MAX_SUBSCRIBERS = 1_000
 """Streams that one answer lists."""
 
-JournalBacklog = Callable[[int], tuple[int, int | None]]
-"""Returns, for a revision, the journal's head and the time (ms) at which the first entry after the
-revision was received; None if there is none."""
-
-
 MOST_COUNTED = 5_000
 """Entries to delete that are counted."""
-
-
-class Outside(NamedTuple):
-    """Functions that reach what is not in the view; see `service.rpc.server.serve`."""
-
-    journal_backlog: JournalBacklog
-    journal_size: Callable[[], tuple[int, int]]
-    silent_processes: Callable[[], Sequence[str]]
-    forget: Append
-    worker: str
-    workers: int
 
 
 class StatusService:
@@ -71,12 +55,12 @@ class StatusService:
         readers: Readers,
         feed: LiveFeed,
         apps: Apps,
-        outside: Outside,
+        options: WorkerOptions,
         readiness: Readiness,
     ) -> None:
         self._readers = readers
         self._readiness = readiness
-        self._outside = outside
+        self._options = options
         self._journal_thread = ThreadPoolExecutor(1, "journal")
         self._turn = asyncio.Semaphore()
         self._feed = feed
@@ -85,8 +69,8 @@ class StatusService:
             component_versions=_versions(),
             started_at=timestamp(_now()),
             sdk_app_ids=apps.ids,
-            worker=outside.worker,
-            workers=outside.workers,
+            worker=options.workers.name,
+            workers=options.workers.number,
         )
 
     async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:
@@ -108,7 +92,7 @@ class StatusService:
             follower_seen_at=self._follower_seen_at(),
             damaged_entries=progress.damaged,
             follower_problem=progress.problem,
-            silent_processes=self._outside.silent_processes(),
+            silent_processes=self._options.silent_processes(),
             not_serving_reason=self._readiness.reason,
             scrub=_scrub(load(self._readers.path.parent, ScrubReport), progress.journal_id),
             entries_to_delete=to_delete,
@@ -123,15 +107,27 @@ class StatusService:
     async def ListSubscribers(
         self, _request: ListSubscribersRequest, _call: Call
     ) -> ListSubscribersResponse:
-        """Answer from the streams of this worker."""
-        head = self._feed.announced_position
-        places = self._feed.places.described(head, self._feed.received_after)
+        """Answer from the streams of this worker and of those that tell theirs in time."""
+        own, others = self.own_streams(), await self._options.workers.ask()
+        streams = chain(*(each.subscribers for each in (own, *others)))
+        return ListSubscribersResponse(
+            header=own.header,
+            subscribers=sorted(streams, key=furthest_behind)[:MAX_SUBSCRIBERS],
+            total=sum(each.total for each in (own, *others)),
+            worker=own.worker,
+            workers=self._options.workers.number,
+            missing_workers=max(0, self._options.workers.number - 1 - len(others)),
+        )
+
+    def own_streams(self) -> ListSubscribersResponse:
+        """Return the streams of this worker."""
+        head, worker = self._feed.announced_position, self._options.workers.name
+        streams = self._feed.places.described(head, self._feed.received_after, worker)
         return ListSubscribersResponse(
             header=header(self._feed.journal_id, complete_revision(head)),
-            subscribers=places[:MAX_SUBSCRIBERS],
-            total=self._feed.subscribers,
-            worker=self._outside.worker,
-            workers=self._outside.workers,
+            subscribers=sorted(streams, key=furthest_behind)[:MAX_SUBSCRIBERS],
+            total=len(streams),
+            worker=worker,
         )
 
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:
@@ -147,7 +143,7 @@ class StatusService:
         await self._turn.acquire()  # no queue builds up while the journal hangs
         loop = asyncio.get_running_loop()
         asked = loop.run_in_executor(
-            self._journal_thread, self._outside.journal_backlog, applied_revision
+            self._journal_thread, self._options.journal_backlog, applied_revision
         )
         asked.add_done_callback(self._note_end)
         return await asyncio.shield(asked)
@@ -161,7 +157,7 @@ class StatusService:
         self._journal_thread.shutdown(wait=False, cancel_futures=True)
 
     def _disk_usage(self) -> DiskUsage:
-        journal, journal_wal = self._outside.journal_size()
+        journal, journal_wal = self._options.journal_size()
         view, view_wal = size_of_database(self._readers.path)
         return DiskUsage(
             journal_bytes=journal,

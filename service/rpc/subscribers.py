@@ -30,7 +30,7 @@ class Place:
         self._started_at = _now()
         self.position = 0
 
-    def described(self, head: int, received_after: ReceivedAfter) -> Subscriber:
+    def described(self, head: int, received_after: ReceivedAfter, worker: str) -> Subscriber:
         """Return the stream as a message; `head` is the position that it can have reached."""
         has_all = self.position >= self._group.last_match
         revision = complete_revision(max(self.position, head) if has_all else self.position)
@@ -43,6 +43,7 @@ class Place:
             revision=revision,
             lag=max(0, complete_revision(head) - revision),
             lag_time=duration(max(0, _now() - received_at) if received_at else 0),
+            worker=worker,
         )
 
 
@@ -61,10 +62,14 @@ class Places:
         finally:
             self._open.discard(place)
 
-    def described(self, head: int, received_after: ReceivedAfter) -> list[Subscriber]:
-        """Return the streams, the furthest behind first."""
-        places = [place.described(head, received_after) for place in self._open]
-        return sorted(places, key=lambda place: (-place.lag, place.started_at.ToMilliseconds()))
+    def described(self, head: int, received_after: ReceivedAfter, worker: str) -> list[Subscriber]:
+        """Return the streams as messages."""
+        return [place.described(head, received_after, worker) for place in self._open]
+
+
+def furthest_behind(stream: Subscriber) -> tuple[int, int]:
+    """Return a key that sorts streams: the furthest behind first, then the oldest."""
+    return -stream.lag, stream.started_at.ToMilliseconds()
 
 
 def _now() -> int:

@@ -144,7 +144,6 @@ class Stream:
             await self._send_mark(fell_behind=FellBehind())
 
     async def _send_live(self) -> None:
-        """Send rows of the ring."""
         encoded = self._feed.messages(
             self._group, self._position, self._format, self._bytes.part(self._caller)
         )

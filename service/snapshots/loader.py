@@ -22,11 +22,11 @@ from service.view.errors import sqlite_errors
 from service.view.locks import lock
 from storage.files import sync
 
-AGAIN = 2.0
-"""Seconds before another attempt to load one, if NATS does not answer: a leader may be elected."""
+RETRY = 2.0
+"""Seconds before another attempt, if NATS does not answer: a leader may be elected."""
 
 ATTEMPTS = 5
-"""Snapshots that a replica tries at most, of which each may be the same one, before it replays."""
+"""Attempts to load a snapshot, the same one or others, before the replica replays."""
 
 PART = 1024 * 1024
 """Bytes that are decompressed at once."""
@@ -84,7 +84,7 @@ def _try_to_load(snapshots: Snapshots, snapshot: Snapshot, unusable: set[str], s
             name = snapshot.stored.name
             log.warning("snapshot_not_usable", name=name, reason=str(problem))
         if isinstance(problem, Unavailable):
-            stop.wait(AGAIN)
+            stop.wait(RETRY)
         else:
             unusable.add(snapshot.stored.nuid)
         return False

@@ -12,7 +12,7 @@ import structlog
 import zstandard
 
 from journal.backup import copy_database, require_room, temporary
-from journal.damage import Report
+from journal.damage import ReportProgress
 from journal.errors import Closed
 from journal.jetstream_objects import KEEP
 from metrics.definitions import SNAPSHOT_FAILURES, SNAPSHOT_REVISION, SNAPSHOT_STORED
@@ -26,15 +26,15 @@ from service.view.reader import Reader
 from storage.gaps import clear_gaps
 
 KEPT = 2
-"""Snapshots of this version that are kept; of another version one, for `KEEP_OTHERS`."""
+"""Snapshots of this version that are kept. Of another version one is kept, for `KEEP_OTHERS`."""
 
 KEEP_OTHERS = 24 * 60 * 60.0
-"""Seconds for which that of another version is kept, as its view is: for a rollback."""
+"""Seconds for which the one of another version is kept, for a rollback."""
 
 FEWEST = 10_000
-"""Entries that a new snapshot must be ahead: fewer are replayed within a second."""
+"""Entries by which a new snapshot must be ahead: fewer are replayed within a second."""
 
-LOOK = 10.0
+LOOK_EVERY = 10.0
 """Seconds between two checks for a snapshot that is due."""
 
 HOUR = 60 * 60.0
@@ -47,7 +47,7 @@ class Publisher:
 
     Args:
         snapshots: those that are there.
-        fewest: entries that a new snapshot must be ahead of the one before.
+        fewest: entries by which a new snapshot must be ahead of the one before.
     """
 
     def __init__(self, snapshots: Snapshots, *, fewest: int = FEWEST) -> None:
@@ -65,7 +65,7 @@ class Publisher:
         """
         SNAPSHOT_STORED.read_number(lambda: self._newest and self._newest.stored_at)
         SNAPSHOT_REVISION.read_number(lambda: self._newest and self._newest.revision)
-        while not stop.wait(LOOK):
+        while not stop.wait(LOOK_EVERY):
             try:
                 self.delete_forgotten()
                 self.publish_if_due(hours * HOUR, _until(stop))
@@ -73,7 +73,7 @@ class Publisher:
                 continue
             except Closed:
                 return
-            except Exception as problem:  # whatever it is, the next attempt may do better
+            except Exception as problem:  # the next attempt may succeed
                 SNAPSHOT_FAILURES.values[()] += 1
                 is_known = isinstance(problem, FAILURES)
                 log.warning(
@@ -83,7 +83,9 @@ class Publisher:
                     exc_info=not is_known,
                 )
 
-    def publish_if_due(self, age: float, report: Report = lambda *_: None) -> Snapshot | None:
+    def publish_if_due(
+        self, age: float, report: ReportProgress = lambda *_: None
+    ) -> Snapshot | None:
         """Publish a snapshot if there is none of less than `age` seconds, and nobody else does."""
         with sqlite_errors(), closing(store.open_reader(self._view)) as db:
             progress = read_progress(db)
@@ -119,7 +121,7 @@ class Publisher:
             return ahead >= 0
         return passed >= age and ahead >= self._fewest
 
-    def publish(self, report: Report) -> Snapshot:
+    def publish(self, report: ReportProgress) -> Snapshot:
         """Copy the view, which may be in use, check the copy, and store it.
 
         Raises:
@@ -139,7 +141,7 @@ class Publisher:
         log.info("snapshot_published", name=name, bytes=size, after_s=seconds)
         return made
 
-    def _store(self, copy: Path, progress: Progress, report: Report) -> Snapshot:
+    def _store(self, copy: Path, progress: Progress, report: ReportProgress) -> Snapshot:
         size = copy.stat().st_size
         label = Label(
             format=FORMAT,
@@ -171,7 +173,7 @@ class Publisher:
             else:
                 self._objects.delete(each.stored)
 
-    def _copy_checked(self, copy: Path, report: Report) -> Progress:
+    def _copy_checked(self, copy: Path, report: ReportProgress) -> Progress:
         with sqlite_errors(), closing(store.open_reader(self._view)) as db:
             require_room(copy.parent, self._view.stat().st_size)
             if not read_progress(db).complete:
@@ -181,7 +183,7 @@ class Publisher:
         return check_view(copy)
 
 
-def _until(stop: Event) -> Report:
+def _until(stop: Event) -> ReportProgress:
     """Make a report that ends the work that is reported when `stop` is set."""
 
     def check(*_: object) -> None:
@@ -194,7 +196,7 @@ def _until(stop: Event) -> Report:
 class _Reported:
     """A file whose reading is reported."""
 
-    def __init__(self, file: BinaryIO, size: int, report: Report) -> None:
+    def __init__(self, file: BinaryIO, size: int, report: ReportProgress) -> None:
         self._file = file
         self._size = size
         self._report = report

@@ -17,7 +17,7 @@ FORMAT = "1"
 """Version of the stored format: a SQLite file in one zstd frame."""
 
 FAILURES = (JournalError, ViewError, OSError, zstandard.ZstdError)
-"""Errors of an attempt to publish or to load, after which the next one may do better."""
+"""Errors of an attempt to publish or to load. The next attempt may succeed."""
 
 
 class Label(msgspec.Struct, frozen=True):

@@ -188,14 +188,14 @@ REJECTIONS_HORIZON = """
 SELECT position FROM rejections WHERE position < ? ORDER BY position DESC LIMIT 1 OFFSET ?
 """
 
-# Keys of sessions along one index, between two keys.
-SESSIONS_WALK = """
+# Keys of sessions in the order of one index, between two keys, exclusive.
+SESSIONS_SCAN = """
 SELECT {order}, number FROM sessions INDEXED BY {index}
 WHERE ({order}, number) > (?, ?) AND ({order}, number) < (?, ?) {where}
 ORDER BY {order} {direction}, number {direction} LIMIT ?
 """
 
-# The end of a walk along one index: the n-th next key.
+# The end of a scan of one index: the n-th next key.
 SESSIONS_HORIZON = """
 SELECT {order}, number FROM sessions INDEXED BY {index}
 WHERE ({order}, number) > (?, ?) AND ({order}, number) < (?, ?) {where}

@@ -4,7 +4,7 @@ One `Reader` is one connection, used by one thread at a time. Knows nothing of p
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import apsw
 import msgspec
 
-from service.positions import MAX_REVISION, last_of, position_of, revision_of
+from service.positions import MAX_REVISION, last_of, revision_of
 from service.records import forgotten_sessions
 from service.view import progress, queries
+from service.view.bounds import Bounds, Row, cut, size_of, take_bytes, whole_revisions
 from service.view.errors import ViewError, sqlite_errors
 from service.view.progress import Progress
 from service.view.selection import (
@@ -26,30 +27,7 @@ from service.view.selection import (
 )
 from service.view.store import open_reader
 
-FRAMING = 16
-"""Bytes that a record costs on the wire beyond its own, at most."""
-
 EVERYTHING = EventSelection()
-
-Row = tuple[Any, ...]
-"""A row of the feed, which begins with position, record and perhaps session."""
-
-SizeOf = Callable[[Row], int]
-"""Returns the bytes of a row."""
-
-
-class Bounds(NamedTuple):
-    """Bounds of one read.
-
-    Attributes:
-        revisions: of the feed that it looks at.
-        size: bytes of records or sessions after which it stops.
-        rows: rows that it looks at for a page.
-    """
-
-    revisions: int = 5_000
-    size: int = 1024 * 1024
-    rows: int = 10_000
 
 
 class SessionAt(NamedTuple):
@@ -66,38 +44,6 @@ class Window(NamedTuple):
     progress: Progress
     rows: list[Row]
     reached: int
-
-
-def cut(rows: Iterable[Row], until: int, *, enough: int) -> tuple[list[Row], int]:
-    """Take rows up to `enough` bytes, at least one: whole revisions, unless one alone exceeds it.
-
-    Returns the rows and the position up to which they are all there are; `until` if all are.
-    """
-    taken: list[Row] = []
-    size = 0
-    for row in rows:  # not by `take_bytes`: a call for each row would show
-        size += len(row[1]) + FRAMING
-        if len(row) > 2 and row[2]:
-            size += len(row[2])
-        if size > enough and taken:
-            return _whole(taken, row[0])
-        taken.append(row)
-    return taken, until
-
-
-def size_of(row: Row) -> int:
-    """Return the bytes of a record, and of its session if there is one."""
-    size: int = len(row[1]) + FRAMING
-    return size + len(row[2] or b"") if len(row) > 2 else size
-
-
-def _whole(taken: list[Row], following: int) -> tuple[list[Row], int]:
-    start = position_of(revision_of(following))
-    if taken[0][0] >= start:
-        return taken, taken[-1][0]
-    while taken[-1][0] >= start:
-        taken.pop()
-    return taken, start - 1
 
 
 class Reader:
@@ -164,14 +110,8 @@ class Reader:
         """
         return self._first(queries.SESSION_AT_TIME, (session_id, sdk_app_id, time)) or (0, None)
 
-    @sqlite_errors()
     def feed(
-        self,
-        selection: EventSelection,
-        after: int,
-        *,
-        enough: int,
-        with_session: bool = False,
+        self, selection: EventSelection, after: int, *, enough: int, with_session: bool = False
     ) -> Window:
         """Read the next part of the feed after a position, as much as `cut` takes.
 
@@ -204,7 +144,7 @@ class Reader:
         values = (after, end, sessions, self.bounds.revisions)
         positions = self._all(queries.FEED_OF_SESSIONS, values)
         if len(positions) == self.bounds.revisions:
-            positions, end = _whole(positions, positions[-1][0])
+            positions, end = whole_revisions(positions, positions[-1][0])
         where = msgspec.structs.replace(selection, session_ids=()).where()
         sql = queries.FEED_AT.format(columns=columns, where=where.sql)
         return self._db.executemany(sql, ((at, *where.values) for (at,) in positions)), end
@@ -430,7 +370,7 @@ class Reader:
             return [app for (app,) in self._all(queries.USERS_CHANGED, (after,))]
 
     def places(self, sql: str, values: tuple[int | str, ...], limit: int) -> list[tuple[int, int]]:
-        """Read (order key, number) along an index, by a statement of `service.view.index_pages`."""
+        """Read (order key, number) of sessions, by a statement of `service.view.index_pages`."""
         return self._all(sql, (*values, limit))
 
     def by_number(self, numbers: Iterable[int]) -> Iterator[tuple[bytes]]:
@@ -456,15 +396,3 @@ class Reader:
     @sqlite_errors()
     def _all(self, sql: str, values: tuple[int | str, ...]) -> list[Any]:
         return list(self._db.execute(sql, values))
-
-
-def take_bytes(rows: Iterable[Row], size: SizeOf, enough: int) -> tuple[list[Any], bool]:
-    """Take rows up to `enough` bytes, at least one; say whether that was the reason to stop."""
-    taken: list[Row] = []
-    total = 0
-    for row in rows:
-        total += size(row) + FRAMING
-        if total > enough and taken:
-            return taken, True
-        taken.append(row)
-    return taken, False

@@ -19,6 +19,9 @@ QUESTIONS = 3
 CATCH_UPS = 3
 """Threads for streams that catch up."""
 
+BOARDS = 1
+"""Threads for the live board: its sums are shared."""
+
 HEAVY = 2
 """Threads for questions that read all of something."""
 
@@ -120,15 +123,17 @@ class Readers:
         inline: for point reads in the event loop; a change of threads would take longer.
         questions: for the other questions of calls.
         heavy: for questions that read all of something.
+        boards: for the live board.
         catch_ups: for streams.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.inline = Reader(path)
-        self.questions, self.heavy, self.catch_ups = self._pools = (
+        self.questions, self.heavy, self.boards, self.catch_ups = self._pools = (
             Pool(path, QUESTIONS),
             Pool(path, HEAVY),
+            Pool(path, BOARDS),
             Pool(path, CATCH_UPS),
         )
 

@@ -29,10 +29,6 @@ DROP_REPETITIONS = "DELETE FROM repetitions WHERE owner = ?"
 DROP_REFUSED = "DELETE FROM refused_ids INDEXED BY refused_by_owner WHERE owner = ?"
 DROP_KEY = "DELETE FROM session_keys WHERE sdk_app_id = ? AND session_id = ?"
 DROP_SESSION = "DELETE FROM sessions WHERE number = ?"
-MALFORMED_OF_SESSION = """
-    SELECT revision FROM malformed_callbacks INDEXED BY malformed_by_session
-    WHERE sdk_app_id = ? AND session_id = ?
-"""
 DROP_MALFORMED = "DELETE FROM malformed_callbacks WHERE revision = ?"
 FIND_MALFORMED = """
     SELECT record FROM feed
@@ -63,11 +59,6 @@ class Removal:
         return self._remove(_SESSION, first_revision)
 
     @sqlite_errors()
-    def malformed_of(self, key: tuple[int, str]) -> list[int]:
-        """Return the revisions of the malformed callbacks that name a session."""
-        return [revision for (revision,) in self._db.execute(MALFORMED_OF_SESSION, key)]
-
-    @sqlite_errors()
     def find_malformed(self, sdk_app_id: int, revision: int) -> bytes | None:
         """Return the record of a malformed callback of an app; None if it is not one."""
         found = self._db.execute(FIND_MALFORMED, (position_of(revision), sdk_app_id)).fetchone()
@@ -75,7 +66,6 @@ class Removal:
 
     @sqlite_errors()
     def malformed(self, revision: int) -> Removed:
-        """Remove a malformed callback."""
         self._db.execute(DROP_MALFORMED, (revision,))
         return self._remove(_MALFORMED, revision)
 

@@ -142,7 +142,7 @@ CREATE TABLE repetitions (
     PRIMARY KEY (owner, revision)
 ) STRICT, WITHOUT ROWID;
 
--- Malformed callbacks that can be read, and so name a session. They are forgotten with it.
+-- Malformed callbacks that can be read, and so name a session. An entry that forgets it lists them, too.
 CREATE TABLE malformed_callbacks (
     revision   INTEGER PRIMARY KEY,
     sdk_app_id INTEGER NOT NULL,

@@ -19,7 +19,7 @@ from service.history import LIMITS, FoldLimits
 from service.session import MAX_AGENTS, MAX_STAYS, Core, Facts, Session, Stay
 from service.view.errors import sqlite_errors
 
-FOLD_VERSION = 3
+FOLD_VERSION = 4
 """Raise it when the same callbacks give other sessions, verdicts or records, and neither the
 transition table nor the schema has changed. A test with a known digest goes red then."""
 

@@ -33,7 +33,8 @@ PAGES = (
 
 STATES = (
     "board?waiting=0/0&within=1", "feed?verdict=rejected", "nowhere", "sessions?app=x",
-    f"session?app={APP}&id={SESSION}&as_of=1", "reports?by=quarter&group=agent&since_revision=1",
+    f"session?app={APP}&id={SESSION}&as_of=1", f"session?app={APP}&id={SESSION}&as_of_time=1m",
+    "reports?by=quarter&group=agent&since_revision=1",
     "sessions?state=closing&user=nobody",
 )  # fmt: skip
 """Pages with other contents: bounds exceeded, empty, early, refused."""
@@ -233,6 +234,23 @@ def test_the_slider_shows_an_earlier_revision(page: Any) -> None:
     )
     eventually(lambda: "chatbot" in text(driver, ".summary"))
     assert "as_of=" in driver.current_url
+
+
+def test_a_time_that_is_typed_in_shows_what_was_known_then(page: Any, driver: Any) -> None:
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        page(f"session?app={APP}&id={SESSION}&as_of=1")
+        field = driver.find_element("css selector", "[name=as_of_time]")
+        field.send_keys("1d")
+        field.find_element("xpath", "ancestor::form//button").click()
+        eventually(lambda: "had not begun by 20" in text(driver, ".summary"))
+        assert driver.current_url.endswith("&as_of_time=1d")
+        assert "as_of=" not in driver.current_url
+        rows = driver.find_elements("css selector", "tbody tr")
+        assert rows
+        assert all("(came later)" in row.text for row in rows)
+    finally:
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
 def test_what_a_user_wrote_is_text(page: Any) -> None:

@@ -147,6 +147,7 @@ async def _leader(url: str) -> str:
 _ACTS: dict[str, Callable[[Any, Random], None]] = {
     "kill": lambda part, _: part.stop(signal.SIGKILL),
     "stop": lambda part, _: part.stop(signal.SIGTERM),
+    "lame-duck": lambda part, _: part.signal(signal.SIGUSR2),
     "freeze": lambda part, _: part.signal(signal.SIGSTOP),
     "hang": lambda part, _: part.signal(signal.SIGSTOP),
     "isolate": lambda part, _: part.stall(),
@@ -163,6 +164,7 @@ _REMEDIES: defaultdict[str, Callable[[Any], None]] = defaultdict(
     {
         "kill": lambda part: part.start(),
         "stop": lambda part: part.start(),
+        "lame-duck": lambda part: part.restart(),
         "freeze": lambda part: part.signal(signal.SIGCONT),
         "hang": lambda part: part.restart(),
         "isolate": lambda part: part.flow(),

@@ -25,6 +25,7 @@ FAULTS = {
     "freeze": (*PARTS, LEADER),
     "hang": (*PARTS, LEADER, LEADER),
     "stop": PARTS,
+    "lame-duck": (*SERVERS, LEADER),
     "kill-child": (*GATEWAYS, *SERVICES),
     "cut": (*PARTS, LEADER),
     "cut-one": (*PARTS, LEADER),
@@ -37,11 +38,12 @@ FAULTS = {
 
 kill: SIGKILL to all processes of the part, which is started again later. kill-child: SIGKILL to
 one of its processes. freeze: SIGSTOP, SIGCONT later. hang: SIGSTOP, and SIGKILL before what it was
-sent meanwhile is read; then a start. stop: SIGTERM, and a start later. cut: all of its connections;
-cut-one: the oldest of each way. isolate: nothing passes on its connections for a while, and then
-all of it. drop: the same, and what was sent meanwhile is lost with the connections. fill-disk:
-files of the gateway, of which only the spool grows, cannot grow for a while. lose-view: a
-snapshot, SIGKILL, and a start without the view later.
+sent meanwhile is read; then a start. stop: SIGTERM, and a start later. lame-duck: the server takes
+no more connections and leads nothing, as before an upgrade; SIGKILL and a start later. cut: all of
+its connections; cut-one: the oldest of each way. isolate: nothing passes on its connections for a
+while, and then all of it. drop: the same, and what was sent meanwhile is lost with the connections.
+fill-disk: files of the gateway, of which only the spool grows, cannot grow for a while. lose-view:
+a snapshot, SIGKILL, and a start without the view later.
 """
 
 RATES = (30.0, 60.0, 150.0)

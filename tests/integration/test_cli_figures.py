@@ -116,6 +116,16 @@ def test_a_report_as_csv_has_a_row_for_each_group(desk: RunningDesk) -> None:
     assert int(by_agent[""]["waiting"]) >= 1
 
 
+def test_a_table_of_several_rows_ends_with_their_total(desk: RunningDesk) -> None:
+    arguments = ("report", "--group-by", "agent", "--by", "day", "--since", "1h")
+    columns = ("--columns", "from,agent,answered,answer_mean")
+    shown = [line.split() for line in ask(desk, *arguments, *columns).stdout.splitlines()]
+    assert shown[-1] == ["TOTAL", "-", "1", "20s"]
+    assert [line[0] for line in shown].count("TOTAL") == 1
+    assert "TOTAL" not in ask(desk, *arguments, "--csv").stdout
+    assert "TOTAL" not in ask(desk, "report", "--agent", "ann").stdout
+
+
 def test_a_report_has_other_thresholds_on_request(desk: RunningDesk) -> None:
     answer = ask(desk, "report", "--service-level", "80/20", "--agent", "ann", "--json")
     [interval] = [json.loads(line) for line in answer.stdout.splitlines()]

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -185,13 +186,15 @@ def test_a_list_of_callbacks_is_not_applied(desk: RunningDesk, tmp_path: Path) -
 def test_the_retention_runs_by_itself_and_tells_the_status(tmp_path: Path) -> None:
     settings = {"DESK_RETENTION": "400d", "DESK_RETENTION_AT": "00:00"}
     with served(tmp_path, **settings) as desk:
+        now = {**begin("new", "eve"), "EventTime": time.time_ns() // 1_000_000}
+        assert desk.post(now)[0] == 200
 
         def completed() -> bool:
             status = json.loads(invoke("status", "--json", target=desk.target).stdout)
             return bool(status["retention"].get("completed_at"))
 
         eventually(completed)
-        assert sessions(desk) == {"one", "two", "three"}, "their callbacks came just now"
+        assert sessions(desk) == {"one", "two", "three", "new"}, "their callbacks came just now"
         shown = invoke("status", target=desk.target).stdout
         assert "retention         400 days; last run completed 20" in shown
     with served(tmp_path) as desk:

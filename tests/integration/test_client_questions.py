@@ -12,7 +12,15 @@ from google.protobuf.message import Message
 from google.rpc import status_pb2
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
-from desk.client import Client, Failed, InvalidRequest, JournalMismatch, NotFound, OutOfRange
+from desk.client import (
+    Client,
+    Failed,
+    InvalidRequest,
+    JournalMismatch,
+    NotFound,
+    OutOfRange,
+    TimedOut,
+)
 from desk.v1.event_pb2 import EventFilter, RejectionReason
 from desk.v1.event_service_pb2 import ListRejectionsResponse
 from desk.v1.session_pb2 import Session, SessionKey, SessionState
@@ -23,7 +31,7 @@ from desk.v1.session_service_pb2 import (
     GetSessionResponse,
     ListSessionsResponse,
 )
-from desk.v1.status_pb2 import GetStatusResponse, ResponseHeader
+from desk.v1.status_pb2 import GetStatusRequest, GetStatusResponse, ResponseHeader
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.feed_server import FeedServer, connected
 from tests.support.rpc import PATIENCE, World, service
@@ -231,6 +239,13 @@ async def test_a_call_that_is_cancelled_by_its_caller_is_cancelled():
             await waiting
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(client.status(), 0.01)
+
+
+async def test_a_call_with_a_timeout_of_zero_is_too_late():
+    async with connected(FeedServer()) as client:
+        await client.status()
+        with pytest.raises(TimedOut):
+            await client.call(client.status_service.GetStatus, GetStatusRequest(), timeout=0)
 
 
 async def test_an_answer_that_cannot_be_decoded_is_an_error_of_the_client():

@@ -8,15 +8,17 @@ import re
 import socket
 from contextlib import closing
 from hashlib import sha256
+from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 
 from console.page import csv_of
-from tests.support.callbacks import APP, NOON, SESSION, body, life
+from journal.entry import unnumbered
+from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.commands import invoke
-from tests.support.console import Answer, console, shown
+from tests.support.console import Answer, console, console_process, shown
 from tests.support.processes import ROOT, run, start
 
 PAGES = (
@@ -102,6 +104,20 @@ async def test_a_report_tells_what_a_late_callback_has_changed():
         assert "1 interval may have changed" in (await made.get(url.replace(".json", ""))).text
 
 
+async def test_a_report_of_several_rows_has_their_total():
+    bodies = [*life(*LIFE, AgentId="ann"), *life(*LIFE, session_id="other", start=NOON + 3_600_000)]
+    async with shown(*bodies) as (made, _, _):
+        query = "since=2024-09-05&until=2024-09-06"
+        document = (await made.get(f"/reports.json?{query}")).document
+        assert document["total"]["service"]["offered"] == 2
+        assert document["total"]["outcome"]["begun"] == 2
+        html = (await made.get(f"/reports?{query}&group=agent")).text
+        assert html.count('<th scope="row" colspan="2">Total</th>') == 1
+        lines = (await made.get(f"/reports.csv?{query}")).text.splitlines()
+        assert len(lines) == 1 + 24  # a row that sums up others would be added up twice
+        assert "Total" not in (await made.get(f"/reports?{query}&by=day")).text
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 async def test_what_users_wrote_is_shown_and_never_run(text: str):
     fields = {"ClientUserId": text, "AgentId": text, "ChannelType": text}
@@ -144,7 +160,8 @@ def test_csv_leaves_numbers_as_they_are_and_joins_lists():
         "/sessions?" + "&".join(f"agent=a{n}" for n in range(101)), "/sessions?page=nonsense",
         "/sessions?begun_since=0001-01-01T00:00%2B14:00", "/reports?since=9999-12-31T23:59-14:00",
         "/reports?since=9999-12-31", "/sessions?begun_since=999999d", "/sessions?app=0",
-        "/feed?rows=501",
+        "/feed?rows=501", f"/session?id={SESSION}&as_of_time=then",
+        f"/session?id={SESSION}&as_of_time=1m&as_of=1",
         "/sessions?app=99999999999999999999", "/board?level=80", "/rejections?reason=none",
     ],
 )  # fmt: skip
@@ -189,6 +206,34 @@ async def test_an_earlier_revision_of_a_session_is_shown():
             assert document["session"]["state"] == f"SESSION_STATE_{state}"
             assert len(document["records"]) == 4
         assert (await made.get(f"/session?id={SESSION}&as_of=5")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("time", "state", "come_later"),
+    [
+        ("2024-09-05T12:39:59", "", 4),
+        ("2024-09-05T12:40", "CHATBOT", 3),
+        ("2024-09-05T14:41%2B02:00", "TRANSFERRING", 1),
+        ("1m", "QUEUED", 0),
+    ],
+)
+async def test_a_session_is_shown_as_it_was_known_at_a_time(time: str, state: str, come_later: int):
+    received = (NOON, NOON + 60_000, NOON + 60_000, NOON + 3_600_000)
+    arrived = [
+        unnumbered(entry(1, each, received_at=at))
+        for each, at in zip(life(*LIFE), received, strict=True)
+    ]
+    async with shown(*arrived) as (made, _, _):
+        query = f"id={SESSION}&as_of_time={time}"
+        document = (await made.get(f"/session.json?{query}")).document
+        assert sum(each["came_later"] for each in document["records"]) == come_later
+        session = document["session"]
+        assert (session["state"] if session else "") == (state and f"SESSION_STATE_{state}")
+        html = (await made.get(f"/session?{query}")).text
+        assert html.count("(came later)") == come_later
+        assert f'name="as_of_time" value="{unquote(time)}"' in html
+        assert ("as known at 20" if session else "not begun by 2024-09-05 12:39:59Z") in html
+        assert ">Now</a>" in html
 
 
 @pytest.mark.parametrize("path", [
@@ -255,6 +300,32 @@ def test_serve_shows_the_console_and_goes_on_if_its_address_is_taken(tmp_path: P
             assert "DESK_CONSOLE_LISTEN: cannot listen" in warned["reason"]
             assert other.terminate() == 0
         assert desk.terminate() == 0
+
+
+@pytest.mark.tools
+def test_a_console_apart_from_the_service_shows_its_own_settings(tmp_path: Path):
+    key = tmp_path / "key"
+    key.write_text("desk_secret")
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as silent,
+        console_process(
+            f"127.0.0.1:{silent.getsockname()[1]}",
+            tmp_path,
+            DESK_TIME_ZONE="Asia/Shanghai",
+            DESK_CLIENT_KEY_FILE=str(key),
+        ) as (_, address),
+        closing(HTTPConnection(address, timeout=30)) as asking,
+    ):
+        asking.request("GET", "/health.json")
+        text = asking.getresponse().read().decode()
+    document = json.loads(text)
+    assert document["settings_of"].startswith("desk console")
+    shown_as = {each["name"]: (each["value"], each["source"]) for each in document["settings"]}
+    assert shown_as["DESK_TARGET"] == (document["replicas"][0]["target"], "command line")
+    assert shown_as["DESK_TIME_ZONE"] == ("Asia/Shanghai", "environment")
+    assert shown_as["DESK_CLIENT_KEY_FILE"] == (str(key), "environment")
+    assert shown_as["DESK_CONSOLE_PROXIES"] == ("127.0.0.1,::1", "default")
+    assert "desk_secret" not in text
 
 
 def test_a_console_in_a_time_zone_that_does_not_exist_does_not_start():

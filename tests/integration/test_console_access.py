@@ -11,7 +11,7 @@ from falcon.testing import TestClient
 from structlog.testing import capture_logs
 
 from command.address import Address
-from command.console import ConsoleError, access_to, read_passwords
+from command.settings_console import ConsoleError, access_to, read_passwords
 from console.app import create_app
 from console.live import Live
 from console.page import Document, LivePage

@@ -166,7 +166,9 @@ async def test_subscribers_are_listed_by_replica_and_worker():
             await until(is_listed)
             rows = (await made.get("/subscribers.json")).document["subscribers"]
             assert [(each["replica"], each["worker"]) for each in rows] == [(target, "rpc-1")]
-            assert f"{target}, worker rpc-1" in (await made.get("/subscribers")).text
+            html = (await made.get("/subscribers")).text
+            assert f"{target}: 1 of 1 stream, the furthest behind first" in html
+            assert '<td class="fixed">rpc-1</td>' in html
 
 
 async def test_the_status_names_the_worker_that_answers():

@@ -16,8 +16,8 @@ from zipfile import ZipFile
 import pytest
 
 from command.cli import COMMANDS
-from command.nats import JournalSettings
 from command.settings import Settings
+from command.settings_journal import JournalSettings
 from command.settings_warnings import CLIENT_SETTINGS
 from command.supervisor import STOP_WITHIN
 from tests.support.certificates import Authority

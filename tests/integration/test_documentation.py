@@ -16,13 +16,13 @@ from console import server as console
 from gateway import authentication
 from gateway import limits as gateway
 from journal import forgetting, group_commit, jetstream_objects
-from service import erasure, history, message, projection, session
+from service import erasure, history, message, projection, retention, session
 from service.rpc import checks, keys, requests
 from service.rpc import server as rpc
 from service.rpc.calls import MAX_REQUEST_BYTES
 from service.rpc.limits import Limits
 from service.snapshots import publisher
-from service.view import reader
+from service.view.bounds import Bounds
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -102,7 +102,7 @@ LIMITS = {
     "keys in `BatchGetSessions`": f"{keys.MAX_KEYS:,}",
     "answer of `BatchGetSessions`": f"about {calls.batch_bytes // 2**20} MiB",
     "sessions in `Forget` by id; in a step of it": f"{forgetting.MAX_FORGOTTEN:,}",
-    "rows of a page": f"{checks.MAX_PAGE:,}, or about {reader.Bounds().size // 2**20} MiB",
+    "rows of a page": f"{checks.MAX_PAGE:,}, or about {Bounds().size // 2**20} MiB",
     "records of a stream's message": f"{requests.MAX_BATCH:,}",
     "streams, waiting calls, other calls of a worker": (
         f"{calls.streams:,}, {calls.waiters:,}, {calls.unary:,}; half of each for one address"
@@ -112,6 +112,9 @@ LIMITS = {
         f"{calls.revision_seconds:.0f} s, {calls.state_seconds:.0f} s"
     ),
     "sessions and malformed callbacks of one FORGET entry": f"{forgetting.MAX_FORGOTTEN:,}",
+    "age of the newest event at a run of [retention](forgetting.md#by-age)": (
+        f"{retention.QUIET.days} days"
+    ),
     "records forgotten in one transaction": (
         f"{projection.BOUNDS.work // projection.REMOVED:,}, and the rest of a session"
     ),
@@ -177,6 +180,19 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
     assert {first or second for first, second in named} <= targets
+
+
+def test_the_index_of_decisions_lists_each_once_with_its_title() -> None:
+    folder = ROOT / "docs" / "adr"
+    listed = re.findall(r"^- (.*)", (folder / "README.md").read_text(), flags=re.MULTILINE)
+
+    assert sorted(listed) == sorted(map(index_line, folder.glob("[0-9]*.md")))
+
+
+def index_line(page: Path) -> str:
+    title, _, status, *_ = page.read_text().splitlines()
+    superseded = " (superseded)" if status.startswith("Superseded") else ""
+    return f"[{title.removeprefix('# ')}]({page.name}){superseded}"
 
 
 def test_every_function_that_the_architecture_names_is_where_it_links_to() -> None:

@@ -1,6 +1,7 @@
 """AdminService.Forget over a real worker: what is chosen, counted, appended; who may ask."""
 
 import asyncio
+import json
 import re
 import threading
 import time
@@ -26,7 +27,7 @@ from desk.v1.status_pb2 import GetStatusRequest
 from journal.entry import Kind
 from journal.errors import Unavailable
 from journal.forgetting import ForgetList, forget_list_of
-from service import choice
+from service import forget_targets
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, body, life
 from tests.support.clients import Clients, bearer
@@ -174,7 +175,7 @@ async def test_a_dry_run_counts_and_appends_nothing(made: World):
 
 
 async def test_many_are_forgotten_in_steps(made: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 2)
+    monkeypatch.setattr(forget_targets, "MAX_FORGOTTEN", 2)
     async with worker(made, apps=(APP, OTHER)) as serving:
         answers = await forget(serving, silent_before=LATER)
     assert [len(each.session_ids) for each in forgotten(made)] == [2, 1, 2]
@@ -194,7 +195,7 @@ EARLY = [
 @pytest.mark.parametrize(
     ("target", "sessions", "malformed"),
     [
-        ({"client_user_id": "eve"}, {"of-eve", "not-begun"}, [10, 11, 12]),
+        ({"client_user_id": "eve"}, {"of-eve", "not-begun"}, [10, 11, 12, 13]),
         ({"sessions": SessionIds(session_ids=["of-eve"])}, {"of-eve"}, [10, 11, 12]),
         ({"sessions": SessionIds(session_ids=["nothing-else"])}, set(), [13]),
     ],
@@ -217,12 +218,62 @@ async def test_malformed_callbacks_that_name_a_session_are_listed_with_it(
     assert (left.sessions, left.malformed) == (0, 0)
 
 
+@pytest.mark.parametrize("target", [{"client_user_id": "bée"}, {"agent_id": "ann"}])
+async def test_malformed_callbacks_that_name_a_user_or_an_agent_are_forgotten(
+    made: World, target: Any
+):
+    fields = dict(zip(("client_user_id", "agent_id"), ("ClientUserId", "AgentId"), strict=True))
+    [(field, name)] = [(fields[each], value) for each, value in target.items()]
+    quoted = json.dumps(name)
+    named = [
+        f'{{"{field}":{quoted},"SessionId":7}}'.encode(),
+        f'{{"MsgKey": "\\", "{field}" :\n"{name}", "Ev'.encode(),  # cut off
+        b"\xff not JSON " + f'"{field}":"{name}"'.encode(),
+    ]
+    others = [
+        f'{{"{field}":"x{name}"}}'.encode(),
+        f'{{"{field}":"\\x"}} {{"{field}":'.encode(),
+        f'{{"Text":"\\"{field}\\":\\"{name}\\""}}'.encode(),
+        f'{{"Other":{quoted}}}'.encode(),
+    ]
+    last = made.append(*named, *others)
+    made.append(*named, app=OTHER)
+    made.wait()
+    first = last - len(named) - len(others) + 1
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        (*_, counted) = await forget(serving, dry_run=True, **target)
+        (*_, answer) = await forget(serving, **target)
+    expected = list(range(first, first + len(named)))
+    assert [revision for each in forgotten(made) for revision in each.revisions] == expected
+    assert counted.malformed == answer.malformed == len(named)
+
+
+async def test_a_malformed_callback_that_comes_before_the_entry_is_listed_in_another(made: World):
+    append, late = made.append, list(EARLY[:2])
+
+    def append_late(entry: Any) -> int:
+        if late:
+            append(late.pop())
+        return append(entry)
+
+    made.append = append_late  # type: ignore[method-assign]
+    async with worker(made, apps=(APP, OTHER)) as serving:
+        (*_, answer) = await forget(serving, sessions=SessionIds(session_ids=["of-eve"]))
+        (*_, left) = await forget(serving, malformed_before=LATER, dry_run=True)
+    lists = forgotten(made)
+    assert [(list(each.session_ids), len(each.revisions)) for each in lists] == [
+        *((["of-eve"], 0), ([], 1)),
+    ]
+    assert len(answer.forget_revisions) == 2
+    assert (answer.malformed, left.malformed) == (1, 2), "the second came after the session's entry"
+
+
 async def test_more_malformed_callbacks_than_an_entry_may_list_are_listed_in_several(
     made: World, monkeypatch: pytest.MonkeyPatch
 ):
     made.append(*EARLY)
     made.wait()
-    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 2)
+    monkeypatch.setattr(forget_targets, "MAX_FORGOTTEN", 2)
     async with worker(made, apps=(APP, OTHER)) as serving:
         (answer,) = await forget(serving, sessions=SessionIds(session_ids=["of-eve"]))
     assert [len(each.session_ids) + len(each.revisions) for each in forgotten(made)] == [2, 2]

@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from journal import jetstream_publisher
 from journal.entry import Appended, NewEntry
-from journal.errors import AppendTimedOut
+from journal.errors import AppendTimedOut, JournalError
 from journal.group_commit import CommitLimits
 from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
 from journal.jetstream_access import Access
@@ -226,6 +228,22 @@ def test_a_server_that_takes_no_more_bytes_ends_an_attempt_and_no_entry_is_doubl
         assert {type(outcome) for outcome in outcomes} == {AppendTimedOut}
         way.flow()
         assert revisions(entries, journal.publish(entries)).items() <= stored(options).items()
+
+
+def test_a_server_that_drips_bytes_ends_an_attempt_and_is_asked_again(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream_publisher, "PUBLISH_WITHIN", 0.5)
+    options = nats.options()
+    JetStreamWriter(options).close()
+    with proxy(nats.port) as way, publisher(way.port, options) as journal:
+        journal.publish([new_entry("first")])
+        way.drip()
+        for name in "ab":  # on the connection that is there, and on a new one
+            began = time.monotonic()
+            [outcome] = journal.publish([new_entry(name)])
+            assert isinstance(outcome, JournalError)
+            assert time.monotonic() - began < 5, "an answer has some 100 bytes"
 
 
 def test_a_message_of_an_impossible_size_is_not_read(nats: NatsServer, server: Server) -> None:

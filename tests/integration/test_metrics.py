@@ -14,6 +14,7 @@ from contextlib import closing, suppress
 from io import BytesIO
 from itertools import product
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import grpc
@@ -344,6 +345,28 @@ def test_a_socket_of_a_dead_process_is_left_out(tmp_path):
         address = "{}:{}".format(*listener.getsockname())
         assert scrape(address).metrics == {}
         open_endpoint(Path(folder), "gateway", GATEWAY)  # started again
+        assert scrape(address).values_of_labels()["process"] == {"gateway"}
+
+
+def test_a_page_that_ends_too_early_is_left_out(tmp_path):
+    """As of a process that is killed while it answers."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(socket.socket(socket.AF_UNIX)) as killed,
+    ):
+        killed.bind(f"{folder}/rpc-1.sock")
+        killed.listen()
+
+        def answer() -> None:
+            connection, _ = killed.accept()
+            with connection:
+                connection.sendall(b"# TYPE desk_streams_open gauge\ndesk_streams_open 1")
+
+        Thread(target=answer, daemon=True).start()
+        open_endpoint(Path(folder), "gateway", GATEWAY)
+        listener = socket.create_server(("127.0.0.1", 0))
+        serve_page(listener, Path(folder))
+        address = "{}:{}".format(*listener.getsockname())
         assert scrape(address).values_of_labels()["process"] == {"gateway"}
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from desk.v1.status_pb2 import GetStatusRequest
-from journal.entry import Kind
+from journal.entry import Kind, NewEntry, unnumbered
 from journal.errors import Unavailable
 from journal.forgetting import forget_list_of
 from journal.jetstream_objects import ObjectStore
 from metrics.report import RetentionReport, load
-from service import choice
-from service.retention import Retention
-from tests.support.callbacks import NOON, life
+from service import forget_targets
+from service.retention import DAY, Retention
+from tests.support.callbacks import NOON, body, entry, life
 from tests.support.nats import NatsServer
 from tests.support.rpc import World, worker, world
 
@@ -28,12 +28,23 @@ SENT = datetime.fromtimestamp(NOON / 1000, UTC)
 OLD = SENT + KEEP + timedelta(days=1)
 """A time at which everything in the journal is too old."""
 
+NEWEST = datetime(2026, 1, 12, 2, tzinfo=UTC)
+"""The time of the newest event: what confirms the time of a run."""
+
+
+def callback(session_id: str, sent: datetime, received: datetime | None = None) -> NewEntry:
+    """Make the first callback of a session."""
+    times = [int(each.timestamp() * 1000) for each in (sent, received or sent)]
+    made = body("SessionBegin", times[0], session_id=session_id)
+    return unnumbered(entry(1, made, received_at=times[1]))
+
 
 @pytest.fixture
 def made() -> Iterator[World]:
     with world() as made:
         made.append(*life("SessionBegin", session_id="one"), b"not json")
         made.append(*life("SessionBegin", session_id="two"), app=8)
+        made.append(callback("new", NEWEST))
         made.wait()
         yield made
 
@@ -82,6 +93,51 @@ def test_a_run_is_due_once_after_the_time_of_day(made: World, now: str, due: boo
     assert bool(forgotten(made)) is due
 
 
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [(NEWEST, NEWEST), (NEWEST, NEWEST + 30 * DAY), (NEWEST + DAY, NEWEST)],
+    ids=["service", "gateway and service", "Desk and service"],
+)
+@pytest.mark.parametrize("ahead", [DAY, 8 * DAY, 5_000 * DAY])
+def test_clocks_that_are_ahead_forget_nothing_too_early(
+    sent: datetime, received: datetime, ahead: timedelta
+):
+    with world() as made:
+        made.append(callback("kept", NEWEST - KEEP + timedelta(hours=1)))
+        made.append(callback("new", sent, received))
+        made.wait()
+        work = retention(made, append=pytest.fail)
+        work.run_if_due(NEWEST + ahead, Event())
+    assert bool(work.report.completed_at) == (work.report.problem == "") == (ahead == DAY)
+
+
+def test_a_run_goes_on_when_a_callback_confirms_the_time(made: World):
+    later = NEWEST + 30 * DAY
+    work = retention(made)
+    work.run_if_due(later, Event())
+    assert (work.report.sessions, work.report.completed_at) == (0, 0)
+    assert "the newest event is of 2026-01-12 02:00:00Z" in work.report.problem
+    made.append(callback("newer", later))
+    made.wait()
+    work.run_if_due(later, Event())
+    assert (work.report.sessions, work.report.problem) == (2, "")
+
+
+def test_a_journal_without_sessions_has_nothing_to_forget(tmp_path: Path):
+    with world([b"not json"]) as made:
+        made.wait()
+        work = retention(made, append=pytest.fail)
+        work.run_if_due(NEWEST, Event())
+    assert work.report.completed_at
+
+
+def test_a_run_of_a_clock_that_was_ahead_does_not_delay_the_next_one(made: World):
+    work = retention(made)
+    work.report.completed_at = int((OLD + 30 * DAY).timestamp() * 1000)
+    work.run_if_due(OLD, Event())
+    assert work.report.sessions == 2
+
+
 def test_the_last_run_survives_a_restart(made: World):
     retention(made).run_if_due(OLD, Event())
     first = load(made.folder, RetentionReport)
@@ -107,7 +163,7 @@ def test_one_of_several_replicas_forgets_and_a_second_run_finds_nothing(made: Wo
 
 
 def test_a_run_goes_on_from_turn_to_turn(made: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 1)
+    monkeypatch.setattr(forget_targets, "MAX_FORGOTTEN", 1)
     monkeypatch.setattr("service.retention.TURN", 1e-6)
     turns: list[str] = []
     work = retention(made, claim=lambda name: not turns.append(name))
@@ -120,7 +176,7 @@ def test_a_run_goes_on_from_turn_to_turn(made: World, monkeypatch: pytest.Monkey
 def test_a_run_ends_where_another_replica_has_the_next_turn(
     made: World, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 1)
+    monkeypatch.setattr(forget_targets, "MAX_FORGOTTEN", 1)
     monkeypatch.setattr("service.retention.TURN", 1e-6)
     answers = iter([True, False])
     work = retention(made, claim=lambda _: next(answers))
@@ -160,7 +216,7 @@ def test_a_run_that_fails_says_why_and_is_tried_again(made: World):
 
 
 def test_a_run_stops_between_two_steps(made: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(choice, "MAX_FORGOTTEN", 1)
+    monkeypatch.setattr(forget_targets, "MAX_FORGOTTEN", 1)
     stop = Event()
 
     def append_and_stop(entry: Any) -> int:

@@ -40,7 +40,7 @@ from service.rpc.errors import CallRefused
 from service.rpc.grants import WRONG_KEYS, Grants, NotProven, WrongKeys
 from service.rpc.tls import Tls
 from tests.support.callbacks import NOON, body, life
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, Pair
 from tests.support.clients import READ_ALL, Clients, bearer
 from tests.support.rpc import Worker, World, reason, refusal, take, until, worker, world
 
@@ -738,48 +738,80 @@ async def test_a_change_that_another_has_read_already_is_followed(clients):
     following.cancel()
 
 
-async def test_a_client_is_known_by_the_names_of_its_certificate(made, clients, tmp_path):
-    authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+async def mutual(
+    made: World, clients: Clients, authority: Authority
+) -> AsyncIterator[Callable[[Pair], Worker]]:
+    """Return a function that connects with a certificate to a worker that knows three clients."""
     clients.add("uri", apps=[OURS], san=("spiffe://x/ours", "ours.example"))
     clients.add("dns", apps=[THEIRS], san=("theirs.example",))
     clients.add("common", apps=[OURS], san=("common",))
-    key = clients.add("key", apps=[THEIRS])
     server = authority.issue("server")
     tls = Tls(CertificateFiles(server.chain, server.key, authority.file))
-    shown = {
-        "uri": (authority.issue("uri", "URI:spiffe://x/ours,DNS:ours.example"), OURS),
-        "dns": (authority.issue("dns", "DNS:theirs.example,IP:127.0.0.1"), THEIRS),
-        "common": (authority.issue("common", ""), OURS),
-    }
     async with guarded(made, clients, tls=tls) as serving:
-        for pair, own in shown.values():
+
+        def connect(pair: Pair) -> Worker:
             serving.channel = serving.connect(authority.credentials(pair))
-            assert await answer_of(CALLS["GetSession"](serving, own, None))
-            error = await refusal(CALLS["GetSession"](serving, OURS + THEIRS - own, None))
-            assert reason(error) == "APP_NOT_ALLOWED"
-            # A key that is sent counts, and not the certificate.
-            assert await answer_of(CALLS["GetSession"](serving, THEIRS, bearer(key)))
-            error = await refusal(CALLS["GetSession"](serving, own, bearer(new_key("wrong"))))
-            assert reason(error) == "UNAUTHENTICATED"
-        for name, san in (("common", "DNS:other.example"), ("new", "URI:spiffe://x/theirs")):
-            pair = authority.issue(f"{name}-2", san)
-            serving.channel = serving.connect(authority.credentials(pair))
-            error = await refusal(CALLS["GetSession"](serving, OURS, None))
-            assert reason(error) == "UNAUTHENTICATED"
-        nul = b"theirs.example\0.evil"
-        cut = authority.issue("nul", f"DER:30:{len(nul) + 2:x}:82:{len(nul):x}:{nul.hex(':')}")
-        serving.channel = serving.connect(authority.credentials(cut))
-        assert (
-            reason(await refusal(CALLS["GetSession"](serving, THEIRS, None))) == "UNAUTHENTICATED"
-        )
-        both = authority.issue("both", "URI:spiffe://x/ours,DNS:theirs.example")
-        serving.channel = serving.connect(authority.credentials(both))
-        for app in (OURS, THEIRS):  # which client is meant?
-            error = await refusal(CALLS["GetSession"](serving, app, None))
-            assert reason(error) == "UNAUTHENTICATED"
-        forged = stranger.issue("uri", "URI:spiffe://x/ours")
-        serving.channel = serving.connect(authority.credentials(forged))
-        assert (await refusal(CALLS["GetSession"](serving, OURS, None))).code() is CODES.UNAVAILABLE
+            return serving
+
+        yield connect
+
+
+@pytest.fixture
+def key(clients: Clients) -> str:
+    return clients.add("key", apps=[THEIRS])
+
+
+@pytest.mark.parametrize(
+    ("name", "san", "own"),
+    [
+        ("uri", "URI:spiffe://x/ours,DNS:ours.example", OURS),
+        ("dns", "DNS:theirs.example,IP:127.0.0.1", THEIRS),
+        ("common", "", OURS),
+    ],
+)
+async def test_a_client_is_known_by_the_names_of_its_certificate(mutual, authority, name, san, own):
+    serving = mutual(authority.issue(name, san))
+    assert await answer_of(CALLS["GetSession"](serving, own, None))
+    error = await refusal(CALLS["GetSession"](serving, OURS + THEIRS - own, None))
+    assert reason(error) == "APP_NOT_ALLOWED"
+
+
+async def test_a_key_that_is_sent_counts_and_not_the_certificate(key, mutual, authority):
+    serving = mutual(authority.issue("common", ""))
+    assert await answer_of(CALLS["GetSession"](serving, THEIRS, bearer(key)))
+    error = await refusal(CALLS["GetSession"](serving, OURS, bearer(new_key("wrong"))))
+    assert reason(error) == "UNAUTHENTICATED"
+
+
+NUL = b"theirs.example\0.evil"
+
+
+@pytest.mark.parametrize(
+    ("name", "san"),
+    [
+        ("common", "DNS:other.example"),  # its common name does not count beside another name
+        ("new", "URI:spiffe://x/theirs"),
+        ("nul", f"DER:30:{len(NUL) + 2:x}:82:{len(NUL):x}:{NUL.hex(':')}"),
+        ("both", "URI:spiffe://x/ours,DNS:theirs.example"),  # which client is meant?
+    ],
+)
+async def test_a_certificate_that_does_not_name_one_client_is_refused(mutual, authority, name, san):
+    serving = mutual(authority.issue(name, san))
+    for app in (OURS, THEIRS):
+        error = await refusal(CALLS["GetSession"](serving, app, None))
+        assert reason(error) == "UNAUTHENTICATED"
+
+
+async def test_a_certificate_of_another_authority_has_no_connection(mutual, tmp_path):
+    forged = Authority(tmp_path, "stranger").issue("uri", "URI:spiffe://x/ours")
+    error = await refusal(CALLS["GetSession"](mutual(forged), OURS, None))
+    assert error.code() is CODES.UNAVAILABLE
 
 
 async def test_denials_are_logged_with_what_is_needed_and_without_secrets(made, clients):

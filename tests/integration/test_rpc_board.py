@@ -1,7 +1,8 @@
 """BoardService on a real channel: now, live, corrected by late callbacks, within its limits."""
 
 import asyncio
-from contextlib import aclosing
+import threading
+from contextlib import aclosing, closing
 from datetime import UTC
 from typing import Any
 
@@ -19,11 +20,22 @@ from desk.v1.board_service_pb2 import (
 from desk.v1.figures_pb2 import Thresholds
 from desk.v1.session_pb2 import SessionState
 from journal.entry import unnumbered
+from service.board import BoardSelection
 from service.records import duration
 from service.rpc.limits import Limits
-from service.rpc.live_board import Centre
+from service.rpc.live_board import Centre, LiveBoard, ViewSums
+from service.view.readers import Pool
 from tests.support.callbacks import APP, NOON, body, entry, life
-from tests.support.rpc import Worker, fields, reason, refusal, service, until, world
+from tests.support.rpc import (
+    PATIENCE,
+    Worker,
+    fields,
+    reason,
+    refusal,
+    service,
+    until,
+    world,
+)
 from tests.support.rpc import worker as worker_of
 
 QUEUE = ("SessionBegin", "TransferringToHuman", "TransferringToHumanWait")
@@ -229,6 +241,31 @@ async def test_a_call_that_is_left_early_does_not_disturb_the_others():
         answers = await asyncio.gather(*calls[1::2])
         assert {each.board.total.waiting for each in answers} == {1}
         assert (await board(worker)).total.today.offered == 4
+
+
+async def test_many_boards_of_one_caller_do_not_keep_another_waiting():
+    first_board = threading.Event()
+    order: list[str] = []
+
+    def now() -> int:
+        first_board.wait(PATIENCE)
+        return NOON + 100_000
+
+    async def ask(boards: LiveBoard, caller: str, rows: int) -> None:
+        selection = BoardSelection(frozenset(), frozenset(), CENTRE.thresholds, rows)
+        await boards.show(caller, selection, not_before=0.0)
+        order.append(caller)
+
+    with world(a_day()) as made:
+        made.wait()
+        with closing(Pool(made.view, 1)) as pool:
+            boards = LiveBoard(pool, ViewSums(Centre(UTC, now=now), 100))
+            asked = [asyncio.create_task(ask(boards, "many", rows)) for rows in range(1, 41)]
+            asked.append(asyncio.create_task(ask(boards, "other", 100)))
+            await asyncio.sleep(0)  # now all of them wait for their turns
+            first_board.set()
+            await asyncio.gather(*asked)
+    assert order.index("other") < 5
 
 
 async def test_a_client_goes_on_watching_when_the_service_is_restarted():

@@ -13,9 +13,12 @@ from desk.v1.event_service_pb2 import CountEventsRequest, ListRejectionsRequest
 from desk.v1.session_pb2 import SessionState
 from desk.v1.session_service_pb2 import ExplainSessionRequest
 from service.rpc.explanation import Explanations
-from service.view.reader import Reader, Row
+from service.rpc.limits import Limits
+from service.rpc.page_tokens import PageTokens
+from service.view.bounds import Row
+from service.view.reader import Reader
 from tests.support.callbacks import APP, NOON, SESSION, body, life
-from tests.support.rpc import fields, reason, refusal, service, world
+from tests.support.rpc import World, began, fields, reason, refusal, service, world
 
 LATE = ("SessionBegin", "TransferringToHuman", "TransferringToHumanWait", "SessionEnd")
 
@@ -147,6 +150,31 @@ def read_pages(reader: Reader, explanations: Explanations, revision: int) -> lis
         if following is None:
             return revisions
         end = following[1]
+
+
+def page_of(world: World, revision: int, start: int) -> ExplainSessionRequest:
+    """The request for a page whose first one came from another replica, at a revision."""
+    tokens = PageTokens("ExplainSession", world.journal.id, (APP, SESSION), numbers=2)
+    return ExplainSessionRequest(session_id=SESSION, page_token=tokens.token((revision, start)))
+
+
+async def test_a_page_waits_at_a_replica_that_lags_behind_the_first_one():
+    first, second, third = life("SessionBegin", "TransferringToHuman", "TransferringToHumanWait")
+    async with service(first, second) as (world, worker):
+        call = worker.sessions.ExplainSession(page_of(world, 3, 2))
+        await began(call, worker)
+        world.append(third)
+        answer = await call
+        assert answer.header.revision == 3
+        assert [record.event.revision for record in answer.records] == [3]
+
+
+async def test_a_page_of_a_revision_that_is_not_reached_in_time_may_be_asked_for_again():
+    async with service(*life("SessionBegin"), limits=Limits(revision_seconds=0.1)) as served:
+        world, worker = served
+        error = await refusal(worker.sessions.ExplainSession(page_of(world, 2, 1)))
+        assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert reason(error) == "REVISION_NOT_REACHED"
 
 
 def test_a_session_is_folded_once_for_all_pages_and_a_page_reads_its_own_records():

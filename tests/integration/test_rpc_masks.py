@@ -10,7 +10,7 @@ from desk.v1 import session_service_pb2 as sessions
 from desk.v1.event_pb2 import EventFilter, Verdict
 from service.clients import Client as ClientEntry
 from service.rpc.access import Gate
-from service.rpc.grants import EVERYTHING, Grant, Grants
+from service.rpc.grants import FULL_GRANT, Grant, Grants
 from service.rpc.responses import header
 from tests.support.callbacks import NOON, SESSION, body, life
 from tests.support.clients import Clients, bearer
@@ -120,11 +120,11 @@ def test_streams_with_one_mask_share_the_message_that_is_made():
     sent = message.SerializeToString()
     blind = Grant(ClientEntry(name="blind", apps="*", scopes=("feed.read",)), None, ())
     masked = events.SubscribeRequest(omit_raw_body=True)
-    one, other = (gate.reducer(EVERYTHING, masked)(sent) for _ in range(2))
+    one, other = (gate.redactor(FULL_GRANT, masked)(sent) for _ in range(2))
     assert one is other
     assert TEXT not in one
-    assert gate.reducer(EVERYTHING, events.SubscribeRequest())(sent) is sent
-    assert TEXT not in gate.reducer(blind, events.SubscribeRequest())(sent)
+    assert gate.redactor(FULL_GRANT, events.SubscribeRequest())(sent) is sent
+    assert TEXT not in gate.redactor(blind, events.SubscribeRequest())(sent)
 
 
 async def test_the_client_asks_for_records_without_texts():

@@ -101,6 +101,25 @@ async def test_rows_are_grouped_and_filtered():
         assert (await only_row(worker, thresholds=strict)).service.service_level == 0
 
 
+async def test_the_total_is_not_the_sum_of_its_rows():
+    one = life(*ANSWERED, session_id="one", start=NOON, AgentId="ann")
+    other = life(
+        *ANSWERED, session_id="other", start=NOON + 5_000, AgentId="ann", ChannelType="Web"
+    )
+    async with service(*one, *other, *life(*LEFT, start=NOON + HOUR)) as (_, worker):
+        found = await report(worker, interval=BY_HOUR, group_by=[CHANNEL])
+        rows = [row for each in found.intervals for row in each.rows]
+        assert [row.handling.busy_time for row in rows] == [duration(10_000)] * 2 + [duration(0)]
+        assert [row.service.service_level for row in rows] == [1, 1, 0]
+        total = found.total
+        assert (total.service.offered, total.service.service_level) == (3, 2 / 3)
+        assert total.service.speed_of_answer.sessions == 2
+        assert (total.handling.busy_time, total.handling.concurrency) == (duration(15_000), 20 / 15)
+        assert total.outcome.begun == 3
+        assert (total.sdk_app_id, total.channel_type, total.agent_id) == (0, "", "")
+        assert not (await report(worker, start=NOON + 2 * HOUR)).HasField("total")
+
+
 async def test_outcomes_have_their_ratings_and_repeat_contacts():
     rated = body("SatisfactionSelected", NOON + 55_000, session_id="first", SatisfactionSelected=4)
     async with service(

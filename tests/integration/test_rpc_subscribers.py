@@ -1,9 +1,17 @@
 """ListSubscribers on a real channel: the streams that are open, and how far each is behind."""
 
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from desk.v1.board_service_pb2 import WatchBoardRequest
 from desk.v1.event_pb2 import EventFilter, EventType
 from desk.v1.status_pb2 import ListSubscribersRequest, ListSubscribersResponse
+from service.rpc.workers import SUFFIX, Workers
 from tests.support.callbacks import life
-from tests.support.rpc import Worker, service, take, until
+from tests.support.rpc import Worker, World, service, take, until, worker
 
 WHOLE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "SessionEnd")
 LONG = 400
@@ -73,3 +81,58 @@ async def test_a_stream_that_ended_is_no_longer_listed():
             return not (await listed(worker)).subscribers
 
         await until(gone)
+
+
+@asynccontextmanager
+async def two_workers() -> AsyncIterator[tuple[World, Worker, Worker, Path]]:
+    """Two of three workers of a service, and the folder of their sockets."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first, second = (Workers(folder, f"rpc-{number}", 3) for number in (1, 2))
+        async with (
+            service(*life(*WHOLE), workers=first) as (world, one),
+            worker(world, workers=second) as other,
+        ):
+            yield world, one, other, folder
+
+
+async def answer_without(worker: Worker, missing: int) -> ListSubscribersResponse:
+    """Wait for an answer in which so many workers are missing."""
+
+    async def answer() -> ListSubscribersResponse | None:
+        found = await listed(worker)
+        return found if found.missing_workers == missing else None
+
+    found: ListSubscribersResponse = await until(answer)
+    return found
+
+
+async def test_each_worker_lists_the_streams_of_all():
+    async with two_workers() as (_, one, other, _):
+        await take(one.subscribe(after_revision=0))
+        for _ in range(2):
+            await take(other.subscribe(after_revision=0))
+        for asked, name in ((one, "rpc-1"), (other, "rpc-2")):
+            answer = await answer_without(asked, missing=1)
+            assert (answer.worker, answer.workers, answer.total) == (name, 3, 3)
+            workers = [each.worker for each in answer.subscribers]
+            assert sorted(workers) == ["rpc-1", "rpc-2", "rpc-2"]
+
+
+async def test_a_worker_that_hangs_or_has_ended_is_missing():
+    async with two_workers() as (_, one, other, folder):
+        with socket.socket(socket.AF_UNIX) as hanging:
+            hanging.bind(str(folder / f"rpc-3{SUFFIX}"))
+            hanging.listen()
+            await answer_without(one, missing=1)
+        other.stop.set()
+        await other.task
+        await answer_without(one, missing=2)
+
+
+async def test_streams_of_a_board_are_no_subscribers():
+    async with service(*life(*WHOLE)) as (_, worker):
+        board = worker.board.WatchBoard(WatchBoardRequest())
+        await board.read()
+        answer = await listed(worker)
+        assert (answer.total, len(answer.subscribers)) == (0, 0)

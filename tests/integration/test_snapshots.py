@@ -21,7 +21,7 @@ from nats.js import JetStreamContext
 from structlog.testing import capture_logs
 
 from journal.backup import NoRoom
-from journal.damage import Report
+from journal.damage import ReportProgress
 from journal.errors import Unavailable, Unreadable
 from journal.forgetting import forget_entry
 from journal.jetstream import JetStreamOptions, JetStreamWriter
@@ -85,7 +85,7 @@ def publish(objects: ObjectStore, journal: Journal, folder: Path) -> Snapshot:
 
 
 def publish_if_due(
-    objects: ObjectStore, journal: Journal, folder: Path, report: Report = lambda *_: None
+    objects: ObjectStore, journal: Journal, folder: Path, report: ReportProgress = lambda *_: None
 ) -> Snapshot | None:
     """Publish a snapshot however young the newest one is, and however few entries are new."""
     return Publisher(Snapshots(objects, journal, folder), fewest=1).publish_if_due(0, report)

@@ -8,8 +8,11 @@ import signal
 import socket
 from contextlib import contextmanager
 
+import grpc
 import pytest
 
+from desk.v1.status_pb2 import ListSubscribersRequest
+from desk.v1.status_pb2_grpc import StatusServiceStub
 from service.view.store import locate
 from tests.support.commands import invoke
 from tests.support.processes import SDK_APP_ID, is_running, run, start, wait_until
@@ -205,6 +208,12 @@ def test_a_second_service_does_not_share_the_port_of_the_first(tmp_path, shared)
     assert "Address already in use" in result.stderr
 
 
+def missing_workers(running):
+    """The number of workers that do not tell the one that answers about their streams."""
+    with grpc.insecure_channel(running.target) as channel:
+        return StatusServiceStub(channel).ListSubscribers(ListSubscribersRequest()).missing_workers
+
+
 def test_several_workers_share_the_port_and_it_survives_each(tmp_path):
     with start("serve", data_dir=tmp_path / "data", DESK_RPC_WORKERS="2") as running:
         running.ready()
@@ -213,6 +222,7 @@ def test_several_workers_share_the_port_and_it_survives_each(tmp_path):
         assert state(running, "a")[0] == 0
         wait_until(lambda: times(running, "process_ready", "rpc-2") == 2)
         assert state(running, "a")[0] == 0
+        wait_until(lambda: missing_workers(running) == 0)
 
 
 def test_gateway_and_service_work_as_two_commands_whichever_starts_first(tmp_path):

@@ -1,7 +1,7 @@
 """Board and report follow every change of the view: late callbacks, and what is forgotten."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, timedelta, timezone
 from itertools import pairwise
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from desk.v1.board_service_pb2 import Board, GetBoardResponse
-from desk.v1.report_service_pb2 import ReportInterval
+from desk.v1.report_service_pb2 import GetReportResponse, ReportInterval
 from journal.entry import Entry
 from service.board import BoardSelection
 from service.intervals import HOUR, QUARTER, Length, bounds, day_of
@@ -55,10 +55,17 @@ def board(sums: ViewSums, reader: Reader) -> tuple[int, Board]:
     return answer.header.revision, answer.board
 
 
-def report(reader: Reader, since: int = 0) -> tuple[int, list[ReportInterval]]:
-    selection = ReportSelection(SHORT, True, True, True, (), (), (), Thresholds())
-    answer = Computation(selection, since, float("inf"), 60, 1_000).compute(reader, NOON)
-    return answer.header.revision, list(answer.intervals)
+def report(
+    reader: Reader,
+    since: int = 0,
+    *,
+    bounds: Sequence[int] = SHORT,
+    grouped: bool = True,
+    agents: Sequence[str] = (),
+) -> GetReportResponse:
+    groups = (grouped, grouped, grouped)
+    selection = ReportSelection(bounds, *groups, (), (), agents, Thresholds())
+    return Computation(selection, since, float("inf"), 60, 1_000).compute(reader, NOON)
 
 
 @given(st.data(), journals())
@@ -78,10 +85,22 @@ def test_an_interval_that_has_not_changed_has_the_same_figures(
 ) -> None:
     revision, before = 0, list[ReportInterval]()
     for reader in views(data.draw(batches(journal))):
-        following, after = report(reader, since=revision)
-        for old, new in zip(before, after, strict=False):
+        after = report(reader, since=revision)
+        for old, new in zip(before, after.intervals, strict=False):
             assert new.changed or new.rows == old.rows
-        revision, before = following, after
+        revision, before = after.header.revision, list(after.intervals)
+
+
+@given(st.data(), journals())
+def test_the_total_is_the_row_of_one_interval_without_groups(
+    data: st.DataObject, journal: list[Entry]
+) -> None:
+    agents = data.draw(st.sampled_from([(), ("agent-a",), ("agent-a", "agent-b", "")]))
+    for reader in views(data.draw(batches(journal))):
+        total = report(reader, agents=agents)
+        whole = report(reader, agents=agents, bounds=[SHORT[0], SHORT[-1]], grouped=False)
+        assert [total.total] * total.HasField("total") == list(whole.intervals[0].rows)
+        assert whole.total == total.total
 
 
 @given(

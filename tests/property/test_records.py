@@ -16,6 +16,7 @@ from service.history import History, HistoryEntry
 from service.message import fill
 from service.records import duration, timestamp
 from service.session import Outcome, Reason, Session, Stay, Verdict, explain, without_message
+from service.session_message import DERIVED, SessionMessage
 from tests.support.callbacks import bodies, body, decode, entries, entry
 
 texts = st.text("a\x00é你😀", max_size=5) | st.integers(0, 60).map("é".__mul__)
@@ -139,12 +140,12 @@ def test_a_record_and_its_event_are_joined_to_one_record(
 def test_a_session_has_no_field_that_is_left_empty() -> None:
     shown = set(session_pb2.Session.DESCRIPTOR.fields_by_name)
     set_apart = {"sdk_app_id", "session_id", "revision"}
-    assert shown - set(Session.__struct_fields__) == set_apart | set(records.DERIVED)
+    assert shown - set(Session.__struct_fields__) == set_apart | set(DERIVED)
 
 
 @given(st.lists(bodies(), min_size=1, max_size=30))
 def test_a_session_brought_up_to_date_is_as_one_made_anew(given_bodies: list[bytes]) -> None:
-    history, shown = History(), records.SessionMessage(9, "s")
+    history, shown = History(), SessionMessage(9, "s")
     for each in entries(given_bodies):
         try:
             callback = decode(each.body, each.received_at)
@@ -154,7 +155,7 @@ def test_a_session_brought_up_to_date_is_as_one_made_anew(given_bodies: list[byt
         written = shown.update(history.session, each.revision, history.changed)
         history.changed.clear()
         assert session_pb2.Session.FromString(written) == expected_session(history, each.revision)
-        anew = records.SessionMessage(9, "s").update(history.session, each.revision)
+        anew = SessionMessage(9, "s").update(history.session, each.revision)
         assert written == anew
 
 

@@ -19,7 +19,8 @@ from service.rpc import reads, requests
 from service.rpc.checks import checking
 from service.rpc.explanation import Explanations
 from service.rpc.responses import BatchFormat, encode
-from service.view.reader import Bounds, Reader
+from service.view.bounds import Bounds
+from service.view.reader import Reader
 from service.view.selection import EventSelection, LiveRow, SnapshotSelection
 from tests.support.callbacks import APP, NOON, bodies
 from tests.support.rpc import PATIENCE, World, worker, world

@@ -16,16 +16,19 @@ from command.sockets import bound_address, listen
 from console.protection import Access
 from console.server import serve
 from desk.client import Client
+from journal.entry import NewEntry
 from tests.support.processes import RunningDesk, start
 from tests.support.rpc import Worker, World, service
 from tests.support.waiting import eventually
 
 
 @contextmanager
-def console_process(target: str, folder: Path, port: int = 0) -> Iterator[tuple[RunningDesk, str]]:
+def console_process(
+    target: str, folder: Path, port: int = 0, **settings: str
+) -> Iterator[tuple[RunningDesk, str]]:
     """Run `desk console` in front of a service; also its address, once it answers."""
     arguments = ("console", "--target", target, "--listen", f"127.0.0.1:{port}")
-    with start(*arguments, data_dir=folder / "none") as running:
+    with start(*arguments, data_dir=folder / "none", **settings) as running:
         eventually(lambda: running.stdout)
         yield running, running.stdout[0].removeprefix("console: http://")
 
@@ -128,7 +131,7 @@ async def console(
 
 @asynccontextmanager
 async def shown(
-    *bodies: bytes, access: Access | None = None
+    *bodies: bytes | NewEntry, access: Access | None = None
 ) -> AsyncIterator[tuple[Console, World, Worker]]:
     """A console of a service that has these callbacks."""
     async with (

@@ -10,6 +10,9 @@ Change = Callable[[bytes], bytes]
 CONNECT_WITHIN = 1.0
 """Seconds for a connection to a target: one that is frozen may take no more."""
 
+DRIP = 0.3
+"""Seconds before each byte of a connection that drips."""
+
 
 class Cut(OSError):
     """Raised by a `Change`: the connection is cut after the first bytes, `sent`, are forwarded."""
@@ -33,6 +36,7 @@ class Proxy:
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._flows = threading.Event()
         self._flows.set()
+        self._drips = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -53,6 +57,10 @@ class Proxy:
 
     def flow(self) -> None:
         self._flows.set()
+
+    def drip(self) -> None:
+        """Forward from now on what servers send byte by byte, each after a while."""
+        self._drips = True
 
     def refuse(self) -> None:
         """Take no more connections, and leave those that are open."""
@@ -93,7 +101,10 @@ class Proxy:
                 try:
                     while data := source.recv(1024 * 1024):
                         self._flows.wait()
-                        sink.sendall(change(data))
+                        if self._drips and sink is client:
+                            _drip(sink, change(data))
+                        else:
+                            sink.sendall(change(data))
                 except Cut as cut:
                     sink.sendall(cut.sent)
             for end in (source, sink):
@@ -101,6 +112,12 @@ class Proxy:
             self._pairs.pop(client, None)
 
         threading.Thread(target=work, daemon=True).start()
+
+
+def _drip(sink: socket.socket, data: bytes) -> None:
+    for byte in data:
+        threading.Event().wait(DRIP)
+        sink.sendall(bytes([byte]))
 
 
 def _close(end: socket.socket) -> None:

@@ -28,6 +28,7 @@ from journal.memory import MemoryJournal
 from service.follower import Follower
 from service.rpc.limits import Limits
 from service.rpc.live_board import Centre
+from service.rpc.options import WorkerOptions
 from service.rpc.server import serve
 from service.view import store
 from service.view.errors import ViewError
@@ -230,16 +231,10 @@ def serve_world(
     on_ready: Callable[[int], None] = lambda _: None,
     **options: Any,
 ) -> Coroutine[Any, Any, None]:
-    """Serve a world's view until `stop`; `options` are of `serve`."""
-    return serve(
-        made.view,
-        address,
-        journal_backlog=made.backlog,
-        forget=made.append,
-        stop=stop,
-        on_ready=on_ready,
-        **{"sdk_app_ids": (APP,), "centre": CENTRE, **options},
-    )
+    """Serve a world's view until `stop`; `options` are of `WorkerOptions`."""
+    options = {"sdk_app_ids": (APP,), "centre": CENTRE, **options}
+    made_options = WorkerOptions(journal_backlog=made.backlog, forget=made.append, **options)
+    return serve(made.view, address, made_options, stop=stop, on_ready=on_ready)
 
 
 @asynccontextmanager
@@ -252,7 +247,7 @@ async def worker(
     credentials: grpc.ChannelCredentials | None = None,
     **options: Any,
 ) -> AsyncIterator[Worker]:
-    """Serve a world's view from this loop; `options` are of `serve`."""
+    """Serve a world's view from this loop; `options` are of `WorkerOptions`."""
     stop = asyncio.Event()
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     options |= {"sdk_app_ids": apps, "limits": limits}

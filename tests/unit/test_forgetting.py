@@ -139,14 +139,14 @@ def test_a_revision_that_is_of_a_session_is_not_forgotten(tmp_path: Path) -> Non
     assert deleted(tmp_path) == []
 
 
-def test_a_callback_that_came_too_early_is_forgotten_with_the_session_that_it_names(
+def test_a_callback_that_came_too_early_is_forgotten_if_it_is_listed_beside_its_session(
     tmp_path: Path,
 ) -> None:
     early = [entry(n, GONE[n - 1], received_at=NOON - 2 * DAY) for n in (1, 2)]
     whole = entry(3, GONE[0])  # repeats the first
-    applied(tmp_path, [*early, whole, forgetting(4, "gone")])
-    assert deleted(tmp_path) == [(1, 4), (2, 4), (3, 4)]
-    assert read(tmp_path, "SELECT revision FROM malformed_callbacks") == []
+    applied(tmp_path, [*early, whole, forgetting(4, "gone", revisions=[1])])
+    assert deleted(tmp_path) == [(1, 4), (3, 4)]
+    assert read(tmp_path, "SELECT revision FROM malformed_callbacks") == [(2,)]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from journal.forgetting import forget_entry, forget_list_of
 from service.positions import last_of, position_of
 from service.records import forgotten
 from service.rpc.live_feed import Ring
-from service.view.reader import FRAMING
+from service.view.bounds import FRAMING
 from service.view.selection import LiveRow
 
 

@@ -7,7 +7,8 @@ import pytest
 from desk.v1.session_pb2 import Session
 from service.positions import complete_revision, last_of, position_of, revision_of
 from service.rpc import reads
-from service.view.reader import FRAMING, Bounds, Reader, cut
+from service.view.bounds import FRAMING, Bounds, cut
+from service.view.reader import Reader
 from service.view.selection import EventSelection, SnapshotSelection
 from tests.support.callbacks import NOON, body, life
 from tests.support.rpc import world

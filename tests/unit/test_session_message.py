@@ -4,8 +4,8 @@ from pathlib import Path
 
 from callback.catalogue import State
 from desk.v1 import session_pb2
-from service.records import SessionMessage
 from service.session import MAX_STAYS, Session, Stay
+from service.session_message import SessionMessage
 
 NAMES = [f"{number:03}" + "é" * 120 for number in range(500)]
 ROOM = 40 * 1024 * 1024

@@ -11,9 +11,10 @@ import pytest
 
 from service.positions import position_of
 from service.view import index_pages, store
+from service.view.bounds import Bounds
 from service.view.index_pages import Order
 from service.view.progress import Progress
-from service.view.reader import EVERYTHING, Bounds, Reader
+from service.view.reader import EVERYTHING, Reader
 from service.view.removal import Removal
 from service.view.rows import NO_HISTORY, OWN, REVISED, FeedRow, SavedKey, SessionRow
 from service.view.selection import (
@@ -247,7 +248,6 @@ def test_removing_a_session_is_as_much_work_in_a_large_view(views):
         with counted() as steps, closing(store.open_writer(path)) as db:
             db.execute("BEGIN")
             removal, steps[0] = Removal(db, 2 * LARGE), 0
-            assert removal.malformed_of(key) == [MIDDLE]
             assert removal.session(key, MIDDLE, MIDDLE)[::2] == (2, 1)
             assert removal.find_malformed(APP, MIDDLE) is None
             assert removal.malformed(MIDDLE + 1)[::2] == (1, 1)

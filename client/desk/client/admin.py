@@ -1,6 +1,6 @@
 """Methods of operators: what is forgotten."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from datetime import datetime
 
 from desk.client.connection import Connection
@@ -40,8 +40,8 @@ class AdminMethods(Connection):
 
         Args:
             session_ids: these sessions, at most 1,000.
-            client_user_id: the sessions of this user.
-            agent_id: the sessions in which this agent took part.
+            client_user_id: the sessions of this user, and malformed callbacks that name it.
+            agent_id: the sessions in which this agent took part, likewise.
             silent_before: the sessions without an event or a callback since this time, which has a
                 time zone.
             malformed_before: the malformed callbacks that were received before this time, likewise.
@@ -72,7 +72,7 @@ class AdminMethods(Connection):
 
     async def list_forgotten(
         self, *, sdk_app_ids: Iterable[int] = (), after_revision: int = 0, page_size: int = 0
-    ) -> AsyncIterator[Forgotten]:
+    ) -> AsyncGenerator[Forgotten, None]:
         """Yield the FORGET entries that were applied, in the order of their revisions.
 
         Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from desk.v1.board_service_pb2 import Board
 from desk.v1.event_pb2 import SessionRecord
 from desk.v1.figures_pb2 import Thresholds
-from desk.v1.report_service_pb2 import ReportInterval
+from desk.v1.report_service_pb2 import ReportInterval, ReportRow
 from desk.v1.session_pb2 import Session, SessionKey
 from desk.v1.session_service_pb2 import SessionGroup
 
@@ -39,7 +39,7 @@ class FoundSession(Answer):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundSessions(Answer):
-    """Several sessions. Where they took more than one call, some may be newer than `revision`.
+    """Several sessions. If several calls were needed, some may be newer than `revision`.
 
     Attributes:
         sessions: those found, in the order of the keys.
@@ -69,7 +69,7 @@ class Explanation(Answer):
 
     Attributes:
         session: as of `revision`; None if it has not begun.
-        records: every callback in time order; to be read once, page after page.
+        records: every callback in time order; can be iterated once, and reads page after page.
     """
 
     session: Session | None
@@ -93,10 +93,12 @@ class FoundReport(Answer):
 
     Attributes:
         intervals: all of the range, ascending.
-        thresholds: those used.
+        total: the figures of all intervals and groups together; None if there are no rows.
+        thresholds: those that were used.
         time_zone: the zone of the intervals.
     """
 
     intervals: Sequence[ReportInterval]
+    total: ReportRow | None
     thresholds: Thresholds
     time_zone: str

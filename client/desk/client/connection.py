@@ -87,6 +87,13 @@ _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
+def _channel(target: str, credentials: grpc.ChannelCredentials | None, server_name: str) -> Channel:
+    if credentials is None:
+        return insecure_channel(target, options=_CHANNEL_OPTIONS)
+    name = [("grpc.ssl_target_name_override", server_name)] if server_name else []
+    return secure_channel(target, credentials, options=[*_CHANNEL_OPTIONS, *name])
+
+
 class Connection:
     """A channel to the service, and calls on it; see `Client`."""
 
@@ -113,27 +120,19 @@ class Connection:
             key: the API key; "" = none. `call` and the other methods send it; a stub does not.
 
         Raises:
-            ValueError: a target is empty; the key is malformed, or would be sent in plain text
-                to another machine.
+            ValueError: one of several targets is empty; the key is malformed, or would be sent in
+                plain text to another machine.
         """
         targets = targets_of(target)
-        for each in targets:
-            check_key(key, each, encrypted=credentials is not None)
         if len(targets) > 1 and "" in targets:
             raise ValueError(f"{target!r} has an empty target")
+        for each in targets:
+            check_key(key, each, encrypted=credentials is not None)
         self._key = key
-        options = list(_CHANNEL_OPTIONS)
-        if server_name:
-            options.append(("grpc.ssl_target_name_override", server_name))
         self._timeout = timeout
         self._reconnect_delay = reconnect_delay
         self._replicas = replicas = Replicas(
-            [
-                secure_channel(each, credentials, options=options)
-                if credentials
-                else insecure_channel(each, options=options)
-                for each in targets
-            ]
+            [_channel(each, credentials, server_name) for each in targets]
         )
         channel = cast(Channel, replicas)
         self.session_service = SessionServiceStub(channel)
@@ -165,14 +164,14 @@ class Connection:
         *,
         timeout: float | None = None,  # noqa: ASYNC109 (becomes the call's deadline)
     ) -> Response:
-        """Make a unary call of one of the stubs, of another replica if one is not available.
+        """Make a unary call of one of the stubs. If a replica is not available, ask the next one.
 
         Args:
             method: e.g. `client.session_service.GetSession`.
             request: the method's request message.
             timeout: seconds; None = the client's `timeout`.
         """
-        end = monotonic() + (timeout or self._timeout)
+        end = monotonic() + (self._timeout if timeout is None else timeout)
         for others in reversed(range(len(self._replicas))):
             replica = self._replicas.current
             try:

@@ -70,7 +70,7 @@ class NotFound(Failed):
 
 
 class OutOfRange(Failed):
-    """The revision is no longer kept, or not reached yet; `reason` says which."""
+    """The revision is no longer kept, or not reached yet: see `reason`."""
 
 
 class PreconditionFailed(Failed):

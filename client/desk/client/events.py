@@ -1,6 +1,6 @@
 """Methods about events: the feed, and the callbacks that were rejected."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from desk.client.connection import Connection
 from desk.client.streams import SILENCE
@@ -82,7 +82,7 @@ class EventMethods(Connection):
         page_size: int = 0,
         omit_raw_body: bool = False,
         omit_message: bool = False,
-    ) -> AsyncIterator[SessionRecord]:
+    ) -> AsyncGenerator[SessionRecord, None]:
         """Yield the callbacks that stand rejected now, newest first, page after page.
 
         Args:

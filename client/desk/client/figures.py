@@ -31,7 +31,8 @@ class FigureMethods(Connection):
             min_revision: wait until the service has reached this revision; 0 = do not wait.
 
         Raises:
-            TooMany: more sessions are open or of today than a board can have.
+            TimedOut: `min_revision` was not reached in time.
+            TooMany: more sessions are open, or were offered today, than a board can have.
         """
         request = GetBoardRequest(options=options, min_revision=min_revision)
         answer = await self.call(self.board_service.GetBoard, request)
@@ -46,8 +47,9 @@ class FigureMethods(Connection):
     ) -> AsyncGenerator[FoundBoard, None]:
         """Yield the live board at once and after each change, across any reconnects.
 
-        Endless: leave it as you leave `subscribe`. At most one board a second is sent; the same
-        board may come again.
+        Endless: leave it as you leave `subscribe`. A board comes at most once a second, and the
+        same board comes again as a sign of life. After a reconnect a replica that lags may send a
+        board of an earlier revision.
 
         Args:
             options: None = all apps and channels, and the thresholds of the service.
@@ -83,21 +85,22 @@ class FigureMethods(Connection):
         min_revision: int = 0,
         since_revision: int = 0,
     ) -> FoundReport:
-        """Return the figures of a time, by interval and group.
+        """Return the figures of a range of time, by interval and group.
 
         Args:
-            start: inclusive, with a time zone.
-            end: exclusive, with a time zone.
-            interval: by default the whole time is one.
-            group_by: none = one row an interval.
+            start: inclusive, with a time zone. Moved back to the begin of its interval.
+            end: exclusive, with a time zone. Moved on to the end of its interval.
+            interval: length of the intervals; by default the whole range is one.
+            group_by: properties, each at most once; none = one row an interval.
             sdk_app_ids: none = all.
             channel_types: none = all.
             agent_ids: none = all.
             thresholds: None = those of the service.
             min_revision: wait until the service has reached this revision; 0 = do not wait.
-            since_revision: of an earlier report, to learn which intervals have changed; 0 = none.
+            since_revision: revision of an earlier report, after which changes are told; 0 = none.
 
         Raises:
+            TimedOut: `min_revision` or `since_revision` was not reached in time.
             TooMany: the report takes more than 10 s, or has too many rows.
         """
         request = GetReportRequest(
@@ -115,6 +118,7 @@ class FigureMethods(Connection):
         answer = await self.call(self.report_service.GetReport, request)
         return FoundReport(
             intervals=answer.intervals,
+            total=answer.total if answer.HasField("total") else None,
             thresholds=answer.thresholds,
             time_zone=answer.time_zone,
             revision=answer.header.revision,

@@ -1,4 +1,4 @@
-"""Proofs of a client: files of TLS, and the API key. A key leaves this machine over TLS only."""
+"""Credentials of a client: files of TLS, the API key. A key leaves this machine over TLS only."""
 
 import re
 from functools import partial

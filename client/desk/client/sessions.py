@@ -1,6 +1,6 @@
 """Methods about sessions: one, many, their counts, and the explanation of one."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from datetime import datetime
 
 from desk.client.answers import Explanation, FoundSession, FoundSessions, SessionCounts
@@ -48,6 +48,7 @@ class SessionMethods(Connection):
         Raises:
             NotFound: the session has not begun, or had not then.
             OutOfRange: `as_of_revision` is no longer kept, or not reached yet.
+            InvalidRequest: both `as_of_revision` and `as_of_time` are given.
             TimedOut: `min_revision` was not reached in time.
         """
         request = GetSessionRequest(
@@ -103,7 +104,7 @@ class SessionMethods(Connection):
         order_by: str = "",
         page_size: int = 0,
         min_revision: int = 0,
-    ) -> AsyncIterator[Session]:
+    ) -> AsyncGenerator[Session, None]:
         """Yield every session that the filter selects, page after page.
 
         Args:

@@ -1,4 +1,4 @@
-"""Streams of messages that go on after a break: silence, reconnecting, and the pause before.
+"""Streams that are opened again after a break or a silence, with growing pauses.
 
 Knows no method of the API.
 """
@@ -41,7 +41,7 @@ async def reconnecting(
 
     Args:
         open_stream: calls the method.
-        is_temporary: returns True for an error that will pass although it is not `Retryable`.
+        is_temporary: returns True for an error that may pass, although it is not `Retryable`.
         silence: seconds without a message after which the stream counts as broken.
         reconnect_delay: seconds before the first new attempt, at most.
         give_up_after: seconds without a message after which the error is raised; None: never.

@@ -37,13 +37,15 @@ class ForgetRequest(_message.Message):
     sdk_app_id: _builtins.int
     """The app; 0 means the only configured app."""
     client_user_id: _builtins.str
-    """The sessions of a user, and those that have not begun and of which a
-    callback names the user. `Event.client_user_id`; 1 to 256 bytes in UTF-8.
+    """The sessions of a user, those that have not begun and of which a callback
+    names the user, and malformed callbacks in which this id can be read.
+    `Event.client_user_id`; 1 to 256 bytes in UTF-8.
     """
     agent_id: _builtins.str
     """The sessions in which an agent took part, with the messages of everybody in
-    them. `Event.agent_id`; 1 to 256 bytes in UTF-8. All sessions of the app
-    are examined, so this takes longer than the others.
+    them, and malformed callbacks in which this id can be read.
+    `Event.agent_id`; 1 to 256 bytes in UTF-8. All sessions of the app are
+    examined, so this takes longer than the others.
     """
     dry_run: _builtins.bool
     """Count what would be forgotten, and forget nothing."""
@@ -63,8 +65,8 @@ class ForgetRequest(_message.Message):
     @_builtins.property
     def malformed_before(self) -> _timestamp_pb2.Timestamp:
         """The malformed callbacks that were received before this time, exclusive.
-        Those that name a session are forgotten with it, too; nothing else selects
-        the others.
+        Those that name a session, a user or an agent are forgotten with these, too;
+        nothing else selects the others.
         """
 
     def __init__(

@@ -63,9 +63,10 @@ class AdminServiceServicer(object):
         applied them; then a message reports how far the call is. The bytes in the
         journal are deleted after that, in the background.
 
-        A callback that arrives between the choice and the entry is erased too. A
-        later one begins a new session. What a step has done stays done if the call
-        ends early: send the same request again to go on.
+        A callback that arrives between the choice and the entry is erased too, a
+        malformed one by an entry of its own. A later one begins a new session. What
+        a step has done stays done if the call ends early: send the same request
+        again to go on.
 
         DEADLINE_EXCEEDED (REVISION_NOT_REACHED) if this replica has not applied a
         step within 60 s. UNAVAILABLE (JOURNAL_NOT_WRITABLE) if the journal cannot

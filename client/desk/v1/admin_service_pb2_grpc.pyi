@@ -44,9 +44,10 @@ class AdminServiceStub:
     applied them; then a message reports how far the call is. The bytes in the
     journal are deleted after that, in the background.
 
-    A callback that arrives between the choice and the entry is erased too. A
-    later one begins a new session. What a step has done stays done if the call
-    ends early: send the same request again to go on.
+    A callback that arrives between the choice and the entry is erased too, a
+    malformed one by an entry of its own. A later one begins a new session. What
+    a step has done stays done if the call ends early: send the same request
+    again to go on.
 
     DEADLINE_EXCEEDED (REVISION_NOT_REACHED) if this replica has not applied a
     step within 60 s. UNAVAILABLE (JOURNAL_NOT_WRITABLE) if the journal cannot
@@ -73,9 +74,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     applied them; then a message reports how far the call is. The bytes in the
     journal are deleted after that, in the background.
 
-    A callback that arrives between the choice and the entry is erased too. A
-    later one begins a new session. What a step has done stays done if the call
-    ends early: send the same request again to go on.
+    A callback that arrives between the choice and the entry is erased too, a
+    malformed one by an entry of its own. A later one begins a new session. What
+    a step has done stays done if the call ends early: send the same request
+    again to go on.
 
     DEADLINE_EXCEEDED (REVISION_NOT_REACHED) if this replica has not applied a
     step within 60 s. UNAVAILABLE (JOURNAL_NOT_WRITABLE) if the journal cannot
@@ -105,9 +107,10 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         applied them; then a message reports how far the call is. The bytes in the
         journal are deleted after that, in the background.
 
-        A callback that arrives between the choice and the entry is erased too. A
-        later one begins a new session. What a step has done stays done if the call
-        ends early: send the same request again to go on.
+        A callback that arrives between the choice and the entry is erased too, a
+        malformed one by an entry of its own. A later one begins a new session. What
+        a step has done stays done if the call ends early: send the same request
+        again to go on.
 
         DEADLINE_EXCEEDED (REVISION_NOT_REACHED) if this replica has not applied a
         step within 60 s. UNAVAILABLE (JOURNAL_NOT_WRITABLE) if the journal cannot

@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class BoardOptions(_message.Message):
-    """BoardOptions says which board."""
+    """BoardOptions selects the sessions of a board, and says how they are shown."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -46,7 +46,7 @@ class BoardOptions(_message.Message):
 
     @_builtins.property
     def thresholds(self) -> _figures_pb2.Thresholds:
-        """Thresholds other than those set."""
+        """Thresholds that replace those of the settings, one by one."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ Global___BoardOptions: _TypeAlias = BoardOptions  # noqa: Y015
 
 @_typing.final
 class GetBoardRequest(_message.Message):
-    """GetBoardRequest says which board."""
+    """GetBoardRequest asks for a board."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -76,7 +76,7 @@ class GetBoardRequest(_message.Message):
     """As in GetSessionRequest."""
     @_builtins.property
     def options(self) -> Global___BoardOptions:
-        """Which board."""
+        """Its sessions and thresholds. Unset = all sessions."""
 
     def __init__(
         self,
@@ -124,14 +124,14 @@ Global___GetBoardResponse: _TypeAlias = GetBoardResponse  # noqa: Y015
 
 @_typing.final
 class WatchBoardRequest(_message.Message):
-    """WatchBoardRequest says which board."""
+    """WatchBoardRequest asks for a stream of boards."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     OPTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def options(self) -> Global___BoardOptions:
-        """Which board."""
+        """Their sessions and thresholds. Unset = all sessions."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ Global___WatchBoardRequest: _TypeAlias = WatchBoardRequest  # noqa: Y015
 
 @_typing.final
 class WatchBoardResponse(_message.Message):
-    """WatchBoardResponse is the board after a change, or once more."""
+    """WatchBoardResponse is the board after a change, or again as a sign of life."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -156,8 +156,8 @@ class WatchBoardResponse(_message.Message):
     BOARD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> _status_pb2.ResponseHeader:
-        """The board is as of its revision. Unlike that of a stream of records it
-        cannot be resumed after: a new stream begins with the board now.
+        """The board is as of its revision. The stream cannot be resumed after it: a new
+        one begins with the present board.
         """
 
     @_builtins.property
@@ -198,7 +198,7 @@ class Board(_message.Message):
     AGENTS_FIELD_NUMBER: _builtins.int
     AGENT_COUNT_FIELD_NUMBER: _builtins.int
     time_zone: _builtins.str
-    """The zone that today is meant in (DESK_TIME_ZONE), such as Asia/Shanghai."""
+    """The time zone of today (DESK_TIME_ZONE), such as Asia/Shanghai."""
     agent_count: _builtins.int
     """Number of agents who have sessions now, listed or not."""
     @_builtins.property
@@ -211,30 +211,30 @@ class Board(_message.Message):
 
     @_builtins.property
     def thresholds(self) -> _figures_pb2.Thresholds:
-        """Those used."""
+        """The thresholds that were used."""
 
     @_builtins.property
     def total(self) -> Global___BoardFigures:
-        """All selected sessions."""
+        """The figures of all selected sessions."""
 
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___BoardGroup]:
-        """By app and channel, in this order; without those that have nothing open and
-        nothing today. At most 1,000.
+        """The figures by app and channel, ascending by app, then by channel; without
+        groups that have neither an open session nor one of today. At most 1,000.
         """
 
     @_builtins.property
     def longest_waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___BoardSession]:
-        """Sessions whose user waits for an agent, the longest wait first. `since`:
-        the start of the wait. At most `max_listed`;
+        """Sessions whose user waits for an agent, the longest wait first, then by app
+        and id. `since` is the start of the wait. At most `max_listed`;
         `total.waiting` is the number of all.
         """
 
     @_builtins.property
     def longest_unanswered(self) -> _containers.RepeatedCompositeFieldContainer[Global___BoardSession]:
-        """Sessions with an agent whose user has waited longest for an answer. `since`:
-        the user's last message. At most `max_listed`; `total.unanswered` is the
-        number of all.
+        """Sessions with an agent who owes the user an answer, the longest wait first,
+        then by app and id. `since` is the time of the user's last message. At most
+        `max_listed`; `total.unanswered` is the number of all.
         """
 
     @_builtins.property
@@ -267,7 +267,7 @@ Global___Board: _TypeAlias = Board  # noqa: Y015
 
 @_typing.final
 class BoardFigures(_message.Message):
-    """BoardFigures are those of some sessions."""
+    """BoardFigures are the figures of a group of sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -289,11 +289,13 @@ class BoardFigures(_message.Message):
 
     @_builtins.property
     def longest_waiting_since(self) -> _timestamp_pb2.Timestamp:
-        """Start of the longest wait that lasts. Unset if nobody waits."""
+        """The start of the longest present wait. Unset if nobody waits."""
 
     @_builtins.property
     def longest_unanswered_since(self) -> _timestamp_pb2.Timestamp:
-        """The earliest of these users' last messages. Unset if there is none."""
+        """The earliest time at which one of these users wrote last. Unset if there is
+        none.
+        """
 
     @_builtins.property
     def today(self) -> _figures_pb2.ServiceFigures:
@@ -319,7 +321,7 @@ Global___BoardFigures: _TypeAlias = BoardFigures  # noqa: Y015
 
 @_typing.final
 class BoardGroup(_message.Message):
-    """BoardGroup is an app and a channel."""
+    """BoardGroup has the figures of one app and one channel."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -332,7 +334,7 @@ class BoardGroup(_message.Message):
     """The channel as Desk spells it. Empty: none is named."""
     @_builtins.property
     def figures(self) -> Global___BoardFigures:
-        """Their sessions."""
+        """The figures of their sessions."""
 
     def __init__(
         self,
@@ -351,7 +353,7 @@ Global___BoardGroup: _TypeAlias = BoardGroup  # noqa: Y015
 
 @_typing.final
 class StateCount(_message.Message):
-    """StateCount is a number of sessions."""
+    """StateCount is the number of sessions in a state."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -377,7 +379,9 @@ Global___StateCount: _TypeAlias = StateCount  # noqa: Y015
 
 @_typing.final
 class BoardSession(_message.Message):
-    """BoardSession is a session on the board. Its other fields as in Session."""
+    """BoardSession is a session on the board. Fields named as in Session mean the
+    same.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -403,12 +407,15 @@ class BoardSession(_message.Message):
     """The agent."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
-        """Since when; what, says the list."""
+        """The time that the list is ordered by: see `Board.longest_waiting`,
+        `Board.longest_unanswered` and `BoardAgent.listed`.
+        """
 
     @_builtins.property
     def breaches_at(self) -> _timestamp_pb2.Timestamp:
-        """The time until which an answer counts as within the service level: that of
-        the first request, plus `Thresholds.answer_within`. Past if it is missed.
+        """The last time at which an answer counts as within the service level: the
+        first request for an agent plus `Thresholds.answer_within`. It is in the past
+        if the service level is missed.
         In `longest_waiting` only; unset if the user was answered before and waits
         again, which the service level does not count.
         """
@@ -454,8 +461,8 @@ class BoardAgent(_message.Message):
     """Of these, those in which the agent owes an answer."""
     @_builtins.property
     def listed(self) -> _containers.RepeatedCompositeFieldContainer[Global___BoardSession]:
-        """The first of the sessions, by `since`: when it entered its state. At most
-        20.
+        """At most 20 of these sessions, ascending by `since`, which is the time at which
+        they entered their state.
         """
 
     def __init__(

@@ -69,7 +69,7 @@ class SubscribeRequest(_message.Message):
     """
     @_builtins.property
     def filter(self) -> _event_pb2.EventFilter:
-        """Which records."""
+        """The records to stream."""
 
     def __init__(
         self,
@@ -295,12 +295,12 @@ class ListRejectionsRequest(_message.Message):
     """
     @_builtins.property
     def filter(self) -> _event_pb2.EventFilter:
-        """Which ones. `verdicts` must be empty."""
+        """The rejections to list. `verdicts` must be empty."""
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_event_pb2.RejectionReason.ValueType]:
-        """Which reasons. Empty = all. REJECTION_REASON_UNSPECIFIED is an error. At
-        most 100.
+        """The reasons to list. Empty = all. REJECTION_REASON_UNSPECIFIED is an error.
+        At most 100.
         """
 
     def __init__(

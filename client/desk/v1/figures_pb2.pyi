@@ -21,8 +21,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Thresholds(_message.Message):
-    """Thresholds are what figures are judged by. In a request, those that are unset
-    are the settings of the service; an answer has those that were used.
+    """Thresholds decide which sessions count as answered in time, and which as short
+    abandons. In a request, an unset one is that of the settings; an answer has
+    those that were used.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -32,18 +33,21 @@ class Thresholds(_message.Message):
     SHORT_ABANDON_FIELD_NUMBER: _builtins.int
     answer_percent: _builtins.int
     """The target: this percentage of the users is answered within
-    `answer_within`. 1 to 100; 0 = as set (DESK_SERVICE_LEVEL, 80/30).
+    `answer_within`. 1 to 100, other values are an error; 0 = that of the
+    settings (DESK_SERVICE_LEVEL, 80/30).
     """
     @_builtins.property
     def answer_within(self) -> _duration_pb2.Duration:
-        """The time from the request for an agent within which a user should be
-        answered, at most a day. Unset = as set (DESK_SERVICE_LEVEL, 80/30).
+        """The time from the first request for an agent within which a user should be
+        answered, inclusive, at most a day. Unset = that of the settings
+        (DESK_SERVICE_LEVEL, 80/30).
         """
 
     @_builtins.property
     def short_abandon(self) -> _duration_pb2.Duration:
-        """Who gives up after at most this time is not held against the service. At
-        most a day. Unset = as set (DESK_SHORT_ABANDON, 10 s).
+        """A user who gives up within this time, inclusive, does not count in service
+        level and abandonment rate. At most a day. Unset = that of the settings
+        (DESK_SHORT_ABANDON, 10 s).
         """
 
     def __init__(
@@ -65,7 +69,7 @@ Global___Thresholds: _TypeAlias = Thresholds  # noqa: Y015
 class ServiceFigures(_message.Message):
     """ServiceFigures are about sessions that were offered to the agents: those in
     which the user has waited for one (TRANSFERRING or QUEUED). A session counts
-    once, at the time of its first request, whatever happened how late.
+    once, at the time of its first request for an agent, whenever its result came.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -87,17 +91,17 @@ class ServiceFigures(_message.Message):
     offered: _builtins.int
     """waiting + answered + abandoned + sent_back + ended_otherwise"""
     waiting: _builtins.int
-    """The user waits: nothing else of this list has happened yet."""
+    """The user still waits: none of the results below has happened."""
     answered: _builtins.int
     """An agent joined, `Session.answered_at`."""
     answered_within: _builtins.int
-    """Answered within `Thresholds.answer_within`, which is included."""
+    """Answered within `Thresholds.answer_within`, inclusive."""
     abandoned: _builtins.int
     """The user gave up while waiting: ended by QUEUE_ABANDONED, USER or
     USER_TIMEOUT.
     """
     short_abandons: _builtins.int
-    """Abandoned within `Thresholds.short_abandon`, which is included."""
+    """Abandoned within `Thresholds.short_abandon`, inclusive."""
     sent_back: _builtins.int
     """No agent was online (NoAgentOnline), and none has answered later."""
     ended_otherwise: _builtins.int

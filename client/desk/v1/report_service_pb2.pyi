@@ -85,7 +85,7 @@ Global___ReportGroup: _TypeAlias = ReportGroup  # noqa: Y015
 
 @_typing.final
 class GetReportRequest(_message.Message):
-    """GetReportRequest says which report."""
+    """GetReportRequest asks for a report."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -103,13 +103,14 @@ class GetReportRequest(_message.Message):
     min_revision: _builtins.int
     """As in GetSessionRequest."""
     since_revision: _builtins.int
-    """The revision of an earlier report, which is waited for as `min_revision`.
-    `ReportInterval.changed` tells what has changed since. 0 = do not tell.
+    """The revision of an earlier report. `ReportInterval.changed` is about the
+    changes after it. The service waits for it as for `min_revision`. 0 = none:
+    `changed` is not set.
     """
     @_builtins.property
     def range(self) -> _session_pb2.TimeRange:
-        """The time of the report; both ends are required. Both are moved outwards to
-        the bounds of an interval. At most 3,000 intervals, 400 days.
+        """The range of the report; both ends are required, from 1970 to 9000. Both are
+        moved outwards to full intervals. At most 400 days and 3,000 intervals.
         """
 
     @_builtins.property
@@ -132,7 +133,7 @@ class GetReportRequest(_message.Message):
 
     @_builtins.property
     def thresholds(self) -> _figures_pb2.Thresholds:
-        """Thresholds other than those set."""
+        """Thresholds that replace those of the settings, one by one."""
 
     def __init__(
         self,
@@ -165,6 +166,7 @@ class GetReportResponse(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
     INTERVALS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     time_zone: _builtins.str
     """The zone of the intervals (DESK_TIME_ZONE), such as Asia/Shanghai."""
     @_builtins.property
@@ -173,11 +175,18 @@ class GetReportResponse(_message.Message):
 
     @_builtins.property
     def thresholds(self) -> _figures_pb2.Thresholds:
-        """Those used."""
+        """The thresholds that were used."""
 
     @_builtins.property
     def intervals(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportInterval]:
         """All intervals of the range, ascending, without gaps."""
+
+    @_builtins.property
+    def total(self) -> Global___ReportRow:
+        """The figures of all intervals and groups together, without keys. Ratios,
+        percentiles and `HandlingFigures.busy_time` are those of all sessions: they
+        cannot be computed from rows. Unset if there are no rows.
+        """
 
     def __init__(
         self,
@@ -186,10 +195,11 @@ class GetReportResponse(_message.Message):
         thresholds: _figures_pb2.Thresholds | None = ...,
         time_zone: _builtins.str = ...,
         intervals: _abc.Iterable[Global___ReportInterval] | None = ...,
+        total: Global___ReportRow | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "thresholds", b"thresholds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "thresholds", b"thresholds", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "intervals", b"intervals", "thresholds", b"thresholds", "time_zone", b"time_zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "intervals", b"intervals", "thresholds", b"thresholds", "time_zone", b"time_zone", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -212,8 +222,8 @@ class ReportInterval(_message.Message):
     """
     changed: _builtins.bool
     """True if figures of the interval may have changed after
-    `GetReportRequest.since_revision`. False: all are as they were. What was
-    forgotten leaves no trace of when it was: after that, all are true.
+    `GetReportRequest.since_revision`; false if none has. After sessions were
+    forgotten it is true in all intervals, because their times are not known.
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -225,8 +235,8 @@ class ReportInterval(_message.Message):
 
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportRow]:
-        """The groups that have any figure, by their keys. Without `group_by` one row,
-        or none if nothing happened.
+        """The groups that have any figure, ascending by app, channel and agent. Without
+        `group_by` one row, or none if nothing happened.
         """
 
     def __init__(
@@ -324,7 +334,7 @@ class HandlingFigures(_message.Message):
     """
     @_builtins.property
     def handle_time(self) -> _duration_pb2.Duration:
-        """The time of these contacts, also after the interval."""
+        """The total time of these contacts, including what lies after the interval."""
 
     @_builtins.property
     def average_handle_time(self) -> _duration_pb2.Duration:

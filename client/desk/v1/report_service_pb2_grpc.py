@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ReportServiceStub(object):
-    """ReportService answers what happened, and when.
+    """ReportService computes the figures of a range of time.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class ReportServiceStub(object):
 
 
 class ReportServiceServicer(object):
-    """ReportService answers what happened, and when.
+    """ReportService computes the figures of a range of time.
     """
 
     def GetReport(self, request, context):
@@ -73,7 +73,7 @@ def add_ReportServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReportService(object):
-    """ReportService answers what happened, and when.
+    """ReportService computes the figures of a range of time.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReportServiceStub:
-    """ReportService answers what happened, and when."""
+    """ReportService computes the figures of a range of time."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +42,7 @@ class ReportServiceStub:
 
 @_typing.type_check_only
 class ReportServiceAsyncStub(ReportServiceStub):
-    """ReportService answers what happened, and when."""
+    """ReportService computes the figures of a range of time."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetReport: _aio.UnaryUnaryMultiCallable[_report_service_pb2.GetReportRequest, _report_service_pb2.GetReportResponse]  # type: ignore[assignment]
@@ -53,7 +53,7 @@ class ReportServiceAsyncStub(ReportServiceStub):
     """
 
 class ReportServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ReportService answers what happened, and when."""
+    """ReportService computes the figures of a range of time."""
 
     @_abc_1.abstractmethod
     def GetReport(

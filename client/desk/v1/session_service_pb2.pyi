@@ -281,7 +281,7 @@ class ListSessionsRequest(_message.Message):
     """As in GetSessionRequest."""
     @_builtins.property
     def filter(self) -> _session_pb2.SessionFilter:
-        """Which sessions."""
+        """The sessions to list."""
 
     def __init__(
         self,
@@ -346,7 +346,7 @@ class CountSessionsRequest(_message.Message):
     """The property to group by."""
     @_builtins.property
     def filter(self) -> _session_pb2.SessionFilter:
-        """Which sessions."""
+        """The sessions to count."""
 
     def __init__(
         self,
@@ -505,7 +505,8 @@ class ExplainSessionRequest(_message.Message):
     """
     page_token: _builtins.str
     """`next_page_token` of the page before. All pages are as of the revision of
-    the first one.
+    the first one, which another replica waits for as for `min_revision` of
+    GetSessionRequest.
     """
     omit_raw_body: _builtins.bool
     """Leave `Event.raw_body` out of the records."""

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64\x65sk/v1/status.proto\x12\x07\x64\x65sk.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n\x0eResponseHeader\x12\x12\n\njournal_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x18\n\x16ListSubscribersRequest\"\x9c\x01\n\x17ListSubscribersResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12(\n\x0bsubscribers\x18\x02 \x03(\x0b\x32\x13.desk.v1.Subscriber\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x0f\n\x07workers\x18\x05 \x01(\x05\"\xb9\x01\n\nSubscriber\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x0b\n\x03lag\x18\x06 \x01(\x03\x12+\n\x08lag_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x12\n\x10GetStatusRequest\"\xa1\x06\n\x11GetStatusResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\x15\n\rhead_revision\x18\x02 \x01(\x03\x12\x17\n\x0foldest_revision\x18\x03 \x01(\x03\x12\x0b\n\x03lag\x18\x04 \x01(\x03\x12+\n\x08lag_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64_digest\x18\x07 \x01(\t\x12\x17\n\x0fservice_version\x18\x08 \x01(\t\x12\x35\n\x12\x63omponent_versions\x18\t \x03(\x0b\x32\x19.desk.v1.ComponentVersion\x12.\n\nstarted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bsdk_app_ids\x18\x0b \x03(\x03\x12\x13\n\x0bsubscribers\x18\x0c \x01(\x05\x12\x34\n\x10\x66ollower_seen_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10silent_processes\x18\x0e \x03(\t\x12\'\n\x07gateway\x18\x0f \x01(\x0b\x32\x16.desk.v1.GatewayStatus\x12&\n\ndisk_usage\x18\x10 \x01(\x0b\x32\x12.desk.v1.DiskUsage\x12\x17\n\x0f\x64\x61maged_entries\x18\x14 \x01(\x03\x12\x18\n\x10\x66ollower_problem\x18\x15 \x01(\t\x12\x1a\n\x12not_serving_reason\x18\x16 \x01(\t\x12\x1d\n\x05scrub\x18\x17 \x01(\x0b\x32\x0e.desk.v1.Scrub\x12%\n\tretention\x18\x19 \x01(\x0b\x32\x12.desk.v1.Retention\x12\x19\n\x11\x65ntries_to_delete\x18\x1a \x01(\x03\x12\x33\n\x0f\x66orgotten_since\x18\x1b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06worker\x18\x1e \x01(\t\x12\x0f\n\x07workers\x18\x1f \x01(\x05\"\x9c\x01\n\tRetention\x12\'\n\x04keep\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x0c\x63ompleted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sessions\x18\x03 \x01(\x03\x12\x11\n\tmalformed\x18\x04 \x01(\x03\x12\x0f\n\x07problem\x18\x05 \x01(\t\"z\n\x05Scrub\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x30\n\x0c\x63ompleted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64ifferences\x18\x03 \x01(\x03\x12\x18\n\x10\x66irst_difference\x18\x04 \x01(\t\"\x95\x01\n\rGatewayStatus\x12.\n\nstarted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breported_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x04\x61pps\x18\x03 \x03(\x0b\x32\x15.desk.v1.AppCallbacks\"\x9d\x01\n\x0c\x41ppCallbacks\x12\x12\n\nsdk_app_id\x18\x01 \x01(\x03\x12\x34\n\x10last_callback_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12signatures_checked\x18\x03 \x01(\x08\x12\'\n\x08outcomes\x18\x04 \x03(\x0b\x32\x15.desk.v1.OutcomeCount\"/\n\x0cOutcomeCount\x12\x0f\n\x07outcome\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"i\n\tDiskUsage\x12\x15\n\rjournal_bytes\x18\x01 \x01(\x03\x12\x19\n\x11journal_wal_bytes\x18\x02 \x01(\x03\x12\x12\n\nview_bytes\x18\x03 \x01(\x03\x12\x16\n\x0eview_wal_bytes\x18\x04 \x01(\x03\"1\n\x10\x43omponentVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t2\xa9\x01\n\rStatusService\x12\x42\n\tGetStatus\x12\x19.desk.v1.GetStatusRequest\x1a\x1a.desk.v1.GetStatusResponse\x12T\n\x0fListSubscribers\x12\x1f.desk.v1.ListSubscribersRequest\x1a .desk.v1.ListSubscribersResponseB%\n\x07\x64\x65sk.v1P\x01Z\x0e\x64\x65sk/v1;deskv1\xaa\x02\x07\x44\x65sk.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64\x65sk/v1/status.proto\x12\x07\x64\x65sk.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"6\n\x0eResponseHeader\x12\x12\n\njournal_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x18\n\x16ListSubscribersRequest\"\xb5\x01\n\x17ListSubscribersResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12(\n\x0bsubscribers\x18\x02 \x03(\x0b\x32\x13.desk.v1.Subscriber\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0e\n\x06worker\x18\x04 \x01(\t\x12\x0f\n\x07workers\x18\x05 \x01(\x05\x12\x17\n\x0fmissing_workers\x18\x06 \x01(\x05\"\xc9\x01\n\nSubscriber\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12.\n\nstarted_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x0b\n\x03lag\x18\x06 \x01(\x03\x12+\n\x08lag_time\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06worker\x18\x08 \x01(\t\"\x12\n\x10GetStatusRequest\"\xa1\x06\n\x11GetStatusResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x17.desk.v1.ResponseHeader\x12\x15\n\rhead_revision\x18\x02 \x01(\x03\x12\x17\n\x0foldest_revision\x18\x03 \x01(\x03\x12\x0b\n\x03lag\x18\x04 \x01(\x03\x12+\n\x08lag_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x13\n\x0b\x66\x65\x65\x64_digest\x18\x07 \x01(\t\x12\x17\n\x0fservice_version\x18\x08 \x01(\t\x12\x35\n\x12\x63omponent_versions\x18\t \x03(\x0b\x32\x19.desk.v1.ComponentVersion\x12.\n\nstarted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bsdk_app_ids\x18\x0b \x03(\x03\x12\x13\n\x0bsubscribers\x18\x0c \x01(\x05\x12\x34\n\x10\x66ollower_seen_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10silent_processes\x18\x0e \x03(\t\x12\'\n\x07gateway\x18\x0f \x01(\x0b\x32\x16.desk.v1.GatewayStatus\x12&\n\ndisk_usage\x18\x10 \x01(\x0b\x32\x12.desk.v1.DiskUsage\x12\x17\n\x0f\x64\x61maged_entries\x18\x14 \x01(\x03\x12\x18\n\x10\x66ollower_problem\x18\x15 \x01(\t\x12\x1a\n\x12not_serving_reason\x18\x16 \x01(\t\x12\x1d\n\x05scrub\x18\x17 \x01(\x0b\x32\x0e.desk.v1.Scrub\x12%\n\tretention\x18\x19 \x01(\x0b\x32\x12.desk.v1.Retention\x12\x19\n\x11\x65ntries_to_delete\x18\x1a \x01(\x03\x12\x33\n\x0f\x66orgotten_since\x18\x1b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06worker\x18\x1e \x01(\t\x12\x0f\n\x07workers\x18\x1f \x01(\x05\"\x9c\x01\n\tRetention\x12\'\n\x04keep\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x0c\x63ompleted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sessions\x18\x03 \x01(\x03\x12\x11\n\tmalformed\x18\x04 \x01(\x03\x12\x0f\n\x07problem\x18\x05 \x01(\t\"z\n\x05Scrub\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x30\n\x0c\x63ompleted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64ifferences\x18\x03 \x01(\x03\x12\x18\n\x10\x66irst_difference\x18\x04 \x01(\t\"\x95\x01\n\rGatewayStatus\x12.\n\nstarted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breported_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12#\n\x04\x61pps\x18\x03 \x03(\x0b\x32\x15.desk.v1.AppCallbacks\"\x9d\x01\n\x0c\x41ppCallbacks\x12\x12\n\nsdk_app_id\x18\x01 \x01(\x03\x12\x34\n\x10last_callback_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12signatures_checked\x18\x03 \x01(\x08\x12\'\n\x08outcomes\x18\x04 \x03(\x0b\x32\x15.desk.v1.OutcomeCount\"/\n\x0cOutcomeCount\x12\x0f\n\x07outcome\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"i\n\tDiskUsage\x12\x15\n\rjournal_bytes\x18\x01 \x01(\x03\x12\x19\n\x11journal_wal_bytes\x18\x02 \x01(\x03\x12\x12\n\nview_bytes\x18\x03 \x01(\x03\x12\x16\n\x0eview_wal_bytes\x18\x04 \x01(\x03\"1\n\x10\x43omponentVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t2\xa9\x01\n\rStatusService\x12\x42\n\tGetStatus\x12\x19.desk.v1.GetStatusRequest\x1a\x1a.desk.v1.GetStatusResponse\x12T\n\x0fListSubscribers\x12\x1f.desk.v1.ListSubscribersRequest\x1a .desk.v1.ListSubscribersResponseB%\n\x07\x64\x65sk.v1P\x01Z\x0e\x64\x65sk/v1;deskv1\xaa\x02\x07\x44\x65sk.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,27 +39,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTSUBSCRIBERSREQUEST']._serialized_start=154
   _globals['_LISTSUBSCRIBERSREQUEST']._serialized_end=178
   _globals['_LISTSUBSCRIBERSRESPONSE']._serialized_start=181
-  _globals['_LISTSUBSCRIBERSRESPONSE']._serialized_end=337
-  _globals['_SUBSCRIBER']._serialized_start=340
-  _globals['_SUBSCRIBER']._serialized_end=525
-  _globals['_GETSTATUSREQUEST']._serialized_start=527
-  _globals['_GETSTATUSREQUEST']._serialized_end=545
-  _globals['_GETSTATUSRESPONSE']._serialized_start=548
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1349
-  _globals['_RETENTION']._serialized_start=1352
-  _globals['_RETENTION']._serialized_end=1508
-  _globals['_SCRUB']._serialized_start=1510
-  _globals['_SCRUB']._serialized_end=1632
-  _globals['_GATEWAYSTATUS']._serialized_start=1635
-  _globals['_GATEWAYSTATUS']._serialized_end=1784
-  _globals['_APPCALLBACKS']._serialized_start=1787
-  _globals['_APPCALLBACKS']._serialized_end=1944
-  _globals['_OUTCOMECOUNT']._serialized_start=1946
-  _globals['_OUTCOMECOUNT']._serialized_end=1993
-  _globals['_DISKUSAGE']._serialized_start=1995
-  _globals['_DISKUSAGE']._serialized_end=2100
-  _globals['_COMPONENTVERSION']._serialized_start=2102
-  _globals['_COMPONENTVERSION']._serialized_end=2151
-  _globals['_STATUSSERVICE']._serialized_start=2154
-  _globals['_STATUSSERVICE']._serialized_end=2323
+  _globals['_LISTSUBSCRIBERSRESPONSE']._serialized_end=362
+  _globals['_SUBSCRIBER']._serialized_start=365
+  _globals['_SUBSCRIBER']._serialized_end=566
+  _globals['_GETSTATUSREQUEST']._serialized_start=568
+  _globals['_GETSTATUSREQUEST']._serialized_end=586
+  _globals['_GETSTATUSRESPONSE']._serialized_start=589
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1390
+  _globals['_RETENTION']._serialized_start=1393
+  _globals['_RETENTION']._serialized_end=1549
+  _globals['_SCRUB']._serialized_start=1551
+  _globals['_SCRUB']._serialized_end=1673
+  _globals['_GATEWAYSTATUS']._serialized_start=1676
+  _globals['_GATEWAYSTATUS']._serialized_end=1825
+  _globals['_APPCALLBACKS']._serialized_start=1828
+  _globals['_APPCALLBACKS']._serialized_end=1985
+  _globals['_OUTCOMECOUNT']._serialized_start=1987
+  _globals['_OUTCOMECOUNT']._serialized_end=2034
+  _globals['_DISKUSAGE']._serialized_start=2036
+  _globals['_DISKUSAGE']._serialized_end=2141
+  _globals['_COMPONENTVERSION']._serialized_start=2143
+  _globals['_COMPONENTVERSION']._serialized_end=2192
+  _globals['_STATUSSERVICE']._serialized_start=2195
+  _globals['_STATUSSERVICE']._serialized_end=2364
 # @@protoc_insertion_point(module_scope)

@@ -71,7 +71,7 @@ Global___ListSubscribersRequest: _TypeAlias = ListSubscribersRequest  # noqa: Y0
 
 @_typing.final
 class ListSubscribersResponse(_message.Message):
-    """ListSubscribersResponse lists the open streams of one worker."""
+    """ListSubscribersResponse lists the open streams of the workers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -80,15 +80,20 @@ class ListSubscribersResponse(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     WORKER_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    MISSING_WORKERS_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """Number of all open streams of the worker."""
+    """Number of all open Subscribe streams of these workers."""
     worker: _builtins.str
-    """Name of the worker, such as `rpc-1`."""
+    """Name of the worker that answers, such as `rpc-1`."""
     workers: _builtins.int
     """Number of workers of the service on this machine."""
+    missing_workers: _builtins.int
+    """Number of workers that did not list their streams within a second. These
+    streams are missing here and in `total`.
+    """
     @_builtins.property
     def header(self) -> Global___ResponseHeader:
-        """The revision that the worker's streams can have reached."""
+        """The revision that streams of the worker that answers can have reached."""
 
     @_builtins.property
     def subscribers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscriber]:
@@ -102,10 +107,11 @@ class ListSubscribersResponse(_message.Message):
         total: _builtins.int = ...,
         worker: _builtins.str = ...,
         workers: _builtins.int = ...,
+        missing_workers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "subscribers", b"subscribers", "total", b"total", "worker", b"worker", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "missing_workers", b"missing_workers", "subscribers", b"subscribers", "total", b"total", "worker", b"worker", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,6 +130,7 @@ class Subscriber(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     LAG_FIELD_NUMBER: _builtins.int
     LAG_TIME_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     """Name of the client in the clients file. Empty without a clients file."""
     address: _builtins.str
@@ -135,9 +142,11 @@ class Subscriber(_message.Message):
     revision: _builtins.int
     """The stream has sent everything up to this revision, inclusive."""
     lag: _builtins.int
-    """Revisions between `revision` and that of the header, also those without a
-    record for the filter. 0 if nothing is left to be sent.
+    """Revisions between `revision` and the one that the stream can have reached,
+    also those without a record for the filter. 0 if nothing is left to be sent.
     """
+    worker: _builtins.str
+    """Name of the worker that has the stream."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """The time at which the stream began."""
@@ -159,10 +168,11 @@ class Subscriber(_message.Message):
         revision: _builtins.int = ...,
         lag: _builtins.int = ...,
         lag_time: _duration_pb2.Duration | None = ...,
+        worker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lag_time", b"lag_time", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "client", b"client", "filter", b"filter", "lag", b"lag", "lag_time", b"lag_time", "revision", b"revision", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "client", b"client", "filter", b"filter", "lag", b"lag", "lag_time", b"lag_time", "revision", b"revision", "started_at", b"started_at", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

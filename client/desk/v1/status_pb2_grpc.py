@@ -61,8 +61,9 @@ class StatusServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSubscribers(self, request, context):
-        """ListSubscribers returns the open Subscribe streams of the worker that
-        answers, the furthest behind first. Other workers and replicas have others.
+        """ListSubscribers returns the open Subscribe streams of all workers of the
+        service on this machine, the furthest behind first. Other replicas have
+        others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

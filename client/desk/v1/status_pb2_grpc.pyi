@@ -39,8 +39,9 @@ class StatusServiceStub:
     (the process that applies the journal to the view).
     """
     ListSubscribers: _grpc.UnaryUnaryMultiCallable[_status_pb2.ListSubscribersRequest, _status_pb2.ListSubscribersResponse]
-    """ListSubscribers returns the open Subscribe streams of the worker that
-    answers, the furthest behind first. Other workers and replicas have others.
+    """ListSubscribers returns the open Subscribe streams of all workers of the
+    service on this machine, the furthest behind first. Other replicas have
+    others.
     """
 
 @_typing.type_check_only
@@ -54,8 +55,9 @@ class StatusServiceAsyncStub(StatusServiceStub):
     (the process that applies the journal to the view).
     """
     ListSubscribers: _aio.UnaryUnaryMultiCallable[_status_pb2.ListSubscribersRequest, _status_pb2.ListSubscribersResponse]  # type: ignore[assignment]
-    """ListSubscribers returns the open Subscribe streams of the worker that
-    answers, the furthest behind first. Other workers and replicas have others.
+    """ListSubscribers returns the open Subscribe streams of all workers of the
+    service on this machine, the furthest behind first. Other replicas have
+    others.
     """
 
 class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -78,8 +80,9 @@ class StatusServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _status_pb2.ListSubscribersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_status_pb2.ListSubscribersResponse, _abc.Awaitable[_status_pb2.ListSubscribersResponse]]:
-        """ListSubscribers returns the open Subscribe streams of the worker that
-        answers, the furthest behind first. Other workers and replicas have others.
+        """ListSubscribers returns the open Subscribe streams of all workers of the
+        service on this machine, the furthest behind first. Other replicas have
+        others.
         """
 
 def add_StatusServiceServicer_to_server(servicer: StatusServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

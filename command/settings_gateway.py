@@ -25,7 +25,7 @@ class GatewaySettings(BaseSettings):
         callback_tokens_file: the file to read `callback_tokens` from.
         callback_tokens: by app, the tokens that a signature may be made with. Callbacks of an app
             without tokens need no signature.
-        allow_unsigned: apps without tokens are meant; there is no warning.
+        allow_unsigned: apps without tokens are intended, so that no warning is logged.
         http_listen: address of the gateway.
         http_connections_per_address: connections that the gateway takes from one address. 0: no
             limit; None: half of all connections.

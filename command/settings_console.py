@@ -1,4 +1,4 @@
-"""Settings of the console: where it is, who may see it, and how it signs in at the service."""
+"""Settings of the console: its address, its users, and its TLS and key as a client of gRPC."""
 
 import re
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class ConsoleSettings(BaseSettings):
 
     Attributes:
         console_listen: address of the console; None: there is none.
-        console_password_file: file of users and passwords; None: nobody is asked for one.
+        console_password_file: file of users and passwords; None: no password is needed.
         console_user_header: header in which a proxy names the user; None: there is no such proxy.
         console_proxies: addresses or networks of such proxies, with commas between them.
     """
@@ -112,7 +112,7 @@ def access_to(
     """Return who may see a console that listens on an address.
 
     Raises:
-        ConsoleError: anybody on the network could, or it is not clear who may.
+        ConsoleError: everybody on the network could look, or the settings contradict each other.
     """
     from console.protection import Access
 

@@ -14,10 +14,10 @@ from command.values import number, shown
 SCHEME = "nats://"
 
 MAX_REPLICAS = 5
-"""As many as JetStream takes."""
+"""Limit of JetStream."""
 
 MAX_SNAPSHOT_HOURS = 7 * 24
-"""Half of the time after which the object store deletes a snapshot."""
+"""Hours: half of the time after which the object store deletes a snapshot."""
 
 MIN_BYTES, MAX_BYTES = 1024**2, 2**63 - 1
 
@@ -38,11 +38,10 @@ class JournalSettings(BaseSettings):
         nats_tls_ca: authorities whose certificates NATS may have; None: the system's.
         nats_tls_cert: certificate to show to NATS.
         nats_tls_key: its key.
-        spool: folder for callbacks that NATS does not take now, within the data directory or
+        spool: folder for callbacks that NATS has not confirmed, within the data directory or
             absolute; `off`: they are refused.
         spool_max_bytes: bytes that the spool may take.
-        snapshot_hours: age of the newest snapshot of the view from which on there is another one;
-            0: none.
+        snapshot_hours: hours after which a snapshot of the view is published again; 0: never.
     """
 
     journal: str = "sqlite"
@@ -124,7 +123,7 @@ class JournalSettings(BaseSettings):
 
 
 def _servers(journal: str) -> tuple[str, ...]:
-    """Return one address for each server. Names and passwords belong into other settings."""
+    """Return one address for each server. Users and passwords have settings of their own."""
     servers = []
     for server in journal.removeprefix(SCHEME).split(","):
         if "@" in server:

@@ -1,15 +1,19 @@
-"""Chooses the sessions and malformed callbacks to forget: from the view, in bounded steps.
+"""The sessions and malformed callbacks to forget: chosen from the view, in bounded steps.
 
 Each step goes on after the last place that was examined, so that others may forget meanwhile.
 """
 
+import json
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from operator import itemgetter
 from typing import NamedTuple
 
 import msgspec
 
+from desk.v1.event_pb2 import SessionRecord
 from desk.v1.session_pb2 import Session
 from journal.entry import NewEntry
 from journal.forgetting import MAX_FORGOTTEN, forget_entry
@@ -35,8 +39,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         sdk_app_ids: of these apps; empty = of all.
         sessions: keys of sessions, 1 to `MAX_FORGOTTEN`.
-        client_user_id: a user: all sessions of that user.
-        agent_id: an agent: all sessions in which that agent took part.
+        client_user_id: a user: all sessions of that user, and malformed callbacks that name it.
+        agent_id: an agent: all sessions in which that agent took part, and likewise.
         silent_before: Unix time (ms): sessions without an event and without a callback since then.
         malformed_before: Unix time (ms): malformed callbacks that were received earlier.
     """
@@ -100,11 +104,34 @@ def step(reader: Reader, target: Target, start: Start, now: int) -> Step:
     with reader.snapshot() as progress:
         check_current(progress, now)
         found, after = searches[start.search](reader, target, start.after)
-        found += _malformed_of(reader, target.sessions or map(itemgetter(0, 1), found))
+        found += _malformed_of(reader, target, found)
     if after:
         return Step(found, start._replace(after=after))
     following = start.search + 1
     return Step(found, Start(following) if following < len(searches) else None)
+
+
+def missed(reader: Reader, target: Target, found: Iterable[Found], before: int) -> Step:
+    """Choose malformed callbacks that name what a step has found, and came after its choice.
+
+    The step's entries are applied, the last one at the revision `before`. They do not forget these
+    callbacks, because they do not list them: no subscriber is told of them.
+    """
+    malformed = _malformed_of(reader, target, found)
+    return Step([each for each in malformed if each.last < before], None)
+
+
+def newest_event(reader: Reader) -> int:
+    """Return the time (ms) of the newest event of a session, or of its receipt if that is earlier.
+
+    The one is by the clock of Desk, the other by that of a gateway. 0 if no session has begun.
+    """
+    newest_first = Order("last_event_at", descending=True)
+    with reader.snapshot():
+        page = index_pages.page(reader, SessionSelection(), newest_first, None, 1)
+        session = Session.FromString(b"".join(page.sessions))
+        found = _found(reader, session.sdk_app_id, session.session_id)
+        return min(session.last_event_at.ToMilliseconds(), _last(reader, found)) if found else 0
 
 
 def check_current(progress: Progress, now: int) -> None:
@@ -146,7 +173,9 @@ def _searches(target: Target) -> Sequence[Search]:
         return (_named,)
     if target.malformed_before is not None:
         return (_malformed,)
-    return _begun, _not_begun
+    if target.silent_before is not None:
+        return _begun, _not_begun
+    return _begun, _not_begun, _malformed
 
 
 def _named(reader: Reader, target: Target, _: Place) -> Chosen:
@@ -185,27 +214,45 @@ def _not_begun(reader: Reader, target: Target, after: Place) -> Chosen:
 
 
 def _malformed(reader: Reader, target: Target, after: Place) -> Chosen:
-    before, apps = target.malformed_before or 0, target.sdk_app_ids
-    seen = [
-        (revision_of(position), app, received_at(record))
-        for position, record, app in reader.malformed(after[0], MAX_FORGOTTEN)
-    ]
-    chosen = [
-        Found(app, "", revision, revision)
-        for revision, app, received in seen
-        if received < before and (not apps or app in apps)
-    ]
-    is_last = len(seen) < MAX_FORGOTTEN
-    return chosen, None if is_last else (position_of(seen[-1][0]), 0)
+    chosen: list[Found] = []
+    seen = position = 0
+    for position, record, app in reader.malformed(after[0], MAX_FORGOTTEN):
+        seen += 1
+        if (not target.sdk_app_ids or app in target.sdk_app_ids) and _is_chosen(target, record):
+            chosen.append(_single(app, revision_of(position)))
+    return chosen, (position, 0) if seen == MAX_FORGOTTEN else None
 
 
-def _malformed_of(reader: Reader, keys: Iterable[tuple[int, str]]) -> list[Found]:
+def _malformed_of(reader: Reader, target: Target, found: Iterable[Found]) -> list[Found]:
+    """Choose malformed callbacks that name a session, but those that `_malformed` finds."""
     return [
-        Found(app, "", revision, revision)
-        for app, session_id in keys
+        _single(app, revision)
+        for app, session_id in target.sessions or map(itemgetter(0, 1), found)
         if session_id
         for revision in reader.malformed_of(app, session_id)
+        for _, record in reader.records([position_of(revision)])
+        if not _is_chosen(target, record)
     ]
+
+
+def _is_chosen(target: Target, record: bytes) -> bool:
+    """Return True if a malformed callback is chosen whatever session it names."""
+    if target.malformed_before is not None:
+        return received_at(record) < target.malformed_before
+    names = {b"ClientUserId": target.client_user_id, b"AgentId": target.agent_id}
+    body = SessionRecord.FromString(record).event.raw_body
+    return any(value in _texts(body, field) for field, value in names.items() if value)
+
+
+def _texts(body: bytes, field: bytes) -> Iterator[str]:
+    """Find the texts of a field of JSON in a body, which may be cut off or broken elsewhere."""
+    for literal in re.findall(rb'"%b"\s*:\s*("(?:[^"\\]|\\.)*")' % field, body, re.DOTALL):
+        with suppress(ValueError):
+            yield json.loads(literal, strict=False)
+
+
+def _single(sdk_app_id: int, revision: int) -> Found:
+    return Found(sdk_app_id, "", revision, revision)
 
 
 def _found(reader: Reader, sdk_app_id: int, session_id: str) -> Found | None:

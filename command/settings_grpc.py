@@ -1,4 +1,4 @@
-"""Settings of gRPC: its address, and the proofs that service and clients give to each other."""
+"""Settings of gRPC: its address, its certificate, and its clients."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ class GrpcSettings(BaseSettings):
         grpc_tls_cert: the certificate chain of gRPC, in PEM; None: no TLS.
         grpc_tls_key: its key.
         grpc_client_ca: the authorities whose certificates clients must have; None: they need none.
-        clients_file: the clients of gRPC; None: whoever can connect may do everything.
+        clients_file: the clients of gRPC; None: everybody who can connect may read everything.
         grpc_insecure: the network is trusted: gRPC may leave the machine unprotected.
         grpc_listen: address of the rpc workers.
     """
