@@ -85,8 +85,8 @@ def agents_of(random: Random, count: int) -> list[Agent]:
     return [
         Agent(
             name=texts.agent(number),
-            begins=SHIFTS[number % 5 > 2][0],
-            ends=SHIFTS[number % 5 > 2][1],
+            begins=SHIFTS[number % 5 % 2][0],
+            ends=SHIFTS[number % 5 % 2][1],
             pace=random.uniform(0.7, 1.5),
             stars=random.choice(((1, 1, 3, 8, 12), (2, 3, 6, 8, 5), (4, 3, 4, 4, 3))),
         )

@@ -71,6 +71,12 @@ SESSIONS, SESSIONS_OF_A_DAY = 100, 2_000
     "says otherwise). now: events happen when they are sent, in quick motion. "
     "Default: the day ends with the run.",
 )
+@click.option(
+    "--live",
+    is_flag=True,
+    help="With --day: it is 11 o'clock of that day now. What has happened is sent at once, the "
+    "rest when it happens.",
+)
 @click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same sessions.")
 @click.option("--duplicates", type=Share(), default="0", help="Share sent twice.")
 @click.option("--shuffle", type=Share(), default="0", help="Share sent late, out of order.")
@@ -120,6 +126,7 @@ def simulate(
     agents: int | None,
     speed: float | None,
     begin: int | None,
+    live: bool,
     seed: int,
     duplicates: float,
     shuffle: float,
@@ -143,9 +150,10 @@ def simulate(
     desk simulate http://127.0.0.1:8080 --app 1400000001 --sessions 1000
     desk simulate http://127.0.0.1:8080 --duplicates 10% --shuffle 30% --impossible 5% \\
                   --verify 127.0.0.1:50051
-    desk simulate http://127.0.0.1:8080 --day --speed 60
+    desk simulate http://127.0.0.1:8080 --day --live
+    desk simulate http://127.0.0.1:8080 --day --speed 60 --verify 127.0.0.1:50051
     """  # noqa: D301 (click's mark for text that is not to be wrapped)
-    plan_of_day = _day(day, agents=agents, speed=speed, begin=begin, rate=rate)
+    plan_of_day = _day(day, agents=agents, speed=speed, begin=begin, live=live, rate=rate)
     sessions = sessions or (SESSIONS_OF_A_DAY if day else SESSIONS)
     if target and sessions > MAX_VERIFIED:
         raise click.UsageError(
@@ -183,14 +191,17 @@ def _day(
     agents: int | None,
     speed: float | None,
     begin: int | None,
+    live: bool,
     rate: float | None,
 ) -> DayPlan | None:
     if not is_wanted:
-        if agents or speed or begin is not None:
-            raise click.UsageError("--agents, --speed and --begin belong to --day")
+        if agents or speed or live or begin is not None:
+            raise click.UsageError("--agents, --speed, --begin and --live belong to --day")
         return None
     if rate:
         raise click.UsageError("--day has a --speed, not a --rate")
+    if live and (speed or begin is not None):
+        raise click.UsageError("--live has neither a --speed nor a --begin")
     if begin == NOW and not speed:
         raise click.UsageError("--begin now needs a --speed")
     return DayPlan(
@@ -198,4 +209,5 @@ def _day(
         speed=speed,
         begin=None if begin == NOW else begin,
         is_compressed=begin == NOW,
+        is_live=live,
     )

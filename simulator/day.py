@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from simulator.callbacks import CallbackWriter, Happening
-from simulator.centre import VISITS_PER_AGENT, Visit, visits_of_a_day
+from simulator.centre import HOUR, VISITS_PER_AGENT, Visit, visits_of_a_day
 from simulator.lives import Life, life_of, session_id_of
 
 LEAST_AGENTS = 3
+
+MIDNIGHT_AGO = 11 * HOUR
+"""Milliseconds since the midnight of a live day, which is busiest around now."""
 
 
 class DayPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,17 +22,19 @@ class DayPlan(msgspec.Struct, frozen=True, kw_only=True):
         speed: simulated seconds per second; None for as fast as the service answers.
         begin: Unix time of the day's midnight, ms. None: such that the day ends with the run.
         is_compressed: events happen when they are sent, `speed` times as close together.
+        is_live: events of the past are sent at once, others when they happen.
     """
 
     agents: int | None = None
     speed: float | None = None
     begin: int | None = None
     is_compressed: bool = False
+    is_live: bool = False
 
     @property
     def sending_speed(self) -> float | None:
         """Seconds of event time that are sent in a second."""
-        return 1 if self.is_compressed else self.speed
+        return 1 if self.is_compressed or self.is_live else self.speed
 
 
 def lives_of_a_day(
@@ -67,6 +72,8 @@ def _clock(plan: DayPlan, visits: Sequence[Visit], now: int) -> Callable[[int], 
     first = visits[0].happenings[0].at
     last = max(visit.happenings[-1].at for visit in visits)
     speed, begin = plan.speed, plan.begin
+    if plan.is_live:
+        return lambda at: now - MIDNIGHT_AGO + at
     if speed and plan.is_compressed:
         return lambda at: now + round((at - first) / speed)
     if begin is None:

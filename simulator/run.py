@@ -89,13 +89,13 @@ class Run:
             await verify_figures(client, ledger, report.revision, report)
 
     async def _send(self, ledger: Ledger | None, progress: ProgressBars) -> None:
-        plan = self._plan
+        plan, now = self._plan, round(time() * 1000)
         make = partial(lives_of_a_day, plan.day) if plan.day else make_lives
         lives = make(
             plan.sessions,
             seed=plan.seed,
             run=plan.run,
-            now=round(time() * 1000),
+            now=now,
             impossible=plan.impossible,
             malformed=plan.malformed,
         )
@@ -105,7 +105,8 @@ class Run:
             recorded, seed=plan.seed, duplicates=plan.duplicates, shuffle=plan.shuffle
         )
         note = ledger.note if ledger else None
-        await Sender(self._options, self._figures, on_fate=note).send(traffic)
+        begin = now if plan.day and plan.day.is_live else None
+        await Sender(self._options, self._figures, on_fate=note).send(traffic, begin=begin)
 
     def as_json(self) -> str:
         """Return the results as one JSON object."""

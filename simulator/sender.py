@@ -110,14 +110,19 @@ class Sender:
         self._answered = False
         self._clock = asyncio.get_running_loop().time
 
-    async def send(self, deliveries: Iterator[Delivery]) -> None:
+    async def send(self, deliveries: Iterator[Delivery], *, begin: int | None = None) -> None:
         """Send all deliveries. After a cancellation, the figures have the results so far.
+
+        Args:
+            deliveries: in the order in which they are sent.
+            begin: with a speed, the event time at which the run begins, ms; what is earlier is
+                sent at once. None for that of the first delivery.
 
         Raises:
             Unreachable: no attempt got an answer.
         """
         started = self._clock()
-        due = self._schedule(deliveries, started)
+        due = self._schedule(deliveries, started, begin)
         connector = aiohttp.TCPConnector(limit=self._options.concurrency)
         try:
             async with (
@@ -138,14 +143,13 @@ class Sender:
             self._figures.seconds = self._clock() - started
 
     def _schedule(
-        self, deliveries: Iterator[Delivery], started: float
+        self, deliveries: Iterator[Delivery], started: float, begin: int | None
     ) -> Iterator[tuple[float, Delivery]]:
         rate, speed = self._options.rate, self._options.speed
-        first: int | None = None
         for number, delivery in enumerate(deliveries):
-            first = delivery.at if first is None else first
-            if speed:
-                yield started + (delivery.at - first) / 1000 / speed, delivery
+            begin = delivery.at if begin is None else begin
+            if speed and delivery.at >= begin:
+                yield started + (delivery.at - begin) / 1000 / speed, delivery
             else:
                 yield (started + number / rate if rate else self._clock()), delivery
 

@@ -81,7 +81,7 @@ REPORT: Layout[ReportInterval] = Layout(
         *figure_columns(_part("handling"), _HANDLING),
         *figure_columns(_part("outcome"), _OUTCOME, _OUTCOME_SHARES),
         Column("revision", lambda interval: interval.revision, right=True),
-        Column("changed", lambda interval: interval.changed),
+        Column("changed", lambda interval: interval.changed, common=True),
     ],
     shown=[
         "start_time", "sdk_app_id", "channel_type", "agent_id", "offered", "answered", "abandoned",

@@ -2,8 +2,10 @@
 
 import asyncio
 from itertools import islice
+from time import monotonic
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -34,6 +36,25 @@ async def send(
         )
         await sender.send(iter(what))
     return figures, fates
+
+
+async def test_with_a_begin_what_is_earlier_is_sent_at_once_and_the_rest_in_time() -> None:
+    came: list[float] = []
+
+    async def keep(_: web.Request) -> web.Response:
+        came.append(monotonic())
+        return ok()
+
+    yesterday, soon = (
+        msgspec.structs.replace(each, at=at)
+        for each, at in zip(some(2), (0, 24 * 3_600_000 + 300), strict=True)
+    )
+    async with answering(keep) as url:
+        sender = Sender(SendOptions(url=url, sdk_app_id=APP, speed=1), Figures())
+        started = monotonic()
+        await sender.send(iter([yesterday, soon]), begin=24 * 3_600_000)
+    assert len(came) == 2
+    assert came[1] - started >= 0.3
 
 
 async def test_callbacks_are_posted_as_desk_posts_them() -> None:

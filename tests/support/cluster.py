@@ -161,7 +161,8 @@ def main() -> None:
             while True:
                 time.sleep(0.5)
                 for name in project.restart_ended():
-                    print(f"{name} has ended and is started again", flush=True)
+                    pid = project.processes()[name]
+                    print(f"{name} has ended and is started again: kill -9 {pid}", flush=True)
 
 
 def _guide(project: Project) -> str:

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from simulator.centre import ARRIVALS, HOUR, SLOTS, Visit, visits_of_a_day
+from simulator.centre import ARRIVALS, HOUR, SHIFTS, SLOTS, Visit, visits_of_a_day
 from simulator.command import simulate
 from simulator.day import DayPlan, lives_of_a_day
 from simulator.lives import Life
@@ -51,6 +51,16 @@ def test_with_fewer_agents_more_visitors_give_up() -> None:
     few, enough, many = (visits_of_a_day(1, 2_000, agents) for agents in (5, 10, 40))
     assert abandoned(few) > 2 * abandoned(enough) > 0
     assert abandoned(many) == 0
+
+
+def test_each_shift_has_an_agent_however_few_there_are() -> None:
+    joined = {
+        each.at // HOUR
+        for visit in visits_of_a_day(1, 600, 3)
+        for each in visit.happenings
+        if each.event == "TransferToHumanSuccess"
+    }
+    assert joined >= set(range(SHIFTS[0][0] // HOUR, SHIFTS[1][1] // HOUR))
 
 
 def test_no_agent_has_more_sessions_at_once_than_slots() -> None:
@@ -101,6 +111,12 @@ def test_a_day_in_quick_motion_happens_from_now_on() -> None:
     assert max(found) - SENT_AT < 1.1 * DAY / 600
 
 
+def test_now_is_amid_a_live_day() -> None:
+    found = times(lives(DayPlan(is_live=True)))
+    assert sum(at < SENT_AT for at in found) > len(found) / 8
+    assert sum(at > SENT_AT for at in found) > len(found) / 8
+
+
 def test_no_two_events_of_a_session_happen_at_one_time_however_quick_the_motion() -> None:
     for life in lives(DayPlan(speed=100_000, is_compressed=True)):
         at = [json.loads(callback.body)["EventTime"] for callback in life.callbacks]
@@ -131,6 +147,9 @@ def test_another_midnight_is_refused(text: str) -> None:
         ("--speed 60", "belong to --day"),
         ("--agents 3", "belong to --day"),
         ("--begin now", "belong to --day"),
+        ("--live", "belong to --day"),
+        ("--day --live --speed 60", "neither a --speed"),
+        ("--day --live --begin now", "neither a --speed"),
         ("--day --rate 5", "not a --rate"),
         ("--day --begin now", "needs a --speed"),
     ],
