@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import re
+import socket
+from contextlib import closing
 from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
