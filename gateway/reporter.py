@@ -28,11 +28,13 @@ def start_reporter(
     *,
     save_every: float = SAVE_EVERY,
     summary_every: float = SUMMARY_EVERY,
-) -> None:
-    """Report from now on, in a thread that ends with the process."""
-    reporter = _Reporter(authenticator, data_dir)
+) -> threading.Event:
+    """Report from now on, in threads that end with the process, or when the flag is set."""
+    reporter, stop = _Reporter(authenticator, data_dir), threading.Event()
     for act, pause in ((reporter.save, save_every), (reporter.log_summary, summary_every)):
-        threading.Thread(target=_repeat, args=(act, pause), name="report", daemon=True).start()
+        arguments = (act, pause, stop)
+        threading.Thread(target=_repeat, args=arguments, name="report", daemon=True).start()
+    return stop
 
 
 class _Reporter:
@@ -84,10 +86,10 @@ def _counted() -> Counter[str]:
     return counted
 
 
-def _repeat(act: Callable[[], None], pause: float) -> None:
-    while True:
+def _repeat(act: Callable[[], None], pause: float, stop: threading.Event) -> None:
+    while not stop.is_set():
         act()
-        time.sleep(pause)
+        stop.wait(pause)
 
 
 def _now() -> int:

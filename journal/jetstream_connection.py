@@ -262,12 +262,13 @@ class Connection:
     async def _connect(self, server: str, gone: asyncio.Event) -> None:
         """Connect to a server; set `gone` when the connection is lost, or soon will be."""
         client, tls = self._link.client, self._access.tls()
-        is_connected = False
+        is_connecting, is_connected = True, False
 
         async def on_error(error: Exception) -> None:
-            if not is_connected:
+            if is_connecting:
                 raise error  # nats-py would try again
-            self._note(server, error)
+            if is_connected:
+                self._note(server, error)
 
         async def on_loss() -> None:
             self._lose()
@@ -282,6 +283,7 @@ class Connection:
                 disconnected_cb=on_loss,
                 lame_duck_mode_cb=on_loss,
             )
+        is_connecting = False  # nats-py may have left a task that reads, and nobody awaits it
         if not client.is_connected:  # nats-py has lost what the server said before it closed
             await asyncio.to_thread(lambda: Wire(self._access, server).close())
             raise ConnectionResetError("the connection was closed")

@@ -5,8 +5,8 @@ from datetime import UTC
 
 import msgspec
 
-from service.forget_targets import Append
 from service.clients import Clients
+from service.forget_targets import Append
 from service.rpc.limits import Limits
 from service.rpc.live_board import Centre
 from service.rpc.tls import Tls

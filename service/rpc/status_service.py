@@ -75,6 +75,7 @@ class StatusService:
 
     async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:
         """Answer at once, or within `backlog_seconds` if the journal hangs."""
+        reason = self._readiness.reason  # first: what it is for is then in the progress
         progress = self._readers.inline.progress()
         head, waiting_since = await self._backlog(progress)
         head = max(head, progress.applied_revision)
@@ -93,7 +94,7 @@ class StatusService:
             damaged_entries=progress.damaged,
             follower_problem=progress.problem,
             silent_processes=self._options.silent_processes(),
-            not_serving_reason=self._readiness.reason,
+            not_serving_reason=reason,
             scrub=_scrub(load(self._readers.path.parent, ScrubReport), progress.journal_id),
             entries_to_delete=to_delete,
             forgotten_since=timestamp(since) if since else None,

@@ -15,6 +15,7 @@ import pytest
 from desk.client import Client, NotFound, Update
 from desk.v1.status_pb2 import GetStatusResponse
 from tests.support.callbacks import NOON
+from tests.support.files import files_with
 from tests.support.nats import MIB, nats_server
 from tests.support.processes import SDK_APP_ID, RunningDesk, environment, run, start, wait_until
 
@@ -126,8 +127,7 @@ def forget(target: str) -> None:
 
 def containing(folder: Path) -> list[str]:
     """The files that have the marker."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return [str(path.relative_to(folder)) for path in files if MARKER.encode() in path.read_bytes()]
+    return files_with(MARKER.encode(), folder)
 
 
 def status_of(target: str) -> GetStatusResponse:

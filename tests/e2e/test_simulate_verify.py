@@ -14,6 +14,7 @@ from aiohttp import web
 
 from tests.support.callback_server import answering, ok
 from tests.support.commands import invoke
+from tests.support.loopback import reserved_port
 from tests.support.processes import SDK_APP_ID, RunningDesk, run, simulating, start, wait_until
 
 APP = ("--app", str(SDK_APP_ID))
@@ -144,15 +145,18 @@ def test_nothing_acknowledged_is_lost_when_the_gateway_is_killed_and_retries_men
     tmp_path: Path,
 ) -> None:
     data_dir = tmp_path / "data"
-    with start("gateway", data_dir=data_dir) as gateway, start("service", data_dir=data_dir) as it:
-        host, port = gateway.http
+    with (
+        reserved_port() as port,
+        start("gateway", data_dir=data_dir, DESK_HTTP_LISTEN=f"127.0.0.1:{port}") as gateway,
+        start("service", data_dir=data_dir) as it,
+    ):
         it.ready()
         arguments = ("--sessions", "60", "--rate", "200", "--retry-for", "30", *MIXED)
         with simulating(gateway, *arguments, "--verify", it.target) as sending:
             journal = data_dir / "journal.db-wal"
             wait_until(lambda: journal.exists() and journal.stat().st_size > 200_000)
             gateway.kill()
-            again = {"DESK_HTTP_LISTEN": f"{host}:{port}"}
+            again = {"DESK_HTTP_LISTEN": f"127.0.0.1:{port}"}
             with start("gateway", data_dir=data_dir, **again) as second:
                 second.ready()
                 out, _ = sending.communicate(timeout=60)

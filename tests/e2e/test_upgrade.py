@@ -13,6 +13,7 @@ import pytest
 from benchmarks.callbacks import traffic
 from benchmarks.populations import write_journal
 from service.view import store
+from tests.support.loopback import reserved_port
 from tests.support.processes import RunningDesk, run, start, wait_until
 from tests.support.through_upgrade import Clients
 from tests.support.trees import compile_tree, copy_tree, settings
@@ -71,8 +72,13 @@ def followed_from(desk: RunningDesk) -> int:
 def test_an_upgrade_and_a_rollback_lose_and_double_nothing(
     tmp_path: Path, data: Path, newer: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)  # kept open as by systemd
-    with listener, start("serve", data_dir=data, listener=listener) as old:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=1024) as listener,  # kept open as by systemd
+        reserved_port() as port,
+        start(
+            "serve", data_dir=data, listener=listener, DESK_GRPC_LISTEN=f"127.0.0.1:{port}"
+        ) as old,
+    ):
         grpc = {"DESK_GRPC_LISTEN": old.target}
         ours, old_view = {"DESK_DATA_DIR": str(data)}, store.locate(data)
         wait_until(lambda: is_complete(old_view, CALLBACKS), timeout=TIMEOUT)

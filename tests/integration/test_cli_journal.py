@@ -40,7 +40,7 @@ def data(tmp_path: Path) -> Path:
     data = tmp_path / "data"
     with closing(SqliteWriter(data / "journal.db")) as journal:
         for number in range(1, ENTRIES + 1):
-            journal.append(real_entry(number), timeout=20)
+            journal.append(real_entry(number), timeout=60)
         follow(journal, data, ENTRIES)
     return data
 
@@ -228,7 +228,7 @@ def test_what_is_exported_and_imported_is_the_same_journal_with_another_id(
     with closing(SqliteWriter(data / "journal.db")) as journal:
         odd = entry(1, b"\xff\x00 no JSON")
         new = NewEntry(id=odd.id, sdk_app_id=odd.sdk_app_id, received_at=NOON, body=odd.body)
-        journal.append(new, timeout=20)
+        journal.append(new, timeout=60)
         before = journal.id
     umask = os.umask(0)
     try:
@@ -241,7 +241,7 @@ def test_what_is_exported_and_imported_is_the_same_journal_with_another_id(
     assert entries(tmp_path / "other") == entries(data)
     with closing(SqliteWriter(tmp_path / "other" / "journal.db")) as journal:
         assert journal.id != before
-        assert journal.append(real_entry(9999), timeout=20).revision == ENTRIES + 2
+        assert journal.append(real_entry(9999), timeout=60).revision == ENTRIES + 2
 
 
 def test_an_export_and_an_import_overwrite_nothing(data: Path, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_lost_journal_in_which_something_was_forgotten_is_rebuilt_with_that(da
     before = entries(data)
     forgetting = forget_entry(before[0].sdk_app_id, NOON, session_ids=["s150"], up_to=150)
     with closing(SqliteWriter(data / "journal.db")) as journal:
-        journal.append(forgetting, timeout=20)
+        journal.append(forgetting, timeout=60)
         follow(journal, data, ENTRIES + 1)
     for file in data.glob("journal.db*"):
         file.unlink()
@@ -329,7 +329,7 @@ def test_a_damaged_journal_is_mended_from_its_view_and_keeps_what_the_view_lacks
     data: Path,
 ) -> None:
     with closing(SqliteWriter(data / "journal.db")) as journal:
-        journal.append(real_entry(ENTRIES + 1), timeout=20)
+        journal.append(real_entry(ENTRIES + 1), timeout=60)
         old_id = journal.id
     before = entries(data)
     damage_a_page(data, "s100")
@@ -355,8 +355,8 @@ def test_a_journal_that_is_whole_is_left_alone(data: Path) -> None:
 
 def test_what_neither_journal_nor_view_has_is_said_to_be_lost(data: Path) -> None:
     with closing(SqliteWriter(data / "journal.db")) as journal:
-        journal.append(real_entry(ENTRIES + 1), timeout=20)
-        journal.append(real_entry(ENTRIES + 2), timeout=20)
+        journal.append(real_entry(ENTRIES + 1), timeout=60)
+        journal.append(real_entry(ENTRIES + 2), timeout=60)
     change(data / "journal.db", f"UPDATE entries SET body = x'00' WHERE revision = {ENTRIES + 1}")
     answer = desk("restore", "--from-view", data=data)
     assert answer.returncode == 1
@@ -367,7 +367,7 @@ def test_what_neither_journal_nor_view_has_is_said_to_be_lost(data: Path) -> Non
 def test_an_entry_that_came_damaged_to_the_view_is_kept_as_it_is(data: Path) -> None:
     with closing(SqliteWriter(data / "journal.db")) as journal:
         damaged = structs.replace(real_entry(ENTRIES + 1), body=b"no longer what it was")
-        journal.append(damaged, timeout=20)
+        journal.append(damaged, timeout=60)
         follow(journal, data, ENTRIES + 1)
     before = entries(data)
     (data / "journal.db").unlink()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.clients import digest_of, id_of, read_clients
+from tests.support.commands import invoke
 from tests.support.processes import run
 
 NEW = ("--app", "7", "--scope", "sessions.read")
@@ -19,7 +20,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def keys(file: Path, *arguments: str) -> "tuple[int, str, str]":
-    done = run("keys", *arguments, cwd=file.parent, DESK_CLIENTS_FILE=file.name)
+    done = invoke("keys", *arguments, cwd=file.parent, DESK_CLIENTS_FILE=file.name)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -106,7 +107,8 @@ def test_without_a_file_the_command_names_the_option(file):
 
 def test_keys_that_are_made_at_the_same_time_are_all_kept(file):
     def create(number):
-        return keys(file, "create", f"client-{number}", *NEW)[1].strip()
+        arguments = ("keys", "create", f"client-{number}", *NEW)
+        return run(*arguments, cwd=file.parent, DESK_CLIENTS_FILE=file.name).stdout.strip()
 
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(create, range(4)))

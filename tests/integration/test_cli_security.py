@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.clients import Clients
-from tests.support.commands import invoke
+from tests.support.commands import catch_up, invoke
 from tests.support.feed_server import FeedServer, serving
 from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
 from tests.support.waiting import eventually
@@ -66,6 +66,7 @@ def protected(folder: Path, **more: str) -> Iterator[Protected]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Protected]:
     with protected(tmp_path_factory.mktemp("shared")) as running:
+        catch_up(running.desk.target, **running.client())
         yield running
 
 

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
-from tests.support.commands import invoke
+from tests.support.commands import catch_up, invoke
 from tests.support.feed_server import FeedServer, fail, records, serving
+from tests.support.loopback import reserved_port
 from tests.support.processes import DEADLINE, environment, run, start
 
 BEGIN_AT = 1_725_540_020_000
@@ -149,10 +150,11 @@ def cells(line):
 
 def test_watch_ends_when_it_has_caught_up(desk, head):
     desk.post(callback("caught-up"))
+    catch_up(desk.target)
     options = ("--from-start", "--until-caught-up")
     answer = invoke("watch", *options, "--json", target=desk.target)
     assert answer.returncode == 0
-    assert [json.loads(line)["revision"] for line in answer.stdout.splitlines()][-1] >= head
+    assert [json.loads(line)["revision"] for line in answer.stdout.splitlines()][-1] > head
     table = invoke("watch", *options, "--csv", "--columns", "session_id,note", target=desk.target)
     assert table.stdout.splitlines()[0] == "session_id,note"
 
@@ -215,7 +217,10 @@ def test_watch_connects_again_and_misses_nothing(desk, head, since):
 @pytest.mark.tools
 def test_watch_goes_on_when_the_whole_service_is_restarted(tmp_path):
     data_dir = tmp_path / "data"
-    with start("serve", data_dir=data_dir) as first:
+    with (
+        reserved_port() as port,
+        start("serve", data_dir=data_dir, DESK_GRPC_LISTEN=f"127.0.0.1:{port}") as first,
+    ):
         first.post(callback("a"))
         target = first.target
         with watching(target, "--from-start", "--json") as watch:

@@ -34,15 +34,15 @@ from tests.support.feed_server import (
     records,
     serving,
 )
+from tests.support.loopback import reserved_port
+from tests.support.waiting import PATIENCE
 
 Status = grpc.StatusCode
-
-DEADLINE = 20.0
 
 
 async def until_caught_up(updates: AsyncIterator[Update]) -> list[Update]:
     got = []
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(PATIENCE):
         async for update in updates:
             got.append(update)
             if update.caught_up:
@@ -280,18 +280,17 @@ async def test_leaving_a_subscription_ends_its_call_on_the_server(leave: str) ->
             waiting = asyncio.create_task(anext(updates))
             await asyncio.sleep(0)  # lets it begin to wait
             waiting.cancel()
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             await server.left.wait()
 
 
 async def test_a_subscription_outlives_a_restart_of_the_server() -> None:
     feed = records(1, 1, 1, 1, 1, 1)
-    async with contextlib.AsyncExitStack() as first:
-        port = await first.enter_async_context(serving(FeedServer(feed=feed[:2])))
+    with reserved_port() as port:
         async with Client(f"127.0.0.1:{port}") as client:
             updates = client.subscribe(after_revision=0)
-            got = await until_caught_up(updates)
-            await first.aclose()
+            async with serving(FeedServer(feed=feed[:2]), port=port):
+                got = await until_caught_up(updates)
             async with serving(FeedServer(feed=feed), port=port):
                 got += await until_caught_up(updates)
                 await updates.aclose()
@@ -299,9 +298,7 @@ async def test_a_subscription_outlives_a_restart_of_the_server() -> None:
 
 
 async def test_giving_up_says_why() -> None:
-    async with serving(FeedServer()) as port:
-        pass  # a port that nobody listens on any more
-    async with Client(f"127.0.0.1:{port}") as client:
+    async with Client("127.0.0.1:1") as client:
         with pytest.raises(Unavailable):
             await anext(client.subscribe(after_revision=0, give_up_after=0.2))
 

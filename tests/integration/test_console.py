@@ -266,9 +266,7 @@ async def test_a_session_that_is_not_there_is_not_found():
 
 
 async def test_a_service_that_is_gone_is_reported():
-    with closing(socket.create_server(("127.0.0.1", 0))) as nobody:
-        port = nobody.getsockname()[1]
-    async with console(f"127.0.0.1:{port}", timeout=1.0) as made:
+    async with console("127.0.0.1:1", timeout=1.0) as made:
         answer: Answer = await made.get("/sessions.json")
         assert answer.status == 503
         assert answer.document["error"]["message"]

@@ -17,12 +17,17 @@ from console.site import Site
 from service.rpc.limits import Limits
 from tests.support.callbacks import NOON, SESSION, life
 from tests.support.console import Console, console, shown
-from tests.support.rpc import Worker, until, worker, world
+from tests.support.loopback import reserved_port
+from tests.support.rpc import PATIENCE, Worker, until, worker, world
 
 LIFE = ("SessionBegin", "ChatBot.UserSendMsg", "TransferringToHuman", "TransferringToHumanWait")
 
 QUICK = Limits(checkpoint_seconds=(0.05, 0.06))
 """Signs of life of a service that come often."""
+
+
+KEPT_ALIVE = 30.0
+"""Seconds: less than a connection on which nothing moves is kept."""
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +82,7 @@ async def test_the_board_changes_while_it_is_open():
         name, html = await live.next()
         assert (name, "Nobody waits." in html) == ("replace", True)
         world.append(*life(*LIFE)[1:])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while "Nobody waits." in html:
                 _, html = await live.next()
         assert SESSION in html
@@ -246,11 +251,10 @@ async def test_a_service_that_goes_away_is_told_and_comes_back_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("console.live.AWAY_AFTER", 1.0)
-    with world(life("SessionBegin")) as journal:
+    with reserved_port() as port, world(life("SessionBegin")) as journal:
         journal.wait()
         async with AsyncExitStack() as stack:
-            async with worker(journal, limits=QUICK) as before:
-                port = before.port
+            async with worker(journal, limits=QUICK, port=port):
                 made = await stack.enter_async_context(console(f"127.0.0.1:{port}"))
                 live = await stack.enter_async_context(made.events("/feed/live?after=1"))
                 await live.next(until="live")
@@ -267,30 +271,26 @@ async def test_a_console_ends_in_order_with_pages_open(caplog: pytest.LogCapture
         for path in ("/feed/live", "/board/live") * 20:
             live = await stack.enter_async_context(made.events(path))
         await live.next()
-        begun = asyncio.get_running_loop().time()
         made.stop.set()
-        await made.serving
-        assert asyncio.get_running_loop().time() - begun < 5
+        await asyncio.wait_for(made.serving, KEPT_ALIVE)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @pytest.mark.tools
-async def test_a_console_ends_in_seconds_although_a_browser_reads_nothing(
+async def test_a_console_ends_although_a_browser_reads_nothing(
     caplog: pytest.LogCaptureFixture,
 ):
     async with shown(*large_session()) as (made, _, _):
         with unread(made, f"/session.json?id={SESSION}") as browser:
             await until(is_answered(browser))
-            begun = asyncio.get_running_loop().time()
             made.stop.set()
-            await made.serving
-            assert asyncio.get_running_loop().time() - begun < 5
+            await asyncio.wait_for(made.serving, KEPT_ALIVE)
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @pytest.mark.tools
 async def test_connections_on_which_nothing_moves_are_closed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("console.connections.PATIENCE", 0.3)
+    monkeypatch.setattr("console.connections.PATIENCE", 1.0)
     async with shown(*large_session()) as (made, _, _), made.events("/feed/live") as live:
         await live.next(until="live")
         beginnings = (
@@ -298,13 +298,7 @@ async def test_connections_on_which_nothing_moves_are_closed(monkeypatch: pytest
             b"GET /table HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n",
             b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /liv",
         )  # fmt: skip
-        for beginning in beginnings:
-            reader, writer = await asyncio.open_connection(*made.address)
-            writer.write(beginning)
-            with suppress(ConnectionResetError):
-                async with asyncio.timeout(10):
-                    await reader.read()
-            writer.close()
+        await asyncio.gather(*(is_hung_up_on(made, each) for each in beginnings))
         with unread(made, f"/session.json?id={SESSION}") as browser:
 
             async def is_closed() -> bool:
@@ -314,6 +308,15 @@ async def test_connections_on_which_nothing_moves_are_closed(monkeypatch: pytest
             files = len(os.listdir("/proc/self/fd"))
             await until(is_closed)
         await live.next(until="live")  # is left alone
+
+
+async def is_hung_up_on(made: Console, beginning: bytes) -> None:
+    reader, writer = await asyncio.open_connection(*made.address)
+    writer.write(beginning)
+    with suppress(ConnectionResetError):
+        async with asyncio.timeout(PATIENCE):
+            await reader.read()
+    writer.close()
 
 
 async def test_work_for_a_browser_that_has_left_is_cancelled():
@@ -331,4 +334,4 @@ async def test_work_for_a_browser_that_has_left_is_cancelled():
 
             await until(is_working)
             writer.close()
-            await until(is_cancelled, within=5)
+            await until(is_cancelled)

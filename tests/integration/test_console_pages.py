@@ -14,7 +14,7 @@ from desk.v1.status_pb2 import AppCallbacks, GatewayStatus, OutcomeCount
 from service.records import timestamp
 from tests.support.callbacks import APP, NOON, SESSION, body, life
 from tests.support.console import Console, console
-from tests.support.rpc import service, until
+from tests.support.rpc import PATIENCE, service, until
 
 ASK = ("SessionBegin", "TransferringToHuman", "TransferringToHumanWait")
 
@@ -71,7 +71,7 @@ async def test_the_table_counts_what_it_has_taken_and_refused():
         _, html = await live.next()
         assert "revision 5" in html
         world.append(body("TransferToHumanSuccess", NOON + 60_000, AgentId="ann"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while "revision 6" not in html:
                 _, html = await live.next()
         number = row_of("TransferToHumanSuccess", "QUEUED")

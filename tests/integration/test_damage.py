@@ -1,7 +1,6 @@
 """A disk that changes what was written: it is found, and the rest goes on."""
 
 import json
-import socket
 import sqlite3
 import urllib.request
 from contextlib import closing
@@ -11,6 +10,7 @@ import pytest
 
 from journal.entry import DAMAGED
 from tests.support.commands import invoke
+from tests.support.loopback import reserved_port
 from tests.support.processes import SDK_APP_ID, RunningDesk, start, wait_until
 
 TIME = 1_725_540_020_000
@@ -123,14 +123,15 @@ def test_a_build_that_finds_a_damaged_page_leaves_the_gateway_alone(tmp_path: Pa
         post_many(gateway, 1, 60)
         assert gateway.terminate() == 0
     overwrite_page(data / "journal.db", "session-00030")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with start("serve", data_dir=data, DESK_HTTP_LISTEN=address) as desk:
+    with (
+        reserved_port() as port,
+        start("serve", data_dir=data, DESK_HTTP_LISTEN=f"127.0.0.1:{port}") as desk,
+    ):
         desk.wait_for(lambda record: record["event"] == "journal_not_readable")
         desk.wait_for(
             lambda record: record == record | {"event": "process_ready", "name": "gateway"}
         )
-        url = f"http://{address}/?SdkAppid={SDK_APP_ID}&CallbackCommand=Desk.SessionEventNotify"
+        url = f"http://127.0.0.1:{port}/?SdkAppid={SDK_APP_ID}&CallbackCommand=Desk.SessionEventNotify"
         with urllib.request.urlopen(url, json.dumps(begin("after")).encode()) as answer:
             assert answer.headers["Desk-Revision"] == "61"
         assert not lines(desk, "process_died")

@@ -24,7 +24,7 @@ def listed(running: RunningDesk, revision: int) -> bool:
     """Return True if sessions are listed as of a revision, which may take a moment."""
     answer = invoke(
         "sessions", "list", "--min-revision", str(revision), "--limit", "100000", "--json",
-        "--timeout", "2", target=running.target,
+        "--timeout", "10", target=running.target,
     )  # fmt: skip
     return answer.returncode == 0 and answer.stdout.count("\n") >= revision
 

@@ -26,6 +26,7 @@ from service.view import store
 from service.view.locks import lock
 from service.view.reader import Reader
 from tests.support.callbacks import APP, NOON, body
+from tests.support.files import files_with
 from tests.support.journals import append
 from tests.support.rpc import World
 from tests.support.views import digest
@@ -74,7 +75,7 @@ class Forgetting(World):
         return self.eraser.forget(forget_entry(APP, NOON, session_ids=sessions))
 
     def append_entry(self, entry: NewEntry) -> None:
-        self.journal.append(entry, timeout=20)
+        self.journal.append(entry, timeout=60)
 
     def left(self) -> list[int]:
         with closing(Reader(self.view)) as reader:
@@ -135,11 +136,6 @@ def checkpoint(database: Path) -> None:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
-def files_with(mark: str, folder: Path) -> list[str]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return [path.name for path in files if mark.encode() in path.read_bytes()]
-
-
 def test_the_texts_of_a_forgotten_session_are_in_no_file(world: Forgetting) -> None:
     world.start()
     for number in range(4):
@@ -147,11 +143,11 @@ def test_the_texts_of_a_forgotten_session_are_in_no_file(world: Forgetting) -> N
         world.converse(f"gone {number}", MARK)
     world.wait()
     checkpoint(world.folder / "journal.db")
-    assert {"journal.db", f"{world.view.name}-wal"} <= set(files_with(MARK, world.folder))
+    assert {"journal.db", f"{world.view.name}-wal"} <= set(files_with(MARK.encode(), world.folder))
     world.forget(*(f"gone {number}" for number in range(4)))
     world.wait_until_deleted()
-    eventually(lambda: not files_with(MARK, world.folder))
-    assert files_with("others", world.folder)
+    eventually(lambda: not files_with(MARK.encode(), world.folder))
+    assert files_with(b"others", world.folder)
     assert len(world.journal.read(0, limit=1000)) == 4 * 30 + 1
 
 
@@ -219,7 +215,7 @@ def test_what_cannot_be_swept_now_is_swept_later(world: Forgetting) -> None:
     world.wait()
     world.append_entry(forget_entry(APP, NOON, session_ids=["gone"]))
     world.wait_until_deleted()
-    eventually(lambda: not files_with(MARK, world.folder))
+    eventually(lambda: not files_with(MARK.encode(), world.folder))
 
 
 def test_the_files_are_swept_once_for_all_that_is_listed(tmp_path: Path) -> None:
@@ -256,7 +252,7 @@ def test_nothing_is_deleted_twice_while_the_view_is_being_read(world: Forgetting
         assert world.left()
         assert working.is_alive(), "it has to wait for the view"
         eventually(lambda: "entries_not_deleted" in [line["event"] for line in logs])
-    working.join(20)
+    working.join(60)
     assert (eraser.sweeps, world.left()) == (1, [])
 
 
@@ -270,7 +266,7 @@ def test_what_is_forgotten_while_entries_are_deleted_is_deleted_next(world: Forg
         world.wait()
         assert erasure.step() == 30
         assert erasure.step() == 0
-    assert files_with(MARK, world.folder) == []
+    assert files_with(MARK.encode(), world.folder) == []
 
 
 def test_a_view_without_its_first_transaction_has_nothing_to_delete(tmp_path: Path) -> None:
@@ -294,9 +290,9 @@ def test_the_deletion_survives_kills_at_any_time(world: Forgetting, tmp_path: Pa
         process.wait()
     process = subprocess.Popen(command)
     world.wait_until_deleted()
-    eventually(lambda: not files_with(MARK, tmp_path))
+    eventually(lambda: not files_with(MARK.encode(), tmp_path))
     process.terminate()
-    process.wait(20)
+    process.wait(60)
     assert len(world.journal.read(0, limit=9999)) == 40 * 30 + 8 * 5 + 8
     lived = digest(tmp_path)
     for file in tmp_path.glob("view-*"):

@@ -400,7 +400,7 @@ async def test_the_log_counts_what_a_call_orders_that_is_cancelled(made: World):
 
     def append_slowly(entry: Any) -> int:
         ordered.set()
-        released.wait(10)
+        released.wait(60)
         return append(entry)
 
     made.append = append_slowly  # type: ignore[method-assign]

@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import pytest
 
 from journal.sqlite import SqliteWriter
 from tests.support.commands import invoke
+from tests.support.loopback import reserved_port
 from tests.support.processes import (
     DEADLINE,
     SDK_APP_ID,
@@ -66,14 +66,15 @@ def test_serve_on_a_full_disk_answers_503_and_begins_when_there_is_room(
             assert invoke("sessions", "list", "--min-revision", "1", target=desk.target)[0] == 0
             if there == "journal and view":
                 assert desk.terminate() == 0
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with start(
-        "serve",
-        data_dir=data,
-        prepare=lambda: limit_files_to(1),
-        DESK_HTTP_LISTEN=f"127.0.0.1:{port}",
-    ) as desk:
+    with (
+        reserved_port() as port,
+        start(
+            "serve",
+            data_dir=data,
+            prepare=lambda: limit_files_to(1),
+            DESK_HTTP_LISTEN=f"127.0.0.1:{port}",
+        ) as desk,
+    ):
         desk.wait_for(lambda record: record["event"] == "waiting_for_journal")
         wait_until_it_listens(desk, port)
         refused = ask(port, "POST", URL)

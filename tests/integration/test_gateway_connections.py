@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakSet
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.limits import MAX_BODY, MAX_HEAD, Limits
 from gateway.waitress_server import GreenletEvent
 from tests.support.gateway import (
     CALLBACK,
+    UNHURRIED,
     StallingJournal,
     answers_until_close,
     gateway,
@@ -21,7 +22,7 @@ from tests.support.gateway import (
     query,
     request,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 HEAD = f"POST /?{query()} HTTP/1.1\r\nHost: gateway\r\n"
 
@@ -109,9 +110,7 @@ def test_chunks_in_http_1_0_are_refused(desk):
     assert desk.bodies() == before
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150)
 @given(wire=st.binary(min_size=1, max_size=200), prefix=st.sampled_from([b"", HEAD.encode()]))
 def test_no_bytes_whatever_break_the_gateway(desk, wire, prefix):
     sock = desk.connect()
@@ -179,7 +178,7 @@ def test_a_request_that_was_answered_is_forgotten():
 
     disk = StallingJournal()
     try:
-        with gateway(disk, event=event) as desk:
+        with gateway(disk, event=event, budget=UNHURRIED) as desk:
             sock = desk.connect()
             for number in range(30):
                 sock.sendall(request(numbered(number)))
@@ -210,7 +209,7 @@ def test_a_client_that_reads_late_gets_all_its_answers_in_order():
         eventually(desk.stands_still)
         assert len(desk.kept()) < len(bodies)  # the gateway waits until the client reads
         answers = answers_until_close(sock)
-        sending.result(timeout=20)
+        sending.result(timeout=60)
         assert [answer.status for answer in answers] == [*([400, 200, 200] * 100), 200]
         assert desk.bodies() == [*bodies, CALLBACK]
 
@@ -318,7 +317,7 @@ def test_connections_that_are_active_make_room_for_another_client():
         sockets: list[socket.socket] = []
         while not stopped.is_set():
             while len(sockets) < 16:
-                sock = socket.create_connection(("127.0.0.1", desk.port), 5, (address, 0))
+                sock = socket.create_connection(("127.0.0.1", desk.port), PATIENCE, (address, 0))
                 sockets.append(sock)
             for sock in sockets.copy():
                 try:
@@ -341,7 +340,7 @@ def test_connections_that_are_active_make_room_for_another_client():
         finally:
             stopped.set()
         for each in crowd:
-            each.result(timeout=20)
+            each.result(timeout=60)
 
 
 def test_a_burst_from_one_address_is_answered_whole():

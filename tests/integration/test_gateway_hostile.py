@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import os
 import resource
 import socket
@@ -122,7 +123,7 @@ def test_whoever_goes_on_sending_behind_a_refusal_can_read_it_and_is_cut_off():
 
 
 def test_refusals_are_one_line_a_kind_with_the_cause_and_quote_no_query_header_or_body():
-    with capture_logs([Throttle()]) as logs, gateway() as desk:
+    with capture_logs([Throttle(period=math.inf)]) as logs, gateway() as desk:
         for _ in range(20):
             desk.raw(b"s3cret ? HTTP/1.1" + END)
             desk.ask("POST", "/else%1Bwhere?s3cret").assert_fail(404)
@@ -195,7 +196,7 @@ def half_sending(desk: Gateway, count: int, source: str) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
 
 
 @pytest.mark.parametrize("per_address", [None, 0], ids=["limited", "behind a proxy"])
@@ -236,7 +237,7 @@ def test_a_clock_that_is_set_back_does_not_keep_connections_open(monkeypatch):
 
 def test_a_crowd_is_logged_in_one_line():
     limits = Limits(per_address=3, spared=0.2, turn=0.05)
-    with capture_logs([Throttle()]) as logs, gateway(limits=limits) as desk:
+    with capture_logs([Throttle(period=math.inf)]) as logs, gateway(limits=limits) as desk:
         for _ in range(20):
             desk.connect()
         eventually(lambda: logs)
@@ -303,7 +304,7 @@ def test_urgent_data_costs_no_time_of_the_processor(desk):
     busy = time.process_time()
     with pytest.raises(TimeoutError):
         sock.recv(1)
-    assert time.process_time() - busy < 0.1
+    assert time.process_time() - busy < 0.25
     sock.settimeout(20)
     sock.sendall(wire[9:])
     next_answer(sock).assert_ok()

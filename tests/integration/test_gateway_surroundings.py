@@ -1,6 +1,7 @@
 """The app on another WSGI server, on the real journal, and what it writes to its log."""
 
 import http.client
+import math
 import threading
 import time
 from io import BytesIO
@@ -51,7 +52,7 @@ def elsewhere():
         thread.start()
         yield Gateway(server.server_port, journal)
         server.shutdown()
-        thread.join(10)
+        thread.join(60)
 
 
 def test_the_app_runs_on_any_wsgi_server(elsewhere):
@@ -68,7 +69,7 @@ def test_the_app_runs_on_any_wsgi_server(elsewhere):
 
 
 def test_a_body_that_breaks_off_is_not_kept(elsewhere):
-    connection = http.client.HTTPConnection("127.0.0.1", elsewhere.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", elsewhere.port, timeout=60)
     connection.putrequest("POST", f"/?SdkAppid={APP}&CallbackCommand=Desk.SessionEventNotify")
     connection.putheader("Content-Length", str(len(CALLBACK) + 1))
     connection.endheaders(CALLBACK)
@@ -79,7 +80,7 @@ def test_a_body_that_breaks_off_is_not_kept(elsewhere):
 
 
 def test_a_body_that_is_too_large_is_refused_elsewhere_too(elsewhere):
-    connection = http.client.HTTPConnection("127.0.0.1", elsewhere.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", elsewhere.port, timeout=60)
     connection.putrequest("POST", "/")
     connection.putheader("Content-Length", str(MAX_BODY + 1))
     connection.endheaders()
@@ -109,9 +110,10 @@ def test_a_body_without_a_declared_length_has_the_same_limit():
 
 def test_a_request_that_has_waited_for_too_long_is_not_even_tried():
     journal = MemoryJournal()
-    assert call(journal, CALLBACK, **{ARRIVED: time.monotonic() - BUDGET}) == 503
+    arrived = {ARRIVED: time.monotonic() - 60}
+    assert call(journal, CALLBACK, budget=60, **arrived) == 503
     assert journal.head() == 0
-    assert call(journal, CALLBACK, **{ARRIVED: time.monotonic() - BUDGET + 1}) == 200
+    assert call(journal, CALLBACK, budget=600, **arrived) == 200
 
 
 def test_the_app_waits_for_the_disk_by_itself_and_not_for_ever():
@@ -148,7 +150,7 @@ def test_logs_say_what_happened_and_nothing_of_what_was_said():
     secrets = ["t0ken", "s3cret", "203.0.113.9", "r3quest"]
     journal = FailingJournal()
     with (
-        capture_logs([Throttle()]) as logs,
+        capture_logs([Throttle(period=math.inf)]) as logs,
         gateway(journal, tokens={APP: ("t0ken",)}, now=NOW) as desk,
     ):
 
@@ -174,8 +176,6 @@ def test_logs_say_what_happened_and_nothing_of_what_was_said():
         statuses.append(post().status)
 
     assert statuses == [400, 403, 403, 403, 403, 403, 400, 503, 500]
-    # Of each minute with traffic, that of earlier tests included, there is a summary.
-    logs = [line for line in logs if line["event"] != "callbacks"]
     assert [(line["event"], line.get("reason")) for line in logs] == [
         ("callback_malformed", "the body is not JSON"),
         ("callback_refused", "wrong_sign"),

@@ -39,7 +39,7 @@ def callbacks(port: int) -> Iterator[list[str]]:
         yield acknowledged
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
 
 
 def post(port: int, session: str) -> int:

@@ -47,7 +47,7 @@ from desk.v1.session_pb2 import SessionState
 
 target, count = sys.argv[1], int(sys.argv[2])
 with grpc.insecure_channel(target) as channel:
-    answers = EventServiceStub(channel).Subscribe(SubscribeRequest(after_revision=0), timeout=20)
+    answers = EventServiceStub(channel).Subscribe(SubscribeRequest(after_revision=0), timeout=60)
     for answer in answers:
         for record in answer.records.records:
             count -= 1

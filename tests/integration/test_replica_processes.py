@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from desk.client import Client
+from tests.support.loopback import reserved_port
 from tests.support.nats import MIB, NatsServer
 from tests.support.processes import DEADLINE, RunningDesk, run, start, wait_until
 
@@ -50,15 +51,18 @@ async def test_a_subscriber_misses_nothing_while_the_replicas_are_killed_in_turn
         gateway = stack.enter_context(start("gateway", data_dir=tmp_path / "g", **settings))
         gateway.ready()
 
-        def service(name: str, port: str = "0") -> RunningDesk:
-            listen = {"DESK_GRPC_LISTEN": f"127.0.0.1:{port}"}
+        ports = {name: stack.enter_context(reserved_port()) for name in ("one", "two")}
+        targets = ",".join(f"127.0.0.1:{port}" for port in ports.values())
+
+        def service(name: str) -> RunningDesk:
+            listen = {"DESK_GRPC_LISTEN": f"127.0.0.1:{ports[name]}"}
             return stack.enter_context(
                 start("service", data_dir=tmp_path / name, **settings, **listen)
             )
 
-        running = {name: service(name) for name in ("one", "two")}
-        ports = {name: each.target.rpartition(":")[2] for name, each in running.items()}
-        targets = ",".join(f"127.0.0.1:{port}" for port in ports.values())
+        running = {name: service(name) for name in ports}
+        for each in running.values():
+            each.ready()
         seen: list[str] = []
         with ExitStack() as loading:
             kept = loading.enter_context(load(gateway))
@@ -75,7 +79,7 @@ async def test_a_subscriber_misses_nothing_while_the_replicas_are_killed_in_turn
                         await follow(len(seen) + 50)
                         await asyncio.to_thread(running[name].kill)
                         await follow(len(seen) + 50)
-                        running[name] = service(name, ports[name])
+                        running[name] = service(name)
                         await asyncio.to_thread(running[name].ready)
                     loading.close()
                     await follow(len(kept))

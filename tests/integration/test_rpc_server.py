@@ -1,7 +1,6 @@
 """The worker as a whole: status, health, reflection, drain, several workers, failures."""
 
 import asyncio
-import socket
 import threading
 import time
 from contextlib import closing
@@ -30,6 +29,7 @@ from service.rpc.server import SERVICES
 from service.view.progress import Progress
 from service.view.writer import ViewWriter
 from tests.support.callbacks import APP, NOON, SESSION, body, life
+from tests.support.loopback import reserved_port
 from tests.support.rpc import (
     PATIENCE,
     Worker,
@@ -153,15 +153,13 @@ async def test_the_api_can_be_discovered():
 
 
 async def test_calls_are_refused_with_the_progress_until_the_view_is_complete():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    with world(BEGIN, follow=False) as made:
-        stop = asyncio.Event()
+    with reserved_port() as port, world(BEGIN, follow=False) as made:
+        stop, address = asyncio.Event(), f"127.0.0.1:{port}"
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(serve_world(made, address, stop, ready.set_result))
         async with grpc.aio.insecure_channel(address) as channel:
             health: Any = HealthStub(channel)
-            check = health.Check(HealthCheckRequest(service=""), wait_for_ready=True, timeout=20)
+            check = health.Check(HealthCheckRequest(service=""), wait_for_ready=True, timeout=60)
             assert (await check).status == HealthCheckResponse.NOT_SERVING
             status: Any = StatusServiceStub(channel)
             assert "not there yet" in await not_ready(status.GetStatus(GetStatusRequest()))
@@ -232,8 +230,8 @@ async def served(ports: list[int], times: int) -> bool:
     return len(ports) >= times
 
 
-async def test_a_drain_ends_every_stream_and_wait_with_a_reason_within_seconds():
-    async with service(*BEGIN, limits=Limits(grace_seconds=1.0)) as (_, worker):
+async def test_a_drain_ends_every_stream_and_wait_with_a_reason():
+    async with service(*BEGIN, limits=Limits(grace_seconds=3.0)) as (_, worker):
         streams = [worker.subscribe(after_revision=0) for _ in range(20)]
         for call in streams:
             await take(call)
@@ -255,7 +253,7 @@ async def test_a_drain_ends_every_stream_and_wait_with_a_reason_within_seconds()
             error = await refusal(ended)
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             assert reason(error) == "SHUTTING_DOWN"
-        await asyncio.wait_for(worker.task, 5)
+        await asyncio.wait_for(worker.task, PATIENCE)
 
 
 async def test_two_workers_share_a_port():

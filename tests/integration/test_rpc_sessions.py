@@ -19,7 +19,7 @@ from journal.entry import unnumbered
 from service.records import timestamp
 from service.rpc.limits import Limits
 from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
-from tests.support.rpc import began, fields, reason, refusal, service
+from tests.support.rpc import PATIENCE, began, fields, reason, refusal, service, until
 
 QUEUE = ("SessionBegin", "TransferringToHuman", "TransferringToHumanWait")
 SERVED = (*QUEUE, "TransferToHumanSuccess", "Human.AgentSendMsg", "SatisfactionSelected")
@@ -201,7 +201,7 @@ async def test_one_session_id_under_two_apps_is_two_sessions():
 async def test_a_caller_reads_its_writes():
     async with service() as (world, worker):
         for place, each in enumerate(life(*CLOSED), 1):
-            waiting = worker.sessions.GetSession(get(min_revision=place), timeout=5)
+            waiting = worker.sessions.GetSession(get(min_revision=place), timeout=PATIENCE)
             await began(waiting, worker)
             assert world.append(each) == place
             answer = await waiting
@@ -221,8 +221,12 @@ async def test_a_revision_that_does_not_come_ends_the_wait_with_a_reason():
 
 async def test_a_wait_ends_with_a_reason_before_the_deadline_of_the_call():
     async with service() as (_, worker):
-        error = await refusal(worker.sessions.GetSession(get(min_revision=9), timeout=1.0))
-        assert reason(error) == "REVISION_NOT_REACHED"
+
+        async def told() -> bool:
+            error = await refusal(worker.sessions.GetSession(get(min_revision=9), timeout=1.0))
+            return error.trailing_metadata() and reason(error) == "REVISION_NOT_REACHED"
+
+        await until(told)  # on a busy machine the client may be first
 
 
 async def test_a_batch_lists_what_is_missing_and_answers_repeated_keys_once():

@@ -39,14 +39,13 @@ async def test_a_stream_whose_filter_selects_nothing_new_is_not_behind():
         await take(worker.subscribe(filter=EventFilter(types=types, agent_ids=["someone"])))
         await take(worker.subscribe())
         world.append(*life(*WHOLE)[1:])
-        await worker.revision(4)
 
-        async def reached() -> bool:
-            return (await listed(worker)).header.revision == 4
+        async def reached() -> ListSubscribersResponse | None:
+            answer = await listed(worker)
+            found = [(one.revision, one.lag) for one in answer.subscribers]
+            return answer if found == [(4, 0), (4, 0)] else None
 
-        await until(reached)
-        answer = await listed(worker)
-        assert [(one.revision, one.lag) for one in answer.subscribers] == [(4, 0), (4, 0)]
+        answer = await until(reached)
         filters = {one.filter for one in answer.subscribers}
         assert filters == {"verdicts: 2", "types: 1, agent_ids: 1, verdicts: 2"}
         assert "someone" not in str(answer)
@@ -62,12 +61,13 @@ async def test_a_client_that_does_not_read_falls_behind_and_is_listed_first():
         world.append(*steps)
         await worker.revision(LONG)
 
-        async def behind() -> bool:
-            return (await listed(worker)).subscribers[0].lag > 0
+        async def behind() -> ListSubscribersResponse | None:
+            answer = await listed(worker)
+            return answer if answer.subscribers[0].lag > 0 else None
 
-        await until(behind)
-        first = (await listed(worker)).subscribers[0]
-        assert first.revision + first.lag == (await listed(worker)).header.revision
+        answer = await until(behind)
+        first = answer.subscribers[0]
+        assert first.revision + first.lag == answer.header.revision
         assert first.lag_time.ToMilliseconds() > 0
 
 

@@ -20,7 +20,7 @@ from service.certificates import CertificateFiles
 from service.rpc.tls import Tls
 from storage.changes import FileProblem
 from tests.support.certificates import Authority, Pair
-from tests.support.rpc import Worker, service, until
+from tests.support.rpc import PATIENCE, Worker, service, until
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ async def serving(
 async def ask(channel: grpc.aio.Channel) -> grpc.StatusCode:
     stub: Any = StatusServiceStub(channel)
     try:
-        await stub.GetStatus(GetStatusRequest(), timeout=5)
+        await stub.GetStatus(GetStatusRequest(), timeout=PATIENCE)
     except grpc.aio.AioRpcError as error:
         return error.code()
     finally:

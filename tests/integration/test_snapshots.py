@@ -138,7 +138,7 @@ def test_a_snapshot_is_taken_while_the_view_is_written(objects, journal, first, 
             made = publish(objects, journal, first)
     finally:
         done.set()
-        writing.join(10)
+        writing.join(60)
     assert events(load(objects, journal, second)) == ["snapshot_loaded"]
     assert state(second)[0] == made.revision > SESSIONS
     assert state(follow(journal, second)) == state(follow(journal, first))
@@ -464,7 +464,7 @@ def test_of_two_replicas_one_publishes(options, journal, first, second):
 
     def pause(*_: object) -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(60)
 
     with (
         ExitStack() as stack,
@@ -475,10 +475,10 @@ def test_of_two_replicas_one_publishes(options, journal, first, second):
             for _ in range(2)
         )
         publishing = threads.submit(publish_if_due, one, journal, first, report=pause)
-        assert begun.wait(20)
+        assert begun.wait(60)
         assert publish_if_due(two, journal, second) is None
         go_on.set()
-        assert publishing.result(20)
+        assert publishing.result(60)
 
 
 def test_a_snapshot_is_due_when_the_newest_is_old_and_enough_is_new(objects, journal, first):
@@ -767,7 +767,7 @@ def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
         ThreadPoolExecutor(1) as threads,
     ):
         loading = threads.submit(load_snapshot, Snapshots(slow, journal, second), threading.Event())
-        assert stall.reached.wait(20)
+        assert stall.reached.wait(60)
         append(journal, range(SESSIONS, SESSIONS + 1))
         new = publish(objects, journal, follow(journal, first))
         objects.delete(old.stored)

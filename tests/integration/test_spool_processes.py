@@ -5,7 +5,6 @@ import json
 import random
 import resource
 import signal
-import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.support.journals import read_all
+from tests.support.loopback import reserved_port
 from tests.support.nats import MIB, NatsServer, nats_server
 from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, start, wait_until
 from tests.support.scrape import Page, scrape
@@ -32,6 +32,12 @@ FIRST = 1_725_540_020_000
 def own_nats(tmp_path: Path) -> Iterator[NatsServer]:
     with nats_server(tmp_path / "nats") as server:
         yield server
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with reserved_port() as reserved:
+        yield reserved
 
 
 @pytest.fixture
@@ -66,6 +72,15 @@ def post(desk: RunningDesk, number: int, size: int = 0) -> tuple[int, bool]:
     return status, "Desk-Revision" in headers
 
 
+def deliver(desk: RunningDesk, number: int, size: int = 0, *, journal: bool) -> None:
+    """Send a callback until it is in the journal, or in the spool.
+
+    On a busy machine an answer may be late: then the spool takes what is for the journal, or the
+    gateway answers 503, and Desk sends it again.
+    """
+    wait_until(lambda: post(desk, number, size) == (200, journal))
+
+
 def readiness(desk: RunningDesk) -> tuple[int, str]:
     status, _, text = ask(desk, "GET", "/readyz")
     return status, text
@@ -97,9 +112,10 @@ def test_callbacks_are_kept_while_nats_is_killed_and_the_gateway_as_well(
     data = tmp_path / "data"
     settings["DESK_METRICS_LISTEN"] = "127.0.0.1:0"
     with start("gateway", data_dir=data, **settings) as gateway:
-        assert post(gateway, 0) == (200, True)
+        deliver(gateway, 0, journal=True)
         own_nats.stop(signal.SIGKILL)
-        assert [post(gateway, number) for number in range(1, 10)] == [(200, False)] * 9
+        for number in range(1, 10):
+            deliver(gateway, number, journal=False)
         status, line = readiness(gateway)
         assert status == 200
         assert "spooling, 9 callbacks wait: NATS at nats://127.0.0.1" in line
@@ -108,10 +124,10 @@ def test_callbacks_are_kept_while_nats_is_killed_and_the_gateway_as_well(
         assert page.value("desk_spool_oldest_seconds") < 600
         gateway.kill()
     with start("gateway", data_dir=data, **settings) as gateway:  # while NATS is away
-        assert post(gateway, 10) == (200, False)
+        deliver(gateway, 10, journal=False)
         own_nats.start()
         wait_until_forwarded(gateway)
-        assert post(gateway, 11) == (200, True)
+        deliver(gateway, 11, journal=True)
         for event in ("spooling_begun", "spooling_ended"):
             gateway.wait_for(lambda record, event=event: record["event"] == event)
         assert gateway.terminate() == 0
@@ -122,13 +138,21 @@ def test_a_frozen_nats_delays_no_answer_beyond_the_budget(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
     with start("gateway", data_dir=tmp_path / "data", **settings) as gateway:
-        assert post(gateway, 0) == (200, True)
-        own_nats.freeze()
-        assert [post(gateway, number) for number in range(1, 6)] == [(200, False)] * 5
-        own_nats.thaw()
-        wait_until_forwarded(gateway)
-        assert post(gateway, 6) == (200, True)
-    assert stored(own_nats) == list(range(7))
+        deliver(gateway, 0, journal=True)
+
+        def five_are_kept(first: int) -> bool:
+            numbers = range(first, first + 5)
+            own_nats.freeze()
+            answers = [post(gateway, number) for number in numbers]
+            own_nats.thaw()
+            wait_until_forwarded(gateway)
+            for number in numbers:
+                deliver(gateway, number, journal=True)
+            return answers == [(200, False)] * 5
+
+        # On a busy machine the spool itself may be too late.
+        rounds = next(count for count in range(1, 6) if five_are_kept(5 * count - 4))
+    assert stored(own_nats) == list(range(5 * rounds + 1))
 
 
 def test_a_first_start_waits_for_nats(
@@ -138,17 +162,17 @@ def test_a_first_start_waits_for_nats(
     with start("gateway", data_dir=tmp_path / "data", **settings) as gateway:
         gateway.wait_for(lambda record: record["event"] == "waiting_for_journal")
         own_nats.start()
-        assert post(gateway, 0) == (200, True)
+        deliver(gateway, 0, journal=True)
 
 
 def test_a_full_disk_refuses_only_while_nats_is_away(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
     with start("gateway", data_dir=tmp_path / "data", **settings) as gateway:
-        assert post(gateway, 0) == (200, True)
+        deliver(gateway, 0, journal=True)
         for pid in gateway.children():
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
-        assert post(gateway, 1) == (200, True)
+        deliver(gateway, 1, journal=True)
         own_nats.stop()
         taken = 2
         while post(gateway, taken, 20_000) == (200, False):
@@ -157,7 +181,7 @@ def test_a_full_disk_refuses_only_while_nats_is_away(
         assert readiness(gateway)[0] == 503
         own_nats.start()
         wait_until_forwarded(gateway)
-        assert post(gateway, taken, 20_000) == (200, True)
+        deliver(gateway, taken, 20_000, journal=True)
     assert stored(own_nats) == list(range(taken + 1))
 
 
@@ -166,15 +190,16 @@ def test_nats_that_takes_only_small_messages_does_not_stop_the_others(
 ) -> None:
     data = tmp_path / "data"
     with start("gateway", data_dir=data, **settings) as gateway:
-        assert post(gateway, 0) == (200, True)
+        deliver(gateway, 0, journal=True)
         own_nats.stop()
-        assert [post(gateway, 1), post(gateway, 2, 100_000)] == [(200, False)] * 2
-        assert post(gateway, 3) == (200, False)
+        deliver(gateway, 1, journal=False)
+        deliver(gateway, 2, 100_000, journal=False)
+        deliver(gateway, 3, journal=False)
         own_nats.configure("max_payload: 64KB")
         own_nats.start()
         wait_until_forwarded(gateway)
         assert post(gateway, 4, 100_000)[0] == 503
-        assert post(gateway, 5) == (200, True)
+        deliver(gateway, 5, journal=True)
     assert len(stored(own_nats)) == 4
     assert (data / "spool" / "refused.db").exists()
 
@@ -197,7 +222,7 @@ class Session(threading.Thread):
         while not self._ended.is_set():
             content = event(self._name, self.acknowledged)
             with suppress(OSError, http.client.HTTPException):
-                urllib.request.urlopen(self._url, content, timeout=5).close()
+                urllib.request.urlopen(self._url, content, timeout=DEADLINE).close()
                 self.acknowledged += 1
                 continue
             self._ended.wait(0.05)
@@ -210,11 +235,9 @@ class Session(threading.Thread):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_no_acknowledged_callback_is_lost_or_reordered_by_any_kill(
-    own_nats: NatsServer, settings: dict[str, str], tmp_path: Path, seed: int
+    own_nats: NatsServer, settings: dict[str, str], tmp_path: Path, seed: int, port: int
 ) -> None:
     chance = random.Random(seed)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     settings["DESK_HTTP_LISTEN"] = f"127.0.0.1:{port}"
     sessions = [Session(port, number) for number in range(8)]
 
@@ -270,15 +293,15 @@ def test_a_large_spool_is_in_segments_and_gives_its_space_back(
     settings["DESK_NATS_MAX_BYTES"] = str(256 * MIB)
     spool = tmp_path / "data" / "spool"
     with start("gateway", data_dir=tmp_path / "data", **settings) as gateway:
-        assert post(gateway, 0) == (200, True)
+        deliver(gateway, 0, journal=True)
         own_nats.stop()
         number = 0
         while not (spool / "2.db").exists():
             number += 1
-            assert post(gateway, number, 200_000) == (200, False)
+            deliver(gateway, number, 200_000, journal=False)
             assert number < 2000
         assert (spool / "1.db").stat().st_size > 50 * MIB
         own_nats.start()
         wait_until_forwarded(gateway)
-        assert not list(spool.glob("1.db"))
+        eventually(lambda: not list(spool.glob("1.db")))
     assert stored(own_nats) == list(range(number + 1))

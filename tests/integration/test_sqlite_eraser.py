@@ -27,6 +27,7 @@ from journal.sqlite_eraser import SqliteEraser
 from journal.sqlite_format import APPLICATION_ID, VERSION
 from tests.support.callbacks import entry
 from tests.support.faulty_disk import faulty_disk
+from tests.support.files import files_with
 from tests.support.journals import append, read_all
 
 MARK = b"MARKED01"
@@ -42,12 +43,6 @@ def path(tmp_path: Path) -> Path:
 def journal(path: Path) -> Iterator[SqliteWriter]:
     with closing(SqliteWriter(path)) as journal:
         yield journal
-
-
-def files_with(mark: bytes, directory: Path) -> list[str]:
-    return [
-        file.name for file in directory.iterdir() if file.is_file() and mark in file.read_bytes()
-    ]
 
 
 def fill(journal: SqliteWriter, count: int, chance: random.Random) -> list[int]:

@@ -4,13 +4,20 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 
-from tests.support.processes import SDK_APP_ID, descendants, environment, is_running, wait_until
+from tests.support.loopback import reserved_port
+from tests.support.processes import (
+    DEADLINE,
+    SDK_APP_ID,
+    descendants,
+    environment,
+    is_running,
+    wait_until,
+)
 
 BEGIN = json.dumps({"SessionId": "a", "Event": "SessionBegin", "EventTime": 1_725_540_020_000})
 
@@ -29,14 +36,15 @@ def full_pipe():
     os.close(writer)
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
+@pytest.fixture
+def port():
+    with reserved_port() as reserved:
+        yield reserved
 
 
 def status(port, method, target, body=None):
     """The HTTP status; 0 while nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
     try:
         connection.request(method, target, body)
         return connection.getresponse().status
@@ -47,8 +55,7 @@ def status(port, method, target, body=None):
 
 
 @pytest.mark.tools
-def test_callbacks_are_acknowledged_and_sigterm_is_heard(tmp_path, full_pipe):
-    port = free_port()
+def test_callbacks_are_acknowledged_and_sigterm_is_heard(tmp_path, full_pipe, port):
     settings = {
         "DESK_DATA_DIR": str(tmp_path / "data"),
         "DESK_HTTP_LISTEN": f"127.0.0.1:{port}",
@@ -72,7 +79,7 @@ def test_callbacks_are_acknowledged_and_sigterm_is_heard(tmp_path, full_pipe):
         children = descendants(serve.pid)
         assert len(children) >= 3
         serve.send_signal(signal.SIGTERM)
-        assert serve.wait(30) == 0  # it is 1 if anything had to be killed after 9 s
+        assert serve.wait(DEADLINE) == 0  # it is 1 if anything had to be killed after 9 s
         wait_until(lambda: not any(map(is_running, children)))
     finally:
         serve.kill()

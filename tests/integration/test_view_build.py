@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from callback.decoder import identify
+from journal.sqlite import SqliteWriter
 from service.view.locks import building
 from service.view.store import locate
 from service.view.writer import ViewWriter
+from tests.support.callbacks import APP, NOON, body
+from tests.support.journals import append
 from tests.support.processes import DEADLINE, RunningDesk, environment, run, start, wait_until
 from tests.support.views import read
 
@@ -29,10 +33,14 @@ def post_many(running: RunningDesk, first: int, last: int) -> None:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A directory with a journal of a hundred callbacks, and no view."""
-    with start("gateway", data_dir=tmp_path / "data") as gateway:
-        post_many(gateway, 1, 100)
-        assert gateway.terminate() == 0
-    return tmp_path / "data"
+    data = tmp_path / "data"
+    data.mkdir()
+    with closing(SqliteWriter(data / "journal.db")) as journal:
+        for number in range(1, 101):
+            content = body("SessionBegin", NOON, session_id=f"session-{number:05d}")
+            marks = {"id": identify(APP, content), "sdk_app_id": APP, "received_at": NOON}
+            append(journal, number, body=content, **marks)
+    return data
 
 
 def view(*arguments: str, data: Path) -> subprocess.CompletedProcess[str]:

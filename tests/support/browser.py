@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tests.support.debian import FETCHED, program
+from tests.support.waiting import eventually
 
 CHROMIUM, DRIVER = program("chromium", "chromium"), program("chromedriver", "chromium")
 """The programs of Debian's chromium and chromium-driver; None if there are none."""
@@ -41,6 +42,18 @@ def browser(profile: Path, *, width: int = 1280, height: int = 900) -> Iterator[
         yield driver
     finally:
         driver.quit()
+
+
+def text(driver: Any, selector: str) -> str:
+    """Return the text of an element, also while a live page replaces it."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    def read() -> list[str]:
+        with suppress(StaleElementReferenceException):
+            return [str(driver.find_element("css selector", selector).text)]
+        return []
+
+    return eventually(read)[0]
 
 
 def _surroundings(profile: Path) -> dict[str, str]:

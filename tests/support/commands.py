@@ -3,6 +3,7 @@
 For commands that ask or explain themselves. Signals, terminals and pipes need `processes.run`.
 """
 
+import json
 import os
 from contextlib import chdir, nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from click.testing import CliRunner
 
 from command.cli import main
+from tests.support.waiting import eventually
 
 
 class Answer(NamedTuple):
@@ -35,3 +37,13 @@ def invoke(
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Answer(result.exit_code, result.stdout, result.stderr)
+
+
+def catch_up(target: str, **settings: str) -> None:
+    """Wait until the view of a service has all that its journal has."""
+
+    def lag() -> int:
+        status = invoke("status", "--json", target=target, **settings)
+        return int(json.loads(status.stdout)["lag"])
+
+    eventually(lambda: lag() == 0)

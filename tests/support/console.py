@@ -19,7 +19,7 @@ from desk.client import Client
 from journal.entry import NewEntry
 from tests.support.processes import RunningDesk, start
 from tests.support.rpc import Worker, World, service
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 @contextmanager
@@ -93,7 +93,7 @@ class Events:
     async def next(self, *, until: str = "") -> tuple[str, str]:
         """Wait for an event, by default for any but a sign of life; return its name and text."""
         name = ""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while line := (await self._lines.readuntil(b"\n")).decode():
                 if line.startswith("event:"):
                     name = line.partition(":")[2].strip()
@@ -120,13 +120,13 @@ async def console(
             )
         )
         try:
-            await asyncio.wait_for(ready.wait(), 10)
+            await asyncio.wait_for(ready.wait(), PATIENCE)
             connections = aiohttp.TCPConnector(limit=0)
             async with aiohttp.ClientSession(connector=connections, read_bufsize=2**20) as session:
                 yield Console(bound_address(listener), session, stop, serving)
         finally:
             stop.set()
-            await asyncio.wait_for(serving, 10)
+            await asyncio.wait_for(serving, PATIENCE)
 
 
 @asynccontextmanager

@@ -18,14 +18,19 @@ from gateway.authentication import Authenticator
 from gateway.limits import BUDGET, Limits
 from gateway.waitress_server import GreenletEvent, Server
 from journal.entry import Appended, Entry, NewEntry
-from journal.group_commit import CommitLimits, GroupCommit
+from journal.group_commit import LIMITS, CommitLimits, GroupCommit
 from journal.memory import MemoryJournal
 from journal.port import Journal, Waiter
 from tests.support.callbacks import APP, NOON
 from tests.support.callbacks import body as callback_body
+from tests.support.waiting import PATIENCE
 
 OK = b'{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}'
 CALLBACK = callback_body("SessionBegin", NOON)
+
+
+UNHURRIED = 60.0
+"""Seconds to answer a callback, for tests that make it wait and expect it to be kept."""
 
 
 def numbered(number: int) -> bytes:
@@ -94,7 +99,7 @@ class Gateway:
     def ask(
         self, method: str, target: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, target, body, dict(headers or {}))
             return read_answer(connection.getresponse())
@@ -103,7 +108,7 @@ class Gateway:
 
     def connect(self) -> socket.socket:
         """A raw connection; closed when the gateway is."""
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
         self.sockets.append(sock)
         return sock
 
@@ -159,7 +164,7 @@ def gateway(
         for each in running.sockets:
             each.close()
         server.stop()
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
@@ -204,13 +209,12 @@ class StallingJournal(MemoryJournal):
         appended: appends so far.
     """
 
-    def __init__(self, max_waiting: int = 100) -> None:
+    def __init__(self, limits: CommitLimits = LIMITS) -> None:
         super().__init__()
         self.released = threading.Event()
         self.stalled = 0
         self.appended = 0
         self._count = threading.Lock()
-        limits = CommitLimits(waiting=max_waiting)
         self._group = GroupCommit(self._commit, afterwards=lambda: None, limits=limits)
 
     def append(self, entry: NewEntry, **options: Any) -> Appended:
@@ -225,7 +229,7 @@ class StallingJournal(MemoryJournal):
 
     def close(self) -> None:
         self.released.set()
-        assert self._group.close(timeout=20)
+        assert self._group.close(timeout=PATIENCE)
         super().close()
 
     def _add(self, number: int) -> None:

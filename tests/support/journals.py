@@ -7,9 +7,7 @@ from hashlib import blake2b
 
 from journal.entry import Appended, Entry, NewEntry
 from journal.port import Journal
-
-PATIENCE = 20.0
-"""Seconds to wait for an expected condition."""
+from tests.support.waiting import PATIENCE
 
 
 def new_entry(name: object = "a", **changes: object) -> NewEntry:

@@ -126,6 +126,13 @@ def compare(wire: bytes) -> str:
     return "taken"
 
 
+def seconds(wire: bytes) -> float:
+    """Return the processor time that a request takes us."""
+    begun = thread_time()
+    read_by_us(wire)
+    return thread_time() - begun
+
+
 def run(count: int, seed: int) -> tuple[Counter[str], float]:
     """Compare `count` requests; how they ended, and the most processor time (s) one took us."""
     random = Random(seed)
@@ -133,9 +140,9 @@ def run(count: int, seed: int) -> tuple[Counter[str], float]:
     longest = 0.0
     for _ in range(count):
         wire = mutated(random)
-        begun = thread_time()
-        read_by_us(wire)
-        longest = max(longest, thread_time() - begun)
+        took = seconds(wire)
+        if took > longest:  # once more: the garbage of the whole process may have been collected
+            longest = max(longest, min(took, seconds(wire), seconds(wire)))
         outcomes[compare(wire)] += 1
     return outcomes, longest
 

@@ -5,7 +5,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,15 +22,14 @@ from nats.js import JetStreamContext
 from journal.jetstream import JetStreamOptions, JetStreamWriter
 from journal.jetstream_access import Access
 from journal.jetstream_stream import StreamOptions
+from tests.support.loopback import reserved_port
+from tests.support.waiting import PATIENCE as DEADLINE
 
 SERVER = Path(sys.executable).with_name("nats-server")
 
 T = TypeVar("T")
 
 MIB = 1024 * 1024
-
-DEADLINE = 20.0
-"""Seconds in which a server must be ready."""
 
 
 class NatsServer:
@@ -124,12 +122,14 @@ class NatsServer:
 
 @contextmanager
 def nats_server(directory: Path, config: str = "", jetstream: str = "") -> Iterator[NatsServer]:
-    server = NatsServer(directory, config, jetstream)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    with reserved_port() as port:
+        server = NatsServer(directory, config, jetstream)
+        server.port = port
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def nats_cluster(
 ) -> Iterator[list[NatsServer]]:
     """Three servers that know each other."""
     with ExitStack() as stack:
-        routes = [_free_port() for _ in range(3)]
+        routes = [stack.enter_context(reserved_port()) for _ in range(3)]
         known = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
         servers = [
             stack.enter_context(
@@ -152,11 +152,6 @@ def nats_cluster(
             for number, port in enumerate(routes, start=1)
         ]
         yield servers
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def at(options: JetStreamOptions, *ports: int, **access: Path) -> JetStreamOptions:

@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from tests.support.waiting import PATIENCE as DEADLINE
+
 SDK_APP_ID = 1600012345
 """The app that is configured unless a test says otherwise."""
 
 ROOT = Path(__file__).parents[2]
 
-DEADLINE = 30.0
-"""Seconds that a start or a stop may take before the test fails: far more than it should."""
 
 INHERIT = """
 import os, sys

@@ -34,15 +34,12 @@ from service.view import store
 from service.view.errors import ViewError
 from service.view.reader import Reader
 from tests.support.callbacks import APP, NOON, entry
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 LIMITS = Limits()
 
 CENTRE = Centre(UTC, now=lambda: NOON + 3_600_000)
 """A contact centre on the day of the callbacks."""
-
-PATIENCE = 10.0
-"""Seconds after which a test that waits gives up."""
 
 
 class World:
@@ -62,7 +59,7 @@ class World:
         for each in bodies:
             if isinstance(each, bytes):
                 each = unnumbered(entry(1, each, sdk_app_id=app))
-            last = self.journal.append(each, timeout=1).revision
+            last = self.journal.append(each, timeout=PATIENCE).revision
         return last
 
     def forget(self, *session_ids: str, app: int = APP, **listed: Any) -> int:
@@ -324,7 +321,7 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
     """The error that a call ends with."""
     with suppress(asyncio.CancelledError):
         try:
-            async with asyncio.timeout(PATIENCE * 2):
+            async with asyncio.timeout(PATIENCE):
                 if hasattr(call, "read"):
                     while await call.read() is not grpc.aio.EOF:
                         pass

@@ -46,7 +46,7 @@ class Page:
 
 def get(address: str, path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
     """Ask a supervisor; return the status and the body."""
-    connection = http.client.HTTPConnection(address, timeout=20)
+    connection = http.client.HTTPConnection(address, timeout=60)
     try:
         connection.request(method, path)
         response = connection.getresponse()

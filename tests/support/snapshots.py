@@ -12,7 +12,7 @@ from journal.port import Journal
 from service.view.errors import ViewUnavailable
 from tests.support.callbacks import NOON, body, entry
 from tests.support.views import following, read
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 STATE = "SELECT applied_revision, hex(digest), complete FROM progress"
 
@@ -23,7 +23,7 @@ def append(journal: Journal, numbers: range) -> None:
         new = NewEntry(
             id=made.id, sdk_app_id=made.sdk_app_id, received_at=NOON + number, body=made.body
         )
-        journal.append(new, timeout=10)
+        journal.append(new, timeout=PATIENCE)
 
 
 def follow(journal: Journal, folder: Path) -> Path:
@@ -46,4 +46,4 @@ def append_large(journal: Journal) -> None:
     for _ in range(20):
         content = os.urandom(100_000)
         new = NewEntry(id=content[:16], sdk_app_id=1, received_at=NOON, body=content)
-        journal.append(new, timeout=10)
+        journal.append(new, timeout=PATIENCE)

@@ -72,7 +72,7 @@ def following(journal: JournalReader, folder: Path, **bounds: float) -> Iterator
         yield
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -6,8 +6,13 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+PATIENCE = 60.0
+"""Seconds to wait for what must come: many times what it takes on a quiet machine."""
 
-def eventually(condition: Callable[[], Result], *, within: float = 20.0, what: str = "") -> Result:
+
+def eventually(
+    condition: Callable[[], Result], *, within: float = PATIENCE, what: str = ""
+) -> Result:
     """Ask again and again until the answer is true, and return it; fail after `within` seconds."""
     deadline = time.monotonic() + within
     while not (result := condition()):

@@ -66,7 +66,7 @@ def test_beyond_its_limit_it_drops_and_counts_and_never_waits(
     assert not output.drain(0.01)
     assert dropped == []
     assert pipe.read(5 * len(LINE)) == 5 * LINE
-    assert told.wait(10)
+    assert told.wait(60)
     assert dropped == [95]
     output.write(b"after\n")
     assert pipe.read(14) == b"dropped\nafter\n"
@@ -78,7 +78,7 @@ def test_after_an_overflow_nothing_is_taken_until_all_is_written(pipe: Pipe) -> 
     for number in range(10):
         output.write(b"%d\n" % number)
     found = pipe.read(2 * 2)
-    assert told.wait(10)
+    assert told.wait(60)
     assert found == b"0\n1\n"
 
 
@@ -111,5 +111,5 @@ def test_a_disk_that_was_full_is_told_of_when_it_is_not() -> None:
     os.dup2(writer, descriptor)
     output.write(b"again\n")
     assert os.read(reader, 6) == b"again\n"
-    assert told.wait(10)
+    assert told.wait(60)
     assert dropped == [3]

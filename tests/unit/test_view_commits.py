@@ -93,7 +93,7 @@ def slowly(*, fail: bool) -> Callable[[], bool]:
     """Make a hook that delays a commit, and makes it fail if asked."""
     due = threading.Event()
     threading.Timer(0.2, due.set).start()
-    return lambda: not due.wait(10) or fail
+    return lambda: not due.wait(60) or fail
 
 
 def test_progress_waits_for_the_commit_under_way_and_tells_that_it_failed(tmp_path):
