@@ -63,9 +63,9 @@ def client_security() -> dict[str, Any]:
     try:
         return security_of(ca, cert, key, setting("DESK_CLIENT_TLS_NAME"), key_file)
     except OSError as error:
-        raise ConsoleError(f"{error.filename}: {error.strerror}") from None
+        raise ConsoleError(f"DESK_CLIENT_…: {error.filename}: {error.strerror}") from None
     except ValueError as error:
-        raise ConsoleError(str(error)) from None
+        raise ConsoleError(f"DESK_CLIENT_…: {error}") from None
 
 
 class ConsoleError(ValueError):
@@ -86,7 +86,7 @@ def read_passwords(path: Path) -> dict[str, str]:
     try:
         lines = read_file(path, most=MAX_PASSWORDS).decode().splitlines()
     except FileProblem as problem:
-        raise ConsoleError(str(problem)) from None
+        raise ConsoleError(f"DESK_CONSOLE_PASSWORD_FILE: {problem}") from None
     except UnicodeDecodeError:
         raise ConsoleError(f"{path} is not UTF-8") from None
     passwords = {}
@@ -118,8 +118,8 @@ def access_to(
 
     if not (address.is_loopback or passwords or user_header):
         raise ConsoleError(
-            f"{address} leaves this machine and anybody may look: set DESK_CONSOLE_PASSWORD_FILE "
-            "or DESK_CONSOLE_USER_HEADER, or listen on loopback"
+            f"DESK_CONSOLE_LISTEN {address} leaves this machine and anybody may look: set "
+            "DESK_CONSOLE_PASSWORD_FILE or DESK_CONSOLE_USER_HEADER, or listen on loopback"
         )
     if passwords and user_header:
         raise ConsoleError(

@@ -74,8 +74,8 @@ SESSIONS, SESSIONS_OF_A_DAY = 100, 2_000
 @click.option(
     "--live",
     is_flag=True,
-    help="With --day: it is 11 o'clock of that day now. What has happened is sent at once, the "
-    "rest when it happens.",
+    help="With --day: it is half past ten of that day now. What has happened is sent at once, "
+    "the rest when it happens.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Same seed, same sessions.")
 @click.option("--duplicates", type=Share(), default="0", help="Share sent twice.")

@@ -10,7 +10,7 @@ from simulator.lives import Life, life_of, session_id_of
 
 LEAST_AGENTS = 3
 
-MIDNIGHT_AGO = 11 * HOUR
+MIDNIGHT_AGO = 21 * HOUR // 2
 """Milliseconds since the midnight of a live day, which is busiest around now."""
 
 

@@ -196,7 +196,7 @@ def _console(
         access = settings.console_access(settings.console_listen)
         client_security()  # a mistake in it is a line here
     except ConsoleError as error:
-        _refuse(f"DESK_CONSOLE_LISTEN: {error}")
+        _refuse(str(error))
     try:
         listener = listen(settings.console_listen)
     except CannotListen as error:  # another service of this machine may have the default

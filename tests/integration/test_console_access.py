@@ -291,7 +291,8 @@ def test_a_console_that_is_not_sure_who_may_see_it_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [("ann\n", "line 1"), ("# nobody\n", "no user"), (None, "No such")]
+    ("content", "problem"),
+    [("ann\n", "line 1"), ("# nobody\n", "no user"), (None, "PASSWORD_FILE: .*No such")],
 )
 def test_a_file_of_passwords_is_checked(tmp_path: Path, content: str | None, problem: str):
     file = tmp_path / "passwords"
