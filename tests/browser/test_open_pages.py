@@ -86,7 +86,7 @@ async def open_pages(address: str, number: int) -> None:
             live = await stack.enter_async_context(session.get(f"http://{address}/{path}/live"))
             assert live.status == 200
             lives.append(live)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await asyncio.gather(*(each.content.readuntil(b"\n\n") for each in lives))
 
 

@@ -209,10 +209,10 @@ async def test_a_url_that_has_never_answered_is_given_up_before_the_time_for_ret
 
 
 async def test_a_cancelled_run_keeps_its_figures() -> None:
-    reached = asyncio.Event()
+    reached = asyncio.Semaphore(0)
 
     async def hang(_request: web.Request) -> web.Response:
-        reached.set()
+        reached.release()
         await asyncio.sleep(60)
         return ok()
 
@@ -220,8 +220,9 @@ async def test_a_cancelled_run_keeps_its_figures() -> None:
     async with answering(hang) as url:
         sender = Sender(SendOptions(url=url, sdk_app_id=APP, concurrency=2), figures)
         task = asyncio.create_task(sender.send(iter(some(10))))
-        async with asyncio.timeout(10):
-            await reached.wait()
+        async with asyncio.timeout(PATIENCE):
+            await reached.acquire()
+            await reached.acquire()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
