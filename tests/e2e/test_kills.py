@@ -21,7 +21,7 @@ def load(desk: RunningDesk, seed: int) -> AbstractContextManager["subprocess.Pop
     """Start a simulation of `SESSIONS` sessions, which verifies itself at its end."""
     return simulating(
         desk,
-        *("--sessions", str(SESSIONS), "--seed", str(seed), "--rate", "250"),
+        *("--sessions", str(SESSIONS), "--seed", str(seed), "--rate", "150"),
         *("--duplicates", "10%", "--shuffle", "30%", "--impossible", "5%"),
         *("--retry-for", "30", "--verify", desk.target),
     )

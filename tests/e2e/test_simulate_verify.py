@@ -151,7 +151,7 @@ def test_nothing_acknowledged_is_lost_when_the_gateway_is_killed_and_retries_men
         start("service", data_dir=data_dir) as it,
     ):
         it.ready()
-        arguments = ("--sessions", "60", "--rate", "200", "--retry-for", "30", *MIXED)
+        arguments = ("--sessions", "60", "--rate", "100", "--retry-for", "30", *MIXED)
         with simulating(gateway, *arguments, "--verify", it.target) as sending:
             journal = data_dir / "journal.db-wal"
             wait_until(lambda: journal.exists() and journal.stat().st_size > 200_000)
@@ -176,7 +176,7 @@ def test_ctrl_c_ends_with_a_summary_of_what_was_sent(desk: RunningDesk) -> None:
     with simulating(desk, "--sessions", "1000", "--rate", "50") as sending:
         wait_until(lambda: head(desk) > before)
         os.kill(sending.pid, signal.SIGINT)
-        out, errors = sending.communicate(timeout=30)
+        out, errors = sending.communicate(timeout=60)
     summary = json.loads(out)
     assert sending.returncode == 130
     assert summary["interrupted"]

@@ -55,7 +55,7 @@ def follow(recipe: str, directory: Path) -> None:
         (tools / name).write_text(script)
         (tools / name).chmod(0o755)
     variables = environment({"PATH": f"{tools}:{os.environ['PATH']}"})
-    subprocess.run(["bash", "-ec", recipe], cwd=directory, env=variables, check=True, timeout=30)
+    subprocess.run(["bash", "-ec", recipe], cwd=directory, env=variables, check=True, timeout=60)
 
 
 def begin(session_id: str) -> dict[str, object]:

@@ -101,13 +101,17 @@ def test_watch_takes_them_too(shared):
 
 
 def test_health_needs_tls_and_no_key(shared):
-    for settings, code in ((shared.tls(), 0), (shared.client(), 0), ({}, 1)):
-        done = run("health", "service", shared.desk.target, **settings)
-        assert done.returncode == code, done
+    def health(**settings: str) -> int:
+        return run("health", "service", shared.desk.target, **settings).returncode
+
+    # On a busy machine a process may just have been silent.
+    eventually(lambda: health(**shared.tls()) == 0)
+    eventually(lambda: health(**shared.client()) == 0)
+    assert health() == 1
     named = {**shared.tls(), "DESK_CLIENT_TLS_NAME": "other.example"}
-    assert run("health", "service", shared.desk.target, **named).returncode == 1
+    assert health(**named) == 1
     named["DESK_CLIENT_TLS_NAME"] = "localhost"
-    assert run("health", "service", shared.desk.target, **named).returncode == 0
+    eventually(lambda: health(**named) == 0)
 
 
 def test_a_simulation_is_verified_with_a_key(shared):

@@ -12,6 +12,7 @@ from journal.entry import DAMAGED
 from tests.support.commands import invoke
 from tests.support.loopback import reserved_port
 from tests.support.processes import SDK_APP_ID, RunningDesk, start, wait_until
+from tests.support.waiting import eventually
 
 TIME = 1_725_540_020_000
 
@@ -113,7 +114,7 @@ def test_a_damaged_page_stops_the_follower_before_it_and_nothing_else(tmp_path: 
     assert answer.returncode == 1, answer.stderr  # the view had not come so far
     with start("serve", data_dir=data) as desk:
         wait_for_revision(desk, 100)
-        assert invoke("health", "service", desk.target).returncode == 0
+        eventually(lambda: invoke("health", "service", desk.target).returncode == 0)
 
 
 @pytest.mark.tools

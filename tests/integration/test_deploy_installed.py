@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.tools,
     pytest.mark.skipif(not nginx.NGINX, reason="there is no nginx"),
     pytest.mark.skipif(not prometheus.PROMETHEUS, reason="there is no Prometheus"),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
 ]
 
 TOKEN = "xxxxyyyy"
@@ -142,9 +142,16 @@ class Site:
 
     def expect(self, *alerts: tuple[str, str]) -> None:
         """Wait until these alerts fire, and no others."""
+        firing: set[tuple[str, str]] | None = None
+
+        def as_expected() -> bool:
+            nonlocal firing
+            firing = self.prometheus.firing()
+            return firing == set(alerts)
+
         with suppress(AssertionError):
-            eventually(lambda: self.prometheus.firing() == set(alerts), within=WITHIN)
-        assert self.prometheus.firing() == set(alerts)
+            eventually(as_expected, within=WITHIN)
+        assert firing == set(alerts)
 
 
 def usable_python() -> str:

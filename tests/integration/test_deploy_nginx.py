@@ -32,6 +32,7 @@ from tests.support import nginx
 from tests.support.clients import Clients
 from tests.support.nginx import RunningNginx
 from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.tools,
@@ -342,7 +343,7 @@ def test_tls_before_1_2_is_refused(proxy: RunningNginx) -> None:
 def test_no_signature_is_in_the_logs(proxy: RunningNginx) -> None:
     send(proxy, "POST", query(Sign="not-to-be-logged", RequestTime="1"), b"{}")
 
-    assert '"POST /" 403' in proxy.access_log
+    eventually(lambda: '"POST /" 403' in proxy.access_log)
     written = [path.read_text() for path in proxy.directory.glob("*.log")]
     assert not any("not-to-be-logged" in text for text in written)
 
@@ -357,7 +358,7 @@ def test_without_a_gateway_desk_is_told_to_come_again(tmp_path: Path) -> None:
     assert (status, answer) == (503, json.loads(Answer.NOT_READY.body))
     assert headers["Retry-After"] == "1"
     assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert '"POST /" 503' in proxy.access_log
+    eventually(lambda: '"POST /" 503' in proxy.access_log)
     written = [path.read_text() for path in tmp_path.glob("*.log")]
     assert not any("not-to-be-logged" in text for text in written)
 

@@ -9,6 +9,7 @@ from tests.support.prometheus import PROMTOOL, SHIPPED
 
 pytestmark = [
     pytest.mark.tools,
+    pytest.mark.timeout(600),  # hours and a week pass for promtool
     pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)"),
 ]
 

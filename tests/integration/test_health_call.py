@@ -41,7 +41,7 @@ def test_the_status_is_that_of_grpc(
     servicer: health.HealthServicer, target: Address, status: int
 ) -> None:
     servicer.set("", status)
-    assert is_serving(target, 5) == (status == Status.SERVING)
+    assert is_serving(target, 60) == (status == Status.SERVING)
 
 
 def test_a_method_that_is_not_there_has_no_status() -> None:
@@ -93,7 +93,7 @@ def test_a_server_that_says_nothing_or_never_stops_is_given_up_in_time() -> None
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             is_serving(answering(answer), 0.5)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
     closed.set()
 
 

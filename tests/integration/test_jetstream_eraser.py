@@ -111,7 +111,7 @@ def test_no_file_of_the_server_has_the_bytes_of_a_deleted_entry(
 
 
 @pytest.mark.tools
-@pytest.mark.timeout(360)  # a server that is busy leaves its Raft log to the next compaction
+@pytest.mark.timeout(600)  # a server that is busy leaves its Raft log to the next compaction
 def test_no_file_of_a_cluster_has_the_bytes_once_its_logs_are_compacted(tmp_path: Path) -> None:
     with nats_cluster(tmp_path) as servers:
         options = servers[0].options(replicas=3)

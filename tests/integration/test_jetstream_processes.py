@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
 from tests.support.nats import MIB, NatsServer
-from tests.support.processes import SDK_APP_ID, RunningDesk, run, start, wait_until
+from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start, wait_until
 from tests.support.scrape import scrape
 
 pytestmark = pytest.mark.tools
@@ -28,7 +28,7 @@ def on(nats: NatsServer) -> dict[str, str]:
 
 
 def readiness(desk: RunningDesk) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(*desk.http, timeout=5)
+    connection = http.client.HTTPConnection(*desk.http, timeout=DEADLINE)
     try:
         connection.request("GET", "/readyz")
         response = connection.getresponse()

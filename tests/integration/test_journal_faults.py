@@ -174,7 +174,7 @@ def test_a_hanging_disk_times_out_in_time_and_the_retry_tells_the_truth(disk, jo
     with disk.hanging() as hangs:
         begin = monotonic()
         with pytest.raises(AppendTimedOut):
-            journal.append(new_entry("taken"), timeout=0.2)
+            journal.append(new_entry("taken"), timeout=1.0)
         assert hangs.is_set()
         with pytest.raises(AppendTimedOut):
             journal.append(new_entry("waiting"), timeout=0.2)

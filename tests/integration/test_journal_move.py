@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.copies import Place
 from tests.support.nats import NatsServer
-from tests.support.processes import SDK_APP_ID, RunningDesk, run, start
+from tests.support.processes import DEADLINE, SDK_APP_ID, RunningDesk, run, start
 from tests.support.waiting import eventually
 
 QUERY = urlencode({"SdkAppid": SDK_APP_ID, "CallbackCommand": "Desk.SessionEventNotify"})
@@ -45,7 +45,7 @@ def callbacks(port: int) -> Iterator[list[str]]:
 def post(port: int, session: str) -> int:
     body = {"SessionId": session, "Event": "SessionBegin", "EventTime": 1_725_540_020_000}
     with (
-        closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection,
+        closing(http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)) as connection,
         suppress(OSError, http.client.HTTPException),
     ):
         connection.request("POST", f"/?{QUERY}", json.dumps(body))

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -127,16 +127,24 @@ def page(desk: RunningDesk, traffic: Counter[tuple[str, str]]) -> Page:
         traffic[str(APP), "kept"] += 1
         assert next(message for message in stream if message.HasField("records"))
         address = desk.ready()["metrics"]
-        # What follows the sending is counted a moment after it.
-        scraped = eventually(lambda: complete(scrape(address)))
+        scraped = eventually(lambda: complete(scrape(address), traffic.total()))
         stream.cancel()
     return scraped
 
 
-def complete(page: Page) -> Page | None:
-    """Return a page with all processes; on a busy machine one may be too late."""
-    all_there = page.values_of_labels()["process"] == {"gateway", "follower", "rpc-1"}
-    return page if all_there and page.value("desk_stream_delay_seconds_count") == 1 else None
+def complete(page: Page, requests: int) -> Page | None:
+    """Return a page with all processes, and with what is counted a moment after an answer.
+
+    On a busy machine a process may be too late.
+    """
+    counted = (
+        page.values_of_labels()["process"] == {"gateway", "follower", "rpc-1"}
+        and page.value("desk_stream_delay_seconds_count") == 1
+        and page.value("grpc_server_msg_sent_total", grpc_method="Subscribe") == 2
+        and page.value("http_server_request_duration_seconds_count") >= requests
+        and page.value("desk_records_total") == page.value("desk_journal_head_revision")
+    )
+    return page if counted else None
 
 
 CONDITIONAL = {
@@ -266,7 +274,7 @@ def test_a_process_that_hangs_is_left_out_and_holds_nobody_up(desk):
     try:
         began = time.monotonic()
         scrape(address)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         eventually(lambda: processes(address) == {"gateway", "rpc-1"})
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -327,12 +335,20 @@ def test_a_request_that_is_too_long_is_hung_up_on(served):
 
 
 def test_connections_beyond_the_limit_are_closed_at_once(served):
-    clients = [socket.create_connection(served, timeout=60) for _ in range(MAX_CONNECTIONS + 1)]
-    began = time.monotonic()
-    assert clients[-1].recv(100) == b""
-    assert time.monotonic() - began < 1.5  # before the time of the others is over
-    for client in clients:
-        client.close()
+    def is_closed_before_the_others() -> bool:
+        with ExitStack() as clients:
+            first, *_, beyond = (
+                clients.enter_context(socket.create_connection(served, timeout=60))
+                for _ in range(MAX_CONNECTIONS + 1)
+            )
+            assert beyond.recv(100) == b""
+            first.setblocking(False)
+            with suppress(BlockingIOError):
+                return bool(first.recv(100))
+            return True
+
+    # On a busy machine the time of the others may be over too.
+    assert any(is_closed_before_the_others() for _ in range(5))
 
 
 def test_a_socket_of_a_dead_process_is_left_out(tmp_path):
@@ -428,7 +444,8 @@ def test_labels_stay_few_whatever_is_sent():
     assert new("http_response_status_code") <= {"403", "404", "405"}
 
 
-def test_status_shows_the_traffic_of_each_app_and_the_space_on_disk(desk, page, traffic):
+@pytest.mark.usefixtures("page")
+def test_status_shows_the_traffic_of_each_app_and_the_space_on_disk(desk, traffic):
     def reported() -> Counter[tuple[str, str]]:
         counts: Counter[tuple[str, str]] = Counter()
         for app in status().gateway.apps:
@@ -442,12 +459,17 @@ def test_status_shows_the_traffic_of_each_app_and_the_space_on_disk(desk, page, 
         def status() -> GetStatusResponse:
             return service.GetStatus(GetStatusRequest())
 
+        def size_is_that_of_the_page() -> bool:
+            disk = status().disk_usage
+            of_page = scrape(desk.ready()["metrics"]).value("desk_journal_size_bytes")
+            return disk.journal_bytes + disk.journal_wal_bytes == of_page > 0
+
         eventually(lambda: reported() == traffic)
+        eventually(size_is_that_of_the_page)
         ours, signed, _ = status().gateway.apps
         disk = status().disk_usage
     assert (ours.signatures_checked, signed.signatures_checked) == (False, True)
     assert abs(time.time() - ours.last_callback_at.ToSeconds()) < 600
-    assert disk.journal_bytes + disk.journal_wal_bytes == page.value("desk_journal_size_bytes")
     assert disk.view_bytes + disk.view_wal_bytes > 0
     text = invoke("status", target=desk.target).stdout
     traffic_of_app = (

@@ -187,7 +187,7 @@ async def test_a_replica_that_lags_is_not_serving_and_ends_its_streams_until_it_
     journal, options, tmp_path
 ):
     append(journal, life(*LIFE, session_id="a"))
-    limits = Limits(guard_seconds=0.05, lag_seconds=1.0)
+    limits = Limits(guard_seconds=0.05, lag_seconds=3.0)
     async with replicas(options, tmp_path, limits=limits) as (_, (behind, two)):
         await until(lambda: is_serving(two))
         stream = two.subscribe(after_revision=0)
@@ -204,7 +204,7 @@ async def test_a_stream_that_begins_at_a_replica_that_lags_ends_soon_for_its_cli
     journal, options, tmp_path
 ):
     append(journal, life(*LIFE, session_id="a"))
-    limits = Limits(guard_seconds=0.05, lag_seconds=0.2, stale_seconds=0.2)
+    limits = Limits(guard_seconds=0.05, lag_seconds=0.2, stale_seconds=2.0)
     async with replicas(options, tmp_path, limits=limits) as (_, (behind, two)):
         await asyncio.to_thread(behind.stop_following)
         await stopped(two, "the follower has not read the journal for")

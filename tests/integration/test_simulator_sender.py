@@ -128,22 +128,18 @@ async def test_an_answer_with_a_revision_that_is_none_is_a_failure(header: str) 
 
 async def test_connections_are_kept_alive_and_many_callbacks_are_under_way_at_once() -> None:
     peers = set()
-    under_way = most = 0
+    six = asyncio.Barrier(6)
 
-    async def slowly(request: web.Request) -> web.Response:
-        nonlocal under_way, most
+    async def when_six_are_there(request: web.Request) -> web.Response:
         assert request.transport is not None
         peers.add(request.transport.get_extra_info("peername"))
-        under_way += 1
-        most = max(most, under_way)
-        await asyncio.sleep(0.005)
-        under_way -= 1
+        async with asyncio.timeout(PATIENCE):
+            await six.wait()
         return ok()
 
-    figures, _ = await send(slowly, some(60), concurrency=6)
+    figures, _ = await send(when_six_are_there, some(60), concurrency=6)
     assert figures.accepted == 60
-    assert len(peers) <= 6
-    assert most == 6
+    assert len(peers) == 6
 
 
 async def test_a_503_or_a_lost_connection_is_retried_with_the_same_request_id() -> None:
@@ -169,8 +165,11 @@ async def test_what_is_never_answered_well_is_unknown_in_the_end() -> None:
     async def always_busy(_request: web.Request) -> web.Response:
         return busy()
 
-    figures, fates = await send(always_busy, some(2), retry_for=0.05)
-    assert (figures.unknown, figures.failed) == (2, 2)
+    for retry_for in (0.05, 0.5, 5.0):  # a busy machine retries nothing in the shortest
+        figures, fates = await send(always_busy, some(2), retry_for=retry_for)
+        assert (figures.unknown, figures.failed) == (2, 2)
+        if figures.retries:
+            break
     assert figures.retries > 0
     assert fates == [Fate.UNKNOWN] * 2
 
@@ -231,10 +230,10 @@ async def test_a_url_that_has_never_answered_is_given_up_before_the_time_for_ret
 
 
 async def test_a_cancelled_run_keeps_its_figures() -> None:
-    reached = asyncio.Event()
+    reached = asyncio.Semaphore(0)
 
     async def hang(_request: web.Request) -> web.Response:
-        reached.set()
+        reached.release()
         await asyncio.sleep(60)
         return ok()
 
@@ -242,8 +241,9 @@ async def test_a_cancelled_run_keeps_its_figures() -> None:
     async with answering(hang) as url:
         sender = Sender(SendOptions(url=url, sdk_app_id=APP, concurrency=2), figures)
         task = asyncio.create_task(sender.send(iter(some(10))))
-        async with asyncio.timeout(10):
-            await reached.wait()
+        async with asyncio.timeout(PATIENCE):
+            await reached.acquire()
+            await reached.acquire()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -34,7 +34,7 @@ START = Start(JOURNAL_ID, 0)
 POLL_EVERY = 0.002
 """Seconds."""
 
-IMPATIENT = 0.3
+IMPATIENT = 1.0
 """Seconds of patience with what does not come."""
 
 

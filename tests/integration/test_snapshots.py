@@ -747,7 +747,7 @@ def test_a_service_that_is_killed_while_it_loads_leaves_nothing_half_used(
             stalling(nats, b"Nats-Subject: $O.", piece) as (port, stall),
             start("service", data_dir=second, **settings_of(options, port)) as service,
         ):
-            assert stall.reached.wait(30)
+            assert stall.reached.wait(60)
             wait_until(lambda: store.partials(view))
             service.kill()
         assert not view.exists()
@@ -772,7 +772,7 @@ def test_a_snapshot_that_is_replaced_while_it_is_loaded_is_left_for_the_new_one(
         new = publish(objects, journal, follow(journal, first))
         objects.delete(old.stored)
         stall.ended.set()
-        loading.result(30)
+        loading.result(60)
     assert state(second)[0] == new.revision > old.revision
 
 
@@ -808,7 +808,7 @@ def test_a_publisher_that_is_killed_leaves_no_snapshot(nats, options, objects, j
         stalling(nats, b'{"stream":"OBJ_', 2) as (port, stall),
         start("view", "snapshot", data_dir=first, **settings_of(options, port)) as publisher,
     ):
-        assert stall.reached.wait(30)
+        assert stall.reached.wait(60)
         publisher.kill()
     assert objects.all() == []
     assert sum(nats.manage(pieces).values()) == 2

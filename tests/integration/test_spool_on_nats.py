@@ -52,7 +52,7 @@ def test_callbacks_that_are_forwarded_when_nats_has_forgotten_them_are_in_no_vie
         with closing(SpooledWriter(open_, tmp_path / "spool", max_bytes=100 * MIB)) as journal:
             is_silent.set()
             for callback in CALLBACKS:
-                assert journal.append(callback, timeout=1.0).revision == 0
+                assert journal.append(callback, timeout=2.0).revision == 0
             threading.Event().wait(2 * WINDOW)
             is_silent.clear()
             forwarded(journal)

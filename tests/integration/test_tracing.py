@@ -191,4 +191,4 @@ assert not any(name.startswith("opentelemetry") for name in sys.modules)
 )
 def test_without_tracing_nothing_is_imported_or_wrapped(settings: dict[str, str]) -> None:
     command: list[Any] = [sys.executable, "-c", OFF]
-    subprocess.run(command, env=environment(settings), check=True, timeout=30)
+    subprocess.run(command, env=environment(settings), check=True, timeout=60)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.debian import FETCHED, program
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 CHROMIUM, DRIVER = program("chromium", "chromium"), program("chromedriver", "chromium")
 """The programs of Debian's chromium and chromium-driver; None if there are none."""
@@ -37,7 +37,8 @@ def browser(profile: Path, *, width: int = 1280, height: int = 900) -> Iterator[
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = Service(str(DRIVER), env={**os.environ, **_surroundings(profile)})
     driver = webdriver.Chrome(options=options, service=service)
-    driver.set_page_load_timeout(30)
+    driver.set_page_load_timeout(2 * PATIENCE)
+    driver.set_script_timeout(2 * PATIENCE)
     try:
         yield driver
     finally:

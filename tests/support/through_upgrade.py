@@ -103,11 +103,11 @@ class Clients:
         self.stop_sending()
         self._stopped.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
 
     def stop_sending(self) -> None:
         self._sending.clear()
-        self._threads[0].join(30)
+        self._threads[0].join(60)
 
     def _keep(self, work: Callable[[], None]) -> None:
         try:

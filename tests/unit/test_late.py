@@ -44,7 +44,7 @@ def test_a_journal_that_is_there_is_open_at_once() -> None:
     opening = Opening()
     with closing(opening.writer()) as journal:
         assert opening.opened.is_set()
-        assert journal.append(new_entry(), timeout=1).revision == 1
+        assert journal.append(new_entry(), timeout=PATIENCE).revision == 1
         assert journal.trouble() == ""
 
 
@@ -52,11 +52,11 @@ def test_until_it_is_open_nothing_is_taken_and_the_reason_is_told() -> None:
     opening = Opening(Unavailable("the disk is full"), Unavailable("still full"))
     with closing(opening.writer()) as journal:
         with pytest.raises(Unavailable, match="the disk is full"):
-            journal.append(new_entry(), timeout=1)
+            journal.append(new_entry(), timeout=PATIENCE)
         assert journal.trouble() == "the journal cannot be opened: the disk is full"
         opening.may_go_on.set()
         assert opening.opened.wait(PATIENCE)
-        assert journal.append(new_entry(), timeout=1).revision == 1
+        assert journal.append(new_entry(), timeout=PATIENCE).revision == 1
         assert opening.reasons == ["the disk is full", "still full"]
 
 
@@ -80,4 +80,4 @@ def test_a_close_ends_the_attempts() -> None:
     journal = opening.writer()
     journal.close()
     with pytest.raises(Unavailable):
-        journal.append(new_entry(), timeout=1)
+        journal.append(new_entry(), timeout=PATIENCE)

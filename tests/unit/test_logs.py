@@ -29,7 +29,7 @@ def logged(tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             check=True,
         )
         assert done.stdout == ""
@@ -145,7 +145,7 @@ def test_a_reader_that_stalls_delays_nothing_and_is_told_what_it_missed(tmp_path
     )
     with process:
         assert process.stdout.readline() == "went on\n"
-        seen = records(process.communicate("\n", timeout=30)[1])
+        seen = records(process.communicate("\n", timeout=60)[1])
     told = [record["number"] for record in seen if record["event"] == "log_records_dropped"]
     assert told
     assert len(seen) - len(told) + sum(told) == 20_001
