@@ -139,14 +139,15 @@ class Publisher:
     def _publish(self, appends: Sequence[_Append]) -> JournalError:
         """Find out the outcomes of appends; return that of the others."""
         end = monotonic() + PUBLISH_WITHIN
-        self._reason = "nothing was answered"
+        self._reason = ""
         while True:
             try:
                 self._attempt(appends, end)
             except Unavailable as error:
                 return error
             except FAILURES as error:
-                self._reason = one_line(str(error) or type(error).__name__)
+                if not (self._reason and isinstance(error, TimeoutError)):  # a refusal says more
+                    self._reason = one_line(str(error) or type(error).__name__)
                 self.close()
             if not _unknown(appends):
                 break
@@ -154,7 +155,8 @@ class Publisher:
                 self.close()  # it may be dead
                 break
             sleep(AGAIN)
-        return AppendTimedOut(f"NATS did not confirm the entry in time: {self._reason}")
+        reason = self._reason or "nothing was answered"
+        return AppendTimedOut(f"NATS did not confirm the entry in time: {reason}")
 
     def _attempt(self, appends: Sequence[_Append], end: float) -> None:
         """Publish once the entries whose outcomes are not known, and note the answers.
