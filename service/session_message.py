@@ -83,7 +83,6 @@ class SessionMessage:
         self._message = session_pb2.Session(sdk_app_id=sdk_app_id, session_id=session_id)
         self._replaced = 0  # texts
         self._stays: Sequence[Stay] = ()  # as shown
-        self._last_stay: session_pb2.Stay | None = None  # looking it up again takes longer
 
     def update(
         self, session: Session, revision: int, changed: Iterable[str] = Session.__struct_fields__
@@ -106,22 +105,9 @@ class SessionMessage:
         shown.revision = revision
         self.bytes = shown.SerializeToString()
         if self._replaced > REPLACED:
-            self._renew()
+            self._message = session_pb2.Session.FromString(self.bytes)
+            self._replaced = 0
         return self.bytes
-
-    def _show_time(self, name: str, value: int | None) -> None:
-        if value is None:
-            self._message.ClearField(name)  # type: ignore[arg-type]
-            return
-        time = getattr(self._message, name)
-        time.seconds = value // 1000
-        time.nanos = value % 1000 * 1_000_000
-
-    def _renew(self) -> None:
-        """Make the message anew, without the texts that were replaced."""
-        self._message = session_pb2.Session.FromString(self.bytes)
-        self._last_stay = self._message.stays[-1] if self._stays else None
-        self._replaced = 0
 
     def _show_stays(self, stays: Sequence[Stay]) -> None:
         """Show the new stays; all of them if a late callback has changed one."""
@@ -129,17 +115,16 @@ class SessionMessage:
         if stays[:known] != self._stays:
             del shown[:]
             self._replaced += known
-            self._last_stay, known = None, 0
-        last = self._last_stay
+            known = 0
         for place, stay in enumerate(stays[known:], known):
-            if last is not None:
-                set_time(last.end_time, stay.start)
+            if place:
+                set_time(shown[place - 1].end_time, stay.start)
             if place == 1 and stay.start < stays[0].start:
                 # A SessionBegin stands in the order before its own time.
                 set_time(shown[0].start_time, stay.start)
             if place < MAX_STAYS:
-                last = shown.add()
-                last.state = STATES[stay.state]
-                last.agent_id = stay.agent_id
-                set_time(last.start_time, stay.start)
-        self._stays, self._last_stay = stays, last
+                added = shown.add()
+                added.state = STATES[stay.state]
+                added.agent_id = stay.agent_id
+                set_time(added.start_time, stay.start)
+        self._stays = stays

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from typing import Any
 
 from command.address import Address
 from command.notifier import Notifier
@@ -17,15 +18,8 @@ from desk.client import Client
 METRICS = ()
 
 
-def run(
-    notifier: Notifier,
-    settings: Settings,
-    listener: socket.socket,
-    target: Address,
-    access: Access,
-) -> None:
-    """Show what the service at `target` answers."""
-    asyncio.run(_serve(notifier, settings, listener, target, access))
+def run(*arguments: Any) -> None:
+    asyncio.run(_serve(*arguments))
 
 
 async def _serve(
@@ -35,6 +29,7 @@ async def _serve(
     target: Address,
     access: Access,
 ) -> None:
+    """Show what the service at `target` answers."""
     security = client_security()  # here: gRPC's credentials do not pass from process to process
     async with serving(notifier) as stop:
         await serve(

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from command.address import Address
 from command.engines import append_forget_entry, journal_figures
@@ -27,15 +28,8 @@ from service.view.store import locate
 METRICS = (definitions.RPC,)
 
 
-def run(
-    notifier: Notifier,
-    settings: Settings,
-    address: Address,
-    silent: Callable[[], list[str]],
-    runtime: Path,
-    name: str,
-) -> None:
-    asyncio.run(_serve(notifier, settings, address, silent, runtime, name))
+def run(*arguments: Any) -> None:
+    asyncio.run(_serve(*arguments))
 
 
 async def _serve(

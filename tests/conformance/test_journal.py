@@ -9,7 +9,7 @@ from time import monotonic, thread_time
 
 import pytest
 
-from journal import port
+from journal import jetstream_publisher, port
 from journal.entry import Appended, Kind
 from journal.errors import Closed, NotKept
 from journal.memory import MemoryJournal
@@ -37,6 +37,8 @@ ENGINES: dict[str, Callable[[Path], Journal]] = {
 @pytest.fixture(params=[*ENGINES, "jetstream"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Journal]:
     if request.param == "jetstream":
+        patched = request.getfixturevalue("monkeypatch")
+        patched.setattr(jetstream_publisher, "PUBLISH_WITHIN", PATIENCE)  # on a busy machine
         journal: Journal = request.getfixturevalue("nats").writer()
     else:
         journal = ENGINES[request.param](tmp_path)

@@ -33,7 +33,7 @@ from desk.v1.session_service_pb2 import (
 )
 from desk.v1.status_pb2 import GetStatusRequest, GetStatusResponse, ResponseHeader
 from tests.support.callbacks import APP, NOON, SESSION, body, life
-from tests.support.feed_server import FeedServer, connected
+from tests.support.feed_server import FeedServer, connected, serving
 from tests.support.rpc import PATIENCE, World, service
 
 
@@ -241,9 +241,12 @@ async def test_a_call_that_is_cancelled_by_its_caller_is_cancelled():
             await asyncio.wait_for(client.status(), 0.01)
 
 
-async def test_a_call_with_a_timeout_of_zero_is_too_late():
-    async with connected(FeedServer()) as client:
-        await client.status()
+async def test_a_timeout_of_zero_is_not_the_default():
+    async with (
+        serving(NeverAnswers()) as port,
+        Client(f"127.0.0.1:{port}", timeout=600) as client,
+        asyncio.timeout(PATIENCE),
+    ):
         with pytest.raises(TimedOut):
             await client.call(client.status_service.GetStatus, GetStatusRequest(), timeout=0)
 

@@ -346,7 +346,7 @@ def test_connections_that_are_active_make_room_for_another_client():
 def test_a_burst_from_one_address_is_answered_whole():
     wire = request()
     for parts in ([wire], [wire[:-1], wire[-1:]]):
-        with gateway(limits=Limits(per_address=20)) as desk:
+        with gateway(limits=Limits(per_address=20, spared=PATIENCE)) as desk:
             burst = [desk.connect() for _ in range(100)]
             for part in parts:
                 for sock in burst:
