@@ -151,10 +151,10 @@ class Publisher:
                 self.close()
             if not _unknown(appends):
                 break
-            if monotonic() + AGAIN > end:
+            sleep(AGAIN)
+            if monotonic() + AGAIN > end:  # too late for another attempt
                 self.close()  # it may be dead
                 break
-            sleep(AGAIN)
         reason = self._reason or "nothing was answered"
         return AppendTimedOut(f"NATS did not confirm the entry in time: {reason}")
 

@@ -22,7 +22,7 @@ from service.view.errors import ViewError, ViewUnavailable
 from service.view.locks import discard
 from service.view.reader import Reader
 
-PASS = 200_000
+MAX_PASS = 200_000
 """Entries after which a pass ends, with the FORGET entry that lists the last: it sweeps once."""
 
 STEP = 500
@@ -59,8 +59,8 @@ class Erasure:
         Args:
             open_eraser: opens the journal.
             data_dir: directory of the view.
-            note_deleted: has the follower take from the list what FORGET entries up to a revision
-                have put there; the flag is set when that is done.
+            note_deleted: asks the follower to take off the list what FORGET entries up to a
+                revision have put there; the event is set when that is done.
             pause: seconds between two looks for entries to delete.
             retry: seconds before another attempt after a failure.
         """
@@ -84,7 +84,7 @@ class Erasure:
         """
         with suppress(ViewUnavailable), closing(Reader(store.locate(self._data_dir))) as reader:
             with reader.snapshot() as progress:
-                until = reader.listed_until(progress.applied_revision, PASS)
+                until = reader.listed_until(progress.applied_revision, MAX_PASS)
             if until:
                 return self._delete(reader, progress.journal_id, until)
         return 0  # or the view is not there yet
@@ -121,7 +121,7 @@ class Erasure:
             except (JournalError, ViewError, OSError) as problem:
                 log.warning("entries_not_deleted", reason=str(problem), throttle=str(problem))
                 pause = self._retry
-            except Exception:  # whatever it is, the next attempt may do better
+            except Exception:  # the next attempt may succeed
                 log.exception("erasure_failed", throttle="")
                 pause = self._retry
 

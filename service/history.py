@@ -161,9 +161,9 @@ class History:
 
     Attributes:
         session: the session after its last callback; changed in place.
-        changed: names of its fields that have changed; emptied by whoever shows them.
+        changed: names of its fields that have changed; cleared by the caller that publishes them.
         replaced: events whose outcome a late callback has replaced, with that before and after;
-            emptied by whoever counts them.
+            cleared by the caller that counts them.
         tail: the last callbacks, in time order.
         usage: the used part of the limits.
         weight: approximate bytes that `tail` takes in memory.

@@ -168,11 +168,11 @@ class Projection:
                 raise
             if not done:
                 return count - 1
-            if self._has_worked() or self._read_bytes > self._bounds.memory:
+            if self._is_full_batch() or self._read_bytes > self._bounds.memory:
                 return count
         return len(entries)
 
-    def _has_worked(self) -> bool:
+    def _is_full_batch(self) -> bool:
         """Return True if the batch has done enough."""
         return self._work >= self._bounds.work
 
@@ -254,13 +254,13 @@ class Projection:
         """Remove what a FORGET entry lists, until that is enough work; return True at the end."""
         removal = self._writer.removal(entry.revision)
         for session_id in listed.session_ids:
-            if self._has_worked():
+            if self._is_full_batch():
                 return False
             key = entry.sdk_app_id, session_id
             self._forget_session(removal, key)
             self._writer.note_forgotten(key, entry.revision)
         for revision in filter(entry.revision.__gt__, listed.revisions):
-            if self._has_worked():
+            if self._is_full_batch():
                 return False
             self._forget_malformed(removal, entry.sdk_app_id, revision)
         return True
@@ -470,13 +470,15 @@ class Projection:
     def skip(self, entry: Entry) -> None:
         """Advance the progress past an entry without storing anything of it."""
         head = max(self.progress.head_revision, entry.revision)
-        self._move(applied_revision=entry.revision, applied_id=entry.id, head_revision=head)
+        self._update_progress(
+            applied_revision=entry.revision, applied_id=entry.id, head_revision=head
+        )
 
     def begin_at(self, oldest: int) -> None:
-        """Make an empty view begin at a revision, as if it were the journal's first."""
+        """Make an empty view begin at a revision, of which the journal has no earlier entries."""
         before = oldest - 1
         self._oldest = oldest
-        self._move(
+        self._update_progress(
             applied_revision=before, head_revision=before, oldest_revision=oldest, begins_at=oldest
         )
 
@@ -490,9 +492,9 @@ class Projection:
 
     def stop_at(self, problem: str) -> None:
         """Store why the journal cannot be read further, until the next batch."""
-        self._move(problem=problem)
+        self._update_progress(problem=problem)
 
-    def _move(self, **changes: int | bytes | str) -> None:
+    def _update_progress(self, **changes: int | bytes | str) -> None:
         progress = replace(self.progress, **changes)
         with self._writer.transaction():
             self._writer.save_progress(progress)

@@ -107,7 +107,7 @@ class _Row:
 
 
 class Reported(NamedTuple):
-    """A session, and what the report must know beside it.
+    """A session with the facts that the report needs.
 
     Attributes:
         revision: of the last change of its figures.

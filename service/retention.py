@@ -23,11 +23,11 @@ from service.view import store
 from service.view.errors import ViewError, ViewUnavailable
 from service.view.reader import Reader
 
-LOOK = 10.0
+LOOK_EVERY = 10.0
 """Seconds between two checks for a run that is due, also after one that failed."""
 
 TURN = 600.0
-"""Seconds of a turn of a run. Another replica may have the next one: if this one has died."""
+"""Seconds of a turn of a run. If this replica dies, another one can claim the next turn."""
 
 APPLIED_WITHIN = 60.0
 POLL = 0.05
@@ -87,10 +87,10 @@ class Retention:
         Thread(target=self._run, args=(stop,), name="retention", daemon=True).start()
 
     def _run(self, stop: Event) -> None:
-        while not stop.wait(LOOK):
+        while not stop.wait(LOOK_EVERY):
             try:
                 self.run_if_due(datetime.now(UTC), stop)
-            except Exception:  # whatever it is, the next attempt may do better
+            except Exception:  # the next attempt may succeed
                 log.exception("retention_failed", throttle="")
 
     def run_if_due(self, now: datetime, stop: Event) -> None:

@@ -15,7 +15,7 @@ _FIELDS = session_pb2.Session.DESCRIPTOR.fields_by_name
 _NUMBERS: dict[str, dict[Any, Any]] = {"state": STATES, "end_reason": END_REASONS}
 
 Show = Callable[[session_pb2.Session, str, Any], None]
-"""Sets one field of a session as it is shown to its value in the fold's session."""
+"""Copies one field of the fold's session into the message."""
 
 
 def _show(name: str) -> Show:

@@ -119,7 +119,7 @@ LIMITS = {
         f"{projection.BOUNDS.work // projection.REMOVED:,}, and the rest of a session"
     ),
     "entries deleted before the journal's files are swept": (
-        f"{erasure.PASS:,}, and the rest of a FORGET entry"
+        f"{erasure.MAX_PASS:,}, and the rest of a FORGET entry"
     ),
     "pages of a file whose unused bytes are [cleared](adr/0033-deleting-the-bytes.md)": (
         "33 million: 137 GB of journal, 275 GB of view"
