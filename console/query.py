@@ -17,8 +17,8 @@ MAX_VALUES = 100
 MAX_ROWS = 1_000
 """Rows of a page, as in the API."""
 
-LAST_YEAR = 9998
-"""Last year that times may have: the calendar ends with the next one."""
+YEARS = range(2, 9999)
+"""Years that times may have: no time zone leads out of the calendar from there."""
 
 _AGO = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -176,6 +176,6 @@ def _moment(text: str, zone: tzinfo) -> datetime:
         return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     moment = datetime.fromisoformat(text)
     moment = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
-    if moment.year > LAST_YEAR:
+    if moment.year not in YEARS:
         raise OverflowError
     return moment

@@ -124,14 +124,16 @@ def missed(reader: Reader, target: Target, found: Iterable[Found], before: int) 
 def newest_event(reader: Reader) -> int:
     """Return the time (ms) of the newest event of a session, or of its receipt if that is earlier.
 
-    The one is by the clock of Desk, the other by that of a gateway. 0 if no session has begun.
+    The one is by the clock of Desk, the other by that of a gateway. If no session has begun, it is
+    the receipt of the newest callback; 0 if there is none.
     """
     newest_first = Order("last_event_at", descending=True)
     with reader.snapshot():
         page = index_pages.page(reader, SessionSelection(), newest_first, None, 1)
-        session = Session.FromString(b"".join(page.sessions))
-        found = _found(reader, session.sdk_app_id, session.session_id)
-        return min(session.last_event_at.ToMilliseconds(), _last(reader, found)) if found else 0
+        for session in map(Session.FromString, page.sessions):
+            if found := _found(reader, session.sdk_app_id, session.session_id):
+                return min(session.last_event_at.ToMilliseconds(), _last(reader, found))
+        return reader.last_received()
 
 
 def check_current(progress: Progress, now: int) -> None:

@@ -122,12 +122,12 @@ class StatusService:
 
     def own_streams(self) -> ListSubscribersResponse:
         """Return the streams of this worker."""
-        head, worker = self._feed.announced_position, self._options.workers.name
-        streams = self._feed.places.described(head, self._feed.received_after, worker)
+        feed, worker = self._feed, self._options.workers.name
+        head = feed.announced_position
         return ListSubscribersResponse(
-            header=header(self._feed.journal_id, complete_revision(head)),
-            subscribers=sorted(streams, key=furthest_behind)[:MAX_SUBSCRIBERS],
-            total=len(streams),
+            header=header(feed.journal_id, complete_revision(head)),
+            subscribers=feed.places.described(head, feed.received_after, worker, MAX_SUBSCRIBERS),
+            total=len(feed.places),
             worker=worker,
         )
 

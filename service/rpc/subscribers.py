@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from heapq import nsmallest
 
 import msgspec
 
@@ -32,9 +33,8 @@ class Place:
 
     def described(self, head: int, received_after: ReceivedAfter, worker: str) -> Subscriber:
         """Return the stream as a message; `head` is the position that it can have reached."""
-        has_all = self.position >= self._group.last_match
-        revision = complete_revision(max(self.position, head) if has_all else self.position)
-        received_at = 0 if has_all else received_after(self.position)
+        revision = self._revision(head)
+        received_at = 0 if self._has_all else received_after(self.position)
         return Subscriber(
             client=self._client,
             address=self._address,
@@ -45,6 +45,17 @@ class Place:
             lag_time=duration(max(0, _now() - received_at) if received_at else 0),
             worker=worker,
         )
+
+    def order(self, head: int) -> tuple[int, int]:
+        """Return a key that sorts as `furthest_behind` does."""
+        return min(self._revision(head), complete_revision(head)), self._started_at
+
+    def _revision(self, head: int) -> int:
+        return complete_revision(max(self.position, head) if self._has_all else self.position)
+
+    @property
+    def _has_all(self) -> bool:
+        return self.position >= self._group.last_match
 
 
 class Places:
@@ -62,9 +73,15 @@ class Places:
         finally:
             self._open.discard(place)
 
-    def described(self, head: int, received_after: ReceivedAfter, worker: str) -> list[Subscriber]:
-        """Return the streams as messages."""
-        return [place.described(head, received_after, worker) for place in self._open]
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def described(
+        self, head: int, received_after: ReceivedAfter, worker: str, most: int
+    ) -> list[Subscriber]:
+        """Return the streams that are furthest behind as messages, at most so many."""
+        chosen = nsmallest(most, self._open, key=lambda place: place.order(head))
+        return [place.described(head, received_after, worker) for place in chosen]
 
 
 def furthest_behind(stream: Subscriber) -> tuple[int, int]:

@@ -51,6 +51,11 @@ LAST_FORGOTTEN = """
 SELECT max(position) FROM feed INDEXED BY feed_by_session WHERE first_revision = 0 AND revised = 3
 """
 
+# The receipt (ms) of the newest callback that has a record.
+LAST_RECEIVED = """
+SELECT received_at FROM feed WHERE revised != 3 ORDER BY position DESC LIMIT 1
+"""
+
 # Entries whose bytes are to be deleted, the newest first: what repeats an entry goes before it. If
 # only a part is deleted, a view that is built then still finds the owner of each repetition.
 ENTRIES_TO_DELETE = """

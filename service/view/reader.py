@@ -173,6 +173,11 @@ class Reader:
         """Return the position of the newest FORGET entry; 0 if there is none."""
         return self._one(queries.LAST_FORGOTTEN)[0] or 0
 
+    def last_received(self) -> int:
+        """Return the time (ms) at which the newest callback was received; 0 if there is none."""
+        row = self._first(queries.LAST_RECEIVED, ())
+        return row[0] if row else 0
+
     def entries_to_delete(
         self, limit: int, *, before: int = MAX_REVISION, until: int = MAX_REVISION
     ) -> list[int]:

@@ -162,6 +162,7 @@ def test_csv_leaves_numbers_as_they_are_and_joins_lists():
         "/reports?since=9999-12-31", "/sessions?begun_since=999999d", "/sessions?app=0",
         "/feed?rows=501", f"/session?id={SESSION}&as_of_time=then",
         f"/session?id={SESSION}&as_of_time=1m&as_of=1",
+        f"/session?id={SESSION}&as_of_time=0001-01-01T00:00Z",
         "/sessions?app=99999999999999999999", "/board?level=80", "/rejections?reason=none",
     ],
 )  # fmt: skip

@@ -26,8 +26,10 @@ def apps(folder: Path) -> dict[int, AppReport]:
 @contextmanager
 def reporting(folder: Path, **periods: float) -> Iterator[None]:
     stop = start_reporter(AUTHENTICATOR, folder, **periods)
-    yield
-    stop.set()
+    try:
+        yield
+    finally:
+        stop.set()
 
 
 def test_the_report_has_the_traffic_of_each_app(tmp_path: Path) -> None:

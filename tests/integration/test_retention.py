@@ -123,12 +123,29 @@ def test_a_run_goes_on_when_a_callback_confirms_the_time(made: World):
     assert (work.report.sessions, work.report.problem) == (2, "")
 
 
-def test_a_journal_without_sessions_has_nothing_to_forget(tmp_path: Path):
-    with world([b"not json"]) as made:
+def test_an_empty_journal_has_nothing_to_forget():
+    with world() as made:
         made.wait()
         work = retention(made, append=pytest.fail)
         work.run_if_due(NEWEST, Event())
     assert work.report.completed_at
+
+
+def test_callbacks_are_too_old_also_where_no_session_has_begun():
+    now = SENT + KEEP + 2 * DAY
+    with world(
+        [b"not json", *life("SessionBegin", "SessionEnd", session_id="not begun")[1:]]
+    ) as made:
+        made.wait()
+        work = retention(made)
+        work.run_if_due(now, Event())
+        assert (forgotten(made), work.report.completed_at) == ([], 0), (
+            "no callback confirms the time"
+        )
+        made.append(unnumbered(entry(1, b"new", received_at=int(now.timestamp() * 1000))))
+        made.wait()
+        work.run_if_due(now, Event())
+    assert (work.report.sessions, work.report.malformed, work.report.problem) == (1, 1, "")
 
 
 def test_a_run_of_a_clock_that_was_ahead_does_not_delay_the_next_one(made: World):

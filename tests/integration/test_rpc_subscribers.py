@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from desk.v1.board_service_pb2 import WatchBoardRequest
 from desk.v1.event_pb2 import EventFilter, EventType
 from desk.v1.status_pb2 import ListSubscribersRequest, ListSubscribersResponse
+from service.rpc import status_service
 from service.rpc.workers import SUFFIX, Workers
 from tests.support.callbacks import life
 from tests.support.rpc import Worker, World, service, take, until, worker
@@ -51,9 +54,12 @@ async def test_a_stream_whose_filter_selects_nothing_new_is_not_behind():
         assert "someone" not in str(answer)
 
 
-async def test_a_client_that_does_not_read_falls_behind_and_is_listed_first():
+async def test_a_client_that_does_not_read_falls_behind_and_is_listed_first(
+    monkeypatch: pytest.MonkeyPatch,
+):
     async with service(*life("SessionBegin")) as (world, worker):
-        await take(worker.subscribe())
+        types = [EventType.EVENT_TYPE_SESSION_END]
+        await take(worker.subscribe(filter=EventFilter(types=types)))
         idle = worker.subscribe()
         await take(idle)
         text = {"MsgBody": [{"MsgType": "TIMTextElem", "MsgContent": {"Text": "x" * 8_000}}]}
@@ -69,6 +75,10 @@ async def test_a_client_that_does_not_read_falls_behind_and_is_listed_first():
         first = answer.subscribers[0]
         assert first.revision + first.lag == answer.header.revision
         assert first.lag_time.ToMilliseconds() > 0
+        monkeypatch.setattr(status_service, "MAX_SUBSCRIBERS", 1)
+        answer = await listed(worker)
+        (only,) = answer.subscribers
+        assert (answer.total, only.lag > 0) == (2, True)
 
 
 async def test_a_stream_that_ended_is_no_longer_listed():
