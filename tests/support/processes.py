@@ -205,7 +205,19 @@ class RunningDesk:
     def post(
         self, body: Mapping[str, Any] | bytes, *, sdk_app_id: int = SDK_APP_ID, **query: str
     ) -> tuple[int, dict[str, Any]]:
-        """Send one callback as Desk does; return the HTTP status and the answer."""
+        """Send one callback as Desk does; return the HTTP status and the answer.
+
+        What is refused for the moment is sent three times: a busy machine may take too long once.
+        """
+        for _ in range(2):
+            status, answer = self._post(body, sdk_app_id, query)
+            if status != 503:
+                return status, answer
+        return self._post(body, sdk_app_id, query)
+
+    def _post(
+        self, body: Mapping[str, Any] | bytes, sdk_app_id: int, query: Mapping[str, str]
+    ) -> tuple[int, dict[str, Any]]:
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
         parameters = {
             "SdkAppid": str(sdk_app_id),
