@@ -128,4 +128,6 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
         value = value.get(name, "") if isinstance(value, Mapping) else ""
     if isinstance(value, list):
         value = " ".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
     return spreadsheet_text(value) if isinstance(value, str) else value

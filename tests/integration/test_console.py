@@ -6,6 +6,7 @@ import io
 import json
 import re
 import socket
+from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
 from http.client import HTTPConnection
@@ -13,8 +14,11 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
+from google.protobuf.descriptor import Descriptor
 
 from console.page import csv_of
+from console.reports import Reports
+from desk.v1.report_service_pb2 import ReportRow
 from journal.entry import unnumbered
 from tests.support.callbacks import APP, NOON, SESSION, body, entry, life
 from tests.support.commands import invoke
@@ -147,9 +151,32 @@ async def test_a_spreadsheet_is_given_no_formula():
         assert found["client_user_id"] == '\'=HYPERLINK("http://evil.example")'
 
 
+def figures_of(message: Descriptor, before: str = "") -> Iterator[str]:
+    """Yield the names of a message's figures as a CSV has them."""
+    for field in message.fields:
+        name = before + field.name
+        if field.message_type is None:
+            yield name
+        elif field.message_type.full_name == "google.protobuf.Duration":
+            yield f"{name}_seconds"
+        else:
+            yield from figures_of(field.message_type, f"{name}.")
+
+
+def test_the_csv_of_a_report_has_every_figure():
+    assert [*Reports.columns] == [
+        "start_time",
+        "end_time",
+        "revision",
+        "changed",
+        *figures_of(ReportRow.DESCRIPTOR),
+    ]
+
+
 def test_csv_leaves_numbers_as_they_are_and_joins_lists():
     rows = [{"a": -1, "b": {"c": ["x", "y"]}, "d": "-1", "f": "\n=1"}]
     assert csv_of(rows, ["a", "b.c", "d", "e", "f"]) == ("a,b.c,d,e,f\r\n-1,x y,'-1,,\"'\n=1\"\r\n")
+    assert csv_of([{"a": True, "b": False}], ["a", "b"]) == "a,b\r\ntrue,false\r\n"
 
 
 @pytest.mark.parametrize(
