@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import traceback
+from asyncio import CancelledError
 from typing import NamedTuple
 
 import structlog
@@ -72,8 +73,14 @@ def configure(settings: Settings | LogOptions, role: str) -> None:
     # gRPC logs a traceback for each client that vanishes, OpenTelemetry one for each failed batch.
     for name in ("grpc", "opentelemetry"):
         handler.addFilter(ThrottledLogger(name, throttle))
+    handler.addFilter(_is_no_cancellation)
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.raiseExceptions = False  # a record that cannot be written must not cause another
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Leave out the calls whose client has left before they began: gRPC takes that for an error."""
+    return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
 
 
 def _report_dropped(number: int) -> None:

@@ -180,6 +180,21 @@ def test_what_grpc_says_of_clients_that_vanish_does_not_fill_the_log(logged):
     assert events == ["failed in GetSession", "failed in GetStatus", *["full", "taken"] * 3]
 
 
+def test_a_call_that_was_cancelled_before_it_began_is_no_error(logged):
+    text = logged(
+        """
+        import asyncio
+
+        for kind in (asyncio.CancelledError, RuntimeError):
+            try:
+                raise kind
+            except BaseException:
+                logging.getLogger("grpc.anything").exception(kind.__name__)
+        """
+    )
+    assert [record["event"] for record in records(text)] == ["RuntimeError"]
+
+
 def test_an_event_with_a_throttle_comes_once_a_period_for_each_kind(logged):
     text = logged(
         """
