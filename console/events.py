@@ -13,7 +13,7 @@ from desk.v1.event_service_pb2 import CountEventsRequest, EventCount, ListReject
 from display.documents import as_json
 
 ROWS = 50
-"""Records on a page, unless told otherwise."""
+"""Records on a page by default."""
 
 MOST_ROWS = 500
 """Records that the feed's page holds; older ones leave it."""

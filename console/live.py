@@ -14,13 +14,13 @@ from console.query import Query
 from desk.client import ClientError
 
 WAITING = 50
-"""Events that wait for one browser; with more, it is told to load the page again."""
+"""Events that wait for one browser; with more, it has to load the page again."""
 
 RECENT = 10
 """Events that are kept for browsers that come, or come again."""
 
 KEEP_ALIVE = 5.0
-"""Seconds without an event after which a browser is told whether the service is there."""
+"""Seconds without an event after which a browser gets one that says if the service is there."""
 
 AWAY_AFTER = 12.0
 """Seconds without a message of the service, which sends one about every 5 s."""

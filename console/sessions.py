@@ -17,7 +17,7 @@ from desk.v1.session_service_pb2 import ListSessionsRequest
 from display.documents import as_json
 
 ROWS = 50
-"""Sessions on a page, unless told otherwise."""
+"""Sessions on a page by default."""
 
 MAX_CALLBACKS = 2_000
 """Callbacks of one session that its page shows: the last ones."""

@@ -158,7 +158,7 @@ class Report:
         """Yield the intervals.
 
         Args:
-            since_revision: after which a change is told; 0: none is.
+            since_revision: after which changes are reported; 0: none are.
             all_changed: every interval may have changed since.
             now: Unix time, ms.
         """

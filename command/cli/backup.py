@@ -161,7 +161,7 @@ def _losses(journal: Path, copy: Path, content: Content) -> Iterator[str]:
     try:
         lost = journal_backup.loss(journal, copy)
     except JournalError as error:
-        yield f"what only the present journal has cannot be told ({error_text(error)})"
+        yield f"what only the present journal has is not known ({error_text(error)})"
     else:
         if lost.entries:
             yield (

@@ -55,7 +55,7 @@ def status(port, method, target, body=None):
 
 
 @pytest.mark.tools
-def test_callbacks_are_acknowledged_and_sigterm_is_heard(tmp_path, full_pipe, port):
+def test_callbacks_are_acknowledged_and_sigterm_stops_the_gateway(tmp_path, full_pipe, port):
     settings = {
         "DESK_DATA_DIR": str(tmp_path / "data"),
         "DESK_HTTP_LISTEN": f"127.0.0.1:{port}",
