@@ -61,6 +61,20 @@ class _Row:
         self.begun = self.over = self.contained = self.resolvable = self.repeated = 0
         self.stars: list[int] = []
 
+    def include(self, other: "_Row") -> None:
+        self.offers.include(other.offers)
+        self.handled += other.handled
+        self.handle_time += other.handle_time
+        self.session_time += other.session_time
+        for agent, stays in other.stays.items():
+            self.stays.setdefault(agent, []).extend(stays)
+        self.begun += other.begun
+        self.over += other.over
+        self.contained += other.contained
+        self.resolvable += other.resolvable
+        self.repeated += other.repeated
+        self.stars += other.stars
+
     def busy_time(self) -> int:
         return sum(map(_union, self.stays.values()))
 
@@ -124,17 +138,13 @@ class Reported(NamedTuple):
 
 
 class Report:
-    """The figures of a range, filled session by session; `rows` counts the groups that have any.
-
-    Each figure is added to the row of its group in its interval, and to the total.
-    """
+    """The figures of a range, filled session by session; `rows` counts the groups that have any."""
 
     def __init__(self, selection: ReportSelection) -> None:
         self.rows = 0
         self._selection = selection
         self._bounds = selection.bounds
         self._intervals: list[dict[Group, _Row]] = [{} for _ in self._bounds[1:]]
-        self._total = _Row()
         self._revisions = [0] * len(self._intervals)
         self._touched: set[int] = set()  # places of intervals that have changed for other reasons
 
@@ -174,8 +184,17 @@ class Report:
             )
 
     def total(self, now: int) -> pb.ReportRow | None:
-        """Return the figures of all intervals and groups; None if there are no rows."""
-        return self._message(self._total, (0, "", ""), self._bounds[-1], now) if self.rows else None
+        """Return the figures of all intervals and groups; None if there are no rows.
+
+        Each figure is in one row, so that the total is the sum of the rows.
+        """
+        if not self.rows:
+            return None
+        total = _Row()
+        for groups in self._intervals:
+            for row in groups.values():
+                total.include(row)
+        return self._message(total, (0, "", ""), self._bounds[-1], now)
 
     def _message(self, row: _Row, group: Group, end: int, now: int) -> pb.ReportRow:
         provisional = now < end + RESOLVED_AFTER
@@ -185,7 +204,7 @@ class Report:
         session = reported.session
         if offered := offer(session):
             agent = answering_agent(session)
-            for row in self._rows(reported, offered.offered_at, agent):
+            if row := self._row(reported, offered.offered_at, agent):
                 row.offers.add(offered)
 
     def _add_handling(self, reported: Reported) -> None:
@@ -197,39 +216,41 @@ class Report:
                 self._add_stay(reported, span.agent_id, span.start, span.end)
         for agent, (start, *lengths) in contacts.items():
             finished = [length for length in lengths if length is not None]
-            for row in self._rows(reported, start or 0, agent):
-                if len(finished) == len(lengths):
-                    row.handled += 1
-                    row.handle_time += sum(finished)
+            row = self._row(reported, start or 0, agent)
+            if row and len(finished) == len(lengths):
+                row.handled += 1
+                row.handle_time += sum(finished)
 
     def _add_stay(self, reported: Reported, agent: str, start: int, end: int) -> None:
         """Add a stay to each interval that it lies in."""
         for place in self._places(start, end - 1):
             part = max(start, self._bounds[place]), min(end, self._bounds[place + 1])
-            for row in self._rows(reported, part[0], agent):
+            if row := self._row(reported, part[0], agent):
                 row.session_time += part[1] - part[0]
                 row.stays.setdefault((reported.sdk_app_id, agent), []).append(part)
 
     def _add_outcome(self, reported: Reported) -> None:
         session = reported.session
-        for row in self._rows(reported, session.begun_at or 0, session.agent_id):
-            row.begun += 1
-            row.over += session.state not in LIVE
-            row.contained += is_contained(session)
-            if session.satisfaction:
-                row.stars.append(session.satisfaction)
-            if session.state is State.ENDED and session.client_user_id:
-                row.resolvable += 1
-                row.repeated += reported.is_repeated
+        row = self._row(reported, session.begun_at or 0, session.agent_id)
+        if not row:
+            return
+        row.begun += 1
+        row.over += session.state not in LIVE
+        row.contained += is_contained(session)
+        if session.satisfaction:
+            row.stars.append(session.satisfaction)
+        if session.state is State.ENDED and session.client_user_id:
+            row.resolvable += 1
+            row.repeated += reported.is_repeated
 
-    def _rows(self, reported: Reported, time: int, agent: str) -> Sequence[_Row]:
-        """Return the rows that a figure belongs to: its group's and the total; or none."""
+    def _row(self, reported: Reported, time: int, agent: str) -> _Row | None:
+        """Return the row that a figure belongs to; None if it is of no interest."""
         chosen = self._selection
         place = bisect_right(self._bounds, time) - 1
         if not 0 <= place < len(self._intervals):
-            return ()
+            return None
         if chosen.agent_ids and agent not in chosen.agent_ids:
-            return ()
+            return None
         group = (
             reported.sdk_app_id if chosen.by_app else 0,
             reported.session.channel_type if chosen.by_channel else "",
@@ -239,7 +260,7 @@ class Report:
         if group not in groups:
             groups[group] = _Row()
             self.rows += 1
-        return groups[group], self._total
+        return groups[group]
 
     def _places(self, start: int, end: int) -> range:
         """Return the intervals between two times, both included."""
