@@ -186,7 +186,7 @@ class Report:
     def total(self, now: int) -> pb.ReportRow | None:
         """Return the figures of all intervals and groups; None if there are no rows.
 
-        Each figure is in one row, so that the total is the sum of the rows.
+        It is made of what the rows have: each session, stay and rating is in one row only.
         """
         if not self.rows:
             return None

@@ -135,6 +135,7 @@ async def test_outcomes_have_their_ratings_and_repeat_contacts():
         assert (outcome.ratings, outcome.csat, outcome.mean_rating) == (1, 1, 4)
         assert (outcome.resolvable, outcome.repeat_contacts) == (3, 1)
         assert outcome.first_contact_resolution == 2 / 3
+        assert (await report(worker)).total.outcome == outcome
 
 
 @pytest.mark.parametrize(
