@@ -135,11 +135,18 @@ def _settings() -> list[dict[str, str]]:
         {
             "name": option.envvar if isinstance(option.envvar, str) else option.envvar[0],
             "value": str(values.get(option.name) or ""),
-            "source": _SOURCES.get(context.get_parameter_source(option.name), "default"),
+            "source": _source(option, context.get_parameter_source(option.name)),
         }
         for option in context.command.params
         if option.envvar and option.name
     ]
+
+
+def _source(option: click.Parameter, source: ParameterSource | None) -> str:
+    """Return where a value is from; of a default that is looked up, the places."""
+    looked_up = getattr(option, "show_default", None)
+    default = looked_up if isinstance(looked_up, str) else "default"
+    return _SOURCES.get(source, default)
 
 
 def _serve_metrics(address: Address, runtime: Path) -> None:

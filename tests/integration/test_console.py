@@ -332,26 +332,30 @@ def test_serve_shows_the_console_and_goes_on_if_its_address_is_taken(tmp_path: P
 def test_a_console_apart_from_the_service_shows_its_own_settings(tmp_path: Path):
     key = tmp_path / "key"
     key.write_text("desk_secret")
-    with (
-        closing(socket.create_server(("127.0.0.1", 0))) as silent,
-        console_process(
-            f"127.0.0.1:{silent.getsockname()[1]}",
-            tmp_path,
-            DESK_TIME_ZONE="Asia/Shanghai",
-            DESK_CLIENT_KEY_FILE=str(key),
-        ) as (_, address),
-        closing(HTTPConnection(address, timeout=30)) as asking,
-    ):
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        zone = {"DESK_TIME_ZONE": "Asia/Shanghai"}
+        with console_process(target, tmp_path, DESK_CLIENT_KEY_FILE=str(key), **zone) as (_, named):
+            text, found = settings_shown(named)
+        with console_process("", tmp_path, DESK_GRPC_LISTEN=target) as (_, unnamed):
+            _, looked_up = settings_shown(unnamed)
+    assert found["DESK_TARGET"] == (target, "command line")
+    assert found["DESK_TIME_ZONE"] == ("Asia/Shanghai", "environment")
+    assert found["DESK_CLIENT_KEY_FILE"] == (str(key), "environment")
+    assert found["DESK_CONSOLE_PROXIES"] == ("127.0.0.1,::1", "default")
+    assert "desk_secret" not in text
+    assert looked_up["DESK_TARGET"][0] == target
+    assert looked_up["DESK_TARGET"][1].startswith("DESK_GRPC_LISTEN, also from .env")
+
+
+def settings_shown(address: str) -> tuple[str, dict[str, tuple[str, str]]]:
+    """Return the page of health as JSON, and the value and source of each setting on it."""
+    with closing(HTTPConnection(address, timeout=30)) as asking:
         asking.request("GET", "/health.json")
         text = asking.getresponse().read().decode()
     document = json.loads(text)
     assert document["settings_of"].startswith("desk console")
-    shown_as = {each["name"]: (each["value"], each["source"]) for each in document["settings"]}
-    assert shown_as["DESK_TARGET"] == (document["replicas"][0]["target"], "command line")
-    assert shown_as["DESK_TIME_ZONE"] == ("Asia/Shanghai", "environment")
-    assert shown_as["DESK_CLIENT_KEY_FILE"] == (str(key), "environment")
-    assert shown_as["DESK_CONSOLE_PROXIES"] == ("127.0.0.1,::1", "default")
-    assert "desk_secret" not in text
+    return text, {each["name"]: (each["value"], each["source"]) for each in document["settings"]}
 
 
 def test_a_console_in_a_time_zone_that_does_not_exist_does_not_start():

@@ -26,8 +26,12 @@ from tests.support.waiting import PATIENCE, eventually
 def console_process(
     target: str, folder: Path, port: int = 0, **settings: str
 ) -> Iterator[tuple[RunningDesk, str]]:
-    """Run `desk console` in front of a service; also its address, once it answers."""
-    arguments = ("console", "--target", target, "--listen", f"127.0.0.1:{port}")
+    """Run `desk console` in front of a service; also its address, once it answers.
+
+    Without a target the settings say where the service is.
+    """
+    named = ("--target", target) if target else ()
+    arguments = ("console", *named, "--listen", f"127.0.0.1:{port}")
     with start(*arguments, data_dir=folder / "none", **settings) as running:
         eventually(lambda: running.stdout)
         yield running, running.stdout[0].removeprefix("console: http://")
