@@ -31,10 +31,12 @@ MAX_MESSAGE = 300
 """Characters of an error message, which is always one line."""
 
 
-def _path(option: str, variable: str, text: str) -> Callable[[Any], Any]:
-    return click.option(
-        option, type=click.Path(path_type=Path), envvar=variable, show_envvar=True, help=text
-    )
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FILE_OR_WORD = click.Path(path_type=Path)
+
+
+def _path(option: str, variable: str, text: str, kind: click.Path = _FILE) -> Callable[[Any], Any]:
+    return click.option(option, type=kind, envvar=variable, show_envvar=True, help=text)
 
 
 _OPTIONS = [
@@ -42,6 +44,7 @@ _OPTIONS = [
         "--tls-ca",
         "DESK_CLIENT_TLS_CA",
         f"Use TLS. File of the authorities to trust, or `{SYSTEM}` for the public ones.",
+        _FILE_OR_WORD,
     ),
     _path("--tls-cert", "DESK_CLIENT_TLS_CERT", "File of the client's certificate. Uses TLS."),
     _path("--tls-key", "DESK_CLIENT_TLS_KEY", "File of that certificate's key."),
