@@ -11,7 +11,7 @@ from typing import Self
 
 from console.page import LivePage, Outdated, Piece
 from console.query import Query
-from desk.client import ClientError
+from desk.client import ClientError, Retryable
 
 WAITING = 50
 """Events that wait for one browser; with more, it has to load the page again."""
@@ -24,6 +24,9 @@ KEEP_ALIVE = 5.0
 
 AWAY_AFTER = 12.0
 """Seconds without a message of the service, which sends one about every 5 s."""
+
+RETRY = 2.0
+"""Seconds until a service that did not answer is asked again."""
 
 MAX_LISTENERS = 1_000
 """Browsers at once."""
@@ -167,9 +170,7 @@ class Live:
 
     async def _run(self, key: str, query: Query, channel: _Channel, after: int | None) -> None:
         try:
-            async with aclosing(self.page.live(query, after)) as pieces:
-                async for piece in pieces:
-                    self._take(channel, piece)
+            await self._follow(query, channel, after)
             last = _event("reload", "the source has ended")
         except Outdated as reason:
             last = _event("reload", str(reason))
@@ -181,6 +182,18 @@ class Live:
         self._remove(key, channel)
         for queue in list(channel.queues):
             channel.end(queue, last)
+
+    async def _follow(self, query: Query, channel: _Channel, after: int | None) -> None:
+        """Send pieces to the end of the source. A service that does not answer is asked again."""
+        while True:
+            try:
+                async with aclosing(self.page.live(query, channel.revision or after)) as pieces:
+                    async for piece in pieces:
+                        self._take(channel, piece)
+            except Retryable:
+                await asyncio.sleep(RETRY)
+            else:
+                return
 
     def _take(self, channel: _Channel, piece: Piece) -> None:
         """Send a piece to all listeners."""

@@ -251,6 +251,7 @@ async def test_a_service_that_goes_away_is_told_and_comes_back_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("console.live.AWAY_AFTER", 1.0)
+    monkeypatch.setattr("console.live.RETRY", 0.1)
     with reserved_port() as port, world(life("SessionBegin")) as journal:
         journal.wait()
         async with AsyncExitStack() as stack:
@@ -260,9 +261,13 @@ async def test_a_service_that_goes_away_is_told_and_comes_back_by_itself(
                 await live.next(until="live")
             await live.next(until="away")
             assert (await made.get("/feed")).status == 503
+            # A page that comes, or comes back, meanwhile.
+            other = await stack.enter_async_context(made.events("/feed/live?after=1&rows=1"))
+            await other.next(until="away")
             journal.append(*life(*LIFE)[1:2])
             async with worker(journal, limits=QUICK, port=port):
                 assert "ChatBot.UserSendMsg" in (await live.next(until="prepend"))[1]
+                assert "ChatBot.UserSendMsg" in (await other.next(until="prepend"))[1]
                 await live.next(until="live")
 
 
