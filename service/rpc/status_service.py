@@ -75,7 +75,7 @@ class StatusService:
 
     async def GetStatus(self, _request: GetStatusRequest, _call: Call) -> GetStatusResponse:
         """Answer at once, or within `backlog_seconds` if the journal hangs."""
-        reason = self._readiness.reason  # first: what it is for is then in the progress
+        reason = self._readiness.reason  # read first: the progress then has the problem it names
         progress = self._readers.inline.progress()
         head, waiting_since = await self._backlog(progress)
         head = max(head, progress.applied_revision)

@@ -23,6 +23,7 @@ from service.rpc.calls import MAX_REQUEST_BYTES
 from service.rpc.limits import Limits
 from service.snapshots import publisher
 from service.view.bounds import Bounds
+from simulator.report import Report
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -213,3 +214,9 @@ def defined(path: Path) -> set[str]:
             methods = (each for each in node.body if hasattr(each, "name"))
             names.update(f"{node.name}.{each.name}" for each in methods)
     return names
+
+
+def test_readme_shows_how_a_verification_ends() -> None:
+    report = Report()
+    report.sessions, report.callbacks, report.rejected = 200, 2_348, 117
+    assert f"    {report.as_text()}\n" in (ROOT / "README.md").read_text()
