@@ -56,7 +56,7 @@ async def _serve(
         journal_size=size,
         silent_processes=silent,
         forget=partial(append_forget_entry, settings),
-        workers=Workers(runtime, name, settings.rpc_workers),
+        workers=Workers(runtime if settings.rpc_workers > 1 else None, name, settings.rpc_workers),
         tls=tls,
         clients=clients,
         centre=_centre(settings),
