@@ -5,26 +5,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 from gateway.limits import Limits
 from tests.support.gateway import (
-    UNHURRIED,
+    PATIENT,
     answers_until_close,
     gateway,
     next_answer,
     numbered,
     request,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 def is_refused(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
     except ConnectionError:  # or reset, if the kernel let it in just before the door was shut
         return True
     return False
 
 
 def test_requests_in_flight_are_answered_and_kept_and_new_connections_refused(disk):
-    with gateway(disk, budget=UNHURRIED) as desk:
+    with gateway(disk) as desk:
         sockets = [desk.connect() for _ in range(20)]
         for number, sock in enumerate(sockets):
             sock.sendall(request(numbered(number)))
@@ -44,7 +44,7 @@ def test_requests_in_flight_are_answered_and_kept_and_new_connections_refused(di
 
 
 def test_pipelined_requests_are_all_answered_before_the_connection_closes(disk):
-    with gateway(disk, budget=UNHURRIED) as desk:
+    with gateway(disk) as desk:
         sock = desk.connect()
         sock.sendall(b"".join(request(numbered(number)) for number in range(5)))
         eventually(lambda: disk.stalled == 1)
@@ -84,7 +84,7 @@ def test_a_request_that_crosses_with_the_stop_on_an_idle_connection_is_answered(
 
 
 def test_a_gateway_that_stops_is_not_ready_and_says_why(disk):
-    with gateway(disk, budget=UNHURRIED) as desk:
+    with gateway(disk) as desk:
         sock = desk.connect()
         sock.sendall(request() + b"GET /readyz HTTP/1.1\r\nHost: gateway\r\n\r\n")
         eventually(lambda: disk.stalled == 1)

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from callback.decoder import COMMAND
 from gateway.app import create_app
 from gateway.authentication import Authenticator
-from gateway.limits import BUDGET, Limits
+from gateway.limits import Limits
 from gateway.waitress_server import GreenletEvent, Server
 from journal.entry import Appended, Entry, NewEntry
 from journal.group_commit import LIMITS, CommitLimits, GroupCommit
@@ -30,7 +30,9 @@ CALLBACK = callback_body("SessionBegin", NOON)
 
 
 UNHURRIED = 60.0
-"""Seconds to answer a callback, for tests that make it wait and expect it to be kept."""
+"""Seconds of any limit that a test is not about: a busy machine takes longer than ours."""
+
+PATIENT = Limits(receive=UNHURRIED, unread=UNHURRIED, grace=UNHURRIED, drain=UNHURRIED)
 
 
 def numbered(number: int) -> bytes:
@@ -141,8 +143,8 @@ def gateway(
     path: str = "/",
     now: float | None = None,
     send_buffer: int | None = None,
-    limits: Limits | None = None,
-    budget: float = BUDGET,
+    limits: Limits = PATIENT,
+    budget: float = UNHURRIED,
     event: Callable[[], Waiter] = GreenletEvent,
 ) -> Iterator[Gateway]:
     """A gateway on waitress, in a thread; `now` stops its clock."""
@@ -205,6 +207,7 @@ class StallingJournal(MemoryJournal):
     """A memory journal behind a real group commit, whose disk hangs until it is released.
 
     Attributes:
+        committing: set when the first commit hangs.
         stalled: appends that wait.
         appended: appends so far.
     """
@@ -212,6 +215,7 @@ class StallingJournal(MemoryJournal):
     def __init__(self, limits: CommitLimits = LIMITS) -> None:
         super().__init__()
         self.released = threading.Event()
+        self.committing = threading.Event()
         self.stalled = 0
         self.appended = 0
         self._count = threading.Lock()
@@ -238,6 +242,7 @@ class StallingJournal(MemoryJournal):
             self.appended += max(0, number)
 
     def _commit(self, entries: Sequence[NewEntry]) -> list[Appended]:
+        self.committing.set()
         self.released.wait()
         return [MemoryJournal.append(self, entry, timeout=0) for entry in entries]
 
