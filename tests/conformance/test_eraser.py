@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from journal import jetstream_publisher
 from journal.entry import Kind, unnumbered
 from journal.forgetting import forget_entry
 from journal.jetstream import JetStreamWriter
@@ -15,7 +16,7 @@ from journal.memory import MemoryJournal
 from journal.port import Eraser, Journal
 from journal.sqlite import SqliteWriter
 from journal.sqlite_eraser import SqliteEraser
-from tests.support.journals import append, append_together, new_entry, read_all
+from tests.support.journals import PATIENCE, append, append_together, new_entry, read_all
 from tests.support.nats import NatsServer
 
 APP = 1400000001
@@ -40,6 +41,8 @@ def sqlite(_request: pytest.FixtureRequest, directory: Path) -> Parts:
 
 def jetstream(request: pytest.FixtureRequest, _directory: Path) -> Parts:
     server: NatsServer = request.getfixturevalue("nats")
+    patched = request.getfixturevalue("monkeypatch")
+    patched.setattr(jetstream_publisher, "PUBLISH_WITHIN", PATIENCE)  # on a busy machine
     options = server.options()
     return Parts(JetStreamWriter(options), JetStreamEraser(options))
 

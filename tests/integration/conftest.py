@@ -6,9 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from journal import jetstream_publisher
 from journal.jetstream import JetStreamOptions, JetStreamWriter
 from tests.support.gateway import StallingJournal
 from tests.support.nats import NatsServer, nats_server
+from tests.support.waiting import PATIENCE
+
+PUBLISH_WITHIN = jetstream_publisher.PUBLISH_WITHIN
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish for longer than a gateway may: a busy machine answers later than Desk waits."""
+    monkeypatch.setattr(jetstream_publisher, "PUBLISH_WITHIN", PATIENCE)
+
+
+@pytest.fixture
+def hurried(unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish for as long as a gateway does, in tests of what happens then."""
+    monkeypatch.setattr(jetstream_publisher, "PUBLISH_WITHIN", PUBLISH_WITHIN)
 
 
 @pytest.fixture

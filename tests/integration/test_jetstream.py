@@ -14,7 +14,6 @@ import pytest
 from nats.js import JetStreamContext
 from nats.js.api import RawStreamMsg, StreamConfig
 
-from journal import jetstream_publisher
 from journal.entry import Appended
 from journal.errors import AppendTimedOut, JournalError, NotKept, Unavailable, Unreadable
 from journal.jetstream import JetStreamOptions, JetStreamReader, JetStreamWriter
@@ -129,10 +128,7 @@ def test_many_writers_share_one_order_and_recognise_each_others_entries(
         assert first.wait(late.revision - 1, timeout=PATIENCE)
 
 
-def test_a_batch_with_repetitions_keeps_what_is_new(
-    journal: JetStreamWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jetstream_publisher, "PUBLISH_WITHIN", PATIENCE)
+def test_a_batch_with_repetitions_keeps_what_is_new(journal: JetStreamWriter) -> None:
     known = [append(journal, name).revision for name in range(40)]
     outcomes: dict[object, Appended] = {}
     for mine in append_together(journal, [[name] for name in range(140)]):

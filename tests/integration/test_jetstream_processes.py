@@ -62,12 +62,19 @@ def test_without_a_spool_the_gateway_is_ready_only_while_nats_answers(
     settings = on(own_nats) | {"DESK_METRICS_LISTEN": "127.0.0.1:0", "DESK_SPOOL": "off"}
     with start("gateway", data_dir=tmp_path / "data", **settings) as gateway:
         assert [gateway.post(BEGIN)[0] for _ in range(2)] == [200, 200]
-        page = scrape(gateway.ready()["metrics"])
-        assert page.value("desk_journal_head_revision") == 1
-        assert page.value("desk_journal_size_bytes") > 100
-        assert page.value("desk_journal_append_duration_seconds_count") == 2
-        assert page.value("desk_journal_duplicates_total", found="append") == 1
-        assert readiness(gateway)[0] == 200
+
+        def counted() -> bool:
+            page = scrape(gateway.ready()["metrics"])
+            return (
+                page.value("desk_journal_head_revision") == 1
+                and page.value("desk_journal_size_bytes") > 100
+                and page.value("desk_journal_append_duration_seconds_count") >= 2
+                and page.value("desk_journal_duplicates_total", found="append") >= 1
+            )
+
+        # A busy machine may be late for a page, and for a callback, which is sent again.
+        wait_until(counted)
+        wait_until(lambda: readiness(gateway)[0] == 200)
         own_nats.stop()
         wait_until(lambda: readiness(gateway)[0] == 503)
         assert "NATS at nats://127.0.0.1" in readiness(gateway)[1]
