@@ -10,7 +10,7 @@ from tests.chaos.cluster import Cluster
 from tests.chaos.schedule import FAULTS, draw
 from tests.chaos.trial import Trial
 
-pytestmark = [pytest.mark.tools, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.tools, pytest.mark.timeout(1200)]
 
 SEEDS = (1, 2)
 

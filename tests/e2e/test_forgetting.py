@@ -138,6 +138,11 @@ def status_of(target: str) -> GetStatusResponse:
     return asyncio.run(ask())
 
 
+def wait_until_deleted(target: str) -> None:
+    """Wait until the bytes of what was forgotten are deleted from the journal."""
+    wait_until(lambda: status_of(target).entries_to_delete == 0)
+
+
 def digest_at(target: str, revision: int) -> str:
     """The digest of a view that has come to a revision and no further."""
     wait_until(lambda: status_of(target).header.revision >= revision)
@@ -166,6 +171,7 @@ async def test_a_person_is_erased_while_traffic_goes_on(tmp_path: Path) -> None:
         assert subscriber.order == sorted(subscriber.order)
         assert subscriber.order[-1][1] == "forgotten"
         await asyncio.to_thread(wait_until, lambda: containing(data) == [])
+        await asyncio.to_thread(wait_until_deleted, desk.target)
         lived = await asyncio.to_thread(status_of, desk.target)
         assert desk.terminate() == 0
     assert containing(data) == []
@@ -212,5 +218,7 @@ async def test_a_person_is_erased_on_two_replicas_one_of_which_was_stopped(tmp_p
         for name in ("one", "two", "three", "g"):
             folder = tmp_path / name
             await asyncio.to_thread(wait_until, lambda folder=folder: containing(folder) == [])
+        for each in (one, two, three):
+            await asyncio.to_thread(wait_until_deleted, each.target)
         server.stop(signal.SIGTERM)
         assert containing(tmp_path / "nats") == []

@@ -21,9 +21,9 @@ def load(desk: RunningDesk, seed: int) -> AbstractContextManager["subprocess.Pop
     """Start a simulation of `SESSIONS` sessions, which verifies itself at its end."""
     return simulating(
         desk,
-        *("--sessions", str(SESSIONS), "--seed", str(seed), "--rate", "150"),
+        *("--sessions", str(SESSIONS), "--seed", str(seed), "--rate", "75"),
         *("--duplicates", "10%", "--shuffle", "30%", "--impossible", "5%"),
-        *("--retry-for", "30", "--verify", desk.target),
+        *("--retry-for", "60", "--verify", desk.target),
     )
 
 
@@ -61,7 +61,7 @@ def test_a_process_killed_under_load_loses_and_doubles_nothing(part: str, tmp_pa
                 wait_until(lambda least=before + 50: applied(data_dir) >= least)
                 assert simulation.poll() is None, "the load ended before the kill"
                 os.kill(started(desk, part)[-1], signal.SIGKILL)
-                out, _ = simulation.communicate(timeout=90)
+                out, _ = simulation.communicate(timeout=200)
             assert simulation.returncode == 0, out
             summary = json.loads(out)
             assert (summary["verification"]["details"], summary["unknown"]) == ([], 0)

@@ -70,7 +70,8 @@ def test_what_serve_suggests_works_as_it_stands(tmp_path, tokens):
                 check=False,
             ).stdout
 
-        assert shell(*sending).count('"ActionStatus":"OK"') == 2
+        # A busy machine may not keep a callback in time; it takes the same one again.
+        wait_until(lambda: shell(*sending).count('"ActionStatus":"OK"') == 2)
         wait_until(lambda: "2 callbacks at revision 2: CHATBOT" in shell(explain))
     assert "xxxxyyyy" not in text
 

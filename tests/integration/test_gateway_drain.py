@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from gateway.limits import Limits
 from tests.support.gateway import (
-    PATIENT,
     answers_until_close,
     gateway,
     next_answer,

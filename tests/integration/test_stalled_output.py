@@ -75,7 +75,7 @@ def test_callbacks_are_acknowledged_and_sigterm_stops_the_gateway(tmp_path, full
     try:
         wait_until(lambda: status(port, "GET", "/readyz") == 200)
         target = f"/?SdkAppid={SDK_APP_ID}&CallbackCommand=Desk.SessionEventNotify"
-        assert status(port, "POST", target, BEGIN) == 200
+        wait_until(lambda: status(port, "POST", target, BEGIN) == 200)
         children = descendants(serve.pid)
         assert len(children) >= 3
         serve.send_signal(signal.SIGTERM)
