@@ -17,7 +17,7 @@ from tests.support.journals import PATIENCE, read_all
 from tests.support.nats import MIB, NatsServer, at
 from tests.support.proxy import proxy
 from tests.support.rpc import World
-from tests.support.spools import forwarded
+from tests.support.spools import forwarded, spool
 from tests.support.views import Rows, read
 
 SESSIONS = "SELECT state, begun_at, last_event_at, queue_wait, rejected_events FROM sessions"
@@ -52,7 +52,7 @@ def test_callbacks_that_are_forwarded_when_nats_has_forgotten_them_are_in_no_vie
         with closing(SpooledWriter(open_, tmp_path / "spool", max_bytes=100 * MIB)) as journal:
             is_silent.set()
             for callback in CALLBACKS:
-                assert journal.append(callback, timeout=2.0).revision == 0
+                spool(journal, callback)
             threading.Event().wait(2 * WINDOW)
             is_silent.clear()
             forwarded(journal)

@@ -94,10 +94,10 @@ def stored(nats: NatsServer) -> list[int]:
     return sorted(numbers, key=lambda number: number // 4)  # which keeps the order in a session
 
 
-def shown(desk: RunningDesk) -> Page | None:
-    """Return the page of metrics if the gateway is on it."""
+def shown(desk: RunningDesk, entries: int) -> Page | None:
+    """Return the page of metrics if so many entries are in the spool by it."""
     page = scrape(desk.ready()["metrics"])
-    return page if "desk_spool_entries" in page.names_of_samples() else None
+    return page if page.value("desk_spool_entries") == entries else None
 
 
 def wait_until_forwarded(desk: RunningDesk) -> None:
@@ -119,8 +119,7 @@ def test_callbacks_are_kept_while_nats_is_killed_and_the_gateway_as_well(
         status, line = readiness(gateway)
         assert status == 200
         assert "spooling, 9 callbacks wait: NATS at nats://127.0.0.1" in line
-        page = eventually(lambda: shown(gateway))
-        assert page.value("desk_spool_entries") == 9
+        page = eventually(lambda: shown(gateway, 9))
         assert page.value("desk_spool_oldest_seconds") < 600
         gateway.kill()
     with start("gateway", data_dir=data, **settings) as gateway:  # while NATS is away
@@ -174,11 +173,12 @@ def test_a_full_disk_refuses_only_while_nats_is_away(
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
         deliver(gateway, 1, journal=True)
         own_nats.stop()
-        taken = 2
-        while post(gateway, taken, 20_000) == (200, False):
-            taken += 1
+        taken, missed = 2, 0
+        while missed < 5:  # again and again: on a busy machine one alone may just be late
+            is_taken = post(gateway, taken, 20_000) == (200, False)
+            taken, missed = taken + is_taken, 0 if is_taken else missed + 1
             assert taken < 100
-        assert readiness(gateway)[0] == 503
+        wait_until(lambda: readiness(gateway)[0] == 503)
         own_nats.start()
         wait_until_forwarded(gateway)
         deliver(gateway, taken, 20_000, journal=True)

@@ -2,13 +2,13 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from random import random
 from time import monotonic, sleep
 
 from journal.entry import Appended, Entry, NewEntry
-from journal.errors import AppendTimedOut, TooLarge, Unavailable
+from journal.errors import AppendTimedOut, JournalError, TooLarge, Unavailable
 from journal.memory import MemoryJournal
 from journal.port import Waiter
 from journal.spool import SpooledWriter
@@ -93,6 +93,20 @@ def spooled(remote: Remote, folder: Path, max_bytes: int = MAX_BYTES) -> Spooled
         return remote
 
     return SpooledWriter(open_, folder, max_bytes=max_bytes, tick=0.02)
+
+
+def spool(journal: SpooledWriter, entry: NewEntry) -> None:
+    """Append until the spool has an entry that the journal is not known to have taken.
+
+    The spool has only the end of the time, which may be too short on a busy machine.
+    """
+
+    def is_kept() -> bool:
+        with suppress(JournalError):
+            return journal.append(entry, timeout=2.0).revision == 0
+        return False
+
+    eventually(is_kept)
 
 
 def forwarded(journal: SpooledWriter) -> None:
