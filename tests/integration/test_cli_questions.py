@@ -355,15 +355,26 @@ def test_status_shows_where_the_service_stands(ask, ask_json):
     assert status["sdk_app_ids"] == [1600012345, OTHER_APP]
     text = ask("status").stdout
     assert status["feed_digest"] in text
-    assert re.search(r"^follower seen +\d\.\ds ago$", text, re.MULTILINE)
-    assert ask("status").stderr == ""
     assert "lag               none\n" in text
+    seen = re.compile(r"^follower seen +\d\.\ds ago$", re.MULTILINE)
+
+    def is_well():
+        answer = ask("status")
+        return seen.search(answer.stdout) and answer.stderr == ""
+
+    eventually(is_well)  # on a busy machine the follower may just have been silent
 
 
 def test_status_of_several_replicas_is_a_line_for_each(desk):
     again = desk.target.replace("127.0.0.1", "localhost")
-    answer = invoke("status", target=f"{desk.target}, {again}")
-    assert (answer.returncode, answer.stderr) == (0, "")
+
+    def without_warnings():
+        answer = invoke("status", target=f"{desk.target}, {again}")
+        assert answer.returncode == 0, answer.stderr
+        return answer if answer.stderr == "" else None
+
+    # On a busy machine the follower may just have been silent, which is a warning.
+    answer = eventually(without_warnings)
     heading, *lines = answer.stdout.splitlines()
     assert heading.split() == ["REPLICA", "STATE", "REVISION", "LAG", "DIGEST"]
     (digest,) = {line.split()[-1] for line in lines}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,8 +84,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Protected]:
     ],
 )
 def test_every_command_takes_the_files_from_variables(shared, arguments):
-    done = shared.run(*arguments, **shared.client())
-    assert (done.returncode, done.stderr) in ((0, ""), (0, NOTHING)), done
+    # On a busy machine the status may say that a process has just been silent.
+    def answer() -> tuple[int, str]:
+        done = shared.run(*arguments, **shared.client())
+        return done.returncode, done.stderr
+
+    eventually(lambda: answer() in ((0, ""), (0, NOTHING)))
 
 
 def test_options_do_the_same_as_the_variables(shared):
@@ -206,8 +211,12 @@ def test_with_an_authority_of_clients_each_command_shows_its_certificate(tmp_pat
         own = running.authority.issue("client")
         shown = {"DESK_CLIENT_TLS_CERT": str(own.chain), "DESK_CLIENT_TLS_KEY": str(own.key)}
         assert running.run("status", **running.client(), **shown).returncode == 0
-        health = run("health", "service", running.desk.target, **running.tls(), **shown)
-        assert health.returncode == 0
+
+        def health() -> int:
+            at = ("service", running.desk.target)
+            return run("health", *at, **running.tls(), **shown).returncode
+
+        eventually(lambda: health() == 0)
 
 
 def test_the_console_of_serve_signs_in_at_a_service_with_tls_and_keys(tmp_path: Path) -> None:
@@ -220,7 +229,10 @@ def test_the_console_of_serve_signs_in_at_a_service_with_tls_and_keys(tmp_path: 
         page = f"http://{service.desk.ready()['console']}/sessions.json"
 
         def shown() -> bool:
-            with urllib.request.urlopen(page, timeout=DEADLINE) as answer:
-                return bool(json.load(answer)["sessions"])
+            try:
+                with urllib.request.urlopen(page, timeout=DEADLINE) as answer:
+                    return bool(json.load(answer)["sessions"])
+            except urllib.error.HTTPError:  # the service is not asked yet, or not in time
+                return False
 
         eventually(shown)

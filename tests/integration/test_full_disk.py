@@ -85,7 +85,7 @@ def test_serve_on_a_full_disk_answers_503_and_begins_when_there_is_room(
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         wait_until(lambda: ask(port, "POST", URL).status == 200)
         desk.ready()
-        assert ask(port, "GET", "/readyz").status == 200
+        wait_until(lambda: ask(port, "GET", "/readyz").status == 200)
         assert desk.terminate(signal.SIGTERM) == 0
 
 

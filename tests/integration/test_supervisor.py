@@ -205,7 +205,7 @@ def test_a_part_that_hangs_at_its_start_is_killed_and_started_again(supervise):
     with supervise("mute", DESK_HANG_TIMEOUT="1") as running:
         died = running.wait_for(named("process_died", "mute"))
         assert died["reason"] == "gave no sign of life for 1 s"
-        wait_until(lambda: sum(map(named("process_started", "mute"), running.records)) == 2)
+        wait_until(lambda: sum(map(named("process_started", "mute"), running.records)) >= 2)
 
 
 def test_a_part_that_hangs_is_left_alone_if_that_is_wanted(supervise):
@@ -222,12 +222,9 @@ def test_a_part_that_hangs_is_left_alone_if_that_is_wanted(supervise):
 def test_a_supervisor_that_was_suspended_itself_kills_nobody(supervise):
     with supervise("living", DESK_HANG_TIMEOUT="3") as running:
         running.ready()
-        pid = pid_of(running, "living")
-        os.kill(running.pid, signal.SIGSTOP)
-        os.kill(pid, signal.SIGSTOP)  # as when a container is frozen
+        os.killpg(running.pid, signal.SIGSTOP)  # as when a container is frozen
         time.sleep(4)  # the time is what is tested
-        os.kill(running.pid, signal.SIGCONT)
-        os.kill(pid, signal.SIGCONT)
+        os.killpg(running.pid, signal.SIGCONT)
         assert running.terminate() == 0
         assert not any(map(named("process_hung", "living"), running.records))
 

@@ -222,9 +222,10 @@ def test_several_workers_share_the_port_and_it_survives_each(tmp_path):
         running.ready()
         assert running.post(begin("a"))[0] == 200
         os.kill(pid_of(running, "rpc-2"), signal.SIGKILL)
-        assert state(running, "a")[0] == 0
+        # The kernel may have given a connection to the one that dies.
+        wait_until(lambda: state(running, "a")[0] == 0)
         wait_until(lambda: times(running, "process_ready", "rpc-2") == 2)
-        assert state(running, "a")[0] == 0
+        wait_until(lambda: state(running, "a")[0] == 0)
         wait_until(lambda: missing_workers(running) == 0)
 
 
@@ -243,9 +244,10 @@ def test_gateway_and_service_work_as_two_commands_whichever_starts_first(tmp_pat
 def test_health_says_by_its_exit_code_who_is_ready(shared):
     host, port = shared.http
     gateway, service = f"http://{host}:{port}/readyz", shared.target
-    assert invoke("health", "gateway", gateway).returncode == 0
-    assert invoke("health", "gateway", DESK_HTTP_LISTEN=f"{host}:{port}").returncode == 0
     # On a busy machine a process may just have been silent.
+    eventually(lambda: invoke("health", "gateway", gateway).returncode == 0)
+    own = f"{host}:{port}"
+    eventually(lambda: invoke("health", "gateway", DESK_HTTP_LISTEN=own).returncode == 0)
     eventually(lambda: invoke("health", "service", service).returncode == 0)
     eventually(lambda: invoke("health", "service", DESK_GRPC_LISTEN=service).returncode == 0)
     nobody = "127.0.0.1:1"
@@ -266,8 +268,7 @@ def test_no_question_goes_through_a_proxy_of_the_environment(shared):
         ("status", "--target", shared.target),
         ("simulate", url, "--app", str(SDK_APP_ID), "--sessions", "1", "--verify", shared.target),
     ):
-        answer = run(*question, **proxy)
-        assert answer.returncode == 0, answer.stderr + answer.stdout
+        eventually(lambda question=question: run(*question, **proxy).returncode == 0)
 
 
 def test_wrong_settings_are_exit_code_2_and_a_line_each_without_the_token(tmp_path):
@@ -306,4 +307,4 @@ def test_requests_that_are_under_way_are_answered_when_serve_stops(serve):
     serve.wait_for(lambda record: record["event"] == "stopping")
     assert serve.wait() == 0
     with pytest.raises(ConnectionError):
-        http.client.HTTPConnection(*serve.http, timeout=2).request("GET", "/livez")
+        http.client.HTTPConnection(*serve.http, timeout=60).request("GET", "/livez")
