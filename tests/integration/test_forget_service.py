@@ -407,7 +407,7 @@ async def test_the_log_counts_what_a_call_orders_that_is_cancelled(made: World):
     with capture_logs() as lines:
         async with worker(made, apps=(APP, OTHER)) as serving:
             call = serving.admin.Forget(ForgetRequest(sdk_app_id=APP, client_user_id="eve"))
-            assert await asyncio.to_thread(ordered.wait, 10)
+            assert await asyncio.to_thread(ordered.wait, 60)
             call.cancel()
 
             async def ended() -> list[Any]:

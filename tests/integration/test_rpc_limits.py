@@ -178,7 +178,7 @@ def without_room(path: str, request: bytes, *, calls_: int = 1) -> bytes:
 
 
 async def test_a_watcher_that_reads_nothing_holds_up_neither_others_nor_the_drain():
-    limits = Limits(grace_seconds=2.0)
+    limits = Limits(grace_seconds=5.0)
     async with service(*BEGIN, limits=limits) as (_, worker), asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         writer.write(without_room("/grpc.health.v1.Health/Watch", b""))

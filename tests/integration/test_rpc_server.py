@@ -231,7 +231,7 @@ async def served(ports: list[int], times: int) -> bool:
 
 
 async def test_a_drain_ends_every_stream_and_wait_with_a_reason():
-    async with service(*BEGIN, limits=Limits(grace_seconds=3.0)) as (_, worker):
+    async with service(*BEGIN, limits=Limits(grace_seconds=30.0)) as (_, worker):
         streams = [worker.subscribe(after_revision=0) for _ in range(20)]
         for call in streams:
             await take(call)
@@ -253,6 +253,7 @@ async def test_a_drain_ends_every_stream_and_wait_with_a_reason():
             error = await refusal(ended)
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             assert reason(error) == "SHUTTING_DOWN"
+        watch.cancel()  # for which the drain would wait
         await asyncio.wait_for(worker.task, PATIENCE)
 
 

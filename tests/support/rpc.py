@@ -36,7 +36,8 @@ from service.view.reader import Reader
 from tests.support.callbacks import APP, NOON, entry
 from tests.support.waiting import PATIENCE, eventually
 
-LIMITS = Limits()
+LIMITS = Limits(grace_seconds=30.0)
+"""With time to say why a stream ends, on a busy machine too."""
 
 CENTRE = Centre(UTC, now=lambda: NOON + 3_600_000)
 """A contact centre on the day of the callbacks."""
