@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -49,29 +50,64 @@ SIGNED = 1600012346
 """The app of the tests that has a token."""
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDesk]:
-    """A whole service, with two apps and a page of metrics."""
-    with start(
-        "serve",
-        data_dir=tmp_path_factory.mktemp("metrics") / "data",
-        DESK_METRICS_LISTEN="127.0.0.1:0",
-        DESK_SDK_APP_IDS=f"{APP},{SIGNED}",
-        DESK_CALLBACK_TOKENS=f"{SIGNED}=secret",
-        DESK_RETENTION="400d",
-    ) as running:
-        running.ready()
-        yield running
+class Late(Exception):
+    """A callback was not kept in time, on a busy machine: it is sent again, and counted twice."""
+
+
+@dataclass
+class Measured:
+    """A service, what was sent to it, by app and outcome, and its page of metrics after that."""
+
+    desk: RunningDesk
+    traffic: Counter[tuple[str, str]]
+    page: Page
 
 
 @pytest.fixture(scope="module")
-def traffic(desk: RunningDesk) -> Counter[tuple[str, str]]:
-    """Callbacks of every kind that one can send, by app and outcome."""
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
+    """A whole service, with two apps and a page of metrics, of which no callback was late."""
+    for _ in range(5):
+        with start(
+            "serve",
+            data_dir=tmp_path_factory.mktemp("metrics") / "data",
+            DESK_METRICS_LISTEN="127.0.0.1:0",
+            DESK_SDK_APP_IDS=f"{APP},{SIGNED}",
+            DESK_CALLBACK_TOKENS=f"{SIGNED}=secret",
+            DESK_RETENTION="400d",
+        ) as running:
+            running.ready()
+            with suppress(Late):
+                traffic = send_callbacks(running)
+                yield Measured(running, traffic, page_after_calls(running, traffic))
+                return
+    pytest.fail("the machine is too busy to keep a few callbacks in time")
+
+
+@pytest.fixture(scope="module")
+def desk(measured: Measured) -> RunningDesk:
+    return measured.desk
+
+
+@pytest.fixture(scope="module")
+def traffic(measured: Measured) -> Counter[tuple[str, str]]:
+    return measured.traffic
+
+
+@pytest.fixture(scope="module")
+def page(measured: Measured) -> Page:
+    return measured.page
+
+
+def send_callbacks(desk: RunningDesk) -> Counter[tuple[str, str]]:
+    """Send callbacks of every kind that one can send; return them by app and outcome."""
     expected: Counter[tuple[str, str]] = Counter()
 
     def send(outcome: str, status: int, *, app: str = str(APP), **request: Any) -> None:
         expected[app, outcome] += 1
-        assert request_of(desk, **request) == status, outcome
+        answered = request_of(desk, **request)
+        if (status, answered) == (200, 503):
+            raise Late
+        assert answered == status, outcome
 
     ours, now = str(SIGNED), str(int(time.time()))
     for number in range(7):
@@ -111,9 +147,8 @@ def request_of(
     return Gateway(port, MemoryJournal()).ask(method, target, body, dict(headers)).status
 
 
-@pytest.fixture(scope="module")
-def page(desk: RunningDesk, traffic: Counter[tuple[str, str]]) -> Page:
-    """The page after that traffic, some calls and a live stream."""
+def page_after_calls(desk: RunningDesk, traffic: Counter[tuple[str, str]]) -> Page:
+    """Return the page after that traffic, some calls, a live stream and one callback more."""
     with grpc.insecure_channel(desk.target) as channel:
         sessions, status = SessionServiceStub(channel), StatusServiceStub(channel)
         for _ in range(3):
@@ -123,7 +158,10 @@ def page(desk: RunningDesk, traffic: Counter[tuple[str, str]]) -> Page:
         eventually(lambda: status.GetStatus(GetStatusRequest()).lag == 0)
         stream = EventServiceStub(channel).Subscribe(SubscribeRequest())
         assert next(stream).HasField("caught_up")
-        assert request_of(desk, body=body("SessionEnd", NOON + 60_000)) == 200
+        answered = request_of(desk, body=body("SessionEnd", NOON + 60_000))
+        if answered == 503:
+            raise Late
+        assert answered == 200
         traffic[str(APP), "kept"] += 1
         assert next(message for message in stream if message.HasField("records"))
         address = desk.ready()["metrics"]
@@ -140,9 +178,11 @@ def complete(page: Page, requests: int) -> Page | None:
     counted = (
         page.values_of_labels()["process"] == {"gateway", "follower", "rpc-1"}
         and page.value("desk_stream_delay_seconds_count") == 1
-        and page.value("grpc_server_msg_sent_total", grpc_method="Subscribe") == 2
+        and page.value("grpc_server_msg_sent_total", grpc_method="Subscribe") >= 2
         and page.value("http_server_request_duration_seconds_count") >= requests
         and page.value("desk_records_total") == page.value("desk_journal_head_revision")
+        and page.value("desk_follower_lag_entries") == 0
+        and page.value("desk_sessions", state="ended") == 1
     )
     return page if counted else None
 
@@ -244,7 +284,7 @@ def test_calls_are_counted_by_method_and_status(page):
     assert page.value("grpc_server_msg_sent_total", grpc_method="GetStatus") == answered
     subscribed = {"grpc_method": "Subscribe", "grpc_type": "server_stream"}
     assert page.value("grpc_server_started_total", **subscribed) == 1
-    assert page.value("grpc_server_msg_sent_total", **subscribed) == 2
+    assert page.value("grpc_server_msg_sent_total", **subscribed) >= 2  # checkpoints too
     assert page.value("desk_streams_open") == 1
     assert page.value("desk_stream_delay_seconds_count") == 1
 

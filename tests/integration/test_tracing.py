@@ -27,6 +27,7 @@ from tests.support.callbacks import APP, NOON, SESSION, body
 from tests.support.gateway import Gateway, query
 from tests.support.processes import RunningDesk, environment, start
 from tests.support.traces import Receiver, receiver
+from tests.support.waiting import eventually
 
 CALLER, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = {"traceparent": f"00-{CALLER}-{PARENT}-01"}
@@ -41,31 +42,40 @@ TEXT = {"MsgType": "TIMTextElem", "MsgContent": {"Text": "my secret text"}}
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
     """The spans of a service that was used and then stopped: it sends none before."""
-    with (
-        receiver() as received,
-        start(
-            "serve",
-            data_dir=tmp_path_factory.mktemp("traces") / "data",
-            OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint,
-            OTEL_BSP_SCHEDULE_DELAY="600000",
-        ) as desk,
-    ):
-        desk.ready()
-        use(desk)
-        assert received.bodies == []
-        assert desk.terminate() == 0
-        yield received
+    for _ in range(5):
+        with (
+            receiver() as received,
+            start(
+                "serve",
+                data_dir=tmp_path_factory.mktemp("traces") / "data",
+                OTEL_EXPORTER_OTLP_ENDPOINT=received.endpoint,
+                OTEL_BSP_SCHEDULE_DELAY="600000",
+            ) as desk,
+        ):
+            desk.ready()
+            is_in_time = use(desk)
+            assert received.bodies == []
+            assert desk.terminate() == 0
+            if is_in_time:
+                yield received
+                return
+    pytest.fail("the machine is too busy to keep a few callbacks in time")
 
 
-def use(desk: RunningDesk) -> None:
+def use(desk: RunningDesk) -> bool:
+    """Send callbacks and ask; return False if one was not kept in time, on a busy machine."""
     begin, said = body("SessionBegin", NOON), {"MsgBody": [TEXT], "ClientUserId": "my-user"}
     gateway = Gateway(desk.http[1], MemoryJournal())
-    assert gateway.ask("POST", f"/?{query()}", begin, TRACEPARENT).status == 200
+    message = body("ChatBot.UserSendMsg", NOON + 1, **said)
+    answered = {gateway.ask("POST", f"/?{query()}", begin, TRACEPARENT).status}
     with ThreadPoolExecutor(8) as at_once:
-        assert set(at_once.map(partial(post_traced, gateway), range(1, TOGETHER + 1))) == {200}
-    assert desk.post(body("ChatBot.UserSendMsg", NOON + 1, **said))[0] == 200
+        answered |= set(at_once.map(partial(post_traced, gateway), range(1, TOGETHER + 1)))
+    answered.add(gateway.ask("POST", f"/?{query()}", message, {}).status)
+    if 503 in answered:
+        return False
+    assert answered == {200}
     assert gateway.ask("POST", f"/my-secret-path?{query()}", begin, {}).status == 404
-    assert gateway.ask("GET", "/readyz", b"", {}).status == 200
+    eventually(lambda: gateway.ask("GET", "/readyz", b"", {}).status == 200)
     with grpc.insecure_channel(desk.target) as channel:
         sessions, status = SessionServiceStub(channel), StatusServiceStub(channel)
         status.GetStatus(GetStatusRequest())
@@ -76,6 +86,7 @@ def use(desk: RunningDesk) -> None:
         stream = EventServiceStub(channel).Subscribe(SubscribeRequest())
         next(stream)
         stream.cancel()
+    return True
 
 
 def post_traced(gateway: Gateway, number: int) -> int:
