@@ -51,7 +51,7 @@ def test_a_method_that_is_not_there_has_no_status() -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with pytest.raises(OSError, match="no status"):
-        is_serving(Address("127.0.0.1", port), 5)
+        is_serving(Address("127.0.0.1", port), 60)
     server.stop(0).wait()
 
 

@@ -173,9 +173,10 @@ def test_a_disk_that_fails_now_and_then_loses_and_doubles_nothing(disk, journal,
 def test_a_hanging_disk_times_out_in_time_and_the_retry_tells_the_truth(disk, journal):
     with disk.hanging() as hangs:
         begin = monotonic()
-        with pytest.raises(AppendTimedOut):
-            journal.append(new_entry("taken"), timeout=1.0)
-        assert hangs.is_set()
+        while not hangs.is_set():  # on a busy machine it may be withdrawn before the commit
+            with pytest.raises(AppendTimedOut):
+                journal.append(new_entry("taken"), timeout=1.0)
+            assert monotonic() - begin < PATIENCE
         with pytest.raises(AppendTimedOut):
             journal.append(new_entry("waiting"), timeout=0.2)
         assert monotonic() - begin < PATIENCE

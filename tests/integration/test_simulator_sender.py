@@ -28,6 +28,7 @@ async def send(
     handler: Handler, what: list[Delivery], **options: Any
 ) -> tuple[Figures, list[Fate]]:
     figures, fates = Figures(), []
+    options = {"timeout": PATIENCE, **options}
     async with answering(handler) as url:
         sender = Sender(
             SendOptions(url=url + "/callback?tenant=7", sdk_app_id=APP, **options),
@@ -211,7 +212,7 @@ async def test_a_rate_is_not_exceeded() -> None:
         return ok()
 
     figures, _ = await send(at_once, some(40), rate=100)
-    assert 0.38 < figures.seconds < 10  # the last of 40 is due after 0.39 s
+    assert figures.seconds > 0.38  # the last of 40 is due after 0.39 s
 
 
 async def test_nothing_at_the_url_is_said_so_early() -> None:

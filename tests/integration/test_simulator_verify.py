@@ -396,10 +396,14 @@ async def test_callbacks_in_a_spool_are_waited_for() -> None:
 
 async def test_a_callback_that_never_leaves_the_spool_is_lost() -> None:
     ledger = sent()
-    server = with_spool(ledger, 3)
-    del server.newest[1:2]
-    report = await check(server, ledger, patience=IMPATIENT)
-    assert sum("acknowledged, and lost" in each for each in report.details) == 1
+    for patience in (IMPATIENT, 5, 20):  # on a busy machine a second may be too short for others
+        server = with_spool(ledger, 3)
+        del server.newest[1:2]
+        report = await check(server, ledger, patience=patience)
+        if sum("acknowledged, and lost" in each for each in report.details) == 1:
+            break
+    else:
+        raise AssertionError(report.details)
 
 
 class Replicas(FeedServer):
@@ -450,8 +454,12 @@ async def test_a_session_that_no_replica_can_explain_is_a_difference() -> None:
     server = right(ledger)
     missing = server.sessions[0].session_id
     del server.stories[missing]
-    report = await check(server, ledger, patience=IMPATIENT)
-    assert report.details == [f"session {missing}: there is nothing to explain"]
+    for patience in (IMPATIENT, 5, 20):  # on a busy machine a second may be too short for others
+        report = await check(server, ledger, patience=patience)
+        if report.details == [f"session {missing}: there is nothing to explain"]:
+            break
+    else:
+        raise AssertionError(report.details)
 
 
 class SmallAnswers(FeedServer):

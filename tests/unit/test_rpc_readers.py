@@ -10,8 +10,7 @@ import pytest
 from service.view import store
 from service.view.reader import Reader
 from service.view.readers import Pool, Readers
-
-PATIENCE = 10.0
+from tests.support.waiting import PATIENCE
 
 THREADS = 3
 
