@@ -98,7 +98,7 @@ class Load:
             *("simulate", f"https://{self._project.address('nginx', 443)}", *options),
             *("--duplicates", "10%", "--shuffle", "20%", "--retry-for", "60", "--json"),
             DESK_SIMULATE_TOKEN=cluster.TOKEN,
-            timeout=cluster.WITHIN,
+            timeout=3 * cluster.WITHIN,
             **certified(self._project),
         )
         summary: dict[str, Any] = json.loads(done.stdout)
@@ -117,7 +117,7 @@ def certified(project: Project) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(not (NGINX and PROMETHEUS), reason="there is no nginx, or no Prometheus")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_no_callback_is_lost_while_one_part_of_each_kind_dies(tmp_path: Path) -> None:
     with cluster.running(tmp_path) as project:
         load = Load(project)

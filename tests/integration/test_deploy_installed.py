@@ -250,7 +250,7 @@ def take_a_certificate_that_ends_in_five_days(site: Site) -> None:
 def cut_the_gateway_off_and_hold_the_view(site: Site) -> None:
     site.simulate(10)  # more than 30 callbacks: yesterday Desk was sending
     (view,) = site.units.data.glob("view-*.db")
-    with closing(sqlite3.connect(view, isolation_level=None)) as holder:
+    with closing(sqlite3.connect(view, DEADLINE, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         site.simulate(1)
         site.nginx.close()

@@ -98,7 +98,7 @@ def python(
         cwd=tree,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 
@@ -143,7 +143,7 @@ def test_the_simulator_sends_a_new_event_type_and_expects_what_comes_out(
         done = run(
             *("simulate", desk.url, "--app", str(SDK_APP_ID)),
             *("--sessions", "20", "--verify", desk.target),
-            timeout=60,
+            timeout=200,
             cwd=tree,
             **settings(tree),
         )

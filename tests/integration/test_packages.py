@@ -15,7 +15,7 @@ from tests.support.consumer import assert_copies_resumes_and_starts_over
 from tests.support.processes import ROOT, start
 from tests.support.wheels import build, environment, pip
 
-pytestmark = [pytest.mark.tools, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.tools, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -47,10 +47,10 @@ def browser(profile: Path, *, width: int = 1280, height: int = 900) -> Iterator[
 
 def text(driver: Any, selector: str) -> str:
     """Return the text of an element, also while a live page replaces it."""
-    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 
     def read() -> list[str]:
-        with suppress(StaleElementReferenceException):
+        with suppress(NoSuchElementException, StaleElementReferenceException):
             return [str(driver.find_element("css selector", selector).text)]
         return []
 
