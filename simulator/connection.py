@@ -32,10 +32,18 @@ MAX_MESSAGE = 300
 
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_FILE_OR_WORD = click.Path(path_type=Path)
 
 
-def _path(option: str, variable: str, text: str, kind: click.Path = _FILE) -> Callable[[Any], Any]:
+class _FileOrSystem(click.ParamType[Path]):
+    name = "file"
+
+    def convert(self, value: Any, *context: Any) -> Path:
+        return Path(SYSTEM) if value == SYSTEM else _FILE.convert(value, *context)
+
+
+def _path(
+    option: str, variable: str, text: str, kind: click.ParamType[Any] = _FILE
+) -> Callable[[Any], Any]:
     return click.option(option, type=kind, envvar=variable, show_envvar=True, help=text)
 
 
@@ -44,7 +52,7 @@ _OPTIONS = [
         "--tls-ca",
         "DESK_CLIENT_TLS_CA",
         f"Use TLS. File of the authorities to trust, or `{SYSTEM}` for the public ones.",
-        _FILE_OR_WORD,
+        _FileOrSystem(),
     ),
     _path("--tls-cert", "DESK_CLIENT_TLS_CERT", "File of the client's certificate. Uses TLS."),
     _path("--tls-key", "DESK_CLIENT_TLS_KEY", "File of that certificate's key."),
