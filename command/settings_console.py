@@ -10,9 +10,9 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from command.address import DEFAULT_CONSOLE, Address
+from command.client_security import security_of
 from command.endpoints import setting
 from command.values import Listen
-from simulator.connection import security_of
 from storage.changes import FileProblem, read_file
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pydantic import field_validator as check
 from pydantic_settings import BaseSettings
 
 from command.address import DEFAULT_GRPC, Address
-from command.values import Listen
+from command.values import Listen, require_all_or_none
 from service.certificates import CertificateFiles
 from service.clients import read_clients
 
@@ -35,9 +35,7 @@ class GrpcSettings(BaseSettings):
     @classmethod
     def _with_certificate(cls, key: Path | None, info: ValidationInfo) -> Path | None:
         chain = info.data.get("grpc_tls_cert")
-        if (chain is None) != (key is None):
-            given, missing = ("CERT", "KEY") if chain else ("KEY", "CERT")
-            raise ValueError(f"DESK_GRPC_TLS_{given} needs DESK_GRPC_TLS_{missing} as well")
+        require_all_or_none(DESK_GRPC_TLS_CERT=chain, DESK_GRPC_TLS_KEY=key)
         if chain and key:
             CertificateFiles(chain, key).read()
         return key

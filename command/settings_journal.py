@@ -9,7 +9,7 @@ from pydantic import field_validator as check
 from pydantic_settings import BaseSettings
 
 from command.address import Address
-from command.values import number, shown
+from command.values import number, require_all_or_none, shown
 
 SCHEME = "nats://"
 
@@ -90,18 +90,14 @@ class JournalSettings(BaseSettings):
     @check("nats_password_file")
     @classmethod
     def _with_user(cls, file: Path | None, info: ValidationInfo) -> Path | None:
-        if (file is None) == bool(info.data.get("nats_user")):
-            given, missing = ("PASSWORD_FILE", "USER") if file else ("USER", "PASSWORD_FILE")
-            raise ValueError(f"DESK_NATS_{given} needs DESK_NATS_{missing} as well")
+        require_all_or_none(DESK_NATS_USER=info.data.get("nats_user"), DESK_NATS_PASSWORD_FILE=file)
         return file
 
     @check("nats_tls_key")
     @classmethod
     def _with_cert(cls, key: Path | None, info: ValidationInfo) -> Path | None:
         cert = info.data.get("nats_tls_cert")
-        if (cert is None) != (key is None):
-            given, missing = ("CERT", "KEY") if cert else ("KEY", "CERT")
-            raise ValueError(f"DESK_NATS_TLS_{given} needs DESK_NATS_TLS_{missing} as well")
+        require_all_or_none(DESK_NATS_TLS_CERT=cert, DESK_NATS_TLS_KEY=key)
         return key
 
     @check(

@@ -47,6 +47,14 @@ def time_zone(name: str) -> tzinfo:
         raise ValueError("no such zone") from None
 
 
+def require_all_or_none(**values: object) -> None:
+    """Raise ValueError if some of the variables are set and others are not."""
+    given = [name for name, value in values.items() if value]
+    missing = [name for name, value in values.items() if not value]
+    if given and missing:
+        raise ValueError(f"{given[0]} needs {missing[0]} as well")
+
+
 def shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:59] + "…")
 

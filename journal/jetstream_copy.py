@@ -9,7 +9,6 @@ from itertools import islice
 from uuid import uuid4
 
 from nats.aio.client import Client
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import StreamInfo
 from nats.js.errors import NotFoundError
 
@@ -30,9 +29,6 @@ TOGETHER = 1_000
 
 WRITE_WITHIN = 30.0
 """Seconds in which a window of messages must be confirmed."""
-
-CONFIRM_WITHIN = 5.0
-"""Seconds in which a batch must be confirmed, after the one before it."""
 
 EXPECTED = "Nats-Expected-Last-Sequence"
 """The header that has a batch refused unless the stream ends there."""
@@ -153,11 +149,9 @@ class JetStreamTarget(JetStreamReader):
                 batch = messages[start : start + TOGETHER]
                 await _send(client, batch, inbox, expected=after + start)
             for _ in starts:
-                answer = json.loads((await answers.next_msg(CONFIRM_WITHIN)).data)
+                answer = json.loads((await answers.next_msg(WRITE_WITHIN)).data)
                 if error := answer.get("error"):
                     raise Unavailable(f"JetStream refuses entries: {error['description']}")
-        except NatsTimeout:
-            raise Unavailable("NATS did not confirm the entries in time") from None
         finally:
             await answers.unsubscribe()
 

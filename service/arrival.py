@@ -6,8 +6,7 @@ from callback.decoder import read
 from journal.entry import DAMAGED, Entry, Kind
 from service import records
 from service.history import HistoryEntry
-from service.session import without_message
-from service.view.rows import SessionKey
+from service.session import SessionKey, without_message
 
 _CALLBACK = int(Kind.CALLBACK)  # Enum members are slow to look up and to compare in Python 3.11
 

@@ -13,7 +13,7 @@ from callback.catalogue import HANDLED, State
 from desk.v1 import board_service_pb2 as pb
 from service.figures import Offer, Result, offer, unanswered_since, waiting_since
 from service.records import STATES, timestamp
-from service.session import Session
+from service.session import AgentKey, Session, SessionKey
 from service.tally import Tally, Thresholds, merged
 
 MAX_GROUPS = 1_000
@@ -24,8 +24,8 @@ MAX_SILENCE = 24 * 3_600_000
 """Milliseconds before the start of the day. An open session whose last event is older counts as
 over: its end was lost, and it would be the longest wait for ever."""
 
-Key = tuple[int, str]
-"""SDKAppID, session id."""
+Place = tuple[int, str]
+"""SDKAppID and channel type of a cell."""
 
 Part = TypeVar("Part", "Served", "Open")
 """A part of the contribution of a session to its cell."""
@@ -58,10 +58,10 @@ class Served(NamedTuple):
     channel_type: str
     offer: Offer
 
-    def add_to(self, cell: "_Cell", _key: Key) -> None:
+    def add_to(self, cell: "_Cell", _key: SessionKey) -> None:
         cell.today.add(self.offer)
 
-    def remove_from(self, cell: "_Cell", _key: Key) -> None:
+    def remove_from(self, cell: "_Cell", _key: SessionKey) -> None:
         cell.today.remove(self.offer)
 
 
@@ -81,7 +81,7 @@ class Open(NamedTuple):
     unanswered_since: int | None
     asked_at: int | None
 
-    def add_to(self, cell: "_Cell", key: Key) -> None:
+    def add_to(self, cell: "_Cell", key: SessionKey) -> None:
         cell.states[self.state] += 1
         if self.waiting_since is not None:
             cell.waiting[key] = self.waiting_since
@@ -90,7 +90,7 @@ class Open(NamedTuple):
         if self.state in HANDLED:
             cell.by_agent.setdefault(self.agent_id, set()).add(key)
 
-    def remove_from(self, cell: "_Cell", key: Key) -> None:
+    def remove_from(self, cell: "_Cell", key: SessionKey) -> None:
         cell.states[self.state] -= 1
         cell.waiting.pop(key, None)
         cell.unanswered.pop(key, None)
@@ -106,9 +106,9 @@ class _Cell:
     def __init__(self) -> None:
         self.states: Counter[State] = Counter()
         self.today = Tally()
-        self.waiting: dict[Key, int] = {}
-        self.unanswered: dict[Key, int] = {}
-        self.by_agent: dict[str, set[Key]] = {}
+        self.waiting: dict[SessionKey, int] = {}
+        self.unanswered: dict[SessionKey, int] = {}
+        self.by_agent: dict[str, set[SessionKey]] = {}
 
     def __bool__(self) -> bool:
         return any(self.states.values()) or bool(self.today)
@@ -141,14 +141,14 @@ class LiveSums:
 
     def __init__(self, day: Day) -> None:
         self.day = day
-        self._served: dict[Key, Served] = {}
-        self._open: dict[Key, Open] = {}
-        self._cells: dict[tuple[int, str], _Cell] = {}
+        self._served: dict[SessionKey, Served] = {}
+        self._open: dict[SessionKey, Open] = {}
+        self._cells: dict[Place, _Cell] = {}
 
     def __len__(self) -> int:
         return len(self._served) + len(self._open)
 
-    def put(self, key: Key, session: Session | None) -> None:
+    def put(self, key: SessionKey, session: Session | None) -> None:
         """Replace the contribution of a session; None if it was forgotten."""
         served = opened = None
         if session:
@@ -157,7 +157,7 @@ class LiveSums:
         self._replace(self._served, key, served)
         self._replace(self._open, key, opened)
 
-    def _replace(self, parts: dict[Key, Part], key: Key, after: Part | None) -> None:
+    def _replace(self, parts: dict[SessionKey, Part], key: SessionKey, after: Part | None) -> None:
         before = parts.get(key)
         if before == after:  # most often; and to remove one wait of many is slow
             return
@@ -207,7 +207,9 @@ class LiveSums:
             agent_count=len(agents),
         )
 
-    def _session(self, key: Key, since: int, breach_after: int | None = None) -> pb.BoardSession:
+    def _session(
+        self, key: SessionKey, since: int, breach_after: int | None = None
+    ) -> pb.BoardSession:
         part = self._open[key]
         shown = pb.BoardSession(
             sdk_app_id=key[0],
@@ -222,7 +224,7 @@ class LiveSums:
             shown.breaches_at.CopyFrom(timestamp(part.asked_at + breach_after))
         return shown
 
-    def _agent(self, agent: Key, keys: list[Key]) -> pb.BoardAgent:
+    def _agent(self, agent: AgentKey, keys: list[SessionKey]) -> pb.BoardAgent:
         since = {key: self._open[key].state_since for key in keys}
         return pb.BoardAgent(
             sdk_app_id=agent[0],
@@ -253,15 +255,15 @@ def _figures(cells: Collection[_Cell], thresholds: Thresholds) -> pb.BoardFigure
     )
 
 
-def _agents(cells: Mapping[tuple[int, str], _Cell]) -> dict[Key, list[Key]]:
+def _agents(cells: Mapping[Place, _Cell]) -> dict[AgentKey, list[SessionKey]]:
     """Return the sessions of each agent, over all channels."""
-    found: dict[Key, list[Key]] = {}
+    found: dict[AgentKey, list[SessionKey]] = {}
     for (app, _), cell in cells.items():
         for agent, keys in cell.by_agent.items():
             found.setdefault((app, agent), []).extend(keys)
     return found
 
 
-def _earliest(most: int, times: Iterable[Mapping[Key, int]]) -> list[tuple[int, Key]]:
+def _earliest(most: int, times: Iterable[Mapping[SessionKey, int]]) -> list[tuple[int, SessionKey]]:
     """Return the earliest times with their sessions; equal times by key."""
     return nsmallest(most, ((time, key) for each in times for key, time in each.items()))

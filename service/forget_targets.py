@@ -19,6 +19,7 @@ from journal.entry import NewEntry
 from journal.forgetting import MAX_FORGOTTEN, forget_entry
 from service.positions import position_of, revision_of
 from service.records import received_at
+from service.session import SessionKey
 from service.view import index_pages
 from service.view.errors import ViewUnavailable
 from service.view.index_pages import FIRST, Order, Place
@@ -46,7 +47,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     sdk_app_ids: tuple[int, ...] = ()
-    sessions: tuple[tuple[int, str], ...] = ()
+    sessions: tuple[SessionKey, ...] = ()
     client_user_id: str = ""
     agent_id: str = ""
     silent_before: int | None = None

@@ -22,22 +22,13 @@ from service import records
 from service.arrival import Arrival, arrival_of
 from service.feed_rows import callback_row, forgotten_row, malformed_row
 from service.history import LIMITS, FoldLimits, History, HistoryEntry, Usage
-from service.session import Outcome, Reason, Verdict
+from service.session import Outcome, Reason, SessionKey, Verdict
 from service.session_cache import CachedSession, SessionCache
 from service.session_message import SessionMessage
 from service.view.digest import DIGEST_BYTES, DIGESTS, row_hash
 from service.view.progress import Progress
 from service.view.removal import Removal, Removed
-from service.view.rows import (
-    NO_HISTORY,
-    OWN,
-    REVISED,
-    FeedRow,
-    SavedKey,
-    SessionKey,
-    SessionRow,
-    place,
-)
+from service.view.rows import NO_HISTORY, OWN, REVISED, FeedRow, SavedKey, SessionRow, place
 from service.view.store import fingerprint
 from service.view.writer import ViewWriter
 

@@ -11,7 +11,7 @@ from callback.catalogue import LIVE, State
 from desk.v1 import report_service_pb2 as pb
 from service.figures import answering_agent, handled, is_contained, offer
 from service.records import duration, timestamp
-from service.session import Session
+from service.session import AgentKey, Session
 from service.tally import Tally, Thresholds, ratio
 
 RESOLVED_AFTER = 7 * 24 * 3_600_000
@@ -57,7 +57,7 @@ class _Row:
     def __init__(self) -> None:
         self.offers = Tally()
         self.handled = self.handle_time = self.session_time = 0
-        self.stays: dict[tuple[int, str], list[tuple[int, int]]] = {}  # by app and agent
+        self.stays: dict[AgentKey, list[tuple[int, int]]] = {}
         self.begun = self.over = self.contained = self.resolvable = self.repeated = 0
         self.stars: list[int] = []
 

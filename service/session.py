@@ -28,6 +28,12 @@ from callback.catalogue import (
 from callback.decoder import Callback
 from service import machine
 
+SessionKey = tuple[int, str]
+"""SDKAppID, session id."""
+
+AgentKey = tuple[int, str]
+"""SDKAppID, id of an agent."""
+
 MAX_AGENTS = 20
 """Agents that a session lists. Bounded because each callback is stored with its session."""
 

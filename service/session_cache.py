@@ -6,8 +6,9 @@ import msgspec
 
 from service import records
 from service.history import History
+from service.session import SessionKey
 from service.session_message import SessionMessage
-from service.view.rows import SavedKey, SessionKey, SessionRow
+from service.view.rows import SavedKey, SessionRow
 
 COPIES = 6
 """Times that a session's serialised size is in memory: as a message, with texts that it has

@@ -2,29 +2,25 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from time import time
-from typing import Any
 
 import msgspec
 
-from desk.client import ClientError, Retryable
+from desk.client import Client
 from simulator import summary
-from simulator.connection import connect, failure_text
 from simulator.day import DayPlan, lives_of_a_day
 from simulator.ledger import Ledger
 from simulator.lives import make_lives
 from simulator.progress import ProgressBars
 from simulator.report import Report
-from simulator.sender import Sender, SendOptions, Unreachable
+from simulator.sender import Sender, SendOptions
 from simulator.summary import Figures
 from simulator.traffic import deliveries
-from simulator.verify import Stuck, note_start, verify
+from simulator.verify import note_start, verify
 from simulator.verify_figures import verify_figures
-
-FAILED, UNREACHABLE, INTERRUPTED = 1, 3, 130
-"""Exit codes, the same as of the other commands; 130 is the shells' code for Ctrl-C."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,47 +37,45 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run:
-    """One run and its results."""
+    """One run and its results.
+
+    Attributes:
+        error: why it ended early; empty if it did not.
+    """
 
     def __init__(
-        self, options: SendOptions, plan: Plan, target: str | None, security: dict[str, Any]
+        self, options: SendOptions, plan: Plan, connect: Callable[[], Client] | None
     ) -> None:
         self._options = options
         self._plan = plan
-        self._target = target
-        self._security = security
+        self._connect = connect
         self._figures = Figures()
         self._report: Report | None = None
-        self._error = ""
+        self.error = ""
 
-    def execute(self) -> int:
-        """Send and verify. Return the exit code."""
+    def execute(self) -> bool:
+        """Send and verify. Return True if nothing failed and nothing differs.
+
+        Raises:
+            Unreachable: the gateway does not answer.
+            ClientError: a call to the service failed.
+            Stuck: the service makes no progress.
+        """
         try:
             asyncio.run(self._run())
         except KeyboardInterrupt:
             self._figures.interrupted = True
-            return INTERRUPTED
-        except Unreachable:
-            return self._fail(f"nothing answers at {self._options.url}", UNREACHABLE)
-        except ClientError as error:
-            code = UNREACHABLE if isinstance(error, Retryable) else FAILED
-            return self._fail(failure_text(error, str(self._target)), code)
-        except Stuck as error:
-            return self._fail(f"{self._target}: {error}", FAILED)
-        return FAILED if self._figures.failed or (self._report and self._report.differences) else 0
-
-    def _fail(self, error: str, code: int) -> int:
-        self._error = error
-        return code
+            raise
+        return not (self._figures.failed or (self._report and self._report.differences))
 
     async def _run(self) -> None:
         ledger = Ledger(self._options.sdk_app_id)
         async with AsyncExitStack() as stack:
             progress = stack.enter_context(ProgressBars())
-            if self._target is None:
+            if self._connect is None:
                 await self._send(None, progress)
                 return
-            client = await stack.enter_async_context(connect(self._target, self._security))
+            client = await stack.enter_async_context(self._connect())
             start = await note_start(client)
             await self._send(ledger, progress)
             report = await verify(client, ledger, start, on_progress=progress.caught_up)
@@ -113,8 +107,8 @@ class Run:
         document = {"seed": self._plan.seed, "run": self._plan.run, **self._figures.as_json()}
         if self._report:
             document["verification"] = self._report.as_json()
-        if self._error:
-            document["error"] = self._error
+        if self.error:
+            document["error"] = self.error
         return json.dumps(document, ensure_ascii=False, indent=2)
 
     def as_text(self) -> str:
@@ -123,6 +117,6 @@ class Run:
         parts = [title, summary.as_text(self._figures)]
         if self._report:
             parts.append(self._report.as_text())
-        if self._error:
-            parts.append(f"failed    {self._error}")
+        if self.error:
+            parts.append(f"failed    {self.error}")
         return "\n".join(parts)

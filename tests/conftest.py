@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.nats import NatsServer, nats_server
 
-# Whoever runs the tests in the background of a script has them inherit an ignored SIGINT, and the
-# commands under test from them.
+# Whoever runs the tests in the background of a script, or by nohup, has them inherit ignored
+# signals, and the commands under test from them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # gRPC otherwise runs code of its own in a child between fork and exec, and logs to its stderr.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -13,7 +13,7 @@ COMMANDS = {
     "serve": ("command.cli.server:serve", "Run gateway, service and console on this machine."),
     "gateway": ("command.cli.server:gateway", "Run the gateway: callbacks by HTTP to the journal."),
     "service": ("command.cli.server:service", "Run the service: the journal's sessions by gRPC."),
-    "simulate": ("simulator.command:simulate", "Send simulated callbacks as Desk would."),
+    "simulate": ("command.cli.simulate:simulate", "Send simulated callbacks as Desk would."),
     "sessions": (
         "command.cli.sessions:sessions",
         "List, get, count, explain or wait for sessions.",

@@ -11,6 +11,7 @@ import click
 
 from command.address import DEFAULT_GRPC
 from command.cli import usage_errors
+from command.client_security import security_options
 from command.endpoints import service_address
 from desk.client import (
     Client,
@@ -23,7 +24,6 @@ from desk.client import (
     Unavailable,
     targets_of,
 )
-from simulator.connection import connect, failure_text, security_options
 
 FAILED, USAGE, UNREACHABLE, TOO_LATE = 1, 2, 3, 4
 """Exit codes; `desk --help` explains them."""
@@ -35,6 +35,20 @@ _EXIT_CODES: dict[type[ClientError], int] = {
     Unavailable: UNREACHABLE,
     TimedOut: TOO_LATE,
 }
+
+_CAUSES = {
+    "WRONG_VERSION_NUMBER": "it does not use TLS: leave out --tls-ca",
+    "CERTIFICATE_VERIFY_FAILED": "no authority in --tls-ca has signed its certificate",
+    "Hostname Verification": "its certificate has another name: see --tls-name",
+    "Socket closed": "it closed the connection; if it uses TLS, pass --tls-ca",
+}
+"""Causes that gRPC states in words of its own, by a part of these."""
+
+_HINTS = {"SDK_APP_ID_REQUIRED": "pass --app", "UNAUTHENTICATED": "see --key-file"}
+"""Options that help, by the service's reason."""
+
+MAX_MESSAGE = 300
+"""Characters of an error message, which is always one line."""
 
 
 class CallFailed(click.ClickException):
@@ -118,6 +132,40 @@ def _call_failed(error: ClientError, target: str) -> CallFailed:
     """Return the message and the exit code for a failed call."""
     codes = (code for kind, code in _EXIT_CODES.items() if isinstance(error, kind))
     return CallFailed(failure_text(error, target), next(codes, FAILED))
+
+
+def connect(target: str, security: dict[str, Any], **options: Any) -> Client:
+    """Make a client; `security` comes from the options."""
+    if not target or target.startswith(("http:", "https:")):
+        raise click.UsageError(f"{target!r} is not the host:port of a service")
+    try:
+        return Client(target, **security, **options)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def failure_text(error: ClientError, target: str) -> str:
+    """Return one line about a call that failed, with the option that may help."""
+    detail = error.detail
+    if isinstance(error, Unavailable) and not error.reason:
+        detail = f"cannot reach {target}: {_cause(detail)}"
+    if isinstance(error, TimedOut) and not error.reason:
+        detail = f"{target} did not answer in time"
+    fields = [f"{name}: {text}" for name, text in error.fields.items() if text not in detail]
+    hints = [_HINTS[error.reason]] if error.reason in _HINTS else []
+    status = ", ".join(dict.fromkeys(filter(None, (error.code.name, error.reason))))
+    return f"{_one_line('; '.join([detail, *fields, *hints]))} ({status})"
+
+
+def _cause(detail: str) -> str:
+    """Return why a service cannot be reached, from the words of gRPC."""
+    causes = (cause for sign, cause in _CAUSES.items() if sign in detail)
+    return next(causes, detail.rpartition(": ")[2].rstrip("]"))
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
 
 
 def _service() -> str:

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from command import logs
 from command.address import DEFAULT_CONSOLE, Address
-from command.cli.connection import security_target
+from command.cli.connection import connect, security_target
 from command.cli.parameters import Parsed, current_zone, time_zone_option_of
 from command.descriptors import raise_limit
 from command.runtime import runtime_folder
@@ -21,7 +21,6 @@ from command.settings_console import DEFAULT_PROXIES, ConsoleError, access_to, r
 from command.sockets import CannotListen, bound_address, listen
 from metrics.endpoint import open_endpoint
 from metrics.page import serve_page
-from simulator.connection import connect
 
 LISTEN = Parsed("host:port", Address.parse)
 

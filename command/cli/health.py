@@ -12,8 +12,8 @@ import click
 from command.address import Address
 from command.cli import Group, error_text, usage_errors
 from command.cli.health_call import is_serving
+from command.client_security import security_options
 from command.endpoints import console_address, gateway_address, service_address
-from simulator.connection import security_options
 
 _timeout = click.option(
     "--timeout",

@@ -10,14 +10,19 @@ from typing import Any
 import click
 from google.protobuf.duration_pb2 import Duration
 
-from command.cli.connection import FAILED, UNREACHABLE, CallFailed, replicas_command
+from command.cli.connection import (
+    FAILED,
+    UNREACHABLE,
+    CallFailed,
+    failure_text,
+    replicas_command,
+)
 from command.cli.output import json_option, print_fields, print_json, time_text
 from command.cli.parameters import time_zone_option
 from desk.client import Client, ClientError
 from desk.v1.status_pb2 import AppCallbacks, GetStatusResponse
 from display import documents
 from display.texts import count_of, format_duration, format_size, printable
-from simulator.connection import failure_text
 
 SHORT_DIGEST = 12
 """Characters of a digest in a table."""

@@ -3,11 +3,13 @@
 Knows nothing of its work, which is the `run` of a module.
 """
 
+import asyncio
 import gc
 import platform
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
+from inspect import iscoroutine
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ def run_child(
 
     Args:
         notifier: reports to the supervisor.
-        module: has `run`, and the groups of its metrics as `METRICS`; imported here only.
+        module: has `run`, which may be a coroutine, and the groups of its metrics as `METRICS`;
+            imported here only.
         name: of the process.
         settings: for `run` as well.
         runtime: the supervisor's runtime folder.
@@ -48,7 +51,9 @@ def run_child(
         work = import_module(module)
         open_endpoint(runtime, name, *work.METRICS)
         with tracing.sending(name):
-            work.run(notifier, settings, *arguments)
+            running = work.run(notifier, settings, *arguments)
+            if iscoroutine(running):
+                asyncio.run(running)
         code = 0
     except Stopped:
         code = 0

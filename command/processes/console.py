@@ -1,8 +1,6 @@
 """The console process: shows in a browser what the service answers."""
 
-import asyncio
 import socket
-from typing import Any
 
 from command.address import Address
 from command.notifier import Notifier
@@ -18,11 +16,7 @@ from desk.client import Client
 METRICS = ()
 
 
-def run(*arguments: Any) -> None:
-    asyncio.run(_serve(*arguments))
-
-
-async def _serve(
+async def run(
     notifier: Notifier,
     settings: Settings,
     listener: socket.socket,

@@ -1,11 +1,9 @@
 """An rpc worker process: answers gRPC from the view."""
 
-import asyncio
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from command.address import Address
 from command.engines import append_forget_entry, journal_figures
@@ -28,11 +26,7 @@ from service.view.store import locate
 METRICS = (definitions.RPC,)
 
 
-def run(*arguments: Any) -> None:
-    asyncio.run(_serve(*arguments))
-
-
-async def _serve(
+async def run(
     notifier: Notifier,
     settings: Settings,
     address: Address,

@@ -9,9 +9,9 @@ from desk.v1.session_service_pb2 import ExplainSessionResponse
 from service.explanation import Explained, explained
 from service.history import HistoryEntry
 from service.records import facts_of
-from service.rpc.keys import Key
 from service.rpc.reads import not_found, session_as_of
 from service.rpc.responses import header
+from service.session import SessionKey
 from service.view.bounds import size_of, take_bytes
 from service.view.reader import Reader
 
@@ -30,10 +30,10 @@ class Explanations:
 
     def __init__(self, kept: int) -> None:
         self._kept = kept
-        self._cache: OrderedDict[tuple[str, Key, int], list[Explained]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, SessionKey, int], list[Explained]] = OrderedDict()
         self._lock = Lock()
 
-    def page(self, reader: Reader, key: Key, place: tuple[int, ...], size: int) -> Page:
+    def page(self, reader: Reader, key: SessionKey, place: tuple[int, ...], size: int) -> Page:
         """Read the next page, as of the revision of the first one.
 
         Args:
@@ -68,7 +68,7 @@ class Explanations:
         return response, (revision, end) if end < len(whole) else None
 
     def _explained(
-        self, reader: Reader, journal_id: str, key: Key, revision: int
+        self, reader: Reader, journal_id: str, key: SessionKey, revision: int
     ) -> list[Explained]:
         name = (journal_id, key, revision)
         with self._lock:
@@ -83,7 +83,7 @@ class Explanations:
         return made
 
 
-def _explain(reader: Reader, key: Key, revision: int) -> list[Explained]:
+def _explain(reader: Reader, key: SessionKey, revision: int) -> list[Explained]:
     positions: dict[int, int] = {}
     callbacks: list[HistoryEntry] = []
     for position, event, record in reader.history(*key, revision):

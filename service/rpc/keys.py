@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 
-from desk.v1.session_pb2 import SessionKey
+from desk.v1 import session_pb2 as pb
 from service.rpc.checks import MAX_ID_BYTES, MAX_VALUES, checking
 from service.rpc.errors import CallRefused, ErrorReason
+from service.session import SessionKey
 
 MAX_KEYS = 1_000
 """Keys in one BatchGetSessions."""
-
-Key = tuple[int, str]
-"""SDKAppID and session id."""
 
 
 class Apps:
@@ -19,7 +17,7 @@ class Apps:
     def __init__(self, sdk_app_ids: Sequence[int]) -> None:
         self.ids = tuple(sorted(sdk_app_ids))
 
-    def key(self, sdk_app_id: int, session_id: str, prefix: str = "") -> Key:
+    def key(self, sdk_app_id: int, session_id: str, prefix: str = "") -> SessionKey:
         """Check the key of a session, and replace 0.
 
         Raises:
@@ -30,7 +28,7 @@ class Apps:
             check.required(f"{prefix}session_id", session_id, MAX_ID_BYTES)
         return sdk_app_id or self.only(), session_id
 
-    def keys(self, keys: Sequence[SessionKey]) -> list[Key]:
+    def keys(self, keys: Sequence[pb.SessionKey]) -> list[SessionKey]:
         """Check the keys of many sessions; returns each once, in the order given."""
         with checking() as check:
             if not 1 <= len(keys) <= MAX_KEYS:

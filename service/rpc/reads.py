@@ -15,9 +15,9 @@ from desk.v1.session_service_pb2 import (
 )
 from service.records import duration
 from service.rpc.errors import CallRefused, ErrorReason, forgotten, quoted
-from service.rpc.keys import Key
 from service.rpc.responses import header_of
 from service.rpc.revisions import check_kept, in_future
+from service.session import SessionKey
 from service.view.bounds import FRAMING, Row
 from service.view.errors import TimeLimitPassed
 from service.view.progress import Progress
@@ -41,20 +41,22 @@ def in_snapshot(
         return progress, read(reader, *args, **kwargs)
 
 
-def as_of(reader: Reader, key: Key, revision: int) -> SessionAt:
+def as_of(reader: Reader, key: SessionKey, revision: int) -> SessionAt:
     """Read a session as it was after a revision; raises REVISION_NOT_KEPT, REVISION_IN_FUTURE."""
     with reader.snapshot() as progress:
         session = session_as_of(reader, key, revision, progress)
     return SessionAt(progress.journal_id, revision, session)
 
 
-def at_time(reader: Reader, key: Key, time: int) -> SessionAt:
+def at_time(reader: Reader, key: SessionKey, time: int) -> SessionAt:
     """Read a session as of the last of its callbacks that had been received at a time (ms)."""
     with reader.snapshot() as progress:
         return SessionAt(progress.journal_id, *reader.session_at_time(*key, time))
 
 
-def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -> bytes | None:
+def session_as_of(
+    reader: Reader, key: SessionKey, revision: int, progress: Progress
+) -> bytes | None:
     """Read a session inside a snapshot, as `as_of`; None if it had not begun."""
     now = reader.session(*key)
     check_kept(revision, progress.begins_at, progress.journal_id)
@@ -65,7 +67,7 @@ def session_as_of(reader: Reader, key: Key, revision: int, progress: Progress) -
     return reader.session_as_of(*key, revision)
 
 
-def not_found(reader: Reader, key: Key, revision: int = 0, when: str = "") -> CallRefused:
+def not_found(reader: Reader, key: SessionKey, revision: int = 0, when: str = "") -> CallRefused:
     """Make the error for a session that has not begun, or had not at a revision or another time.
 
     Args:
@@ -99,14 +101,14 @@ class Batch(NamedTuple):
 
     progress: Progress
     sessions: list[bytes]
-    missing: list[Key]
-    remaining: list[Key]
+    missing: list[SessionKey]
+    remaining: list[SessionKey]
 
 
-def batch(reader: Reader, keys: list[Key], enough: int) -> Batch:
+def batch(reader: Reader, keys: list[SessionKey], enough: int) -> Batch:
     """Read the sessions of keys, in order: up to `enough` bytes, but at least one."""
     sessions: list[bytes] = []
-    missing: list[Key] = []
+    missing: list[SessionKey] = []
     size = 0
     with reader.snapshot() as progress:
         for number, key in enumerate(keys):

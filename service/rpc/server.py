@@ -8,6 +8,7 @@ import gc
 import resource
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from service.rpc.options import WorkerOptions
 from service.rpc.readiness import Readiness
 from service.rpc.report_service import ReportService
 from service.rpc.session_service import SessionService
-from service.rpc.status_service import StatusService
+from service.rpc.status_service import StatusService, streams_of
 from service.rpc.tls import Tls
 from service.view.errors import ViewError
 from service.view.reader import Reader
@@ -191,7 +192,7 @@ async def _serve(
     readiness = Readiness(readers.path, options.limits.lag_seconds, options.silent_processes)
     with closing(CommitWatch(readers.path)) as watch:
         feed = LiveFeed(readers.inline, watch, quotas)
-        with _servicers(readers, feed, readiness, options) as (status, servicers):
+        with _servicers(readers, feed, readiness, options) as servicers:
             server = _server(quotas, grants, (*servicers, health))
             port = _bind(server, address, options.tls)
             _read_gauges(feed, readiness, options.tls)
@@ -199,7 +200,7 @@ async def _serve(
             if grants.clients:
                 work.append(grants.follow())
             if options.workers.folder:
-                work.append(options.workers.answer(status.own_streams))
+                work.append(options.workers.answer(partial(streams_of, feed, options.workers.name)))
             tasks: list[asyncio.Task[Any]] = list(map(asyncio.create_task, [*work, stop.wait()]))
             try:
                 await health.report(serving=readiness.update(readers.inline.progress()))
@@ -224,23 +225,20 @@ def _grants(options: WorkerOptions) -> Grants:
 @contextmanager
 def _servicers(
     readers: Readers, feed: LiveFeed, readiness: Readiness, options: WorkerOptions
-) -> Iterator[tuple[StatusService, tuple[object, ...]]]:
-    """Make the servicers of `SERVICES`, in that order; give the one of the status apart, too."""
+) -> Iterator[Sequence[object]]:
+    """Make the servicers of `SERVICES`, in that order."""
     apps = Apps(options.sdk_app_ids)
     with (
         closing(StatusService(readers, feed, apps, options, readiness)) as status,
         closing(AdminService(readers, feed, apps, options.forget)) as admin,
     ):
         yield (
+            SessionService(readers, feed, apps),
+            EventService(readers, feed),
             status,
-            (
-                SessionService(readers, feed, apps),
-                EventService(readers, feed),
-                status,
-                BoardService(readers, feed, options.centre),
-                ReportService(readers, feed, options.centre),
-                admin,
-            ),
+            BoardService(readers, feed, options.centre),
+            ReportService(readers, feed, options.centre),
+            admin,
         )
 
 

@@ -4,18 +4,20 @@ import asyncio
 import math
 import time
 
+from desk.v1 import session_pb2
 from desk.v1 import session_service_pb2 as pb
-from desk.v1.session_pb2 import Session, SessionKey
+from desk.v1.session_pb2 import Session
 from service.rpc import reads, requests, responses
 from service.rpc.calls import Call
 from service.rpc.checks import MAX_PAGE, MAX_VALUES, checking
 from service.rpc.errors import CallRefused, ErrorReason, forgotten, quoted
 from service.rpc.explanation import Explanations
-from service.rpc.keys import Apps, Key
+from service.rpc.keys import Apps
 from service.rpc.live_feed import LiveFeed
 from service.rpc.page_tokens import PageTokens
 from service.rpc.revisions import await_revision
 from service.rpc.waiters import Seen, StateWaiter
+from service.session import SessionKey
 from service.view import index_pages
 from service.view.readers import Readers
 
@@ -130,7 +132,7 @@ class SessionService:
         header = responses.header(self._feed.journal_id, seen.revision)
         return pb.WaitForStateResponse(header=header, session=seen.session)
 
-    def _not_found(self, key: Key, revision: int, when: str, call: Call) -> CallRefused:
+    def _not_found(self, key: SessionKey, revision: int, when: str, call: Call) -> CallRefused:
         if key[0] not in self._apps.ids:
             visible = [
                 app for app in self._apps.ids if call.grant.apps is None or app in call.grant.apps
@@ -140,12 +142,12 @@ class SessionService:
             return CallRefused(ErrorReason.SESSION_NOT_FOUND, f"{sentence}; here: {choice}")
         return reads.not_found(self._readers.inline, key, revision, when)
 
-    def _check_not_forgotten(self, key: Key) -> None:
+    def _check_not_forgotten(self, key: SessionKey) -> None:
         reader = self._readers.inline
         if (revision := reader.forgotten_at(*key)) and reader.session(*key) is None:
             raise forgotten(*key, revision)
 
-    def _now(self, key: Key, waiter: StateWaiter) -> Seen | None:
+    def _now(self, key: SessionKey, waiter: StateWaiter) -> Seen | None:
         """Return the session if it is in a wanted state; else set where the waiter begins."""
         now = self._readers.inline.now(*key)
         waiter.after = now.revision
@@ -162,5 +164,5 @@ async def _next(waiter: StateWaiter, seconds: float) -> Seen:
         ) from None
 
 
-def _message(key: Key) -> SessionKey:
-    return SessionKey(sdk_app_id=key[0], session_id=key[1])
+def _message(key: SessionKey) -> session_pb2.SessionKey:
+    return session_pb2.SessionKey(sdk_app_id=key[0], session_id=key[1])

@@ -109,26 +109,16 @@ class StatusService:
         self, _request: ListSubscribersRequest, _call: Call
     ) -> ListSubscribersResponse:
         """Answer from the streams of this worker and of those that tell theirs in time."""
-        own, others = self.own_streams(), await self._options.workers.ask()
+        workers = self._options.workers
+        own, others = streams_of(self._feed, workers.name), await workers.ask()
         streams = chain(*(each.subscribers for each in (own, *others)))
         return ListSubscribersResponse(
             header=own.header,
             subscribers=sorted(streams, key=furthest_behind)[:MAX_SUBSCRIBERS],
             total=sum(each.total for each in (own, *others)),
             worker=own.worker,
-            workers=self._options.workers.number,
-            missing_workers=max(0, self._options.workers.number - 1 - len(others)),
-        )
-
-    def own_streams(self) -> ListSubscribersResponse:
-        """Return the streams of this worker."""
-        feed, worker = self._feed, self._options.workers.name
-        head = feed.announced_position
-        return ListSubscribersResponse(
-            header=header(feed.journal_id, complete_revision(head)),
-            subscribers=feed.places.described(head, feed.received_after, worker, MAX_SUBSCRIBERS),
-            total=len(feed.places),
-            worker=worker,
+            workers=workers.number,
+            missing_workers=max(0, workers.number - 1 - len(others)),
         )
 
     async def _backlog(self, progress: Progress) -> tuple[int, int | None]:
@@ -170,6 +160,17 @@ class StatusService:
     def _follower_seen_at(self) -> Timestamp | None:
         seen = last_seen(self._readers.path)
         return timestamp(int(seen * 1000)) if seen else None
+
+
+def streams_of(feed: LiveFeed, worker: str) -> ListSubscribersResponse:
+    """Return the streams of a worker."""
+    head = feed.announced_position
+    return ListSubscribersResponse(
+        header=header(feed.journal_id, complete_revision(head)),
+        subscribers=feed.places.described(head, feed.received_after, worker, MAX_SUBSCRIBERS),
+        total=len(feed.places),
+        worker=worker,
+    )
 
 
 def _gateway(report: GatewayReport | None) -> GatewayStatus | None:

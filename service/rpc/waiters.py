@@ -12,7 +12,7 @@ from desk.v1.session_pb2 import Session
 from service.positions import revision_of
 from service.records import forgotten_sessions, is_forgotten
 from service.rpc.errors import CallRefused, forgotten
-from service.rpc.keys import Key
+from service.session import SessionKey
 from service.view.selection import LiveRow
 
 
@@ -37,7 +37,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._revisions: set[tuple[int, asyncio.Future[None]]] = set()
-        self._states: dict[Key, dict[int, set[StateWaiter]]] = {}
+        self._states: dict[SessionKey, dict[int, set[StateWaiter]]] = {}
 
     @contextmanager
     def revision(self, revision: int) -> Iterator[asyncio.Future[None]]:
@@ -50,7 +50,7 @@ class Waiters:
             self._revisions.discard(waiter)
 
     @contextmanager
-    def state(self, key: Key, states: frozenset[int]) -> Iterator[StateWaiter]:
+    def state(self, key: SessionKey, states: frozenset[int]) -> Iterator[StateWaiter]:
         """Wait for a session's state."""
         waiter = StateWaiter(states)
         by_state = self._states.setdefault(key, defaultdict(set))

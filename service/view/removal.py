@@ -8,6 +8,7 @@ from typing import NamedTuple
 import apsw
 
 from service.positions import ORDINAL_BITS, position_of
+from service.session import SessionKey
 from service.view.digest import row_hash
 from service.view.errors import sqlite_errors
 
@@ -52,7 +53,7 @@ class Removal:
         self._forget_revision = forget_revision
 
     @sqlite_errors()
-    def session(self, key: tuple[int, str], first_revision: int, number: int | None) -> Removed:
+    def session(self, key: SessionKey, first_revision: int, number: int | None) -> Removed:
         """Remove a session, of which the view has the rows that are written already."""
         self._db.execute(DROP_KEY, key)
         self._db.execute(DROP_SESSION, (number,))

@@ -4,9 +4,6 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-SessionKey = tuple[int, str]
-"""SDKAppID, session id."""
-
 OWN, REVISED, NO_HISTORY, FORGOTTEN = range(4)
 """Values of the column `revised`; see schema.sql."""
 

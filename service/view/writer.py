@@ -14,12 +14,13 @@ import structlog
 from service.history import HistoryEntry
 from service.positions import MAX_REVISION
 from service.records import facts_of
+from service.session import SessionKey
 from service.view import progress, store
 from service.view.errors import ViewDamaged, ViewError, sqlite_errors, view_error
 from service.view.locks import lock
 from service.view.progress import Progress
 from service.view.removal import Removal
-from service.view.rows import PLACE, FeedRow, SavedKey, SavedSession, SessionKey, SessionRow
+from service.view.rows import PLACE, FeedRow, SavedKey, SavedSession, SessionRow
 from storage.files import DatabaseFiles
 from storage.gaps import FIRST, clear_gaps
 from storage.sizes import size_of_database

@@ -99,6 +99,14 @@ def test_options_do_the_same_as_the_variables(shared):
     assert shared.run("status", *options, **wrong).returncode == 0
 
 
+@pytest.mark.parametrize("option", ["--tls-ca", "--tls-cert", "--tls-key", "--key-file"])
+def test_a_file_that_is_not_there_is_named_with_its_option(option):
+    done = run("status", option, "/no/such")
+    assert done.returncode == 2
+    assert f"'{option}'" in done.stderr
+    assert "File '/no/such' does not exist" in done.stderr
+
+
 def test_watch_takes_them_too(shared):
     done = shared.run("watch", "--from-start", "--target", shared.desk.target, **shared.tls())
     assert done.returncode == 1
@@ -186,7 +194,7 @@ async def test_tls_to_a_service_without_it_is_one_line_that_says_what_to_do(shar
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"DESK_CLIENT_TLS_CA": "/no/such"}, "/no/such: No such file or directory"),
+        ({"DESK_CLIENT_TLS_CA": "/no/such"}, "'DESK_CLIENT_TLS_CA'): File '/no/such' does not"),
         ({"DESK_CLIENT_TLS_CERT": "{key}"}, "a client certificate and its key belong together"),
         ({"DESK_CLIENT_TLS_NAME": "x"}, "--tls-name needs --tls-ca"),
         ({"DESK_CLIENT_KEY_FILE": "/dev/null"}, "/dev/null has no key"),

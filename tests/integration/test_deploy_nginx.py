@@ -275,6 +275,18 @@ def test_with_an_authority_of_desk_nobody_without_its_certificate_reaches_the_ga
     assert without[2] == stranger[2] == json.loads(Answer.BAD_REQUEST.body)
 
 
+def encrypted_service(made: nginx.Certificates) -> tuple[dict[str, str], dict[str, str]]:
+    """Return settings of TLS for the service, and the edits of nginx's files that go with them."""
+    pair = made.pairs["server"]
+    settings = {"DESK_GRPC_TLS_CERT": str(pair.chain), "DESK_GRPC_TLS_KEY": str(pair.key)}
+    trusted = f"grpc_ssl_trusted_certificate {made.authority.file};"
+    return settings, {
+        r"grpc://": "grpcs://",
+        r"#grpc_ssl_trusted_certificate .*": trusted,
+        r"#(grpc_ssl_(?:verify|name) .*)": r"\1",
+    }
+
+
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_a_key_comes_through_in_clear_from_loopback_and_with_tls_to_the_service(
     tmp_path: Path, encrypted: bool
@@ -282,21 +294,9 @@ def test_a_key_comes_through_in_clear_from_loopback_and_with_tls_to_the_service(
     clients = Clients(tmp_path)
     (tmp_path / "key").write_text(clients.add("board"))
     (tmp_path / "wrong").write_text(new_key("wrong"))
-    settings, edits, made = (
-        {"DESK_CLIENTS_FILE": str(clients.path)},
-        {},
-        nginx.Certificates(tmp_path),
-    )
-    if encrypted:
-        settings["DESK_GRPC_TLS_CERT"] = str(made.pairs["server"].chain)
-        settings["DESK_GRPC_TLS_KEY"] = str(made.pairs["server"].key)
-        edits = {
-            r"grpc://": "grpcs://",
-            r"#grpc_ssl_trusted_certificate .*": (
-                f"grpc_ssl_trusted_certificate {made.authority.file};"
-            ),
-            r"#(grpc_ssl_(?:verify|name) .*)": r"\1",
-        }
+    made = nginx.Certificates(tmp_path)
+    settings, edits = encrypted_service(made) if encrypted else ({}, {})
+    settings["DESK_CLIENTS_FILE"] = str(clients.path)
     with (
         start("serve", data_dir=tmp_path / "data", **settings) as desk,
         nginx.running(

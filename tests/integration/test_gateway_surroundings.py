@@ -146,6 +146,23 @@ def test_a_closed_journal_makes_the_gateway_unready(tmp_path):
         desk.ask("GET", "/livez").assert_ok()
 
 
+LOGGED: list[tuple[dict[str, Any], int, str, str]] = [
+    ({}, 400, "callback_malformed", "the body is not JSON"),
+    ({"token": "wrong"}, 403, "callback_refused", "wrong_sign"),
+    ({"time": NOW - 61}, 403, "callback_refused", "stale"),
+    ({"Sign": None}, 403, "callback_refused", "bad_sign"),
+    ({"RequestTime": "s3cret"}, 403, "callback_refused", "bad_request_time"),
+    ({"SdkAppid": 7}, 403, "callback_refused", "not_our_app"),
+    (
+        {"CallbackCommand": "s3cret"},
+        *(400, "callback_command_refused", "CallbackCommand is not Desk.SessionEventNotify"),
+    ),
+    ({"error": Unavailable("s3cret")}, 503, "callback_not_kept", "Unavailable"),
+    ({"error": RuntimeError("s3cret")}, 500, "unexpected_error", "RuntimeError"),
+]
+"""Requests; their statuses; events and reasons in the log."""
+
+
 def test_logs_say_what_happened_and_nothing_of_what_was_said():
     secrets = ["t0ken", "s3cret", "203.0.113.9", "r3quest"]
     journal = FailingJournal()
@@ -154,41 +171,19 @@ def test_logs_say_what_happened_and_nothing_of_what_was_said():
         gateway(journal, tokens={APP: ("t0ken",)}, now=NOW) as desk,
     ):
 
-        def post(body: bytes = b'{"s3cret"', token: str = "t0ken", time: int = NOW, **more):
+        def post(token: str = "t0ken", time: int = NOW, error: Any = None, **more: Any) -> int:
+            journal.error = error
             signature = sign(token, time)
             secrets.append(signature)
             described = {"ClientIP": "203.0.113.9", "RequestID": "r3quest"}
             given = {"RequestTime": time, "Sign": signature} | described | more
-            return desk.post(body, **given)
+            return desk.post(b'{"s3cret"', **given).status
 
-        statuses = [
-            post().status,
-            post(token="wrong").status,
-            post(time=NOW - 61).status,
-            post(Sign=None).status,
-            post(RequestTime="s3cret").status,
-            post(SdkAppid=7).status,
-            post(CallbackCommand="s3cret").status,
-        ]
-        journal.error = Unavailable("s3cret")
-        statuses.append(post().status)
-        journal.error = RuntimeError("s3cret")
-        statuses.append(post().status)
+        statuses = [post(**request) for request, *_ in LOGGED]
 
-    assert statuses == [400, 403, 403, 403, 403, 403, 400, 503, 500]
+    assert statuses == [status for _, status, *_ in LOGGED]
     assert [(line["event"], line.get("reason")) for line in logs] == [
-        ("callback_malformed", "the body is not JSON"),
-        ("callback_refused", "wrong_sign"),
-        ("callback_refused", "stale"),
-        ("callback_refused", "bad_sign"),
-        ("callback_refused", "bad_request_time"),
-        ("callback_refused", "not_our_app"),
-        (
-            "callback_command_refused",
-            "CallbackCommand is not Desk.SessionEventNotify",
-        ),
-        ("callback_not_kept", "Unavailable"),
-        ("unexpected_error", "RuntimeError"),
+        (event, reason) for *_, event, reason in LOGGED
     ]
     assert logs[2]["age"] == 61
     written = repr(logs)

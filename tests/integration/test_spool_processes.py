@@ -7,6 +7,7 @@ import resource
 import signal
 import threading
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -233,6 +234,24 @@ class Session(threading.Thread):
         return self.acknowledged
 
 
+def make_progress(sessions: list[Session]) -> None:
+    """Wait until each session has had some more answers."""
+    before = [each.acknowledged for each in sessions]
+    wait_until(
+        lambda: all(each.acknowledged > old + 5 for each, old in zip(sessions, before, strict=True))
+    )
+
+
+def kept(nats: NatsServer) -> dict[str, list[int]]:
+    """Return the numbers of the callbacks of each session, in the order of the journal."""
+    found = defaultdict(list)
+    with closing(nats.writer("desk")) as journal:
+        for entry in read_all(journal):
+            fields = json.loads(entry.body)
+            found[fields["SessionId"]].append(fields["EventTime"] - FIRST)
+    return found
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_no_acknowledged_callback_is_lost_or_reordered_by_any_kill(
     own_nats: NatsServer, settings: dict[str, str], tmp_path: Path, seed: int, port: int
@@ -240,16 +259,6 @@ def test_no_acknowledged_callback_is_lost_or_reordered_by_any_kill(
     chance = random.Random(seed)
     settings["DESK_HTTP_LISTEN"] = f"127.0.0.1:{port}"
     sessions = [Session(port, number) for number in range(8)]
-
-    def make_progress() -> None:
-        """Wait until each session has had some more answers, and a part of a second more."""
-        before = [each.acknowledged for each in sessions]
-        wait_until(
-            lambda: all(
-                each.acknowledged > old + 5 for each, old in zip(sessions, before, strict=True)
-            )
-        )
-
     with ExitStack() as stack:
 
         def start_gateway() -> RunningDesk:
@@ -261,27 +270,23 @@ def test_no_acknowledged_callback_is_lost_or_reordered_by_any_kill(
         for session in sessions:
             session.start()
         for _ in range(3):
-            make_progress()
+            make_progress(sessions)
             own_nats.stop(signal.SIGKILL)
-            make_progress()
+            make_progress(sessions)
             if chance.random() < 0.5:  # while it spools
                 gateway.kill()
                 gateway = start_gateway()
-                make_progress()
+                make_progress(sessions)
             own_nats.start()
             threading.Event().wait(chance.random())
             if chance.random() < 0.7:  # perhaps while it forwards
                 gateway.kill()
                 gateway = start_gateway()
-        make_progress()
+        make_progress(sessions)
         acknowledged = {f"session-{n}": each.stop() for n, each in enumerate(sessions)}
         wait_until_forwarded(gateway)
         assert gateway.terminate() == 0
-    found: dict[str, list[int]] = {name: [] for name in acknowledged}
-    with closing(own_nats.writer("desk")) as journal:
-        for entry in read_all(journal):
-            fields = json.loads(entry.body)
-            found[fields["SessionId"]].append(fields["EventTime"] - FIRST)
+    found = kept(own_nats)
     for name, number in acknowledged.items():
         assert found[name][:number] == list(range(number))
         assert len(found[name]) <= number + 1  # one may have had no answer

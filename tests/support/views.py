@@ -18,11 +18,12 @@ from service.follower import Follower
 from service.history import LIMITS, FoldLimits, HistoryEntry
 from service.positions import ORDINAL_BITS
 from service.projection import BOUNDS, BatchBounds, Projection
+from service.session import SessionKey
 from service.view import store
 from service.view.bounds import Bounds
 from service.view.errors import ViewError
 from service.view.reader import EVERYTHING, Reader
-from service.view.rows import SavedSession, SessionKey
+from service.view.rows import SavedSession
 from service.view.writer import ViewWriter
 from tests.support.callbacks import NOON, body, entries, life
 from tests.support.waiting import eventually

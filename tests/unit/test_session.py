@@ -34,24 +34,38 @@ def reasons(history: History) -> list[Reason]:
     return [each.outcome.reason for each in history.tail if each.outcome]
 
 
-def test_a_session_with_an_agent_has_all_its_figures() -> None:
-    session = session_of(
-        body("SessionBegin", NOON),
-        body("ChatBot.UserSendMsg", NOON + 1 * SECOND),
-        body("ChatBot.RobotSendMsg", NOON + 2 * SECOND),
-        body("TransferringToHuman", NOON + 3 * SECOND),
-        body("TransferringToHumanWait", NOON + 4 * SECOND),
-        body("TransferringToHumanWait", NOON + 5 * SECOND),
-        body("TransferToHumanSuccess", NOON + 10 * SECOND, AgentId="ann"),
-        body("Human.UserSendMsg", NOON + 11 * SECOND),
-        body("Human.AgentSendMsg", NOON + 15 * SECOND, AgentId="ann"),
-        body("AgentForward", NOON + 20 * SECOND, AgentId="bob", ForwardFromAgentId="ann"),
-        body("Human.AgentSendMsg", NOON + 25 * SECOND, AgentId="bob"),
-        body("SessionUserEnd", NOON + 30 * SECOND),
-        body("SessionEnd", NOON + 31 * SECOND),
-        body("SatisfactionSelected", NOON + 40 * SECOND, SatisfactionSelected=4),
-    )
-    assert session == Session(
+WITH_AN_AGENT = [
+    body("SessionBegin", NOON),
+    body("ChatBot.UserSendMsg", NOON + 1 * SECOND),
+    body("ChatBot.RobotSendMsg", NOON + 2 * SECOND),
+    body("TransferringToHuman", NOON + 3 * SECOND),
+    body("TransferringToHumanWait", NOON + 4 * SECOND),
+    body("TransferringToHumanWait", NOON + 5 * SECOND),
+    body("TransferToHumanSuccess", NOON + 10 * SECOND, AgentId="ann"),
+    body("Human.UserSendMsg", NOON + 11 * SECOND),
+    body("Human.AgentSendMsg", NOON + 15 * SECOND, AgentId="ann"),
+    body("AgentForward", NOON + 20 * SECOND, AgentId="bob", ForwardFromAgentId="ann"),
+    body("Human.AgentSendMsg", NOON + 25 * SECOND, AgentId="bob"),
+    body("SessionUserEnd", NOON + 30 * SECOND),
+    body("SessionEnd", NOON + 31 * SECOND),
+    body("SatisfactionSelected", NOON + 40 * SECOND, SatisfactionSelected=4),
+]
+
+STAYS = (
+    stay(State.CHATBOT, "", 0),
+    stay(State.TRANSFERRING, "", 3),
+    stay(State.QUEUED, "", 4),
+    stay(State.WITH_AGENT, "ann", 10),
+    stay(State.FORWARDED, "bob", 20),
+    stay(State.WITH_AGENT, "bob", 25),
+    stay(State.CLOSING, "bob", 30),
+    stay(State.ENDED, "bob", 31),
+)
+"""Stays of that session."""
+
+
+def test_a_session_with_an_agent_has_all_its_fields() -> None:
+    assert session_of(*WITH_AN_AGENT) == Session(
         state=State.ENDED,
         end_reason=EndReason.USER,
         client_user_id="user-1",
@@ -81,17 +95,12 @@ def test_a_session_with_an_agent_has_all_its_figures() -> None:
         handled_time=20 * SECOND,
         handled_stays=1,
         stay_count=8,
-        stays=(
-            stay(State.CHATBOT, "", 0),
-            stay(State.TRANSFERRING, "", 3),
-            stay(State.QUEUED, "", 4),
-            stay(State.WITH_AGENT, "ann", 10),
-            stay(State.FORWARDED, "bob", 20),
-            stay(State.WITH_AGENT, "bob", 25),
-            stay(State.CLOSING, "bob", 30),
-            stay(State.ENDED, "bob", 31),
-        ),
+        stays=STAYS,
     )
+
+
+def test_a_session_with_an_agent_has_all_its_figures() -> None:
+    session = session_of(*WITH_AN_AGENT)
     assert session.state_since == NOON + 31 * SECOND
     assert (session.queue_wait, session.handle_time) == (6 * SECOND, 20 * SECOND)
     assert session.first_response == 12 * SECOND

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from callback.catalogue import EventType, State
 from callback.decoder import MAX_EVENT_TIME, Malformed, identify
+from command.cli.simulate_parameters import CallbackUrl, Share, read_token
 from display.texts import count_of
 from service.history import History, HistoryEntry
 from service.session import Outcome, without_message
@@ -20,7 +21,6 @@ from simulator.callbacks import Made
 from simulator.day import DayPlan, lives_of_a_day
 from simulator.ledger import Ledger
 from simulator.lives import Life, make_lives
-from simulator.parameters import CallbackUrl, Share, read_token
 from simulator.scripts import IMPOSSIBLE, SCRIPTS
 from simulator.sender import Fate, SendOptions, sign
 from simulator.summary import percentiles

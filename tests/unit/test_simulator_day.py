@@ -8,11 +8,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from command.cli.simulate import simulate
+from command.cli.simulate_parameters import NOW, BeginOfDay
 from simulator.centre import ARRIVALS, HOUR, SHIFTS, SLOTS, Visit, visits_of_a_day
-from simulator.command import simulate
 from simulator.day import DayPlan, lives_of_a_day
 from simulator.lives import Life
-from simulator.parameters import NOW, BeginOfDay
 
 SENT_AT = 1_800_000_000_000
 DAY = 24 * HOUR

@@ -1,18 +1,25 @@
-"""The options of `desk simulate`."""
+"""`desk simulate`: send simulated callbacks, and verify what the service makes of them."""
 
 import secrets
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from callback.decoder import SAMPLE_SDK_APP_ID
-from simulator.connection import security_options
+from command.cli.connection import FAILED, UNREACHABLE, connect, failure_text
+from command.cli.simulate_parameters import NOW, BeginOfDay, CallbackUrl, Share, read_token
+from command.client_security import security_options
+from desk.client import ClientError, Retryable
 from simulator.day import DayPlan
-from simulator.parameters import NOW, BeginOfDay, CallbackUrl, Share, read_token
 from simulator.run import Plan, Run
-from simulator.sender import SendOptions
+from simulator.sender import SendOptions, Unreachable
+from simulator.verify import Stuck
+
+INTERRUPTED = 130
+"""Exit code of the shells for Ctrl-C."""
 
 MAX_VERIFIED = 100_000
 """Sessions of a verified run at most: it keeps about 1 kB in memory for each callback."""
@@ -179,10 +186,27 @@ def simulate(
         malformed=malformed,
         day=plan_of_day,
     )
-    run = Run(options, plan, target, security)
-    code = run.execute()
+    run = Run(options, plan, partial(connect, target, security) if target else None)
+    code = _execute(run, url, str(target))
     click.echo(run.as_json() if as_json else run.as_text())
     sys.exit(code)
+
+
+def _execute(run: Run, url: str, target: str) -> int:
+    """Execute a run, and note in it why it ended early. Return the exit code."""
+    try:
+        return 0 if run.execute() else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Unreachable:
+        run.error = f"nothing answers at {url}"
+        return UNREACHABLE
+    except ClientError as error:
+        run.error = failure_text(error, target)
+        return UNREACHABLE if isinstance(error, Retryable) else FAILED
+    except Stuck as error:
+        run.error = f"{target}: {error}"
+        return FAILED
 
 
 def _day(
