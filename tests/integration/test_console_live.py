@@ -304,15 +304,23 @@ async def test_connections_on_which_nothing_moves_are_closed(monkeypatch: pytest
             b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\nGET /liv",
         )  # fmt: skip
         await asyncio.gather(*(is_hung_up_on(made, each) for each in beginnings))
-        with unread(made, f"/session.json?id={SESSION}") as browser:
-
-            async def is_closed() -> bool:
-                return len(os.listdir("/proc/self/fd")) < files
-
-            await until(is_answered(browser))
-            files = len(os.listdir("/proc/self/fd"))
-            await until(is_closed)
+        # On a busy machine it may be closed before it was seen to be answered.
+        assert any([await closes_unread(made) for _ in range(4)])
         await live.next(until="live")  # is left alone
+
+
+async def closes_unread(made: Console) -> bool:
+    """Ask for a large page without reading it; return True if its connection is seen to close."""
+    with unread(made, f"/session.json?id={SESSION}") as browser, suppress(TimeoutError):
+        await until(is_answered(browser), within=PATIENCE / 4)
+        files = len(os.listdir("/proc/self/fd"))
+
+        async def is_closed() -> bool:
+            return len(os.listdir("/proc/self/fd")) < files
+
+        await until(is_closed, within=PATIENCE / 4)
+        return True
+    return False
 
 
 async def is_hung_up_on(made: Console, beginning: bytes) -> None:
