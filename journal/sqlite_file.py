@@ -96,9 +96,9 @@ class Handle:
             apsw.Error: that is not possible now; they are only in the open, deleted file.
         """
         connection, now = self._connection, DatabaseFiles.at(self._path)
-        if connection is None or now == self._files or now.database != self._files.database:
+        if connection is None or connection.readonly("main"):
             return
-        if not connection.readonly("main"):
+        if not self._files.written_at(now) and now.database == self._files.database:
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def drop(self) -> None:
@@ -121,30 +121,39 @@ class Handle:
         self._connection = None
 
     def _get(self) -> apsw.Connection:
-        if self._connection is not None and self._is_outdated(self._connection):
-            self.save_wal()
-            log.warning("journal_file_replaced", journal=str(self._path))
-            self.drop()
-            self._on_replaced()
-        self._leave_truncated()
+        if self._connection is not None:
+            is_cut = self._is_cut(self._connection)
+            # Looked at last: a file that was deleted meanwhile has no size, and is not truncated.
+            if self._is_outdated(self._connection):
+                self.save_wal()
+                log.warning("journal_file_replaced", journal=str(self._path))
+                self.drop()
+                self._on_replaced()
+            elif is_cut:
+                self._leave_truncated(self._connection)
         if self._connection is None:
             self._connection = self._connect(self._path, self.journal_id)
             self._files = DatabaseFiles.at(self._path)
         return self._connection
 
-    def _leave_truncated(self) -> None:
-        """Close the writer's connection if its files were truncated without SQLite.
+    def _is_cut(self, connection: apsw.Connection) -> bool:
+        """Return True if files of the writer lack what the connection counts on."""
+        now = size_of_database(self._path)
+        if connection.readonly("main") or all(map(ge, now, self._sizes)):
+            return False
+        with suppress(apsw.CorruptError):
+            if _is_whole(connection, self._path):  # an eraser has made them smaller
+                self._sizes = now
+                return False
+        return True
+
+    def _leave_truncated(self, connection: apsw.Connection) -> None:
+        """Close the writer's connection after its files were truncated without SQLite.
 
         SQLite would not notice: it moves the pages of the WAL that its index lists to the database,
         also those that are gone, as zeros.
         """
-        connection, now = self._connection, size_of_database(self._path)
-        if connection is None or connection.readonly("main") or all(map(ge, now, self._sizes)):
-            return
-        with suppress(apsw.CorruptError):
-            if _is_whole(connection, self._path):  # an eraser has made them smaller
-                self._sizes = now
-                return
+        now = size_of_database(self._path)
         log.error("journal_file_truncated", journal=str(self._path), sizes=now, before=self._sizes)
         if now[1] < self._sizes[1]:
             connection.close(True)
@@ -159,7 +168,7 @@ class Handle:
         now = DatabaseFiles.at(self._path)
         if connection.readonly("main"):
             return self._files.replaced_by(now)
-        return now != self._files
+        return not self._files.written_at(now)
 
 
 def _is_whole(connection: apsw.Connection, path: Path) -> bool:

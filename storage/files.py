@@ -32,6 +32,10 @@ class DatabaseFiles(NamedTuple):
             there not in (None, opened) for there, opened in zip(now, self, strict=True)
         )
 
+    def written_at(self, now: "DatabaseFiles") -> bool:
+        """Return True if a writer that has these open writes what is there now: all three files."""
+        return now == self and None not in now
+
 
 def sync(path: Path) -> None:
     """Write a file or a directory to the disk."""

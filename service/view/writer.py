@@ -157,9 +157,11 @@ class ViewWriter:
         Raises:
             ViewDamaged: the view itself was, or one of them was truncated.
         """
-        now = DatabaseFiles.at(self.path)
-        if now == self._files:
-            self._check_sizes()
+        is_cut = self._is_cut()
+        now = DatabaseFiles.at(self.path)  # last: a file that was deleted meanwhile has no size
+        if self._files.written_at(now):
+            if is_cut:
+                raise ViewDamaged("a file of the view was truncated")
             return
         log.warning("view_file_replaced", view=self.path.name)
         if now.database != self._files.database:
@@ -170,12 +172,10 @@ class ViewWriter:
             self._db.close(True)
         self._open()
 
-    def _check_sizes(self) -> None:
-        # SQLite would not notice: it goes by its index of the WAL.
-        before = self._sizes
-        self._sizes = size_of_database(self.path)
-        if any(map(lt, self._sizes, (before[0], min(before[1], store.WAL_KEPT)))):
-            raise ViewDamaged("a file of the view was truncated")
+    def _is_cut(self) -> bool:
+        """Return True if a file has become smaller, which SQLite would not notice."""
+        before, self._sizes = self._sizes, size_of_database(self.path)
+        return any(map(lt, self._sizes, (before[0], min(before[1], store.WAL_KEPT))))
 
     def _open(self) -> None:
         self._db = store.open_writer(self.path)

@@ -1,5 +1,7 @@
 """The journal's files: their access rights, their formats, and their growth."""
 
+import os
+import shutil
 import sqlite3
 import stat
 import threading
@@ -7,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -322,6 +325,37 @@ def test_a_truncated_wal_costs_what_was_cut_off_and_nothing_else(kept, journal, 
         whole = [entry.request_id for entry in read_all(reader)]
     assert whole[-160:] == [f"request-{number}" for number in range(40, 200)]
     assert whole[:-160] == [f"request-{number}" for number in range(len(whole) - 160)]
+
+
+@pytest.mark.parametrize("look", range(48))
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_file_that_is_deleted_just_before_any_look_at_the_files_costs_nothing(
+    suffix, look, path, tmp_path, monkeypatch
+):
+    really, looks = os.stat, count()
+
+    def look_at(name: Any, **options: Any) -> os.stat_result:
+        if str(name).startswith(str(path)) and next(looks) == look:
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        return really(name, **options)
+
+    path.parent.mkdir()
+    monkeypatch.setattr(os, "stat", look_at)
+    writer = Writer(path)
+    for name in "abcd":
+        writer.commit([new_entry(name)])
+    monkeypatch.undo()
+    assert next(looks) > look
+    writer.commit([new_entry("e")])
+    (tmp_path / "killed").mkdir()
+    for file in path.parent.glob("journal.db*"):  # all that a kill would leave
+        shutil.copy(file, tmp_path / "killed")
+    writer.close()
+    killed = SqliteReader(tmp_path / "killed" / "journal.db")
+    assert [entry.request_id for entry in read_all(killed)] == [
+        f"request-{name}" for name in "abcde"
+    ]
+    killed.close()
 
 
 def test_a_truncated_database_gets_back_what_the_wal_has(path):
