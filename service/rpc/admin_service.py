@@ -60,8 +60,7 @@ class AdminService:
                 start = step.following
                 _add(answer, step)  # before: a call that is cancelled forgets this step as well
                 if not request.dry_run:
-                    # Shielded: if the client leaves, the rest of the step is done all the same.
-                    await asyncio.shield(self._forget_step(target, step, call, answer))
+                    await self._forget_step(target, step, call, answer)
                 answer.complete = start is None
                 answer.header.CopyFrom(header_of(self._readers.inline.progress()))
                 await call.write(answer)
