@@ -5,10 +5,14 @@ A number that the source left out is used up by a placeholder, which is deleted 
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from uuid import uuid4
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import StreamInfo
 from nats.js.errors import NotFoundError
 
@@ -29,6 +33,9 @@ TOGETHER = 1_000
 
 WRITE_WITHIN = 30.0
 """Seconds in which a window of messages must be confirmed."""
+
+LOOK_AGAIN = 1.0
+"""Seconds between two looks at a connection while an answer is waited for."""
 
 EXPECTED = "Nats-Expected-Last-Sequence"
 """The header that has a batch refused unless the stream ends there."""
@@ -149,11 +156,18 @@ class JetStreamTarget(JetStreamReader):
                 batch = messages[start : start + TOGETHER]
                 await _send(client, batch, inbox, expected=after + start)
             for _ in starts:
-                answer = json.loads((await answers.next_msg(WRITE_WITHIN)).data)
+                answer = json.loads((await _next(answers)).data)
                 if error := answer.get("error"):
                     raise Unavailable(f"JetStream refuses entries: {error['description']}")
         finally:
             await answers.unsubscribe()
+
+
+async def _next(answers: Subscription) -> Msg:
+    """Wait for the next answer, unless the connection is closed. `run` limits the time."""
+    while True:
+        with suppress(NatsTimeout):  # only now and then does it see a connection that was closed
+            return await answers.next_msg(LOOK_AGAIN)
 
 
 async def _send(client: Client, batch: Sequence[Message], inbox: str, *, expected: int) -> None:

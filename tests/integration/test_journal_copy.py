@@ -9,15 +9,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from command.engines import open_writer
 from command.settings import Settings
-from journal.entry import Kind
+from journal import jetstream_copy
+from journal.entry import Kind, numbered
 from journal.errors import Incomplete, Unavailable
 from journal.forgetting import forget_entry
 from journal.jetstream import JetStreamWriter
+from journal.jetstream_copy import JetStreamTarget
 from journal.jetstream_message import ID, RECEIVED_AT
 from journal.spool import SpooledWriter
 from journal.sqlite import SqliteReader, SqliteWriter
@@ -25,7 +28,7 @@ from service.view.store import locate
 from tests.support.callbacks import NOON
 from tests.support.commands import Answer
 from tests.support.copies import Place, append_real, change, real_entry
-from tests.support.journals import PATIENCE, append
+from tests.support.journals import PATIENCE, append, new_entry
 from tests.support.nats import MIB, NatsServer, nats_cluster, nats_server
 from tests.support.processes import environment
 from tests.support.proxy import proxy
@@ -205,6 +208,21 @@ def test_a_copy_goes_on_when_the_connection_was_cut(place: Place) -> None:
     assert answer.returncode == 0
     assert next(cuts, None) is None
     assert place.stream_entries() == place.file_entries()
+
+
+@pytest.mark.timeout(90)
+def test_a_server_that_answers_nothing_more_is_not_waited_for_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jetstream_copy, "WRITE_WITHIN", 100.0)
+    more_than_sockets_buffer = [
+        numbered(new_entry(name, body=b"x" * 3_000), name) for name in range(1, 3_000)
+    ]
+    with nats_server(tmp_path) as server:
+        target = JetStreamTarget(server.options(), uuid4().hex, first=1)
+        server.freeze()
+        with closing(target), pytest.raises(Unavailable, match="connection closed"):
+            target.write(0, more_than_sockets_buffer)
 
 
 def test_a_copy_goes_on_when_the_server_that_leads_dies(tmp_path: Path) -> None:
