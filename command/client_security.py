@@ -1,4 +1,4 @@
-"""TLS and key of a client of the service: options of commands, and what `Client` makes of them.
+"""TLS and key of a client of the service: options of commands, and the arguments of `Client`.
 
 It imports the client when it is needed: `desk health` has to be quick.
 """
@@ -16,16 +16,12 @@ SYSTEM = "system"
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-class _FileOrSystem(click.ParamType[Path]):
-    name = "file"
-
-    def convert(self, value: Any, *context: Any) -> Path:
-        return Path(SYSTEM) if value == SYSTEM else _FILE.convert(value, *context)
+class _FileOrSystem(click.Path):
+    def convert(self, value: Any, *context: Any) -> Any:
+        return Path(SYSTEM) if value == SYSTEM else super().convert(value, *context)
 
 
-def _path(
-    option: str, variable: str, text: str, kind: click.ParamType[Any] = _FILE
-) -> Callable[[Any], Any]:
+def _path(option: str, variable: str, text: str, kind: click.Path = _FILE) -> Callable[[Any], Any]:
     return click.option(option, type=kind, envvar=variable, show_envvar=True, help=text)
 
 
@@ -34,7 +30,7 @@ _OPTIONS = [
         "--tls-ca",
         "DESK_CLIENT_TLS_CA",
         f"Use TLS. File of the authorities to trust, or `{SYSTEM}` for the public ones.",
-        _FileOrSystem(),
+        _FileOrSystem(path_type=Path, exists=True, dir_okay=False),
     ),
     _path("--tls-cert", "DESK_CLIENT_TLS_CERT", "File of the client's certificate. Uses TLS."),
     _path("--tls-key", "DESK_CLIENT_TLS_KEY", "File of that certificate's key."),

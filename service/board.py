@@ -24,7 +24,7 @@ MAX_SILENCE = 24 * 3_600_000
 """Milliseconds before the start of the day. An open session whose last event is older counts as
 over: its end was lost, and it would be the longest wait for ever."""
 
-Place = tuple[int, str]
+CellKey = tuple[int, str]
 """SDKAppID and channel type of a cell."""
 
 Part = TypeVar("Part", "Served", "Open")
@@ -143,7 +143,7 @@ class LiveSums:
         self.day = day
         self._served: dict[SessionKey, Served] = {}
         self._open: dict[SessionKey, Open] = {}
-        self._cells: dict[Place, _Cell] = {}
+        self._cells: dict[CellKey, _Cell] = {}
 
     def __len__(self) -> int:
         return len(self._served) + len(self._open)
@@ -255,7 +255,7 @@ def _figures(cells: Collection[_Cell], thresholds: Thresholds) -> pb.BoardFigure
     )
 
 
-def _agents(cells: Mapping[Place, _Cell]) -> dict[AgentKey, list[SessionKey]]:
+def _agents(cells: Mapping[CellKey, _Cell]) -> dict[AgentKey, list[SessionKey]]:
     """Return the sessions of each agent, over all channels."""
     found: dict[AgentKey, list[SessionKey]] = {}
     for (app, _), cell in cells.items():

@@ -40,7 +40,7 @@ class Run:
     """One run and its results.
 
     Attributes:
-        error: why it ended early; empty if it did not.
+        error: the reason for its early end, set by the caller; empty if there was none.
     """
 
     def __init__(

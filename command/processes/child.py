@@ -36,8 +36,8 @@ def run_child(
 
     Args:
         notifier: reports to the supervisor.
-        module: has `run`, which may be a coroutine, and the groups of its metrics as `METRICS`;
-            imported here only.
+        module: has `run`, which may be a coroutine function, and the groups of its metrics as
+            `METRICS`; imported here only.
         name: of the process.
         settings: for `run` as well.
         runtime: the supervisor's runtime folder.
