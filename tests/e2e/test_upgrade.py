@@ -105,6 +105,7 @@ def test_an_upgrade_and_a_rollback_lose_and_double_nothing(
                 assert back.terminate() == 0
     assert clients.errors == []
     assert clients.desk.failed == 0
+    assert clients.refused < 20  # each takes a busy machine 1.5 s
     assert clients.received == sorted(set(clients.received))
     own = [revision for revision, ordinal in clients.received if ordinal == 0]
     assert own == list(range(1, len(own) + 1))

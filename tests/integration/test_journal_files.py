@@ -249,12 +249,15 @@ def test_the_wal_is_started_anew_again_and_again_while_readers_are_busy(path):
             read_all(reader, limit=10)
         reader.close()
 
-    names = count()
-    salts = set()  # the WAL has another one each time it is started anew
+    wal = path.with_name("journal.db-wal")
+    salts: set[bytes] = set()  # the WAL has another one each time it is started anew
+    sizes: list[int] = []
 
     def is_started_anew() -> bool:
-        append(journal, next(names), body=b"x" * 8000)
-        salts.add(path.with_name("journal.db-wal").read_bytes()[16:24])
+        append(journal, len(sizes), body=b"x" * 8000)
+        with wal.open("rb") as file:
+            salts.add(file.read(24)[16:])
+        sizes.append(wal.stat().st_size)
         return len(salts) > 3
 
     readers = [threading.Thread(target=read) for _ in range(3)]
@@ -262,6 +265,8 @@ def test_the_wal_is_started_anew_again_and_again_while_readers_are_busy(path):
         thread.start()
     try:
         eventually(is_started_anew)
+        assert journal.head() == len(sizes)
+        assert max(sizes) < 40 * 100 * PAGE
     finally:
         finished.set()
         for thread in readers:

@@ -27,8 +27,10 @@ ASK_EVERY = 0.02
 REPEAT_AFTER = 0.05
 """Seconds until a callback is sent again that was not acknowledged."""
 
-BUSY = 503
-"""The status of a callback that a busy machine did not keep in time: Desk sends it again."""
+
+class Refused(Exception):
+    """A callback was answered 503. Desk sends it again."""
+
 
 EVERYTHING = EventFilter(
     verdicts=[
@@ -80,6 +82,7 @@ class Clients:
 
     Attributes:
         acknowledged: the revisions of the callbacks that Desk had acknowledged.
+        refused: callbacks that were answered 503, as on a busy machine.
         received: the positions of the records that the subscriber got, as (revision, ordinal).
         revisions: of the answers of the client with retries.
         errors: what ended a client.
@@ -88,6 +91,7 @@ class Clients:
     def __init__(self, http: tuple[str, int], target: str, known: str, *, rate: float) -> None:
         self._http, self._target, self._known, self._rate = http, target, known, rate
         self.acknowledged: list[int] = []
+        self.refused = 0
         self.received: list[tuple[int, int]] = []
         self.errors: list[BaseException] = []
         self.desk, self.poller, self.impatient = Calls(), Calls(), Calls()
@@ -107,11 +111,12 @@ class Clients:
         self.stop_sending()
         self._stopped.set()
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(2 * PATIENCE)
+            assert not thread.is_alive()
 
     def stop_sending(self) -> None:
         self._sending.clear()
-        self._threads[0].join(PATIENCE)
+        self._threads[0].join(2 * PATIENCE)
 
     def _keep(self, work: Callable[[], None]) -> None:
         try:
@@ -127,13 +132,18 @@ class Clients:
             revision = 0
             while not revision and not self._stopped.is_set():
                 connection = http.client.HTTPConnection(*self._http, timeout=PATIENCE)
-                with closing(connection), self.desk.call(OSError, http.client.HTTPException):
-                    connection.request("POST", path, body)
-                    response = connection.getresponse()
-                    response.read()
-                    if response.status not in (200, BUSY):
-                        raise OSError(response.status)
-                    revision = int(response.getheader("Desk-Revision") or 0)
+                try:
+                    with closing(connection), self.desk.call(OSError, http.client.HTTPException):
+                        connection.request("POST", path, body)
+                        response = connection.getresponse()
+                        response.read()
+                        if response.status == 503:
+                            raise Refused
+                        if response.status != 200:
+                            raise OSError(response.status)
+                        revision = int(response.getheader("Desk-Revision") or 0)
+                except Refused:
+                    self.refused += 1
                 if not revision:
                     time.sleep(REPEAT_AFTER)
             if revision:
