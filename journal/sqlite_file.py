@@ -138,8 +138,10 @@ class Handle:
 
     def _is_cut(self, connection: apsw.Connection) -> bool:
         """Return True if files of the writer lack what the connection counts on."""
+        if connection.readonly("main"):
+            return False
         now = size_of_database(self._path)
-        if connection.readonly("main") or all(map(ge, now, self._sizes)):
+        if all(map(ge, now, self._sizes)):
             return False
         with suppress(apsw.CorruptError):
             if _is_whole(connection, self._path):  # an eraser has made them smaller

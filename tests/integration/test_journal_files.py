@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from itertools import count, pairwise
 from pathlib import Path
+from random import random
 from typing import Any
 
 import apsw
@@ -352,15 +353,43 @@ def test_a_file_that_is_deleted_just_before_any_look_at_the_files_costs_nothing(
     monkeypatch.undo()
     assert next(looks) > look
     writer.commit([new_entry("e")])
-    (tmp_path / "killed").mkdir()
-    for file in path.parent.glob("journal.db*"):  # all that a kill would leave
-        shutil.copy(file, tmp_path / "killed")
+    assert after_a_kill(path, tmp_path) == [f"request-{name}" for name in "abcde"]
     writer.close()
-    killed = SqliteReader(tmp_path / "killed" / "journal.db")
-    assert [entry.request_id for entry in read_all(killed)] == [
-        f"request-{name}" for name in "abcde"
-    ]
-    killed.close()
+
+
+@pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-wal", "-shm")])
+def test_files_that_are_deleted_again_and_again_cost_nothing(suffixes, path, tmp_path):
+    finished = threading.Event()
+
+    def delete() -> None:
+        while not finished.wait(random() / 300):
+            for suffix in suffixes:
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+    path.parent.mkdir()
+    writer = Writer(path, checkpoint_pages=20)
+    thread = threading.Thread(target=delete)
+    thread.start()
+    try:
+        for name in range(100):
+            writer.commit([new_entry(name)])
+            writer.checkpoint()
+    finally:
+        finished.set()
+        thread.join()
+    writer.commit([new_entry(100)])
+    assert after_a_kill(path, tmp_path) == [f"request-{name}" for name in range(101)]
+    writer.close()
+
+
+def after_a_kill(path: Path, tmp_path: Path) -> list[str]:
+    """Return the entries in the files that are there, as if their writer had been killed."""
+    left = tmp_path / "left"
+    left.mkdir()
+    for file in path.parent.glob("journal.db*"):
+        shutil.copy(file, left)
+    with closing(SqliteReader(left / "journal.db")) as reader:
+        return [entry.request_id for entry in read_all(reader)]
 
 
 def test_a_truncated_database_gets_back_what_the_wal_has(path):
