@@ -132,8 +132,11 @@ class Handle:
             elif is_cut:
                 self._leave_truncated(self._connection)
         if self._connection is None:
+            before = DatabaseFiles.at(self._path).database
             self._connection = self._connect(self._path, self.journal_id)
-            self._files = DatabaseFiles.at(self._path)
+            now = DatabaseFiles.at(self._path)
+            # A database that was replaced meanwhile is noticed by the next look.
+            self._files = now._replace(database=before or now.database)
         return self._connection
 
     def _is_cut(self, connection: apsw.Connection) -> bool:

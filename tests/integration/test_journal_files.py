@@ -382,6 +382,28 @@ def test_files_that_are_deleted_again_and_again_cost_nothing(suffixes, path, tmp
     writer.close()
 
 
+@pytest.mark.parametrize("look", range(8))
+def test_a_reader_notices_a_backup_that_comes_back_while_it_opens_the_file(
+    look, path, tmp_path, monkeypatch
+):
+    with closing(SqliteWriter(path)) as journal:
+        append(journal, "a")
+    shutil.copy(path, tmp_path / "backup.db")
+    with closing(SqliteWriter(path)) as journal:
+        append(journal, "b")
+    really, looks = os.stat, count()
+
+    def look_at(name: Any, **options: Any) -> os.stat_result:
+        if str(name).startswith(str(path)) and next(looks) == look:
+            (tmp_path / "backup.db").rename(path)
+        return really(name, **options)
+
+    monkeypatch.setattr(os, "stat", look_at)
+    with closing(SqliteReader(path)) as reader:
+        assert next(looks) > look
+        assert [entry.request_id for entry in read_all(reader)] == ["request-a"]
+
+
 def after_a_kill(path: Path, tmp_path: Path) -> list[str]:
     """Return the entries in the files that are there, as if their writer had been killed."""
     left = tmp_path / "left"
