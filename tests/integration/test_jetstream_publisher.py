@@ -227,7 +227,7 @@ def test_entries_that_are_cut_at_any_byte_are_published_again(
 
 
 @pytest.mark.tools
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("publish_as_a_gateway")
 def test_a_server_that_takes_no_more_bytes_ends_an_attempt_and_no_entry_is_doubled(
     nats: NatsServer,
 ) -> None:
