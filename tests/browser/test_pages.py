@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from hashlib import sha256
-from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +12,7 @@ import pytest
 from tests.support.browser import CHROMIUM, DRIVER, browser, text
 from tests.support.callbacks import APP, SESSION, life
 from tests.support.processes import RunningDesk, run, start
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import eventually
 
 pytestmark = [
     pytest.mark.tools,
@@ -142,8 +141,7 @@ def test_the_board_shows_a_callback_within_two_seconds(page: Any, desk: RunningD
         return time.monotonic() - begun
 
     # Others may keep the machine busy.
-    numbers = count()
-    eventually(lambda: seconds(f"just-now-{next(numbers)}") < 2, within=2 * PATIENCE)
+    assert any(seconds(f"just-now-{number}") < 2 for number in range(10))
     assert complaints(driver) == []
 
 

@@ -16,13 +16,13 @@ PUBLISH_WITHIN = jetstream_publisher.PUBLISH_WITHIN
 
 
 @pytest.fixture(autouse=True)
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def publish_patiently(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish for longer than a gateway may: a busy machine answers later than Desk waits."""
     monkeypatch.setattr(jetstream_publisher, "PUBLISH_WITHIN", PATIENCE)
 
 
 @pytest.fixture
-def hurried(unhurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def publish_as_a_gateway(publish_patiently: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish for as long as a gateway does, in tests of what happens then."""
     monkeypatch.setattr(jetstream_publisher, "PUBLISH_WITHIN", PUBLISH_WITHIN)
 

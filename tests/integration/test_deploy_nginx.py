@@ -41,7 +41,7 @@ pytestmark = [
 
 TOKEN = "xxxxyyyy"
 VIEWER = "ann:sees the board"
-UNHURRIED = {r"proxy_read_timeout .*;": "proxy_read_timeout 60s;"}
+SLOW_NGINX = {r"proxy_read_timeout .*;": "proxy_read_timeout 60s;"}
 """Edits with which nginx waits for a gateway longer than Desk would, on a machine that is busy."""
 
 BEGIN = {"SessionId": "a-session", "Event": "SessionBegin", "EventTime": 1_725_540_020_000}
@@ -69,7 +69,7 @@ def proxy(desk: RunningDesk, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     gateway = "{}:{}".format(*desk.http)
     directory = tmp_path_factory.mktemp("nginx")
     addresses = {"service": desk.target, "console": desk.ready()["console"]}
-    with nginx.running(directory, gateway=gateway, **addresses, edits=UNHURRIED) as running:
+    with nginx.running(directory, gateway=gateway, **addresses, edits=SLOW_NGINX) as running:
         yield running
 
 
@@ -248,7 +248,7 @@ def test_what_nginx_refuses_is_answered_as_the_gateway_would(
 def test_with_a_list_of_addresses_no_other_reaches_the_gateway(
     desk: RunningDesk, tmp_path: Path
 ) -> None:
-    listed = UNHURRIED | {r"#allow .*": "allow 127.0.0.2;", r"#deny .*": "deny all;"}
+    listed = SLOW_NGINX | {r"#allow .*": "allow 127.0.0.2;", r"#deny .*": "deny all;"}
     gateway = "{}:{}".format(*desk.http)
     with nginx.running(tmp_path, gateway=gateway, service=desk.target, edits=listed) as proxy:
         refused = send(proxy, "POST", query(), b"{}")
@@ -261,7 +261,7 @@ def test_with_a_list_of_addresses_no_other_reaches_the_gateway(
 def test_with_an_authority_of_desk_nobody_without_its_certificate_reaches_the_gateway(
     desk: RunningDesk, tmp_path: Path
 ) -> None:
-    mutual = UNHURRIED | {
+    mutual = SLOW_NGINX | {
         r"#ssl_client_certificate .*": f"ssl_client_certificate {tmp_path}/authority.pem;",
         r"#ssl_verify_client .*": "ssl_verify_client on;",
     }
@@ -374,7 +374,7 @@ def test_a_callback_is_sent_again_when_the_kept_connection_was_just_closed(tmp_p
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         nginx.running(
-            tmp_path, gateway=address(listener), service=address(listener), edits=UNHURRIED
+            tmp_path, gateway=address(listener), service=address(listener), edits=SLOW_NGINX
         ) as proxy,
     ):
         statuses = asyncio.run(_two_callbacks(listener, proxy))

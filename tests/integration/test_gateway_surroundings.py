@@ -155,7 +155,9 @@ LOGGED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"SdkAppid": 7}, 403, "callback_refused", "not_our_app"),
     (
         {"CallbackCommand": "s3cret"},
-        *(400, "callback_command_refused", "CallbackCommand is not Desk.SessionEventNotify"),
+        400,
+        "callback_command_refused",
+        "CallbackCommand is not Desk.SessionEventNotify",
     ),
     ({"error": Unavailable("s3cret")}, 503, "callback_not_kept", "Unavailable"),
     ({"error": RuntimeError("s3cret")}, 500, "unexpected_error", "RuntimeError"),

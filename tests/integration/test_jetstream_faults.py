@@ -167,7 +167,7 @@ def test_what_may_do_better_at_once_is_published_again(
         assert append(journal, "a") == Appended(1, duplicate=True)
 
 
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("publish_as_a_gateway")
 def test_a_refusal_that_lasts_is_named(nats: NatsServer, options: JetStreamOptions) -> None:
     def change(data: bytes) -> bytes:
         refused = b'{"error":{"code":503,"description":"no"}}'

@@ -24,7 +24,7 @@ from tests.support.certificates import Authority
 from tests.support.journals import PATIENCE, append, new_entry, read_all
 from tests.support.nats import NatsServer, at, nats_server
 from tests.support.proxy import Cut, proxy
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, longest_pause
 
 ANSWER = re.compile(rb'H?MSG \S+ \d+ \d+\r\n\{"stream":"[^\r]+"seq":\d+[^\r]*\r\n')
 
@@ -34,19 +34,20 @@ class Server:
 
     Attributes:
         connections: that were made.
-        pings: that the server sent.
+        pings: times at which the server sent one.
         is_silent: answers to publications are lost.
         delay: seconds by which all that the server says is late.
     """
 
     def __init__(self) -> None:
-        self.connections = self.pings = 0
+        self.connections = 0
+        self.pings: list[float] = []
         self.is_silent = False
         self.delay = 0.0
 
     def change(self, data: bytes) -> bytes:
         self.connections += data.startswith(b"INFO ")
-        self.pings += data.count(b"PING\r\n")
+        self.pings += [time.monotonic()] * data.count(b"PING\r\n")
         threading.Event().wait(self.delay)
         return ANSWER.sub(b"", data) if self.is_silent else data
 
@@ -67,13 +68,13 @@ def test_a_connection_on_which_nothing_is_answered_is_made_again(
         append(journal, "b")
         used = server.connections
         server.is_silent = True
-        with monkeypatch.context() as hurried:
-            hurried.setattr(jetstream_publisher, "PUBLISH_WITHIN", 1.5)
+        with monkeypatch.context() as patch:
+            patch.setattr(jetstream_publisher, "PUBLISH_WITHIN", 1.5)
             with pytest.raises(AppendTimedOut, match="nothing was answered"):
                 append(journal, "c")
         server.is_silent = False
         assert append(journal, "c") == Appended(3, duplicate=True)
-        assert server.connections > used
+        assert used < server.connections <= used + 3  # one on a quiet machine
 
 
 def test_a_connection_that_is_not_used_stays(tmp_path: Path, server: Server) -> None:
@@ -88,16 +89,16 @@ def test_a_connection_that_is_not_used_stays(tmp_path: Path, server: Server) -> 
         proxy(nats.port, change=server.change) as way,
         closing(eventually(opened)) as journal,
     ):
-
-        def stays() -> bool:
+        for _ in range(5):
             append(journal, "a")
-            used, pings = server.connections, server.pings
-            eventually(lambda: server.pings > pings + 24)
+            used, begun = server.connections, len(server.pings)
+            eventually(lambda begun=begun: len(server.pings) > begun + 24)
             append(journal, "b")
-            return server.connections == used
-
-        # On a busy machine two seconds may pass without an answer to the server's pings.
-        assert any(stays() for _ in range(5))
+            if server.connections == used:
+                break
+            # A process that stops for two seconds does not answer the server's pings.
+            assert longest_pause(server.pings[begun:]) > 1
+        assert server.connections == used
 
 
 def test_a_late_answer_is_read_from_a_connection_with_tls(tmp_path: Path, server: Server) -> None:
@@ -227,7 +228,7 @@ def test_entries_that_are_cut_at_any_byte_are_published_again(
 
 
 @pytest.mark.tools
-@pytest.mark.usefixtures("hurried")
+@pytest.mark.usefixtures("publish_as_a_gateway")
 def test_a_server_that_takes_no_more_bytes_ends_an_attempt_and_no_entry_is_doubled(
     nats: NatsServer,
 ) -> None:

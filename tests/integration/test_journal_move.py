@@ -103,6 +103,7 @@ def test_an_installation_moves_to_nats_and_back_and_no_callback_is_lost(
             with start("serve", data_dir=place.data, listener=listener, **on_nats) as desk:
                 more(acknowledged)
                 assert desk.terminate() == 0
+                assert not logged(desk, "view_discarded")
         assert not logged(desk, "spool_left")
         assert place.back(place.data).returncode == 0
         with start("serve", data_dir=place.data, listener=listener) as desk:

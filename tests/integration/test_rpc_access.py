@@ -473,12 +473,13 @@ async def test_without_messages_read_no_text_is_sent_stored_or_live(clients):
             streams = {key: serving.events.Subscribe(subscribe, metadata=key) for key in sent}
             for key, stream in streams.items():
                 sent[key] += [each for got in await take(stream) for each in got.records.records]
-            made.append(
-                *life("SessionBegin", "ChatBot.UserSendMsg", session_id="x", **MESSAGE), app=OURS
+            message = body(
+                "ChatBot.UserSendMsg", NOON + 20_000, session_id=f"one-{OURS}", **MESSAGE
             )
+            made.append(message, app=OURS)
             for key, stream in streams.items():
                 (*_, live) = await take(stream, until="records")
-                sent[key].append(live.records.records[0])
+                sent[key] += live.records.records
                 stream.cancel()
     assert_alike_but_for_texts(sent[blind], sent[seeing])
     assert len(sent[blind]) == len(callbacks(OURS)) + 1

@@ -33,6 +33,7 @@ UNHURRIED = 60.0
 """Seconds of any limit that a test is not about: a busy machine takes longer than ours."""
 
 PATIENT = Limits(receive=UNHURRIED, unread=UNHURRIED, grace=UNHURRIED, drain=UNHURRIED)
+"""Limits of a gateway in a test that is not about them."""
 
 
 def numbered(number: int) -> bytes:

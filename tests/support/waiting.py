@@ -1,7 +1,8 @@
 """Waiting for a condition with a deadline: the only way in which tests wait."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -14,9 +15,20 @@ def eventually(
     condition: Callable[[], Result], *, within: float = PATIENCE, what: str = ""
 ) -> Result:
     """Ask again and again until the answer is true, and return it; fail after `within` seconds."""
-    deadline = time.monotonic() + within
-    while not (result := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within} s: {what or condition}")
-        time.sleep(0.005)
+    result = last_answer(condition, bool, within=within)
+    assert result, f"not within {within} s: {what or condition}"
     return result
+
+
+def last_answer(
+    ask: Callable[[], Result], is_wanted: Callable[[Result], bool], *, within: float = PATIENCE
+) -> Result:
+    """Ask again and again, `within` seconds, until an answer is as wanted; return the last one."""
+    deadline = time.monotonic() + within
+    while not is_wanted(answer := ask()) and time.monotonic() <= deadline:
+        time.sleep(0.005)
+    return answer
+
+
+def longest_pause(times: Sequence[float]) -> float:
+    return max(later - earlier for earlier, later in pairwise(times))
