@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 from nats.errors import Error
 
+from journal import jetstream_objects
 from journal.errors import Unavailable
 from journal.jetstream import JetStreamOptions, JetStreamWriter
 from journal.jetstream_objects import ObjectStore
-from service.snapshots.loader import load
+from service.snapshots import loader
 from service.snapshots.publisher import Publisher
 from service.snapshots.stored import Snapshots
 from tests.support.nats import NatsServer, at, nats_cluster
 from tests.support.proxy import proxy
 from tests.support.snapshots import append_large, follow, state
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.tools
 
@@ -67,8 +68,10 @@ def objects_through(
 
 @pytest.mark.parametrize("stream", ["OBJ_desk-views", "desk"])
 def test_snapshots_are_published_and_loaded_although_the_leader_dies(
-    tmp_path: Path, stream: str
+    tmp_path: Path, stream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loader, "ATTEMPTS", 30)  # an election may take a busy machine long
+    monkeypatch.setattr(jetstream_objects, "AGAIN_WITHIN", PATIENCE)
     with nats_cluster(tmp_path / "nats") as servers, ExitStack() as stack:
         options = at(servers[0].options("desk", replicas=3), *(each.port for each in servers))
 
@@ -86,7 +89,7 @@ def test_snapshots_are_published_and_loaded_although_the_leader_dies(
             assert Publisher(Snapshots(objects, journal, first), fewest=1).publish_if_due(0)
         kill = Kill(servers, stream, b"Nats-Subject: $O.", 3)
         with objects_through(servers, options, kill) as objects:
-            load(Snapshots(objects, journal, second), threading.Event())
+            loader.load(Snapshots(objects, journal, second), threading.Event())
         assert state(second)[0] == eventually(lambda: head_of(journal), within=60)
         assert state(follow(journal, second)) == state(first)
 
